@@ -1,0 +1,126 @@
+"""A rule, and the context that evaluates it on concrete state.
+
+A rule is a method of a design: ``def name(self, k, at, r)``. ``k`` is the
+evaluation context: ``k.need(errno, condition)`` in the kernel's order,
+``k.ask(hook, …)`` for an LSM question. ``at`` is the place: the cells of the
+enclave, page, VMA, process and file that the event concerns. ``r`` is the
+request: the caller's arguments, always concrete. The rule assigns the next
+state to the cells; a rule that stops at a `need` has assigned nothing that
+the caller keeps.
+
+Python's ``if`` is for options and for the request; never for state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from softsgx.law.values import Value, all_
+
+__all__ = ["At", "Context", "Law", "Request", "RuleInfo", "Run", "Stop", "rule", "rules_of"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class RuleInfo:
+    """What a rule says of itself: its event, title, source and place in the file."""
+
+    __slots__ = ("doc", "each", "name", "source")
+
+    def __init__(self, name: str, source: str, each: bool, doc: str) -> None:
+        self.name, self.source, self.each, self.doc = name, source, each, doc
+
+
+def rule(source: str, *, each: bool = False) -> Callable[[F], F]:
+    """Mark a method as a rule.
+
+    source: the sentence, commit, kernel function or SDM table that it comes from.
+    each: the rule is for one page at a time; a range is done page by page and
+    keeps what was done before the page that fails.
+    """
+
+    def mark(function: F) -> F:
+        doc = (function.__doc__ or "").strip()
+        function.rule_info = RuleInfo(function.__name__, source, each, doc)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def rules_of(law: type | object) -> dict[str, tuple[RuleInfo, type]]:
+    """The rules of a law by name, each with the class that states it (not a parent's)."""
+    cls = law if isinstance(law, type) else type(law)
+    found: dict[str, tuple[RuleInfo, type]] = {}
+    for base in reversed(cls.__mro__):
+        for name, member in vars(base).items():
+            info = getattr(member, "rule_info", None)
+            if info is not None:
+                found[name] = (info, base)
+    return found
+
+
+class Law:
+    """Base of everything that has rules; ``name`` is what the user selects it by."""
+
+    name: str = ""
+
+
+class At:
+    """The place of an event: whichever cells the rule needs, as attributes."""
+
+    def __init__(self, **cells: Any) -> None:
+        self.__dict__.update(cells)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"this event has no {name!r}")
+
+
+class Request(At):
+    """The caller's arguments, concrete."""
+
+
+class Stop(Exception):
+    """A rule's `need` did not hold: ``errno`` is the answer, ``why`` the condition's name."""
+
+    def __init__(self, errno: int, why: str) -> None:
+        super().__init__(why)
+        self.errno, self.why = errno, why
+
+
+class Context(Protocol):
+    """What a rule may ask of the one that evaluates it."""
+
+    def need(self, errno: int, cond: Value, why: str = "") -> None:
+        """Stop with ``errno`` unless ``cond`` holds (for every page of the range)."""
+
+    def ask(self, hook: str, at: Any, **what: Value) -> None:
+        """Ask the LSM; a denial stops with the errno that the LSM gives."""
+
+
+class Lsm(Protocol):
+    """The side of an LSM that `Run` calls: 0 or a positive errno."""
+
+    def ask(self, hook: str, at: Any, what: dict[str, Any]) -> int:
+        """Decide one question of a hook; see `softsgx.lsm.hooks`."""
+
+
+class Run:
+    """Evaluates rules on concrete state: stops at the first `need` that fails."""
+
+    __slots__ = ("lsm",)
+
+    def __init__(self, lsm: Lsm | None = None) -> None:
+        self.lsm = lsm
+
+    def need(self, errno: int, cond: Value, why: str = "") -> None:
+        """Raise `Stop` unless ``cond`` holds (for every distinct state of the range)."""
+        if not (cond if isinstance(cond, int) else all_(cond)):
+            raise Stop(errno, why)
+
+    def ask(self, hook: str, at: Any, **what: Value) -> None:
+        """Ask the LSM, if there is one."""
+        if self.lsm is not None:
+            error = self.lsm.ask(hook, at, what)
+            if error:
+                raise Stop(error, f"LSM {hook}")
