@@ -1,0 +1,149 @@
+r"""What /proc tells about another process's memory: maps, VmFlags and the auxiliary vector.
+
+These are read at every exec and, with verification on, at many stops, so they are plain byte
+splitting: a regular expression or a dataclass would cost more than the kernel does.
+
+Two things the files cannot tell, whatever the parser: the kernel escapes a newline in a name as
+``\012`` but leaves a backslash alone (fs/proc/task_mmu.c, ``show_map_vma``: ``seq_path`` with
+"\n"), so a name that really holds the four characters ``\012`` looks the same; and " (deleted)"
+is part of the printed name.  Who must be sure opens /proc/PID/map_files/START-END.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+__all__ = ["Mapping", "auxv", "maps", "parse_maps", "smaps_vmflags"]
+
+# Large enough that the maps of most processes come in few reads (the kernel gives at most a
+# page or so a read), and small enough not to make it walk page tables we do not ask about.
+_MAPS_CHUNK_BYTES = 1 << 16
+_SMAPS_CHUNK_BYTES = 4096
+
+
+class Mapping(NamedTuple):
+    """One line of /proc/PID/maps: the half-open range [start, end) and what backs it.
+
+    ``perms`` is the kernel's text, "rwxp" with "-" for what is absent and "s" for shared;
+    ``offset`` is in bytes; ``dev`` is comparable with ``os.stat().st_dev`` except on file
+    systems that give every subvolume a number of its own (btrfs, overlayfs); ``path`` is ""
+    for plain anonymous memory, and "[heap]", "[vdso]", "[anon:NAME]" and the like for the
+    kernel's own names.
+    """
+
+    start: int
+    end: int
+    perms: str
+    offset: int
+    dev: int
+    inode: int
+    path: str
+
+    @property
+    def prot(self) -> int:
+        """The permissions as PROT_READ (1), PROT_WRITE (2) and PROT_EXEC (4)."""
+        perms = self.perms
+        return (perms[0] == "r") | (perms[1] == "w") << 1 | (perms[2] == "x") << 2
+
+    @property
+    def shared(self) -> bool:
+        """Whether the mapping is MAP_SHARED (VM_MAYSHARE, to be exact)."""
+        return self.perms[3] == "s"
+
+    @property
+    def size_bytes(self) -> int:
+        """The length of the range in bytes."""
+        return self.end - self.start
+
+
+def parse_maps(text: bytes) -> list[Mapping]:
+    """Parse the contents of a maps file, in the file's (ascending) order."""
+    found: list[Mapping] = []
+    for line in text.split(b"\n"):
+        if not line:
+            continue
+        # The remainder after five splits keeps inner and trailing blanks: they are the name's.
+        fields = line.split(None, 5)
+        start, _, end = fields[0].partition(b"-")
+        major, _, minor = fields[3].partition(b":")
+        found.append(
+            Mapping(
+                int(start, 16),
+                int(end, 16),
+                fields[1].decode("ascii"),
+                int(fields[2], 16),
+                os.makedev(int(major, 16), int(minor, 16)),
+                int(fields[4]),
+                os.fsdecode(fields[5].replace(b"\\012", b"\n")) if len(fields) > 5 else "",
+            )
+        )
+    return found
+
+
+def maps(pid: int) -> list[Mapping]:
+    """Return the mappings of process ``pid``, ascending.
+
+    Consistent only if the process is stopped.  An empty list means a zombie or a kernel
+    thread.  Raises ProcessLookupError or FileNotFoundError if there is no such process.
+    """
+    return parse_maps(_read_all(f"/proc/{pid}/maps", _MAPS_CHUNK_BYTES))
+
+
+def smaps_vmflags(pid: int, addr: int) -> frozenset[str] | None:
+    """Return the VmFlags of the VMA that contains ``addr``, or None if there is none.
+
+    The names are the kernel's two-letter ones (fs/proc/task_mmu.c,
+    ``show_smap_vma_flags``): "rd", "wr", "ex", "sh" for what is allowed, "mr", "mw", "me",
+    "ms" for what mprotect may allow.  Reading stops at the VMA that was asked for, since the
+    kernel walks the page tables of every VMA that it prints.
+    """
+    fd = os.open(f"/proc/{pid}/smaps", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pending = b""
+        inside = False
+        while chunk := os.read(fd, _SMAPS_CHUNK_BYTES):
+            lines = (pending + chunk).split(b"\n")
+            pending = lines.pop()
+            for line in lines:
+                if line[:8] == b"VmFlags:":
+                    if inside:
+                        return frozenset(line[8:].decode("ascii").split())
+                    continue
+                # A head line starts with a small hex digit, every other line with a capital.
+                if line[:1] not in b"0123456789abcdef":
+                    continue
+                start, _, end = line.split(None, 1)[0].partition(b"-")
+                if int(start, 16) > addr:
+                    return None
+                inside = addr < int(end, 16)
+        return None
+    finally:
+        os.close(fd)
+
+
+def auxv(pid: int) -> dict[int, int]:
+    """Return the auxiliary vector of process ``pid`` as {AT_ type: value}, without AT_NULL.
+
+    The kernel keeps a copy of what it pushed at exec: what a tracer pokes into the stack does
+    not show here.  A zombie has none ({}).
+    """
+    raw = memoryview(_read_all(f"/proc/{pid}/auxv", 4096))
+    words = raw[: len(raw) // 16 * 16].cast("Q").tolist()
+    vector: dict[int, int] = {}
+    for kind, value in zip(words[::2], words[1::2], strict=True):
+        if kind == 0:
+            break
+        vector[kind] = value
+    return vector
+
+
+def _read_all(path: str, chunk_bytes: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts: list[bytes] = []
+        while chunk := os.read(fd, chunk_bytes):
+            parts.append(chunk)
+        return b"".join(parts)
+    finally:
+        os.close(fd)

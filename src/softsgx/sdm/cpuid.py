@@ -1,0 +1,116 @@
+"""What CPUID answers on a processor with SGX: the real answer, changed as little as can be.
+
+Everything that is not about SGX stays native, the vendor too, so that a program that chooses
+its code by CPUID never runs an instruction that the machine lacks.  Pure: who executes CPUID
+and puts the answer in registers is the caller's affair.
+
+Sources: SDM, Tables "Information Returned by CPUID Instruction", "CPUID Leaf 12H, Sub-Leaf 0
+Enumeration of Intel SGX Capabilities", "CPUID Leaf 12H, Sub-Leaf 1 Enumeration of Intel SGX
+Capabilities" and "CPUID Leaf 12H, Sub-Leaf Index 2 or Higher Enumeration of Intel SGX
+Resources".
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DEFAULT_ATTRIBUTES",
+    "DEFAULT_EPC_BASE",
+    "DEFAULT_MISCSELECT",
+    "MAX_ENCLAVE_SIZE_64_LOG2",
+    "MAX_ENCLAVE_SIZE_NOT64_LOG2",
+    "SGX_LEAF",
+    "Answer",
+    "emulate",
+]
+
+Answer = tuple[int, int, int, int]
+"""EAX, EBX, ECX, EDX, each 0 .. 2**32 - 1."""
+
+SGX_LEAF = 0x12
+_FEATURES_LEAF = 7
+_FEATURES_EBX_SGX = 1 << 2
+_FEATURES_ECX_SGX_LC = 1 << 30
+
+# Leaf 12H, sub-leaf 0, EAX.
+_SGX1 = 1 << 0
+_SGX2 = 1 << 1
+_EDECCSSA = 1 << 11
+
+# Leaf 12H, sub-leaf 2 and on: EAX[3:0] and ECX[3:0].
+_FIRST_EPC_SUBLEAF = 2
+_EPC_SECTION = 1
+_EPC_CONFIDENTIAL_AND_INTEGRITY = 1
+
+DEFAULT_MISCSELECT = 1 << 0
+"""EXINFO: page faults and #GP inside are reported in the SSA (SDM, "MISCSELECT Bit Vector")."""
+
+DEFAULT_ATTRIBUTES = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 7
+"""DEBUG, MODE64BIT, PROVISIONKEY, EINITTOKEN_KEY, KSS: what ECREATE accepts in ATTRIBUTES
+(SDM, "Layout of ATTRIBUTES Structure"). INIT is the processor's own bit and is never here."""
+
+DEFAULT_EPC_BASE = 0x40_0000_0000
+"""A physical address above any that a small machine has; no program can use it for anything."""
+
+MAX_ENCLAVE_SIZE_NOT64_LOG2 = 31
+MAX_ENCLAVE_SIZE_64_LOG2 = 56
+
+_PAGE_BYTES = 4096
+_LOW32 = 0xFFFF_FFFF
+_MAX_PHYSICAL = 1 << 52
+_ZERO: Answer = (0, 0, 0, 0)
+
+
+def emulate(
+    leaf: int,
+    subleaf: int,
+    native: Answer,
+    epc_bytes: int,
+    sgx2: bool,
+    *,
+    native_max: int,
+    xfrm: int,
+    edeccssa: bool = False,
+    attributes: int = DEFAULT_ATTRIBUTES,
+    miscselect: int = DEFAULT_MISCSELECT,
+    epc_base: int = DEFAULT_EPC_BASE,
+) -> Answer:
+    """Return what CPUID with EAX = ``leaf``, ECX = ``subleaf`` answers.
+
+    ``native`` is the real processor's answer for the same pair and ``native_max`` its
+    highest basic leaf (EAX of leaf 0): above it the real answer is not that leaf's (Intel
+    repeats the highest leaf's), so leaves between it and 12H read as zeros.  ``epc_bytes`` and
+    ``epc_base`` are page-aligned and make one section.  ``xfrm`` is what enclaves may set in
+    SECS.ATTRIBUTES.XFRM: a subset of XCR0 that holds x87 and SSE.  ``sgx2`` and ``edeccssa``
+    follow the kernel interface: without ioctls for it a program must not think it has SGX2.
+
+    Raises ValueError for sizes and masks that no processor could report.
+    """
+    if epc_bytes <= 0 or (epc_bytes | epc_base) % _PAGE_BYTES:
+        raise ValueError(f"EPC of {epc_bytes:#x} bytes at {epc_base:#x} is not whole pages")
+    if epc_base < 0 or epc_base + epc_bytes > _MAX_PHYSICAL:
+        raise ValueError(f"EPC of {epc_bytes:#x} bytes at {epc_base:#x} is beyond 52 bits")
+    if xfrm & 3 != 3:
+        raise ValueError(f"XFRM mask {xfrm:#x} lacks x87 or SSE, which ECREATE demands")
+    if leaf == 0:
+        return (max(native[0], SGX_LEAF), *native[1:])
+    if leaf == SGX_LEAF:
+        if subleaf == 0:
+            supported = _SGX1 | _SGX2 * sgx2 | _EDECCSSA * edeccssa
+            max_sizes = MAX_ENCLAVE_SIZE_64_LOG2 << 8 | MAX_ENCLAVE_SIZE_NOT64_LOG2
+            return (supported, miscselect, 0, max_sizes)
+        if subleaf == 1:
+            return (attributes & _LOW32, attributes >> 32, xfrm & _LOW32, xfrm >> 32)
+        if subleaf == _FIRST_EPC_SUBLEAF:
+            return (
+                epc_base & _LOW32 | _EPC_SECTION,
+                epc_base >> 32,
+                epc_bytes & _LOW32 | _EPC_CONFIDENTIAL_AND_INTEGRITY,
+                epc_bytes >> 32,
+            )
+        return _ZERO
+    if native_max < leaf < SGX_LEAF:
+        native = _ZERO
+    if leaf == _FEATURES_LEAF and subleaf == 0:
+        eax, ebx, ecx, edx = native
+        return (eax, ebx | _FEATURES_EBX_SGX, ecx | _FEATURES_ECX_SGX_LC, edx)
+    return native
