@@ -1,0 +1,105 @@
+"""Build hook: compile the synthetic vDSO (src/softsgx/host/vdso.S) with gcc.
+
+The object needs no libc and no Python headers, so one gcc call is the whole build;
+setuptools or meson would be a second build system for it. It is written beside its
+source, where an editable install finds it as well, and goes into the wheel as an
+artifact. ``python hatch_build.py`` does the same without an install.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    BuildHookInterface = object
+else:
+    try:
+        from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+    except ImportError:  # run as a script
+        BuildHookInterface = object
+
+__all__ = ["BuildError", "VdsoBuildHook", "build_vdso"]
+
+_HOST = Path("src/softsgx/host")
+_OBJECT = _HOST / "vdso.so"
+# The page of slots that vdso.lds puts behind the file.
+_SLOTS_OFFSET = 0x2000
+_FLAGS = [
+    "-nostdlib",
+    "-shared",
+    "-Wa,--fatal-warnings",
+    "-Wl,--fatal-warnings",
+    "-Wl,-soname,linux-vdso.so.1",
+    "-Wl,--hash-style=both",
+    "-Wl,--eh-frame-hdr",
+    "-Wl,--build-id=none",
+    "-Wl,-z,max-page-size=4096",
+    "-Wl,-z,noseparate-code",
+    "-Wl,-z,text",  # a relocation is an error: nobody would apply it
+]
+
+
+class BuildError(Exception):
+    """The vDSO could not be built; one line says why."""
+
+
+def build_vdso(root: Path, output: Path | None = None) -> Path:
+    """Compile the vDSO of the source tree `root` and return its path.
+
+    `output` is where to write it, by default beside its source. CC names another
+    compiler. Raises BuildError.
+    """
+    output = output or root / _OBJECT
+    compiler = os.environ.get("CC", "gcc")
+    script = f"-Wl,-T,{root / _HOST / 'vdso.lds'}"
+    # Written aside and renamed: a running softsgx must not see half a file.
+    partial = output.with_name(f"{output.name}.{os.getpid()}.o")
+    command = [*compiler.split(), *_FLAGS, script, str(root / _HOST / "vdso.S"), "-o", str(partial)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise BuildError(f"{compiler} could not build vdso.S: {done.stderr.strip()}")
+        elf = partial.read_bytes()
+        if len(elf) > _SLOTS_OFFSET:
+            raise BuildError(f"vdso.so has {len(elf)} bytes, its slots begin at {_SLOTS_OFFSET}")
+        if struct.unpack_from("<H", elf, 18) != (62,):
+            raise BuildError(f"{compiler} does not build for x86-64; set CC to one that does")
+        partial.chmod(0o644)
+        partial.replace(output)
+    except FileNotFoundError:
+        raise BuildError(
+            f"softsgx needs a C compiler to build its vDSO, and there is no {compiler}: "
+            "install gcc or set CC"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return output
+
+
+class VdsoBuildHook(BuildHookInterface):
+    """Hatchling's hook for the wheel target (an editable install is one, too)."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Build the object, add it to the wheel, and make the wheel's tag say x86-64."""
+        del version
+        try:
+            build_vdso(Path(self.root))
+        except BuildError as e:
+            sys.exit(f"error: {e}")
+        build_data["artifacts"].append(f"/{_OBJECT}")
+        build_data["pure_python"] = False
+        build_data["tag"] = "py3-none-linux_x86_64"
+
+
+if __name__ == "__main__":
+    try:
+        print(build_vdso(Path(__file__).resolve().parent))
+    except BuildError as e:
+        sys.exit(f"error: {e}")

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The synthetic vDSO: what a tracee finds behind AT_SYSINFO_EHDR instead of the
+ * kernel's own, which either has no __vdso_sgx_enter_enclave or has one whose
+ * exception table would swallow the faults that the tracer has to see.
+ *
+ * Written from the contract in <asm/sgx.h> (struct sgx_enclave_run and
+ * vdso_sgx_enter_enclave_t), not from the kernel's code. No relocations, no
+ * writable data: the slots in .slots are filled by the tracer (vdso.py) before
+ * the first instruction of the program runs.
+ */
+
+#define EINVAL	22
+#define ENOSYS	38
+
+/* ENCLU leaves (SDM, ENCLU). */
+#define EENTER	2
+#define ERESUME	3
+#define EEXIT	4
+
+/* struct sgx_enclave_run; tests/test_vdso_layout.py holds these against <asm/sgx.h>. */
+#define RUN_TCS			0
+#define RUN_FUNCTION		8
+#define RUN_EXCEPTION_VECTOR	12
+#define RUN_EXCEPTION_ERROR	14
+#define RUN_EXCEPTION_ADDR	16
+#define RUN_USER_HANDLER	24
+#define RUN_RESERVED		40
+#define RUN_SIZE		256
+
+/* The frame: RBP is the one register that survives an enclave by the contract. */
+#define FRAME_RUN	16	/* the seventh argument, above RBP and the return address */
+#define FRAME_RBX	-8
+
+	.section .note.GNU-stack, "", @progbits
+
+	.text
+
+	.macro global_function name
+	.globl	\name
+	.type	\name, @function
+\name:
+	.endm
+
+	.macro end_function name
+	.size	\name, . - \name
+	.endm
+
+	/* A label that only the tracer knows: in .symtab, not in .dynsym. */
+	.macro tracer_label name
+	.globl	\name
+	.hidden	\name
+\name:
+	.endm
+
+/* ---- int __vdso_sgx_enter_enclave(rdi, rsi, rdx, ecx function, r8, r9, run) ---- */
+
+	.balign	16
+global_function __vdso_sgx_enter_enclave
+	.cfi_startproc
+	push	%rbp
+	.cfi_def_cfa_offset 16
+	.cfi_offset %rbp, -16
+	mov	%rsp, %rbp
+	.cfi_def_cfa_register %rbp
+	push	%rbx
+	.cfi_offset %rbx, -24
+	mov	%ecx, %eax
+
+	/*
+	 * EAX: the leaf. RDI, RSI, RDX, R8 to R15 belong to the enclave; RBX and
+	 * RCX are the two that ENCLU takes, so they are free until then.
+	 */
+.Lenter:
+	lea	-EENTER(%rax), %ecx
+	cmp	$(ERESUME - EENTER), %ecx
+	ja	.Linvalid
+
+	mov	FRAME_RUN(%rbp), %rbx
+	mov	$(RUN_RESERVED - RUN_SIZE), %rcx
+.Lreserved:
+	cmpq	$0, RUN_SIZE(%rbx, %rcx)
+	jne	.Linvalid
+	add	$8, %rcx
+	jnz	.Lreserved
+
+	mov	RUN_TCS(%rbx), %rbx
+	lea	softsgx_enclu(%rip), %rcx
+
+	/*
+	 * ENCLU, for EENTER and, as the AEP, for ERESUME. An int3 of ENCLU's
+	 * length: its stop is cheaper than that of the #UD of 0f 01 d7, and the
+	 * tracer knows the address.
+	 */
+tracer_label softsgx_enclu
+	int3
+	nop
+	nop
+tracer_label softsgx_enclu_end
+	/* EEXIT came back. RSP is the enclave's choice, RBP is still ours. */
+	mov	FRAME_RUN(%rbp), %rbx
+	movl	$EEXIT, RUN_FUNCTION(%rbx)
+
+.Lexited:
+	cmpq	$0, RUN_USER_HANDLER(%rbx)
+	jne	.Lcall_handler
+	xor	%eax, %eax
+
+.Lreturn:
+	/* By RBP, not by RSP: the enclave may have left something on the stack. */
+	mov	FRAME_RBX(%rbp), %rbx
+	.cfi_remember_state
+	.cfi_restore %rbx
+	leave
+	.cfi_restore %rbp
+	.cfi_def_cfa %rsp, 8
+	ret
+	.cfi_restore_state
+
+.Linvalid:
+	mov	$-EINVAL, %eax
+	jmp	.Lreturn
+
+	/*
+	 * The tracer comes here for an exception at ENCLU or inside the enclave:
+	 * EAX the leaf (ERESUME after an AEX), EDI the vector, ESI the error
+	 * code, RDX the address.
+	 */
+tracer_label softsgx_enclu_fault
+	mov	FRAME_RUN(%rbp), %rbx
+	mov	%eax, RUN_FUNCTION(%rbx)
+	mov	%di, RUN_EXCEPTION_VECTOR(%rbx)
+	mov	%si, RUN_EXCEPTION_ERROR(%rbx)
+	mov	%rdx, RUN_EXCEPTION_ADDR(%rbx)
+	jmp	.Lexited
+
+	/*
+	 * int handler(rdi, rsi, rdx, rsp, r8, r9, run): all but RSP are where the
+	 * exit left them. RBX keeps the enclave's RSP over the call, since a
+	 * handler that asks for another entry gives it back.
+	 */
+.Lcall_handler:
+	mov	RUN_USER_HANDLER(%rbx), %rax
+	mov	%rsp, %rcx
+	and	$-16, %rsp
+	sub	$8, %rsp
+	push	%rbx
+	mov	%rcx, %rbx
+	cld
+	call	*%rax
+	mov	%rbx, %rsp
+	test	%eax, %eax
+	jle	.Lreturn
+	jmp	.Lenter
+	.cfi_endproc
+end_function __vdso_sgx_enter_enclave
+
+/* ---- the kernel's own functions ------------------------------------------------
+ *
+ * __vdso_NAME and its weak alias NAME jump through softsgx_slot_NAME, which
+ * holds the real vDSO's function or, where it has none, softsgx_fallback_NAME.
+ * vdso.py finds slots and fallbacks by these names: this list is the only one.
+ */
+
+	.macro forward name
+	.balign	16
+	.weak	\name
+	.type	\name, @function
+\name:
+global_function __vdso_\name
+	.cfi_startproc
+	jmp	*softsgx_slot_\name(%rip)
+	.cfi_endproc
+end_function __vdso_\name
+	.size	\name, . - \name
+
+	.pushsection .slots, "aw", @nobits
+	.balign	8
+tracer_label softsgx_slot_\name
+	.skip	8
+	.popsection
+	.endm
+
+	.macro forward_or_syscall name, number
+	forward	\name
+	.balign	16
+tracer_label softsgx_fallback_\name
+	.cfi_startproc
+	mov	$\number, %eax
+	syscall
+	ret
+	.cfi_endproc
+	.endm
+
+	/* System call numbers: <asm/unistd_64.h>. */
+	forward_or_syscall clock_gettime, 228
+	forward_or_syscall gettimeofday, 96
+	forward_or_syscall time, 201
+	forward_or_syscall clock_getres, 229
+	forward_or_syscall getcpu, 309
+
+	/*
+	 * getrandom(buffer, len, flags, opaque_state, opaque_len): opaque_len ~0
+	 * asks how large a state to allocate. A success without an answer would
+	 * be taken for one, so it is refused, and libc then uses the system call.
+	 */
+	forward	getrandom
+	.balign	16
+tracer_label softsgx_fallback_getrandom
+	.cfi_startproc
+	cmp	$-1, %r8
+	je	.Lno_state
+	mov	$318, %eax
+	syscall
+	ret
+.Lno_state:
+	mov	$-ENOSYS, %rax
+	ret
+	.cfi_endproc
+
+/* ---- one instruction and a stop, for the tracer ---------------------------------- */
+
+	.macro stop_after name, instruction:vararg
+	.balign	16
+tracer_label softsgx_\name
+	.cfi_startproc
+	.cfi_undefined %rip
+	\instruction
+	int3
+	.cfi_endproc
+	.endm
+
+	stop_after syscall, syscall
+	stop_after cpuid, cpuid
+	stop_after xgetbv, xgetbv
