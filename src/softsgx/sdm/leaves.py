@@ -1,0 +1,250 @@
+"""Numbers of the SGX instructions: leaves, error codes, flags, vectors, by the SDM's names.
+
+A table of constants: every name without a leading underscore is public, so there is no second list
+of them in ``__all__``.
+"""
+
+from __future__ import annotations
+
+ENCLU_BYTES = b"\x0f\x01\xd7"
+ENCLS_BYTES = b"\x0f\x01\xcf"
+PAGE_SIZE = 4096
+
+# SDM, "ENCLU—Execute an Enclave User Function of Specified Leaf Number": the leaf in EAX.
+EREPORT = 0x00
+EGETKEY = 0x01
+EENTER = 0x02
+ERESUME = 0x03
+EEXIT = 0x04
+EACCEPT = 0x05
+EMODPE = 0x06
+EACCEPTCOPY = 0x07
+EVERIFYREPORT2 = 0x08
+EDECCSSA = 0x09
+
+# SDM, "ENCLS—Execute an Enclave System Function of Specified Leaf Number".
+ECREATE = 0x00
+EADD = 0x01
+EINIT = 0x02
+EREMOVE = 0x03
+EDBGRD = 0x04
+EDBGWR = 0x05
+EEXTEND = 0x06
+ELDB = 0x07
+ELDU = 0x08
+EBLOCK = 0x09
+EPA = 0x0A
+EWB = 0x0B
+ETRACK = 0x0C
+EAUG = 0x0D
+EMODPR = 0x0E
+EMODT = 0x0F
+ERDINFO = 0x10
+ETRACKC = 0x11
+ELDBC = 0x12
+ELDUC = 0x13
+
+ENCLU_NAMES = {
+    EREPORT: "EREPORT",
+    EGETKEY: "EGETKEY",
+    EENTER: "EENTER",
+    ERESUME: "ERESUME",
+    EEXIT: "EEXIT",
+    EACCEPT: "EACCEPT",
+    EMODPE: "EMODPE",
+    EACCEPTCOPY: "EACCEPTCOPY",
+    EVERIFYREPORT2: "EVERIFYREPORT2",
+    EDECCSSA: "EDECCSSA",
+}
+
+# SDM, Table "Error or Information Codes for Intel SGX Instructions": RAX after ENCLS and ENCLU.
+SGX_SUCCESS = 0
+SGX_INVALID_SIG_STRUCT = 1
+SGX_INVALID_ATTRIBUTE = 2
+SGX_BLKSTATE = 3
+SGX_INVALID_MEASUREMENT = 4
+SGX_NOTBLOCKABLE = 5
+SGX_PG_INVLD = 6
+SGX_EPC_PAGE_CONFLICT = 7
+SGX_INVALID_SIGNATURE = 8
+SGX_MAC_COMPARE_FAIL = 9
+SGX_PAGE_NOT_BLOCKED = 10
+SGX_NOT_TRACKED = 11
+SGX_VA_SLOT_OCCUPIED = 12
+SGX_CHILD_PRESENT = 13
+SGX_ENCLAVE_ACT = 14
+SGX_ENTRYEPOCH_LOCKED = 15
+SGX_INVALID_EINITTOKEN = 16
+SGX_PREV_TRK_INCMPL = 17
+SGX_PG_IS_SECS = 18
+SGX_PAGE_ATTRIBUTES_MISMATCH = 19
+SGX_PAGE_NOT_MODIFIABLE = 20
+SGX_PAGE_NOT_DEBUGGABLE = 21
+SGX_INVALID_COUNTER = 25
+SGX_PG_NONEPC = 26
+SGX_TRACK_NOT_REQUIRED = 27
+SGX_INVALID_CPUSVN = 32
+SGX_INVALID_ISVSVN = 64
+SGX_UNMASKED_EVENT = 128
+SGX_INVALID_KEYNAME = 256
+
+# SDM, Table "Supported PAGE_TYPE" (EPCM.PT, SECINFO.FLAGS.PT).
+PT_SECS = 0
+PT_TCS = 1
+PT_REG = 2
+PT_VA = 3
+PT_TRIM = 4
+PT_SS_FIRST = 5
+PT_SS_REST = 6
+
+PAGE_TYPE_NAMES = {
+    PT_SECS: "PT_SECS",
+    PT_TCS: "PT_TCS",
+    PT_REG: "PT_REG",
+    PT_VA: "PT_VA",
+    PT_TRIM: "PT_TRIM",
+    PT_SS_FIRST: "PT_SS_FIRST",
+    PT_SS_REST: "PT_SS_REST",
+}
+
+# SDM, Table "Layout of SECINFO.FLAGS Field".
+SECINFO_R = 1 << 0
+SECINFO_W = 1 << 1
+SECINFO_X = 1 << 2
+SECINFO_PENDING = 1 << 3
+SECINFO_MODIFIED = 1 << 4
+SECINFO_PR = 1 << 5
+SECINFO_RWX_MASK = 0x7
+SECINFO_PT_SHIFT = 8
+SECINFO_PT_MASK = 0xFF << SECINFO_PT_SHIFT
+SECINFO_RESERVED_MASK = 0xFFFF_FFFF_FFFF_FFFF & ~(SECINFO_PT_MASK | 0x3F)
+SECINFO_TCS = PT_TCS << SECINFO_PT_SHIFT
+SECINFO_REG = PT_REG << SECINFO_PT_SHIFT
+SECINFO_TRIM = PT_TRIM << SECINFO_PT_SHIFT
+
+# SDM, Table "Layout of ATTRIBUTES Structure".
+ATTR_INIT = 1 << 0
+ATTR_DEBUG = 1 << 1
+ATTR_MODE64BIT = 1 << 2
+ATTR_PROVISIONKEY = 1 << 4
+ATTR_EINITTOKEN_KEY = 1 << 5
+ATTR_CET = 1 << 6
+ATTR_KSS = 1 << 7
+ATTR_AEXNOTIFY = 1 << 10
+ATTR_RESERVED_MASK = 0xFFFF_FFFF_FFFF_FFFF & ~(
+    ATTR_INIT
+    | ATTR_DEBUG
+    | ATTR_MODE64BIT
+    | ATTR_PROVISIONKEY
+    | ATTR_EINITTOKEN_KEY
+    | ATTR_CET
+    | ATTR_KSS
+    | ATTR_AEXNOTIFY
+)
+# XFRM, the upper half of ATTRIBUTES: x87 and SSE have to be set, as in XCR0.
+XFRM_X87 = 1 << 0
+XFRM_SSE = 1 << 1
+XFRM_AVX = 1 << 2
+XFRM_LEGACY = XFRM_X87 | XFRM_SSE
+
+# SDM, Table "Bit Vector Layout of MISCSELECT Field of Extended Information".
+MISCSELECT_EXINFO = 1 << 0
+MISCSELECT_CPINFO = 1 << 1
+
+# SDM, Table "Layout of TCS.FLAGS Field".
+TCS_DBGOPTIN = 1 << 0
+TCS_AEXNOTIFY = 1 << 1
+# TCS.STAGE
+TCS_AVAILABLE = 0
+TCS_BUSY = 1
+
+# SDM, Table "Layout of EXITINFO Field", and its exit types.
+EXITINFO_VECTOR_MASK = 0xFF
+EXITINFO_TYPE_SHIFT = 8
+EXITINFO_TYPE_MASK = 0x7 << EXITINFO_TYPE_SHIFT
+EXITINFO_VALID = 1 << 31
+EXIT_TYPE_HARDWARE = 3
+EXIT_TYPE_SOFTWARE = 6
+
+# SDM, Table "Key Name Values" (KEYREQUEST.KEYNAME) and "Layout of KEYPOLICY Field".
+KEY_EINITTOKEN = 0
+KEY_PROVISION = 1
+KEY_PROVISION_SEAL = 2
+KEY_REPORT = 3
+KEY_SEAL = 4
+
+KEY_NAMES = {
+    KEY_EINITTOKEN: "EINIT_TOKEN_KEY",
+    KEY_PROVISION: "PROVISION_KEY",
+    KEY_PROVISION_SEAL: "PROVISION_SEAL_KEY",
+    KEY_REPORT: "REPORT_KEY",
+    KEY_SEAL: "SEAL_KEY",
+}
+
+KEYPOLICY_MRENCLAVE = 1 << 0
+KEYPOLICY_MRSIGNER = 1 << 1
+KEYPOLICY_NOISVPRODID = 1 << 2
+KEYPOLICY_CONFIGID = 1 << 3
+KEYPOLICY_ISVFAMILYID = 1 << 4
+KEYPOLICY_ISVEXTPRODID = 1 << 5
+KEYPOLICY_RESERVED_MASK = 0xFFC0
+KEYPOLICY_KSS_MASK = (
+    KEYPOLICY_NOISVPRODID | KEYPOLICY_CONFIGID | KEYPOLICY_ISVFAMILYID | KEYPOLICY_ISVEXTPRODID
+)
+
+# SDM, Table "Protected-Mode Exceptions and Interrupts".
+VECTOR_DE = 0
+VECTOR_DB = 1
+VECTOR_BP = 3
+VECTOR_UD = 6
+VECTOR_GP = 13
+VECTOR_PF = 14
+VECTOR_MF = 16
+VECTOR_AC = 17
+VECTOR_XM = 19
+VECTOR_CP = 21
+
+VECTOR_NAMES = {
+    VECTOR_DE: "#DE",
+    VECTOR_DB: "#DB",
+    VECTOR_BP: "#BP",
+    VECTOR_UD: "#UD",
+    VECTOR_GP: "#GP",
+    VECTOR_PF: "#PF",
+    VECTOR_MF: "#MF",
+    VECTOR_AC: "#AC",
+    VECTOR_XM: "#XM",
+    VECTOR_CP: "#CP",
+}
+
+# SDM, Figure "Page-Fault Error Code". Bit 15: the paging allowed it and the EPCM did not.
+PF_P = 1 << 0
+PF_W = 1 << 1
+PF_U = 1 << 2
+PF_RSVD = 1 << 3
+PF_I = 1 << 4
+PF_PK = 1 << 5
+PF_SS = 1 << 6
+PF_SGX = 1 << 15
+
+# CPUID, "Intel SGX Capability Enumeration Leaf".
+CPUID_SGX_LEAF = 0x12
+CPUID_7_EBX_SGX = 1 << 2
+CPUID_7_ECX_SGX_LC = 1 << 30
+CPUID_12_EAX_SGX1 = 1 << 0
+CPUID_12_EAX_SGX2 = 1 << 1
+CPUID_12_EAX_EDECCSSA = 1 << 11
+
+
+def exitinfo(vector: int, exit_type: int) -> int:
+    """A valid EXITINFO (32 bits) for an exception ``vector`` of type EXIT_TYPE_*."""
+    return EXITINFO_VALID | exit_type << EXITINFO_TYPE_SHIFT | vector
+
+
+_ERROR_PREFIX = "SGX_"
+_ERRORS: dict[int, str] = {v: k for k, v in globals().items() if k.startswith(_ERROR_PREFIX)}
+
+
+def sgx_error_name(code: int) -> str:
+    """The SDM's name of an error code; the number itself if it has none."""
+    return _ERRORS.get(code, str(code))

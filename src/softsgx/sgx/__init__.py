@@ -1,0 +1,1 @@
+"""SGX pages and instructions, pure: no process, no file, no Linux name."""

@@ -1,0 +1,4 @@
+"""Linux numbers and layouts, as a program sees them; no rule of the SDM.
+
+Every number here is compared with compiled C headers in tests/test_uapi_parity.py.
+"""

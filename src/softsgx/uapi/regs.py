@@ -1,0 +1,26 @@
+"""The order of x86-64's user_regs_struct: indices of the 27 eight-byte slots.
+
+``regs`` everywhere in softsgx is a mutable sequence of 27 ints in this order
+(a list in the pure model, a view of the ptrace buffer in the supervisor), so
+that a register is written without building any object.
+Source: Linux arch/x86/include/asm/user_64.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableSequence
+from typing import TypeAlias
+
+__all__ = ["NAMES", "NREGS", "Regs"]
+
+NAMES = (
+    *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx"),
+    *("rdx", "rsi", "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base"),
+    *("gs_base", "ds", "es", "fs", "gs"),
+)
+NREGS = 27
+R15, R14, R13, R12, RBP, RBX, R11, R10, R9, R8, RAX, RCX = range(12)
+RDX, RSI, RDI, ORIG_RAX, RIP, CS, EFLAGS, RSP, SS, FS_BASE = range(12, 22)
+GS_BASE, DS, ES, FS, GS = range(22, 27)
+
+Regs: TypeAlias = MutableSequence[int]
