@@ -1,0 +1,75 @@
+# Every target works from a fresh clone: it first installs the Debian packages that are
+# missing (debian-packages.txt) and makes .venv with the project and its tools.
+#
+#   make test ARGS='-k mprotect -x'    ARGS goes to the program that the target runs
+#   make test PYTHON=python3.13        the Python that .venv is made with (3.11 or later)
+#   make test APT=no                   touch no Debian package
+
+PYTHON ?= python3
+APT ?= yes
+JOBS ?= auto
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+CODE := $(wildcard src tests bench examples tools hatch_build.py)
+# An editable install compiles what hatch_build.py compiles: its inputs make it stale.
+NATIVE := $(wildcard hatch_build.py) $(shell find src -name '*.[chS]' -o -name '*.lds')
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help setup demo test lint bench format wheel clean
+
+help:
+	@echo 'make demo     run a small enclave under softsgx and show what happened'
+	@echo 'make test     the test suite (ARGS go to pytest)'
+	@echo 'make lint     ruff, mypy --strict, import-linter, codespell'
+	@echo 'make bench    the benchmarks (ARGS go to bench/run.py)'
+	@echo 'make format   let ruff rewrite what it can'
+	@echo 'make wheel    build dist/*.whl'
+	@echo 'make clean    remove .venv, caches and build output'
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml tools/venv $(NATIVE) | .cache/debian-packages
+	@echo 'setup: installing softsgx and its tools into $(VENV)'
+	@tools/venv '$(PYTHON)' $(VENV)
+	@touch $@
+
+.cache/debian-packages: debian-packages.txt tools/debian-packages
+ifneq ($(APT),no)
+	@tools/debian-packages debian-packages.txt
+endif
+	@mkdir -p $(@D)
+	@touch $@
+
+demo: setup
+	@PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh $(ARGS)
+
+test: setup
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: setup
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/mypy $(CODE)
+	@$(BIN)/lint-imports
+	@git ls-files -z --cached --others --exclude-standard | xargs -0 $(BIN)/codespell
+
+bench: setup
+	@$(BIN)/python bench/run.py $(ARGS)
+
+format: setup
+	@$(BIN)/ruff check --fix-only $(CODE)
+	@$(BIN)/ruff format $(CODE)
+
+wheel: setup
+	@$(BIN)/python -m build --wheel --outdir dist
+
+clean:
+	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	    .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
