@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    BuildHookInterface = object
+
+    class BuildHookInterface:
+        """What is used of hatchling's class, which need not be installed to run this file."""
+
+        root: str
+
 else:
     try:
         from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -26,7 +31,8 @@ else:
 __all__ = ["BuildError", "VdsoBuildHook", "build_vdso"]
 
 _HOST = Path("src/softsgx/host")
-_OBJECT = _HOST / "vdso.so"
+# Not vdso.so: Python would import that as the module vdso.
+_OBJECT = _HOST / "softsgx-vdso.so"
 # The page of slots that vdso.lds puts behind the file.
 _SLOTS_OFFSET = 0x2000
 _FLAGS = [
@@ -66,7 +72,9 @@ def build_vdso(root: Path, output: Path | None = None) -> Path:
             raise BuildError(f"{compiler} could not build vdso.S: {done.stderr.strip()}")
         elf = partial.read_bytes()
         if len(elf) > _SLOTS_OFFSET:
-            raise BuildError(f"vdso.so has {len(elf)} bytes, its slots begin at {_SLOTS_OFFSET}")
+            raise BuildError(
+                f"{output.name} has {len(elf)} bytes, its slots begin at {_SLOTS_OFFSET}"
+            )
         if struct.unpack_from("<H", elf, 18) != (62,):
             raise BuildError(f"{compiler} does not build for x86-64; set CC to one that does")
         partial.chmod(0o644)

@@ -1,7 +1,7 @@
 """The synthetic vDSO: its bytes, the addresses in it, and its slots.
 
 ``vdso.S`` says what the object is for. It is built by ``hatch_build.py`` into
-``vdso.so`` beside this file, so laid out that the file *is* the memory image: the
+``softsgx-vdso.so`` beside this file, so laid out that the file *is* the memory image: the
 supervisor copies it into the process as it stands, at any page, followed by one
 page of slots. The slots hold the addresses of the real vDSO's functions, because
 a program whose ``clock_gettime`` becomes a system call is no longer the program
@@ -23,7 +23,7 @@ from softsgx.errors import UnsupportedError
 __all__ = ["Image", "find_syscall_insn", "load_image", "parse_symbols", "slots"]
 
 _PAGE = 4096
-_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vdso.so")
+_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "softsgx-vdso.so")
 _SLOT = "softsgx_slot_"
 _FALLBACK = "softsgx_fallback_"
 
