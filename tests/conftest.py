@@ -1,0 +1,57 @@
+"""What the tests share: softsgx as a command, the guests it runs, a state of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cache import ROOT, build, cache_directory, locked
+from tests.command import Softsgx
+
+_GUESTS = ROOT / "tests" / "guests"
+
+# What softsgx or a test might write for its user; each test gets an empty one.
+_STATE_VARIABLES = ("SOFTSGX_STATE_DIR", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+
+
+@pytest.fixture(autouse=True)
+def state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point softsgx's state at a fresh directory, and forget the user's own options."""
+    for name in list(os.environ):
+        if name.startswith("SOFTSGX_") and name != "SOFTSGX_TEST_CACHE":
+            monkeypatch.delenv(name)
+    for name in _STATE_VARIABLES:
+        monkeypatch.setenv(name, str(tmp_path / "state" / name.lower()))
+    return tmp_path / "state" / "softsgx_state_dir"
+
+
+@pytest.fixture
+def softsgx(tmp_path: Path) -> Softsgx:
+    """The softsgx command, by default run in the test's own directory."""
+    return Softsgx(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def guests_directory() -> Path:
+    """Where the programs of tests/guests lie, built by its Makefile outside the tree."""
+    output = cache_directory("guests")
+    with locked(output):
+        build(["make", "-s", "-C", _GUESTS, f"OUT={output}"])
+    return output
+
+
+@pytest.fixture(scope="session")
+def guest(guests_directory: Path) -> Callable[[str], Path]:
+    """``guest(name)``: the path of the built program `name` of tests/guests."""
+
+    def find(name: str) -> Path:
+        program = guests_directory / name
+        if not program.exists():
+            built = sorted(p.name for p in guests_directory.iterdir() if os.access(p, os.X_OK))
+            pytest.fail(f"tests/guests/Makefile builds no {name}; it built {', '.join(built)}")
+        return program
+
+    return find
