@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The trusted side's first and last instructions.
+ *
+ * EENTER leaves RAX = CSSA, RBX = TCS, RCX = the address after the ENCLU outside, RSP and RBP as
+ * they were outside, FS and GS as the TCS says. We must find a stack without any memory of ours.
+ */
+#include "ops.h"
+
+	/* The loader reads this header at offset 0 (struct image_head). */
+	.section .head, "ax"
+	.quad	0x3147584753544553
+	.quad	enclave_entry
+	.quad	data_start
+	.quad	data_end
+
+	.text
+	.globl	enclave_entry
+enclave_entry:
+	cld
+	mov	%rax, %rsi		/* second argument: CSSA */
+	imul	$STACK_STEP, %rax, %rax
+	neg	%rax
+	add	%rbx, %rax		/* the stack ends where the TCS begins */
+	xchg	%rax, %rsp
+	push	%rax			/* RSP outside */
+	push	%rcx			/* where to leave to */
+	push	%rbp
+	push	%rbx
+	mov	%rbx, %rdx		/* third argument: the TCS */
+	call	enclave_main
+	pop	%rbx
+	pop	%rbp
+	pop	%rbx
+	pop	%rsp
+	/* Nothing of ours may leave in a register. */
+	xor	%ecx, %ecx
+	xor	%edx, %edx
+	xor	%esi, %esi
+	xor	%edi, %edi
+	xor	%r8d, %r8d
+	xor	%r9d, %r9d
+	xor	%r10d, %r10d
+	xor	%r11d, %r11d
+	mov	$4, %eax		/* EEXIT */
+	.byte	0x0f, 0x01, 0xd7
+	ud2				/* EEXIT does not return */
+
+/* uint64_t enclu(uint64_t leaf, const void *rbx, void *rcx, const void *rdx) */
+	.globl	enclu
+enclu:
+	push	%rbx
+	mov	%rdi, %rax
+	mov	%rsi, %rbx
+	xchg	%rdx, %rcx
+	.byte	0x0f, 0x01, 0xd7
+	pop	%rbx
+	ret
+
+/*
+ * uint64_t fault(enum fault kind, uint64_t address): each faulty instruction begins 16 bytes after
+ * the one before, and the handler is told how long it is. RAX is what a skipped one "returned".
+ */
+	.globl	fault
+fault:
+	lea	1f(%rip), %rdx
+	shl	$4, %rdi
+	add	%rdi, %rdx
+	mov	%rsi, %rcx
+	mov	$0x1234, %eax
+	push	%rbx
+	push	%rcx
+	xor	%ebx, %ebx
+	call	*%rdx
+	pop	%rcx
+	pop	%rbx
+	ret
+	.balign	16
+1:	ud2				/* 2 bytes */
+	ret
+	.balign	16
+	div	%ebx			/* 2 */
+	ret
+	.balign	16
+	mov	(%rcx), %rax		/* 3 */
+	ret
+	.balign	16
+	mov	%rax, (%rcx)		/* 3 */
+	ret
+	.balign	16
+	jmp	*%rcx			/* 2, but RIP is the target when it faults */
+	.balign	16
+	int3				/* 1 */
+	ret
+	.balign	16
+	hlt				/* 1 */
+	ret
+	.balign	16
+	cpuid				/* 2: #UD inside an enclave */
+	ret
+	.balign	16
+	syscall				/* 2: #UD inside an enclave */
+	ret
+	.balign	16
+	in	$0x80, %al		/* 2 */
+	ret
+
+/*
+ * vectors(struct vectors *v, int avx, volatile uint64_t *stop): the registers hold the pattern for
+ * as long as the loop runs; whatever happens meanwhile has to keep them.
+ */
+	.globl	vectors
+vectors:
+	sub	$24, %rsp
+	stmxcsr	(%rsp)
+	fnstcw	8(%rsp)
+	ldmxcsr	544(%rdi)
+	fninit
+	fldcw	548(%rdi)
+	fldl	512(%rdi)
+	fldl	520(%rdi)
+	fldl	528(%rdi)
+	fldl	536(%rdi)
+	test	%esi, %esi
+	jnz	2f
+	.irp	n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+	movups	32*\n(%rdi), %xmm\n
+	.endr
+	jmp	3f
+2:	.irp	n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+	vmovups	32*\n(%rdi), %ymm\n
+	.endr
+3:	pause
+	cmpq	$0, (%rdx)
+	je	3b
+	test	%esi, %esi
+	jnz	4f
+	.irp	n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+	movups	%xmm\n, 32*\n(%rdi)
+	xorps	%xmm\n, %xmm\n
+	.endr
+	jmp	5f
+4:	.irp	n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+	vmovups	%ymm\n, 32*\n(%rdi)
+	.endr
+	vzeroall
+5:	fstpl	536(%rdi)
+	fstpl	528(%rdi)
+	fstpl	520(%rdi)
+	fstpl	512(%rdi)
+	stmxcsr	544(%rdi)
+	fnstcw	548(%rdi)
+	ldmxcsr	(%rsp)
+	fninit
+	fldcw	8(%rsp)
+	add	$24, %rsp
+	ret
+
+	.section .note.GNU-stack, "", @progbits
