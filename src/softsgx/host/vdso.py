@@ -177,8 +177,8 @@ def parse_symbols(elf: bytes) -> dict[str, int]:
         if machine != _EM_X86_64 or phentsize != _PHDR.size:
             raise UnsupportedError("the vDSO is not an x86-64 object")
         return _symbols(elf, phoff, phnum, (shoff, shentsize, shnum))
-    except (struct.error, IndexError) as e:
-        raise UnsupportedError(f"the vDSO's ELF structures are cut short ({e})") from e
+    except (struct.error, IndexError, ValueError, OverflowError) as e:
+        raise UnsupportedError(f"the vDSO's ELF structures are damaged ({e})") from e
 
 
 def _symbols(elf: bytes, phoff: int, phnum: int, sections: tuple[int, int, int]) -> dict[str, int]:
