@@ -1,0 +1,492 @@
+"""The address space of one process, VMA by VMA, as Linux keeps it.
+
+The operations answer as the kernel does, errors in the kernel's order and
+partial effects included, and return what has to be done to the real process.
+What the rules of a driver decide is asked of the law, for files with
+``special`` set; everything else follows Linux's own rules. Written from 6.1,
+with what later kernels show to user space where ``version`` says so.
+
+Not modelled: limits (RLIMIT_*, max_map_count, overcommit), huge pages, mseal,
+memory policies and userfaultfd, which merging compares too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from errno import EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
+from typing import Any
+
+from softsgx.law.rule import At, Context, Request, Run, Stop
+from softsgx.law.state import Cell, Schema
+from softsgx.law.values import Value
+from softsgx.mm.mremap import mremap
+from softsgx.mm.rules import VMA, MmRules
+from softsgx.mm.vma import PAGE_SHIFT, PAGE_SIZE, AnonVma, Vma
+from softsgx.mm.vma_list import VmaList
+from softsgx.model.effect import Effect, Map, Protect, Unmap
+from softsgx.model.outcome import Outcome
+from softsgx.uapi.mman import (
+    MAP_ANONYMOUS,
+    MAP_DENYWRITE,
+    MAP_EXECUTABLE,
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MAP_GROWSDOWN,
+    MAP_HUGETLB,
+    MAP_LOCKED,
+    MAP_NONBLOCK,
+    MAP_NORESERVE,
+    MAP_POPULATE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+    MAP_SHARED_VALIDATE,
+    MAP_STACK,
+    MAP_TYPE,
+    PROT_EXEC,
+    PROT_GROWSDOWN,
+    PROT_GROWSUP,
+    PROT_READ,
+    PROT_RWX_MASK,
+    PROT_SEM,
+    PROT_WRITE,
+    VM_ACCOUNT,
+    VM_GROWSDOWN,
+    VM_LOCKED,
+    VM_NOHUGEPAGE,
+    VM_NORESERVE,
+)
+
+__all__ = ["TASK_SIZE", "MmStruct"]
+
+TASK_SIZE = (1 << 47) - PAGE_SIZE
+"""One past the last byte of user space (4-level page tables)."""
+
+_U64 = (1 << 64) - 1
+_MAX_LFS_FILESIZE = (1 << 63) - 1
+# MAP_32BIT, MAP_ABOVE4G; MAP_HUGE_2MB and MAP_HUGE_1GB as bits 26 to 31.
+_PLACING = 0x40 | 0x80 | 21 << 26 | 30 << 26
+# Linux include/linux/mman.h LEGACY_MAP_MASK: what MAP_SHARED_VALIDATE takes for granted.
+_LEGACY = (
+    MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_DENYWRITE | MAP_EXECUTABLE
+    | MAP_GROWSDOWN | MAP_LOCKED | MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK | MAP_STACK
+    | MAP_HUGETLB | _PLACING
+)  # fmt: skip
+_MPROTECT_PROT = PROT_RWX_MASK | PROT_SEM | PROT_GROWSDOWN | PROT_GROWSUP
+
+
+class _Shmem:
+    """Identity of the memory of one shared anonymous mmap: shmem_zero_setup()'s file."""
+
+    __slots__ = ()
+
+
+class _NewVma(Cell):
+    """The cell of a VMA in the making, which knows whether the mmap rule got to assign it.
+
+    That is the point where Linux has unmapped what lay there: a driver that
+    refuses after it leaves a hole.
+    """
+
+    __slots__ = ("assigned",)
+    assigned: bool
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__(schema, [0])
+        object.__setattr__(self, "assigned", False)
+
+    def __setattr__(self, name: str, value: Value) -> None:
+        object.__setattr__(self, "assigned", True)
+        super().__setattr__(name, value)
+
+
+class _AfterLsm:
+    """A context that does do_mmap()'s checks of the arguments behind the question of the LSM."""
+
+    __slots__ = ("_check", "_k")
+
+    def __init__(self, k: Context, check: Callable[[], None]) -> None:
+        self._k, self._check = k, check
+
+    def need(self, errno: int, cond: Value, why: str = "") -> None:
+        self._k.need(errno, cond, why)
+
+    def leaf(
+        self, rule: Callable[..., None], at: Any, r: Any, *, failed: int, faulted: int
+    ) -> None:
+        self._k.leaf(rule, at, r, failed=failed, faulted=faulted)
+
+    def ask(self, hook: str, at: Any, **what: Value) -> None:
+        self._k.ask(hook, at, **what)
+        if hook == "mmap_file":
+            self._check()
+
+
+class MmStruct:
+    """The VMAs of a process and the system calls that change them.
+
+    law: the rules for files whose ``special`` is set, that is, the driver's;
+    all other memory follows `MmRules`. A law with an attribute ``vma_schema``
+    has VMA fields of its own behind those of `VMA`. run: evaluates the rules
+    and asks the LSM. process: what rules see as ``at.process``; its attribute
+    ``read_implies_exec``, if it has one, is the personality's. version: the
+    Linux release whose behaviour is followed where user space can tell.
+    min_addr: vm.mmap_min_addr for this process (0 with CAP_SYS_RAWIO).
+
+    A special file offers ``fmode``, ``noexec``, ``enclave`` and
+    ``pages(start, end)``: the law's cell over the distinct states of the
+    enclave's pages at these addresses, or None. A rule's ``at`` has ``vma``
+    (the cell), ``area`` (the `Vma`, None before an mmap), ``file`` (None for
+    anonymous memory), ``process``, and ``enclave`` and ``page`` for such files.
+    """
+
+    __slots__ = ("_base", "law", "min_addr", "process", "run", "version", "vmas")
+
+    def __init__(
+        self,
+        law: MmRules,
+        run: Run,
+        *,
+        process: Any = None,
+        version: tuple[int, int] = (6, 18),
+        min_addr: int = 0x10000,
+    ) -> None:
+        self.law, self.run, self.process = law, run, process
+        self.version, self.min_addr = version, min_addr
+        self.vmas = VmaList(merge_unfaulted=version >= (6, 16))
+        self._base = MmRules()
+
+    # -- reading ---------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Vma]:
+        return iter(self.vmas)
+
+    def __len__(self) -> int:
+        return len(self.vmas)
+
+    def find(self, addr: int) -> Vma | None:
+        """The VMA that holds ``addr``."""
+        return self.vmas.find(addr)
+
+    def overlapping(self, start: int, end: int) -> list[Vma]:
+        """The VMAs with an address in ``[start, end)``, in order."""
+        return self.vmas.overlapping(start, end)
+
+    # -- without checks --------------------------------------------------------------
+
+    def adopt(self, vma: Vma) -> None:
+        """Add a VMA that is known to exist, as it is; InternalError if something lies there."""
+        self.vmas.insert(vma)
+
+    def forget(self, start: int, end: int) -> list[Vma]:
+        """Drop what the model has in ``[start, end)``: the pieces, now in no list."""
+        return self.vmas.remove(start, end)
+
+    def replace(self, vma: Vma, flags: int = 0) -> list[Effect]:
+        """Map ``vma`` in place of whatever lies there; for ioctls that map.
+
+        flags: MAP_* for the effect. The caller has asked the rules.
+        """
+        effects = self._unmap(vma.start, vma.end)
+        offset = vma.offset_at(vma.start)
+        effects.append(Map(vma.start, vma.end, vma.prot, flags, vma.file, offset))
+        self.vmas.add(vma)
+        return effects
+
+    def fork(self, process: Any = None) -> MmStruct:
+        """The child's address space: dup_mmap(). Same files, anon_vmas of its own."""
+        child = MmStruct(
+            self.law, self.run, process=process, version=self.version, min_addr=self.min_addr
+        )
+        for vma in self.vmas:
+            new = vma.copy()
+            new.flags &= ~VM_LOCKED
+            if new.anon is not None:
+                new.anon, new.forked = AnonVma(), True
+            child.vmas.insert(new)
+        return child
+
+    def touch(self, addr: int) -> bool:
+        """A write to ``addr``: the VMA gets its anon_vma. False if the write faults.
+
+        Follows find_mergeable_anon_vma(): a neighbour's anon_vma is shared when
+        the two differ only in what mprotect may change.
+        """
+        vma = self.vmas.find(addr)
+        if vma is None or not vma.prot & PROT_WRITE:
+            return False
+        if vma.anon is not None or vma.mayshare or vma.special:
+            return True
+        following, prev = self.vmas.find(vma.end), self.vmas.find(vma.start - 1)
+        for low, high, old in ((vma, following, following), (prev, vma, prev)):
+            if low is None or high is None or old is None or old.anon is None or old.forked:
+                continue
+            as_high = low.copy()
+            as_high.prot, as_high.extra = high.prot, high.extra
+            if as_high.same_attributes(high) and low.pgoff + low.pages == high.pgoff:
+                vma.anon = old.anon
+                return True
+        vma.anon = AnonVma()
+        return True
+
+    # -- asking the rules ------------------------------------------------------------
+
+    def law_for(self, file: Any) -> MmRules:
+        """The rules for a mapping of ``file``."""
+        return self.law if getattr(file, "special", False) else self._base
+
+    def at(self, file: Any, cell: Cell, area: Vma | None, start: int, end: int) -> At:
+        """The place of an event on ``[start, end)`` of a mapping of ``file``."""
+        cells = {"vma": cell, "area": area, "file": file, "process": self.process}
+        if getattr(file, "special", False):
+            cells |= {"enclave": file.enclave, "page": file.pages(start, end)}
+        return At(**cells)
+
+    def schema_for(self, file: Any) -> Schema:
+        """The VMA schema of the law for ``file``."""
+        schema: Schema = getattr(self.law_for(file), "vma_schema", VMA)
+        return schema
+
+    def _implied(self, prot: int, can_exec: Any) -> int:
+        """READ_IMPLIES_EXEC: the permissions after the personality's addition."""
+        if prot & PROT_READ and can_exec and getattr(self.process, "read_implies_exec", False):
+            return prot | PROT_EXEC
+        return prot
+
+    # -- system calls ----------------------------------------------------------------
+
+    def mmap(
+        self,
+        addr: int,
+        length: int,
+        prot: int,
+        flags: int,
+        file: Any = None,
+        offset: int = 0,
+        placed_at: int | None = None,
+    ) -> Outcome:
+        """The system call mmap. file: of the fd, None for a bad fd or MAP_ANONYMOUS. Lengths in bytes.
+
+        placed_at: where the real kernel (or the driver's get_unmapped_area) puts
+        it; without it a fixed mapping lies at ``addr``, another where `place`
+        finds room. Follows ksys_mmap_pgoff(), do_mmap() and mmap_region().
+        """
+        if offset & PAGE_SIZE - 1:
+            return Outcome(errno=EINVAL, why="offset is page-aligned")
+        if flags & MAP_ANONYMOUS:
+            file = None
+        elif file is None:
+            return Outcome(errno=EBADF, why="fd is open")
+        fixed = bool(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE))
+        size = length + PAGE_SIZE - 1 & _U64 & -PAGE_SIZE
+        if placed_at is not None:
+            start = placed_at
+        elif fixed:
+            start = addr
+        else:
+            start = self.place(size, addr) if 0 < size <= TASK_SIZE else 0
+        map_type = flags & MAP_TYPE
+        vma = Vma(start, start + size, prot & PROT_RWX_MASK, file=file)
+        cell = _NewVma(self.schema_for(file))
+        request = Request(
+            start=start,
+            end=start + size,
+            length_bytes=size,
+            prot=self._implied(prot, file is None or not file.noexec) & PROT_RWX_MASK,
+            reqprot=prot,
+            map_type=map_type,
+            fixed=int(fixed),
+            flags=flags,
+            offset_bytes=offset,
+            addr=addr,
+        )
+        law = self.law_for(file)
+        at = self.at(file, cell, None, start, start + size)
+
+        def check() -> None:
+            _need(EINVAL, length, "length is not 0")
+            _need(ENOMEM, size, "length does not overflow")
+            _need(EOVERFLOW, offset + size <= _U64, "offset does not overflow")
+            _need(ENOMEM, size <= TASK_SIZE, "length fits into user space")
+            law.get_unmapped_area(self.run, at, request)
+            _need(ENOMEM, 0 <= start <= TASK_SIZE - size, "end lies in user space")
+            _need(EINVAL, not start & PAGE_SIZE - 1, "address is page-aligned")
+            _need(EPERM, start >= self.min_addr, "address is above mmap_min_addr")
+            if flags & MAP_FIXED_NOREPLACE:
+                _need(EEXIST, not self.overlapping(start, start + size), "nothing lies there")
+            self._check_type(flags, file, offset + size)
+
+        try:
+            law.mmap(_AfterLsm(self.run, check), at, request)
+            if file is not None and flags & MAP_GROWSDOWN:
+                return Outcome(errno=EINVAL, why="a file mapping cannot grow down")
+        except Stop as stop:
+            # The driver is asked last, when what lay there is gone already.
+            hole = self._unmap(start, start + size) if cell.assigned else ()
+            return Outcome(errno=stop.errno, effects=hole, why=stop.why)
+        effects = self._unmap(start, start + size)
+        vma.load(cell)
+        vma.mayshare = map_type != MAP_PRIVATE
+        vma.special = bool(getattr(file, "special", False))
+        if file is not None:
+            vma.pgoff = offset >> PAGE_SHIFT
+        elif vma.mayshare:
+            vma.shmem, vma.pgoff = _Shmem(), 0
+        vma.flags = self._vm_flags(flags, vma)
+        self.vmas.add(vma)
+        effects.append(Map(start, start + size, vma.prot, flags, file, vma.offset_at(start)))
+        return Outcome(start, effects=effects)
+
+    def _check_type(self, flags: int, file: Any, end_offset: int) -> None:
+        """do_mmap(): MAP_TYPE and the flags that depend on it."""
+        map_type = flags & MAP_TYPE
+        if file is None:
+            _need(EINVAL, map_type in {MAP_SHARED, MAP_PRIVATE}, "MAP_SHARED or MAP_PRIVATE")
+            growing = map_type == MAP_SHARED and flags & MAP_GROWSDOWN
+            _need(EINVAL, not growing, "a shared mapping cannot grow down")
+            return
+        if not getattr(file, "special", False):
+            _need(EOVERFLOW, end_offset <= _MAX_LFS_FILESIZE, "offset fits the largest file")
+        known = {MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE}
+        _need(EINVAL, map_type in known, "MAP_SHARED, MAP_SHARED_VALIDATE or MAP_PRIVATE")
+        if map_type == MAP_SHARED_VALIDATE:
+            _need(EOPNOTSUPP, not flags & ~_LEGACY, "flags known to MAP_SHARED_VALIDATE")
+
+    def _vm_flags(self, flags: int, vma: Vma) -> int:
+        """The VM_* that only merging compares: calc_vm_flag_bits(), accountable_mapping()."""
+        bits = 0
+        if flags & MAP_GROWSDOWN:
+            bits |= VM_GROWSDOWN
+        if flags & MAP_LOCKED and not vma.special:
+            bits |= VM_LOCKED
+        if flags & MAP_STACK and self.version >= (6, 7):
+            bits |= VM_NOHUGEPAGE
+        if flags & MAP_NORESERVE:
+            bits |= VM_NORESERVE
+        elif vma.prot & PROT_WRITE and not vma.shared:
+            bits |= VM_ACCOUNT
+        return bits
+
+    def place(self, size: int, hint: int = 0) -> int:
+        """Room for ``size`` bytes: at the hint if that is free, else as high as possible.
+
+        For models with no real process; a kernel's own choice goes into ``placed_at``.
+        """
+        hint &= -PAGE_SIZE
+        fits = hint and self.min_addr <= hint <= TASK_SIZE - size
+        if fits and not self.overlapping(hint, hint + size):
+            return hint
+        top = TASK_SIZE
+        for vma in reversed(list(self.vmas)):
+            if top - vma.end >= size:
+                break
+            top = vma.start
+        return top - size
+
+    def mprotect(self, start: int, length: int, prot: int) -> Outcome:
+        """The system call mprotect, VMA by VMA; those before the one that fails stay changed.
+
+        Follows do_mprotect_pkey().
+        """
+        grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
+        if grows == PROT_GROWSDOWN | PROT_GROWSUP:
+            return Outcome(errno=EINVAL, why="not PROT_GROWSDOWN and PROT_GROWSUP")
+        if start & PAGE_SIZE - 1:
+            return Outcome(errno=EINVAL, why="address is page-aligned")
+        if not length:
+            return Outcome()
+        end = start + (length + PAGE_SIZE - 1 & _U64 & -PAGE_SIZE) & _U64
+        if end <= start:
+            return Outcome(errno=ENOMEM, why="range does not overflow")
+        if prot & ~_MPROTECT_PROT:
+            return Outcome(errno=EINVAL, why="prot has known bits only")
+        first = self.vmas.first_after(start)
+        if grows and first is not None:
+            if grows == PROT_GROWSDOWN and first.start >= end:
+                return Outcome(errno=ENOMEM, why="mapped from the start")
+            if grows == PROT_GROWSUP and first.start > start:
+                return Outcome(errno=ENOMEM, why="mapped from the start")
+            if grows == PROT_GROWSUP or not first.flags & VM_GROWSDOWN:
+                return Outcome(errno=EINVAL, why="the VMA grows that way")
+            start = first.start
+        return self.protect(start, end, prot & ~(PROT_GROWSDOWN | PROT_GROWSUP))
+
+    def protect(
+        self,
+        start: int,
+        end: int,
+        prot: int,
+        rule: Callable[[Context, Any, Any], None] | None = None,
+    ) -> Outcome:
+        """Change the VMAs of ``[start, end)`` by a rule, one after the other.
+
+        rule: a design's for an ioctl that works like mprotect; default: the
+        ``mprotect`` rule of each VMA's own law. The rule assigns ``at.vma``.
+        ENOMEM at a hole.
+        """
+        effects: list[Effect] = []
+        vma = self.vmas.find(start)
+        here = start
+        while vma is not None and vma.start <= here < end:
+            stop_at = min(vma.end, end)
+            cell = vma.cell(self.schema_for(vma.file))
+            at = self.at(vma.file, cell, vma, here, stop_at)
+            request = Request(
+                start=here,
+                end=stop_at,
+                prot=self._implied(prot, vma.may & PROT_EXEC) & PROT_RWX_MASK,
+                reqprot=prot,
+            )
+            ask = self.law_for(vma.file).mprotect if rule is None else rule
+            try:
+                ask(self.run, at, request)
+            except Stop as stop:
+                return Outcome(errno=stop.errno, effects=effects, why=stop.why)
+            vma, new_prot = self._change(vma, here, stop_at, cell)
+            effects.append(Protect(here, stop_at, new_prot, vma.file))
+            here = vma.end
+            vma = self.vmas.find(here)
+        if here < end:
+            return Outcome(errno=ENOMEM, effects=effects, why="no hole in the range")
+        return Outcome(effects=effects)
+
+    def _change(self, vma: Vma, start: int, end: int, cell: Cell) -> tuple[Vma, int]:
+        """mprotect_fixup(): split, change, merge. The VMA at ``start`` and its prot."""
+        changed = vma.piece(start, end)
+        changed.load(cell)
+        if changed.same_attributes(vma):
+            return vma, vma.prot
+        if changed.prot & PROT_WRITE:
+            if not (vma.prot & PROT_WRITE or vma.shared or vma.flags & (VM_ACCOUNT | VM_NORESERVE)):
+                changed.flags |= VM_ACCOUNT
+        elif vma.anonymous and vma.anon is None and self.version >= (6, 7):
+            changed.flags &= ~VM_ACCOUNT
+        return self.vmas.change(vma, changed), changed.prot
+
+    def munmap(self, start: int, length: int) -> Outcome:
+        """The system call munmap. Follows do_vmi_munmap()."""
+        if start & PAGE_SIZE - 1 or start > TASK_SIZE or length > TASK_SIZE - start:
+            return Outcome(errno=EINVAL, why="an aligned range in user space")
+        if not length:
+            return Outcome(errno=EINVAL, why="length is not 0")
+        end = start + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
+        return Outcome(effects=self._unmap(start, end))
+
+    def mremap(
+        self,
+        addr: int,
+        old_length: int,
+        new_length: int,
+        flags: int,
+        new_addr: int = 0,
+        placed_at: int | None = None,
+    ) -> Outcome:
+        """The system call mremap; see `softsgx.mm.mremap.mremap`. placed_at: as for `mmap`."""
+        return mremap(self, addr, old_length, new_length, flags, new_addr, placed_at)
+
+    def _unmap(self, start: int, end: int) -> list[Effect]:
+        return [Unmap(v.start, v.end) for v in self.vmas.remove(start, end)]
+
+
+def _need(errno: int, cond: object, why: str) -> None:
+    if not cond:
+        raise Stop(errno, why)

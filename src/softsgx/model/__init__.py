@@ -1,0 +1,1 @@
+"""What is answered to an event and what has to be done to the process: values only."""
