@@ -1,0 +1,241 @@
+"""MRENCLAVE against a plain writing-out of the SDM's records, hashed by the openssl program."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from softsgx.errors import InternalError
+from softsgx.sgx.measure import LateMeasurement, Measurement, measured_flags
+
+RX_REG, RW_REG, TCS = 0x205, 0x203, 0x100
+
+
+def u64(value: int) -> bytes:
+    return value.to_bytes(8, "little")
+
+
+def ecreate(ssa: int, size: int) -> bytes:
+    return (b"ECREATE\0" + ssa.to_bytes(4, "little") + u64(size)).ljust(64, b"\0")
+
+
+def eadd(offset: int, flags: int) -> bytes:
+    return (b"EADD\0\0\0\0" + u64(offset) + u64(flags)).ljust(64, b"\0")
+
+
+def eextend(offset: int, chunk: bytes) -> bytes:
+    return (b"EEXTEND\0" + u64(offset)).ljust(64, b"\0") + chunk
+
+
+def records(offset: int, flags: int, data: bytes, mrmask: int = 0xFFFF) -> bytes:
+    """The records of whole pages, written out one after the other."""
+    stream = b""
+    for page in range(0, len(data), 4096):
+        stream += eadd(offset + page, flags)
+        for i in range(16):
+            if mrmask >> i & 1:
+                at = page + 256 * i
+                stream += eextend(offset + at, data[at : at + 256])
+    return stream
+
+
+def openssl_sha256(stream: bytes) -> bytes:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl on PATH; install openssl to force it")
+    done = subprocess.run(
+        [openssl, "dgst", "-sha256", "-binary"], input=stream, check=True, capture_output=True
+    )
+    return done.stdout
+
+
+@pytest.fixture
+def memfd() -> Iterator[int]:
+    fd = os.memfd_create("enclave")
+    yield fd
+    os.close(fd)
+
+
+def contents(n_pages: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(n_pages * 4096)
+
+
+def test_record_by_record() -> None:
+    data = contents(1)
+    m = Measurement()
+    m.ecreate(1, 0x10000)
+    m.eadd(0x3000, RX_REG)
+    m.eextend(0x3100, data[:256])
+    stream = ecreate(1, 0x10000) + eadd(0x3000, RX_REG) + eextend(0x3100, data[:256])
+    assert m.digest() == openssl_sha256(stream)
+
+
+# The runs cross multiples of 16, 64 and 4096 pages, where other bytes of the offset change.
+@pytest.mark.parametrize(
+    ("first_page", "n_pages"),
+    [(0, 1), (15, 2), (63, 1), (60, 10), (1, 200), (4090, 80), ((1 << 24) - 3, 70)],
+)
+def test_bulk(memfd: int, first_page: int, n_pages: int) -> None:
+    offset, data = first_page * 4096, contents(n_pages)
+    os.pwrite(memfd, data, 0x5000)
+    stream = ecreate(2, 1 << 40) + records(offset, RX_REG, data) + records(0, RW_REG, contents(2))
+    expected = openssl_sha256(stream)
+
+    from_fd = Measurement()
+    from_fd.ecreate(2, 1 << 40)
+    from_fd.add_pages_from_fd(memfd, 0x5000, offset, n_pages, RX_REG)
+    from_fd.add_pages(0, RW_REG, contents(2))
+    assert from_fd.digest() == expected
+
+    from_bytes = Measurement()
+    from_bytes.ecreate(2, 1 << 40)
+    from_bytes.add_pages(offset, RX_REG, data)
+    assert from_bytes.digest() == openssl_sha256(
+        ecreate(2, 1 << 40) + records(offset, RX_REG, data)
+    )
+
+
+@pytest.mark.parametrize("n_pages", [1, 63, 1500])
+def test_unmeasured(n_pages: int) -> None:
+    m = Measurement()
+    m.ecreate(1, 1 << 30)
+    m.add_pages_unmeasured(0x7000, RW_REG, n_pages)
+    m.add_pages(0, RW_REG, bytes(4096), measured=False)
+    stream = ecreate(1, 1 << 30)
+    stream += b"".join(eadd(0x7000 + 4096 * i, RW_REG) for i in range(n_pages)) + eadd(0, RW_REG)
+    assert m.digest() == openssl_sha256(stream)
+
+
+def test_v20_mrmask() -> None:
+    data = contents(1)
+    m = Measurement()
+    m.ecreate(1, 0x4000)
+    m.add_page_masked(0x1000, RX_REG, data, 0b1000_0000_0010_0001)
+    stream = ecreate(1, 0x4000) + records(0x1000, RX_REG, data, 0b1000_0000_0010_0001)
+    assert m.digest() == openssl_sha256(stream)
+
+
+def test_a_tcs_is_measured_without_permissions(memfd: int) -> None:
+    os.pwrite(memfd, contents(1), 0)
+    assert measured_flags(TCS | 3) == TCS
+    assert measured_flags(RX_REG) == RX_REG
+    with_rw, without = Measurement(), Measurement()
+    with_rw.add_pages_from_fd(memfd, 0, 0, 1, TCS | 3)
+    without.add_pages_from_fd(memfd, 0, 0, 1, TCS)
+    assert with_rw.digest() == without.digest()
+    assert without.digest() == openssl_sha256(records(0, TCS, contents(1)))
+
+
+# (page, number of pages, flags, measured)
+RUNS = st.lists(
+    st.tuples(
+        st.integers(0, 300), st.integers(1, 90), st.sampled_from([RX_REG, RW_REG]), st.booleans()
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(runs=RUNS)
+def test_any_order_of_runs(runs: list[tuple[int, int, int, bool]]) -> None:
+    data = contents(400)
+    fd = os.memfd_create("enclave")
+    os.pwrite(fd, data, 0)
+    now, late = Measurement(), LateMeasurement()
+    stream = ecreate(1, 1 << 21)
+    now.ecreate(1, 1 << 21)
+    late.ecreate(1, 1 << 21)
+    for page, n_pages, flags, measured in runs:
+        offset = page * 4096
+        part = data[offset : offset + n_pages * 4096]
+        now.add_pages_from_fd(fd, offset, offset, n_pages, flags, measured)
+        for i in range(n_pages):  # one by one: they have to come out as one run
+            late.add_pages_from_fd(fd, offset + 4096 * i, offset + 4096 * i, 1, flags, measured)
+        stream += records(offset, flags, part, 0xFFFF if measured else 0)
+    expected = openssl_sha256(stream)
+    assert now.digest() == expected
+    assert late.digest() == expected
+    late.close()
+    os.close(fd)
+
+
+def test_late_keeps_what_was_added() -> None:
+    data = bytearray(contents(70))
+    expected = openssl_sha256(ecreate(1, 1 << 20) + records(0, RW_REG, bytes(data)))
+    late = LateMeasurement(cpus=os.sched_getaffinity(0))
+    late.ecreate(1, 1 << 20)
+    late.add_pages(0, RW_REG, data)
+    data[:] = bytes(len(data))
+    assert late.digest() == expected
+    late.close()
+
+
+def test_late_waits_for_room() -> None:
+    data = contents(64)
+    late = LateMeasurement(max_kept_bytes=len(data))
+    for i in range(8):
+        late.add_pages(i << 18, RW_REG, data)
+    now = Measurement()
+    for i in range(8):
+        now.add_pages(i << 18, RW_REG, data)
+    assert late.digest() == now.digest()
+    late.close()
+
+
+def test_late_goes_on_after_a_digest() -> None:
+    data = contents(65)
+    late = LateMeasurement()
+    late.add_pages(0, RW_REG, data)
+    late.digest()
+    late.add_pages(0x80000, RX_REG, data[:4096])
+    stream = records(0, RW_REG, data) + records(0x80000, RX_REG, data[:4096])
+    assert late.digest() == openssl_sha256(stream)
+    late.close()
+
+
+@pytest.mark.parametrize("n_pages", [1, 100])
+def test_late_failure_is_raised_by_digest(n_pages: int) -> None:
+    late = LateMeasurement()
+    closed = os.memfd_create("closed")
+    os.close(closed)
+    late.add_pages_from_fd(closed, 0, 0, n_pages, RW_REG)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        late.digest()
+    late.add_pages(0, RW_REG, contents(70))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        late.digest()
+    late.close()
+
+
+def test_small_enclaves_cost_no_thread(memfd: int) -> None:
+    os.pwrite(memfd, contents(63), 0)
+    before = threading.active_count()
+    late = LateMeasurement()
+    for i in range(63):
+        late.add_pages_from_fd(memfd, i << 12, i << 12, 1, RW_REG)
+    assert late.digest() == openssl_sha256(records(0, RW_REG, contents(63)))
+    assert threading.active_count() == before
+
+
+def test_misuse(memfd: int, tmp_path: Path) -> None:
+    m = Measurement()
+    with pytest.raises(InternalError, match="no number of pages"):
+        m.add_pages(0, RW_REG, bytes(4095))
+    with pytest.raises(InternalError, match="not the start of a page"):
+        m.add_pages(0x800, RW_REG, bytes(4096))
+    with pytest.raises(InternalError, match="EEXTEND of 255 bytes"):
+        m.eextend(0, bytes(255))
+    with pytest.raises(InternalError, match="EEXTEND of 256 bytes"):
+        m.eextend(0x80, bytes(256))
+    with pytest.raises(InternalError, match="file has 0 bytes"):
+        m.add_pages_from_fd(memfd, 0, 0, 1, RW_REG)
