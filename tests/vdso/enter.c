@@ -141,6 +141,7 @@ static void case_eexit(void)
 	}
 	/* function is 32 bits wide */
 	CHECK(enter(0x7700000002) == 0 && entries == 1);
+	sees(0, EENTER, caller_five);
 	CHECK(!run.exception_vector && !run.exception_error_code && !run.exception_addr);
 }
 
