@@ -70,7 +70,7 @@ def mask_of(letters: str) -> int:
 
 
 def mask_text(mask: int) -> str:
-    """Return the letters of a mask in the order of the kernel's audit lines, for example ``wrm``."""
+    """Return the letters of a mask in the order of the kernel's audit lines (``wrm``)."""
     return "".join(letter for letter, bit in _LETTERS.items() if mask & bit)
 
 
