@@ -14,6 +14,12 @@ import pytest
 __all__ = ["Softsgx"]
 
 
+def _environment() -> dict[str, str]:
+    """The environment without the user's own options of softsgx."""
+    kept = "SOFTSGX_STATE_DIR"  # the test's own: see conftest
+    return {k: v for k, v in os.environ.items() if k == kept or not k.startswith("SOFTSGX_")}
+
+
 class Softsgx:
     """The command line of softsgx in a process of its own.
 
@@ -54,7 +60,7 @@ class Softsgx:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=cwd or self._cwd,
-            env=os.environ | dict(env or {}),
+            env=_environment() | dict(env or {}),
             text=True,
             errors="backslashreplace",
             start_new_session=True,

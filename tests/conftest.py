@@ -10,6 +10,7 @@ import pytest
 
 from tests.cache import ROOT, build, cache_directory, locked
 from tests.command import Softsgx
+from tests.kernel_selftest.build import PACKAGES, MissingSource, selftest
 
 _GUESTS = ROOT / "tests" / "guests"
 
@@ -19,10 +20,7 @@ _STATE_VARIABLES = ("SOFTSGX_STATE_DIR", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XD
 
 @pytest.fixture(autouse=True)
 def state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Point softsgx's state at a fresh directory, and forget the user's own options."""
-    for name in list(os.environ):
-        if name.startswith("SOFTSGX_") and name != "SOFTSGX_TEST_CACHE":
-            monkeypatch.delenv(name)
+    """Point softsgx's state at a directory of the test's own, not made yet."""
     for name in _STATE_VARIABLES:
         monkeypatch.setenv(name, str(tmp_path / "state" / name.lower()))
     return tmp_path / "state" / "softsgx_state_dir"
@@ -55,3 +53,18 @@ def guest(guests_directory: Path) -> Callable[[str], Path]:
         return program
 
     return find
+
+
+@pytest.fixture(scope="session")
+def kernel_source() -> Path:
+    """A kernel source tree, of which there is what the SGX selftest needs.
+
+    That is the headers of SGX in arch/x86/include, tools/include and the selftest itself.
+    """
+    reason = ""
+    for package in PACKAGES:
+        try:
+            return selftest(package).tree
+        except MissingSource as e:
+            reason = str(e)
+    pytest.skip(reason)

@@ -47,11 +47,16 @@ class MissingSource(Exception):
 
 
 class Selftest:
-    """A built selftest: the Debian package it is from, and where it lies."""
+    """A built selftest: the Debian package it is from, and where it lies.
 
-    def __init__(self, package: str, directory: Path) -> None:
+    ``tree`` is the part of the kernel's sources that is unpacked, ``directory`` the
+    selftest's own in it.
+    """
+
+    def __init__(self, package: str, tree: Path) -> None:
         self.package = package
-        self.directory = directory
+        self.tree = tree
+        self.directory = directory = tree / _SGX
         self.program = directory / "test_sgx"
         """The program; it finds its enclave, test_encl.elf, beside itself."""
 
@@ -89,14 +94,14 @@ def selftest(package: str) -> Selftest:
     if not archive.exists():
         raise MissingSource(f"no {archive}; to have these tests: apt-get install {package}")
     cache = cache_directory(f"{package}_{_version(package, archive)}")
-    directory = cache / package / _SGX
+    result = Selftest(package, cache / package)
     with locked(cache):
         if not (cache / "built").exists():
             _unpack(archive, cache, package)
             # The OUTPUT is what lib.mk takes by default, in a make of its own.
-            build(["make", "-C", directory, f"OUTPUT={directory}"])
+            build(["make", "-C", result.directory, f"OUTPUT={result.directory}"])
             (cache / "built").touch()
-    return Selftest(package, directory)
+    return result
 
 
 def _unpack(archive: Path, cache: Path, package: str) -> None:
