@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.cache import ROOT, build, cache_directory, locked
 from tests.command import Softsgx
 from tests.kernel_selftest.build import PACKAGES, MissingSource, selftest
+
+# How long one example takes says how busy the machine is, not whether it is right.
+settings.register_profile("softsgx", deadline=None, print_blob=True)
+settings.load_profile("softsgx")
 
 _GUESTS = ROOT / "tests" / "guests"
 
@@ -33,24 +38,19 @@ def softsgx(tmp_path: Path) -> Softsgx:
 
 
 @pytest.fixture(scope="session")
-def guests_directory() -> Path:
-    """Where the programs of tests/guests lie, built by its Makefile outside the tree."""
+def guest() -> Callable[[str], Path]:
+    """``guest(name)``: the path of the program `name`, built by the Makefile of tests/guests.
+
+    Only what is asked for is built, outside the source tree; a name that the Makefile
+    has no rule for is a BuildError that says so.
+    """
     output = cache_directory("guests")
-    with locked(output):
-        build(["make", "-s", "-C", _GUESTS, f"OUT={output}"])
-    return output
 
-
-@pytest.fixture(scope="session")
-def guest(guests_directory: Path) -> Callable[[str], Path]:
-    """``guest(name)``: the path of the built program `name` of tests/guests."""
-
+    @functools.cache
     def find(name: str) -> Path:
-        program = guests_directory / name
-        if not program.exists():
-            built = sorted(p.name for p in guests_directory.iterdir() if os.access(p, os.X_OK))
-            pytest.fail(f"tests/guests/Makefile builds no {name}; it built {', '.join(built)}")
-        return program
+        with locked(output):
+            build(["make", "-s", "-C", _GUESTS, f"OUT={output}", output / name])
+        return output / name
 
     return find
 
