@@ -1,0 +1,54 @@
+"""EREPORT: what an enclave is, said to another enclave of the same device."""
+
+from __future__ import annotations
+
+from softsgx.sdm.structs import REPORT, TARGETINFO
+from softsgx.sgx.keys import CPUSVN, Identity, report_key, report_mac
+
+__all__ = ["ereport", "targetinfo_faults"]
+
+
+def targetinfo_faults(targetinfo: bytes) -> bool:
+    """Whether EREPORT of these 512 bytes is #GP(0): a reserved byte is not zero."""
+    return not TARGETINFO.reserved_zero(targetinfo)
+
+
+def ereport(
+    secs: Identity, targetinfo: bytes, reportdata: bytes, root: bytes, keyid: bytes
+) -> bytes:
+    """The REPORT (432 bytes) of the enclave ``secs`` for the enclave that TARGETINFO names.
+
+    ``reportdata`` has 64 bytes; ``keyid`` (32) is the device's CR_REPORT_KEYID, random for each
+    boot. The target verifies: EGETKEY of REPORT_KEY with the report's KEYID, then
+    :func:`softsgx.sgx.keys.report_mac`. SDM, EREPORT, "Operation".
+    """
+    report = REPORT.pack(
+        cpusvn=CPUSVN,
+        miscselect=secs.miscselect,
+        cet_attributes=secs.cet_attributes,
+        isvextprodid=secs.isvextprodid,
+        attributes=secs.attributes,
+        xfrm=secs.xfrm,
+        mrenclave=secs.mrenclave,
+        mrsigner=secs.mrsigner,
+        configid=secs.configid,
+        isvprodid=secs.isvprodid,
+        isvsvn=secs.isvsvn,
+        configsvn=secs.configsvn,
+        isvfamilyid=secs.isvfamilyid,
+        reportdata=bytes(reportdata),
+        keyid=keyid,
+    )
+    t = TARGETINFO.unpack(targetinfo)
+    key = report_key(
+        root,
+        keyid,
+        t.measurement,
+        t.attributes,
+        t.xfrm,
+        t.miscselect,
+        t.configid,
+        t.configsvn,
+        t.cet_attributes,
+    )
+    return report[: REPORT.offset("mac")] + report_mac(key, report)
