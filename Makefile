@@ -12,7 +12,9 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := $(wildcard src tests bench examples tools hatch_build.py)
+# Where there is Python: mypy takes a folder without any for a mistake.
+CODE := $(wildcard *.py) $(foreach folder,src tests bench examples tools,\
+    $(if $(shell find $(folder) -name '*.py' -print -quit 2>/dev/null),$(folder)))
 # An editable install compiles what hatch_build.py compiles: its inputs make it stale.
 NATIVE := $(wildcard hatch_build.py) $(shell find src -name '*.[chS]' -o -name '*.lds')
 
