@@ -86,6 +86,11 @@ class Branch:
         """Is this arm in force under these boolean values?"""
         return evaluate(self.condition, booleans) == self.when
 
+    def describe(self) -> str:
+        """Return the arm as text: the condition, negated for its false arm."""
+        plain = self.text[1:-1] if self.text == f"({self.condition[0]})" else self.text
+        return plain if self.when else f"not {plain}"
+
     def names(self) -> list[str]:
         """Return the booleans of the condition, sorted."""
         words = set(re.findall(r"[^\s()]+", self.text))

@@ -22,7 +22,10 @@ from softsgx.policy.image import UNKNOWN_ALLOW, PolicyHeader
 from softsgx.policy.rules import Expression, PolicyText, parse
 from softsgx.policy.transition import new_context, range_text
 
-__all__ = ["Decision", "SELinuxPolicy", "read_policy"]
+__all__ = ["MINIMAL", "Decision", "SELinuxPolicy", "read_policy"]
+
+# The policy that comes with softsgx: a loader whose rights are booleans.
+MINIMAL = os.path.join(os.path.dirname(__file__), "minimal.cil")
 
 _NONE: frozenset[str] = frozenset()
 _ALL = 0xFFFFFFFF
@@ -330,6 +333,18 @@ class SELinuxPolicy:
                 self._vectors.clear()
             self._vectors[key] = vector
         return vector
+
+    def reason(
+        self, scontext: str, tcontext: str, tclass: str, perms: Iterable[str]
+    ) -> tuple[int, str]:
+        """Return why `perms` are not allowed: sepol's COMPUTEAV_* bits, and the constraints."""
+        ssid, tsid = self.sid(scontext), self.sid(tcontext)
+        value = self._db.class_value(tclass)
+        wanted = 0
+        for name in perms:
+            wanted |= self._db.perm_bit(value, name)
+        reason = self._db.compute_av(ssid, tsid, value, wanted)[3]
+        return reason, self._db.constraint_text(ssid, tsid, value, wanted)
 
     def is_permissive(self, context: str) -> bool:
         """Is the context's domain permissive by itself (``typepermissive``)?"""
