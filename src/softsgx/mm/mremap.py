@@ -208,6 +208,9 @@ def _clear_destination(call: _Remap) -> None:
 def _move_to(call: _Remap) -> Outcome:
     """mremap_to() once the checks have passed."""
     _clear_destination(call)
+    if call.mm.vmas.find(call.addr) is None:
+        # With an old length of 0 the destination may be the source itself.
+        return call.fail(EFAULT, "the destination leaves the source mapped")
     if call.flags & MREMAP_FIXED:
         new_addr = call.new_addr
     elif call.placed_at is not None:
@@ -279,14 +282,10 @@ def _move(call: _Remap, addr: int, old_len: int, new_addr: int, new_len: int) ->
     if unfaulted:
         # An anonymous VMA without pages takes the offset of its new place.
         new.pgoff = new_addr >> PAGE_SHIFT
-    if keep and unfaulted and (new.end == vma.start or new.start == vma.end):
-        vmas.insert(new)
-    else:
-        vmas.add(new)
+    vmas.add(new)
     if not keep:
         vmas.remove(addr, addr + old_len)
     elif vma.start == addr and vma.end == addr + old_len:
+        # Stable kernels of 2026 also reset pgoff and keep the two from merging.
         vma.anon, vma.forked = None, False
-        if vma.anonymous:
-            vma.pgoff = vma.start >> PAGE_SHIFT
     call.effects.append(Move(addr, addr + old_len, new_addr, new_addr + new_len, keep, vma.file))

@@ -51,6 +51,8 @@ class VmaList:
 
     def overlapping(self, start: int, end: int) -> list[Vma]:
         """The VMAs with an address in ``[start, end)``, in order."""
+        if start >= end:
+            return []
         i = bisect_right(self._vmas, start, key=_end)
         return self._vmas[i : bisect_left(self._vmas, end, i, key=_start)]
 
@@ -66,6 +68,8 @@ class VmaList:
 
         Follows vms_gather_munmap_vmas() of mm/vma.c: VMAs at the edges are split.
         """
+        if start >= end:
+            return []
         i = bisect_right(self._vmas, start, key=_end)
         j = bisect_left(self._vmas, end, i, key=_start)
         gone = self._vmas[i:j]
