@@ -207,12 +207,10 @@ int encl_map(struct encl *e)
 	return ret;
 }
 
-int encl_load(struct encl *e, const struct encl_opts *opts)
+int encl_build(struct encl *e, uint64_t chunk)
 {
-	int ret = encl_plan(e, opts);
+	int ret = encl_sign(e);
 
-	if (!ret)
-		ret = encl_sign(e);
 	if (!ret)
 		ret = encl_open(e);
 	if (!ret)
@@ -220,12 +218,19 @@ int encl_load(struct encl *e, const struct encl_opts *opts)
 	if (!ret)
 		ret = encl_create(e);
 	if (!ret)
-		ret = encl_add_all(e, 0);
+		ret = encl_add_all(e, chunk);
 	if (!ret)
 		ret = encl_init(e);
 	if (!ret)
 		ret = encl_map(e);
 	return ret;
+}
+
+int encl_load(struct encl *e, const struct encl_opts *opts)
+{
+	int ret = encl_plan(e, opts);
+
+	return ret ? ret : encl_build(e, 0);
 }
 
 void encl_free(struct encl *e)

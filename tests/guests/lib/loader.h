@@ -5,7 +5,7 @@
  *
  * The steps are separate because loaders differ in their order:
  *   encl_plan -> encl_sign -> encl_open -> encl_reserve -> encl_create -> encl_add -> encl_init
- *   -> encl_map. encl_load does them all in the order of the kernel's documentation.
+ *   -> encl_map. encl_load does them all, in the order of the kernel's documentation.
  */
 #ifndef GUESTS_LOADER_H
 #define GUESTS_LOADER_H
@@ -56,6 +56,7 @@ int encl_plan(struct encl *e, const struct encl_opts *opts);
 int encl_seg(struct encl *e, const char *name, uint64_t off, uint64_t len, uint64_t flags,
 	     const void *src, bool measure);
 int encl_sign(struct encl *e); /* sign.c: MRENCLAVE and SIGSTRUCT */
+int encl_resign(struct sigstruct *sig); /* after a field was changed: the signature, Q1, Q2 */
 int encl_open(struct encl *e);
 int encl_reserve(struct encl *e);
 int encl_create(struct encl *e);
@@ -64,6 +65,7 @@ int encl_add_all(struct encl *e, uint64_t chunk);
 int encl_init(struct encl *e);
 int encl_map(struct encl *e);
 int encl_map_seg(struct encl *e, const struct encl_seg *s, int prot);
+int encl_build(struct encl *e, uint64_t chunk); /* all after encl_plan */
 int encl_load(struct encl *e, const struct encl_opts *opts);
 void encl_free(struct encl *e);
 

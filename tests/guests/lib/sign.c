@@ -101,14 +101,22 @@ static int sign(struct sigstruct *sig, EVP_PKEY *key)
 	return ok && quotients(sig);
 }
 
+int encl_resign(struct sigstruct *sig)
+{
+	BIO *pem = BIO_new_mem_buf(sign_key, (int)(sign_key_end - sign_key));
+	EVP_PKEY *key = PEM_read_bio_PrivateKey(pem, NULL, NULL, NULL);
+	int ok = key && sign(sig, key);
+
+	EVP_PKEY_free(key);
+	BIO_free(pem);
+	return ok ? 0 : -1;
+}
+
 int encl_sign(struct encl *e)
 {
 	static const uint8_t header[16] = {6, 0, 0, 0, 0xe1, 0, 0, 0, 0, 0, 1};
 	static const uint8_t header2[16] = {1, 1, 0, 0, 0x60, 0, 0, 0, 0x60, 0, 0, 0, 1};
-	BIO *pem = BIO_new_mem_buf(sign_key, (int)(sign_key_end - sign_key));
-	EVP_PKEY *key = PEM_read_bio_PrivateKey(pem, NULL, NULL, NULL);
 	struct sigstruct *sig = &e->sig;
-	int ok;
 
 	measure(e);
 	memset(sig, 0, sizeof(*sig));
@@ -125,10 +133,9 @@ int encl_sign(struct encl *e)
 	memcpy(sig->enclavehash, e->mrenclave, 32);
 	sig->isvprodid = 1;
 	sig->isvsvn = 1;
-	ok = key && sign(sig, key);
-	EVP_PKEY_free(key);
-	BIO_free(pem);
-	if (!ok)
+	if (encl_resign(sig)) {
 		snprintf(e->err, sizeof(e->err), "signing failed");
-	return ok ? 0 : -EPROTO;
+		return -EPROTO;
+	}
+	return 0;
 }

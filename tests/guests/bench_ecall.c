@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * usage: bench_ecall [CALLS [THREADS [raw]]]
+ * Empty ECALLs (EENTER + EEXIT) through the vDSO, or by raw ENCLU; prints `ns_per_ecall X`, of the
+ * wall clock, over all threads' calls (so on N free cores more threads give a smaller number).
+ */
+#include <pthread.h>
+#include <time.h>
+#include "loader.h"
+#include "tap.h"
+
+static struct encl e;
+static long calls = 100000;
+static int raw;
+
+static void *worker(void *arg)
+{
+	int n = (int)(intptr_t)arg;
+	struct sgx_enclave_run run = {0};
+	struct call c = {.op = OP_NOP};
+
+	for (long i = 0; i < calls; i++) {
+		if (raw ? encl_raw_enter(&c, e.base + e.tcs[n], EENTER)
+			: encl_call(&e, n, &c, &run) || run.function != EEXIT)
+			return "an ECALL failed";
+	}
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	int threads = argc > 2 ? atoi(argv[2]) : 1;
+	pthread_t t[MAX_THREADS];
+	struct timespec a, b;
+	void *why = NULL;
+
+	if (argc > 1)
+		calls = atol(argv[1]);
+	raw = argc > 3;
+	if (threads < 1 || threads > MAX_THREADS || calls < 1)
+		bail("usage", "bench_ecall [CALLS [THREADS [raw]]]");
+	if (encl_load(&e, &(struct encl_opts){.threads = threads}))
+		bail("load", e.err);
+	if (!encl_op(&e, OP_SUM, 1, 1, 0, 0)) /* finds the vDSO, and lets an emulator patch what it will */
+		bail("ecall", e.err);
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	for (intptr_t n = 0; n < threads; n++)
+		pthread_create(&t[n], NULL, worker, (void *)n);
+	for (int n = 0; n < threads; n++) {
+		void *w;
+
+		pthread_join(t[n], &w);
+		why = why ? why : w;
+	}
+	clock_gettime(CLOCK_MONOTONIC, &b);
+	check(!why, "ecalls", "%s", (char *)why);
+	printf("ns_per_ecall %.1f\n", ((double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec))
+	       / (double)calls / threads);
+	return tap_failed;
+}

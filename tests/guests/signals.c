@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * usage: signals [MILLISECONDS]
+ * A timer signal each millisecond and SIGUSR1 from another thread while a computation runs inside,
+ * through the vDSO and by raw ENCLU. Each signal is an AEX first: the handler must find the thread
+ * outside, at the AEP, ready to ERESUME, with nothing of the enclave in its registers.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <sys/time.h>
+#include <time.h>
+#include <ucontext.h>
+#include "loader.h"
+#include "tap.h"
+
+static struct encl e;
+static volatile long alarms, users, at_aep, wrong;
+static volatile uint64_t wrong_rip, wrong_rax, wrong_rbx, wrong_rcx, wrong_other;
+static volatile uint64_t aep; /* where a raw entry's AEP is; 0: the vDSO's, which we cannot know */
+static volatile int running;
+
+static void handler(int sig, siginfo_t *info, void *context)
+{
+	greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
+	uint64_t rip = (uint64_t)r[REG_RIP], rcx = (uint64_t)r[REG_RCX];
+	uint64_t other = (uint64_t)(r[REG_RDX] | r[REG_RSI] | r[REG_RDI] | r[REG_R8] | r[REG_R9]
+				    | r[REG_R10] | r[REG_R11] | r[REG_R12] | r[REG_R13] | r[REG_R14]
+				    | r[REG_R15]);
+	uint64_t tcs = e.base + e.tcs[0];
+	bool inside = rip >= e.base && rip < e.base + e.size;
+	bool maybe_aep = rip == rcx && r[REG_RAX] == ERESUME;
+
+	(void)info;
+	if (sig == SIGALRM)
+		alarms++;
+	else
+		users++;
+	if (inside || (maybe_aep && ((uint64_t)r[REG_RBX] != tcs || other || (aep && rip != aep)))) {
+		wrong++;
+		wrong_rip = rip;
+		wrong_rax = (uint64_t)r[REG_RAX];
+		wrong_rbx = (uint64_t)r[REG_RBX];
+		wrong_rcx = rcx;
+		wrong_other = other;
+	} else if (maybe_aep) {
+		at_aep++;
+	}
+}
+
+static void *pester(void *arg)
+{
+	struct timespec ms = {.tv_nsec = 3000000};
+
+	while (running) {
+		pthread_kill(*(pthread_t *)arg, SIGUSR1);
+		nanosleep(&ms, NULL);
+	}
+	return NULL;
+}
+
+/* One computation of some `rounds`, pestered; the checks are named after how it was entered. */
+static void run(bool raw, uint64_t rounds, const char *names[])
+{
+	struct itimerval each_ms = {{0, 1000}, {0, 1000}}, off = {0};
+	struct call c = {.op = OP_SUM, .a = 7, .b = rounds};
+	pthread_t self = pthread_self(), t;
+	bool left;
+
+	alarms = users = at_aep = wrong = 0;
+	aep = raw ? (uint64_t)encl_raw_aep : 0;
+	running = 1;
+	pthread_create(&t, NULL, pester, &self);
+	setitimer(ITIMER_REAL, &each_ms, NULL);
+	left = raw ? encl_raw_enter(&c, e.base + e.tcs[0], EENTER) == 0 : encl_do(&e, 0, &c);
+	setitimer(ITIMER_REAL, &off, NULL);
+	running = 0;
+	pthread_join(t, NULL);
+	check(left && c.ret == mix(7, rounds), names[0], "ret %#lx; %s", c.ret, e.err);
+	check(alarms > 5 && users > 2 && at_aep > 5, names[1], "%ld SIGALRM, %ld SIGUSR1, %ld at the AEP",
+	      alarms, users, at_aep);
+	check(!wrong, names[2], "%ld times; last rip %#lx rax %#lx rbx %#lx rcx %#lx, or of the rest %#lx",
+	      wrong, wrong_rip, wrong_rax, wrong_rbx, wrong_rcx, wrong_other);
+}
+
+/* How many rounds take that long outside. */
+static uint64_t calibrate(long milliseconds)
+{
+	struct timespec a, b;
+	volatile uint64_t sink;
+
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	sink = mix(1, 5000000);
+	clock_gettime(CLOCK_MONOTONIC, &b);
+	(void)sink;
+	return (uint64_t)(5e6 * (double)milliseconds * 1e6
+			  / ((double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec)));
+}
+
+int main(int argc, char **argv)
+{
+	static const char *vdso[] = {"vdso_sum", "vdso_signals", "vdso_state"};
+	static const char *raw[] = {"raw_sum", "raw_signals", "raw_state"};
+	static char stack[1 << 16];
+	stack_t alt = {.ss_sp = stack, .ss_size = sizeof(stack)};
+	struct sigaction act = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+	uint64_t rounds = calibrate(argc > 1 ? atol(argv[1]) : 300);
+
+	if (encl_load(&e, &(struct encl_opts){0}))
+		bail("load", e.err);
+	sigaltstack(&alt, NULL);
+	sigaction(SIGALRM, &act, NULL);
+	act.sa_flags &= ~SA_ONSTACK;
+	sigaction(SIGUSR1, &act, NULL);
+	run(false, rounds, vdso);
+	run(true, rounds, raw);
+	return tap_failed;
+}
