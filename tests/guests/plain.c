@@ -17,7 +17,6 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <ucontext.h>
 #include "tap.h"
 
 static void forks(void)
@@ -62,9 +61,10 @@ static void threads(void)
 static void vforks(const char *self)
 {
 	char *const args[] = {"plain", "exit", "7", NULL}, *const env[] = {NULL};
-	int right = 0, status;
+	volatile int right = 0; /* vfork() returns twice in one frame */
+	int status;
 
-	for (int i = 0; i < 10; i++) {
+	for (volatile int i = 0; i < 10; i++) {
 		pid_t pid = vfork();
 
 		if (pid == 0) {
@@ -114,13 +114,11 @@ static void stopped(void)
 
 static sigjmp_buf back;
 static volatile int caught;
-static volatile uint64_t where;
 
 static void catcher(int sig, siginfo_t *info, void *context)
 {
-	(void)info;
+	(void)info, (void)context;
 	caught = sig;
-	where = (uint64_t)((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
 	siglongjmp(back, 1);
 }
 
@@ -135,7 +133,8 @@ static void try(int sig, void (*f)(void), const char *name)
 static void f_ill(void) { __asm__ volatile("ud2"); }
 static void f_trap(void) { __asm__ volatile("int3"); }
 static void f_fpe(void) { __asm__ volatile("xor %%ecx, %%ecx; div %%ecx" ::: "eax", "ecx", "edx"); }
-static void f_segv(void) { *(volatile int *)16 = 1; }
+static volatile int *volatile nowhere = (int *)16;
+static void f_segv(void) { *nowhere = 1; }
 
 /* ENCLU with no enclave: #UD on a CPU without SGX, #GP or #PF on one with it. */
 static void f_enclu(void)

@@ -28,8 +28,9 @@ static void *worker(void *arg)
 		return "did not meet the others inside";
 	if (!encl_do(&e, n, &sum) || sum.ret != expected)
 		return "wrong sum";
-	if (!encl_do(&e, n, &who) || who.b != e.base + e.tcs[n] || who.c != (uint64_t)n)
-		return "GS or TCS is another thread's";
+	if (!encl_do(&e, n, &who) || who.b != e.base + e.tcs[n] || who.c != (uint64_t)n
+	    || who.d != e.tcs[n] + PAGE + NSSA * PAGE)
+		return "TCS, GS or FS is another thread's";
 	if (own != n)
 		return "FS was not given back";
 	return NULL;

@@ -25,7 +25,7 @@ enum op {
 	OP_SUM,        /* ret = mix(a, b rounds) */
 	OP_MEET,       /* wait inside until b threads are at the counter at a; ret = 0, or 1 after c spins */
 	OP_SPIN,       /* write 1 to *(u64 *)a, then spin until *(u64 *)b is not 0 */
-	OP_WHO,        /* ret = CSSA, b = TCS, c = %gs:0 (thread number), d = %fs:8 (the base itself) */
+	OP_WHO,        /* ret = CSSA, b = TCS, c = %gs:0 (thread number), d = %fs:8 (its page's offset) */
 	OP_COPY,       /* copy c bytes from b to a */
 	OP_CALL,       /* ret = ((u64 (*)(u64))a)(b): run code that was put into a page */
 	OP_ENCLU,      /* leaf a on page b with SECINFO flags c and source d: EACCEPT, EMODPE, EACCEPTCOPY */
