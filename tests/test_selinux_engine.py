@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from softsgx.errors import UsageError
-from softsgx.policy import sepol
+from softsgx.errors import UnsupportedError, UsageError
+from softsgx.policy import native
+from softsgx.policy.labels import PathLabels
+from softsgx.policy.native import compile_cil
 from softsgx.policy.rules import PolicyText, evaluate, parse
 from softsgx.policy.selinux import Decision, SELinuxPolicy
 from tests.lsm_replay import EXEC, WRITE, File, Vma, replay
@@ -176,7 +178,7 @@ def test_in_process_compiler_writes_what_secilc_writes(tmp_path: Path) -> None:
     subprocess.run(
         [secilc, "-M", "true", "-c", version, "-o", output, "-f", os.devnull, CIL], check=True
     )
-    image, _ = sepol.compile_cil([(CIL.name, CIL.read_bytes())], "tiny")
+    image, _ = compile_cil([(CIL.name, CIL.read_bytes())], "tiny")
     assert image == output.read_bytes()
 
 
@@ -425,3 +427,17 @@ def test_what_the_text_says() -> None:
 )
 def test_boolean_expressions(expression: str, value: bool) -> None:
     assert evaluate(parse(expression), {"yes": True, "no": False}) is value
+
+
+def test_missing_libraries_name_their_packages(
+    policy: SELinuxPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_SELINUX", "libselinux.so.404")
+    contexts = tmp_path / "file_contexts"
+    contexts.write_text("/.*\tsystem_u:object_r:data_t:s0\n")
+    with pytest.raises(UnsupportedError, match="install the package libselinux1"):
+        PathLabels(policy, file_contexts=str(contexts))
+    monkeypatch.setattr(native, "_SEPOL", "libsepol.so.404")
+    monkeypatch.setattr(native, "_first", None)
+    with pytest.raises(UnsupportedError, match="install the package libsepol2"):
+        SELinuxPolicy.from_cil(CIL.read_text())

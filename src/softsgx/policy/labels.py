@@ -14,8 +14,8 @@ import stat
 from collections.abc import Mapping
 
 from softsgx.errors import UsageError
+from softsgx.policy.native import Selabel
 from softsgx.policy.selinux import SELinuxPolicy
-from softsgx.policy.sepol import FileContexts
 
 __all__ = ["PathLabels"]
 
@@ -57,16 +57,16 @@ class PathLabels:
             if not policy.valid(context):
                 raise UsageError(f"{path}: not a context of {policy.where}: {context}")
         self._cache: dict[tuple[str, int], str] = {}
-        self._contexts: FileContexts | None = None
+        self._contexts: Selabel | None = None
         self._memory = -1
         if file_contexts is not None:
-            self._contexts = FileContexts(file_contexts)
+            self._contexts = _open_contexts(file_contexts)
         elif policy.file_contexts:
             # libselinux reads a file by name: give it one in memory.
             self._memory = os.memfd_create("file_contexts", os.MFD_CLOEXEC)
             with open(self._memory, "wb", closefd=False) as memory:
                 memory.write(policy.file_contexts)
-            self._contexts = FileContexts(f"/proc/self/fd/{self._memory}")
+            self._contexts = _open_contexts(f"/proc/self/fd/{self._memory}")
 
     def close(self) -> None:
         """Free what libselinux holds."""
@@ -124,6 +124,15 @@ class PathLabels:
             if initial is not None:
                 return initial
         raise UsageError(f"{self._policy.where}: the policy says nothing of files without a label")
+
+
+def _open_contexts(path: str) -> Selabel:
+    if not os.path.exists(path):
+        raise UsageError(f"{path}: no such file of file contexts")
+    contexts = Selabel(path)
+    if not contexts.opened:
+        raise UsageError(f"{path}: libselinux cannot read it as file contexts")
+    return contexts
 
 
 def _mode_of(path: str) -> int:

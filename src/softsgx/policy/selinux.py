@@ -17,9 +17,10 @@ import os
 from collections.abc import Iterable, Mapping
 
 from softsgx.errors import UsageError
-from softsgx.policy import sepol
 from softsgx.policy.image import UNKNOWN_ALLOW, PolicyHeader
+from softsgx.policy.native import compile_cil, image_to_cil, set_booleans
 from softsgx.policy.rules import Expression, PolicyText, parse
+from softsgx.policy.sepol import PolicyDb
 from softsgx.policy.transition import new_context, range_text
 
 __all__ = ["MINIMAL", "Decision", "SELinuxPolicy", "read_policy"]
@@ -91,7 +92,7 @@ def read_policy(path: str) -> tuple[bytes, bytes]:
     except OSError as error:
         raise UsageError(f"{path}: cannot read the policy: {error.strerror}") from error
     if path.endswith(".cil"):
-        return sepol.compile_cil([(os.path.basename(path), content)], path)
+        return compile_cil([(os.path.basename(path), content)], path)
     PolicyHeader(content, path)
     return content, b""
 
@@ -129,11 +130,11 @@ class SELinuxPolicy:
         enforcing: bool = True,
         file_contexts: bytes = b"",
     ) -> None:
-        self._image = sepol.with_booleans(image, booleans, where) if booleans else image
+        self._image = set_booleans(image, booleans, where) if booleans else image
         self.where = where
         self._enforcing = enforcing
         self.file_contexts = file_contexts
-        self._db = sepol.PolicyDb(self._image, where)
+        self._db = PolicyDb(self._image, where)
         self.version, self.mls = self._db.header.version, self._db.header.mls
         self._policycaps = self._db.policycaps()
         self._forget()
@@ -158,7 +159,7 @@ class SELinuxPolicy:
         enforcing: bool = True,
     ) -> SELinuxPolicy:
         """Compile CIL `text` in this process and load it."""
-        image, contexts = sepol.compile_cil([(where, text.encode())], where)
+        image, contexts = compile_cil([(where, text.encode())], where)
         return cls(
             image, where, booleans=booleans, enforcing=enforcing, file_contexts=contexts
         )  # fmt: skip
@@ -180,7 +181,7 @@ class SELinuxPolicy:
     def text(self) -> PolicyText:
         """The policy's rules as text (made at first use: 0.4 s for a distribution's policy)."""
         if self._text is None:
-            self._text = PolicyText(sepol.policy_to_cil(self._image, self.where))
+            self._text = PolicyText(image_to_cil(self._image, self.where))
         return self._text
 
     @property
@@ -204,12 +205,12 @@ class SELinuxPolicy:
 
     def booleans(self) -> dict[str, bool]:
         """Return the policy's booleans and their present values."""
-        return sepol.booleans_of(self._image, self.where)
+        return dict(self.text.booleans)
 
     def set_booleans(self, values: Mapping[str, bool]) -> None:
         """Set booleans by name, as setsebool does. Raises UsageError on an unknown one."""
-        image = sepol.with_booleans(self._image, values, self.where)
-        old, self._db = self._db, sepol.PolicyDb(image, self.where)
+        image = set_booleans(self._image, values, self.where)
+        old, self._db = self._db, PolicyDb(image, self.where)
         old.close()
         self._image = image
         self._forget()
