@@ -74,8 +74,10 @@ static void handler(int sig, siginfo_t *info, void *context)
 	mcontext_t *m = &((ucontext_t *)context)->uc_mcontext;
 
 	(void)sig, (void)info;
-	if (m->gregs[REG_RAX] != ERESUME || m->gregs[REG_RBX] != (greg_t)(e.base + e.tcs[0]))
-		return; /* not (yet) inside */
+	/* At the AEP itself: not outside, and not amid the instructions of the spoiling AEP. */
+	if (m->gregs[REG_RAX] != ERESUME || m->gregs[REG_RBX] != (greg_t)(e.base + e.tcs[0])
+	    || m->gregs[REG_RIP] != m->gregs[REG_RCX])
+		return;
 	look((const uint8_t *)m->fpregs);
 	spoil();
 	if (++interrupts >= 20)

@@ -1,0 +1,119 @@
+"""SGX programs of our own under softsgx: each check that they print has to be `ok`.
+
+They are C programs (tests/guests) that take their expectations from the SDM and from the
+kernel's source, so what fails here is an interface that real programs would stumble over.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cache import ROOT, build, cache_directory, locked
+from tests.command import Softsgx
+
+Guest = Callable[[str], Path]
+
+# The program and its arguments, and how many checks it prints at least: a guest that ends
+# early with status 0 must not pass.
+_GUESTS = {
+    "threads": ((), 11),
+    "signals": (("200",), 6),
+    "avx": ((), 15),
+    "nested": ((), 16),
+    "rawenclu": ((), 46),
+    "share": ((), 14),
+    "cpuid": ((), 20),
+    "seal": ((), 21),
+    "big": (("1024",), 5),
+    "ioctls": ((), 120),
+    "mm": ((), 60),
+    "sgx2": ((), 34),
+    "gramine_like": ((), 7),
+    "fortanix_like": ((), 6),
+    "intel_like": ((), 7),
+}
+
+_LINE = re.compile(r"^(?P<bad>not )?ok (?P<name>\S+)(?: # SKIP (?P<skip>.*)|: .*)?$")
+
+
+def _checks(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """Name to "ok", "skip" or the failing line of every check in a guest's output."""
+    result = {}
+    for line in done.stdout.splitlines():
+        if match := _LINE.match(line):
+            state = "skip" if match["skip"] else "ok"
+            result[match["name"]] = line if match["bad"] else state
+    return result
+
+
+def _assert_all_ok(done: subprocess.CompletedProcess[str], at_least: int) -> None:
+    checks = _checks(done)
+    bad = [line for line in checks.values() if line.startswith("not ok")]
+    assert not bad, "\n".join([*bad, done.stderr])
+    assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert len(checks) >= at_least, done.stdout
+
+
+@pytest.mark.parametrize("name", _GUESTS)
+def test_guest(name: str, guest: Guest, softsgx: Softsgx) -> None:
+    arguments, at_least = _GUESTS[name]
+    _assert_all_ok(softsgx("--", guest(name), *arguments), at_least)
+
+
+def test_the_guests_own_cryptography(guest: Guest, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [guest("native"), tmp_path / "sigstruct"], capture_output=True, text=True, check=False
+    )
+    _assert_all_ok(done, 5)
+    assert (tmp_path / "sigstruct").stat().st_size == 1808
+
+
+def test_sealed_data_opens_in_another_run(guest: Guest, softsgx: Softsgx, tmp_path: Path) -> None:
+    text, sealed = "what only this enclave may read", tmp_path / "sealed"
+    _assert_all_ok(softsgx("--", guest("seal"), "seal", sealed, text), 3)
+    assert text.encode() not in sealed.read_bytes()
+    done = softsgx("--", guest("seal"), "unseal", sealed)
+    _assert_all_ok(done, 3)
+    assert text in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("chunk_kib", ["1024", "4"])
+def test_bulk_loading(guest: Guest, softsgx: Softsgx, chunk_kib: str) -> None:
+    done = softsgx("--", guest("big"), "load", "32", chunk_kib)
+    _assert_all_ok(done, 1)
+    assert re.search(r"^load_mb_per_s [1-9]", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [("2000",), ("500", "8"), ("2000", "1", "raw")])
+def test_many_ecalls(guest: Guest, softsgx: Softsgx, arguments: tuple[str, ...]) -> None:
+    _assert_all_ok(softsgx("--", guest("bench_ecall"), *arguments), 1)
+
+
+def test_the_sample_enclave_speaks(softsgx: Softsgx) -> None:
+    output = cache_directory("hello")
+    with locked(output):
+        build(["make", "-s", "-C", ROOT / "examples" / "hello", f"OUT={output}"])
+    done = softsgx("--", output / "hello", "reader")
+    assert done.stdout == "the enclave says: hello, reader\n", done.stderr
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["plain", "plain_static"])
+def test_a_bystander_notices_nothing(name: str, guest: Guest, softsgx: Softsgx) -> None:
+    _assert_all_ok(softsgx("--", guest(name)), 13)
+
+
+@pytest.mark.parametrize("status", [0, 1, 42, 255])
+def test_the_exit_status_is_the_programs(status: int, guest: Guest, softsgx: Softsgx) -> None:
+    assert softsgx("--", guest("plain"), "exit", str(status)).returncode == status
+
+
+def test_input_and_output_are_the_programs(guest: Guest, softsgx: Softsgx) -> None:
+    text = "".join(f"line {i}\n" for i in range(10000))
+    done = softsgx("--", guest("plain"), "cat", stdin=text)
+    assert (done.returncode, done.stdout, done.stderr) == (0, text, "")
