@@ -18,9 +18,23 @@ from typing import Any, Protocol, TypeVar
 
 from softsgx.law.values import Value, all_
 
-__all__ = ["At", "Context", "Law", "Request", "RuleInfo", "Run", "Stop", "rule", "rules_of"]
+__all__ = [
+    "FAULT",
+    "At",
+    "Context",
+    "Law",
+    "Request",
+    "RuleInfo",
+    "Run",
+    "Stop",
+    "rule",
+    "rules_of",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+FAULT = 1 << 30
+"""An instruction's answer that is an exception: ``FAULT | vector``, as ENCLS wrappers encode it."""
 
 
 class RuleInfo:
@@ -81,11 +95,14 @@ class Request(At):
 
 
 class Stop(Exception):
-    """A rule's `need` did not hold: ``errno`` is the answer, ``why`` the condition's name."""
+    """A rule's `need` did not hold: ``errno`` is the answer, ``why`` the condition's name.
 
-    def __init__(self, errno: int, why: str) -> None:
+    ``code`` is the answer of the instruction underneath, where there was one.
+    """
+
+    def __init__(self, errno: int, why: str, code: int = 0) -> None:
         super().__init__(why)
-        self.errno, self.why = errno, why
+        self.errno, self.why, self.code = errno, why, code
 
 
 class Context(Protocol):
@@ -96,6 +113,13 @@ class Context(Protocol):
 
     def ask(self, hook: str, at: Any, **what: Value) -> None:
         """Ask the LSM; a denial stops with the errno that the LSM gives."""
+
+    def leaf(
+        self, rule: Callable[..., None], at: Any, r: Any, *, failed: int, faulted: int
+    ) -> None:
+        """Run an instruction's rule inside a driver's: its error codes become the errno
+        ``failed``, its exceptions (``FAULT | vector``) the errno ``faulted``.
+        """
 
 
 class Lsm(Protocol):
@@ -124,3 +148,13 @@ class Run:
             error = self.lsm.ask(hook, at, what)
             if error:
                 raise Stop(error, f"LSM {hook}")
+
+    def leaf(
+        self, rule: Callable[..., None], at: Any, r: Any, *, failed: int, faulted: int
+    ) -> None:
+        """Run an instruction's rule and translate its answer."""
+        try:
+            rule(self, at, r)
+        except Stop as stop:
+            errno = faulted if stop.errno & FAULT else failed
+            raise Stop(errno, stop.why, stop.errno) from None

@@ -60,6 +60,10 @@ class Cell:
         for i, v in enumerate(values):
             self.words[i] = self.words[i] & keep | (int(v) & f.mask) << f.shift
 
+    def clear(self) -> None:
+        """Make every field 0: the thing is gone."""
+        self.words[:] = [0] * len(self.words)
+
 
 class Schema:
     """Named bit fields packed into one word.

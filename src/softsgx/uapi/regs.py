@@ -8,8 +8,7 @@ Source: Linux arch/x86/include/asm/user_64.h.
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
-from typing import TypeAlias
+from typing import Protocol
 
 __all__ = ["NAMES", "NREGS", "Regs"]
 
@@ -23,4 +22,10 @@ R15, R14, R13, R12, RBP, RBX, R11, R10, R9, R8, RAX, RCX = range(12)
 RDX, RSI, RDI, ORIG_RAX, RIP, CS, EFLAGS, RSP, SS, FS_BASE = range(12, 22)
 GS_BASE, DS, ES, FS, GS = range(22, 27)
 
-Regs: TypeAlias = MutableSequence[int]
+
+class Regs(Protocol):
+    """A register file: a list, an array, or a view of the ptrace buffer."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+    def __setitem__(self, index: int, value: int, /) -> None: ...

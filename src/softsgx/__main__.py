@@ -1,0 +1,9 @@
+"""``python -m softsgx``."""
+
+from __future__ import annotations
+
+import sys
+
+from softsgx.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,109 @@
+"""``softsgx run``: options by hand, since argparse alone costs a tenth of the start-up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from softsgx.errors import UsageError
+from softsgx.supervisor.loop import Options, Supervisor
+
+__all__ = ["parse_size", "run"]
+
+HELP = """\
+usage: softsgx run [options] [--] PROGRAM [ARGS…]
+
+Run PROGRAM with a software SGX device.
+
+  --design NAME[:OPTION=VALUE…]  the kernel interface (default linux-6.0; 'softsgx designs')
+  --epc SIZE                     what CPUID reports as EPC, e.g. 64M (default 128M)
+  --record FILE                  append every event to FILE ('softsgx show FILE' prints it)
+  -v, --verbose                  print every event to standard error
+  --no-cpuid                     leave the CPUID instruction alone
+"""
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``128M`` and the like: whole pages, more than none. Raises UsageError."""
+    number, unit = text.rstrip("KMGTkmgt"), text[len(text.rstrip("KMGTkmgt")) :].upper()
+    if not (number.isascii() and number.isdigit()) or unit not in _UNITS:
+        raise UsageError(f"--epc {text}: not a size; give a number with K, M or G, like 128M")
+    size = int(number) * _UNITS[unit]
+    if size <= 0 or size % 4096 or size > 1 << 48:
+        raise UsageError(f"--epc {text}: has to be whole pages of 4 KiB, and at least one")
+    return size
+
+
+def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
+    chosen: dict[str, Any] = {}
+    takes = {"--design": "design", "--epc": "epc", "--record": "record"}
+    flags = {"-v": "verbose", "--verbose": "verbose", "--no-cpuid": "no_cpuid"}
+    flags["--verify"] = "verify"
+    rest = list(args)
+    while rest:
+        arg = rest[0]
+        if arg == "--":
+            return chosen, rest[1:]
+        if not arg.startswith("-") or arg == "-":
+            return chosen, rest
+        rest.pop(0)
+        name, equals, value = arg.partition("=")
+        if arg in ("-h", "--help"):
+            chosen["help"] = True
+        elif arg in flags:
+            chosen[flags[arg]] = True
+        elif name in takes:
+            if not equals:
+                if not rest:
+                    raise UsageError(f"{arg} needs a value; see 'softsgx run --help'")
+                value = rest.pop(0)
+            chosen[takes[name]] = value
+        else:
+            raise UsageError(f"no option {arg}; see 'softsgx run --help'")
+    return chosen, rest
+
+
+def run(args: list[str]) -> int:
+    """Run a program; its exit status, or death by its signal."""
+    chosen, argv = _parse(args)
+    if chosen.get("help"):
+        print(HELP, end="")
+        return 0
+    if not argv:
+        raise UsageError("run needs a program; see 'softsgx run --help'")
+    options = Options()
+    if "epc" in chosen:
+        options.epc_bytes = parse_size(chosen["epc"])
+    if "design" in chosen:
+        from softsgx.designs.registry import make_design
+
+        design = make_design(chosen["design"])
+        options.make_design = lambda: design
+    options.cpuid = not chosen.get("no_cpuid")
+    if chosen.get("verbose") or "record" in chosen:
+        from softsgx.record.recorder import Recorder
+
+        options.recorder = Recorder(
+            chosen.get("record"), sys.stderr if "verbose" in chosen else None
+        )
+    status = Supervisor(options).run(argv)
+    if options.recorder is not None:
+        options.recorder.close()
+    if os.WIFSIGNALED(status):
+        return _die(os.WTERMSIG(status))
+    return os.WEXITSTATUS(status)
+
+
+def _die(number: int) -> int:
+    """End as the program did; without a second core file."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    return 128 + number

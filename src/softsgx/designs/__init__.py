@@ -1,0 +1,1 @@
+"""The designs: one file each, every rule stated once with its source."""

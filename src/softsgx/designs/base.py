@@ -1,0 +1,72 @@
+"""What every design is: Linux's mm, SGX's instructions, and a driver between them.
+
+A design inherits both and fills in the driver's rules. `Design.page_schema`
+holds what its driver remembers of each page; a design that remembers more
+extends it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from softsgx.errors import UsageError
+from softsgx.law.rule import Context, rule
+from softsgx.law.values import Value, ite, subset
+from softsgx.mm.rules import MmRules
+from softsgx.sgx.epcm import PAGE
+from softsgx.sgx.pagerules import PageRules
+
+__all__ = ["SIGBUS", "Design"]
+
+SIGBUS = 7
+"""The answer of a `fault` rule that has no page to give: the signal, not an errno."""
+
+
+class Design(MmRules, PageRules):
+    """Base of the designs.
+
+    name: what the user selects it by. title: one line. paths: the device nodes.
+    sgx2: whether the driver offers SGX2. options: name → (values, default first).
+    """
+
+    title = ""
+    paths = ("/dev/sgx_enclave", "/dev/sgx_provision")
+    sgx2 = False
+    page_schema = PAGE
+    options: dict[str, tuple[str, ...]] = {}
+
+    def __init__(self, **chosen: str) -> None:
+        self.chosen = {name: values[0] for name, values in self.options.items()}
+        for name, value in chosen.items():
+            if name not in self.options:
+                known = ", ".join(self.options) or "none"
+                raise UsageError(f"design {self.name} has no option {name!r} (it has: {known})")
+            if value not in self.options[name]:
+                raise UsageError(
+                    f"design {self.name}: {name} is one of {', '.join(self.options[name])},"
+                    f" not {value!r}"
+                )
+            self.chosen[name] = value
+
+    @rule("Linux fs/open.c; the driver's own open")
+    def open(self, k: Context, at: Any, r: Any) -> None:
+        """Open of the enclave device: the LSM alone."""
+        k.ask("file_open", at, fmode=r.fmode)
+
+    @rule("Linux security_file_ioctl()")
+    def ioctl(self, k: Context, at: Any, r: Any) -> None:
+        """Any ioctl: the LSM is asked before the driver sees it."""
+        k.ask("file_ioctl", at, cmd=r.cmd)
+
+    def driver_access(self, at: Any) -> Value:
+        """Whether the driver puts the page behind ``at.vma`` into the page tables."""
+        return at.page.present
+
+    @rule("SDM, access control: page tables and EPCM both have to allow an access")
+    def accessible(self, at: Any) -> Value:
+        """What code inside can do with a page through a VMA: the mask of R, W, X."""
+        return ite(self.driver_access(at), at.vma.prot & self.epcm_access(at), 0)
+
+    def within_max(self, at: Any) -> Value:
+        """The condition that the VMA asks no more than the page's maximum."""
+        return subset(at.vma.prot, at.page.max)

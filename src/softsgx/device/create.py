@@ -1,0 +1,102 @@
+"""ECREATE and EINIT: the checks of SECS and SIGSTRUCT, in the SDM's order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from softsgx.sdm.leaves import (
+    ATTR_DEBUG,
+    ATTR_EINITTOKEN_KEY,
+    ATTR_INIT,
+    ATTR_KSS,
+    ATTR_MODE64BIT,
+    ATTR_PROVISIONKEY,
+    ATTR_RESERVED_MASK,
+    MISCSELECT_EXINFO,
+    PAGE_SIZE,
+    TCS_DBGOPTIN,
+    XFRM_LEGACY,
+)
+from softsgx.sdm.structs import EXINFO, GPRSGX, SECS, TCS
+from softsgx.sgx.enclave import xsave_bytes
+from softsgx.sgx.pagerules import GP
+
+__all__ = [
+    "ATTRIBUTES_ALLOWED",
+    "MISCSELECT_SUPPORTED",
+    "ecreate_error",
+    "einit_error",
+    "tcs_of_eadd",
+]
+
+ATTRIBUTES_SUPPORTED = (
+    ATTR_DEBUG | ATTR_MODE64BIT | ATTR_PROVISIONKEY | ATTR_EINITTOKEN_KEY | ATTR_KSS
+)
+"""CPUID.12H.1:EAX, less INIT, which EINIT sets."""
+ATTRIBUTES_ALLOWED = ATTR_DEBUG | ATTR_MODE64BIT | ATTR_KSS
+"""What Linux lets any enclave have; PROVISIONKEY needs SGX_IOC_ENCLAVE_PROVISION."""
+MISCSELECT_SUPPORTED = MISCSELECT_EXINFO
+MAX_SIZE = 1 << 46
+_TOP = 1 << 47
+
+
+def ecreate_error(raw: bytes, secs: Any, xfrm_supported: int) -> int:
+    """ECREATE's checks of a SECS (SDM, ECREATE): 0 or ``FAULT | vector``."""
+    misc = EXINFO.size if secs.miscselect & MISCSELECT_EXINFO else 0
+    frame = secs.ssaframesize * PAGE_SIZE
+    bad = (
+        not SECS.reserved_zero(raw)
+        or secs.cet_leg_bitmap_offset
+        or secs.cet_attributes
+        or secs.xfrm & XFRM_LEGACY != XFRM_LEGACY
+        or secs.xfrm & ~xfrm_supported
+        or secs.miscselect & ~MISCSELECT_SUPPORTED
+        or frame < xsave_bytes(secs.xfrm) + misc + GPRSGX.size
+        or secs.attributes & ~ATTRIBUTES_SUPPORTED
+        or not secs.attributes & ATTR_MODE64BIT
+        or not 2 * PAGE_SIZE <= secs.size <= MAX_SIZE
+        or secs.baseaddr & (secs.size - 1)
+        or secs.baseaddr + secs.size > _TOP
+        or (not secs.attributes & ATTR_KSS and (any(secs.configid) or secs.configsvn))
+    )
+    return GP if bad else 0
+
+
+def einit_error(enclave: Any, raw: bytes) -> int:
+    """EINIT's checks of a SIGSTRUCT of 1808 bytes (SDM, EINIT): 0 or an SGX error code.
+
+    On success ``enclave.identity`` is what keys and reports depend on.
+    """
+    from softsgx.sdm import sigstruct
+    from softsgx.sgx.keys import Identity
+
+    secs = enclave.secs
+    mrenclave = enclave.measurement.digest()
+    failure = sigstruct.check_einit(raw, secs, mrenclave)
+    if failure is not None:
+        enclave.einit_failure = failure.reason
+        return failure.code
+    enclave.identity = Identity(secs, sigstruct.parse(raw), mrenclave)
+    secs.attributes |= ATTR_INIT
+    return 0
+
+
+def attributes_known(sig: Any) -> int:
+    """1 if a SIGSTRUCT enforces no attribute that this CPU lacks (Linux sgx_encl_init())."""
+    return int(
+        not sig.attributes & sig.attributemask & (~ATTRIBUTES_SUPPORTED | ATTR_RESERVED_MASK)
+    )
+
+
+def tcs_of_eadd(raw: bytes) -> bytes | None:
+    """A TCS page as EADD stores and measures it, or None if EADD faults (SDM, EADD).
+
+    FLAGS.DBGOPTIN, STAGE, CSSA and AEP are cleared; reserved bytes have to be zero.
+    """
+    t = TCS.unpack(raw)
+    if not TCS.reserved_zero(raw) or t.flags & ~TCS_DBGOPTIN or t.ocetssa or t.prevssp:
+        return None
+    if (t.ossa | t.ofsbase | t.ogsbase) & 0xFFF:
+        return None
+    t.flags = t.stage = t.cssa = t.aep = 0
+    return TCS.pack_record(t)

@@ -1,0 +1,81 @@
+"""The device: one design, and the enclaves that are open under it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from softsgx.designs.base import Design
+from softsgx.device.files import EnclaveFile, ProvisionFile
+from softsgx.device.ioctls import IOCTLS, dispatch
+from softsgx.law.rule import At, Lsm, Request, Run
+from softsgx.law.values import RW
+from softsgx.sgx.enclave import Enclave, EnclaveMemory
+
+__all__ = ["Device"]
+
+
+class Device:
+    """A software SGX device under a design.
+
+    lsm: who answers the LSM questions (None: everything is allowed). key_root:
+    32 secret bytes that all keys derive from. epc_bytes: what CPUID reports; an
+    enclave may be larger, as with a paging driver. xfrm_supported: the XSAVE
+    features of this CPU.
+    """
+
+    def __init__(
+        self,
+        design: Design | None = None,
+        *,
+        lsm: Lsm | None = None,
+        key_root: bytes = bytes(32),
+        epc_bytes: int = 128 << 20,
+        xfrm_supported: int = 7,
+    ) -> None:
+        if design is None:
+            from softsgx.designs.linux import Linux60
+
+            design = Linux60()
+        self.design = design
+        self.run = Run(lsm)
+        self.key_root, self.epc_bytes, self.xfrm_supported = key_root, epc_bytes, xfrm_supported
+        self.ioctls = {row.cmd: row for row in IOCTLS}
+        self.opened = 0
+
+    def open(self, path: str, fmode: int = RW, process: Any = None) -> Any:
+        """Open a device node; ``fmode`` is R and W. Raises `Stop` if the LSM denies it."""
+        enclave_path, provision_path = self.design.paths
+        if path == provision_path:
+            return ProvisionFile(path)
+        assert path == enclave_path
+        self.opened += 1
+        file = EnclaveFile(Enclave(self.design.page_schema), path, fmode, self.opened)
+        at = At(file=file, enclave=file.enclave, process=process)
+        self.design.open(self.run, at, Request(fmode=fmode))
+        return file
+
+    def ioctl(self, process: Any, file: Any, cmd: int, arg: int) -> tuple[int, str]:
+        """An ioctl of a process on an open file: (0 or -errno, the condition that refused)."""
+        if not isinstance(file, EnclaveFile):
+            return -25, "this file has no ioctls"
+        return dispatch(self, process, file, cmd, arg)
+
+    # What the supervisor replaces.
+
+    def make_memory(self, file: EnclaveFile, size_bytes: int) -> EnclaveMemory:
+        """Where the pages of a new enclave keep their content."""
+        return EnclaveMemory(size_bytes)
+
+    def make_measurement(self, secs: Any) -> Any:
+        """A measurement that ECREATE has begun."""
+        from softsgx.sgx.measure import Measurement
+
+        m = Measurement()
+        m.ecreate(secs.ssaframesize, secs.size)
+        return m
+
+    def on_create(self, process: Any, file: EnclaveFile) -> None:
+        """ELRANGE of a file's enclave is known from now on."""
+
+    def on_pages(self, file: EnclaveFile, first: int, last: int) -> None:
+        """The state of the pages [first, last) changed: mappings of them have to follow."""

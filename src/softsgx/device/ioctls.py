@@ -1,0 +1,328 @@
+"""The ioctls of /dev/sgx_enclave: arguments in, a rule of the design, results out.
+
+A row is a number, its handler and the design's rule that has to exist for it:
+a design without the rule has no such ioctl (-ENOTTY). Handlers follow the order
+of Linux 6.1's ioctl.c; every decision is a rule's. They return what the ioctl
+returns (0 or -errno); `Stop` and `Fault` pass through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EFAULT, EINVAL, ENOTTY
+from typing import Any
+
+from softsgx.device import create as checks
+from softsgx.device.files import EnclaveFile, ProvisionFile
+from softsgx.device.memory import Fault
+from softsgx.law.rule import At, Request, Stop
+from softsgx.sdm.leaves import (
+    ATTR_PROVISIONKEY,
+    PAGE_SIZE,
+    PT_TCS,
+    SECINFO_PT_MASK,
+    SECINFO_PT_SHIFT,
+    SECINFO_RESERVED_MASK,
+    SECINFO_RWX_MASK,
+)
+from softsgx.sdm.structs import SECINFO, SECS, SIGSTRUCT
+from softsgx.uapi import sgx as uapi
+
+__all__ = ["IOCTLS", "Ioctl", "dispatch"]
+
+_CHUNK = 1 << 20
+
+
+class Ioctl:
+    """A row: number, name, handler, and the rule that a design has if it offers it."""
+
+    __slots__ = ("cmd", "handler", "name", "rule")
+
+    def __init__(self, cmd: int, rule: str, handler: Callable[..., int]) -> None:
+        self.cmd, self.rule, self.handler = cmd, rule, handler
+        self.name = uapi.IOC_NAMES.get(cmd, hex(cmd))
+
+
+def _place(device: Any, process: Any, file: EnclaveFile) -> At:
+    return At(enclave=file.enclave, process=process, file=file)
+
+
+def _create(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
+    enclave, k, at = file.enclave, device.run, _place(device, process, file)
+    device.design.may_create(k, at, None)
+    params = uapi.ENCLAVE_CREATE.unpack(process.memory.read(arg, uapi.ENCLAVE_CREATE.size))
+    raw = process.memory.read(params.src, SECS.size)
+    secs = SECS.unpack(raw)
+    error = checks.ecreate_error(raw, secs, device.xfrm_supported)
+    power = int(secs.size > 0 and secs.size & (secs.size - 1) == 0)
+    device.design.create(k, at, Request(size_is_power_of_two=power, ecreate=error))
+    enclave.attributes_allowed = checks.ATTRIBUTES_ALLOWED
+    enclave.ecreate(secs, device.make_memory(file, secs.size), device.make_measurement(secs))
+    enclave.key_root = device.key_root
+    device.on_create(process, file)
+    return 0
+
+
+def _add_pages(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
+    enclave, k, at, law = file.enclave, device.run, _place(device, process, file), device.design
+    law.may_build(k, at, None)
+    memory, layout = process.memory, uapi.ENCLAVE_ADD_PAGES
+    params = layout.unpack(memory.read(arg, layout.size))
+    if params.src % PAGE_SIZE:
+        raise Stop(EINVAL, "src is page aligned")
+    law.validate_range(k, at, params)
+    r = _secinfo(device, process, at, params.secinfo)
+    error = None
+    done = 0
+    try:
+        for done in add_range(
+            device, process, file, params.src, params.offset, params.length, r,
+            measure=bool(params.flags & uapi.SGX_PAGE_MEASURE),
+        ):  # fmt: skip
+            pass
+    except _Partial as partial:
+        done, error = partial.done, partial.stop
+    params.count = done
+    memory.write(arg, layout.pack_record(params))
+    if error is not None:
+        raise error
+    return 0
+
+
+def _secinfo(device: Any, process: Any, at: At, addr: int) -> Request:
+    raw = process.memory.read(addr, SECINFO.size)
+    flags = SECINFO.unpack(raw).flags
+    r = Request(
+        flags=flags,
+        pt=flags >> SECINFO_PT_SHIFT & 0xFF,
+        perm=flags & SECINFO_RWX_MASK,
+        reserved_zero=int(
+            not flags & ~(SECINFO_PT_MASK | SECINFO_RWX_MASK)
+            and not flags & SECINFO_RESERVED_MASK
+            and SECINFO.reserved_zero(raw)
+        ),
+    )
+    device.design.validate_secinfo(device.run, at, r)
+    return r
+
+
+class _Partial(Exception):
+    def __init__(self, done: int, stop: Stop) -> None:
+        self.done, self.stop = done, stop
+
+
+def add_range(
+    device: Any, process: Any, file: EnclaveFile, src: int, offset: int, length: int,
+    r: Request, *, measure: bool,
+) -> Any:  # fmt: skip
+    """EADD a range page by page, as pieces that are alike: yields the bytes done so far.
+
+    Raises _Partial with what was done before the page that failed.
+    """
+    law, run, enclave, schema = device.design, device.run, file.enclave, file.enclave.page_schema
+    memory, pages = process.memory, enclave.pages
+    done = 0
+    source = None
+    try:
+        while done < length:
+            addr = src + done
+            if source is None or not source.start <= addr < source.end:
+                source = memory.source(addr)
+            stop_at = min(length, done + (PAGE_SIZE if r.pt == PT_TCS else _CHUNK))
+            stop_at = min(stop_at, max(source.end - src, done + PAGE_SIZE))
+            first = offset + done >> 12
+            _, last, word = next(pages.runs(first, offset + stop_at >> 12))
+            n = (last - first) * PAGE_SIZE
+            data = b""
+            if source.readable:
+                try:
+                    data = memory.read(addr, n)
+                except Fault:
+                    # The end of a file within the VMA, say: find the page that fails.
+                    if n > PAGE_SIZE:
+                        n, last = PAGE_SIZE, first + 1
+                        try:
+                            data = memory.read(addr, n)
+                        except Fault:
+                            source = _unreadable(source)
+                    else:
+                        source = _unreadable(source)
+            cell = schema.cell(word)
+            tcs = checks.tcs_of_eadd(data) if r.pt == PT_TCS and data else data
+            r.__dict__["tcs_valid"] = int(tcs is not None)
+            data = tcs or b""
+            at = At(page=cell, source=source, enclave=enclave, process=process, file=file)
+            law.add_page(run, at, r)
+            enclave.load(offset + done, data, r.flags, measure)
+            pages.fill(first, last, cell.words[0])
+            enclave.touch()
+            device.on_pages(file, first, last)
+            done += n
+            yield done
+    except Stop as stop:
+        raise _Partial(done, stop) from None
+
+
+def _unreadable(source: Any) -> Any:
+    from softsgx.device.memory import Source
+
+    return Source(source.start, source.end, 0, source.may, mapped=source.mapped)
+
+
+def _init(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
+    enclave, at = file.enclave, _place(device, process, file)
+    device.design.may_build(device.run, at, None)
+    params = uapi.ENCLAVE_INIT.unpack(process.memory.read(arg, uapi.ENCLAVE_INIT.size))
+    raw = process.memory.read(params.sigstruct, SIGSTRUCT.size)
+    sig = SIGSTRUCT.unpack(raw)
+    code = [0]
+
+    def einit() -> int:
+        code[0] = checks.einit_error(enclave, raw)
+        return code[0]
+
+    r = Request(
+        vendor_known=int(sig.vendor in (0, 0x8086)),
+        attributes_allowed=int(not enclave.secs.attributes & ~enclave.attributes_allowed),
+        attributes_supported=checks.attributes_known(sig),
+        miscselect_supported=int(not sig.miscselect & sig.miscmask & ~checks.MISCSELECT_SUPPORTED),
+        xfrm_supported=int(not sig.xfrm & sig.xfrmmask & ~device.xfrm_supported),
+        einit=einit,
+    )
+    try:
+        device.design.init(device.run, at, r)
+    except Stop as stop:
+        raise Stop(stop.errno, stop.why, code[0]) from None
+    enclave.touch()
+    device.on_pages(file, 0, enclave.pages.n_pages)
+    return 0
+
+
+def _provision(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
+    params = uapi.ENCLAVE_PROVISION.unpack(process.memory.read(arg, uapi.ENCLAVE_PROVISION.size))
+    is_open, other = process.fd_file(params.fd & 0xFFFFFFFF)
+    r = Request(fd_open=int(is_open), fd_is_provision=int(isinstance(other, ProvisionFile)))
+    device.design.provision(device.run, _place(device, process, file), r)
+    file.enclave.attributes_allowed |= ATTR_PROVISIONKEY
+    return 0
+
+
+def _sgx2(device: Any, process: Any, file: EnclaveFile, arg: int, layout: Any) -> tuple[At, Any]:
+    """What the three SGX2 ioctls do alike before their own checks."""
+    at = _place(device, process, file)
+    device.design.sgx2_ready(device.run, at, Request(sgx2=int(device.design.sgx2)))
+    params = layout.unpack(process.memory.read(arg, layout.size))
+    device.design.validate_range(device.run, at, params)
+    return at, params
+
+
+def _each_page(
+    device: Any, process: Any, file: EnclaveFile, params: Any, rule: Any, r: Request
+) -> tuple[int, Stop | None]:
+    """Run a rule for one page at a time over offset and length: bytes done, and what stopped it."""
+    enclave = file.enclave
+    first, end = params.offset >> 12, params.offset + params.length >> 12
+    done = first
+    answer = None
+    for a, b, word in list(enclave.pages.runs(first, end)):
+        cell = enclave.page_schema.cell(word)
+        try:
+            at = At(page=cell, enclave=enclave, process=process, file=file)
+            rule(device.run, at, r)
+        except Stop as stop:
+            answer = stop
+            break
+        if cell.words[0] != word:
+            enclave.pages.fill(a, b, cell.words[0])
+        done = b
+    enclave.touch()
+    if done > first:
+        device.on_pages(file, first, done)
+    return (done - first) * PAGE_SIZE, answer
+
+
+def _sgx2_finish(process: Any, arg: int, layout: Any, params: Any, stop: Stop | None) -> int:
+    if stop is not None and stop.code:
+        params.result = stop.code
+    process.memory.write(arg, layout.pack_record(params))
+    if stop is not None:
+        raise stop
+    return 0
+
+
+def _restrict(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
+    layout = uapi.ENCLAVE_RESTRICT_PERMISSIONS
+    _, params = _sgx2(device, process, file, arg, layout)
+    perm = params.permissions
+    _need_args(not perm & ~SECINFO_RWX_MASK, "permissions are R, W, X")
+    _need_args(not perm & 2 or perm & 1, "W needs R")
+    _need_args(not params.result and not params.count, "result and count are 0")
+    rule = device.design.restrict_permissions
+    params.count, stop = _each_page(device, process, file, params, rule, Request(perm=perm))
+    return _sgx2_finish(process, arg, layout, params, stop)
+
+
+def _modify_types(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
+    layout = uapi.ENCLAVE_MODIFY_TYPES
+    _, params = _sgx2(device, process, file, arg, layout)
+    _need_args(not params.page_type & ~0xFF, "page_type is a page type")
+    _need_args(not params.result and not params.count, "result and count are 0")
+    stop: Stop | None
+    if params.page_type not in (PT_TCS, 4):
+        stop = Stop(EINVAL, "page_type is PT_TCS or PT_TRIM")
+    else:
+        r, rule = Request(pt=params.page_type), device.design.modify_type
+        params.count, stop = _each_page(device, process, file, params, rule, r)
+        _forget_tcs(file.enclave, params.offset, params.count)
+    return _sgx2_finish(process, arg, layout, params, stop)
+
+
+def _remove_pages(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
+    layout = uapi.ENCLAVE_REMOVE_PAGES
+    _, params = _sgx2(device, process, file, arg, layout)
+    _need_args(not params.count, "count is 0")
+    rule = device.design.remove_page
+    params.count, stop = _each_page(device, process, file, params, rule, Request())
+    if params.count:
+        file.enclave.memory.discard(params.offset, params.count)
+        _forget_tcs(file.enclave, params.offset, params.count)
+    return _sgx2_finish(process, arg, layout, params, stop)
+
+
+def _forget_tcs(enclave: Any, offset: int, length: int) -> None:
+    for old in [o for o in enclave.tcs if offset <= o < offset + length]:
+        if enclave.tcs[old].entered is None:
+            del enclave.tcs[old]
+
+
+def _need_args(holds: object, why: str) -> None:
+    if not holds:
+        raise Stop(EINVAL, why)
+
+
+IOCTLS = (
+    Ioctl(uapi.SGX_IOC_ENCLAVE_CREATE, "create", _create),
+    Ioctl(uapi.SGX_IOC_ENCLAVE_ADD_PAGES, "add_page", _add_pages),
+    Ioctl(uapi.SGX_IOC_ENCLAVE_INIT, "init", _init),
+    Ioctl(uapi.SGX_IOC_ENCLAVE_PROVISION, "provision", _provision),
+    Ioctl(uapi.SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS, "restrict_permissions", _restrict),
+    Ioctl(uapi.SGX_IOC_ENCLAVE_MODIFY_TYPES, "modify_type", _modify_types),
+    Ioctl(uapi.SGX_IOC_ENCLAVE_REMOVE_PAGES, "remove_page", _remove_pages),
+)
+"""/dev/sgx_enclave of Linux 5.11 and later."""
+
+
+def dispatch(device: Any, process: Any, file: EnclaveFile, cmd: int, arg: int) -> tuple[int, str]:
+    """One ioctl on an enclave's file: (0 or -errno, the condition that refused)."""
+    cmd &= 0xFFFFFFFF
+    at = _place(device, process, file)
+    try:
+        device.design.ioctl(device.run, at, Request(cmd=cmd))
+        row = device.ioctls.get(cmd)
+        if row is None:
+            return -ENOTTY, f"the design {device.design.name} has no such ioctl"
+        return row.handler(device, process, file, arg), ""
+    except Stop as stop:
+        return -stop.errno, stop.why + (f" (SGX error {stop.code})" if stop.code else "")
+    except Fault as fault:
+        return -EFAULT, str(fault)

@@ -1,0 +1,59 @@
+"""Reading and writing the memory of a process, as copy_from_user() and EADD see it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Fault", "Source", "UserMemory"]
+
+
+class Fault(Exception):
+    """An access to a process's memory failed: the guest gets -EFAULT. ``addr`` in bytes."""
+
+    def __init__(self, addr: int) -> None:
+        super().__init__(f"bad address {addr:#x}")
+        self.addr = addr
+
+
+class Source:
+    """A piece of a process's memory that EADD copies from: the source VMA's facts.
+
+    start, end: bytes, half-open. mapped, readable: 0 or 1. prot, may: masks.
+    anonymous: no file. modified: a private file mapping that was written to.
+    path: of the file, or "".
+    """
+
+    __slots__ = ("anonymous", "end", "mapped", "may", "modified", "path", "prot", "start")
+
+    def __init__(
+        self,
+        start: int,
+        end: int,
+        prot: int = 3,
+        may: int = 7,
+        *,
+        mapped: int = 1,
+        anonymous: int = 1,
+        modified: int = 0,
+        path: str = "",
+    ) -> None:
+        self.start, self.end, self.prot, self.may = start, end, prot, may
+        self.mapped, self.anonymous, self.modified, self.path = mapped, anonymous, modified, path
+
+    @property
+    def readable(self) -> int:
+        """Whether the kernel can read it for the process (VM_READ)."""
+        return int(self.mapped and self.prot & 1)
+
+
+class UserMemory(Protocol):
+    """The memory of a process."""
+
+    def read(self, addr: int, length: int) -> bytes:
+        """All of ``length`` bytes, or Fault."""
+
+    def write(self, addr: int, data: bytes) -> None:
+        """All of ``data``, or Fault."""
+
+    def source(self, addr: int) -> Source:
+        """The VMA at an address, clipped to nothing; ``mapped`` is 0 where there is none."""

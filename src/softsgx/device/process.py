@@ -1,0 +1,181 @@
+"""A process as the device sees it: its mappings, its memory, its open device files.
+
+Here it is pure, with memory of its own; the supervisor's process reads a real one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from softsgx.device.files import EnclaveFile
+from softsgx.device.memory import Fault, Source
+from softsgx.law.rule import At, Stop
+from softsgx.mm.mm_struct import MmStruct
+from softsgx.sdm.leaves import PF_P, PF_SGX, PF_U, PF_W
+from softsgx.sgx.enclave import Enclave
+from softsgx.sgx.enclu import Thread
+
+__all__ = ["ByteMemory", "PageFault", "Process", "XState"]
+
+_NEED = {0: 1, 1: 2, 2: 4}
+READ, WRITE, FETCH = 0, 1, 2
+
+
+class ByteMemory:
+    """Memory of a process that does not exist: byte strings at addresses."""
+
+    def __init__(self) -> None:
+        self.areas: list[tuple[int, bytearray, Source]] = []
+
+    def place(self, addr: int, data: bytes, **source: Any) -> int:
+        """Put bytes at an address (``source``: the facts of `Source`); the address."""
+        area = bytearray(data) + bytes(-len(data) % 4096)
+        self.areas.append((addr, area, Source(addr, addr + len(area), **source)))
+        return addr
+
+    def _area(self, addr: int, length: int) -> tuple[bytearray, int]:
+        for start, area, _ in self.areas:
+            if start <= addr and addr + length <= start + len(area):
+                return area, addr - start
+        raise Fault(addr)
+
+    def read(self, addr: int, length: int) -> bytes:
+        """All of ``length`` bytes, or Fault."""
+        area, at = self._area(addr, length)
+        return bytes(area[at : at + length])
+
+    def write(self, addr: int, data: bytes) -> None:
+        """All of ``data``, or Fault."""
+        area, at = self._area(addr, len(data))
+        area[at : at + len(data)] = data
+
+    def source(self, addr: int) -> Source:
+        """The source VMA at an address."""
+        for _, _, source in self.areas:
+            if source.start <= addr < source.end:
+                return source
+        return Source(addr, addr + 4096, 0, 0, mapped=0)
+
+
+class XState:
+    """The XSAVE image of a thread that does not exist."""
+
+    def __init__(self, size: int = 832) -> None:
+        self.image = bytes(size)
+
+    def read(self) -> bytes:
+        """The image in standard format."""
+        return self.image
+
+    def write(self, image: bytes) -> None:
+        """Replace the image."""
+        self.image = bytes(image)
+
+
+class PageFault:
+    """What became of a page fault on an enclave's address.
+
+    signal: 0 (the access can be tried again), SIGSEGV or SIGBUS; si_code; error_code:
+    the CPU's; why: the condition that refused.
+    """
+
+    __slots__ = ("error_code", "si_code", "signal", "why")
+
+    def __init__(self, signal: int, si_code: int = 0, error_code: int = 0, why: str = "") -> None:
+        self.signal, self.si_code, self.error_code, self.why = signal, si_code, error_code, why
+
+
+class Process:
+    """A process of a device: ``mm`` models its VMAs, ``memory`` is what its pointers point at."""
+
+    def __init__(self, device: Any, memory: Any = None, mm: MmStruct | None = None) -> None:
+        self.device = device
+        self.memory = ByteMemory() if memory is None else memory
+        self.mm = MmStruct(device.design, device.run, process=self) if mm is None else mm
+        self.read_implies_exec = 0
+        self.generation = 0
+        self.files: dict[int, Any] = {}
+
+    def fork(self) -> Process:
+        """A child with the same memory, files and mappings."""
+        child = Process(self.device, self.memory)
+        child.mm = self.mm.fork(child)
+        child.files = dict(self.files)
+        child.read_implies_exec = self.read_implies_exec
+        return child
+
+    def thread(self) -> Thread:
+        """A new thread, outside any enclave."""
+        return Thread(self, XState())
+
+    # -- what fds are ------------------------------------------------------------------
+
+    def open(self, path: str, fmode: int = 3) -> int:
+        """Open a device node; the new fd. Raises `Stop` if it is denied."""
+        fd = min(set(range(3, 4 + len(self.files))) - set(self.files))
+        self.files[fd] = self.device.open(path, fmode, self)
+        return fd
+
+    def fd_file(self, fd: int) -> tuple[bool, Any]:
+        """(whether the fd is open, its device file or None)."""
+        return fd in self.files, self.files.get(fd)
+
+    def ioctl(self, fd: int, cmd: int, arg: int) -> int:
+        """An ioctl: 0 or -errno."""
+        return int(self.device.ioctl(self, self.files[fd], cmd, arg)[0])
+
+    # -- what the CPU asks -------------------------------------------------------------
+
+    def access(self, addr: int) -> int:
+        """What the page tables allow at an address of an enclave: the mask of its VMA."""
+        vma = self.mm.find(addr)
+        return vma.prot if vma is not None and isinstance(vma.file, EnclaveFile) else 0
+
+    def enclave_at(self, addr: int) -> Enclave | None:
+        """The enclave that is mapped at an address."""
+        vma = self.mm.find(addr)
+        if vma is None or not isinstance(vma.file, EnclaveFile):
+            return None
+        return vma.file.enclave
+
+    def page_fault(self, addr: int, kind: int, was_present: bool = True) -> PageFault:
+        """Handle a page fault on an address of an enclave, as the kernel and the CPU would.
+
+        kind: READ, WRITE or FETCH. Order: Linux do_user_addr_fault() (the VMA, its
+        permissions), the driver's fault rule, then the EPCM.
+        """
+        need = _NEED[kind]
+        code = PF_U | (PF_W if kind == WRITE else 0x10 if kind == FETCH else 0)
+        vma = self.mm.find(addr)
+        if vma is None:
+            return PageFault(11, 1, code, "nothing is mapped there")
+        if not vma.prot & need and not (kind == READ and vma.prot & 2):
+            present = PF_P if was_present and vma.prot else 0
+            return PageFault(11, 2, code | present, "the VMA does not allow it")
+        file = vma.file
+        if not isinstance(file, EnclaveFile):
+            return PageFault(11, 2, code, "not an enclave's")
+        enclave, law = file.enclave, self.device.design
+        if not enclave.base <= addr < enclave.end:
+            return PageFault(7, 2, code, "outside ELRANGE")
+        index = addr - enclave.base >> 12
+        cell = enclave.page_schema.cell(enclave.pages[index])
+        at = At(
+            page=cell,
+            vma=vma.cell(self.mm.schema_for(file)),
+            enclave=enclave,
+            process=self,
+            file=file,
+        )
+        rule = law.fault if cell.present else law.fault_absent
+        try:
+            rule(self.device.run, at, None)
+        except Stop as stop:
+            return PageFault(stop.errno, 2, code, stop.why)
+        if cell.words[0] != enclave.pages[index]:
+            enclave.pages[index] = cell.words[0]
+            enclave.touch()
+            self.device.on_pages(file, index, index + 1)
+        if law.epcm_access(at) & need != need:
+            return PageFault(11, 2, code | PF_P | PF_SGX, "the EPCM does not allow it")
+        return PageFault(0)

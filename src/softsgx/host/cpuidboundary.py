@@ -1,0 +1,455 @@
+"""Which of a file's ``0f a2`` byte pairs are CPUID instructions: function bounds and decoding.
+
+x86 code can only be told from its operands by decoding from a place that is known to be an
+instruction.  Such places, best first: the start of a function in .eh_frame (stripped files
+have it too, sorted, in .eh_frame_hdr), a symbol, the start of a section, of a segment.
+Loaded by cpuidsites only for a file that has the two bytes and is not in the cache.
+
+The decision, for a candidate that linear decoding finds to be an instruction:
+
+* direct jumps reach it from a known entry: it is code;
+* otherwise it may be code all the same (a switch's arm, a landing pad, a function that only
+  pointers name) or a table behind a return: it counts only if its whole basic block looks like
+  code, see ``_plausible``;
+* a direct jump to its second byte, or decoding that failed or began in the middle and does not
+  come together before it (``_converges``): it is ambiguous, and left alone.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from itertools import pairwise
+from mmap import mmap
+
+from capstone import CS_ARCH_X86, CS_MODE_64, Cs
+
+__all__ = ["reached_sites", "true_sites"]
+
+_Segment = tuple[int, int, int]
+_Insn = tuple[int, str, str]
+
+# How far to decode around a candidate when only a far start is known (a stripped file's
+# section start): x86 decoding falls into step within some tens of bytes.
+_WINDOW_BEFORE_BYTES = 1 << 14
+_WINDOW_AFTER_BYTES = 1 << 12
+_CONVERGE_BYTES = 96
+_CONVERGE_STARTS = 16
+
+_PT_GNU_EH_FRAME = 0x6474E550
+_SHT_SYMTAB, _SHT_DYNSYM = 2, 11
+_SHF_ALLOC, _SHF_EXECINSTR = 2, 4
+_STT_NOTYPE, _STT_OBJECT, _STT_FUNC, _STT_GNU_IFUNC = 0, 1, 2, 10
+_SHDR = struct.Struct("<IIQQQQIIQQ")
+_SYM = struct.Struct("<IBBHQQ")
+
+# DW_EH_PE_*: value formats with their sizes; applications.
+_PE_FORMATS = {0: "<Q", 2: "<H", 3: "<I", 4: "<Q", 0xA: "<h", 0xB: "<i", 0xC: "<q"}
+_PE_PCREL, _PE_OMIT = 0x10, 0xFF
+_HDR_TABLE_ENC = 0x3B  # datarel | sdata4, the only one that linkers write
+
+_STOPS = frozenset(("ret", "retf", "ud2", "hlt", "iretq", "iret", "sysretq", "jmp", "ljmp"))
+# What no user-mode code contains, and what zeros and small integers decode to.
+_IMPLAUSIBLE = frozenset(
+    (
+        *("in", "out", "insb", "insd", "outsb", "outsd", "cli", "sti", "hlt", "iretd", "iretq"),
+        *("retf", "retfq", "ljmp", "lcall", "int", "int1", "into", "sysretq", "sysexitq", "clts"),
+        *("wrmsr", "rdmsr", "invd", "wbinvd", "enter", "lgdt", "lidt", "ltr", "lldt", "icebp"),
+    )
+)
+
+
+class _Image:
+    """The tables of one ELF file that tell where functions start and end."""
+
+    def __init__(self, data: mmap | bytes, segments: Sequence[_Segment]) -> None:
+        self.data = data
+        self.segments = segments
+        (self.entry, phoff, shoff) = struct.unpack_from("<QQQ", data, 24)
+        _, _, phnum, shentsize, shnum, self._shstrndx = struct.unpack_from("<6H", data, 52)
+        self._phdrs = [
+            struct.unpack_from("<IIQQQQQQ", data, phoff + 56 * i)
+            for i in range(phnum)
+            if phoff + 56 * (i + 1) <= len(data)
+        ]
+        ok = shentsize == _SHDR.size and 0 < shoff <= len(data) - shnum * shentsize
+        self.shdrs = [_SHDR.unpack_from(data, shoff + 64 * i) for i in range(shnum)] if ok else []
+        self._fdes: tuple[list[int], list[int]] | None = None
+        self._symbols: tuple[list[int], list[tuple[int, int]]] | None = None
+
+    def offset(self, vaddr: int) -> int | None:
+        """Return the file offset of an address of any PT_LOAD, or None."""
+        for kind, _, offset, start, _, filesz, _, _ in self._phdrs:
+            if kind == 1 and start <= vaddr < start + filesz:
+                return int(offset + vaddr - start)
+        return None
+
+    def fde_around(self, vaddr: int) -> tuple[int, int, int]:
+        """Return (start, end, next start) of the last FDE that starts at or before ``vaddr``.
+
+        (0, 0, next start) if there is none; the next start is 2**64 - 1 after the last.
+        """
+        if self._fdes is None:
+            self._fdes = self._read_eh_frame_hdr() or self._walk_eh_frame()
+        starts, fdes = self._fdes
+        index = bisect_right(starts, vaddr)
+        after = starts[index] if index < len(starts) else (1 << 64) - 1
+        if index == 0:
+            return 0, 0, after
+        bounds = self._read_fde(fdes[index - 1])
+        return (*bounds, after) if bounds is not None else (0, 0, after)
+
+    def _read_eh_frame_hdr(self) -> tuple[list[int], list[int]] | None:
+        for kind, _, offset, vaddr, _, filesz, _, _ in self._phdrs:
+            if kind != _PT_GNU_EH_FRAME or filesz < 12:
+                continue
+            version, frame_enc, count_enc, table_enc = self.data[offset : offset + 4]
+            frame_format = _PE_FORMATS.get(frame_enc & 0xF)
+            if version != 1 or count_enc != 3 or table_enc != _HDR_TABLE_ENC or not frame_format:
+                continue
+            at = offset + 4 + struct.calcsize(frame_format)
+            (count,) = struct.unpack_from("<I", self.data, at)
+            if at + 4 + 8 * count > offset + filesz:
+                continue
+            row = struct.unpack_from(f"<{2 * count}i", self.data, at + 4)
+            starts = [vaddr + word for word in row[::2]]
+            if all(a <= b for a, b in pairwise(starts)):
+                return starts, [vaddr + word for word in row[1::2]]
+        return None
+
+    def _walk_eh_frame(self) -> tuple[list[int], list[int]]:
+        """Read .eh_frame itself: gcc -static asks the linker for no search table."""
+        rows = []
+        if self._shstrndx < len(self.shdrs):
+            names = self.shdrs[self._shstrndx][4]
+            for name, _, _, vaddr, offset, size, _, _, _, _ in self.shdrs:
+                if self.data[names + name : names + name + 10] != b".eh_frame\0":
+                    continue
+                at = 0
+                while at + 8 <= size:
+                    length, back = struct.unpack_from("<Ii", self.data, offset + at)
+                    if length in (0, 0xFFFFFFFF):
+                        break
+                    bounds = self._read_fde(vaddr + at) if back else None
+                    if bounds is not None:
+                        rows.append((bounds[0], vaddr + at))
+                    at += 4 + length
+        rows.sort()
+        return [row[0] for row in rows], [row[1] for row in rows]
+
+    def _read_fde(self, vaddr: int) -> tuple[int, int] | None:
+        """Return (start, end) of the FDE at ``vaddr``, or None if it is in a form unknown here."""
+        try:
+            at = self.offset(vaddr)
+            if at is None:
+                return None
+            length, back = struct.unpack_from("<Ii", self.data, at)
+            if length in (0, 0xFFFFFFFF) or back <= 0:
+                return None
+            encoding = self._cie_encoding(at + 4 - back)
+            if encoding is None or encoding & 0x70 not in (0, _PE_PCREL) or encoding & 0x80:
+                return None
+            form = _PE_FORMATS.get(encoding & 0xF)
+            if form is None:
+                return None
+            (start,) = struct.unpack_from(form, self.data, at + 8)
+            (size,) = struct.unpack_from(form.upper(), self.data, at + 8 + struct.calcsize(form))
+        except (struct.error, IndexError, ValueError):
+            return None
+        if encoding & 0x70 == _PE_PCREL:
+            start += vaddr + 8
+        return start, start + size
+
+    def _cie_encoding(self, at: int) -> int | None:
+        """Return the pointer encoding of the CIE at this offset (LSB, "Exception Frames")."""
+        data = self.data
+        if at < 0 or struct.unpack_from("<I", data, at + 4)[0] != 0:
+            return None
+        version, at = data[at + 8], at + 9
+        end = data.find(b"\0", at)
+        augmentation, at = data[at:end], end + 1
+        if augmentation[:1] != b"z":
+            return 0 if not augmentation else None
+        at = _skip_leb(data, _skip_leb(data, at))  # code and data alignment
+        at = at + 1 if version == 1 else _skip_leb(data, at)  # return address register
+        at = _skip_leb(data, at)
+        for letter in augmentation[1:]:
+            if letter == ord("R"):
+                return data[at]
+            if letter == ord("P"):
+                form = _PE_FORMATS.get(data[at] & 0xF)
+                if form is None or data[at] & 0x70 == 0x50:
+                    return None
+                at += 1 + struct.calcsize(form)
+            elif letter == ord("L"):
+                at += 1
+            elif letter not in b"SB":
+                return None
+        return 0
+
+    def symbols(self) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return addresses, ascending, and (size, type) of the symbols of code and data."""
+        if self._symbols is None:
+            found = set()
+            for _, kind, _, _, offset, size, _, _, _, entsize in self.shdrs:
+                if kind not in (_SHT_SYMTAB, _SHT_DYNSYM) or entsize != _SYM.size:
+                    continue
+                table = self.data[offset : offset + size // _SYM.size * _SYM.size]
+                for _, info, _, section, value, length in _SYM.iter_unpack(table):
+                    # SHN_UNDEF, and SHN_ABS and the like, are no places in the file.
+                    if 0 < section < 0xFF00 and info & 0xF in (
+                        *(_STT_NOTYPE, _STT_OBJECT),
+                        *(_STT_FUNC, _STT_GNU_IFUNC),
+                    ):
+                        found.add((value, length, info & 0xF))
+            rows = sorted(found)
+            self._symbols = [row[0] for row in rows], [row[1:] for row in rows]
+        return self._symbols
+
+    def section(self, vaddr: int) -> tuple[int, int, bool] | None:
+        """Return (start, end, executable) of the section around ``vaddr``, or None."""
+        for _, kind, flags, start, _, size, _, _, _, _ in self.shdrs:
+            if flags & _SHF_ALLOC and kind != 8 and start <= vaddr < start + size:
+                return start, start + size, bool(flags & _SHF_EXECINSTR)
+        return None
+
+
+class _Flow:
+    """The instructions of one region, decoded linearly, and what direct jumps reach."""
+
+    def __init__(self, code: bytes, base: int, trusted_start: bool, entries: Iterable[int]) -> None:
+        self.code = code
+        self.base = base
+        self.insns: dict[int, _Insn] = {}
+        # Where decoding had to start again: instructions soon after one of these are not sure.
+        self.breaks = [] if trusted_start else [base]
+        at = 0
+        while at < len(code):
+            for address, size, mnemonic, operands in _disassemble(code[at:], base + at):
+                self.insns[address] = (size, mnemonic, operands)
+                at = address + size - base
+            if at < len(code):
+                at += 1
+                self.breaks.append(base + at)
+        self.targets = {
+            target
+            for _, mnemonic, operands in self.insns.values()
+            if (target := _direct_target(mnemonic, operands)) is not None
+        }
+        self.reached = self._reach(entries)
+
+    def _reach(self, entries: Iterable[int]) -> set[int]:
+        reached: set[int] = set()
+        work = list(entries)
+        while work:
+            at = work.pop()
+            while at not in reached and (insn := self.insns.get(at)) is not None:
+                reached.add(at)
+                size, mnemonic, operands = insn
+                target = _direct_target(mnemonic, operands)
+                if target is not None:
+                    work.append(target)
+                if _stops(mnemonic):
+                    break
+                at += size
+        return reached
+
+    def is_site(self, candidate: int) -> bool:
+        """Say whether the ``0f a2`` at this address is a CPUID instruction beyond doubt."""
+        start = next(
+            (at for at in range(candidate, candidate - 14, -1) if at in self.insns), candidate + 1
+        )
+        size, mnemonic, _ = self.insns.get(start, (0, "", ""))
+        if mnemonic != "cpuid" or start + size != candidate + 2 or candidate + 1 in self.targets:
+            return False
+        if any(at <= start for at in self.breaks) and not self._converges(start):
+            return False
+        return start in self.reached or self._plausible(start)
+
+    def _converges(self, start: int) -> bool:
+        """Say whether decoding from about a hundred bytes before comes out at ``start`` anyhow."""
+        good = bad = 0
+        for begin in range(start - _CONVERGE_BYTES, start - _CONVERGE_BYTES + _CONVERGE_STARTS):
+            low = max(begin, self.base)
+            at = low
+            for address, size, _, _ in _disassemble(self.code[low - self.base :][:160], low):
+                at = address + size
+                if at >= start:
+                    break
+            good += at == start
+            bad += at > start
+        return good > 0 and bad == 0
+
+    def _plausible(self, start: int) -> bool:
+        """Say whether the basic block around ``start``, which no direct jump reaches, is code.
+
+        It must have an instruction before CPUID (something chooses a leaf), end in a jump or
+        a return, and hold nothing that user-mode code never does.
+        """
+        block = [start]
+        for at in range(start - 1, self.base - 1, -1):
+            if at not in self.insns:
+                continue
+            if at + self.insns[at][0] != block[0] or _stops(self.insns[at][1]):
+                break
+            # Padding up to a multiple of 16 is what precedes a function, whatever it follows.
+            if self.insns[at][1] in ("nop", "int3") and block[0] % 16 == 0:
+                break
+            block.insert(0, at)
+        # Padding is not what chooses a leaf.
+        real = [at for at in block if self.insns[at][1] not in ("nop", "int3")]
+        if real[0] == start:
+            return False
+        at = start
+        while (insn := self.insns.get(at)) is not None:
+            block.append(at)
+            if _stops(insn[1]):
+                return not any(_implausible(self.insns[each]) for each in block)
+            at += insn[0]
+        return False
+
+
+def true_sites(
+    data: mmap | bytes, segments: Sequence[_Segment], candidates: Sequence[int]
+) -> tuple[int, ...]:
+    """Return those file offsets of ``candidates`` (``0f a2`` each) that are CPUID instructions.
+
+    ``segments`` are the executable ones, as (file offset, address, bytes in the file).
+    A malformed file has none.
+    """
+    try:
+        image = _Image(data, segments)
+        flows: dict[tuple[int, int], _Flow] = {}
+        return tuple(at for at in candidates if _is_site(image, at, flows))
+    except struct.error:
+        return ()
+
+
+def reached_sites(code: bytes, entries: Sequence[int]) -> tuple[int, ...]:
+    """Return the offsets of ``0f a2`` in instructions that a run from ``entries`` reaches.
+
+    Decodes along the flow only, since what lies between may be data.  A pair that is also
+    reached as part of another instruction is left out.
+    """
+    sizes: dict[int, int] = {}
+    found: set[int] = set()
+    work = list(entries)
+    while work:
+        at = work.pop()
+        while at not in sizes and 0 <= at < len(code):
+            insn = next(_disassemble(code[at : at + 15], at), None)
+            if insn is None:
+                break
+            _, sizes[at], mnemonic, operands = insn
+            if mnemonic == "cpuid":
+                found.add(at + sizes[at] - 2)
+            target = _direct_target(mnemonic, operands)
+            if target is not None:
+                work.append(target)
+            if _stops(mnemonic):
+                break
+            at += sizes[at]
+    # An instruction may end with the pair's first byte, begin with its second, or hold both as
+    # an operand: each such reading would see the patch.
+    return tuple(
+        sorted(
+            at
+            for at in found
+            if not any(
+                start < at + 2 and at < start + size != at + 2 for start, size in sizes.items()
+            )
+        )
+    )
+
+
+def _is_site(image: _Image, candidate: int, flows: dict[tuple[int, int], _Flow]) -> bool:
+    offset, segment_vaddr, segment_bytes = next(
+        each for each in image.segments if each[0] <= candidate < each[0] + each[2]
+    )
+    vaddr = segment_vaddr + candidate - offset
+    start, end, after = image.fde_around(vaddr)
+    entries: list[int] = []
+    trusted = start <= vaddr < end
+    if trusted:
+        entries.append(start)
+    else:
+        section = image.section(vaddr)
+        if section is None and image.shdrs:
+            return False
+        low, high, executable = section or (
+            segment_vaddr,
+            segment_vaddr + segment_bytes,
+            True,
+        )
+        if not executable:
+            return False
+        start, end = max(low, end), min(high, after)
+        addresses, kinds = image.symbols()
+        index = bisect_right(addresses, vaddr)
+        while index and addresses[index - 1] >= start:
+            index -= 1
+            size, kind = kinds[index]
+            if kind == _STT_OBJECT:
+                if vaddr < addresses[index] + size:
+                    return False
+                continue
+            if size and vaddr >= addresses[index] + size:
+                # Past the end of a function: only its end is known.
+                start = max(start, addresses[index] + size)
+                break
+            start, trusted = addresses[index], True
+            end = min(end, start + size if size else vaddr + _WINDOW_AFTER_BYTES)
+            entries.append(start)
+            break
+    if not segment_vaddr <= start <= vaddr < end <= segment_vaddr + segment_bytes:
+        return False
+    if vaddr - start > _WINDOW_BEFORE_BYTES and not trusted:
+        start = vaddr - _WINDOW_BEFORE_BYTES
+    if not trusted:
+        end = min(end, vaddr + _WINDOW_AFTER_BYTES)
+    if start <= image.entry < end:
+        entries.append(image.entry)
+    flow = flows.get((start, end))
+    if flow is None:
+        code = bytes(image.data[start - segment_vaddr + offset : end - segment_vaddr + offset])
+        flow = flows[start, end] = _Flow(code, start, trusted, entries)
+    return flow.is_site(vaddr)
+
+
+@cache
+def _decoder() -> Cs:
+    return Cs(CS_ARCH_X86, CS_MODE_64)
+
+
+def _disassemble(code: bytes, base: int) -> Iterator[tuple[int, int, str, str]]:
+    rows: Iterator[tuple[int, int, str, str]] = _decoder().disasm_lite(code, base)
+    return rows
+
+
+def _direct_target(mnemonic: str, operands: str) -> int | None:
+    """Return where a direct jump or call goes."""
+    if mnemonic[0] == "j" or mnemonic in ("call", "loop", "loope", "loopne", "notrack jmp"):
+        try:
+            return int(operands, 16)
+        except ValueError:
+            return None
+    return None
+
+
+def _stops(mnemonic: str) -> bool:
+    return mnemonic.rpartition(" ")[2] in _STOPS
+
+
+def _implausible(insn: _Insn) -> bool:
+    return insn[1].rpartition(" ")[2] in _IMPLAUSIBLE or insn[1:] == (
+        "add",
+        "byte ptr [rax], al",
+    )
+
+
+def _skip_leb(data: mmap | bytes, at: int) -> int:
+    while data[at] & 0x80:
+        at += 1
+    return at + 1

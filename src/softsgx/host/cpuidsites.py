@@ -1,0 +1,221 @@
+"""Where a file's CPUID instructions are, so that they can be made to trap.
+
+A processor without CPUID faulting runs CPUID in user mode and nobody is told.  So the two
+bytes ``0f a2`` are replaced by UD2 (``0f 0b``) when a file is mapped executable.  The same two
+bytes are also found in immediates, displacements and tables, where a patch would break the
+program; a site that is missed merely shows a program the real processor.  So whatever is in
+doubt is left alone.  The search is one pass over the executable segments; only files that have
+the two bytes are decoded (module cpuidboundary, which imports capstone), and the result is
+kept in a cache, because most programs start with the same few libraries.
+
+Rejected: decoding all of .text from its start (seconds for a large library), trusting the two
+bytes alone (half of libcrypto's are data), and patching at the first execution (there is no
+first execution to see).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+__all__ = [
+    "CPUID_BYTES",
+    "UD2_BYTES",
+    "cpuid_length",
+    "sites",
+    "sites_in_bytes",
+    "trap_length",
+]
+
+CPUID_BYTES = b"\x0f\xa2"
+UD2_BYTES = b"\x0f\x0b"
+
+# Raised whenever the search finds other sites than before, which makes old entries void.
+_CACHE_VERSION = 1
+_CACHE_MAGIC = b"softsgx cpuid\0"
+_CACHE_KEY = struct.Struct("<5Q")
+_CACHE_HEAD_BYTES = len(_CACHE_MAGIC) + 2 + _CACHE_KEY.size
+
+# ELF, by the names of elf(5).
+_EHDR = struct.Struct("<4sBBBB8xHHIQQQIHHHHHH")
+_PHDR = struct.Struct("<IIQQQQQQ")
+_EM_X86_64 = 62
+_PT_LOAD = 1
+_PF_X = 1
+
+_LEGACY_PREFIXES = frozenset(b"\x66\x67\xf2\xf3\x2e\x36\x3e\x26\x64\x65")
+_REX_PREFIXES = frozenset(range(0x40, 0x50))
+
+
+def sites(
+    file: str | bytes | int | os.PathLike[str],
+    file_offset: int,
+    length: int,
+    cache_dir: str | None = None,
+) -> tuple[int, ...]:
+    """Return the file offsets of the ``0f a2`` of CPUID instructions of an x86-64 ELF file.
+
+    ``file`` is a path or a readable descriptor; only sites that lie wholly in the bytes
+    [``file_offset``, ``file_offset + length``) are returned, ascending.  Prefixes of the
+    instruction are before the returned offset and stay as they are.  A file that is not
+    ELF, or is malformed, or is for another processor has no sites.
+
+    ``cache_dir`` keeps what was found, by device, inode, size and times; it is made if need
+    be, and a directory that cannot be used costs time only.  Raises OSError if the file
+    itself cannot be opened or read.
+    """
+    fd = file if isinstance(file, int) else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = _all_sites(fd, cache_dir)
+    finally:
+        if not isinstance(file, int):
+            os.close(fd)
+    last = file_offset + length - len(CPUID_BYTES)
+    return tuple(site for site in found if file_offset <= site <= last)
+
+
+def sites_in_bytes(code: bytes, entries: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the offsets of CPUID instructions in code that is in no file.
+
+    Only what a run from the offsets ``entries`` reaches by direct jumps and falls through is
+    counted, since nothing else tells code from data here.
+    """
+    if CPUID_BYTES not in code:
+        return ()
+    from softsgx.host import cpuidboundary
+
+    return cpuidboundary.reached_sites(code, entries)
+
+
+def trap_length(code: bytes) -> int:
+    """Return the length of the instruction at ``code``'s start if it is a patched CPUID, else 0.
+
+    At the SIGILL, RIP is at the first prefix: the patched pair is at RIP + length - 2, and
+    the program goes on at RIP + length.
+    """
+    return _prefixed_length(code, UD2_BYTES)
+
+
+def cpuid_length(code: bytes) -> int:
+    """Return the length of the instruction at ``code``'s start if it is CPUID, else 0.
+
+    With a LOCK prefix it is #UD on every processor and so not counted.
+    """
+    return _prefixed_length(code, CPUID_BYTES)
+
+
+def _prefixed_length(code: bytes, opcode: bytes) -> int:
+    at = 0
+    while at < len(code) and code[at] in _LEGACY_PREFIXES:
+        at += 1
+    # Only the last REX counts, and one that a legacy prefix follows is void; both are valid.
+    while at < len(code) and (code[at] in _REX_PREFIXES or code[at] in _LEGACY_PREFIXES):
+        at += 1
+    end = at + len(opcode)
+    return end if code[at:end] == opcode and end <= 15 else 0
+
+
+def _all_sites(fd: int, cache_dir: str | None) -> tuple[int, ...]:
+    info = os.fstat(fd)
+    # ctime too: a file that was edited in place and given its old mtime back is another file.
+    key = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+    entry = None
+    if cache_dir is not None:
+        entry = os.path.join(cache_dir, "-".join(f"{part:x}" for part in key))
+        found = _read_cache(entry, key)
+        if found is not None and all(os.pread(fd, 2, at) == CPUID_BYTES for at in found):
+            return found
+    found = _search(fd, info.st_size)
+    if entry is not None:
+        _write_cache(entry, key, found)
+    return found
+
+
+def _search(fd: int, size_bytes: int) -> tuple[int, ...]:
+    segments = _executable_segments(fd, size_bytes)
+    if not segments:
+        return ()
+    import mmap
+
+    with mmap.mmap(fd, size_bytes, prot=mmap.PROT_READ) as data:
+        candidates: list[int] = []
+        for offset, _, segment_bytes in segments:
+            end = min(offset + segment_bytes, size_bytes)
+            at = data.find(CPUID_BYTES, offset, end)
+            while at >= 0:
+                candidates.append(at)
+                at = data.find(CPUID_BYTES, at + 1, end)
+        if not candidates:
+            return ()
+        from softsgx.host import cpuidboundary
+
+        return cpuidboundary.true_sites(data, segments, sorted(set(candidates)))
+
+
+def _executable_segments(fd: int, size_bytes: int) -> list[tuple[int, int, int]]:
+    """Return (file offset, address, bytes in the file) of each executable PT_LOAD."""
+    head = os.pread(fd, _EHDR.size, 0)
+    if len(head) < _EHDR.size:
+        return []
+    (magic, klass, data, _, _, _, machine, _, _, phoff, _, _, _, phentsize, phnum, *_) = (
+        _EHDR.unpack(head)
+    )
+    if (magic, klass, data, machine, phentsize) != (b"\x7fELF", 2, 1, _EM_X86_64, _PHDR.size):
+        return []
+    table = os.pread(fd, phnum * _PHDR.size, phoff) if phoff < size_bytes else b""
+    segments = []
+    for kind, flags, offset, vaddr, _, filesz, _, _ in _PHDR.iter_unpack(
+        table[: len(table) // _PHDR.size * _PHDR.size]
+    ):
+        if kind == _PT_LOAD and flags & _PF_X and offset < size_bytes:
+            segments.append((offset, vaddr, min(filesz, size_bytes - offset)))
+    return segments
+
+
+def _read_cache(entry: str, key: tuple[int, ...]) -> tuple[int, ...] | None:
+    try:
+        fd = os.open(entry, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        info = os.fstat(fd)
+        # An entry of somebody else could name offsets that are no instructions.
+        raw = os.read(fd, 1 << 20) if info.st_uid == os.geteuid() else b""
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    if len(raw) < _CACHE_HEAD_BYTES + 4 or (len(raw) - _CACHE_HEAD_BYTES - 4) % 8:
+        return None
+    import binascii
+
+    body, check = raw[:-4], int.from_bytes(raw[-4:], "little")
+    if binascii.crc32(body) != check or body[:_CACHE_HEAD_BYTES] != _cache_head(key):
+        return None
+    return struct.unpack(f"<{(len(body) - _CACHE_HEAD_BYTES) // 8}Q", body[_CACHE_HEAD_BYTES:])
+
+
+def _write_cache(entry: str, key: tuple[int, ...], found: tuple[int, ...]) -> None:
+    import binascii
+
+    body = _cache_head(key) + struct.pack(f"<{len(found)}Q", *found)
+    raw = body + binascii.crc32(body).to_bytes(4, "little")
+    fresh = f"{entry}.{os.getpid()}"
+    try:
+        os.makedirs(os.path.dirname(entry), mode=0o700, exist_ok=True)
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            written = os.write(fd, raw)
+        finally:
+            os.close(fd)
+        if written == len(raw):
+            os.replace(fresh, entry)
+        else:
+            os.unlink(fresh)
+    except OSError:
+        # The next run searches again.
+        return
+
+
+def _cache_head(key: tuple[int, ...]) -> bytes:
+    return _CACHE_MAGIC + _CACHE_VERSION.to_bytes(2, "little") + _CACHE_KEY.pack(*key)

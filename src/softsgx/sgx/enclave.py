@@ -1,0 +1,186 @@
+"""One enclave: its SECS, its pages, its TCSs and its memory.
+
+Linux names stay out: which ioctl brought a page is the driver's business
+(`softsgx.device`). The content of the pages lives in an `EnclaveMemory`, plain
+anonymous memory here; the supervisor puts a memfd in its place, which the real
+processes map.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+from softsgx.sdm.leaves import ATTR_DEBUG, PAGE_SIZE, XFRM_AVX
+from softsgx.sdm.structs import GPRSGX, TCS
+from softsgx.sgx.epcm import PageTable
+
+__all__ = ["Enclave", "EnclaveMemory", "Tcs"]
+
+
+class EnclaveMemory:
+    """The content of an enclave's pages: sparse, zero where nothing was written.
+
+    fd: of a file that holds it, at the same offsets, or -1.
+    """
+
+    fd = -1
+
+    def __init__(self, size_bytes: int) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+        self.view = memoryview(mmap.mmap(-1, size_bytes, flags=flags))
+
+    def read(self, offset: int, length: int) -> bytes:
+        """``length`` bytes at an offset in ELRANGE."""
+        return bytes(self.view[offset : offset + length])
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Store bytes at an offset in ELRANGE."""
+        self.view[offset : offset + len(data)] = data
+
+    def discard(self, offset: int, length: int) -> None:
+        """Make a range zero again and give its memory back."""
+        self.view[offset : offset + length] = bytes(length)
+
+
+class Tcs:
+    """A TCS in use: what the CPU reads of it, and the state that no software sees.
+
+    Addresses are linear; ``cssa`` is the live one (the page's copy is what EADD
+    loaded). ``entered`` is the thread inside, or None.
+    """
+
+    __slots__ = (
+        "addr",
+        "aep",
+        "checked",
+        "cssa",
+        "debug_optin",
+        "entered",
+        "entry",
+        "frame_bytes",
+        "fs_base",
+        "gs_base",
+        "nssa",
+        "offset",
+        "outer_fs_base",
+        "outer_gs_base",
+        "ssa",
+    )
+
+    def __init__(self, enclave: Enclave, offset: int) -> None:
+        t = TCS.unpack(enclave.memory.read(offset, PAGE_SIZE))
+        base = enclave.base
+        self.offset, self.addr = offset, base + offset
+        self.debug_optin = t.flags & 1
+        self.cssa, self.nssa = t.cssa, t.nssa
+        self.entry = base + t.oentry & (1 << 64) - 1
+        self.fs_base, self.gs_base = base + t.ofsbase, base + t.ogsbase
+        self.ssa = t.ossa
+        self.frame_bytes = enclave.frame_bytes
+        self.aep = 0
+        self.outer_fs_base = self.outer_gs_base = 0
+        self.entered: Any = None
+        self.checked: Any = None
+
+    def frame(self, index: int) -> int:
+        """Offset in ELRANGE of SSA frame ``index``."""
+        return int(self.ssa + index * self.frame_bytes)
+
+    def gpr(self, index: int) -> int:
+        """Offset in ELRANGE of the GPRSGX region of SSA frame ``index``."""
+        return int(self.ssa + (index + 1) * self.frame_bytes - GPRSGX.size)
+
+
+class Enclave:
+    """An enclave, from the opening of the device on.
+
+    created, initialized: 0 or 1. base, size: ELRANGE in bytes, from ECREATE.
+    secs: the SECS record. generation: grows when a page's state changes, so that
+    checks made on an entry can be remembered.
+    """
+
+    def __init__(self, page_schema: Any) -> None:
+        self.page_schema = page_schema
+        self.created = self.initialized = 0
+        self.base = self.size = 0
+        self.secs: Any = None
+        self.secs_attributes = self.attributes_allowed = 0
+        self.frame_bytes = PAGE_SIZE
+        self.xfrm = self.miscselect = 0
+        self.pages = PageTable(0)
+        self.memory: EnclaveMemory = None  # type: ignore[assignment]
+        self.measurement: Any = None
+        self.tcs: dict[int, Tcs] = {}
+        self.generation = 0
+        self.key_root = b""
+        self.identity: Any = None
+        self.einit_failure = ""
+
+    def ecreate(self, secs: Any, memory: EnclaveMemory, measurement: Any) -> None:
+        """ECREATE, after its checks: fix ELRANGE and begin the measurement."""
+        self.secs, self.memory, self.measurement = secs, memory, measurement
+        self.base, self.size = secs.baseaddr, secs.size
+        self.frame_bytes = secs.ssaframesize * PAGE_SIZE
+        self.xfrm, self.miscselect = secs.xfrm, secs.miscselect
+        self.pages = PageTable(self.size // PAGE_SIZE)
+        self.created = 1
+        self.generation += 1
+
+    def load(self, offset: int, data: bytes, secinfo_flags: int, measure: bool) -> None:
+        """EADD (and EEXTEND of the whole pages) of equal pages; ``data`` is their content."""
+        n = len(data) // PAGE_SIZE
+        if data.count(0) != len(data):  # fresh memory is zero already
+            self.memory.write(offset, data)
+        fd = self.memory.fd
+        if fd >= 0:
+            self.measurement.add_pages_from_fd(fd, offset, offset, n, secinfo_flags, measure)
+        else:
+            self.measurement.add_pages(offset, secinfo_flags, data, measure)
+        if n == 1:
+            self.tcs.pop(offset, None)
+
+    @property
+    def end(self) -> int:
+        """The first address behind ELRANGE."""
+        return self.base + self.size
+
+    @property
+    def debug(self) -> bool:
+        """Whether SECS.ATTRIBUTES.DEBUG is set."""
+        return bool(self.secs.attributes & ATTR_DEBUG)
+
+    @property
+    def xsave_bytes(self) -> int:
+        """Size of the XSAVE area in an SSA frame for this XFRM (SDM, CPUID leaf 0DH)."""
+        return xsave_bytes(self.xfrm)
+
+    def tcs_at(self, addr: int) -> Tcs:
+        """The TCS of the PT_TCS page at a linear address."""
+        offset = addr - self.base
+        tcs = self.tcs.get(offset)
+        if tcs is None:
+            tcs = self.tcs[offset] = Tcs(self, offset)
+        return tcs
+
+    def touch(self) -> None:
+        """A page's state changed: earlier checks no longer count."""
+        self.generation += 1
+
+
+_XSAVE_END = ((0xE0, 2688), (XFRM_AVX, 832))
+_XSAVE_MISC = ((1 << 9, 2696), (1 << 17, 2752 + 64), (1 << 18, 2816 + 8192))
+
+
+def xsave_bytes(xfrm: int) -> int:
+    """The size in bytes of the standard-format XSAVE area of the features in ``xfrm``.
+
+    Source: SDM vol. 1, "Standard Format of XSAVE Area"; the offsets of Intel CPUs.
+    """
+    for bits, end in reversed(_XSAVE_MISC):
+        if xfrm & bits:
+            return end
+    for bits, end in _XSAVE_END:
+        if xfrm & bits:
+            return end
+    return 576

@@ -1,0 +1,1 @@
+"""The supervisor: real processes under ptrace, whose events the device answers."""

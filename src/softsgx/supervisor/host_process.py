@@ -1,0 +1,129 @@
+"""A real process as the device's `Process`: its memory is read through the kernel."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from typing import TYPE_CHECKING, Any
+
+from softsgx.device.memory import Fault, Source
+from softsgx.device.process import Process
+from softsgx.host import procmaps, ptrace
+from softsgx.supervisor.execve import unpatched
+from softsgx.supervisor.tracee import AddressSpace
+
+if TYPE_CHECKING:
+    from softsgx.supervisor.sgx import Sgx
+
+__all__ = ["HostProcess"]
+
+_PROCMAP_QUERY = 0xC0686611
+_QUERY = struct.Struct("<QQQQQQQQQIIIIQQ")
+_VMA_READ, _VMA_SHARED = 1, 8
+_READ_IMPLIES_EXEC = 0x0400000
+
+
+class _HostMemory:
+    """`UserMemory` of a real process: what copy_from_user would see."""
+
+    def __init__(self, process: HostProcess) -> None:
+        self.process = process
+        self._query = True
+        self._maps_fd = -1
+        self._may: dict[tuple[int, int, int, int], int] = {}
+
+    def close(self) -> None:
+        if self._maps_fd >= 0:
+            os.close(self._maps_fd)
+            self._maps_fd = -1
+
+    def read(self, addr: int, length: int) -> bytes:
+        if addr + length > 1 << 47:
+            raise Fault(addr)
+        data = ptrace.read_memory(self.process.tid, addr, length)
+        if len(data) != length:
+            raise Fault(addr + len(data))
+        return unpatched(self.process.space, addr, data)
+
+    def write(self, addr: int, data: bytes) -> None:
+        if addr + len(data) > 1 << 47:
+            raise Fault(addr)
+        if ptrace.write_memory(self.process.tid, addr, data) != len(data):
+            raise Fault(addr)
+
+    def source(self, addr: int) -> Source:
+        """The VMA at an address, with the VM_MAY* that the kernel gave it."""
+        found = self._query_vma(addr) if self._query else None
+        if found is None:
+            found = self._parse_vma(addr)
+        start, end, prot, shared, dev, inode = found
+        if not start <= addr < end:
+            # find_vma() takes the next one above; its pages below are not mapped.
+            return Source(addr, addr + 4096, 0, 7 if end > start else 0, mapped=int(end > start))
+        may = 7
+        if inode or shared:
+            key = (start, end, dev, inode)
+            known = self._may.get(key)
+            if known is None:
+                flags = procmaps.smaps_vmflags(self.process.space.pid, addr) or frozenset()
+                known = ("mr" in flags) | ("mw" in flags) << 1 | ("me" in flags) << 2
+                self._may[key] = known
+            may = known
+        return Source(start, end, prot, may, anonymous=int(not inode))
+
+    def _query_vma(self, addr: int) -> tuple[int, int, int, int, int, int] | None:
+        """PROCMAP_QUERY (Linux 6.11): one VMA without printing them all."""
+        if self._maps_fd < 0:
+            self._maps_fd = os.open(f"/proc/{self.process.space.pid}/maps", os.O_RDONLY)
+        query = bytearray(_QUERY.pack(_QUERY.size, 0x10, addr, *12 * (0,)))
+        try:
+            fcntl.ioctl(self._maps_fd, _PROCMAP_QUERY, query)
+        except FileNotFoundError:
+            return (0, 0, 0, 0, 0, 0)
+        except OSError:
+            self._query = False
+            return None
+        _, _, _, start, end, flags, _, _, inode, major, minor, *_ = _QUERY.unpack(query)
+        return start, end, flags & 7, flags & _VMA_SHARED, os.makedev(major, minor), inode
+
+    def _parse_vma(self, addr: int) -> tuple[int, int, int, int, int, int]:
+        for m in procmaps.maps(self.process.space.pid):
+            if addr < m.end:
+                return m.start, m.end, m.prot, int(m.shared), 0, m.inode
+        return (0, 0, 0, 0, 0, 0)
+
+
+class HostProcess(Process):
+    """The process of an address space. ``tid``: a stopped thread of it, for reading memory.
+
+    native: for each enclave, the protections that its mapping here really has.
+    """
+
+    def __init__(self, sgx: Sgx, space: AddressSpace) -> None:
+        self.space = space
+        self.tid = space.pid
+        self.sgx = sgx
+        super().__init__(sgx.device, _HostMemory(self))
+        self.native: dict[Any, Any] = {}
+        self.tcs_enclaves: dict[int, Any] = {}
+        self.not_inherited: list[tuple[int, int]] = []
+        try:
+            with open(f"/proc/{space.pid}/personality") as f:
+                self.read_implies_exec = int(bool(int(f.read(), 16) & _READ_IMPLIES_EXEC))
+        except (OSError, ValueError):
+            self.read_implies_exec = 0
+
+    def fd_file(self, fd: int) -> tuple[bool, Any]:
+        """(whether the fd is open, its device file or None)."""
+        path = f"/proc/{self.tid}/fd/{fd}"
+        try:
+            s = os.stat(path)
+        except OSError:
+            return False, None
+        return True, self.sgx.files.get((s.st_dev, s.st_ino))
+
+    def mm_changed(self) -> None:
+        """VMAs of enclaves changed: remembered checks no longer count."""
+        self.generation += 1
+        self.tcs_enclaves.clear()

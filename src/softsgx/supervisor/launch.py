@@ -1,0 +1,99 @@
+"""Starting the program: checks that name what is wrong, then fork, seize, filter, exec."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+
+from softsgx.errors import UnsupportedError, UsageError
+from softsgx.host import bpf, ptrace
+
+__all__ = ["find_program", "launch"]
+
+_NO_NEW_PRIVS = 38
+
+
+def find_program(name: str) -> str:
+    """The file that execvp would run. Raises UsageError with what is wrong with it."""
+    if "/" in name:
+        candidates = [name]
+    else:
+        path = os.environ.get("PATH") or os.defpath
+        candidates = [os.path.join(d or ".", name) for d in path.split(os.pathsep)]
+    found = [c for c in candidates if os.path.exists(c)]
+    if not found:
+        raise UsageError(f"{name}: no such program; give its path, or the name of one in PATH")
+    runnable = [c for c in found if os.path.isfile(c) and os.access(c, os.X_OK)]
+    if not runnable:
+        what = "is a directory" if os.path.isdir(found[0]) else "is not executable (chmod +x it)"
+        raise UsageError(f"{found[0]}: {what}")
+    _check_elf(runnable[0])
+    return runnable[0]
+
+
+def _check_elf(path: str) -> None:
+    try:
+        with open(path, "rb") as f:
+            head = f.read(20)
+    except OSError as e:
+        if isinstance(e, PermissionError):
+            return  # executable but not readable: exec decides
+        raise UsageError(f"{path}: {e.strerror}") from None
+    if head[:4] != b"\x7fELF":
+        return
+    machine = struct.unpack_from("<H", head, 18)[0] if len(head) == 20 else 0
+    if head[4] == 1:
+        raise UsageError(f"{path}: a 32-bit program; softsgx runs x86-64 programs")
+    if machine != 62:
+        raise UsageError(f"{path}: not an x86-64 program (ELF machine {machine})")
+
+
+def launch(argv: list[str]) -> tuple[int, int]:
+    """Start ``argv`` as a seized, filtered child on its way into exec.
+
+    Returns its pid and a pipe that tells why exec failed (empty: it did not).
+
+    Raises SoftsgxError if it cannot be traced or executed.
+    """
+    path = find_program(argv[0])
+    ready_r, ready_w = os.pipe()
+    fail_r, fail_w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _child(path, argv, ready_r, fail_w)
+    os.close(ready_r)
+    os.close(fail_w)
+    try:
+        ptrace.seize(pid)
+    except OSError as e:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise UnsupportedError(
+            f"cannot trace a child process ({e.strerror}): is ptrace forbidden here? "
+            "'softsgx doctor' says more"
+        ) from None
+    os.write(ready_w, b"x")
+    os.close(ready_w)
+    return pid, fail_r
+
+
+def _child(path: str, argv: list[str], ready: int, fail: int) -> None:
+    try:
+        os.read(ready, 1)
+        os.close(ready)
+        program = bpf.base_program()
+        if ptrace.seccomp_filter(program):
+            # Without CAP_SYS_ADMIN: give up setuid programs first.
+            ptrace.prctl(_NO_NEW_PRIVS, 1)
+            error = ptrace.seccomp_filter(program)
+            if error:
+                os.write(fail, f"seccomp: {os.strerror(error)}".encode())
+                os._exit(127)
+        for s in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(s, signal.SIG_DFL)
+        os.execv(path, argv)
+    except OSError as e:
+        os.write(fail, f"{path}: {e.strerror}".encode())
+    finally:
+        os._exit(127)

@@ -1,0 +1,299 @@
+"""The loop: one wait, one stop, one handler.
+
+Light on purpose: a program that uses no SGX needs only this file, paths and
+exec. What concerns enclaves is imported when the device is first opened.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from softsgx.errors import UsageError
+from softsgx.host import ptrace
+from softsgx.supervisor import execve, paths
+from softsgx.supervisor.launch import launch
+from softsgx.supervisor.remote import Ended, to_exit_stop
+from softsgx.supervisor.tracee import AddressSpace, Tracee
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, R8, R10, RAX, RDI, RDX, RIP, RSI
+
+__all__ = ["Options", "Supervisor"]
+
+_WALL = 0x40000000
+_CLONE_VM, _CLONE_THREAD = 0x100, 0x10000
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def cache_dir() -> str:
+    """Where what was found about files is kept between runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(base, "softsgx", "cpuid")
+
+
+class Options:
+    """What ``softsgx run`` was asked for. design: a Design, made when first needed."""
+
+    __slots__ = ("cpuid", "epc_bytes", "make_design", "recorder", "verify")
+
+    def __init__(self, make_design: Any = None, epc_bytes: int = 128 << 20) -> None:
+        self.make_design = make_design
+        self.epc_bytes = epc_bytes
+        self.recorder: Any = None
+        self.verify = False
+        self.cpuid = True
+
+
+class Supervisor:
+    """Runs one program and everything that it starts."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.record = options.recorder
+        self.tracees: dict[int, Tracee] = {}
+        self.early: dict[int, int] = {}
+        self.pending: list[tuple[int, int]] = []
+        self.regs = ptrace.Registers()
+        self.view = self.regs.view
+        self.main_pid = 0
+        self.main_status: int | None = None
+        self.sgx: Any = None
+        self.device_paths = paths.DevicePaths()
+        self.cache_dir = cache_dir()
+        self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+
+    # -- running -----------------------------------------------------------------------
+
+    def run(self, argv: list[str]) -> int:
+        """Run a program to its end, and its children; its wait status."""
+        pid, fail = launch(argv)
+        self.main_pid = pid
+        space = AddressSpace(pid)
+        self.tracees[pid] = Tracee(pid, pid, space)
+        handlers = {s: signal.signal(s, self._forward) for s in _SIGNALS}
+        handlers |= {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGQUIT)}
+        try:
+            self._loop()
+        finally:
+            for s, handler in handlers.items():
+                signal.signal(s, handler)
+            why = os.read(fail, 4096)
+            os.close(fail)
+            if self.sgx is not None:
+                self.sgx.close()
+        if why:
+            raise UsageError(why.decode(errors="replace"))
+        assert self.main_status is not None
+        return self.main_status
+
+    def _forward(self, number: int, _frame: object) -> None:
+        if self.main_status is None:
+            os.kill(self.main_pid, number)
+
+    def _loop(self) -> None:
+        wait, tracees = os.waitpid, self.tracees
+        while tracees:
+            if self.pending:
+                tid, status = self.pending.pop(0)
+            else:
+                tid, status = wait(-1, _WALL)
+            tracee = tracees.get(tid)
+            if tracee is None:
+                if os.WIFSTOPPED(status):
+                    self.early[tid] = status  # a new child that is faster than its parent's event
+                continue
+            try:
+                self.dispatch(tracee, status)
+            except Ended as ended:
+                self._ended(ended.tid, ended.status)
+            except ProcessLookupError:
+                pass  # killed while stopped: its end is reported by a later wait
+
+    def dispatch(self, tracee: Tracee, status: int) -> None:
+        """Handle one status of one tracee; it runs again afterwards."""
+        if status & 0xFF != 0x7F:
+            self._ended(tracee.tid, status)
+            return
+        tracee.stopped = True
+        event, number = status >> 16, status >> 8 & 0xFF
+        if event == 0:
+            if number in (signal.SIGILL, signal.SIGTRAP, signal.SIGSEGV) or tracee.thread:
+                self._signal(tracee, number)
+            elif number == signal.SIGTRAP | 0x80:
+                self.cont(tracee)
+            else:
+                self.cont(tracee, number)
+        elif event == ptrace.EVENT_SECCOMP:
+            self._seccomp(tracee)
+        elif event in (ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE):
+            self._child(tracee, event)
+        elif event == ptrace.EVENT_EXEC:
+            self._exec(tracee)
+        elif event == ptrace.EVENT_STOP:
+            if number in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+                ptrace.listen(tracee.tid)
+            else:
+                self.cont(tracee)
+        else:
+            self.cont(tracee)
+
+    def cont(self, tracee: Tracee, number: int = 0) -> None:
+        """Let it run."""
+        tracee.stopped = False
+        ptrace.cont(tracee.tid, number)
+
+    # -- processes ---------------------------------------------------------------------
+
+    def _ended(self, tid: int, status: int) -> None:
+        tracee = self.tracees.pop(tid, None)
+        self.early.pop(tid, None)
+        if tracee is None:
+            return
+        space = tracee.space
+        space.tracees.discard(tid)
+        if self.sgx is not None:
+            self.sgx.thread_ended(tracee)
+        if tid == tracee.tgid:
+            if self.record is not None:
+                self.record.exit(tid, status)
+            if tid == self.main_pid:
+                self.main_status = status
+        if not space.tracees:
+            self._space_ended(space)
+
+    def _space_ended(self, space: AddressSpace) -> None:
+        if space.sgx is not None:
+            self.sgx.space_ended(space)
+        space.close()
+
+    def _child(self, parent: Tracee, event: int) -> None:
+        tid = ptrace.event_message(parent.tid)
+        flags = self._clone_flags(parent, event)
+        if flags & _CLONE_THREAD:
+            child = Tracee(tid, parent.tgid, parent.space)
+        elif flags & _CLONE_VM:
+            child = Tracee(tid, tid, parent.space)
+        else:
+            space = AddressSpace(tid)
+            old = parent.space
+            space.image, space.patched = old.image, list(old.patched)
+            space.native_cpuid = old.native_cpuid
+            space.fd_filter, space.ranges = old.fd_filter, list(old.ranges)
+            child = Tracee(tid, tid, space)
+            if old.sgx is not None:
+                self.sgx.forked(old, space)
+        self.tracees[tid] = child
+        if self.record is not None:
+            self.record.child(parent.tid, tid, "thread" if flags & _CLONE_THREAD else "process")
+        status = self.early.pop(tid, None)
+        if status is None:
+            _, status = os.waitpid(tid, _WALL)
+        self.dispatch(child, status)
+        self.cont(parent)
+
+    def _clone_flags(self, parent: Tracee, event: int) -> int:
+        if event == ptrace.EVENT_FORK:
+            return 0
+        self.regs.load(parent.tid)
+        call = self.view[ORIG_RAX]
+        if call == nr.NR_vfork:
+            return _CLONE_VM
+        if call == nr.NR_clone:
+            return self.view[RDI]
+        if call == nr.NR_clone3:
+            return int.from_bytes(parent.read(self.view[RDI], 8), "little")
+        return 0
+
+    def _exec(self, tracee: Tracee) -> None:
+        # The thread that called exec has become the leader; the others are gone.
+        former = ptrace.event_message(tracee.tid)
+        if former != tracee.tid:
+            gone = self.tracees.pop(former, None)
+            if gone is not None:
+                gone.space.tracees.discard(former)
+        old = tracee.space
+        if self.sgx is not None:
+            self.sgx.thread_ended(tracee)
+        old.tracees.discard(tracee.tid)
+        if not old.tracees:
+            self._space_ended(old)
+        tracee.space = AddressSpace(tracee.tid)
+        tracee.space.tracees.add(tracee.tid)
+        tracee.space.fd_filter, tracee.space.ranges = old.fd_filter, list(old.ranges)
+        tracee.thread = None
+        if self.record is not None:
+            self.record.exec(tracee.tid)
+        execve.exec_stop(self, tracee)
+
+    # -- system calls ------------------------------------------------------------------
+
+    def _seccomp(self, tracee: Tracee) -> None:
+        self.regs.load(tracee.tid)
+        view = self.view
+        call = view[ORIG_RAX]
+        if call == nr.NR_mmap:
+            self._mmap(tracee)
+            return
+        if call in paths.HANDLED:
+            answer = self.device_paths.handle(self, tracee, call)
+        elif self.sgx is not None:
+            answer = self.sgx.syscall(tracee, call)
+        else:
+            answer = None
+        if answer is paths.DONE:
+            return
+        if answer is not None:
+            view[ORIG_RAX] = (1 << 64) - 1
+            view[RAX] = answer & (1 << 64) - 1
+            self.regs.store(tracee.tid)
+        self.cont(tracee)
+
+    def _mmap(self, tracee: Tracee) -> None:
+        view = self.view
+        if self.sgx is not None and self.sgx.mmap(tracee):
+            return
+        wants = view[RDX] & 4 and not view[R10] & 0x20 and self.options.cpuid
+        if wants and tracee.space.native_cpuid is True and tracee.space.image:
+            execve.patch_mapping(self, tracee, view[R8] & 0xFFFFFFFF, view[RSI])
+            return
+        self.cont(tracee)
+
+    def finish(self, tracee: Tracee, answer: int) -> None:
+        """Answer a system call from its seccomp stop without running it."""
+        self.view[ORIG_RAX] = (1 << 64) - 1
+        self.view[RAX] = answer & (1 << 64) - 1
+        self.regs.store(tracee.tid)
+        self.cont(tracee)
+
+    def cancel(self, tracee: Tracee) -> None:
+        """Cancel a system call and go to its exit stop, ready for remote calls."""
+        to_exit_stop(tracee, self.regs)
+
+    # -- signals -----------------------------------------------------------------------
+
+    def _signal(self, tracee: Tracee, number: int) -> None:
+        if number in (signal.SIGILL, signal.SIGTRAP) and tracee.thread is None:
+            self.regs.load(tracee.tid)
+            if execve.emulate_cpuid(self, tracee, number):
+                return
+            if self.sgx is None and self._is_enclu(tracee, number):
+                self.load_sgx()
+        if self.sgx is None:
+            self.cont(tracee, number)
+        else:
+            self.sgx.signal(tracee, number)
+
+    def _is_enclu(self, tracee: Tracee, number: int) -> bool:
+        if number == signal.SIGILL:
+            return tracee.space.peek(self.view[RIP], 3) == b"\x0f\x01\xd7"
+        image = tracee.space.image
+        return bool(image) and self.view[RIP] - 1 == image + execve.image().enclu
+
+    def load_sgx(self) -> Any:
+        """The part that knows enclaves, imported at first use."""
+        if self.sgx is None:
+            from softsgx.supervisor.sgx import Sgx
+
+            self.sgx = Sgx(self)
+        return self.sgx

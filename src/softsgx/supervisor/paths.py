@@ -1,0 +1,167 @@
+"""The device nodes that do not exist: open, stat and access of their paths.
+
+Only a path whose last component is a device's name is looked at closely, so
+every other call costs its stop and one read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from typing import TYPE_CHECKING, Any
+
+from softsgx.host import ptrace
+from softsgx.supervisor.remote import Remote
+from softsgx.supervisor.tracee import Tracee
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, R8, RAX, RDI, RDX, RSI
+
+if TYPE_CHECKING:
+    from softsgx.supervisor.loop import Supervisor
+
+__all__ = ["DONE", "HANDLED", "DevicePaths"]
+
+DONE = object()
+"""The handler has let the tracee run itself."""
+
+_AT_FDCWD = (1 << 32) - 100
+_O_CLOEXEC, _O_DIRECTORY, _O_CREAT, _O_EXCL = 0o2000000, 0o200000, 0o100, 0o200
+_PATH_ARG = {
+    nr.NR_open: (None, RDI),
+    nr.NR_stat: (None, RDI),
+    nr.NR_lstat: (None, RDI),
+    nr.NR_access: (None, RDI),
+    nr.NR_openat: (RDI, RSI),
+    nr.NR_openat2: (RDI, RSI),
+    nr.NR_newfstatat: (RDI, RSI),
+    nr.NR_statx: (RDI, RSI),
+    nr.NR_faccessat: (RDI, RSI),
+    nr.NR_faccessat2: (RDI, RSI),
+}
+HANDLED = frozenset(_PATH_ARG)
+_MINORS = {"enclave": 125, "provision": 126}
+_MISC_MAJOR = 10
+_MODE = stat.S_IFCHR | 0o666
+
+
+class DevicePaths:
+    """Which paths are devices: those of the chosen design."""
+
+    def __init__(self, paths: tuple[str, str] = ("/dev/sgx_enclave", "/dev/sgx_provision")) -> None:
+        self.paths = paths
+        self.names = frozenset(os.path.basename(p).encode() for p in paths)
+        self.born = os.stat("/dev")
+
+    def handle(self, sup: Supervisor, tracee: Tracee, call: int) -> Any:
+        """Answer a path call: the value for RAX, None to let it be, or DONE."""
+        view = sup.view
+        dir_arg, path_arg = _PATH_ARG[call]
+        raw = tracee.read_string(view[path_arg])
+        if raw is None:
+            return None
+        if not raw:
+            # AT_EMPTY_PATH: the fd itself.
+            if call in (nr.NR_newfstatat, nr.NR_statx) and sup.sgx is not None:
+                return self.fstat(sup, tracee, call, view[RDI] & 0xFFFFFFFF)
+            return None
+        if raw[raw.rfind(b"/") + 1 :] not in self.names:
+            return None
+        path = self._resolve(tracee, view[dir_arg] if dir_arg is not None else _AT_FDCWD, raw)
+        if path is None:
+            return None
+        if call in (nr.NR_open, nr.NR_openat, nr.NR_openat2):
+            return self._open(sup, tracee, call, path, view[path_arg] + len(raw))
+        if call in (nr.NR_access, nr.NR_faccessat, nr.NR_faccessat2):
+            mode = view[RSI if call == nr.NR_access else RDX] & 7
+            return -errno.EACCES if mode & 1 else 0
+        return self._stat(tracee, view, call, path)
+
+    def _resolve(self, tracee: Tracee, dirfd: int, raw: bytes) -> str | None:
+        path = os.fsdecode(raw)
+        directory, name = os.path.split(path)
+        root = f"/proc/{tracee.tid}/root"
+        if directory.startswith("/"):
+            where = directory
+        else:
+            at = "cwd" if dirfd & 0xFFFFFFFF == _AT_FDCWD else f"fd/{dirfd & 0xFFFFFFFF}"
+            try:
+                where = os.path.join(os.readlink(f"/proc/{tracee.tid}/{at}"), directory)
+            except OSError:
+                return None
+        for known in self.paths:
+            parent, base = os.path.split(known)
+            if base == name and (
+                os.path.normpath(where) == parent or os.path.realpath(where) == parent
+            ):
+                return known if os.path.isdir(root) or parent else None
+        return None
+
+    # -- open --------------------------------------------------------------------------
+
+    def _open(self, sup: Supervisor, tracee: Tracee, call: int, path: str, end: int) -> Any:
+        view = sup.view
+        if call == nr.NR_openat2:
+            flags = int.from_bytes(tracee.read(view[RDX], 8), "little")
+        else:
+            flags = view[RSI if call == nr.NR_open else RDX]
+        if flags & _O_DIRECTORY:
+            return -errno.ENOTDIR
+        if flags & _O_CREAT and flags & _O_EXCL:
+            return -errno.EEXIST
+        sgx = sup.load_sgx()
+        fmode = {0: 1, 1: 2, 2: 3}.get(flags & 3, 0)
+        file, error = sgx.open(tracee, path, fmode)
+        if error:
+            return -error
+        # Opened as a memfd named after the device: the enclave's memory, which it can map.
+        view[ORIG_RAX] = nr.NR_memfd_create
+        view[RDI] = end - len(os.path.basename(path))
+        view[RSI] = 1 if flags & _O_CLOEXEC else 0
+        sup.regs.store(tracee.tid)
+        Remote.step(tracee.tid)
+        Remote.step(tracee.tid)
+        sup.regs.load(tracee.tid)
+        fd = view[RAX]
+        if fd < 1 << 31:
+            sgx.opened(tracee, file, fd)
+        return self._resume(sup, tracee)
+
+    @staticmethod
+    def _resume(sup: Supervisor, tracee: Tracee) -> Any:
+        sup.cont(tracee)
+        return DONE
+
+    # -- stat --------------------------------------------------------------------------
+
+    def fstat(self, sup: Supervisor, tracee: Tracee, call: int, fd: int) -> Any:
+        """Fstat of an fd: None unless it is a device's."""
+        file = sup.sgx.file_of(tracee, fd)
+        return None if file is None else self._stat(tracee, sup.view, call, file.path)
+
+    def _stat(self, tracee: Tracee, view: Any, call: int, path: str) -> int:
+        name = "provision" if path.endswith("provision") else "enclave"
+        minor = _MINORS[name]
+        dev, born = self.born.st_dev, int(self.born.st_ctime)
+        ino = 700 + minor
+        if call == nr.NR_statx:
+            buf = bytearray(256)
+            struct.pack_into(
+                "<IIQIIIHHQQQQ", buf, 0, 0x7FF, 4096, 0, 1, 0, 0, _MODE, 0, ino, 0, 0, 0
+            )
+            for at in (64, 80, 96, 112):
+                struct.pack_into("<qII", buf, at, born, 0, 0)
+            struct.pack_into("<IIII", buf, 128, _MISC_MAJOR, minor, os.major(dev), os.minor(dev))
+            where = view[R8]
+        else:
+            buf = bytearray(144)
+            rdev = os.makedev(_MISC_MAJOR, minor)
+            struct.pack_into(
+                "<QQQIIIIQqqqqQqQqQ", buf, 0, dev, ino, 1, _MODE, 0, 0, 0, rdev, 0, 4096, 0,
+                born, 0, born, 0, born, 0,
+            )  # fmt: skip
+            where = view[RDX if call == nr.NR_newfstatat else RSI]
+        if ptrace.write_memory(tracee.tid, where, bytes(buf)) != len(buf):
+            return -errno.EFAULT
+        return 0

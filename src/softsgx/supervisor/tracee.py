@@ -1,0 +1,99 @@
+"""What the supervisor knows of each traced thread and of each address space."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from softsgx.host import ptrace
+
+__all__ = ["AddressSpace", "Tracee"]
+
+
+class AddressSpace:
+    """A process's memory (its mm), shared by its threads and by a vfork child.
+
+    pid: of a process that lives in it. image: base address of our vDSO in it, 0
+    while there is none. sgx: the device's `SgxProcess`, None until it meets the
+    device. patched: CPUID sites by address (two bytes each). tracees: those that
+    run in it.
+    """
+
+    __slots__ = (
+        "fd_filter",
+        "image",
+        "mem_fd",
+        "native_cpuid",
+        "patched",
+        "pid",
+        "ranges",
+        "sgx",
+        "tracees",
+    )
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.image = 0
+        self.mem_fd = -1
+        self.sgx: Any = None
+        self.patched: list[int] = []
+        self.native_cpuid = True
+        self.tracees: set[int] = set()
+        self.fd_filter = False
+        self.ranges: list[tuple[int, int]] = []
+
+    def close(self) -> None:
+        """Give back what it holds open."""
+        if self.mem_fd >= 0:
+            os.close(self.mem_fd)
+            self.mem_fd = -1
+
+    def _mem(self) -> int:
+        if self.mem_fd < 0:
+            self.mem_fd = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        return self.mem_fd
+
+    def peek(self, addr: int, length: int) -> bytes:
+        """Memory whatever its protection; fewer bytes where nothing is mapped."""
+        try:
+            return os.pread(self._mem(), length, addr)
+        except (OSError, OverflowError):
+            return b""
+
+    def poke(self, addr: int, data: bytes) -> None:
+        """Write whatever the protection (FOLL_FORCE: private mappings get a copy)."""
+        os.pwrite(self._mem(), data, addr)
+
+
+class Tracee:
+    """One thread.
+
+    space: its address space. thread: its `sgx.enclu.Thread`, None until it
+    enters. stopped: whether it is in a ptrace stop now.
+    """
+
+    __slots__ = ("cpuid_left", "space", "stopped", "tgid", "thread", "tid")
+
+    def __init__(self, tid: int, tgid: int, space: AddressSpace) -> None:
+        self.tid, self.tgid, self.space = tid, tgid, space
+        self.thread: Any = None
+        self.stopped = True
+        space.tracees.add(tid)
+
+    def read(self, addr: int, length: int) -> bytes:
+        """Memory as the thread itself could read it; fewer bytes if it could not."""
+        return ptrace.read_memory(self.tid, addr, length)
+
+    def read_string(self, addr: int, limit: int = 4096) -> bytes | None:
+        """A C string, or None if it cannot be read or has no end."""
+        text = b""
+        while len(text) < limit:
+            n = min(256, 4096 - (addr + len(text)) % 4096)
+            piece = self.read(addr + len(text), n)
+            end = piece.find(b"\0")
+            if end >= 0:
+                return text + piece[:end]
+            text += piece
+            if len(piece) < n:
+                return None
+        return None
