@@ -3,7 +3,8 @@
  * usage: signals [MILLISECONDS]
  * A timer signal each millisecond and SIGUSR1 from another thread while a computation runs inside,
  * through the vDSO and by raw ENCLU. Each signal is an AEX first: the handler must find the thread
- * outside, at the AEP, ready to ERESUME, with nothing of the enclave in its registers.
+ * outside, at the AEP, ready to ERESUME, with nothing of the enclave in its registers. Then an
+ * enclave is loaded under the timer.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -83,6 +84,21 @@ static void run(bool raw, uint64_t rounds, const char *names[])
 	      wrong, wrong_rip, wrong_rax, wrong_rbx, wrong_rcx, wrong_other);
 }
 
+/* Loading under fire: ADD_PAGES may come back with a short count, and every page must be there. */
+static void load_pestered(void)
+{
+	struct itimerval each_ms = {{0, 1000}, {0, 1000}}, off = {0};
+	static struct encl big;
+	int ret;
+
+	setitimer(ITIMER_REAL, &each_ms, NULL);
+	ret = encl_load(&big, &(struct encl_opts){.threads = MAX_THREADS, .heap = 16 << 20});
+	setitimer(ITIMER_REAL, &off, NULL);
+	check(ret == 0, "load_pestered", "%s", big.err);
+	check(encl_op(&big, OP_SUM, 1, 10, 0, 0) == mix(1, 10), "load_enters", "%s", big.err);
+	encl_free(&big);
+}
+
 /* How many rounds take that long outside. */
 static uint64_t calibrate(long milliseconds)
 {
@@ -114,5 +130,6 @@ int main(int argc, char **argv)
 	sigaction(SIGUSR1, &act, NULL);
 	run(false, rounds, vdso);
 	run(true, rounds, raw);
+	load_pestered();
 	return tap_failed;
 }

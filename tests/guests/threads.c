@@ -50,6 +50,26 @@ static void all_inside(void)
 	check(!first, "eight_at_once", "%s; %s", (char *)first, e.err);
 }
 
+/* Threads that come and go on one TCS. */
+static void *one_call(void *arg)
+{
+	struct call c = {.op = OP_SUM, .a = (uint64_t)arg, .b = 3};
+
+	return encl_do(&e, 0, &c) && c.ret == mix((uint64_t)arg, 3) ? NULL : e.err;
+}
+
+static void churn(void)
+{
+	void *first = NULL;
+	pthread_t t;
+
+	for (intptr_t i = 0; i < 100 && !first; i++) {
+		pthread_create(&t, NULL, one_call, (void *)i);
+		pthread_join(t, &first);
+	}
+	check(!first, "come_and_go", "%s", (char *)first);
+}
+
 static volatile uint64_t inside, stop;
 
 static void *spinner(void *arg)
@@ -131,6 +151,7 @@ int main(void)
 		bail("load", e.err);
 	raw_catch_faults();
 	all_inside();
+	churn();
 	busy();
 	dynamic();
 	return tap_failed;

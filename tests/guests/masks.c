@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * usage: masks
+ * Through the vDSO nothing of an enclave's life is a signal: not entering, not faults inside, not
+ * pages added by a fault. So a program that blocks or ignores SIGILL, SIGSEGV, SIGTRAP, SIGBUS and
+ * SIGFPE still works, and its mask, its dispositions, its pending signals and its alternate stack
+ * are afterwards as it left them.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include "loader.h"
+#include "tap.h"
+
+static struct encl e;
+static const int sync_signals[] = {SIGILL, SIGSEGV, SIGTRAP, SIGBUS, SIGFPE};
+static volatile int delivered;
+
+static void handler(int sig)
+{
+	(void)sig;
+	delivered++;
+}
+
+/* Enter and leave, fault inside, EAUG by EACCEPT; on a page of its own each time. */
+static void use_enclave(const char *name)
+{
+	static uint64_t page;
+	struct sgx_enclave_run run = {.tcs = e.base + e.tcs[1]};
+	struct call c = {.op = OP_FAULT, .a = F_UD2}, h = {.op = OP_HANDLE, .a = 2};
+	struct sgx_enclave_run inner = {.tcs = run.tcs};
+	bool ok = true;
+
+	for (int i = 0; i < 20; i++)
+		ok &= encl_op(&e, OP_SUM, (uint64_t)i, 10, 0, 0) == mix((uint64_t)i, 10);
+	page = page ? page + PAGE : e.base + e.free;
+	ok &= encl_enclu(&e, 0, EACCEPT, page, SI_REG | SI_R | SI_W | SI_PENDING, 0, NULL) == 0;
+	/* One function enters and resumes, so that both leave from the same stack. */
+	for (uint32_t leaf = EENTER;; leaf = ERESUME) {
+		ok &= encl_vdso_enter(&c, leaf, &run) == 0;
+		if (run.function == EEXIT)
+			break;
+		ok &= run.exception_vector == 6 && leaf == EENTER;
+		ok &= encl_vdso_enter(&h, EENTER, &inner) == 0 && inner.function == EEXIT;
+		if (!ok)
+			break;
+	}
+	check(ok, name, "%s; vector %u", e.err, run.exception_vector);
+}
+
+static void dispositions(void (*wanted)(int), const char *name)
+{
+	struct sigaction act;
+
+	for (int i = 0; i < 5; i++) {
+		sigaction(sync_signals[i], NULL, &act);
+		if (act.sa_handler != wanted)
+			return (void)check(false, name, "signal %d: handler %p, was %p", sync_signals[i],
+					   (void *)act.sa_handler, (void *)wanted);
+	}
+	check(true, name, " ");
+}
+
+static void blocked(void)
+{
+	struct sigaction act = {.sa_handler = handler};
+	sigset_t all, now, old;
+	int missing = 0;
+
+	for (int i = 0; i < 5; i++)
+		sigaction(sync_signals[i], &act, NULL);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	use_enclave("all_blocked");
+	pthread_sigmask(SIG_SETMASK, &old, &now);
+	for (int sig = 1; sig < 32; sig++)
+		if (sig != SIGKILL && sig != SIGSTOP && !sigismember(&now, sig))
+			missing = sig;
+	check(!missing, "mask_kept", "signal %d is no more blocked", missing);
+	dispositions(handler, "handlers_kept");
+	CHECK_EQ(delivered, 0, "nothing_delivered");
+}
+
+static void ignored(void)
+{
+	for (int i = 0; i < 5; i++)
+		signal(sync_signals[i], SIG_IGN);
+	use_enclave("all_ignored");
+	dispositions(SIG_IGN, "ignored_kept");
+}
+
+/* A signal that was sent while it is blocked stays pending over ECALLs, and comes afterwards. */
+static void pending(void)
+{
+	sigset_t set, old, now;
+
+	for (int i = 0; i < 5; i++)
+		signal(sync_signals[i], handler);
+	delivered = 0;
+	sigemptyset(&set);
+	sigaddset(&set, SIGILL);
+	sigaddset(&set, SIGSEGV);
+	sigaddset(&set, SIGUSR1);
+	signal(SIGUSR1, handler);
+	pthread_sigmask(SIG_BLOCK, &set, &old);
+	raise(SIGILL);
+	raise(SIGSEGV);
+	raise(SIGUSR1);
+	use_enclave("pending_uses");
+	sigpending(&now);
+	check(sigismember(&now, SIGILL) && sigismember(&now, SIGSEGV) && sigismember(&now, SIGUSR1),
+	      "pending_kept", "SIGILL %d, SIGSEGV %d, SIGUSR1 %d", sigismember(&now, SIGILL),
+	      sigismember(&now, SIGSEGV), sigismember(&now, SIGUSR1));
+	CHECK_EQ(delivered, 0, "pending_not_delivered");
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	CHECK_EQ(delivered, 3, "pending_delivered");
+}
+
+/* SA_RESETHAND would show a signal that was swallowed on the way. */
+static void once_only(void)
+{
+	struct sigaction act = {.sa_handler = handler, .sa_flags = SA_RESETHAND};
+
+	for (int i = 0; i < 5; i++)
+		sigaction(sync_signals[i], &act, NULL);
+	use_enclave("resethand_uses");
+	dispositions(handler, "resethand_kept");
+}
+
+static void altstack(void)
+{
+	static char stack[1 << 15];
+	stack_t alt = {.ss_sp = stack, .ss_size = sizeof(stack)}, now;
+
+	sigaltstack(&alt, NULL);
+	use_enclave("altstack_uses");
+	sigaltstack(NULL, &now);
+	check(now.ss_sp == stack && now.ss_size == sizeof(stack) && now.ss_flags == 0, "altstack_kept",
+	      "sp %p, size %zu, flags %d", now.ss_sp, now.ss_size, now.ss_flags);
+	alt.ss_flags = SS_DISABLE;
+	sigaltstack(&alt, NULL);
+	use_enclave("no_altstack_uses");
+}
+
+int main(void)
+{
+	struct encl_seg seg = {.name = "dynamic", .len = 16 * PAGE};
+
+	if (encl_load(&e, &(struct encl_opts){.threads = 2, .size = 1 << 20}))
+		bail("load", e.err);
+	seg.off = e.free;
+	if (encl_map_seg(&e, &seg, PROT_READ | PROT_WRITE))
+		bail("map", e.err);
+	encl_vdso = vdso_find("__vdso_sgx_enter_enclave");
+	if (!encl_vdso)
+		bail("vdso", "no __vdso_sgx_enter_enclave");
+	use_enclave("default");
+	dispositions(SIG_DFL, "default_kept");
+	blocked();
+	ignored();
+	pending();
+	once_only();
+	altstack();
+	return tap_failed;
+}
