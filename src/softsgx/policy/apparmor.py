@@ -189,18 +189,20 @@ class AppArmorProfile:
         """
         found = self._cache.get((path, owner))
         if found is None:
-            allow = audit = quiet = 0
-            if self._dfa is not None:
-                state = self._dfa.walk(self._start, os.fsencode(path))
-                shift = 0 if owner else 14
-                allow = self._dfa.accept[state] >> shift & 0x7F
-                audit = self._dfa.accept2[state] >> shift & 0x7F
-                quiet = self._dfa.accept2[state] >> (shift + 7) & 0x7F
-            found = FilePerms(allow, audit, quiet)
+            found = self.lookup(path, owner)
             if len(self._cache) >= _CACHE_LIMIT:
                 self._cache.clear()
             self._cache[path, owner] = found
         return found
+
+    def lookup(self, path: str, owner: bool) -> FilePerms:
+        """Walk the DFA over `path`: `perms` without its cache."""
+        if self._dfa is None:
+            return FilePerms(0, 0, 0)
+        state = self._dfa.walk(self._start, os.fsencode(path))
+        shift = 0 if owner else 14
+        first, second = self._dfa.accept[state] >> shift, self._dfa.accept2[state] >> shift
+        return FilePerms(first & 0x7F, second & 0x7F, second >> 7 & 0x7F)
 
     def allowed(self, path: str, letters: str, owner: bool = True) -> bool:
         """Does the profile allow `letters` (of r, w, a, m, x, k, l) on `path`?

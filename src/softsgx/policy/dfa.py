@@ -122,8 +122,9 @@ class Dfa:
         if missing := {_ACCEPT, _ACCEPT2, _BASE, _CHECK, _DEFAULT, _NEXT} - tables.keys():
             raise UsageError(f"{where}: the DFA of a compiled profile lacks tables {missing}")
         self.accept, self.accept2 = tables[_ACCEPT], tables[_ACCEPT2]
-        self._base, self._default = tables[_BASE], tables[_DEFAULT]
-        self._next, self._check = tables[_NEXT], tables[_CHECK]
+        # Lists: an array would make an int object at each look.
+        self._base, self._default = tables[_BASE].tolist(), tables[_DEFAULT].tolist()
+        self._next, self._check = tables[_NEXT].tolist(), tables[_CHECK].tolist()
         self._equiv: bytes = bytes(tables.get(_EQUIV, range(256)))
 
     def step(self, state: int, byte: int) -> int:

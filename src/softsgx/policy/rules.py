@@ -189,13 +189,13 @@ class PolicyText:
         of both arms of a conditional are yielded: ask `Statement.holds`.
         """
         sources, targets = self.attributes(source), self.attributes(target)
-        wanted = f"({tclass} ("
-        extended = keyword.endswith("x")
+        wanted = f" (ioctl {tclass} " if keyword.endswith("x") else f" ({tclass} ("
         for statement in self.statements(keyword):
-            _, subject, target_name, rest = statement.line.split(" ", 3)
+            if wanted not in statement.line:
+                continue
+            _, subject, target_name, _ = statement.line.split(" ", 3)
             if subject not in sources:
                 continue
             if target_name not in targets and not (target_name == "self" and source == target):
                 continue
-            if rest.startswith(f"(ioctl {tclass} " if extended else wanted):
-                yield statement
+            yield statement
