@@ -7,41 +7,25 @@ What the rules of a driver decide is asked of the law, for files with
 with what later kernels show to user space where ``version`` says so.
 
 Not modelled: limits (RLIMIT_*, max_map_count, overcommit), huge pages, mseal,
-memory policies and userfaultfd, which merging compares too.
+memory policies, userfaultfd and protection keys, which merging compares too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from errno import EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
+from errno import EINVAL, ENOMEM
 from typing import Any
 
 from softsgx.law.rule import At, Context, Request, Run, Stop
 from softsgx.law.state import Cell, Schema
-from softsgx.law.values import Value
+from softsgx.mm.mmap import mmap
 from softsgx.mm.mremap import mremap
 from softsgx.mm.rules import VMA, MmRules
-from softsgx.mm.vma import PAGE_SHIFT, PAGE_SIZE, AnonVma, Vma
+from softsgx.mm.vma import PAGE_SIZE, TASK_SIZE, AnonVma, Vma
 from softsgx.mm.vma_list import VmaList
 from softsgx.model.effect import Effect, Map, Protect, Unmap
 from softsgx.model.outcome import Outcome
 from softsgx.uapi.mman import (
-    MAP_ANONYMOUS,
-    MAP_DENYWRITE,
-    MAP_EXECUTABLE,
-    MAP_FIXED,
-    MAP_FIXED_NOREPLACE,
-    MAP_GROWSDOWN,
-    MAP_HUGETLB,
-    MAP_LOCKED,
-    MAP_NONBLOCK,
-    MAP_NORESERVE,
-    MAP_POPULATE,
-    MAP_PRIVATE,
-    MAP_SHARED,
-    MAP_SHARED_VALIDATE,
-    MAP_STACK,
-    MAP_TYPE,
     PROT_EXEC,
     PROT_GROWSDOWN,
     PROT_GROWSUP,
@@ -52,73 +36,13 @@ from softsgx.uapi.mman import (
     VM_ACCOUNT,
     VM_GROWSDOWN,
     VM_LOCKED,
-    VM_NOHUGEPAGE,
     VM_NORESERVE,
 )
 
-__all__ = ["TASK_SIZE", "MmStruct"]
-
-TASK_SIZE = (1 << 47) - PAGE_SIZE
-"""One past the last byte of user space (4-level page tables)."""
+__all__ = ["MmStruct"]
 
 _U64 = (1 << 64) - 1
-_MAX_LFS_FILESIZE = (1 << 63) - 1
-# MAP_32BIT, MAP_ABOVE4G; MAP_HUGE_2MB and MAP_HUGE_1GB as bits 26 to 31.
-_PLACING = 0x40 | 0x80 | 21 << 26 | 30 << 26
-# Linux include/linux/mman.h LEGACY_MAP_MASK: what MAP_SHARED_VALIDATE takes for granted.
-_LEGACY = (
-    MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_DENYWRITE | MAP_EXECUTABLE
-    | MAP_GROWSDOWN | MAP_LOCKED | MAP_NORESERVE | MAP_POPULATE | MAP_NONBLOCK | MAP_STACK
-    | MAP_HUGETLB | _PLACING
-)  # fmt: skip
 _MPROTECT_PROT = PROT_RWX_MASK | PROT_SEM | PROT_GROWSDOWN | PROT_GROWSUP
-
-
-class _Shmem:
-    """Identity of the memory of one shared anonymous mmap: shmem_zero_setup()'s file."""
-
-    __slots__ = ()
-
-
-class _NewVma(Cell):
-    """The cell of a VMA in the making, which knows whether the mmap rule got to assign it.
-
-    That is the point where Linux has unmapped what lay there: a driver that
-    refuses after it leaves a hole.
-    """
-
-    __slots__ = ("assigned",)
-    assigned: bool
-
-    def __init__(self, schema: Schema) -> None:
-        super().__init__(schema, [0])
-        object.__setattr__(self, "assigned", False)
-
-    def __setattr__(self, name: str, value: Value) -> None:
-        object.__setattr__(self, "assigned", True)
-        super().__setattr__(name, value)
-
-
-class _AfterLsm:
-    """A context that does do_mmap()'s checks of the arguments behind the question of the LSM."""
-
-    __slots__ = ("_check", "_k")
-
-    def __init__(self, k: Context, check: Callable[[], None]) -> None:
-        self._k, self._check = k, check
-
-    def need(self, errno: int, cond: Value, why: str = "") -> None:
-        self._k.need(errno, cond, why)
-
-    def leaf(
-        self, rule: Callable[..., None], at: Any, r: Any, *, failed: int, faulted: int
-    ) -> None:
-        self._k.leaf(rule, at, r, failed=failed, faulted=faulted)
-
-    def ask(self, hook: str, at: Any, **what: Value) -> None:
-        self._k.ask(hook, at, **what)
-        if hook == "mmap_file":
-            self._check()
 
 
 class MmStruct:
@@ -186,7 +110,7 @@ class MmStruct:
 
         flags: MAP_* for the effect. The caller has asked the rules.
         """
-        effects = self._unmap(vma.start, vma.end)
+        effects = self.unmap(vma.start, vma.end)
         offset = vma.offset_at(vma.start)
         effects.append(Map(vma.start, vma.end, vma.prot, flags, vma.file, offset))
         self.vmas.add(vma)
@@ -209,7 +133,8 @@ class MmStruct:
         """A write to ``addr``: the VMA gets its anon_vma. False if the write faults.
 
         Follows find_mergeable_anon_vma(): a neighbour's anon_vma is shared when
-        the two differ only in what mprotect may change.
+        the two differ only in what mprotect may change. SIGBUS behind the end of a
+        file is not modelled.
         """
         vma = self.vmas.find(addr)
         if vma is None or not vma.prot & PROT_WRITE:
@@ -238,7 +163,8 @@ class MmStruct:
         """The place of an event on ``[start, end)`` of a mapping of ``file``."""
         cells = {"vma": cell, "area": area, "file": file, "process": self.process}
         if getattr(file, "special", False):
-            cells |= {"enclave": file.enclave, "page": file.pages(start, end)}
+            page = file.pages(start, end) if start < end <= TASK_SIZE else None
+            cells |= {"enclave": file.enclave, "page": page}
         return At(**cells)
 
     def schema_for(self, file: Any) -> Schema:
@@ -246,7 +172,7 @@ class MmStruct:
         schema: Schema = getattr(self.law_for(file), "vma_schema", VMA)
         return schema
 
-    def _implied(self, prot: int, can_exec: Any) -> int:
+    def implied(self, prot: int, can_exec: Any) -> int:
         """READ_IMPLIES_EXEC: the permissions after the personality's addition."""
         if prot & PROT_READ and can_exec and getattr(self.process, "read_implies_exec", False):
             return prot | PROT_EXEC
@@ -264,107 +190,14 @@ class MmStruct:
         offset: int = 0,
         placed_at: int | None = None,
     ) -> Outcome:
-        """The system call mmap. file: of the fd, None for a bad fd or MAP_ANONYMOUS. Lengths in bytes.
+        """The system call mmap; lengths and offsets in bytes.
 
-        placed_at: where the real kernel (or the driver's get_unmapped_area) puts
-        it; without it a fixed mapping lies at ``addr``, another where `place`
-        finds room. Follows ksys_mmap_pgoff(), do_mmap() and mmap_region().
+        file: what the fd names, None for a bad fd or with MAP_ANONYMOUS. placed_at:
+        where the real kernel (or the driver's get_unmapped_area) puts the mapping;
+        without it a fixed one lies at ``addr``, another where `place` finds room.
+        Follows ksys_mmap_pgoff(), do_mmap() and mmap_region().
         """
-        if offset & PAGE_SIZE - 1:
-            return Outcome(errno=EINVAL, why="offset is page-aligned")
-        if flags & MAP_ANONYMOUS:
-            file = None
-        elif file is None:
-            return Outcome(errno=EBADF, why="fd is open")
-        fixed = bool(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE))
-        size = length + PAGE_SIZE - 1 & _U64 & -PAGE_SIZE
-        if placed_at is not None:
-            start = placed_at
-        elif fixed:
-            start = addr
-        else:
-            start = self.place(size, addr) if 0 < size <= TASK_SIZE else 0
-        map_type = flags & MAP_TYPE
-        vma = Vma(start, start + size, prot & PROT_RWX_MASK, file=file)
-        cell = _NewVma(self.schema_for(file))
-        request = Request(
-            start=start,
-            end=start + size,
-            length_bytes=size,
-            prot=self._implied(prot, file is None or not file.noexec) & PROT_RWX_MASK,
-            reqprot=prot,
-            map_type=map_type,
-            fixed=int(fixed),
-            flags=flags,
-            offset_bytes=offset,
-            addr=addr,
-        )
-        law = self.law_for(file)
-        at = self.at(file, cell, None, start, start + size)
-
-        def check() -> None:
-            _need(EINVAL, length, "length is not 0")
-            _need(ENOMEM, size, "length does not overflow")
-            _need(EOVERFLOW, offset + size <= _U64, "offset does not overflow")
-            _need(ENOMEM, size <= TASK_SIZE, "length fits into user space")
-            law.get_unmapped_area(self.run, at, request)
-            _need(ENOMEM, 0 <= start <= TASK_SIZE - size, "end lies in user space")
-            _need(EINVAL, not start & PAGE_SIZE - 1, "address is page-aligned")
-            _need(EPERM, start >= self.min_addr, "address is above mmap_min_addr")
-            if flags & MAP_FIXED_NOREPLACE:
-                _need(EEXIST, not self.overlapping(start, start + size), "nothing lies there")
-            self._check_type(flags, file, offset + size)
-
-        try:
-            law.mmap(_AfterLsm(self.run, check), at, request)
-            if file is not None and flags & MAP_GROWSDOWN:
-                return Outcome(errno=EINVAL, why="a file mapping cannot grow down")
-        except Stop as stop:
-            # The driver is asked last, when what lay there is gone already.
-            hole = self._unmap(start, start + size) if cell.assigned else ()
-            return Outcome(errno=stop.errno, effects=hole, why=stop.why)
-        effects = self._unmap(start, start + size)
-        vma.load(cell)
-        vma.mayshare = map_type != MAP_PRIVATE
-        vma.special = bool(getattr(file, "special", False))
-        if file is not None:
-            vma.pgoff = offset >> PAGE_SHIFT
-        elif vma.mayshare:
-            vma.shmem, vma.pgoff = _Shmem(), 0
-        vma.flags = self._vm_flags(flags, vma)
-        self.vmas.add(vma)
-        effects.append(Map(start, start + size, vma.prot, flags, file, vma.offset_at(start)))
-        return Outcome(start, effects=effects)
-
-    def _check_type(self, flags: int, file: Any, end_offset: int) -> None:
-        """do_mmap(): MAP_TYPE and the flags that depend on it."""
-        map_type = flags & MAP_TYPE
-        if file is None:
-            _need(EINVAL, map_type in {MAP_SHARED, MAP_PRIVATE}, "MAP_SHARED or MAP_PRIVATE")
-            growing = map_type == MAP_SHARED and flags & MAP_GROWSDOWN
-            _need(EINVAL, not growing, "a shared mapping cannot grow down")
-            return
-        if not getattr(file, "special", False):
-            _need(EOVERFLOW, end_offset <= _MAX_LFS_FILESIZE, "offset fits the largest file")
-        known = {MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE}
-        _need(EINVAL, map_type in known, "MAP_SHARED, MAP_SHARED_VALIDATE or MAP_PRIVATE")
-        if map_type == MAP_SHARED_VALIDATE:
-            _need(EOPNOTSUPP, not flags & ~_LEGACY, "flags known to MAP_SHARED_VALIDATE")
-
-    def _vm_flags(self, flags: int, vma: Vma) -> int:
-        """The VM_* that only merging compares: calc_vm_flag_bits(), accountable_mapping()."""
-        bits = 0
-        if flags & MAP_GROWSDOWN:
-            bits |= VM_GROWSDOWN
-        if flags & MAP_LOCKED and not vma.special:
-            bits |= VM_LOCKED
-        if flags & MAP_STACK and self.version >= (6, 7):
-            bits |= VM_NOHUGEPAGE
-        if flags & MAP_NORESERVE:
-            bits |= VM_NORESERVE
-        elif vma.prot & PROT_WRITE and not vma.shared:
-            bits |= VM_ACCOUNT
-        return bits
+        return mmap(self, addr, length, prot, flags, file, offset, placed_at)
 
     def place(self, size: int, hint: int = 0) -> int:
         """Room for ``size`` bytes: at the hint if that is free, else as high as possible.
@@ -376,7 +209,7 @@ class MmStruct:
         if fits and not self.overlapping(hint, hint + size):
             return hint
         top = TASK_SIZE
-        for vma in reversed(list(self.vmas)):
+        for vma in reversed(self.vmas):
             if top - vma.end >= size:
                 break
             top = vma.start
@@ -433,7 +266,7 @@ class MmStruct:
             request = Request(
                 start=here,
                 end=stop_at,
-                prot=self._implied(prot, vma.may & PROT_EXEC) & PROT_RWX_MASK,
+                prot=self.implied(prot, vma.may & PROT_EXEC) & PROT_RWX_MASK,
                 reqprot=prot,
             )
             ask = self.law_for(vma.file).mprotect if rule is None else rule
@@ -469,7 +302,7 @@ class MmStruct:
         if not length:
             return Outcome(errno=EINVAL, why="length is not 0")
         end = start + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
-        return Outcome(effects=self._unmap(start, end))
+        return Outcome(effects=self.unmap(start, end))
 
     def mremap(
         self,
@@ -483,10 +316,5 @@ class MmStruct:
         """The system call mremap; see `softsgx.mm.mremap.mremap`. placed_at: as for `mmap`."""
         return mremap(self, addr, old_length, new_length, flags, new_addr, placed_at)
 
-    def _unmap(self, start: int, end: int) -> list[Effect]:
+    def unmap(self, start: int, end: int) -> list[Effect]:
         return [Unmap(v.start, v.end) for v in self.vmas.remove(start, end)]
-
-
-def _need(errno: int, cond: object, why: str) -> None:
-    if not cond:
-        raise Stop(errno, why)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from softsgx.errors import InternalError
 from softsgx.law.rule import Request, Stop
-from softsgx.mm.vma import PAGE_SHIFT, PAGE_SIZE, Vma
+from softsgx.mm.vma import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE, Vma
 from softsgx.model.effect import Effect, Move, Unmap
 from softsgx.model.outcome import Outcome
 from softsgx.uapi.mman import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["mremap"]
 
-_TASK_SIZE = (1 << 47) - PAGE_SIZE
 _U64 = (1 << 64) - 1
 _SINCE_MULTI = (6, 17)
 
@@ -134,7 +133,7 @@ def _bad_arguments(call: _Remap, other_length: bool) -> str:
         return "address is page-aligned"
     if not call.new_len:
         return "new length is not 0"
-    if call.mm.version >= _SINCE_MULTI and call.new_len > _TASK_SIZE:
+    if call.mm.version >= _SINCE_MULTI and call.new_len > TASK_SIZE:
         return "new length fits into user space"
     return ""
 
@@ -143,7 +142,7 @@ def _bad_destination(call: _Remap) -> str:
     """mremap_to(): what gives EINVAL; "" if nothing."""
     if call.new_addr & PAGE_SIZE - 1:
         return "new address is page-aligned"
-    if call.new_len > _TASK_SIZE or call.new_addr > _TASK_SIZE - call.new_len:
+    if call.new_len > TASK_SIZE or call.new_addr > TASK_SIZE - call.new_len:
         return "new range lies in user space"
     old_end, new_end = call.addr + call.old_len & _U64, call.new_addr + call.new_len
     if old_end > call.new_addr and new_end > call.addr:
@@ -253,7 +252,7 @@ def _grow(call: _Remap, vma: Vma) -> Outcome:
     """expand_vma(): in place if there is room behind the VMA, else a move."""
     mm = call.mm
     old_end, new_end = call.addr + call.old_len, call.addr + call.new_len
-    if old_end == vma.end and new_end <= _TASK_SIZE and not mm.overlapping(old_end, new_end):
+    if old_end == vma.end and new_end <= TASK_SIZE and not mm.overlapping(old_end, new_end):
         extension = vma.copy()
         extension.start, extension.end = old_end, new_end
         extension.pgoff = vma.pgoff_at(old_end)
@@ -262,7 +261,7 @@ def _grow(call: _Remap, vma: Vma) -> Outcome:
         return call.done(call.addr)
     if not call.flags & MREMAP_MAYMOVE:
         return call.fail(ENOMEM, "room to grow in place")
-    if call.new_len > _TASK_SIZE:
+    if call.new_len > TASK_SIZE:
         return call.fail(ENOMEM, "new length fits into user space")
     new_addr = call.placed_at if call.placed_at is not None else mm.place(call.new_len)
     _move(call, call.addr, call.old_len, new_addr, call.new_len)

@@ -37,7 +37,7 @@ class MmRules(Law):
     @rule("Linux mm/util.c vm_mmap_pgoff(), mm/mmap.c do_mmap()")
     def mmap(self, k: Context, at: Any, r: Any) -> None:
         """mmap: the LSM, the place, the mode of the file, noexec, then the driver."""
-        k.ask("mmap_file", at, reqprot=r.reqprot, prot=r.prot, map_type=r.map_type)
+        self.ask_mmap(k, at, r)
         self.get_unmapped_area(k, at, r)
         may: Value = RWX
         shared: Value = int(r.map_type != MAP_PRIVATE)
@@ -60,7 +60,7 @@ class MmRules(Law):
     def mprotect(self, k: Context, at: Any, r: Any) -> None:
         """Mprotect of one VMA: VM_MAY*, the LSM, then the driver."""
         k.need(EACCES, subset(r.prot, at.vma.may), "prot within VM_MAY*")
-        k.ask("file_mprotect", at, reqprot=r.reqprot, prot=r.prot)
+        self.ask_mprotect(k, at, r)
         self.driver_mprotect(k, at, r)
         at.vma.prot = r.prot
 
@@ -68,6 +68,14 @@ class MmRules(Law):
     def mremap(self, k: Context, at: Any, r: Any) -> None:
         """Mremap of a VMA: whatever the driver says."""
         self.driver_mremap(k, at, r)
+
+    def ask_mmap(self, k: Context, at: Any, r: Any) -> None:
+        """What the LSM is asked before an mmap; a design may ask less, or more."""
+        k.ask("mmap_file", at, reqprot=r.reqprot, prot=r.prot, map_type=r.map_type)
+
+    def ask_mprotect(self, k: Context, at: Any, r: Any) -> None:
+        """What the LSM is asked about an mprotect of one VMA."""
+        k.ask("file_mprotect", at, reqprot=r.reqprot, prot=r.prot)
 
     def get_unmapped_area(self, k: Context, at: Any, r: Any) -> None:
         """The driver's f_op->get_unmapped_area."""

@@ -16,12 +16,15 @@ from softsgx.mm.rules import VMA
 __all__ = [
     "PAGE_SHIFT",
     "PAGE_SIZE",
+    "TASK_SIZE",
     "AnonVma",
     "Vma",
 ]
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
+TASK_SIZE = (1 << 47) - PAGE_SIZE
+"""One past the last byte of user space (4-level page tables)."""
 
 
 class AnonVma:

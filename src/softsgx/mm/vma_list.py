@@ -36,6 +36,9 @@ class VmaList:
     def __iter__(self) -> Iterator[Vma]:
         return iter(self._vmas)
 
+    def __reversed__(self) -> Iterator[Vma]:
+        return reversed(self._vmas)
+
     def __len__(self) -> int:
         return len(self._vmas)
 

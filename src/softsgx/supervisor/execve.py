@@ -110,8 +110,7 @@ def _patch(sup: Supervisor, space: AddressSpace, path: str, m: procmaps.Mapping)
 def patch_mapping(sup: Supervisor, tracee: Tracee, fd: int, length: int) -> None:
     """From the seccomp stop of an mmap(PROT_EXEC) of a file: let it be made, then patch it."""
     regs = sup.regs
-    Remote.step(tracee.tid)  # entry
-    Remote.step(tracee.tid)  # exit
+    Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
     regs.load(tracee.tid)
     addr = sup.view[RAX]
     if addr < 1 << 47 and not addr & 0xFFF:

@@ -121,8 +121,7 @@ def _log(sgx: Sgx, tracee: Tracee, call: str, args: Any, answer: int, why: str) 
 def _replaced(sgx: Sgx, tracee: Tracee, process: HostProcess, start: int, end: int) -> None:
     """Let a call run that may put foreign memory over an enclave; believe it if it succeeds."""
     sup = sgx.sup
-    Remote.step(tracee.tid)
-    Remote.step(tracee.tid)
+    Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
     sup.regs.load(tracee.tid)
     if sgx.view[RAX] < 1 << 47:
         process.mm.forget(start, end)

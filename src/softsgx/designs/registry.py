@@ -1,0 +1,27 @@
+"""The designs by name, with their options as ``NAME:OPTION=VALUE,…``."""
+
+from __future__ import annotations
+
+from softsgx.designs.base import Design
+from softsgx.designs.linux import Linux60, Linux511
+from softsgx.errors import UsageError
+
+__all__ = ["DESIGNS", "make_design"]
+
+DESIGNS: dict[str, type[Design]] = {cls.name: cls for cls in (Linux60, Linux511)}
+"""Every design that can be selected, the default first."""
+
+
+def make_design(text: str) -> Design:
+    """The design that ``text`` names. Raises UsageError for an unknown name or option."""
+    name, _, rest = text.partition(":")
+    cls = DESIGNS.get(name)
+    if cls is None:
+        raise UsageError(f"no design {name!r}; there are {', '.join(DESIGNS)}")
+    chosen = {}
+    for part in rest.split(",") if rest else ():
+        option, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"design {name}: {part!r} is not OPTION=VALUE")
+        chosen[option] = value
+    return cls(**chosen)
