@@ -1,0 +1,182 @@
+"""The model of the VMAs against a real process: every answer and every line of maps."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from softsgx.law.rule import Run
+from softsgx.mm.mm_struct import MmStruct
+from softsgx.mm.vma import PAGE_SIZE, Vma
+from softsgx.model.outcome import Outcome
+from softsgx.uapi import mman
+from tests.mm_process import (
+    REFUSING_FILE,
+    MmProcess,
+    RefusingDriver,
+    TestFile,
+    kernel_version,
+    model_lines,
+)
+
+_PAGES = 14
+# More examples, and other ones each time: SOFTSGX_MM_EXAMPLES=2000 pytest tests/test_mm_kernel.py
+_EXAMPLES = int(os.environ.get("SOFTSGX_MM_EXAMPLES", "0"))
+
+_page = st.integers(0, _PAGES - 1)
+_count = st.integers(1, 5)
+_odd = st.sampled_from([0] * 12 + [1, 0x800])
+_prot = st.sampled_from([0, 1, 1, 3, 3, 3, 5, 7, 4, 2])
+_fd = st.sampled_from([-1, -1, -1, -1, 0, 1, 2, 3, 4])
+_type = st.sampled_from([mman.MAP_PRIVATE] * 4 + [mman.MAP_SHARED] * 3 + [3, 0])
+_extra = st.sampled_from(
+    [mman.MAP_FIXED] * 8
+    + [mman.MAP_FIXED_NOREPLACE] * 2
+    + [0, 0, mman.MAP_FIXED | mman.MAP_NORESERVE, mman.MAP_FIXED | mman.MAP_STACK]
+)
+_move = st.sampled_from([0, 1, 1, 3, 3, 3, 3, 5, 7, 7, 2, 4, 8])
+
+
+class MmMachine(RuleBasedStateMachine):
+    """Random calls on one arena of a real process and on the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        path = Path(self.directory.name) / "file"
+        path.write_bytes(bytes(64 * PAGE_SIZE))
+        self.files = [TestFile(path, mode) for mode in "==+-"]
+        self.files.append(TestFile(REFUSING_FILE, "=", special=True))
+        self.process = MmProcess(self.files, _PAGES)
+        self.start, self.end = self.process.start, self.process.end
+        self.mm = MmStruct(RefusingDriver(), Run(), version=kernel_version(), min_addr=4096)
+        for guard in (self.start - PAGE_SIZE, self.end):
+            self.mm.adopt(Vma(guard, guard + PAGE_SIZE, 0))
+
+    def teardown(self) -> None:
+        self.process.close()
+        self.directory.cleanup()
+
+    def _span(self, page: int, count: int, odd: int) -> tuple[int, int]:
+        addr = self.start + page * PAGE_SIZE
+        return addr + odd, min(count, _PAGES - page) * PAGE_SIZE
+
+    def _check(self, real: int, outcome: Outcome) -> None:
+        note(f"kernel {real:#x}, model {outcome.ret:#x} {outcome.why}")
+        assert outcome.ret == real, outcome.why
+
+    @rule(
+        page=_page,
+        count=_count,
+        odd=_odd,
+        prot=_prot,
+        fd=_fd,
+        kind=_type,
+        extra=_extra,
+        offset=st.integers(0, 6),
+        short=st.sampled_from([0, 0, 0, 1, "all"]),
+    )
+    def mmap(
+        self,
+        page: int,
+        count: int,
+        odd: int,
+        prot: int,
+        fd: int,
+        kind: int,
+        extra: int,
+        offset: int,
+        short: int | str,
+    ) -> None:
+        addr, length = self._span(page, count, odd)
+        length = 0 if short == "all" else length - int(short)
+        flags = kind | extra | (mman.MAP_ANONYMOUS if fd < 0 else 0)
+        # Contiguous offsets, so that file mappings merge.
+        byte = (page + (offset if offset > 4 else 0)) * PAGE_SIZE + (odd if offset == 6 else 0)
+        real = self.process.order("mmap", addr, length, prot, flags, fd, byte)
+        file = self.files[fd] if fd >= 0 else None
+        placed = (
+            real if real >= 0 and not extra & (mman.MAP_FIXED | mman.MAP_FIXED_NOREPLACE) else None
+        )
+        self._check(real, self.mm.mmap(addr, length, prot, flags, file, byte, placed))
+
+    @rule(page=_page, count=_count, odd=_odd, prot=_prot, bits=st.sampled_from([0] * 9 + [8, 16]))
+    def mprotect(self, page: int, count: int, odd: int, prot: int, bits: int) -> None:
+        addr, length = self._span(page, count, odd)
+        # PROT_EXEC alone is a protection key of its own, with PROT_SEM it is not.
+        prot |= 0 if prot == mman.PROT_EXEC else bits
+        real = self.process.order("mprotect", addr, length, prot)
+        self._check(real, self.mm.mprotect(addr, length, prot))
+
+    @rule(page=_page, count=_count, odd=_odd)
+    def munmap(self, page: int, count: int, odd: int) -> None:
+        addr, length = self._span(page, count, odd)
+        real = self.process.order("munmap", addr, length)
+        self._check(real, self.mm.munmap(addr, length))
+
+    @rule(
+        page=_page,
+        count=_count,
+        new=_count,
+        same=st.booleans(),
+        odd=_odd,
+        flags=_move,
+        to=_page,
+        to_odd=_odd,
+        dup=st.sampled_from([0, 0, 0, 0, 1]),
+    )
+    def mremap(
+        self,
+        page: int,
+        count: int,
+        new: int,
+        same: bool,
+        odd: int,
+        flags: int,
+        to: int,
+        to_odd: int,
+        dup: int,
+    ) -> None:
+        addr, old = self._span(page, 0 if dup else count, odd)
+        new_addr, length = self._span(to, count if same else new, to_odd)
+        if same and not dup:
+            length = old = min(old, length)
+        real = self.process.order("mremap", addr, old, length, flags, new_addr)
+        placed = real if real >= 0 else None
+        self._check(real, self.mm.mremap(addr, old, length, flags, new_addr, placed))
+
+    @rule(page=_page)
+    def touch(self, page: int) -> None:
+        addr = self.start + page * PAGE_SIZE
+        vma = self.mm.find(addr)
+        written = bool(self.process.order("touch", addr))
+        modelled = self.mm.touch(addr)
+        # Behind the end of shared memory that mremap made longer there is SIGBUS.
+        assert written == modelled or (vma is not None and vma.shmem is not None)
+
+    @rule()
+    def fork(self) -> None:
+        self.process.fork()
+        self.mm = self.mm.fork()
+
+    @invariant()
+    def same_maps(self) -> None:
+        kernel = self.process.lines()
+        assert model_lines(self.mm.overlapping(self.start, self.end), kernel) == kernel
+
+
+MmMachine.TestCase.settings = settings(
+    max_examples=_EXAMPLES or 100,
+    stateful_step_count=50,
+    derandomize=not _EXAMPLES,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate, Phase.shrink],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestMmMachine = MmMachine.TestCase
