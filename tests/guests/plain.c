@@ -95,18 +95,25 @@ static void child_of_signal(void)
 /* Job control: stop and continue are reported to the parent as ever. */
 static void stopped(void)
 {
-	int status, got = 0;
-	pid_t pid = fork();
+	int status, got = 0, end[2];
+	pid_t pid;
+	char c;
 
+	if (pipe(end))
+		abort();
+	pid = fork();
 	if (pid == 0) {
 		raise(SIGSTOP);
-		_exit(3);
+		/* Not gone before the parent has seen it go on. */
+		_exit(read(end[0], &c, 1) == 1 ? 3 : 4);
 	}
 	waitpid(pid, &status, WUNTRACED);
 	got |= WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP ? 1 : 0;
 	kill(pid, SIGCONT);
 	waitpid(pid, &status, WCONTINUED);
 	got |= WIFCONTINUED(status) ? 2 : 0;
+	if (write(end[1], "x", 1) != 1)
+		abort();
 	waitpid(pid, &status, 0);
 	got |= WIFEXITED(status) && WEXITSTATUS(status) == 3 ? 4 : 0;
 	CHECK_EQ(got, 7, "stop_and_continue");

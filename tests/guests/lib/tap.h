@@ -18,7 +18,7 @@
 static int tap_failed;
 
 __attribute__((unused, format(printf, 3, 4)))
-static bool check(bool ok, const char *name, const char *fmt, ...)
+static bool check_line(bool ok, const char *name, const char *fmt, ...)
 {
 	char why[400], line[600];
 	va_list ap;
@@ -43,6 +43,13 @@ __attribute__((unused)) static void skip(const char *name, const char *why)
 	if (write(1, line, (size_t)n) != n)
 		abort();
 }
+
+/* A macro, so that the condition is evaluated before what is printed of its effects. */
+#define check(condition, ...)                                                                  \
+	({                                                                                     \
+		bool ok_ = (condition);                                                        \
+		check_line(ok_, __VA_ARGS__);                                                  \
+	})
 
 /* Nothing more can be tested. */
 __attribute__((unused)) static void bail(const char *name, const char *why)
