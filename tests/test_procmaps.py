@@ -155,3 +155,30 @@ def test_no_such_process() -> None:
     for call in (procmaps.maps, procmaps.auxv):
         with pytest.raises((FileNotFoundError, ProcessLookupError)):
             call(child.pid)
+
+
+def test_mappings_compare_by_value_and_print_one_line() -> None:
+    line = b"1000-3000 r-xs 00002000 08:01 77   /a b\n"
+    (one,), (two,) = procmaps.parse_maps(line), procmaps.parse_maps(line)
+    assert one == two
+    assert len({one, two}) == 1
+    (other,) = procmaps.parse_maps(line.replace(b"77", b"78"))
+    assert one != other
+    assert (one.dev, one.inode) == (os.makedev(8, 1), 77)
+    assert repr(one) == "<Mapping 1000-3000 r-xs 0x2000 /a b>"
+
+
+def test_import_brings_nothing_heavy() -> None:
+    out = subprocess.run(
+        [
+            *(sys.executable, "-S", "-c"),
+            "import sys\n"
+            f"sys.path.insert(0, {str(Path(procmaps.__file__).parents[2])!r})\n"
+            "import softsgx.host.procmaps, softsgx.host.cpuidsites\n"
+            "print({'typing', 'collections', 'enum', 're', 'capstone'} & set(sys.modules))",
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert out == "set()\n"

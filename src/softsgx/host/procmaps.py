@@ -12,7 +12,6 @@ is part of the printed name.  Who must be sure opens /proc/PID/map_files/START-E
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 __all__ = ["Mapping", "auxv", "maps", "parse_maps", "smaps_vmflags"]
 
@@ -22,7 +21,7 @@ _MAPS_CHUNK_BYTES = 1 << 16
 _SMAPS_CHUNK_BYTES = 4096
 
 
-class Mapping(NamedTuple):
+class Mapping:
     """One line of /proc/PID/maps: the half-open range [start, end) and what backs it.
 
     ``perms`` is the kernel's text, "rwxp" with "-" for what is absent and "s" for shared;
@@ -32,13 +31,34 @@ class Mapping(NamedTuple):
     kernel's own names.
     """
 
-    start: int
-    end: int
-    perms: str
-    offset: int
-    dev: int
-    inode: int
-    path: str
+    # Not a NamedTuple: typing and collections take longer to import than a program to start.
+    __slots__ = ("dev", "end", "inode", "offset", "path", "perms", "start")
+
+    def __init__(
+        self, start: int, end: int, perms: str, offset: int, dev: int, inode: int, path: str
+    ) -> None:
+        self.start = start
+        self.end = end
+        self.perms = perms
+        self.offset = offset
+        self.dev = dev
+        self.inode = inode
+        self.path = path
+
+    def _key(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.__slots__)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapping) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return (
+            f"<Mapping {self.start:x}-{self.end:x} {self.perms} {self.offset:#x} "
+            f"{self.path or 'anonymous'}>"
+        )
 
     @property
     def prot(self) -> int:
