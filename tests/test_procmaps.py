@@ -172,10 +172,12 @@ def test_import_brings_nothing_heavy() -> None:
     out = subprocess.run(
         [
             *(sys.executable, "-S", "-c"),
-            "import sys\n"
-            f"sys.path.insert(0, {str(Path(procmaps.__file__).parents[2])!r})\n"
-            "import softsgx.host.procmaps, softsgx.host.cpuidsites\n"
-            "print({'typing', 'collections', 'enum', 're', 'capstone'} & set(sys.modules))",
+            (
+                "import sys\n"
+                f"sys.path.insert(0, {str(Path(procmaps.__file__).parents[2])!r})\n"
+                "import softsgx.host.procmaps, softsgx.host.cpuidsites\n"
+                "print({'typing', 'collections', 'enum', 're', 'capstone'} & set(sys.modules))"
+            ),
         ],
         check=True,
         capture_output=True,
