@@ -15,7 +15,7 @@ from softsgx.host import cpuidsites, procmaps, ptrace, vdso
 from softsgx.supervisor.remote import Remote, wait_stop
 from softsgx.supervisor.tracee import AddressSpace, Tracee
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import RAX, RBX, RCX, RDX, RIP, RSP
+from softsgx.uapi.regs import R9, RAX, RBX, RCX, RDX, RIP, RSP
 
 if TYPE_CHECKING:
     from softsgx.supervisor.loop import Supervisor
@@ -62,7 +62,10 @@ def exec_stop(sup: Supervisor, tracee: Tracee) -> None:
     if sup.options.cpuid and space.native_cpuid:
         for m in maps:
             if m.prot & 4 and m.inode and not m.shared:
-                _patch(sup, space, f"/proc/{tracee.tgid}/map_files/{m.start:x}-{m.end:x}", m)
+                # map_files needs a capability; the name may do.
+                exact = f"/proc/{tracee.tgid}/map_files/{m.start:x}-{m.end:x}"
+                named = f"/proc/{tracee.tgid}/root{m.path}"
+                _patch(sup, space, (exact, named), m.start, m.end, m.offset)
     sup.cont(tracee)
 
 
@@ -89,19 +92,22 @@ def _find_vdso_slot(space: AddressSpace, sp: int) -> tuple[int, int]:
         at += 16
 
 
-def _patch(sup: Supervisor, space: AddressSpace, path: str, m: procmaps.Mapping) -> None:
-    """Replace the CPUID instructions of one executable file mapping."""
-    try:
+def _patch(
+    sup: Supervisor, space: AddressSpace, paths: tuple[str, ...], start: int, end: int, offset: int
+) -> None:
+    """Replace the CPUID instructions of one executable file mapping.
+
+    paths: of the file, to be tried in turn.
+    """
+    found: tuple[int, ...] = ()
+    for path in paths:
         try:
-            found = cpuidsites.sites(path, m.offset, m.end - m.start, sup.cache_dir)
-        except OSError:  # map_files needs a capability; the name may do
-            found = cpuidsites.sites(
-                f"/proc/{space.pid}/root{m.path}", m.offset, m.end - m.start, sup.cache_dir
-            )
-    except (OSError, ValueError):
-        return
+            found = cpuidsites.sites(path, offset, end - start, sup.cache_dir)
+            break
+        except (OSError, ValueError):
+            continue
     for site in found:
-        addr = m.start + site - m.offset
+        addr = start + site - offset
         if space.peek(addr, 2) == cpuidsites.CPUID_BYTES:
             space.poke(addr, cpuidsites.UD2_BYTES)
             space.patched.append(addr)
@@ -110,15 +116,13 @@ def _patch(sup: Supervisor, space: AddressSpace, path: str, m: procmaps.Mapping)
 def patch_mapping(sup: Supervisor, tracee: Tracee, fd: int, length: int) -> None:
     """From the seccomp stop of an mmap(PROT_EXEC) of a file: let it be made, then patch it."""
     regs = sup.regs
+    offset = sup.view[R9]
     Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
     regs.load(tracee.tid)
     addr = sup.view[RAX]
     if addr < 1 << 47 and not addr & 0xFFF:
-        for m in procmaps.maps(tracee.tgid):
-            if m.start <= addr < m.end and m.inode:
-                part = m._replace(end=min(m.end, addr + (length + 4095 & -4096)))
-                _patch(sup, tracee.space, f"/proc/{tracee.tgid}/fd/{fd}", part)
-                break
+        end = addr + (length + 4095 & -4096)
+        _patch(sup, tracee.space, (f"/proc/{tracee.tgid}/fd/{fd}",), addr, end, offset)
     sup.cont(tracee)
 
 
