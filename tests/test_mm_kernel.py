@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from softsgx.law.rule import Run
 from softsgx.mm.mm_struct import MmStruct
@@ -57,6 +57,18 @@ class MmMachine(RuleBasedStateMachine):
         self.mm = MmStruct(RefusingDriver(), Run(), version=kernel_version(), min_addr=4096)
         for guard in (self.start - PAGE_SIZE, self.end):
             self.mm.adopt(Vma(guard, guard + PAGE_SIZE, 0))
+
+    @initialize(
+        sizes=st.lists(st.integers(1, 3), min_size=2, max_size=5),
+        prots=st.lists(st.sampled_from([1, 3, 3, 3]), min_size=5, max_size=5),
+        fds=st.lists(st.sampled_from([-1, -1, -1, 1, 2]), min_size=5, max_size=5),
+        kind=st.sampled_from([1, 2, 2]),
+    )
+    def fill(self, sizes: list[int], prots: list[int], fds: list[int], kind: int) -> None:
+        page = 0
+        for size, prot, fd in zip(sizes, prots, fds, strict=False):
+            self.mmap(page, size, 0, prot, fd, kind, mman.MAP_FIXED, 0, 0)
+            page += size + (prot == 1)
 
     def teardown(self) -> None:
         self.process.close()
@@ -150,6 +162,24 @@ class MmMachine(RuleBasedStateMachine):
         placed = real if real >= 0 else None
         self._check(real, self.mm.mremap(addr, old, length, flags, new_addr, placed))
 
+    @rule(which=st.integers(0, 9), grow=_count, flags=st.sampled_from([0, 0, 1, 1, 3, 7]), to=_page)
+    def mremap_whole(self, which: int, grow: int, flags: int, to: int) -> None:
+        """From the start of a VMA to its end, which random ranges seldom hit."""
+        inside = [v for v in self.mm.overlapping(self.start, self.end) if v.end <= self.end]
+        inside = [v for v in inside if v.start >= self.start and v.pages <= 6]
+        if not inside:
+            return
+        vma = inside[which % len(inside)]
+        page, count = (vma.start - self.start) // PAGE_SIZE, vma.pages
+        grow = 0 if flags & mman.MREMAP_DONTUNMAP else grow
+        if page + count + grow > _PAGES or to + count + grow > _PAGES:
+            return
+        addr, new_addr = vma.start, self.start + to * PAGE_SIZE
+        old, length = count * PAGE_SIZE, (count + grow) * PAGE_SIZE
+        real = self.process.order("mremap", addr, old, length, flags, new_addr)
+        placed = real if real >= 0 else None
+        self._check(real, self.mm.mremap(addr, old, length, flags, new_addr, placed))
+
     @rule(page=_page)
     def touch(self, page: int) -> None:
         addr = self.start + page * PAGE_SIZE
@@ -159,8 +189,10 @@ class MmMachine(RuleBasedStateMachine):
         # Behind the end of shared memory that mremap made longer there is SIGBUS.
         assert written == modelled or (vma is not None and vma.shmem is not None)
 
-    @rule()
-    def fork(self) -> None:
+    @rule(really=st.sampled_from([False] * 9 + [True]))
+    def fork(self, really: bool) -> None:
+        if not really:
+            return
         self.process.fork()
         self.mm = self.mm.fork()
 
@@ -171,7 +203,7 @@ class MmMachine(RuleBasedStateMachine):
 
 
 MmMachine.TestCase.settings = settings(
-    max_examples=_EXAMPLES or 100,
+    max_examples=_EXAMPLES or 250,
     stateful_step_count=50,
     derandomize=not _EXAMPLES,
     deadline=None,
