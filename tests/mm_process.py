@@ -33,7 +33,7 @@ REFUSING_FILE = Path("/sys/kernel/uevent_seqnum")
 _SOURCE = Path(__file__).parent / "mmdriver" / "mmdriver.c"
 
 
-def driver_program() -> Path:
+def _driver_program() -> Path:
     """tests/mmdriver, built once for all test processes."""
     directory = cache_directory("mmdriver")
     program = directory / "mmdriver"
@@ -84,7 +84,7 @@ class MmProcess:
     """The process; use it as a context manager."""
 
     def __init__(self, files: Sequence[TestFile] = (), arena_pages: int = 16) -> None:
-        argv = [str(driver_program()), *(f"{f.mode}{f.path}" for f in files)]
+        argv = [str(_driver_program()), *(f"{f.mode}{f.path}" for f in files)]
         self._child = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
