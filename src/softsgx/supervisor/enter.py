@@ -221,6 +221,8 @@ def _exception(sgx: Sgx, tracee: Tracee, number: int, si_code: int, addr: int) -
         vector = sdm.VECTOR_DE if si_code in (1, 2) else _float_vector(tracee, view[RIP])
     elif number == SIGTRAP:
         vector = sdm.VECTOR_DB if si_code == 2 else sdm.VECTOR_BP
+        if vector == sdm.VECTOR_BP:
+            view[RIP] -= 1  # SDM, "INT3 inside an enclave": a fault unless it is debugged
     else:
         vector = _UD
     _raise_inside(sgx, tracee, vector, 0, 0, number, si_code)
@@ -316,6 +318,8 @@ def _deliver(
     if not number:
         number, si_code = _signal_of(vector, code)
     sup.regs.store(tracee.tid)
+    if number in (SIGILL, SIGFPE):
+        addr = view[RIP]  # Linux do_error_trap(): where the thread is now, the AEP
     info = struct.pack("<iiixxxxQ", number, 0, si_code, addr if vector != _GP else 0)
     try:
         ptrace.set_siginfo(tracee.tid, info.ljust(128, b"\0"))

@@ -108,11 +108,19 @@ class HostProcess(Process):
         self.native: dict[Any, Any] = {}
         self.tcs_enclaves: dict[int, Any] = {}
         self.not_inherited: list[tuple[int, int]] = []
+
+    @property
+    def read_implies_exec(self) -> int:
+        """READ_IMPLIES_EXEC of the personality, which a process can change at any time."""
         try:
-            with open(f"/proc/{space.pid}/personality") as f:
-                self.read_implies_exec = int(bool(int(f.read(), 16) & _READ_IMPLIES_EXEC))
+            with open(f"/proc/{self.tid}/personality") as f:
+                return int(bool(int(f.read(), 16) & _READ_IMPLIES_EXEC))
         except (OSError, ValueError):
-            self.read_implies_exec = 0
+            return 0
+
+    @read_implies_exec.setter
+    def read_implies_exec(self, value: int) -> None:
+        """What the kernel knows is not ours to set."""
 
     def fd_file(self, fd: int) -> tuple[bool, Any]:
         """(whether the fd is open, its device file or None)."""

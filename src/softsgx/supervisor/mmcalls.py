@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from softsgx.device.files import EnclaveFile
 from softsgx.host import procmaps
 from softsgx.mm.vma import Vma
+from softsgx.model.outcome import Outcome
 from softsgx.supervisor import paths
 from softsgx.supervisor.host_process import HostProcess
 from softsgx.supervisor.remote import Remote
@@ -89,9 +90,11 @@ def _map_enclave(sgx: Sgx, tracee: Tracee, file: EnclaveFile) -> None:
                 placed = got
             else:
                 answer = got
-        outcome = process.mm.mmap(
-            addr, length, prot, flags & ~MAP_FIXED_NOREPLACE, file, offset, placed_at=placed
-        )
+        if answer == -errno.EEXIST:
+            outcome = Outcome(errno=errno.EEXIST, why="nothing lies there")
+        else:
+            fixed = flags & ~MAP_FIXED_NOREPLACE
+            outcome = process.mm.mmap(addr, length, prot, fixed, file, offset, placed_at=placed)
         if outcome.errno:
             answer = -outcome.errno
         if answer < 0:

@@ -93,7 +93,6 @@ class Sgx:
         """fork: the child has the parent's mappings."""
         process = HostProcess(self, child)
         process.mm = parent.sgx.mm.fork(process)
-        process.read_implies_exec = parent.sgx.read_implies_exec
         process.native = {e: t.copy() for e, t in parent.sgx.native.items()}
         for start, end in parent.sgx.not_inherited:
             process.mm.forget(start, end)
