@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from softsgx.errors import UsageError
+from softsgx.supervisor.launch import find_program
 from softsgx.supervisor.loop import Options, Supervisor
 
 __all__ = ["parse_size", "run"]
@@ -77,24 +78,46 @@ def run(args: list[str]) -> int:
     options = Options()
     if "epc" in chosen:
         options.epc_bytes = parse_size(chosen["epc"])
+    design = None
     if "design" in chosen:
         from softsgx.designs.registry import make_design
 
         design = make_design(chosen["design"])
         options.make_design = lambda: design
     options.cpuid = not chosen.get("no_cpuid")
-    if chosen.get("verbose") or "record" in chosen:
-        from softsgx.record.recorder import Recorder
-
-        options.recorder = Recorder(
-            chosen.get("record"), sys.stderr if "verbose" in chosen else None
-        )
-    status = Supervisor(options).run(argv)
-    if options.recorder is not None:
-        options.recorder.close()
+    if "verbose" in chosen or "record" in chosen:
+        find_program(argv[0])  # a mistake is told before a recording is begun
+        options.recorder = _recorder(chosen, design, argv, options.epc_bytes)
+    try:
+        status = Supervisor(options).run(argv)
+    finally:
+        if options.recorder is not None:
+            options.recorder.close()
     if os.WIFSIGNALED(status):
         return _die(os.WTERMSIG(status))
     return os.WEXITSTATUS(status)
+
+
+def _recorder(chosen: dict[str, Any], design: Any, argv: list[str], epc_bytes: int) -> Any:
+    from softsgx.record.recorder import Recorder
+
+    sink = None
+    if "verbose" in chosen:
+        from softsgx.report.text import Formatter
+
+        text, err = Formatter(), sys.stderr
+
+        def sink(event: dict[str, Any]) -> None:
+            err.write(text(event))
+            err.flush()
+
+    if design is None:
+        from softsgx.designs.registry import DESIGNS
+
+        design = next(iter(DESIGNS.values()))()
+    recorder = Recorder(chosen.get("record"), sink)
+    recorder.header(argv, design, epc_bytes)
+    return recorder
 
 
 def _die(number: int) -> int:

@@ -145,6 +145,8 @@ def _enclu(sgx: Sgx, tracee: Tracee) -> None:
                 if file is not None:
                     sgx.mappings.pages_changed(file, changed, changed + 1)
                     _flush(sgx, tracee)
+            if sgx.record is not None:
+                sgx.record.flush()
             tracee.stopped = False
             sup.regs.store_and_cont(tracee.tid)
             return
@@ -255,7 +257,7 @@ def _page_fault(sgx: Sgx, tracee: Tracee, addr: int, si_code: int) -> None:
         return
     result = process.page_fault(addr, kind, _pte_present(process.space.pid, addr))
     if sgx.record is not None:
-        sgx.record.fault(tracee.tid, addr, kind, result)
+        sgx.record.fault(tracee.tid, addr, kind, result, _page_fields(enclave, addr))
     if result.signal == 0:
         file = vma.file if vma is not None else None
         page = addr - enclave.base >> 12
@@ -267,6 +269,14 @@ def _page_fault(sgx: Sgx, tracee: Tracee, addr: int, si_code: int) -> None:
         return
     _flush(sgx, tracee)
     _raise_inside(sgx, tracee, _PF, result.error_code, addr & -4096, result.signal, result.si_code)
+
+
+def _page_fields(enclave: Any, addr: int) -> dict[str, int] | None:
+    """The state of the page at an address, for the recording."""
+    if not enclave.base <= addr < enclave.end:
+        return None
+    fields: dict[str, int] = enclave.page_schema.unpack(enclave.pages[addr - enclave.base >> 12])
+    return fields
 
 
 def _pte_present(pid: int, addr: int) -> bool:
@@ -312,11 +322,16 @@ def _deliver(
         view[RAX] = leaf
         view[RDI], view[RSI], view[RDX] = vector, code, addr
         view[RIP] = base + img.enclu_fault
+        if sgx.record is not None:
+            sgx.record.exception(tracee.tid, vector, code, addr, "vdso", 0, leaf)
         sup.regs.store(tracee.tid)
         sup.cont(tracee)
         return
     if not number:
         number, si_code = _signal_of(vector, code)
+    if sgx.record is not None:
+        sgx.record.exception(tracee.tid, vector, code, addr, "signal", number, leaf)
+        sgx.record.flush()
     sup.regs.store(tracee.tid)
     if number in (SIGILL, SIGFPE):
         addr = view[RIP]  # Linux do_error_trap(): where the thread is now, the AEP

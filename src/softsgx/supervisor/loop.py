@@ -140,6 +140,10 @@ class Supervisor:
 
     def cont(self, tracee: Tracee, number: int = 0) -> None:
         """Let it run."""
+        if self.record is not None:
+            if number:
+                self.record.signal(tracee.tid, number)
+            self.record.flush()
         tracee.stopped = False
         ptrace.cont(tracee.tid, number)
 
@@ -296,4 +300,6 @@ class Supervisor:
             from softsgx.supervisor.sgx import Sgx
 
             self.sgx = Sgx(self)
+            if self.record is not None:
+                self.record.watch(self.sgx.device)
         return self.sgx

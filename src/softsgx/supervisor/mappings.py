@@ -169,6 +169,7 @@ class Mappings:
             error = call(nr.NR_mprotect, addr, last - first << 12, mask)
             if error:
                 raise InternalError(f"mprotect of an enclave's pages at {addr:#x}: {error}")
+            self._note("mprotect", process, addr, addr + (last - first << 12), mask)
             table.fill(first, last, mask)
 
     def map(
@@ -192,6 +193,7 @@ class Mappings:
                     got = call(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, offset)
                     if got < 0:
                         return got
+                    self._note("mmap", process, a, b, offset)
         finally:
             if own:
                 call(nr.NR_close, fd)
@@ -224,6 +226,7 @@ class Mappings:
         if isinstance(effect, Protect):
             file = effect.file
             if not isinstance(file, EnclaveFile):
+                self._note("mprotect", process, effect.start, effect.end, effect.prot)
                 return call(nr.NR_mprotect, effect.start, effect.end - effect.start, effect.prot)
             e = file.enclave
             if e.created:
@@ -233,13 +236,19 @@ class Mappings:
             return 0
         if isinstance(effect, Unmap):
             self.unmapped(process, effect.start, effect.end)
+            self._note("munmap", process, effect.start, effect.end)
             return call(nr.NR_munmap, effect.start, effect.end - effect.start)
         if isinstance(effect, Move):
             self.unmapped(process, effect.old_start, effect.old_end)
             if effect.old_end > effect.old_start and not effect.keep:
+                self._note("munmap", process, effect.old_start, effect.old_end)
                 call(nr.NR_munmap, effect.old_start, effect.old_end - effect.old_start)
             return self.map(process, call, effect.file, effect.new_start, effect.new_end)
         raise InternalError(f"an effect that nothing carries out: {effect!r}")
+
+    def _note(self, call: str, process: HostProcess, start: int, end: int, value: int = 0) -> None:
+        if self.sgx.record is not None:
+            self.sgx.record.effect(call, process.space.pid, start, end, value)
 
     def unmapped(self, process: HostProcess, start: int, end: int) -> None:
         """Nothing of an enclave is mapped in [start, end) any more: forget its protections."""

@@ -75,8 +75,12 @@ class DevicePaths:
             return self._open(sup, tracee, call, path, view[path_arg] + len(raw))
         if call in (nr.NR_access, nr.NR_faccessat, nr.NR_faccessat2):
             mode = view[RSI if call == nr.NR_access else RDX] & 7
-            return -errno.EACCES if mode & 1 else 0
-        return self._stat(tracee, view, call, path)
+            answer = -errno.EACCES if mode & 1 else 0
+        else:
+            answer = self._stat(tracee, view, call, path)
+        if sup.record is not None:
+            sup.record.path(tracee.tid, nr.syscall_name(call), path, answer)
+        return answer
 
     def _resolve(self, tracee: Tracee, dirfd: int, raw: bytes) -> str | None:
         path = os.fsdecode(raw)

@@ -203,7 +203,8 @@ class Sgx:
         cmd, arg = view[RSI] & 0xFFFFFFFF, view[RDX]
         answer, why = self.device.ioctl(process, file, cmd, arg)
         if self.record is not None:
-            self.record.ioctl(tracee.tid, file, cmd, arg, answer, why)
+            fd = view[RDI] & 0xFFFFFFFF
+            self.record.ioctl(tracee.tid, fd, file, cmd, arg, answer, why, process.memory)
         return self.mappings.answer(tracee, answer)
 
     def signal(self, tracee: Tracee, number: int) -> None:

@@ -1,0 +1,61 @@
+"""Reading a recording: whole lines only, of a version that is known.
+
+The last line of a run may be cut short (the machine stopped, the disk was
+full); what comes before it counts. Anything else that is not a recording is
+refused with one line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from softsgx.errors import UsageError
+from softsgx.record.schema import VERSION
+
+__all__ = ["read"]
+
+
+def read(path: str) -> Iterator[dict[str, Any]]:
+    """The headers (they have ``softsgx``) and events (``event``) of a recording, in order.
+
+    Raises UsageError for a file that cannot be read or is no recording, and for
+    one of a version that this softsgx does not know.
+    """
+    try:
+        with open(path, "rb") as f:
+            yield from _lines(path, f)
+    except OSError as e:
+        raise UsageError(f"{path}: {e.strerror}") from None
+
+
+def _lines(path: str, lines: Iterator[bytes] | Any) -> Iterator[dict[str, Any]]:
+    broken = 0
+    begun = False
+    for number, line in enumerate(lines, 1):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            found = None
+        good = isinstance(found, dict) and ("softsgx" in found or (begun and "event" in found))
+        if good and "softsgx" in found:
+            _check_version(path, found["softsgx"])
+            begun = True
+            broken = 0  # the run before ended in the middle of a line
+        if broken or (not good and not begun):
+            what = "not a recording of softsgx" if not begun else "not an event"
+            raise UsageError(f"{path}: line {broken or number}: {what}")
+        if good:
+            yield found
+        else:
+            broken = number
+    if not begun:
+        raise UsageError(f"{path}: empty; not a recording of softsgx")
+
+
+def _check_version(path: str, version: object) -> None:
+    if version != VERSION:
+        raise UsageError(
+            f"{path}: a recording of version {version!r}; this softsgx reads version {VERSION}"
+        )

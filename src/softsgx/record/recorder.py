@@ -1,0 +1,282 @@
+"""The recording of a run, written as it happens.
+
+Each event is one write(2) to a file opened with O_APPEND: after a kill -9 all that
+was written can be read, and a second run appends its own header. An event is
+held until the guest runs on, so that what the call did to the real processes is
+in its line; then it goes to the file and, as a dict of the same form, to whoever
+prints it. Losing the recording (a full disk) ends the recording, never the guest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from softsgx.errors import UsageError
+from softsgx.record.schema import EVENTS, VERSION, encode
+from softsgx.record.watch import Watch
+from softsgx.uapi.regs import RAX, RBX, RCX, RIP
+
+__all__ = ["Recorder"]
+
+Sink = Callable[[dict[str, Any]], None]
+
+
+class Recorder:
+    """Writes events to a file, to a sink, or to both.
+
+    path: the file, appended to; UsageError if it cannot be written. sink: called
+    with the header and with each event as a dict of `softsgx.record.schema`.
+    """
+
+    __slots__ = (
+        "_effects", "_event", "_fd", "_layouts", "_path", "_sink", "_start", "_watch",
+    )  # fmt: skip
+
+    def __init__(self, path: str | None, sink: Sink | None = None) -> None:
+        self._path = path or ""
+        self._fd = -1 if path is None else _open(path)
+        self._sink = sink
+        self._start = time.monotonic_ns()
+        self._event: dict[str, Any] | None = None
+        self._effects: list[list[Any]] = []
+        self._watch: Watch | None = None
+        self._layouts: dict[int, Any] | None = None
+
+    # -- the file ----------------------------------------------------------------------
+
+    def header(self, argv: list[str], design: Any, epc_bytes: int, lsm: str = "none") -> None:
+        """Begin a run. design: its class, or a `Design` with the options chosen."""
+        self._start = time.monotonic_ns()
+        header = {
+            "softsgx": VERSION,
+            "program": _program_version(),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "argv": argv,
+            "design": design.name,
+            "options": dict(getattr(design, "chosen", {})),
+            "epc_bytes": epc_bytes,
+            "lsm": lsm,
+            "kernel": os.uname().release,
+        }
+        self._write(header)
+
+    def _write(self, event: dict[str, Any]) -> None:
+        if self._sink is not None:
+            try:
+                self._sink(event)
+            except OSError:
+                self._sink = None  # nobody reads standard error any more
+        if self._fd >= 0:
+            self._out(encode(event) + "\n")
+
+    def _out(self, line: str) -> None:
+        data = line.encode("utf-8", "surrogateescape")
+        try:
+            if os.write(self._fd, data) == len(data):
+                return
+            why = "could not be written whole"
+        except OSError as e:
+            why = e.strerror or str(e)
+        os.close(self._fd)
+        self._fd = -1
+        print(f"softsgx: {self._path}: {why}; recording ends here", file=sys.stderr)
+
+    def flush(self) -> None:
+        """Write the event that is held: the guest is about to run on."""
+        event, self._event = self._event, None
+        watch = self._watch
+        if event is None:
+            if self._effects:
+                event = self._begin("effects", self._effects[0][1])
+            else:
+                if watch is not None:
+                    watch.clear()
+                return
+        if watch is not None:
+            decided = watch.decided
+            if (
+                decided is not None
+                and decided["rule"]
+                and event.get("why", "").startswith(decided["why"])
+            ):
+                event["decided"] = {k: decided[k] for k in ("rule", "law", "source")}
+            if watch.asked:
+                event["asked"] = watch.asked
+            watch.clear()
+        if self._effects:
+            event["effects"] = self._effects
+            self._effects = []
+        self._write(event)
+
+    def close(self) -> None:
+        """Write what is held and end."""
+        self.flush()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    # -- what is watched ---------------------------------------------------------------
+
+    def watch(self, device: Any) -> None:
+        """Have a new device tell which rule refused and what the LSM was asked."""
+        self._watch = device.run = Watch(device.run.lsm, device.design)
+
+    def _begin(self, name: str, pid: int) -> dict[str, Any]:
+        us = (time.monotonic_ns() - self._start) // 1000
+        return {"event": name, "us": us, "pid": pid}
+
+    def _put(self, name: str, pid: int, *values: Any) -> None:
+        if self._event is not None:
+            self.flush()
+        event = self._begin(name, pid)
+        event.update(zip(EVENTS[name], values, strict=True))
+        self._event = event
+
+    def effect(self, call: str, pid: int, start: int, end: int, value: int) -> None:
+        """A real call: mmap or move (value: offset), mprotect (prot), munmap; [start, end)."""
+        self._effects.append([call, pid, start, end, value])
+
+    # -- events ------------------------------------------------------------------------
+
+    def exec(self, tid: int) -> None:
+        """A program begins in a process."""
+        path, argv = "", []
+        try:
+            path = os.readlink(f"/proc/{tid}/exe")
+            with open(f"/proc/{tid}/cmdline", "rb") as f:
+                argv = [os.fsdecode(a) for a in f.read().split(b"\0")[:-1]]
+        except OSError:
+            pass
+        self._put("exec", tid, path, argv)
+
+    def child(self, tid: int, child: int, what: str) -> None:
+        """A new process or thread ("process", "thread")."""
+        self._put("child", tid, child, what)
+
+    def exit(self, tid: int, status: int) -> None:
+        """A process has ended; ``status`` as waitpid gives it."""
+        self._put("exit", tid, status)
+        self.flush()
+
+    def signal(self, tid: int, number: int) -> None:
+        """A signal is delivered to a thread."""
+        self._put("signal", tid, number)
+
+    def open(self, tid: int, path: str, fmode: int, answer: int, why: str) -> None:
+        """Open of a device node; ``fmode`` is R = 1, W = 2."""
+        self._put("open", tid, path, fmode, answer, why)
+
+    def path(self, tid: int, call: str, path: str, answer: int) -> None:
+        """Another call on a device node's path."""
+        self._put("path", tid, call, path, answer)
+
+    def ioctl(
+        self, tid: int, fd: int, file: Any, cmd: int, arg: int, answer: int, why: str, memory: Any
+    ) -> None:
+        """An ioctl on a device file; ``memory`` is the process's (`UserMemory`)."""
+        from softsgx.uapi.sgx import describe_ioc
+
+        args = self._ioctl_args(cmd, arg, memory)
+        number = getattr(file, "number", 0)
+        self._put("ioctl", tid, fd, number, describe_ioc(cmd), cmd, arg, args, answer, why)
+
+    def _ioctl_args(self, cmd: int, arg: int, memory: Any) -> dict[str, int] | None:
+        if self._layouts is None:
+            self._layouts = _ioctl_layouts()
+        layout = self._layouts.get(cmd)
+        if layout is None:
+            return None
+        from softsgx.device.memory import Fault
+        from softsgx.sdm.structs import SECINFO
+
+        try:
+            args = dict(vars(layout.unpack(memory.read(arg, layout.size))))
+            if "secinfo" in args:
+                args["secinfo_flags"] = SECINFO.unpack(memory.read(args["secinfo"], 64)).flags
+        except Fault:
+            return None
+        return {k: v for k, v in args.items() if isinstance(v, int)}
+
+    def mm(self, tid: int, call: str, args: Any, answer: int, why: str) -> None:
+        """A memory call that concerns an enclave; ``args`` in the call's order."""
+        self._put("mm", tid, call, list(args), answer, why)
+
+    def enclu(self, tid: int, leaf: int, error: int, view: Any) -> None:
+        """An ENCLU; ``view``: the registers after it (see `softsgx.uapi.regs`)."""
+        self._put("enclu", tid, leaf, error, view[RAX], view[RBX], view[RCX], view[RIP])
+
+    def aex(self, tid: int, vector: int, code: int, addr: int, rip: int) -> None:
+        """An asynchronous exit; ``vector`` -1: an interrupt. ``rip``: the enclave's."""
+        self._put("aex", tid, vector, code, addr, rip)
+
+    def fault(
+        self, tid: int, addr: int, access: int, result: Any, page: dict[str, int] | None
+    ) -> None:
+        """A page fault inside; ``result``: `softsgx.device.process.PageFault`; ``page``: its
+        fields afterwards, if an enclave's.
+        """
+        self._put("fault", tid, addr, access, result.signal, result.error_code, page, result.why)
+
+    def exception(
+        self, tid: int, vector: int, code: int, addr: int, to: str, signal: int, leaf: int
+    ) -> None:
+        """What the program sees of an exception; ``to``: "vdso" or "signal"."""
+        self._put("exception", tid, vector, code, addr, to, signal, leaf)
+
+    def cpuid(self, tid: int, leaf: int, subleaf: int, answer: tuple[int, int, int, int]) -> None:
+        """A CPUID that was answered: EAX, EBX, ECX, EDX."""
+        self._put("cpuid", tid, leaf, subleaf, *answer)
+
+
+def _program_version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("softsgx")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _open(path: str) -> int:
+    try:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except PermissionError:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    except OSError as e:
+        raise UsageError(f"--record {path}: {e.strerror}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise UsageError(f"--record {path}: another run of softsgx is recording to it") from None
+    except OSError:
+        pass  # a pipe on an odd filesystem: nothing to guard
+    try:
+        size = os.lseek(fd, 0, os.SEEK_END)
+        if size and os.pread(fd, 1, size - 1) != b"\n":
+            os.write(fd, b"\n")  # a run before this one was cut short
+    except OSError:
+        pass  # not a regular file, or not readable
+    return fd
+
+
+def _ioctl_layouts() -> dict[int, Any]:
+    """The argument's structure by ioctl number: both are named alike in the kernel's header."""
+    from softsgx.sdm.layout import Layout
+    from softsgx.uapi import sgx
+
+    found = {}
+    for value in vars(sgx).values():
+        if isinstance(value, Layout):
+            found[value.name.split()[0].upper().replace("SGX_", "SGX_IOC_", 1), value.size] = value
+    return {
+        cmd: found[name, sgx.ioc_size(cmd)]
+        for cmd, name in sgx.IOC_NAMES.items()
+        if (name, sgx.ioc_size(cmd)) in found
+    }

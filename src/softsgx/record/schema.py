@@ -1,0 +1,79 @@
+"""The form of a recording: a header a run, then one JSON object a line for each event.
+
+One row an event: its name and its fields in order. A line is
+``{"event": NAME, "us": microseconds since the header, "pid": the thread, FIELDS…}``,
+and after the fields, where there is something to say, ``decided`` (who refused),
+``asked`` (the questions of the LSM) and ``effects`` (what was done to the real
+processes). Text, so that the usual tools read it; a line an event, so that what
+was written before a crash can be read; no field is ever renamed within a version,
+new ones are added at the end.
+"""
+
+from __future__ import annotations
+
+__all__ = ["EVENTS", "HEADER", "OPTIONAL", "VERSION", "encode"]
+
+VERSION = 1
+"""Of the form, in every header. A reader refuses others."""
+
+HEADER = ("softsgx", "program", "time", "argv", "design", "options", "epc_bytes", "lsm", "kernel")
+"""``softsgx``: VERSION. ``program``: of softsgx. ``time``: UTC, ISO 8601."""
+
+EVENTS: dict[str, tuple[str, ...]] = {
+    # A program begins, a child appears, a process ends (``status`` is waitpid's).
+    "exec": ("path", "argv"),
+    "child": ("child", "what"),
+    "exit": ("status",),
+    # A signal reaches the guest.
+    "signal": ("signal",),
+    # Calls on the device's paths: ``answer`` is what the call returned, -errno on failure.
+    "open": ("path", "fmode", "answer", "why"),
+    "path": ("call", "path", "answer"),
+    # ``args``: the argument's structure after the call, by its field names.
+    "ioctl": ("fd", "enclave", "name", "cmd", "arg", "args", "answer", "why"),
+    # mmap, mprotect, munmap, mremap, madvise; "replace": foreign memory over an enclave.
+    "mm": ("call", "args", "answer", "why"),
+    # ``error``: 0, or FAULT | vector; registers as the instruction left them.
+    "enclu": ("leaf", "error", "rax", "rbx", "rcx", "rip"),
+    "aex": ("vector", "code", "addr", "rip"),
+    # A page fault inside: ``access`` 0 read, 1 write, 2 fetch; ``signal`` 0: mended.
+    "fault": ("addr", "access", "signal", "code", "page", "why"),
+    # An exception as the program sees it: ``to`` is "vdso" or "signal".
+    "exception": ("vector", "code", "addr", "to", "signal", "leaf"),
+    "cpuid": ("leaf", "subleaf", "eax", "ebx", "ecx", "edx"),
+    # Effects that belong to no call, as on a fork.
+    "effects": (),
+}
+"""Fields by event, after ``event``, ``us`` and ``pid``."""
+
+OPTIONAL = ("decided", "asked", "effects")
+"""decided: {rule, law, source} of the refusal. asked: [hook, {what}, answer or null] for each
+question (null: no LSM). effects: [call, pid, start, end, prot or offset] for each."""
+
+
+def _quote(text: str) -> str:
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    import json
+
+    return json.dumps(text)
+
+
+def encode(value: object) -> str:
+    """JSON of None, bool, int, str, and of lists, tuples and str-keyed dicts of these.
+
+    By hand, since the json module costs more to import than a short run records.
+    """
+    if isinstance(value, str):
+        return _quote(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, dict):
+        return "{" + ",".join([f"{_quote(k)}:{encode(v)}" for k, v in value.items()]) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join([encode(v) for v in value]) + "]"
+    raise TypeError(f"a recording cannot hold {type(value).__name__}")

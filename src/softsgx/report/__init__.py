@@ -1,0 +1,1 @@
+"""Reports for people, made of recordings and results only."""

@@ -1,0 +1,278 @@
+"""Events for people, in the manner of strace: ``-v`` and ``softsgx show`` print the same.
+
+A line an event; under it, indented, what the LSM was asked and what was done to
+the real processes. Whoever refused is named behind the answer:
+``= -1 EACCES (prot within max: linux-6.0 may_map)``.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from softsgx.law.rule import FAULT
+from softsgx.law.values import mask_name
+from softsgx.sdm import leaves as sdm
+from softsgx.uapi.errno import errno_name
+
+__all__ = ["Formatter"]
+
+_O_MODE = {1: "O_RDONLY", 2: "O_WRONLY", 3: "O_RDWR"}
+_ACCESS = {0: "read", 1: "write", 2: "fetch"}
+_MAP_TYPE = {1: "SHARED", 2: "PRIVATE", 3: "SHARED_VALIDATE"}
+_MAP_FLAGS = {0x10: "FIXED", 0x20: "ANONYMOUS", 0x100000: "FIXED_NOREPLACE", 0x4000: "NORESERVE"}
+_MREMAP_FLAGS = {1: "MAYMOVE", 2: "FIXED", 4: "DONTUNMAP"}
+_MEASURE = 1
+
+
+def _visible(text: str) -> str:
+    """Text that a program chose, on one line."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    )
+
+
+def _flags(value: int, names: dict[int, str]) -> str:
+    """``A|B|0x…`` of the bits that are set; "0" if none."""
+    parts = [name for bit, name in names.items() if value & bit == bit]
+    for bit in names:
+        value &= ~bit
+    if value or not parts:
+        parts.append(hex(value))
+    return "|".join(parts)
+
+
+def _prot(value: int) -> str:
+    rest = value & ~7
+    name = mask_name(value) if value & 7 or not rest else ""
+    name = {"-": "NONE"}.get(name, name)
+    return f"{name}|{rest:#x}".strip("|") if rest else name
+
+
+def _map_flags(value: int) -> str:
+    kind = _MAP_TYPE.get(value & 15, hex(value & 15))
+    rest = value & ~15
+    return f"{kind}|{_flags(rest, _MAP_FLAGS)}" if rest else kind
+
+
+def _secinfo(value: int) -> str:
+    kind = value >> 8 & 0xFF
+    name = sdm.PAGE_TYPE_NAMES.get(kind, f"PT {kind}").removeprefix("PT_")
+    rest = value & ~0xFF07
+    perm = "" if not value & 7 and kind != sdm.PT_REG else mask_name(value & 7) + "|"
+    return perm + name + (f"|{rest:#x}" if rest else "")
+
+
+def _signed(value: int) -> str:
+    return str(value - (1 << 32) if value >> 31 == 1 else value)
+
+
+_MM_ARGS: dict[str, tuple[Callable[[int], str], ...]] = {
+    "mmap": (hex, hex, _prot, _map_flags, _signed, hex),
+    "mprotect": (hex, hex, _prot),
+    "munmap": (hex, hex),
+    "mremap": (hex, hex, hex, lambda v: _flags(v, _MREMAP_FLAGS), hex),
+    "madvise": (hex, hex, str),
+}
+
+
+def _vector(vector: int, code: int, addr: int) -> str:
+    name = sdm.VECTOR_NAMES.get(vector, f"vector {vector}")
+    return f"{name} {code:#x} at {addr:#x}" if vector == sdm.VECTOR_PF else name
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRT{number}" if number >= 32 else f"signal {number}"
+
+
+class Formatter:
+    """Makes text of headers and events, in their order: a header's design goes into later lines."""
+
+    def __init__(self) -> None:
+        self.design = ""
+
+    def __call__(self, event: dict[str, Any]) -> str:
+        """The lines of a header or an event, each with its newline; "" for what tells nothing."""
+        if "softsgx" in event:
+            return self._header(event)
+        name = event["event"]
+        make = getattr(self, f"_{name}", None)
+        text = make(event) if make else f"{name} {event}"
+        if text is None:
+            return ""
+        lines = [f"[pid {event['pid']}] {text}"]
+        for hook, what, answer in event.get("asked", ()):
+            if answer is not None:
+                facts = ", ".join(f"{k}={self._fact(k, v)}" for k, v in what.items())
+                verdict = "allowed" if answer == 0 else f"denied, {errno_name(answer)}"
+                lines.append(f"      LSM {hook}({facts}): {verdict}")
+        lines += [
+            f"      {self._effect(event['pid'], effect)}" for effect in event.get("effects", ())
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _header(self, h: dict[str, Any]) -> str:
+        self.design = h["design"]
+        options = ",".join(f"{k}={v}" for k, v in h["options"].items())
+        design = f"{self.design}:{options}" if options else self.design
+        argv = " ".join(map(_visible, h["argv"]))
+        return (
+            f"# {h['time']}  {argv}\n# design {design}, LSM {h['lsm']}, "
+            f"EPC {h['epc_bytes'] >> 10} KiB, softsgx {h['program']}, Linux {h['kernel']}\n"
+        )
+
+    @staticmethod
+    def _fact(name: str, value: Any) -> str:
+        if name in ("prot", "reqprot", "fmode") and isinstance(value, int):
+            return _prot(value)
+        return f"{value:#x}" if isinstance(value, int) and value > 9 else str(value)
+
+    @staticmethod
+    def _effect(pid: int, effect: list[Any]) -> str:
+        call, where, start, end, value = effect
+        place = f"pid {where}: " if where != pid else ""
+        tail = {"mprotect": ", " + _prot(value), "mmap": f", offset {value:#x}"}.get(call, "")
+        return f"{place}really {call}({start:#x}, {end - start:#x}{tail})"
+
+    def _answer(self, event: dict[str, Any], ok: str | None = None) -> str:
+        answer = event["answer"]
+        if -4096 < answer < 0:
+            text = f"= -1 {errno_name(answer)}"
+        else:
+            text = f"= {ok if ok is not None else answer}"
+        why = event.get("why", "")
+        if why:
+            decided = event.get("decided")
+            by = f": {self.design} {decided['rule']}" if decided else ""
+            text += f" ({why}{by})"
+        return text
+
+    # One method an event of `softsgx.record.schema`.
+
+    def _exec(self, e: dict[str, Any]) -> str:
+        return f"exec {_visible(e['path'])} [{', '.join(map(_visible, e['argv']))}]"
+
+    def _child(self, e: dict[str, Any]) -> str:
+        return f"new {e['what']} {e['child']}"
+
+    def _exit(self, e: dict[str, Any]) -> str:
+        status = e["status"]
+        if status & 0x7F:
+            return f"+++ killed by {_signal_name(status & 0x7F)} +++"
+        return f"+++ exited with {status >> 8 & 0xFF} +++"
+
+    def _signal(self, e: dict[str, Any]) -> str:
+        return f"--- {_signal_name(e['signal'])} ---"
+
+    def _open(self, e: dict[str, Any]) -> str:
+        return f'open("{e["path"]}", {_O_MODE.get(e["fmode"], e["fmode"])}) {self._answer(e)}'
+
+    def _path(self, e: dict[str, Any]) -> str:
+        return f'{e["call"]}("{e["path"]}") {self._answer(e)}'
+
+    def _ioctl(self, e: dict[str, Any]) -> str:
+        args = e["args"]
+        if args is None:
+            shown = hex(e["arg"])
+        else:
+            shown = "{" + ", ".join(
+                self._field(k, v, args) for k, v in args.items() if k != "secinfo_flags"
+            )
+            shown += "}"
+        return f"ioctl({e['fd']}, {e['name']}, {shown}) {self._answer(e)}"
+
+    @staticmethod
+    def _field(name: str, value: int, args: dict[str, int]) -> str:
+        if name == "secinfo" and "secinfo_flags" in args:
+            return f"secinfo={_secinfo(args['secinfo_flags'])}"
+        if name in ("permissions", "prot"):
+            return f"{name}={_prot(value)}"
+        if name == "page_type":
+            return f"page_type={sdm.PAGE_TYPE_NAMES.get(value, value)}"
+        if name == "flags":
+            return f"flags={_flags(value, {_MEASURE: 'MEASURE'}) if value else 0}"
+        if name == "result":
+            return f"result={sdm.sgx_error_name(value) if value else 0}"
+        return f"{name}={value}" if name == "fd" else f"{name}={value:#x}"
+
+    def _mm(self, e: dict[str, Any]) -> str:
+        call, args = e["call"], e["args"]
+        if call == "replace":
+            return f"foreign memory over {args[0]:#x}-{args[1]:#x}"
+        how = _MM_ARGS.get(call, ())
+        shown = [(how[i] if i < len(how) else hex)(v) for i, v in enumerate(args)]
+        big = call in ("mmap", "mremap")
+        return f"{call}({', '.join(shown)}) {self._answer(e, hex(e['answer']) if big else None)}"
+
+    def _enclu(self, e: dict[str, Any]) -> str:
+        leaf, error = e["leaf"], e["error"]
+        name = sdm.ENCLU_NAMES.get(leaf, f"ENCLU {leaf:#x}")
+        if leaf in (sdm.EENTER, sdm.ERESUME):
+            where = f" tcs={e['rbx']:#x}"
+            then = f"{e['rip']:#x}" + (f", CSSA {e['rax']}" if leaf == sdm.EENTER else "")
+        elif leaf == sdm.EEXIT:
+            where, then = "", f"{e['rip']:#x}"
+        elif leaf in (sdm.EACCEPT, sdm.EMODPE, sdm.EACCEPTCOPY):
+            where, then = f" {e['rcx']:#x}", "0"
+            if leaf != sdm.EMODPE and e["rax"]:
+                then = sdm.sgx_error_name(e["rax"])
+        else:
+            where, then = "", "0"
+        if error:
+            vector = error & 0xFF
+            return (
+                f"{name}{where} -> {sdm.VECTOR_NAMES.get(vector, vector)}"
+                if (error & FAULT)
+                else f"{name}{where} -> {sdm.sgx_error_name(error)}"
+            )
+        return f"{name}{where} -> {then}"
+
+    def _aex(self, e: dict[str, Any]) -> str:
+        what = "interrupt" if e["vector"] < 0 else _vector(e["vector"], e["code"], e["addr"])
+        return f"AEX {what}, rip {e['rip']:#x}"
+
+    def _fault(self, e: dict[str, Any]) -> str:
+        text = f"page fault: {_ACCESS.get(e['access'], e['access'])} at {e['addr']:#x}"
+        page = e["page"]
+        if page is not None:
+            text += f", page {_page(page)}"
+        if e["signal"]:
+            by = e.get("decided")
+            why = f" ({e['why']}{f': {self.design} ' + by['rule'] if by else ''})"
+            return f"{text} -> {_signal_name(e['signal'])} {e['code']:#x}{why}"
+        return f"{text} -> tried again"
+
+    def _exception(self, e: dict[str, Any]) -> str:
+        what = _vector(e["vector"], e["code"], e["addr"])
+        leaf = sdm.ENCLU_NAMES.get(e["leaf"], e["leaf"])
+        to = f"vDSO, {leaf}" if e["to"] == "vdso" else _signal_name(e["signal"])
+        return f"{what} -> {to}"
+
+    def _cpuid(self, e: dict[str, Any]) -> str | None:
+        if e["leaf"] not in (7, sdm.CPUID_SGX_LEAF):
+            return None  # answered as the CPU would: the C library asks dozens of these
+        regs = " ".join(f"{r}={e[r]:#010x}" for r in ("eax", "ebx", "ecx", "edx"))
+        return f"CPUID {e['leaf']:#x}.{e['subleaf']:#x} -> {regs}"
+
+    def _effects(self, _e: dict[str, Any]) -> str:
+        return "mappings follow"
+
+
+def _page(page: dict[str, int]) -> str:
+    """The state of a page by its fields (`softsgx.sgx.epcm.PAGE` and what a design adds)."""
+    if not page.get("present"):
+        return "absent"
+    parts = [sdm.PAGE_TYPE_NAMES.get(page["pt"], str(page["pt"])).removeprefix("PT_")]
+    parts.append(mask_name(page["perm"]))
+    known = ("present", "pt", "perm", "max")
+    parts += [name if value == 1 else f"{name}={value}" for name, value in page.items()
+              if value and name not in known]  # fmt: skip
+    if "max" in page:
+        parts.append(f"max={mask_name(page['max'])}")
+    return " ".join(parts)
