@@ -36,7 +36,7 @@ static void use_enclave(const char *name)
 		ok &= encl_op(&e, OP_SUM, (uint64_t)i, 10, 0, 0) == mix((uint64_t)i, 10);
 	page = page ? page + PAGE : e.base + e.free;
 	ok &= encl_enclu(&e, 0, EACCEPT, page, SI_REG | SI_R | SI_W | SI_PENDING, 0, NULL) == 0;
-	/* One function enters and resumes, so that both leave from the same stack. */
+	/* One call enters and resumes, so that both leave from the same stack. */
 	for (uint32_t leaf = EENTER;; leaf = ERESUME) {
 		ok &= encl_vdso_enter(&c, leaf, &run) == 0;
 		if (run.function == EEXIT)
