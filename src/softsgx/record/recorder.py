@@ -19,6 +19,7 @@ from typing import Any
 from softsgx.errors import UsageError
 from softsgx.record.schema import EVENTS, VERSION, encode
 from softsgx.record.watch import Watch
+from softsgx.sdm.leaves import ERESUME
 from softsgx.uapi.regs import RAX, RBX, RCX, RIP
 
 __all__ = ["Recorder"]
@@ -206,9 +207,13 @@ class Recorder:
         """A memory call that concerns an enclave; ``args`` in the call's order."""
         self._put("mm", tid, call, list(args), answer, why)
 
-    def enclu(self, tid: int, leaf: int, error: int, view: Any) -> None:
-        """An ENCLU; ``view``: the registers after it (see `softsgx.uapi.regs`)."""
-        self._put("enclu", tid, leaf, error, view[RAX], view[RBX], view[RCX], view[RIP])
+    def enclu(self, tid: int, leaf: int, error: int, view: Any, tcs: Any = None) -> None:
+        """An ENCLU; ``view``: the registers after it (see `softsgx.uapi.regs`).
+
+        ``tcs``: what the thread is in now; ERESUME has put another RBX in its place.
+        """
+        rbx = view[RBX] if leaf != ERESUME or tcs is None else tcs.addr
+        self._put("enclu", tid, leaf, error, view[RAX], rbx, view[RCX], view[RIP])
 
     def aex(self, tid: int, vector: int, code: int, addr: int, rip: int) -> None:
         """An asynchronous exit; ``vector`` -1: an interrupt. ``rip``: the enclave's."""

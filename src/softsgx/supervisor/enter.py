@@ -138,7 +138,7 @@ def _enclu(sgx: Sgx, tracee: Tracee) -> None:
         else:
             error = FAULT | _GP
         if sgx.record is not None:
-            sgx.record.enclu(tracee.tid, leaf, error, view)
+            sgx.record.enclu(tracee.tid, leaf, error, view, thread.tcs)
         if not error:
             if changed >= 0:
                 file = _file(sgx, thread)
