@@ -2,46 +2,82 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-from softsgx.errors import SoftsgxError
+from softsgx.errors import InternalError, SoftsgxError
 
 __all__ = ["main"]
 
 USAGE = """\
-usage: softsgx run [options] -- PROGRAM [ARGS…]
-       softsgx designs
-       softsgx doctor
-       softsgx show RECORDING
+usage: softsgx run [options] [--] PROGRAM [ARGS…]   run a program with a software SGX device
+       softsgx show RECORDING                      print what 'run --record' wrote
+       softsgx designs [NAME]                      the kernel interfaces, and their rules
+       softsgx doctor                              whether this machine can run it
+       softsgx --version
 
 Run 'softsgx COMMAND --help' for a command's options."""
 
+_EX_SOFTWARE = 70  # <sysexits.h>
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; its exit status (2: the user's mistake, or this machine cannot)."""
+    """Run a command; its exit status.
+
+    2: the user's mistake, or this machine cannot; 70: a bug in softsgx. The
+    traceback of a bug is printed where SOFTSGX_DEBUG is set.
+    """
     args = sys.argv[1:] if argv is None else argv
-    if not args or args[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if args else 2
-    if args[0] == "--version":
-        from importlib.metadata import version
-
-        print("softsgx", version("softsgx"))
-        return 0
     try:
-        if args[0] == "run":
-            from softsgx.cli.run import run
-
-            return run(args[1:])
-        if args[0] in ("designs", "doctor", "show"):
-            from importlib import import_module
-
-            module = import_module(f"softsgx.cli.{args[0]}")
-            return int(getattr(module, args[0])(args[1:]))
+        return _command(args)
+    except InternalError as e:
+        return _bug(e, str(e))
     except SoftsgxError as e:
         print(f"softsgx: {e}", file=sys.stderr)
         return 2
     except BrokenPipeError:
+        # Who read our output has gone; the interpreter must not flush into it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    print(f"softsgx: no command {args[0]!r}; see 'softsgx --help'", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as e:
+        return _bug(e, f"{type(e).__name__}: {e} (this is a bug in softsgx)")
+
+
+def _bug(error: Exception, text: str) -> int:
+    if os.environ.get("SOFTSGX_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+        hint = ""
+    else:
+        hint = "; SOFTSGX_DEBUG=1 shows where"
+    print(f"softsgx: {' '.join(text.split())}{hint}", file=sys.stderr)
+    return _EX_SOFTWARE
+
+
+def _command(args: list[str]) -> int:
+    if not args:
+        print(USAGE, file=sys.stderr)
+        return 2
+    name, rest = args[0], args[1:]
+    if name in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if name == "--version":
+        from importlib.metadata import version
+
+        print("softsgx", version("softsgx"))
+        return 0
+    if name == "run":
+        from softsgx.cli.run import run
+
+        return run(rest)
+    if name in ("designs", "doctor", "show"):
+        from importlib import import_module
+
+        module = import_module(f"softsgx.cli.{name}")
+        return int(getattr(module, name)(rest))
+    print(f"softsgx: no command {name!r}; see 'softsgx --help'", file=sys.stderr)
     return 2

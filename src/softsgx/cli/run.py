@@ -30,7 +30,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 def parse_size(text: str) -> int:
     """Bytes of ``128M`` and the like: whole pages, more than none. Raises UsageError."""
     number, unit = text.rstrip("KMGTkmgt"), text[len(text.rstrip("KMGTkmgt")) :].upper()
-    if not (number.isascii() and number.isdigit()) or unit not in _UNITS:
+    if not (number.isascii() and number.isdigit() and len(number) < 20) or unit not in _UNITS:
         raise UsageError(f"--epc {text}: not a size; give a number with K, M or G, like 128M")
     size = int(number) * _UNITS[unit]
     if size <= 0 or size % 4096 or size > 1 << 48:

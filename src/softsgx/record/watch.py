@@ -49,8 +49,10 @@ class Watch(Run):
             self._refused(why)
             raise Stop(errno, why)
 
-    def ask(self, hook: str, at: Any, **what: Value) -> None:
+    def ask(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> None:
         """As `Run.ask`."""
+        if not when:
+            return
         error = None if self.lsm is None else self.lsm.ask(hook, at, what)
         facts = {k: v if isinstance(v, int) else repr(v) for k, v in what.items()}
         self.asked.append([hook, facts, error])

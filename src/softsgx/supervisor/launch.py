@@ -94,6 +94,9 @@ def _child(path: str, argv: list[str], ready: int, fail: int) -> None:
             signal.signal(s, signal.SIG_DFL)
         os.execv(path, argv)
     except OSError as e:
-        os.write(fail, f"{path}: {e.strerror}".encode())
+        why = e.strerror
+        if isinstance(e, FileNotFoundError) and os.path.exists(path):
+            why = "the interpreter that it names does not exist"
+        os.write(fail, f"{path}: {why}".encode(errors="surrogateescape"))
     finally:
         os._exit(127)

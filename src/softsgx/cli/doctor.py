@@ -1,0 +1,324 @@
+"""``softsgx doctor``: what softsgx needs of this machine, each really tried.
+
+Reading settings would say what ought to work; a container's seccomp profile or a
+security module may say no all the same. So each thing is done, in a child that
+ends whatever happens, and what failed is told with what can be done about it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from softsgx.errors import SoftsgxError, UsageError
+
+__all__ = ["doctor"]
+
+HELP = """\
+usage: softsgx doctor
+
+Try everything that softsgx needs of this machine. Exit status 0 if programs can be run.
+"""
+
+_TIMEOUT = 20
+_NR_ARCH_PRCTL, _ARCH_SET_CPUID = 158, 0x1012
+_PROCMAP_QUERY = 0xC0686611
+
+Result = tuple[bool, str]
+
+
+def doctor(args: list[str]) -> int:
+    """Print a line for each thing that was tried; 0 if all that is needed is there, else 1."""
+    if args and args[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if args:
+        raise UsageError(f"doctor takes no {args[0]!r}; see 'softsgx doctor --help'")
+    can_run = True
+    for name, needed, check in _CHECKS:
+        good, text = _try(check)
+        can_run &= good or not needed
+        state = "ok" if good else "missing" if needed else "no"
+        print(f"{state:8}{name}{': ' + text if text else ''}", flush=True)
+        if needed == _STOP and not good:
+            break  # nothing below can be tried on such a machine
+    print("softsgx can run programs here" if can_run else "softsgx cannot run programs here")
+    return 0 if can_run else 1
+
+
+def _try(check: Callable[[], Result]) -> Result:
+    """Run a check in a child, killed if it hangs."""
+    read_end, write_end = os.pipe()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(read_end)
+            signal.alarm(_TIMEOUT)
+            try:
+                good, text = check()
+            except SoftsgxError as e:
+                good, text = False, str(e)
+            except Exception as e:
+                good, text = False, f"{type(e).__name__}: {e}"
+            os.write(write_end, (("1" if good else "0") + text)[:4000].encode(errors="replace"))
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    answer = b""
+    while piece := os.read(read_end, 4096):
+        answer += piece
+    os.close(read_end)
+    _, status = os.waitpid(pid, 0)
+    if not answer:
+        how = signal.Signals(status & 0x7F).name if status & 0x7F else "without a word"
+        return False, f"the attempt ended with {how}"
+    return answer[:1] == b"1", answer[1:].decode()
+
+
+# -- the machine ---------------------------------------------------------------------------
+
+
+def _machine() -> Result:
+    u = os.uname()
+    good = u.machine == "x86_64" and u.sysname == "Linux" and sys.maxsize > 1 << 32
+    what = f"{u.sysname} {u.release}, {u.machine}"
+    return good, what if good else f"{what}; softsgx needs a 64-bit Python on x86-64 Linux"
+
+
+def _stopped_child(body: Callable[[], None], parent: Callable[[int], Result]) -> Result:
+    """Have ``parent`` look after a seized child that does ``body`` once it is seized."""
+    from softsgx.host import ptrace
+
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(write_end)
+            os.read(read_end, 1)
+            body()
+        finally:
+            os._exit(99)
+    try:
+        try:
+            ptrace.seize(pid)
+        except OSError as e:
+            return False, f"{e}; {_why_no_ptrace()}"
+        os.write(write_end, b"x")
+        return parent(pid)
+    finally:
+        try:
+            os.kill(pid, signal.SIGKILL)
+            while not (os.WIFSIGNALED(status := os.waitpid(pid, 0x40000000)[1])
+                       or os.WIFEXITED(status)):  # fmt: skip
+                pass
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+def _why_no_ptrace() -> str:
+    try:
+        with open("/proc/sys/kernel/yama/ptrace_scope") as f:
+            scope = int(f.read())
+    except (OSError, ValueError):
+        scope = 0
+    if scope >= 2:
+        what = "is for root only" if scope == 2 else "is off until the next boot"
+        return (
+            f"kernel.yama.ptrace_scope is {scope}: ptrace {what}; sysctl kernel.yama.ptrace_scope=1"
+        )
+    with open("/proc/self/status") as f:
+        filtered = any(line.split() == ["Seccomp:", "2"] for line in f)
+    if filtered:
+        return (
+            "a container's seccomp filter may forbid it: docker run --cap-add SYS_PTRACE,"
+            " or --security-opt seccomp=unconfined"
+        )
+    return "a security module may forbid it"
+
+
+def _ptrace() -> Result:
+    from softsgx.host import ptrace
+
+    def body() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def parent(pid: int) -> Result:
+        _, status = os.waitpid(pid, 0x40000000)
+        if not os.WIFSTOPPED(status) or os.WSTOPSIG(status) != signal.SIGUSR1:
+            return False, f"wait status {status:#x} instead of a signal stop; {_why_no_ptrace()}"
+        regs = ptrace.Registers()
+        regs.load(pid)
+        regs.store(pid)
+        ptrace.get_xstate(pid)
+        ptrace.get_sigmask(pid)
+        return True, ""
+
+    return _stopped_child(body, parent)
+
+
+def _seccomp() -> Result:
+    from softsgx.host import bpf, ptrace
+
+    def body() -> None:
+        program = bpf.base_program()
+        if ptrace.seccomp_filter(program):
+            ptrace.prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
+            error = ptrace.seccomp_filter(program)
+            if error:
+                os._exit(error)
+        os.open("/dev/null", os.O_RDONLY)
+        os._exit(99)
+
+    def parent(pid: int) -> Result:
+        _, status = os.waitpid(pid, 0x40000000)
+        if os.WIFSTOPPED(status) and status >> 16 == ptrace.EVENT_SECCOMP:
+            return True, ""
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 99:
+            why = os.strerror(os.WEXITSTATUS(status))
+            return False, f"{why}: does the kernel have CONFIG_SECCOMP_FILTER, and allow filters?"
+        return False, "a filter's SECCOMP_RET_TRACE does not stop the process"
+
+    return _stopped_child(body, parent)
+
+
+def _pidfd_getfd() -> Result:
+    from softsgx.host import ptrace
+
+    fd = os.open("/dev/null", os.O_RDONLY)
+
+    def parent(pid: int) -> Result:
+        try:
+            own = ptrace.pidfd_getfd(pid, fd)
+        except OSError as e:
+            return False, f"{e}; it needs Linux 5.6, and a container that allows it"
+        same = os.path.sameopenfile(fd, own)
+        return same, "" if same else "gave another file"
+
+    return _stopped_child(signal.pause, parent)
+
+
+def _memfd() -> Result:
+    try:
+        fd = os.memfd_create("softsgx-doctor", os.MFD_CLOEXEC)
+        os.ftruncate(fd, 1 << 36)  # sparse: an enclave's address range
+        os.pwrite(fd, b"x", (1 << 36) - 1)
+        return True, ""
+    except OSError as e:
+        return (
+            False,
+            f"{e.strerror}; a file size limit (ulimit -f), or a container that forbids it?",
+        )
+
+
+def _memory() -> Result:
+    from softsgx.host import ptrace
+
+    buffer = bytearray(b"softsgx looks here")
+    at = _address(buffer)
+
+    def parent(pid: int) -> Result:
+        if ptrace.read_memory(pid, at, len(buffer)) != bytes(buffer):
+            return False, "process_vm_readv does not read a child's memory; " + _why_no_ptrace()
+        if ptrace.write_memory(pid, at, b"SOFTSGX") != 7:
+            return False, "process_vm_writev does not write a child's memory; " + _why_no_ptrace()
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as f:
+            f.seek(at)
+            if f.read(7) != b"SOFTSGX":
+                return False, "/proc/PID/mem does not show a child's memory"
+        return True, ""
+
+    return _stopped_child(signal.pause, parent)
+
+
+def _address(buffer: bytearray) -> int:
+    import ctypes
+
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+# -- softsgx itself ------------------------------------------------------------------------
+
+
+def _vdso() -> Result:
+    from softsgx.host import vdso
+
+    vdso.load_image()
+    return True, ""
+
+
+def _capstone() -> Result:
+    import capstone
+
+    list(capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64).disasm(b"\x0f\xa2", 0))
+    return True, f"version {capstone.__version__}"
+
+
+def _cryptography() -> Result:
+    import cryptography
+    from cryptography.hazmat.primitives.ciphers.algorithms import AES  # noqa: F401
+
+    return True, f"version {cryptography.__version__}"
+
+
+def _state() -> Result:
+    from softsgx.host import state
+
+    state.root_key()
+    return True, state.state_dir()
+
+
+def _cpuid() -> Result:
+    """CPUID faulting: good to have. Without it CPUID instructions are patched at load."""
+    import ctypes
+
+    if ctypes.CDLL(None, use_errno=True).syscall(_NR_ARCH_PRCTL, _ARCH_SET_CPUID, 1) == 0:
+        return True, ""
+    return False, "not offered here; CPUID instructions are patched as programs are loaded"
+
+
+def _procmap_query() -> Result:
+    import fcntl
+    import struct
+
+    query = bytearray(struct.pack("<QQQQQQQQQIIIIQQ", 104, 0x10, 4096, *12 * (0,)))
+    try:
+        with open("/proc/self/maps", "rb") as f:
+            fcntl.ioctl(f, _PROCMAP_QUERY, query)
+    except OSError:
+        return False, "before Linux 6.11; /proc/PID/maps is read instead, which is slower"
+    return True, ""
+
+
+def _run() -> Result:
+    """The whole way: a program that asks CPUID and opens the device."""
+    from softsgx.supervisor.loop import Options, Supervisor
+
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    device = "/dev/sgx_enclave"
+    options = Options()
+    status = Supervisor(options).run(["/bin/sh", "-c", f"exec 3<>{device} && test -c {device}"])
+    good = os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
+    return good, "" if good else f"a shell that opens {device} ended with wait status {status:#x}"
+
+
+_STOP = 2  # needed by every check that comes after
+_CHECKS: tuple[tuple[str, int, Callable[[], Result]], ...] = (
+    ("x86-64 Linux", _STOP, _machine),
+    ("ptrace of a child", 1, _ptrace),
+    ("seccomp filter that stops for the tracer", 1, _seccomp),
+    ("pidfd_getfd", 1, _pidfd_getfd),
+    ("memfd_create", 1, _memfd),
+    ("process_vm_readv and process_vm_writev", 1, _memory),
+    ("softsgx's vDSO object", 1, _vdso),
+    ("capstone", 1, _capstone),
+    ("cryptography", 1, _cryptography),
+    ("state directory", 1, _state),
+    ("CPUID faulting", 0, _cpuid),
+    ("PROCMAP_QUERY", 0, _procmap_query),
+    ("a program that opens the device", 1, _run),
+)
