@@ -1,9 +1,9 @@
 """access_kind against the error codes that this processor gives for the same faults.
 
-A program (data/insn/faults.c) runs every form of forms.txt with pointers into pages that may not be accessed, or only
-
-
-
+A program (data/insn/faults.c) runs every form of forms.txt with pointers into pages that may
+not be accessed, or only read, and prints what the kernel puts into the signal frame: the
+page-fault error code, the address, the registers and the instruction's bytes.
+"""
 
 from __future__ import annotations
 
