@@ -216,15 +216,37 @@ _local, _remote = _Iovec(), _Iovec()
 _local_at, _remote_at = ctypes.addressof(_local), ctypes.addressof(_remote)
 
 
+_SMALL = 65536
+_small = bytearray(_SMALL)
+_small_view = memoryview(_small)
+_small_at = ctypes.addressof(ctypes.c_char.from_buffer(_small))
+
+
 def read_memory(pid: int, addr: int, length: int) -> bytes:
     """Up to ``length`` bytes of its memory: fewer where a page cannot be read."""
-    buffer = ctypes.create_string_buffer(length)
-    _local.base, _local.len = ctypes.addressof(buffer), length
+    if length > _SMALL:
+        return _read_large(pid, addr, length)
+    _local.base, _local.len = _small_at, length
     _remote.base, _remote.len = addr, length
     n = _readv(pid, _local_at, 1, _remote_at, 1, 0)
-    if n == length:
-        return buffer.raw
-    return buffer.raw[: max(n, 0)]
+    return bytes(_small_view[:n]) if n > 0 else b""
+
+
+_readv_unlocked = ctypes.CDLL(None).process_vm_readv
+_readv_unlocked.argtypes, _readv_unlocked.restype = _readv.argtypes, _readv.restype
+_large = bytearray()
+
+
+def _read_large(pid: int, addr: int, length: int) -> bytes:
+    """The same without the GIL, which a thread that measures can use meanwhile."""
+    global _large  # noqa: PLW0603 - kept, since fresh memory costs a page fault a page
+    if len(_large) < length:
+        _large = bytearray(length)
+    buffer = _large
+    local = _Iovec(ctypes.addressof(ctypes.c_char.from_buffer(buffer)), length)
+    remote = _Iovec(addr, length)
+    n = _readv_unlocked(pid, ctypes.addressof(local), 1, ctypes.addressof(remote), 1, 0)
+    return bytes(memoryview(buffer)[: max(n, 0)])
 
 
 def write_memory(pid: int, addr: int, data: bytes) -> int:

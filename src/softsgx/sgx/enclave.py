@@ -92,6 +92,9 @@ class Tcs:
         return int(self.ssa + (index + 1) * self.frame_bytes - GPRSGX.size)
 
 
+_ZEROS = bytes(1 << 20)
+
+
 class Enclave:
     """An enclave, from the opening of the device on.
 
@@ -130,7 +133,7 @@ class Enclave:
     def load(self, offset: int, data: bytes, secinfo_flags: int, measure: bool) -> None:
         """EADD (and EEXTEND of the whole pages) of equal pages; ``data`` is their content."""
         n = len(data) // PAGE_SIZE
-        if data.count(0) != len(data):  # fresh memory is zero already
+        if data != _ZEROS[: len(data)]:  # fresh memory is zero already
             self.memory.write(offset, data)
         fd = self.memory.fd
         if fd >= 0:

@@ -110,7 +110,9 @@ def _patch(
         addr = start + site - offset
         if space.peek(addr, 2) == cpuidsites.CPUID_BYTES:
             space.poke(addr, cpuidsites.UD2_BYTES)
-            space.patched.append(addr)
+            if addr not in space.patched:
+                space.patched.append(addr)
+    space.patched.sort()
 
 
 def patch_mapping(sup: Supervisor, tracee: Tracee, fd: int, length: int) -> None:
@@ -208,13 +210,16 @@ def _execute(sup: Supervisor, tracee: Tracee, leaf: int, subleaf: int) -> tuple[
 
 def unpatched(space: AddressSpace, addr: int, data: bytes) -> bytes:
     """``data`` as it would read without our patches; ``addr`` is where it was read."""
-    if not space.patched:
+    sites = space.patched  # ascending
+    if not sites or addr > sites[-1] + 1 or addr + len(data) <= sites[0]:
         return data
+    from bisect import bisect_left
+
     fixed = None
-    for site in space.patched:
-        if addr - 2 < site < addr + len(data):
-            fixed = bytearray(data) if fixed is None else fixed
-            for i, byte in enumerate(cpuidsites.CPUID_BYTES):
-                if 0 <= site + i - addr < len(data):
-                    fixed[site + i - addr] = byte
+    for i in range(bisect_left(sites, addr - 1), bisect_left(sites, addr + len(data))):
+        at = sites[i] - addr
+        for byte, was, now in zip((at, at + 1), cpuidsites.CPUID_BYTES, cpuidsites.UD2_BYTES):
+            if 0 <= byte < len(data) and data[byte] == now:
+                fixed = bytearray(data) if fixed is None else fixed
+                fixed[byte] = was
     return data if fixed is None else bytes(fixed)
