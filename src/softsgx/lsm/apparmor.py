@@ -1,0 +1,73 @@
+"""What AppArmor asks at each hook: Linux 6.1 security/apparmor/{lsm,file}.c, as rules.
+
+A rule puts questions with ``k.path(at, obj, operation, mask)``: does the process's
+profile allow ``mask`` (R, W and M below; 0: nothing is asked) on the file's path? A
+denial is EACCES. There is no hook for ioctls, and nothing like execmem or execmod: a
+mapping that is written and executed is told by w and m alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from softsgx.law.rule import Law, rule
+from softsgx.law.values import R, Value, W, X, has, ite, minus, no, subset
+
+__all__ = ["AppArmorHooks", "M"]
+
+M = 4
+"""m: mapped executable. R and W are r and w; x (executing a program) is not asked here."""
+
+MAP_PRIVATE = 2
+
+
+class AppArmorHooks(Law):
+    """The hooks that AppArmor has; the others are answered without a look."""
+
+    name = "apparmor"
+
+    @rule("Linux apparmor_file_open()")
+    def file_open(self, k: Any, at: Any, r: Any) -> None:
+        """R and w as the mode says; remembered on the file, so that passing it on is cheap."""
+        obj = k.mapped(at)
+        k.path(at, obj, "open", ite(obj.unmediated, 0, r.fmode))
+        k.remember(at, obj, r.fmode)
+
+    @rule("Linux apparmor_file_receive()")
+    def file_receive(self, k: Any, at: Any, r: Any) -> None:
+        """The mode that the descriptor was opened with."""
+        obj = k.mapped(at)
+        self.file_perm(k, at, obj, "file_receive", obj.fmode)
+
+    @rule("Linux apparmor_mmap_file()")
+    def mmap_file(self, k: Any, at: Any, r: Any) -> None:
+        """``flags & MAP_PRIVATE`` is tested, a bit that MAP_SHARED_VALIDATE has too."""
+        private = int(bool(r.map_type & MAP_PRIVATE))
+        self.common_mmap(k, at, k.mapped(at), "file_mmap", r.prot, private)
+
+    @rule("Linux apparmor_file_mprotect()")
+    def file_mprotect(self, k: Any, at: Any, r: Any) -> None:
+        """As mmap, of the VMA's file."""
+        self.common_mmap(k, at, k.mapped(at), "file_mprotect", r.prot, no(at.vma.shared))
+
+    @rule("Linux common_mmap()")
+    def common_mmap(
+        self, k: Any, at: Any, obj: Any, op: str, prot: Value, private: Value
+    ) -> None:  # fmt: skip
+        """R for reading, w for writing what reaches the file, m for executing."""
+        if obj is not None:
+            mask = ite(private, minus(prot & (R | W), W), prot & (R | W))
+            self.file_perm(k, at, obj, op, mask | ite(has(prot, X), M, 0))
+
+    @rule("Linux aa_file_perm(), __file_path_perm()")
+    def file_perm(self, k: Any, at: Any, obj: Any, op: str, mask: Value) -> None:
+        """Ask only what is not remembered, or was not asked of this profile.
+
+        An unconfined process may do all, and so may who uses a file that an unconfined one
+        opened: that is delegation.
+        """
+        looked_at = no(obj.unmediated) & no(k.unconfined(at)) & no(k.delegated(at, obj))
+        more = no(subset(mask, obj.allow))
+        asked = looked_at & (more | no(k.checked(at, obj)))
+        k.path(at, obj, op, ite(asked, mask, 0), others=more)
+        k.remember(at, obj, ite(asked, mask, 0))

@@ -1,0 +1,78 @@
+"""The questions that the kernel, or a design, puts to a security module.
+
+A rule asks ``k.ask(HOOK, at, ARGUMENTS)``. What a module makes of the hook (which
+permissions, of which object, in which order) stands in `softsgx.lsm.selinux` and
+`softsgx.lsm.apparmor`, in the form of rules: no branch on a value of the state, so
+that one text is decided with a real policy and, elsewhere, over permissions that
+are left open.
+
+``at`` is the place: ``process`` (who asks), ``file`` (the object: a device's file, a
+segment's, None for anonymous memory), for mprotect ``vma`` (its cell) and ``area``
+(the `softsgx.mm.vma.Vma`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from softsgx.law.values import Value
+
+__all__ = ["HOOKS", "Facts", "Hooks"]
+
+HOOKS: dict[str, tuple[str, ...]] = {
+    # fmode: R and W.
+    "file_open": ("fmode",),
+    # A process uses a file that it neither opened nor inherited.
+    "file_receive": (),
+    # cmd: the ioctl's number.
+    "file_ioctl": ("cmd",),
+    # prot: what will be mapped; reqprot: as asked, without READ_IMPLIES_EXEC's addition.
+    # map_type: MAP_SHARED 1, MAP_PRIVATE 2, MAP_SHARED_VALIDATE 3.
+    "mmap_file": ("reqprot", "prot", "map_type"),
+    "file_mprotect": ("reqprot", "prot"),
+    # name: "[sgx_segment_rx]"; the file gets its label here.
+    "anon_inode_init": ("name",),
+    # Modified code of the file would be executed. No hook of Linux: SELinux asks it
+    # within file_mprotect, a design may ask it by itself.
+    "file_execmod": (),
+}
+"""Each hook's arguments, all masks in the order R = 1, W = 2, X = 4."""
+
+
+class Hooks(Protocol):
+    """One module's text: a rule ``(k, at, r)`` for each hook that it has."""
+
+    def file_open(self, k: Any, at: Any, r: Any) -> None:
+        """An inode is opened."""
+
+    def file_receive(self, k: Any, at: Any, r: Any) -> None:
+        """A descriptor came from another process."""
+
+    def mmap_file(self, k: Any, at: Any, r: Any) -> None:
+        """A mapping is made, of a file or of none."""
+
+    def file_mprotect(self, k: Any, at: Any, r: Any) -> None:
+        """The protection of one VMA is changed."""
+
+
+class Facts(Protocol):
+    """What a module's rules ask of the one that evaluates them, beside permissions."""
+
+    def mapped(self, at: Any) -> Any:
+        """The object behind the mapping or descriptor, None for anonymous memory.
+
+        It has ``private`` (S_PRIVATE, 0 or 1). For an mprotect it is the VMA's file: shared
+        anonymous memory has one of its own, which is S_PRIVATE.
+        """
+
+    def from_other(self, at: Any, obj: Any) -> Value:
+        """The condition that the file was opened under another label than the process has."""
+
+    def in_heap(self, at: Any) -> Value:
+        """The condition that the VMA lies within brk()'s memory."""
+
+    def in_stack(self, at: Any) -> Value:
+        """The condition that the VMA holds the process's stack."""
+
+    def modified(self, at: Any) -> Value:
+        """The condition that the VMA has an anon_vma: private pages may have been written."""

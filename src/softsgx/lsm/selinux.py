@@ -1,0 +1,150 @@
+"""What SELinux asks at each hook: Linux 6.1 security/selinux/hooks.c, as rules.
+
+A rule puts questions with ``k.av(at, target, perms)``: does the process hold ``perms``
+(a mask of the constants below, 0: nothing is asked) on the target? A denial is EACCES.
+Targets are PROCESS (itself), FD (the label that opened the file) and INODE (the file).
+``k`` also has the facts of `softsgx.lsm.hooks.Facts`.
+
+checkreqprot is 0, as it has been since Linux 4.4's default: `prot`, not `reqprot`, is
+what is checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from softsgx.law.rule import Law, rule
+from softsgx.law.values import Value, W, X, has, ite, no
+
+__all__ = ["FD", "INODE", "NAMES", "PROCESS", "SelinuxHooks"]
+
+PROCESS, FD, INODE = "process", "fd", "inode"
+
+# Permissions of the inode; the first three are R, W, X.
+READ, WRITE, EXECUTE, MAP, OPEN, IOCTL, EXECMOD, CREATE, GETATTR, SETATTR = (
+    1 << i for i in range(10)
+)
+EXECMEM, EXECHEAP, EXECSTACK = 1, 2, 4
+USE = 1
+
+NAMES: dict[str, tuple[str, ...]] = {
+    PROCESS: ("execmem", "execheap", "execstack"),
+    FD: ("use",),
+    INODE: (
+        "read", "write", "execute", "map", "open", "ioctl", "execmod", "create", "getattr",
+        "setattr",
+    ),
+}  # fmt: skip
+"""The names of each target's permissions, from bit 0 on."""
+
+MAP_SHARED = 1
+_FIOCLEX, _FIONCLEX, _FIONBIO, _FIOASYNC = 0x5451, 0x5450, 0x5421, 0x5452
+# FIONREAD, FIBMAP, FIGETBSZ, FS_IOC_GETFLAGS, FS_IOC_GETVERSION.
+_GETATTR = frozenset((0x541B, 1, 2, 0x80086601, 0x80087601))
+# FS_IOC_SETFLAGS, FS_IOC_SETVERSION.
+_SETATTR = frozenset((0x40086602, 0x40087602))
+
+
+class SelinuxHooks(Law):
+    """The hooks; the options are the policy's capabilities of the same names."""
+
+    name = "selinux"
+
+    def __init__(self, *, open_perms: bool = True, ioctl_skip_cloexec: bool = False) -> None:
+        self.open_perms, self.ioctl_skip_cloexec = open_perms, ioctl_skip_cloexec
+
+    @rule("Linux selinux_inode_permission(), then selinux_file_open()")
+    def file_open(self, k: Any, at: Any, r: Any) -> None:
+        """Read and write as the mode says, then once more with ``open``; never execute.
+
+        O_APPEND is taken for write.
+        """
+        obj = k.mapped(at)
+        # Access mode 3 is looked up for both and then gives neither.
+        self.inode_has_perm(k, at, obj, r.fmode if r.fmode else READ | WRITE)
+        av = r.fmode if r.fmode else IOCTL
+        self.inode_has_perm(k, at, obj, av | OPEN if self.open_perms else av)
+
+    @rule("Linux selinux_file_receive()")
+    def file_receive(self, k: Any, at: Any, r: Any) -> None:
+        """The descriptor, and the mode that it was opened with, once more."""
+        obj = k.mapped(at)
+        self.file_has_perm(k, at, obj, obj.fmode if obj.fmode else IOCTL)
+
+    @rule("Linux selinux_file_ioctl()")
+    def file_ioctl(self, k: Any, at: Any, r: Any) -> None:
+        """Ioctl with the command's extended permission; a few commands ask something else."""
+        obj = k.mapped(at)
+        if r.cmd in _GETATTR:
+            self.file_has_perm(k, at, obj, GETATTR)
+        elif r.cmd in _SETATTR:
+            self.file_has_perm(k, at, obj, SETATTR)
+        elif r.cmd in (_FIONBIO, _FIOASYNC):
+            self.file_has_perm(k, at, obj, 0)
+        elif not (self.ioctl_skip_cloexec and r.cmd in (_FIOCLEX, _FIONCLEX)):
+            k.av(at, FD, ite(k.from_other(at, obj), USE, 0))
+            k.av(at, INODE, ite(obj.private, 0, IOCTL), cmd=r.cmd)
+
+    @rule("Linux selinux_mmap_file()")
+    def mmap_file(self, k: Any, at: Any, r: Any) -> None:
+        """Map on the inode, without the descriptor; then as `map_prot_check`.
+
+        MAP_SHARED_VALIDATE counts as private here.
+        """
+        obj = k.mapped(at)
+        if obj is not None:
+            self.inode_has_perm(k, at, obj, MAP)
+        self.map_prot_check(k, at, obj, r.prot, int(r.map_type == MAP_SHARED))
+
+    @rule("Linux selinux_file_mprotect()")
+    def file_mprotect(self, k: Any, at: Any, r: Any) -> None:
+        """What becomes executable: heap, stack, modified file; then as `map_prot_check`."""
+        obj = k.mapped(at)
+        becomes_x = has(r.prot, X) & no(has(at.vma.prot, X))
+        heap = becomes_x & k.in_heap(at)
+        rest = becomes_x & no(heap)
+        if obj is None:
+            k.av(at, PROCESS, ite(heap, EXECHEAP, ite(rest & k.in_stack(at), EXECSTACK, 0)))
+        else:
+            k.av(at, PROCESS, ite(heap, EXECHEAP, 0))
+            modified = rest & k.modified(at)
+            self.file_has_perm(k, at, obj, EXECMOD, when=modified)
+        self.map_prot_check(k, at, obj, r.prot, at.vma.shared)
+
+    @rule("Linux selinux_inode_init_security_anon()")
+    def anon_inode_init(self, k: Any, at: Any, r: Any) -> None:
+        """Create of an anonymous inode, labelled by a type transition on its name."""
+        k.label_anon_inode(at, r.name)
+        self.inode_has_perm(k, at, k.mapped(at), CREATE)
+
+    @rule("Linux selinux_file_mprotect(): file_has_perm(cred, vma->vm_file, FILE__EXECMOD)")
+    def file_execmod(self, k: Any, at: Any, r: Any) -> None:
+        """Modified code of the file would be executed."""
+        self.file_has_perm(k, at, k.mapped(at), EXECMOD)
+
+    # -- what the hooks have in common -------------------------------------------------
+
+    @rule("Linux file_map_prot_check()")
+    def map_prot_check(self, k: Any, at: Any, obj: Any, prot: Value, shared: Value) -> None:
+        """Execmem for code without a file behind it; then the file, by what is mapped.
+
+        Reading is asked even for PROT_NONE; writing only where it reaches the file.
+        """
+        x, w = has(prot, X), has(prot, W)
+        own = 1 if obj is None else obj.private
+        k.av(at, PROCESS, ite(x & (own | (no(shared) & w)), EXECMEM, 0))
+        if obj is not None:
+            self.file_has_perm(
+                k, at, obj, READ | ite(shared & w, WRITE, 0) | ite(x, EXECUTE, 0)
+            )  # fmt: skip
+
+    @rule("Linux file_has_perm()")
+    def file_has_perm(self, k: Any, at: Any, obj: Any, av: Value, when: Value = 1) -> None:
+        """Use of the descriptor, where another label opened it, then the inode."""
+        k.av(at, FD, ite(when & k.from_other(at, obj), USE, 0))
+        self.inode_has_perm(k, at, obj, ite(when, av, 0))
+
+    @rule("Linux inode_has_perm()")
+    def inode_has_perm(self, k: Any, at: Any, obj: Any, av: Value) -> None:
+        """The inode; nothing is asked of one that is S_PRIVATE."""
+        k.av(at, INODE, ite(obj.private, 0, av))
