@@ -31,7 +31,7 @@ class Linux511(Design):
     def get_unmapped_area(self, k: Context, at: Any, r: Any) -> None:
         """sgx_get_unmapped_area(): MAP_PRIVATE is refused, addresses are free."""
         if at.file is not None:
-            k.need(EINVAL, int(r.map_type != MAP_PRIVATE), "not MAP_PRIVATE")
+            k.need(EINVAL, no(eq(r.map_type, MAP_PRIVATE)), "not MAP_PRIVATE")
 
     @rule('Linux sgx_encl_may_map(); commit 3fe0778edac8 ("x86/sgx: Add an SGX misc driver…")')
     def may_map(self, k: Context, at: Any, r: Any) -> None:
@@ -96,10 +96,10 @@ class Linux511(Design):
     @rule("Linux sgx_validate_offset_length()")
     def validate_range(self, k: Context, at: Any, r: Any) -> None:
         """Offset and length: page aligned, not empty, no overflow, within the enclave."""
-        k.need(EINVAL, int(r.offset % 4096 == 0), "offset is page aligned")
-        k.need(EINVAL, int(r.length > 0 and r.length % 4096 == 0), "length is whole pages")
-        k.need(EINVAL, int(r.offset + r.length < 1 << 64), "no overflow")
-        k.need(EINVAL, int(r.offset + r.length <= at.enclave.size), "within the enclave")
+        k.need(EINVAL, eq(r.offset % 4096, 0), "offset is page aligned")
+        k.need(EINVAL, (r.length > 0) & eq(r.length % 4096, 0), "length is whole pages")
+        k.need(EINVAL, r.offset + r.length < 1 << 64, "no overflow")
+        k.need(EINVAL, r.offset + r.length <= at.enclave.size, "within the enclave")
 
     @rule("Linux sgx_encl_add_page(), __sgx_encl_add_page()", each=True)
     def add_page(self, k: Context, at: Any, r: Any) -> None:
