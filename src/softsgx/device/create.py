@@ -92,11 +92,10 @@ def tcs_of_eadd(raw: bytes) -> bytes | None:
     """A TCS page as EADD stores and measures it, or None if EADD faults (SDM, EADD).
 
     FLAGS.DBGOPTIN, STAGE, CSSA and AEP are cleared; reserved bytes have to be zero.
+    Whether OSSA and the segment bases are aligned is EENTER's question.
     """
     t = TCS.unpack(raw)
     if not TCS.reserved_zero(raw) or t.flags & ~TCS_DBGOPTIN or t.ocetssa or t.prevssp:
-        return None
-    if (t.ossa | t.ofsbase | t.ogsbase) & 0xFFF:
         return None
     t.flags = t.stage = t.cssa = t.aep = 0
     return TCS.pack_record(t)

@@ -11,11 +11,13 @@ from __future__ import annotations
 import mmap
 from typing import Any
 
-from softsgx.sdm.leaves import ATTR_DEBUG, PAGE_SIZE, XFRM_AVX
+from softsgx.sdm.leaves import ATTR_DEBUG, PAGE_SIZE, TCS_DBGOPTIN, XFRM_AVX
 from softsgx.sdm.structs import GPRSGX, TCS
 from softsgx.sgx.epcm import PageTable
 
 __all__ = ["Enclave", "EnclaveMemory", "Tcs"]
+
+_U64 = (1 << 64) - 1
 
 
 class EnclaveMemory:
@@ -47,7 +49,8 @@ class Tcs:
     """A TCS in use: what the CPU reads of it, and the state that no software sees.
 
     Addresses are linear; ``cssa`` is the live one (the page's copy is what EADD
-    loaded). ``entered`` is the thread inside, or None.
+    loaded). ``entered`` is the thread inside, or None. ``valid``: what EENTER
+    and ERESUME ask of OSSA, OFSBASE, OGSBASE and FLAGS holds.
     """
 
     __slots__ = (
@@ -65,21 +68,25 @@ class Tcs:
         "offset",
         "outer_fs_base",
         "outer_gs_base",
+        "outer_tf",
         "ssa",
+        "valid",
     )
 
     def __init__(self, enclave: Enclave, offset: int) -> None:
         t = TCS.unpack(enclave.memory.read(offset, PAGE_SIZE))
         base = enclave.base
         self.offset, self.addr = offset, base + offset
-        self.debug_optin = t.flags & 1
+        self.debug_optin = t.flags & TCS_DBGOPTIN
+        aligned = not (t.ossa | t.ofsbase | t.ogsbase) & PAGE_SIZE - 1
+        self.valid = aligned and not t.flags & ~TCS_DBGOPTIN
         self.cssa, self.nssa = t.cssa, t.nssa
-        self.entry = base + t.oentry & (1 << 64) - 1
-        self.fs_base, self.gs_base = base + t.ofsbase, base + t.ogsbase
+        self.entry = base + t.oentry & _U64
+        self.fs_base, self.gs_base = base + t.ofsbase & _U64, base + t.ogsbase & _U64
         self.ssa = t.ossa
         self.frame_bytes = enclave.frame_bytes
         self.aep = 0
-        self.outer_fs_base = self.outer_gs_base = 0
+        self.outer_fs_base = self.outer_gs_base = self.outer_tf = 0
         self.entered: Any = None
         self.checked: Any = None
 
@@ -98,14 +105,14 @@ _ZEROS = bytes(1 << 20)
 class Enclave:
     """An enclave, from the opening of the device on.
 
-    created, initialized: 0 or 1. base, size: ELRANGE in bytes, from ECREATE.
+    created, initialized, dead: 0 or 1. base, size: ELRANGE in bytes, from ECREATE.
     secs: the SECS record. generation: grows when a page's state changes, so that
     checks made on an entry can be remembered.
     """
 
     def __init__(self, page_schema: Any) -> None:
         self.page_schema = page_schema
-        self.created = self.initialized = 0
+        self.created = self.initialized = self.dead = 0
         self.base = self.size = 0
         self.secs: Any = None
         self.secs_attributes = self.attributes_allowed = 0

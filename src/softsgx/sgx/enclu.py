@@ -21,8 +21,17 @@ from softsgx.sdm.leaves import (
     PF_W,
     PT_REG,
     PT_TCS,
+    VECTOR_AC,
+    VECTOR_BP,
+    VECTOR_DB,
+    VECTOR_DE,
     VECTOR_GP,
+    VECTOR_MF,
     VECTOR_PF,
+    VECTOR_UD,
+    VECTOR_XM,
+    XFRM_SSE,
+    XFRM_X87,
     exitinfo,
 )
 from softsgx.sdm.leaves import EXIT_TYPE_HARDWARE as HARDWARE
@@ -65,16 +74,21 @@ _BASES = struct.Struct("<QQ")
 _URSP = GPRSGX.offset("ursp")
 _EXITINFO = GPRSGX.offset("exitinfo")
 _FSBASE = GPRSGX.offset("fsbase")
-_RESET_FLAGS = 0x0C95 | 1 << 16  # CF PF AF ZF SF DF OF, RF
-_FIXED_FLAGS = 0x2
-_REPORTED = {0, 1, 3, 5, 6, 16, 17, 19}  # SDM, Table "Exception Vectors": EXITINFO.VALID always
+_TF = 1 << 8
+_RESET_FLAGS = 0x8D5 | 1 << 16  # CF PF AF ZF SF OF, RF (SDM, Table "GPR, x87 Synthetic States")
+_RESTORED_FLAGS = 0x254CD5  # CF PF AF ZF SF DF OF NT RF AC ID (SDM, ERESUME)
+# SDM, Table "Exception Vectors": those for which EXITINFO.VALID is set whatever MISCSELECT says.
+_REPORTED = {VECTOR_DE, VECTOR_DB, VECTOR_BP, 5, VECTOR_UD, VECTOR_MF, VECTOR_AC, VECTOR_XM}
 _TOP = 1 << 47
+_U64_MASK = (1 << 64) - 1
 EXINFO_LENGTH = 16
 
 INIT_XSTATE = bytearray(576)
 """The x87 and SSE state after AEX: FCW 037FH, MXCSR 1F80H, nothing in use."""
 INIT_XSTATE[0:2] = b"\x7f\x03"
 INIT_XSTATE[24:28] = b"\x80\x1f\x00\x00"
+_MF_FCW_FSW = b"\x7e\x03\x81\x80"  # 037EH, 8081H
+_XM_MXCSR = b"\x01\x1f\x00\x00"  # 1F01H
 
 
 class Thread:
@@ -101,51 +115,63 @@ def _page_fault(thread: Thread, addr: int, code: int) -> int:
 
 def _tcs_page_ok(enclave: Enclave, addr: int) -> bool:
     get, word = enclave.page_schema.get, enclave.pages[addr - enclave.base >> 12]
-    return bool(
-        get(word, "present")
-        and get(word, "pt") == PT_TCS
-        and not get(word, "pending")
-        and not get(word, "modified")
-    )
+    return bool(get(word, "pt") == PT_TCS and not get(word, "pending") | get(word, "modified"))
 
 
 def _frame_ok(thread: Thread, enclave: Enclave, tcs: Tcs, index: int) -> int:
-    """Check that the pages of an SSA frame can be read and written: 0 or a #PF."""
+    """Check that an SSA frame can be read and written: 0 or a #PF.
+
+    As the SDM has it: the pages of the XSAVE area, then that of GPRSGX; what lies
+    between them in a large frame is not looked at.
+    """
     get, pages = enclave.page_schema.get, enclave.pages
     first = tcs.frame(index)
-    for offset in range(first, first + tcs.frame_bytes, 4096):
-        if not 0 <= offset < enclave.size:
-            return GP
-        addr = enclave.base + offset
-        allowed = thread.mm.access(addr)
-        word = pages[offset >> 12]
-        if not get(word, "present") or allowed & 3 != 3:
+    xsave = range(first, first + enclave.xsave_bytes, 4096)
+    for offset in (*xsave, first + tcs.frame_bytes - 4096):
+        addr = enclave.base + offset & _U64_MASK
+        inside = offset < enclave.size
+        word = pages[offset >> 12] if inside else 0
+        if not get(word, "present") or thread.mm.access(addr) & 3 != 3:
             return _page_fault(thread, addr, PF_W)
-        ok = get(word, "pt") == PT_REG and not get(word, "pending") and not get(word, "modified")
-        if not ok or get(word, "perm") & 3 != 3:
+        usable = get(word, "pt") == PT_REG and not get(word, "pending") | get(word, "modified")
+        if not usable or get(word, "perm") & 3 != 3:
             return _page_fault(thread, addr, PF_P | PF_W | PF_SGX)
     return 0
 
 
 def _enter_checks(thread: Thread, enclave: Enclave, regs: Regs, resume: bool) -> int:
-    """What EENTER and ERESUME check alike; 0 or the exception."""
+    """What EENTER and ERESUME check, in the SDM's order; 0 or the exception.
+
+    The page tables have to let the TCS be written, which the EPCM never does: Linux
+    maps it RW for that (sgx_encl_page_alloc()).
+    """
     addr = regs[RBX]
-    if thread.tcs is not None or addr & 0xFFF or not enclave.base <= addr < enclave.end:
+    if thread.tcs is not None or addr & 0xFFF:
+        return GP
+    if not enclave.base <= addr < enclave.end or thread.mm.access(addr) & 3 != 3:
+        return _page_fault(thread, addr, PF_W)
+    if not enclave.page_schema.get(enclave.pages[addr - enclave.base >> 12], "present"):
+        return _page_fault(thread, addr, PF_W)
+    if not _canonical(regs[RCX]):
         return GP
     if not _tcs_page_ok(enclave, addr):
         return _page_fault(thread, addr, PF_P | PF_SGX)
-    if not enclave.initialized or not regs[RCX] < _TOP:
-        return GP
     tcs = enclave.tcs_at(addr)
-    if tcs.entered is not None:
+    if not tcs.valid or not enclave.initialized:
         return GP
     if resume:
         if tcs.cssa == 0:
             return GP
-        return _frame_ok(thread, enclave, tcs, tcs.cssa - 1)
-    if tcs.cssa >= tcs.nssa or not tcs.entry < _TOP:
+        error = _frame_ok(thread, enclave, tcs, tcs.cssa - 1)
+    else:
+        if tcs.cssa >= tcs.nssa or not _canonical(tcs.fs_base) or not _canonical(tcs.gs_base):
+            return GP
+        error = _frame_ok(thread, enclave, tcs, tcs.cssa)
+        if not error and not _canonical(tcs.entry):
+            return GP
+    if not error and tcs.entered is not None:
         return GP
-    return _frame_ok(thread, enclave, tcs, tcs.cssa)
+    return error
 
 
 def eenter(thread: Thread, enclave: Enclave, regs: Regs) -> int:
@@ -158,18 +184,15 @@ def eenter(thread: Thread, enclave: Enclave, regs: Regs) -> int:
         or tcs.entered is not None
         or tcs.cssa  # the memory of the checks is for frame 0 only
         or thread.tcs is not None
-        or not regs[RCX] < _TOP
+        or not regs[RCX] < _TOP  # the other half is left to the checks
     ):
         error = _enter_checks(thread, enclave, regs, resume=False)
         if error:
             return error
         tcs = enclave.tcs_at(regs[RBX])
         tcs.checked = None if tcs.cssa else key
-    tcs.entered = thread
-    thread.tcs, thread.enclave = tcs, enclave
+    _enter(thread, enclave, tcs, regs)
     _STACK.pack_into(enclave.memory.view, tcs.gpr(tcs.cssa) + _URSP, regs[RSP], regs[RBP])
-    tcs.aep = regs[RCX]
-    tcs.outer_fs_base, tcs.outer_gs_base = regs[FS_BASE], regs[GS_BASE]
     regs[RAX] = tcs.cssa
     regs[RCX] = regs[RIP] + ENCLU_LENGTH
     regs[RIP] = tcs.entry
@@ -177,15 +200,33 @@ def eenter(thread: Thread, enclave: Enclave, regs: Regs) -> int:
     return 0
 
 
+def _enter(thread: Thread, enclave: Enclave, tcs: Tcs, regs: Regs) -> None:
+    """What both ways in do: the thread is inside, what is restored at the exit is kept."""
+    tcs.entered = thread
+    thread.tcs, thread.enclave = tcs, enclave
+    tcs.aep = regs[RCX]
+    tcs.outer_fs_base, tcs.outer_gs_base = regs[FS_BASE], regs[GS_BASE]
+    tcs.outer_tf = regs[EFLAGS] & _TF
+    if tcs.outer_tf and not tcs.debug_optin:
+        regs[EFLAGS] &= ~_TF
+
+
+def _leave(thread: Thread, tcs: Tcs, regs: Regs) -> None:
+    """What both ways out do."""
+    regs[FS_BASE], regs[GS_BASE] = tcs.outer_fs_base, tcs.outer_gs_base
+    if tcs.outer_tf and not tcs.debug_optin:
+        regs[EFLAGS] |= _TF
+    tcs.entered = thread.tcs = None
+
+
 def eexit(thread: Thread, regs: Regs) -> int:
     """EEXIT to RBX; RCX becomes the AEP (SDM, EEXIT)."""
     tcs = thread.tcs
-    if tcs is None or not regs[RBX] < _TOP:
+    if tcs is None or not _canonical(regs[RBX]):
         return GP
     regs[RIP] = regs[RBX]
     regs[RCX] = tcs.aep
-    regs[FS_BASE], regs[GS_BASE] = tcs.outer_fs_base, tcs.outer_gs_base
-    tcs.entered = thread.tcs = None
+    _leave(thread, tcs, regs)
     return 0
 
 
@@ -194,8 +235,9 @@ def aex(
 ) -> tuple[int, int]:
     """Asynchronous exit: save into SSA[CSSA], leave the synthetic state at the AEP.
 
-    vector: the exception, or -1 for an interrupt. Returns the enclave's RIP and
-    RAX as they were (SDM, "Asynchronous Enclave Exit (AEX)").
+    vector: the exception, or -1 for an interrupt. maddr: the linear address of a
+    #PF, all of its bits. Returns the enclave's RIP and RAX as they were (SDM,
+    "AEX Operational Detail").
     """
     tcs, enclave = thread.tcs, thread.enclave
     assert tcs is not None
@@ -206,41 +248,54 @@ def aex(
     _SAVED.pack_into(view, gpr, *[regs[i] for i in _GPRS], regs[EFLAGS], regs[RIP])
     info = 0
     if vector in _REPORTED:
-        info = exitinfo(vector, SOFTWARE if vector == 3 else HARDWARE)
+        info = exitinfo(vector, SOFTWARE if vector == VECTOR_BP else HARDWARE)
     elif vector in (VECTOR_GP, VECTOR_PF) and enclave.miscselect & MISCSELECT_EXINFO:
         info = exitinfo(vector, HARDWARE)
+        if vector == VECTOR_GP:
+            maddr = 0
         struct.pack_into("<QII", view, gpr - EXINFO_LENGTH, maddr, errcd, 0)
     struct.pack_into("<II", view, gpr + _EXITINFO, info, 0)
     _BASES.pack_into(view, gpr + _FSBASE, regs[FS_BASE], regs[GS_BASE])
-    _save_xstate(thread, enclave, frame)
+    _save_xstate(thread, enclave, frame, vector)
     ursp, urbp = _STACK.unpack_from(view, gpr + _URSP)
     for i in (RDX, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15):
         regs[i] = 0
     regs[RAX], regs[RBX], regs[RCX], regs[RIP] = ERESUME, tcs.addr, tcs.aep, tcs.aep
     regs[RSP], regs[RBP] = ursp, urbp
-    regs[EFLAGS] = regs[EFLAGS] & ~_RESET_FLAGS | _FIXED_FLAGS
-    regs[FS_BASE], regs[GS_BASE] = tcs.outer_fs_base, tcs.outer_gs_base
+    regs[EFLAGS] &= ~_RESET_FLAGS
     tcs.cssa += 1
-    tcs.entered = thread.tcs = None
+    _leave(thread, tcs, regs)
     return was
 
 
-def _save_xstate(thread: Thread, enclave: Enclave, frame: int) -> None:
+def _save_xstate(thread: Thread, enclave: Enclave, frame: int, vector: int) -> None:
+    """XSAVE into the frame, and the synthetic state of x87, SSE and the features of XFRM."""
     state = thread.xstate.read()
-    size = enclave.xsave_bytes
+    size, view = enclave.xsave_bytes, enclave.memory.view
     (used,) = _U64.unpack_from(state, 512)
-    area = bytearray(state[:size])
-    area[464:512] = bytes(48)  # the kernel's notes, not the CPU's
-    _U64.pack_into(area, 512, used & enclave.xfrm)
-    enclave.memory.view[frame : frame + size] = area
+    # Bytes 464 to 511 are software's: XSAVE leaves them, Linux keeps notes in its images.
+    view[frame : frame + 464] = state[:464]
+    view[frame + 512 : frame + 576] = _U64.pack(used & enclave.xfrm).ljust(64, b"\0")
+    view[frame + 576 : frame + size] = state[576:size]
     fresh = bytearray(state)
     fresh[:464] = INIT_XSTATE[:464]
-    _U64.pack_into(fresh, 512, used & ~enclave.xfrm)
+    used &= ~enclave.xfrm
+    # The handler outside has to see the exception that it handles.
+    if vector == VECTOR_MF:
+        fresh[0:4] = _MF_FCW_FSW
+        used |= XFRM_X87
+    elif vector == VECTOR_XM:
+        fresh[24:28] = _XM_MXCSR
+        used |= XFRM_SSE
+    _U64.pack_into(fresh, 512, used)
     thread.xstate.write(fresh)
 
 
 def eresume(thread: Thread, enclave: Enclave, regs: Regs) -> int:
-    """ERESUME with RBX = TCS, RCX = AEP: continue where SSA[CSSA-1] was left (SDM, ERESUME)."""
+    """ERESUME with RBX = TCS, RCX = AEP: continue where SSA[CSSA-1] was left (SDM, ERESUME).
+
+    URSP and URBP stay what EENTER saved: the next AEX goes back to that stack.
+    """
     error = _enter_checks(thread, enclave, regs, resume=True)
     if error:
         return error
@@ -250,11 +305,11 @@ def eresume(thread: Thread, enclave: Enclave, regs: Regs) -> int:
     size = enclave.xsave_bytes
     (used,) = _U64.unpack_from(view, frame + 512)
     mxcsr = int.from_bytes(view[frame + 24 : frame + 28], "little")
-    if used & ~enclave.xfrm or any(view[frame + 520 : frame + 576]) or mxcsr & ~0xFFFF:
+    if used & ~enclave.xfrm or any(view[frame + 520 : frame + 536]) or mxcsr & ~0xFFFF:
         return GP
     saved = _SAVED.unpack_from(view, gpr)
     fs_base, gs_base = _BASES.unpack_from(view, gpr + _FSBASE)
-    if not (saved[17] < _TOP and _canonical(fs_base) and _canonical(gs_base)):
+    if not (_canonical(saved[17]) and _canonical(fs_base) and _canonical(gs_base)):
         return GP
     state = bytearray(thread.xstate.read())
     (outer,) = _U64.unpack_from(state, 512)
@@ -263,29 +318,27 @@ def eresume(thread: Thread, enclave: Enclave, regs: Regs) -> int:
     _U64.pack_into(state, 512, outer & ~enclave.xfrm | used)
     thread.xstate.write(state)
     tcs.cssa -= 1
-    tcs.aep = regs[RCX]
-    tcs.outer_fs_base, tcs.outer_gs_base = regs[FS_BASE], regs[GS_BASE]
-    _STACK.pack_into(view, gpr + _URSP, regs[RSP], regs[RBP])
+    _enter(thread, enclave, tcs, regs)
     for i, value in zip(_GPRS, saved, strict=False):
         regs[i] = value
-    user_flags = 0x240DD5 | 1 << 16  # what POPF can change at CPL 3, and RF
-    regs[EFLAGS] = regs[EFLAGS] & ~user_flags | saved[16] & user_flags | _FIXED_FLAGS
+    regs[EFLAGS] = regs[EFLAGS] & ~_RESTORED_FLAGS | saved[16] & _RESTORED_FLAGS
     regs[RIP] = saved[17]
     regs[FS_BASE], regs[GS_BASE] = fs_base, gs_base
-    tcs.entered = thread
-    thread.tcs, thread.enclave = tcs, enclave
     return 0
 
 
 def edeccssa(thread: Thread, regs: Regs) -> int:
-    """EDECCSSA: from an exception handler inside, go on in the frame below (SDM, EDECCSSA)."""
+    """EDECCSSA: from an exception handler inside, go on in the frame below (SDM, EDECCSSA).
+
+    The frame keeps its own URSP and URBP.
+    """
     tcs, enclave = thread.tcs, thread.enclave
     if tcs is None or enclave is None or tcs.cssa == 0:
         return GP
-    view = enclave.memory.view
-    stack = _STACK.unpack_from(view, tcs.gpr(tcs.cssa) + _URSP)
+    error = _frame_ok(thread, enclave, tcs, tcs.cssa - 1)
+    if error:
+        return error
     tcs.cssa -= 1
-    _STACK.pack_into(view, tcs.gpr(tcs.cssa) + _URSP, *stack)
     regs[RIP] += ENCLU_LENGTH
     return 0
 

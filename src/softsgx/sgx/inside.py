@@ -12,7 +12,7 @@ from typing import Any
 
 from softsgx.law.rule import FAULT, At, Request, Stop
 from softsgx.sdm import leaves as sdm
-from softsgx.sdm.structs import KEYREQUEST, REPORT, SECINFO, TARGETINFO, TCS
+from softsgx.sdm.structs import KEYREQUEST, SECINFO, TARGETINFO, TCS
 from softsgx.sgx.enclu import ENCLU_LENGTH, Thread
 from softsgx.sgx.pagerules import GP, PF
 from softsgx.uapi.regs import EFLAGS, RAX, RBX, RCX, RDX, RIP, Regs
@@ -24,7 +24,9 @@ _STATUS = 0x8D5  # CF PF AF ZF SF OF
 _SECINFO_FLAGS = 0x3F | sdm.SECINFO_PT_MASK
 
 
-class _Fault(Exception):  # noqa: N818 - an architectural exception, not a failure of ours
+class _Fault(Exception):
+    """An architectural exception, not a failure of ours."""
+
     def __init__(self, answer: int, addr: int = 0, code: int = 0) -> None:
         self.answer, self.addr, self.code = answer, addr, code
 
@@ -38,36 +40,49 @@ class _Leaf:
         self.enclave = thread.enclave
         self.changed = -1
 
+    def need(self, holds: object) -> None:
+        """Raise #GP(0) unless a condition holds."""
+        if not holds:
+            raise _Fault(GP)
+
+    def inside(self, addr: int, align: int) -> None:
+        """Check that an operand is aligned and within ELRANGE: #GP(0)."""
+        e = self.enclave
+        self.need(not addr % align and e.base <= addr < e.end)
+
     def page(self, addr: int, need: int = 1) -> int:
         """Check that a page of ELRANGE can be reached through the page tables; its index."""
         e = self.enclave
-        if not e.base <= addr < e.end:
-            raise _Fault(GP)
         index = addr - e.base >> 12
         present = e.page_schema.get(e.pages[index], "present")
         if self.thread.mm.access(addr) & need != need or not present:
             raise _Fault(PF, addr, sdm.PF_U | (sdm.PF_W if need & 2 else 0))
         return index
 
-    def operand(self, addr: int, length: int, align: int, need: int = 1) -> int:
-        """Check a memory operand inside the enclave; its offset in ELRANGE."""
-        if addr % align:
-            raise _Fault(GP)
+    def allowed(self, addr: int, need: int = 1) -> int:
+        """Check that the EPCM allows an access; the offset of ``addr`` in ELRANGE."""
         e = self.enclave
-        for at in {addr, addr + length - 1}:
-            index = self.page(at, need)
-            cell = e.page_schema.cell(e.pages[index])
-            if self.law.epcm_access(At(page=cell)) & need != need:
-                code = sdm.PF_P | sdm.PF_U | sdm.PF_SGX | (sdm.PF_W if need & 2 else 0)
-                raise _Fault(PF, at, code)
-        return addr - e.base
+        offset = addr - e.base
+        cell = e.page_schema.cell(e.pages[offset >> 12])
+        if self.law.epcm_access(At(page=cell)) & need != need:
+            code = sdm.PF_P | sdm.PF_U | sdm.PF_SGX | (sdm.PF_W if need & 2 else 0)
+            raise _Fault(PF, addr, code)
+        return offset
+
+    def operand(self, addr: int, align: int, need: int = 1) -> int:
+        """Check a memory operand inside the enclave; its offset in ELRANGE.
+
+        Every operand is at most as long as it is aligned: it lies in one page.
+        """
+        self.inside(addr, align)
+        self.page(addr, need)
+        return self.allowed(addr, need)
 
     def secinfo(self) -> Request:
-        """The SECINFO at RBX as a request."""
-        raw = self.enclave.memory.read(self.operand(self.regs[RBX], 64, 64), 64)
+        """The SECINFO at RBX, which has been checked to be aligned and within ELRANGE."""
+        raw = self.enclave.memory.read(self.allowed(self.regs[RBX]), 64)
         flags = SECINFO.unpack(raw).flags
-        if not SECINFO.reserved_zero(raw) or flags & ~_SECINFO_FLAGS:
-            raise _Fault(GP)
+        self.need(SECINFO.reserved_zero(raw) and not flags & ~_SECINFO_FLAGS)
         return Request(
             perm=flags & 7,
             pending=flags >> 3 & 1,
@@ -76,8 +91,11 @@ class _Leaf:
             pt=flags >> sdm.SECINFO_PT_SHIFT & 0xFF,
         )
 
-    def rule(self, rule: Any, index: int, r: Request) -> int:
-        """Run an EPCM rule on a page: 0 or the SGX error code; exceptions are raised."""
+    def rule(self, rule: Any, index: int, r: Request, also: bool = True) -> int:
+        """Run an EPCM rule on a page: 0 or the SGX error code; exceptions are raised.
+
+        also: what has to hold beside the rule, looked at last (#GP(0)).
+        """
         e = self.enclave
         cell = e.page_schema.cell(e.pages[index])
         try:
@@ -88,6 +106,7 @@ class _Leaf:
                 code = sdm.PF_P | sdm.PF_U | sdm.PF_SGX
                 raise _Fault(stop.errno, addr, code) from None
             return stop.errno
+        self.need(also)
         if cell.words[0] != e.pages[index]:
             e.pages[index] = cell.words[0]
             self.changed = index
@@ -97,47 +116,50 @@ class _Leaf:
     # -- the leaves --------------------------------------------------------------------
 
     def eaccept(self) -> int:
+        self.inside(self.regs[RBX], 64)
+        self.page(self.regs[RBX])
         r = self.secinfo()
-        if r.pt not in (sdm.PT_REG, sdm.PT_TCS, sdm.PT_TRIM) or self.regs[RCX] & 0xFFF:
-            raise _Fault(GP)
+        self.inside(self.regs[RCX], 4096)
         index = self.page(self.regs[RCX])
         tcs = r.pt == sdm.PT_TCS
-        if tcs and not _tcs_acceptable(self.enclave.memory.read(index << 12, 4096)):
-            raise _Fault(GP)
-        error = self.rule(self.law.eaccept, index, r)
+        also = not tcs or _tcs_acceptable(self.enclave.memory.read(index << 12, 4096))
+        error = self.rule(self.law.eaccept, index, r, also)
         if tcs and not error:
             self.enclave.tcs.pop(index << 12, None)
         return error
 
     def emodpe(self) -> int:
-        r = self.secinfo()
-        if self.regs[RCX] & 0xFFF or (r.perm & 2 and not r.perm & 1):
-            raise _Fault(GP)
-        return self.rule(self.law.emodpe, self.page(self.regs[RCX]), r)
+        self.inside(self.regs[RBX], 64)
+        self.inside(self.regs[RCX], 4096)
+        self.page(self.regs[RBX])
+        index = self.page(self.regs[RCX])
+        return self.rule(self.law.emodpe, index, self.secinfo())
 
     def eacceptcopy(self) -> int:
+        target, source = self.regs[RCX], self.regs[RDX]
+        self.inside(self.regs[RBX], 64)
+        self.inside(target, 4096)
+        self.inside(source, 4096)
+        self.page(self.regs[RBX])
+        index = self.page(target, 2)
+        self.page(source)
         r = self.secinfo()
-        if self.regs[RCX] & 0xFFF or r.pt != sdm.PT_REG or r.modified or r.pr or r.pending:
-            raise _Fault(GP)
-        if r.perm & 2 and not r.perm & 1:
-            raise _Fault(GP)
-        source = self.operand(self.regs[RDX], 4096, 4096)
-        index = self.page(self.regs[RCX], 2)
+        self.need(r.perm & 3 != 2 and r.pt == sdm.PT_REG)
+        offset = self.allowed(source)
         error = self.rule(self.law.eacceptcopy, index, r)
         if not error:
             memory = self.enclave.memory
-            memory.write(index << 12, memory.read(source, 4096))
+            memory.write(index << 12, memory.read(offset, 4096))
         return error
 
     def ereport(self) -> int:
         from softsgx.sgx import report
 
         regs, memory = self.regs, self.enclave.memory
-        target = memory.read(self.operand(regs[RBX], TARGETINFO.size, 512), TARGETINFO.size)
-        data = memory.read(self.operand(regs[RCX], 64, 128), 64)
-        where = self.operand(regs[RDX], REPORT.size, 512, 3)
-        if report.targetinfo_faults(target):
-            raise _Fault(GP)
+        target = memory.read(self.operand(regs[RBX], 512), TARGETINFO.size)
+        data = memory.read(self.operand(regs[RCX], 128), 64)
+        where = self.operand(regs[RDX], 512, 2)
+        self.need(not report.targetinfo_faults(target))
         e = self.enclave
         made = report.ereport(e.identity, target, data, e.key_root, _report_keyid(e.key_root))
         memory.write(where, made)
@@ -147,10 +169,9 @@ class _Leaf:
         from softsgx.sgx import keys
 
         regs, e = self.regs, self.enclave
-        request = e.memory.read(self.operand(regs[RBX], KEYREQUEST.size, 512), KEYREQUEST.size)
-        where = self.operand(regs[RCX], 16, 16, 3)
-        if keys.keyrequest_faults(e.identity, request):
-            raise _Fault(GP)
+        request = e.memory.read(self.operand(regs[RBX], 512), KEYREQUEST.size)
+        where = self.operand(regs[RCX], 16, 2)
+        self.need(not keys.keyrequest_faults(e.identity, request))
         error, key = keys.egetkey(e.identity, request, e.key_root)
         if not error:
             e.memory.write(where, key)
@@ -167,12 +188,9 @@ def _report_keyid(root: bytes) -> bytes:
 def _tcs_acceptable(raw: bytes) -> bool:
     """EACCEPT's checks of a page that becomes a TCS (SDM, EACCEPT)."""
     t = TCS.unpack(raw)
-    return bool(
-        TCS.reserved_zero(raw)
-        and not t.flags & ~(sdm.TCS_DBGOPTIN | sdm.TCS_AEXNOTIFY)
-        and not t.flags & sdm.TCS_DBGOPTIN
-        and t.cssa < t.nssa
-    )
+    reserved = t.ocetssa or t.prevssp or t.flags & ~(sdm.TCS_DBGOPTIN | sdm.TCS_AEXNOTIFY)
+    started = t.flags & sdm.TCS_DBGOPTIN or t.aep or t.stage
+    return bool(TCS.reserved_zero(raw) and not reserved and not started and t.cssa < t.nssa)
 
 
 LEAVES = {

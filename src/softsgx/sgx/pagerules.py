@@ -62,6 +62,7 @@ class PageRules(Law):
     def emodpr(self, k: Context, at: Any, r: Any) -> None:
         """EMODPR: take permissions away; the enclave has to accept."""
         p = at.page
+        k.need(GP, implies(has(r.perm, W), has(r.perm, READ)), "W needs R")
         k.need(PF, p.present, "EPCM.VALID")
         k.need(SGX_PAGE_NOT_MODIFIABLE, no(p.pending) & no(p.modified), "not PENDING, not MODIFIED")
         k.need(PF, eq(p.pt, PT_REG), "EPCM.PT is PT_REG")
@@ -72,10 +73,11 @@ class PageRules(Law):
     def emodt(self, k: Context, at: Any, r: Any) -> None:
         """EMODT: make it a TCS or trim it; inaccessible until the enclave accepts."""
         p = at.page
-        k.need(PF, p.present, "EPCM.VALID")
-        k.need(SGX_PAGE_NOT_MODIFIABLE, no(p.pending) & no(p.modified), "not PENDING, not MODIFIED")
         trim = eq(r.pt, PT_TRIM)
+        k.need(GP, trim | eq(r.pt, PT_TCS), "to PT_TCS or PT_TRIM")
+        k.need(PF, p.present, "EPCM.VALID")
         k.need(PF, eq(p.pt, PT_REG) | (eq(p.pt, PT_TCS) & trim), "PT_REG, or PT_TCS to be trimmed")
+        k.need(SGX_PAGE_NOT_MODIFIABLE, no(p.pending) & no(p.modified), "not PENDING, not MODIFIED")
         p.pr = 0
         p.modified = 1
         p.perm = 0
@@ -88,11 +90,14 @@ class PageRules(Law):
 
     @rule("SDM, EACCEPT", each=True)
     def eaccept(self, k: Context, at: Any, r: Any) -> None:
-        """EACCEPT: the enclave agrees to what SECINFO says; all of it has to match."""
+        """EACCEPT: the enclave agrees to what SECINFO says; all but PR has to match."""
         p = at.page
+        new = eq(r.pt, PT_REG) & (r.pr | r.pending) & no(r.modified)
+        other = (eq(r.pt, PT_TCS) | eq(r.pt, PT_TRIM)) & no(r.pr | r.pending) & r.modified
+        k.need(GP, new | other, "SECINFO is of a page that waits for EACCEPT")
         k.need(PF, p.present, "EPCM.VALID")
         k.need(PF, eq(p.pt, PT_REG) | eq(p.pt, PT_TCS) | eq(p.pt, PT_TRIM), "EPCM.PT")
-        same = eq(p.perm, r.perm) & eq(p.pt, r.pt) & eq(p.pr, r.pr)
+        same = eq(p.perm, r.perm) & eq(p.pt, r.pt)
         same = same & eq(p.pending, r.pending) & eq(p.modified, r.modified)
         k.need(SGX_PAGE_ATTRIBUTES_MISMATCH, same, "SECINFO equals the EPCM")
         p.pending = 0
@@ -114,7 +119,7 @@ class PageRules(Law):
         """EACCEPTCOPY: fill a pending page with a copy, with the permissions of SECINFO."""
         p = at.page
         k.need(PF, p.present, "EPCM.VALID")
-        fresh = p.pending & no(p.modified) & eq(p.pt, PT_REG)
-        k.need(SGX_PAGE_ATTRIBUTES_MISMATCH, fresh, "PENDING and PT_REG")
+        fresh = p.pending & no(p.modified) & eq(p.pt, PT_REG) & eq(p.perm, RW)
+        k.need(SGX_PAGE_ATTRIBUTES_MISMATCH, fresh, "PENDING, PT_REG and RW, as EAUG left it")
         p.pending = 0
         p.perm = r.perm
