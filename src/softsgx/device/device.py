@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from errno import EBADF, ENOTTY
 from typing import Any
 
 from softsgx.designs.base import Design
-from softsgx.device.files import EnclaveFile, ProvisionFile
+from softsgx.device.files import EnclaveFile, PathFile, ProvisionFile
 from softsgx.device.ioctls import IOCTLS, dispatch
 from softsgx.law.rule import At, Lsm, Request, Run
 from softsgx.law.values import RW
@@ -57,7 +58,8 @@ class Device:
     def ioctl(self, process: Any, file: Any, cmd: int, arg: int) -> tuple[int, str]:
         """An ioctl of a process on an open file: (0 or -errno, the condition that refused)."""
         if not isinstance(file, EnclaveFile):
-            return -25, "this file has no ioctls"
+            errno = EBADF if isinstance(file, PathFile) else ENOTTY
+            return -errno, "this file has no ioctls"
         return dispatch(self, process, file, cmd, arg)
 
     # What the supervisor replaces.

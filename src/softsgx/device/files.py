@@ -6,11 +6,20 @@ from softsgx.law.state import Cell
 from softsgx.law.values import RW
 from softsgx.sgx.enclave import Enclave
 
-__all__ = ["EnclaveFile", "ProvisionFile"]
+__all__ = ["EnclaveFile", "PathFile", "ProvisionFile"]
 
 
 class ProvisionFile:
     """An open /dev/sgx_provision: a token for the PROVISIONKEY attribute, nothing more."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+
+class PathFile:
+    """A device node opened with O_PATH: a place, with no driver behind it."""
 
     __slots__ = ("path",)
 

@@ -85,16 +85,29 @@ def base_program() -> bytes:
     return p.assemble()
 
 
-def fd_program() -> bytes:
-    """For a process that has opened the device: what can be done to its fd."""
+FILE_CALLS = frozenset(
+    (nr.NR_read, nr.NR_write, nr.NR_pread64, nr.NR_pwrite64, nr.NR_readv, nr.NR_writev)
+    + (nr.NR_ftruncate, nr.NR_fallocate)
+)
+"""What a file that is no memory refuses with EINVAL."""
+
+
+def fd_program(fd: int) -> bytes:
+    """For a process that has opened the device as ``fd``: what can be done to the fd."""
     p = _Program()
     p.op(_LD, _ARCH)
     p.op(_JEQ, _X86_64, "", "allow")
     p.op(_LD, _NR)
-    p.op(_JEQ, nr.NR_fstat, "trace")
+    for call in (nr.NR_fstat, nr.NR_readlink, nr.NR_readlinkat):
+        p.op(_JEQ, call, "trace")
+    for call in sorted(FILE_CALLS):
+        p.op(_JEQ, call, "fd")
     p.op(_JEQ, nr.NR_mmap, "", "allow")
     p.op(_LD, _arg(3))
     p.op(_JSET, 0x20, "allow", "trace")
+    p.label("fd")
+    p.op(_LD, _arg(0))
+    p.op(_JEQ, fd, "trace")
     p.label("allow")
     p.op(_RET, ALLOW)
     p.label("trace")

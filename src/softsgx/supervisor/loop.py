@@ -183,7 +183,7 @@ class Supervisor:
             old = parent.space
             space.image, space.patched = old.image, list(old.patched)
             space.native_cpuid = old.native_cpuid
-            space.fd_filter, space.ranges = old.fd_filter, list(old.ranges)
+            space.watched, space.ranges = set(old.watched), list(old.ranges)
             child = Tracee(tid, tid, space)
             if old.sgx is not None:
                 self.sgx.forked(old, space)
@@ -224,7 +224,7 @@ class Supervisor:
             self._space_ended(old)
         tracee.space = AddressSpace(tracee.tid)
         tracee.space.tracees.add(tracee.tid)
-        tracee.space.fd_filter, tracee.space.ranges = old.fd_filter, list(old.ranges)
+        tracee.space.watched, tracee.space.ranges = set(old.watched), list(old.ranges)
         tracee.thread = None
         if self.record is not None:
             self.record.exec(tracee.tid)

@@ -260,13 +260,14 @@ class Mappings:
 
     # -- filters -----------------------------------------------------------------------
 
-    def watch_fds(self, tracee: Tracee) -> None:
-        """From the exit stop of the first open: hear of what is done to the fd."""
-        if tracee.space.fd_filter or not tracee.space.image:
+    def watch_fd(self, tracee: Tracee, fd: int) -> None:
+        """From the exit stop of an open: hear of what is done to the fd."""
+        space = tracee.space
+        if not space.image or fd in space.watched or len(space.watched) >= _MAX_FILTERS:
             return
-        tracee.space.fd_filter = True
+        space.watched.add(fd)
         with self.calls(tracee) as call:
-            self._install(call, bpf.fd_program())
+            self._install(call, bpf.fd_program(fd))
 
     def filter(
         self, process: HostProcess, call: Remote, file: EnclaveFile, start: int, end: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from softsgx.device.files import EnclaveFile
+from softsgx.device.files import EnclaveFile, PathFile
 from softsgx.host import procmaps
 from softsgx.mm.vma import Vma
 from softsgx.model.outcome import Outcome
@@ -67,7 +67,7 @@ def mmap(sgx: Sgx, tracee: Tracee) -> bool:
         _replaced(sgx, tracee, process, start, end)
         return True
     if not isinstance(file, EnclaveFile):
-        sgx.sup.finish(tracee, -errno.ENODEV)
+        sgx.sup.finish(tracee, -errno.EBADF if isinstance(file, PathFile) else -errno.ENODEV)
         return True
     _map_enclave(sgx, tracee, file)
     return True

@@ -16,7 +16,7 @@ from softsgx.host import ptrace
 from softsgx.supervisor.remote import Remote
 from softsgx.supervisor.tracee import Tracee
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, R8, RAX, RDI, RDX, RSI
+from softsgx.uapi.regs import ORIG_RAX, R8, R10, RAX, RDI, RDX, RSI
 
 if TYPE_CHECKING:
     from softsgx.supervisor.loop import Supervisor
@@ -28,6 +28,10 @@ DONE = object()
 
 _AT_FDCWD = (1 << 32) - 100
 _O_CLOEXEC, _O_DIRECTORY, _O_CREAT, _O_EXCL = 0o2000000, 0o200000, 0o100, 0o200
+_O_NOFOLLOW = 0o400000
+_O_PATH, _FLAGS_KEPT, _F_SETFL = 0o10000000, 0o6000, 4  # O_APPEND, O_NONBLOCK
+_OPENS = (nr.NR_open, nr.NR_openat, nr.NR_openat2)
+_NOFOLLOW = {nr.NR_newfstatat: R10, nr.NR_statx: RDX, nr.NR_faccessat2: R10}
 _PATH_ARG = {
     nr.NR_open: (None, RDI),
     nr.NR_stat: (None, RDI),
@@ -66,13 +70,19 @@ class DevicePaths:
             if call in (nr.NR_newfstatat, nr.NR_statx) and sup.sgx is not None:
                 return self.fstat(sup, tracee, call, view[RDI] & 0xFFFFFFFF)
             return None
+        dirfd = view[dir_arg] if dir_arg is not None else _AT_FDCWD
         if raw[raw.rfind(b"/") + 1 :] not in self.names:
-            return None
-        path = self._resolve(tracee, view[dir_arg] if dir_arg is not None else _AT_FDCWD, raw)
+            path = self._unusual(sup, tracee, call, dirfd, raw)
+            if isinstance(path, int):
+                return path
+        else:
+            path = self._resolve(tracee, dirfd, raw)
         if path is None:
             return None
-        if call in (nr.NR_open, nr.NR_openat, nr.NR_openat2):
-            return self._open(sup, tracee, call, path, view[path_arg] + len(raw))
+        if call in _OPENS:
+            # The fd's name in /proc: the end of the path that the tracee gave.
+            skip = max(0, len(raw) - len(os.path.basename(path)))
+            return self._open(sup, tracee, call, path, view[path_arg] + skip)
         if call in (nr.NR_access, nr.NR_faccessat, nr.NR_faccessat2):
             mode = view[RSI if call == nr.NR_access else RDX] & 7
             answer = -errno.EACCES if mode & 1 else 0
@@ -83,45 +93,95 @@ class DevicePaths:
         return answer
 
     def _resolve(self, tracee: Tracee, dirfd: int, raw: bytes) -> str | None:
-        path = os.fsdecode(raw)
-        directory, name = os.path.split(path)
-        root = f"/proc/{tracee.tid}/root"
-        if directory.startswith("/"):
-            where = directory
-        else:
-            at = "cwd" if dirfd & 0xFFFFFFFF == _AT_FDCWD else f"fd/{dirfd & 0xFFFFFFFF}"
-            try:
-                where = os.path.join(os.readlink(f"/proc/{tracee.tid}/{at}"), directory)
-            except OSError:
-                return None
+        """The device node that a path names, or None."""
+        directory, name = os.path.split(os.fsdecode(self._where(tracee, dirfd, raw)))
         for known in self.paths:
             parent, base = os.path.split(known)
-            if base == name and (
-                os.path.normpath(where) == parent or os.path.realpath(where) == parent
+            if base == name and parent in (
+                os.path.normpath(directory),
+                os.path.realpath(directory),
             ):
-                return known if os.path.isdir(root) or parent else None
+                return known
         return None
+
+    def _unusual(
+        self, sup: Supervisor, tracee: Tracee, call: int, dirfd: int, raw: bytes
+    ) -> str | int | None:
+        """A path that does not end in a device's name: its device, an answer, or None."""
+        if sup.sgx is not None and raw.startswith(b"/proc/") and b"/fd/" in raw:
+            file = self._magic_link(sup, tracee, raw)
+            if file is None or (call in _NOFOLLOW and sup.view[_NOFOLLOW[call]] & 0x100):
+                return None
+            return None if call == nr.NR_lstat else str(file.path)
+        for name in self.names:
+            at = raw.find(name + b"/")
+            if at > 0 and self._resolve(tracee, dirfd, raw[: at + len(name)]) is not None:
+                return -errno.ENOTDIR
+        if call in _OPENS and not self._flags(sup, tracee, call) & _O_NOFOLLOW:
+            try:
+                link = os.fsencode(os.readlink(self._where(tracee, dirfd, raw)))
+            except (OSError, ValueError):
+                return None
+            if link[link.rfind(b"/") + 1 :] in self.names:
+                return self._resolve(tracee, dirfd, os.path.join(os.path.dirname(raw), link))
+        return None
+
+    @staticmethod
+    def _where(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
+        """A path of the tracee's as one of ours."""
+        if raw.startswith(b"/"):
+            return raw
+        at = "cwd" if dirfd & 0xFFFFFFFF == _AT_FDCWD else f"fd/{dirfd & 0xFFFFFFFF}"
+        return f"/proc/{tracee.tid}/{at}/".encode() + raw
+
+    @staticmethod
+    def _magic_link(sup: Supervisor, tracee: Tracee, raw: bytes) -> Any:
+        """The device file behind /proc/PID/fd/N as the tracee sees it, or None."""
+        path = os.fsdecode(raw).replace("/proc/self/", f"/proc/{tracee.tgid}/", 1)
+        path = path.replace("/proc/thread-self/", f"/proc/{tracee.tid}/", 1)
+        try:
+            s = os.stat(path)
+        except OSError:
+            return None
+        return sup.sgx.files.get((s.st_dev, s.st_ino))
+
+    def readlink(self, sup: Supervisor, tracee: Tracee, call: int) -> Any:
+        """The readlink of /proc/PID/fd/N: the device's path, not the memfd's."""
+        path, where, size = (RDI, RSI, RDX) if call == nr.NR_readlink else (RSI, RDX, R10)
+        raw = tracee.read_string(sup.view[path])
+        if not raw or not raw.startswith(b"/proc/") or b"/fd/" not in raw:
+            return None
+        file = self._magic_link(sup, tracee, raw)
+        if file is None:
+            return None
+        text = os.fsencode(file.path)[: sup.view[size]]
+        if ptrace.write_memory(tracee.tid, sup.view[where], text) != len(text):
+            return -errno.EFAULT
+        return len(text)
 
     # -- open --------------------------------------------------------------------------
 
-    def _open(self, sup: Supervisor, tracee: Tracee, call: int, path: str, end: int) -> Any:
-        view = sup.view
+    @staticmethod
+    def _flags(sup: Supervisor, tracee: Tracee, call: int) -> int:
         if call == nr.NR_openat2:
-            flags = int.from_bytes(tracee.read(view[RDX], 8), "little")
-        else:
-            flags = view[RSI if call == nr.NR_open else RDX]
+            return int.from_bytes(tracee.read(sup.view[RDX], 8), "little")
+        return sup.view[RSI if call == nr.NR_open else RDX]
+
+    def _open(self, sup: Supervisor, tracee: Tracee, call: int, path: str, name: int) -> Any:
+        view = sup.view
+        flags = self._flags(sup, tracee, call)
         if flags & _O_DIRECTORY:
             return -errno.ENOTDIR
         if flags & _O_CREAT and flags & _O_EXCL:
             return -errno.EEXIST
         sgx = sup.load_sgx()
         fmode = {0: 1, 1: 2, 2: 3}.get(flags & 3, 0)
-        file, error = sgx.open(tracee, path, fmode)
+        file, error = sgx.open(tracee, path, fmode, path_only=bool(flags & _O_PATH))
         if error:
             return -error
         # Opened as a memfd named after the device: the enclave's memory, which it can map.
         view[ORIG_RAX] = nr.NR_memfd_create
-        view[RDI] = end - len(os.path.basename(path))
+        view[RDI] = name
         view[RSI] = 1 if flags & _O_CLOEXEC else 0
         sup.regs.store(tracee.tid)
         Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
@@ -129,6 +189,9 @@ class DevicePaths:
         fd = view[RAX]
         if fd < 1 << 31:
             sgx.opened(tracee, file, fd)
+            if flags & _FLAGS_KEPT and not flags & _O_PATH:
+                with sgx.mappings.calls(tracee) as remote:
+                    remote(nr.NR_fcntl, fd, _F_SETFL, flags & _FLAGS_KEPT)
         return self._resume(sup, tracee)
 
     @staticmethod

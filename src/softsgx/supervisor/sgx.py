@@ -8,12 +8,13 @@ together allow, so that the CPU itself faults where SGX would.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any
 
 from softsgx.device.device import Device
-from softsgx.device.files import EnclaveFile
-from softsgx.host import ptrace, state
+from softsgx.device.files import EnclaveFile, PathFile
+from softsgx.host import bpf, ptrace, state
 from softsgx.host.memfd import MemfdMemory
 from softsgx.law.rule import Stop
 from softsgx.sgx.enclave import EnclaveMemory
@@ -140,9 +141,13 @@ class Sgx:
             if isinstance(file, EnclaveFile) and file.enclave.created:
                 file.enclave.measurement.close()
 
-    def open(self, tracee: Tracee, path: str, fmode: int) -> tuple[Any, int]:
+    def open(
+        self, tracee: Tracee, path: str, fmode: int, *, path_only: bool = False
+    ) -> tuple[Any, int]:
         """Open of a device node: (the file, 0) or (None, errno)."""
         self.collect()
+        if path_only:
+            return PathFile(path), 0
         process = self.process(tracee.space)
         try:
             file = self.device.open(path, fmode, process)
@@ -160,7 +165,7 @@ class Sgx:
         self.fds[file] = own
         if self.record is not None:
             self.record.open(tracee.tid, file.path, getattr(file, "fmode", 0), fd, "")
-        self.mappings.watch_fds(tracee)
+        self.mappings.watch_fd(tracee, fd)
 
     def file_of(self, tracee: Tracee, fd: int) -> Any:
         """The device file that an fd of a process is, or None."""
@@ -183,6 +188,11 @@ class Sgx:
             return self._ioctl(tracee)
         if call == nr.NR_fstat:
             return self.sup.device_paths.fstat(self.sup, tracee, call, self.view[RDI] & 0xFFFFFFFF)
+        if call in (nr.NR_readlink, nr.NR_readlinkat):
+            return self.sup.device_paths.readlink(self.sup, tracee, call)
+        if call in bpf.FILE_CALLS:
+            file = self.file_of(tracee, self.view[RDI] & 0xFFFFFFFF)
+            return None if file is None else -errno.EINVAL
         return mmcalls.handle(self, tracee, call)
 
     def mmap(self, tracee: Tracee) -> bool:

@@ -20,7 +20,6 @@ class AddressSpace:
     """
 
     __slots__ = (
-        "fd_filter",
         "image",
         "mem_fd",
         "native_cpuid",
@@ -29,6 +28,7 @@ class AddressSpace:
         "ranges",
         "sgx",
         "tracees",
+        "watched",
     )
 
     def __init__(self, pid: int) -> None:
@@ -39,7 +39,7 @@ class AddressSpace:
         self.patched: list[int] = []
         self.native_cpuid = True
         self.tracees: set[int] = set()
-        self.fd_filter = False
+        self.watched: set[int] = set()
         self.ranges: list[tuple[int, int]] = []
 
     def close(self) -> None:

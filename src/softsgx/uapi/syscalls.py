@@ -109,6 +109,7 @@ NR_openat = _row(257, "openat", "dfd", "filename", "flags", "mode")
 NR_newfstatat = _row(262, "newfstatat", "dfd", "filename", "statbuf", "flag")
 NR_readlinkat = _row(267, "readlinkat", "dfd", "pathname", "buf", "bufsiz")
 NR_faccessat = _row(269, "faccessat", "dfd", "filename", "mode")
+NR_fallocate = _row(285, "fallocate", "fd", "mode", "offset", "len")
 NR_dup3 = _row(292, "dup3", "oldfd", "newfd", "flags")
 NR_process_vm_readv = _row(
     310, "process_vm_readv", "pid", "lvec", "liovcnt", "rvec", "riovcnt", "flags"
