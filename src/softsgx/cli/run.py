@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from typing import Any
 
 from softsgx.errors import UsageError
 from softsgx.supervisor.launch import find_program
 from softsgx.supervisor.loop import Options, Supervisor
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["parse_size", "run"]
 
@@ -123,6 +126,7 @@ def _recorder(chosen: dict[str, Any], design: Any, argv: list[str], epc_bytes: i
 def _die(number: int) -> int:
     """End as the program did; without a second core file."""
     import resource
+    import signal
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if number not in (signal.SIGKILL, signal.SIGSTOP):

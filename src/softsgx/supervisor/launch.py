@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import struct
 
 from softsgx.errors import UnsupportedError, UsageError
-from softsgx.host import bpf, ptrace
+from softsgx.host import bpf, ptrace, signals
 
 __all__ = ["find_program", "launch"]
 
@@ -67,7 +66,7 @@ def launch(argv: list[str]) -> tuple[int, int]:
     try:
         ptrace.seize(pid)
     except OSError as e:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signals.SIGKILL)
         os.waitpid(pid, 0)
         raise UnsupportedError(
             f"cannot trace a child process ({e.strerror}): is ptrace forbidden here? "
@@ -90,8 +89,8 @@ def _child(path: str, argv: list[str], ready: int, fail: int) -> None:
             if error:
                 os.write(fail, f"seccomp: {os.strerror(error)}".encode())
                 os._exit(127)
-        for s in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT):
-            signal.signal(s, signal.SIG_DFL)
+        for s in (signals.SIGPIPE, signals.SIGXFSZ, signals.SIGINT, signals.SIGQUIT):
+            signals.signal(s, signals.SIG_DFL)
         os.execv(path, argv)
     except OSError as e:
         why = e.strerror

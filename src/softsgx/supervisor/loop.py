@@ -7,11 +7,9 @@ exec. What concerns enclaves is imported when the device is first opened.
 from __future__ import annotations
 
 import os
-import signal
-from typing import Any
 
 from softsgx.errors import UsageError
-from softsgx.host import ptrace
+from softsgx.host import ptrace, signals
 from softsgx.supervisor import execve, paths
 from softsgx.supervisor.launch import launch
 from softsgx.supervisor.remote import Ended, to_exit_stop
@@ -19,11 +17,16 @@ from softsgx.supervisor.tracee import AddressSpace, Tracee
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, R8, R10, RAX, RDI, RDX, RIP, RSI
 
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ["Options", "Supervisor"]
 
 _WALL = 0x40000000
 _CLONE_VM, _CLONE_THREAD = 0x100, 0x10000
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_SIGNALS = (signals.SIGTERM, signals.SIGHUP, signals.SIGUSR1, signals.SIGUSR2)
 
 
 def cache_dir() -> str:
@@ -71,13 +74,15 @@ class Supervisor:
         self.main_pid = pid
         space = AddressSpace(pid)
         self.tracees[pid] = Tracee(pid, pid, space)
-        handlers = {s: signal.signal(s, self._forward) for s in _SIGNALS}
-        handlers |= {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGQUIT)}
+        handlers = {s: signals.signal(s, self._forward) for s in _SIGNALS}
+        handlers |= {
+            s: signals.signal(s, signals.SIG_IGN) for s in (signals.SIGINT, signals.SIGQUIT)
+        }
         try:
             self._loop()
         finally:
             for s, handler in handlers.items():
-                signal.signal(s, handler)
+                signals.signal(s, handler)
             why = os.read(fail, 4096)
             os.close(fail)
             if self.sgx is not None:
@@ -118,9 +123,9 @@ class Supervisor:
         tracee.stopped = True
         event, number = status >> 16, status >> 8 & 0xFF
         if event == 0:
-            if number in (signal.SIGILL, signal.SIGTRAP, signal.SIGSEGV) or tracee.thread:
+            if number in (signals.SIGILL, signals.SIGTRAP, signals.SIGSEGV) or tracee.thread:
                 self._signal(tracee, number)
-            elif number == signal.SIGTRAP | 0x80:
+            elif number == signals.SIGTRAP | 0x80:
                 self.cont(tracee)
             else:
                 self.cont(tracee, number)
@@ -131,7 +136,7 @@ class Supervisor:
         elif event == ptrace.EVENT_EXEC:
             self._exec(tracee)
         elif event == ptrace.EVENT_STOP:
-            if number in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+            if number in (signals.SIGSTOP, signals.SIGTSTP, signals.SIGTTIN, signals.SIGTTOU):
                 ptrace.listen(tracee.tid)
             else:
                 self.cont(tracee)
@@ -277,7 +282,7 @@ class Supervisor:
     # -- signals -----------------------------------------------------------------------
 
     def _signal(self, tracee: Tracee, number: int) -> None:
-        if number in (signal.SIGILL, signal.SIGTRAP) and tracee.thread is None:
+        if number in (signals.SIGILL, signals.SIGTRAP) and tracee.thread is None:
             self.regs.load(tracee.tid)
             if execve.emulate_cpuid(self, tracee, number):
                 return
@@ -289,7 +294,7 @@ class Supervisor:
             self.sgx.signal(tracee, number)
 
     def _is_enclu(self, tracee: Tracee, number: int) -> bool:
-        if number == signal.SIGILL:
+        if number == signals.SIGILL:
             return tracee.space.peek(self.view[RIP], 3) == b"\x0f\x01\xd7"
         image = tracee.space.image
         return bool(image) and self.view[RIP] - 1 == image + execve.image().enclu
