@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from errno import EBADF, ENOTTY
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from softsgx.designs.base import Design
 from softsgx.device.files import EnclaveFile, PathFile, ProvisionFile
@@ -11,6 +11,9 @@ from softsgx.device.ioctls import IOCTLS, dispatch
 from softsgx.law.rule import At, Lsm, Request, Run
 from softsgx.law.values import RW
 from softsgx.sgx.enclave import Enclave, EnclaveMemory
+
+if TYPE_CHECKING:
+    from softsgx.device.process import Process
 
 __all__ = ["Device"]
 
@@ -61,6 +64,12 @@ class Device:
             errno = EBADF if isinstance(file, PathFile) else ENOTTY
             return -errno, "this file has no ioctls"
         return dispatch(self, process, file, cmd, arg)
+
+    def process(self) -> Process:
+        """A new process that does not exist, for use from Python."""
+        from softsgx.device.process import Process
+
+        return Process(self)
 
     # What the supervisor replaces.
 

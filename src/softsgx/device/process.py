@@ -5,6 +5,7 @@ Here it is pure, with memory of its own; the supervisor's process reads a real o
 
 from __future__ import annotations
 
+from errno import EBADF
 from typing import Any
 
 from softsgx.device.files import EnclaveFile
@@ -12,13 +13,14 @@ from softsgx.device.memory import Fault, Source
 from softsgx.law.rule import At, Stop
 from softsgx.mm.mm_struct import MmStruct
 from softsgx.sdm.leaves import PF_P, PF_SGX, PF_U, PF_W
-from softsgx.sgx.enclave import Enclave
+from softsgx.sgx.enclave import Enclave, xsave_bytes
 from softsgx.sgx.enclu import Thread
 
 __all__ = ["ByteMemory", "PageFault", "Process", "XState"]
 
 _NEED = {0: 1, 1: 2, 2: 4}
 READ, WRITE, FETCH = 0, 1, 2
+_FIRST = 0x10_0000
 
 
 class ByteMemory:
@@ -32,6 +34,15 @@ class ByteMemory:
         area = bytearray(data) + bytes(-len(data) % 4096)
         self.areas.append((addr, area, Source(addr, addr + len(area), **source)))
         return addr
+
+    def put(self, data: bytes, **source: Any) -> int:
+        """Put bytes where there is room; the address."""
+        free = max((area.end for _, _, area in self.areas), default=_FIRST) + 4096
+        return self.place(free, data, **source)
+
+    def drop(self, addr: int) -> None:
+        """Take away what was put at an address."""
+        self.areas = [area for area in self.areas if area[0] != addr]
 
     def _area(self, addr: int, length: int) -> tuple[bytearray, int]:
         for start, area, _ in self.areas:
@@ -106,7 +117,7 @@ class Process:
 
     def thread(self) -> Thread:
         """A new thread, outside any enclave."""
-        return Thread(self, XState())
+        return Thread(self, XState(xsave_bytes(self.device.xfrm_supported)))
 
     # -- what fds are ------------------------------------------------------------------
 
@@ -122,14 +133,54 @@ class Process:
 
     def ioctl(self, fd: int, cmd: int, arg: int) -> int:
         """An ioctl: 0 or -errno."""
+        if fd not in self.files:
+            return -EBADF
         return int(self.device.ioctl(self, self.files[fd], cmd, arg)[0])
+
+    def file_of(self, enclave: Any) -> Any:
+        """The open device of an enclave that is mapped here, or None."""
+        for vma in self.mm:
+            if isinstance(vma.file, EnclaveFile) and vma.file.enclave is enclave:
+                return vma.file
+        return None
+
+    # -- memory calls ------------------------------------------------------------------
+
+    def mm_changed(self) -> None:
+        """VMAs of enclaves changed: remembered checks no longer count."""
+        self.generation += 1
+
+    def mmap(
+        self, addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0
+    ) -> int:
+        """The system call mmap: the address or -errno."""
+        file = self.files.get(fd)
+        return self._changed(self.mm.mmap(addr, length, prot, flags, file, offset))
+
+    def mprotect(self, addr: int, length: int, prot: int) -> int:
+        """The system call mprotect: 0 or -errno."""
+        return self._changed(self.mm.mprotect(addr, length, prot))
+
+    def munmap(self, addr: int, length: int) -> int:
+        """The system call munmap: 0 or -errno."""
+        return self._changed(self.mm.munmap(addr, length))
+
+    def mremap(self, addr: int, old: int, new: int, flags: int, new_addr: int = 0) -> int:
+        """The system call mremap: the address or -errno."""
+        return self._changed(self.mm.mremap(addr, old, new, flags, new_addr))
+
+    def _changed(self, outcome: Any) -> int:
+        self.mm_changed()
+        return int(outcome.ret)
 
     # -- what the CPU asks -------------------------------------------------------------
 
     def access(self, addr: int) -> int:
         """What the page tables allow at an address of an enclave: the mask of its VMA."""
         vma = self.mm.find(addr)
-        return vma.prot if vma is not None and isinstance(vma.file, EnclaveFile) else 0
+        if vma is None or not isinstance(vma.file, EnclaveFile):
+            return 0
+        return vma.prot | vma.prot >> 1 & 1  # what can be written can be read, on x86
 
     def enclave_at(self, addr: int) -> Enclave | None:
         """The enclave that is mapped at an address."""
