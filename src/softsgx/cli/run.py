@@ -26,7 +26,20 @@ Run PROGRAM with a software SGX device.
   --record FILE                  append every event to FILE ('softsgx show FILE' prints it)
   -v, --verbose                  print every event to standard error
   --no-cpuid                     leave the CPUID instruction alone
+
+A security module decides about the device (nothing else is asked about):
+  --selinux FILE                 a compiled policy or CIL file ("minimal": softsgx's own);
+                                 given again: CIL modules that are compiled in
+  --context CONTEXT              of PROGRAM: a whole context or a type; /PATH=CONTEXT: of
+                                 processes that execute PATH. Otherwise as the policy says
+  --boolean NAME=on|off          as setsebool; can be repeated, like --context
+  --permissive                   denials are logged, not enforced
+  --file-contexts FILE           labels of paths, in the syntax of file_contexts(5)
+  --apparmor FILE[:NAME]         a profile file, and the profile in it that PROGRAM gets
+  --audit FILE                   append the kernel's audit lines to FILE
 """
+_LSM = ("selinux", "context", "boolean", "file-contexts", "apparmor", "audit")
+_REPEATED = frozenset(("--selinux", "--context", "--boolean"))
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -44,8 +57,9 @@ def parse_size(text: str) -> int:
 def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     chosen: dict[str, Any] = {}
     takes = {"--design": "design", "--epc": "epc", "--record": "record"}
+    takes |= {f"--{name}": name for name in _LSM}
     flags = {"-v": "verbose", "--verbose": "verbose", "--no-cpuid": "no_cpuid"}
-    flags["--verify"] = "verify"
+    flags |= {"--verify": "verify", "--permissive": "permissive"}
     rest = list(args)
     while rest:
         arg = rest[0]
@@ -64,7 +78,10 @@ def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
                 if not rest:
                     raise UsageError(f"{arg} needs a value; see 'softsgx run --help'")
                 value = rest.pop(0)
-            chosen[takes[name]] = value
+            if name in _REPEATED:
+                chosen.setdefault(takes[name], []).append(value)
+            else:
+                chosen[takes[name]] = value
         else:
             raise UsageError(f"no option {arg}; see 'softsgx run --help'")
     return chosen, rest
@@ -88,20 +105,26 @@ def run(args: list[str]) -> int:
         design = make_design(chosen["design"])
         options.make_design = lambda: design
     options.cpuid = not chosen.get("no_cpuid")
+    if "permissive" in chosen or any(name in chosen for name in _LSM):
+        from softsgx.cli.lsm import confinement
+
+        options.lsm = confinement(chosen, find_program(argv[0]))
     if "verbose" in chosen or "record" in chosen:
         find_program(argv[0])  # a mistake is told before a recording is begun
-        options.recorder = _recorder(chosen, design, argv, options.epc_bytes)
+        options.recorder = _recorder(chosen, design, argv, options)
     try:
         status = Supervisor(options).run(argv)
     finally:
         if options.recorder is not None:
             options.recorder.close()
+        if options.lsm is not None:
+            options.lsm.close()
     if os.WIFSIGNALED(status):
         return _die(os.WTERMSIG(status))
     return os.WEXITSTATUS(status)
 
 
-def _recorder(chosen: dict[str, Any], design: Any, argv: list[str], epc_bytes: int) -> Any:
+def _recorder(chosen: dict[str, Any], design: Any, argv: list[str], options: Options) -> Any:
     from softsgx.record.recorder import Recorder
 
     sink = None
@@ -119,7 +142,10 @@ def _recorder(chosen: dict[str, Any], design: Any, argv: list[str], epc_bytes: i
 
         design = next(iter(DESIGNS.values()))()
     recorder = Recorder(chosen.get("record"), sink)
-    recorder.header(argv, design, epc_bytes)
+    lsm = options.lsm
+    recorder.header(argv, design, options.epc_bytes, "none" if lsm is None else lsm.lsm.name)
+    if lsm is not None:
+        recorder.lsm(os.getpid(), lsm.lsm.name, lsm.setup)
     return recorder
 
 

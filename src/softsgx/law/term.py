@@ -139,11 +139,15 @@ class Term:
             return then
         if self.op == "not":
             return self.args[0].law_ite(other, then)
-        if self.width == 1 and isinstance(then, int) and isinstance(other, int):
-            if (then, other) == (1, 0):
-                return self
-            if (then, other) == (0, 1):
-                return self.law_not()
+        if self.width == 1 and _widest(then, other) == 1:
+            if _same(then, 1):
+                return _or(self, other)
+            if _same(then, 0):
+                return _and(self.law_not(), other)
+            if _same(other, 1):
+                return _or(self.law_not(), then)
+            if _same(other, 0):
+                return _and(self, then)
         return _make("ite", (self, then, other), _widest(then, other))
 
     def law_eq(self, other: Value) -> Value:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import CodeType, FrameType
 from typing import Any
 
@@ -92,7 +93,10 @@ class _Place:
     """A cell whose fields are variables until they are assigned."""
 
     def __init__(self, name: str, tracer: _Tracer, schema: Schema | None, each: bool) -> None:
-        self.__dict__.update(_name=name, _tracer=tracer, _schema=schema, _each=each, _now={})
+        # What an open file is (not what its enclave's pages are) a rule may branch on.
+        given = name == "file"
+        self.__dict__.update(_name=name, _tracer=tracer, _schema=schema, _now={})
+        self.__dict__.update(_each=each, _given=given)
 
     def __getattr__(self, name: str) -> Value:
         if name.startswith("_"):
@@ -102,7 +106,7 @@ class _Place:
             schema, width = self._schema, None
             if schema is not None and name in schema.fields:
                 width = schema.fields[name].width
-            now[name] = var(f"{self._name}.{name}", width, each=self._each)
+            now[name] = var(f"{self._name}.{name}", width, each=self._each, given=self._given)
         return now[name]
 
     def __setattr__(self, name: str, value: Value) -> None:
@@ -117,6 +121,15 @@ class _Place:
         self._tracer.steps.append(Clear(self._tracer.stated_by(), self._name))
 
 
+class _File(_Place):
+    """An open device file: its pages are cells of their own."""
+
+    def pages(self, start: Value, end: Value, *_of: Any) -> _Place:
+        """The pages of a range, wherever it is."""
+        name = f"pages({start!r}, {end!r})"
+        return _Place(name, self._tracer, self._pages, each=True)
+
+
 class _At:
     """The place of an event: every cell that a rule may ask for."""
 
@@ -126,7 +139,12 @@ class _At:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        place = _Place(name, self._tracer, self._schemas.get(name), self._each and name == "page")
+        schema = self._schemas.get(name)
+        if name == "file":
+            place: _Place = _File(name, self._tracer, schema, each=False)
+            place.__dict__["_pages"] = self._schemas.get("page")
+        else:
+            place = _Place(name, self._tracer, schema, self._each and name == "page")
         self.__dict__[name] = place
         return place
 
@@ -143,15 +161,15 @@ class _Request:
         return var(name, self._widths.get(name), given=True)
 
 
-class _Always(Exception):  # noqa: N818 - the end of a path, not a failure
+class _Always(Exception):
     """A `need` that never holds: what comes after it is never reached."""
 
 
 class _Tracer:
     """The `Context` that writes steps down."""
 
-    def __init__(self, codes: dict[CodeType, str]) -> None:
-        self._codes = codes
+    def __init__(self, codes: dict[CodeType, str], branches: _Branches) -> None:
+        self._codes, self._branches = codes, branches
         self.steps: list[Step] = []
         self._answers: list[tuple[int, int]] = []
 
@@ -171,7 +189,9 @@ class _Tracer:
             errno = faulted if errno & FAULT else failed
         if not isinstance(cond, int) or not cond:
             self.steps.append(Need(self.stated_by(), errno, cond, why))
-        if isinstance(cond, int) and not cond:
+        if isinstance(cond, Term):
+            self._branches.learn(cond, True)
+        elif not cond:
             raise _Always
 
     def ask(self, hook: str, _at: Any, *, when: Value = 1, **what: Value) -> None:
@@ -216,15 +236,12 @@ def trace(
     while waiting:
         taken = waiting.pop()
         branches = _Branches(taken, waiting)
-        tracer = _Tracer(codes)
+        tracer = _Tracer(codes, branches)
         at = _At(tracer, schemas or {}, each=not info.each)
         arguments = [tracer, at, _Request(widths or {})] if code.co_argcount > 2 else [at]
         value = None
-        with branching(branches):
-            try:
-                value = function(*arguments)
-            except _Always:
-                pass
+        with branching(branches), suppress(_Always):
+            value = function(*arguments)
         if value is not None:
             tracer.steps.append(Result(name, value))
         paths.append(Path(branches.taken, tracer.steps))
@@ -247,10 +264,17 @@ class _Branches:
         if cond in self._known:
             return self._known[cond]
         if cond.op == "eq" and isinstance(cond.args[1], int):
-            for other, outcome in self.taken:
+            for other, outcome in self._known.items():
                 if outcome and other.op == "eq" and other.args[0] is cond.args[0]:
                     return False  # it equals another number
         self._waiting.append([*self.taken, (cond, False)])
         self.taken.append((cond, True))
         self._known[cond] = True
         return True
+
+    def learn(self, cond: Term, outcome: bool) -> None:
+        """A `need` has been met: what it says of the request needs no branch any more."""
+        if cond.op == "not":
+            self.learn(cond.args[0], not outcome)
+        elif cond.given:
+            self._known.setdefault(cond, outcome)

@@ -1,0 +1,102 @@
+"""``softsgx designs``: the kernel interfaces that can be chosen, and their rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from softsgx.designs.registry import DESIGNS, make_design
+from softsgx.errors import UsageError
+
+__all__ = ["designs"]
+
+HELP = """\
+usage: softsgx designs [--json] [NAME[:OPTION=VALUE,…]]
+
+Without NAME: the designs and their options (the default value first). With it: the
+design's rules, in the order of their checks, printed from the rules that are enforced.
+
+  --json   the same for programs
+"""
+
+
+def designs(args: list[str]) -> int:
+    """Print the designs, or the rules of one. Raises UsageError for an unknown one."""
+    as_json = False
+    names = []
+    for arg in args:
+        if arg in ("-h", "--help"):
+            print(HELP, end="")
+            return 0
+        if arg == "--json":
+            as_json = True
+        elif arg.startswith("-"):
+            raise UsageError(f"no option {arg}; see 'softsgx designs --help'")
+        else:
+            names.append(arg)
+    if len(names) > 1:
+        raise UsageError("designs takes one name; see 'softsgx designs --help'")
+    if names:
+        design = make_design(names[0])
+        if as_json:
+            _json(_facts(design) | {"rules": _rules_json(design)})
+        else:
+            _print_rules(design)
+    elif as_json:
+        _json([_facts(cls) for cls in DESIGNS.values()])
+    else:
+        _print_table()
+    return 0
+
+
+def _json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _facts(design: Any) -> dict[str, Any]:
+    return {
+        "name": design.name,
+        "title": design.title,
+        "paths": list(design.paths),
+        "sgx2": bool(design.sgx2),
+        "options": {name: list(values) for name, values in design.options.items()},
+        **({"chosen": design.chosen} if hasattr(design, "chosen") else {}),
+    }
+
+
+def _rules_json(design: Any) -> list[dict[str, Any]]:
+    from softsgx.report.rules import design_rules
+
+    return [rule.as_dict() for rule in design_rules(design)]
+
+
+def _options(options: dict[str, tuple[str, ...]]) -> list[str]:
+    return [f"{name}={'|'.join(values)}" for name, values in options.items()]
+
+
+def _print_table() -> None:
+    width = max(map(len, DESIGNS))
+    for cls in DESIGNS.values():
+        print(f"{cls.name:{width}}  {cls.title}")
+        for option in _options(cls.options):
+            print(f"{'':{width}}    {option}")
+
+
+def _print_rules(design: Any) -> None:
+    from softsgx.report.rules import design_rules
+
+    print(f"{design.name}: {design.title}")
+    print(f"devices {', '.join(design.paths)}; {'SGX1 and SGX2' if design.sgx2 else 'SGX1'}")
+    for name, value in design.chosen.items():
+        print(f"option {name}={value} (of {', '.join(design.options[name])})")
+    law = None
+    for rule in design_rules(design):
+        if rule.law != law:
+            law = rule.law
+            print(f"\n== {law} ==")
+        print(f"\n{rule.name}{' (one page at a time)' if rule.each else ''}")
+        print("  " + " ".join(rule.doc.split()))
+        print(f"  source: {rule.source}")
+        for line in rule.lines:
+            print("    " + line)

@@ -1,0 +1,132 @@
+"""The options of a security module, made into what the supervisor confines a run with."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from softsgx.errors import UsageError
+from softsgx.policy.apparmor import AppArmorPolicy
+from softsgx.policy.apparmor_lsm import UNCONFINED, AppArmorLsm
+from softsgx.policy.labels import PathLabels
+from softsgx.policy.native import compile_cil, image_to_cil
+from softsgx.policy.selinux import MINIMAL, SELinuxPolicy, read_policy
+from softsgx.policy.selinux_lsm import SELinuxLsm, full_context
+from softsgx.supervisor.lsm import Confinement
+
+__all__ = ["confinement", "load_selinux"]
+
+_SELINUX = ("context", "boolean", "permissive", "file-contexts")
+_VALUES = {"on": True, "1": True, "true": True, "off": False, "0": False, "false": False}
+
+
+def confinement(chosen: dict[str, Any], program: str) -> Confinement:
+    """What a run is confined with; ``chosen``: the options by name, ``program``: its file.
+
+    Raises UsageError, UnsupportedError: one line on what is wrong.
+    """
+    if "selinux" in chosen and "apparmor" in chosen:
+        raise UsageError("--selinux and --apparmor: Linux runs one of them; choose")
+    if "selinux" in chosen:
+        return _selinux(chosen)
+    for name in _SELINUX:
+        if name in chosen:
+            raise UsageError(f"--{name} belongs to --selinux FILE, which is missing")
+    if "apparmor" in chosen:
+        return _apparmor(chosen, program)
+    raise UsageError("--audit needs a security module: give --selinux or --apparmor too")
+
+
+def load_selinux(files: list[str], booleans: dict[str, bool], enforcing: bool) -> SELinuxPolicy:
+    """A policy, with CIL modules compiled in: ``files[1:]``. "minimal" is softsgx's own.
+
+    Raises UsageError, UnsupportedError.
+    """
+    paths = [MINIMAL if name == "minimal" else name for name in files]
+    if len(paths) == 1:
+        return SELinuxPolicy.load(paths[0], booleans=booleans, enforcing=enforcing)
+    sources, contexts = [], b""
+    for path in paths:
+        if path != paths[0] or path.endswith(".cil"):
+            sources.append((os.path.basename(path), _read(path)))
+        else:
+            # A compiled policy's own text is CIL without the path labels.
+            image, contexts = read_policy(path)
+            sources.append((os.path.basename(path), image_to_cil(image, path).encode()))
+    image, more = compile_cil(sources, " and ".join(paths))
+    return SELinuxPolicy(
+        image, paths[0], booleans=booleans, enforcing=enforcing, file_contexts=contexts + more
+    )
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the policy: {error.strerror}") from None
+
+
+def _boolean(text: str) -> tuple[str, bool]:
+    name, equals, value = text.partition("=")
+    if not equals or value.lower() not in _VALUES:
+        raise UsageError(f"--boolean {text}: write NAME=on or NAME=off")
+    return name, _VALUES[value.lower()]
+
+
+def _selinux(chosen: dict[str, Any]) -> Confinement:
+    booleans = dict(_boolean(text) for text in chosen.get("boolean", ()))
+    enforcing = not chosen.get("permissive", False)
+    policy = load_selinux(chosen["selinux"], booleans, enforcing)
+    start, rules = None, {}
+    for text in chosen.get("context", ()):
+        path, equals, context = text.partition("=")
+        if text.startswith("/") and equals:
+            rules[os.path.realpath(path)] = full_context(policy, context)
+        else:
+            start = full_context(policy, text)
+    kernel = policy.initial_context("kernel")
+    if kernel is None:
+        raise UsageError(f"{policy.where}: the policy has no initial context of the kernel")
+    labels = PathLabels(policy, file_contexts=chosen.get("file-contexts"))
+    setup = {
+        "policy": [n if n == "minimal" else os.path.abspath(n) for n in chosen["selinux"]],
+        "booleans": booleans,
+        "enforcing": enforcing,
+        "context": start or "",
+        "rules": rules,
+        "file_contexts": chosen.get("file-contexts", ""),
+    }
+    return Confinement(
+        SELinuxLsm(policy, labels, kernel),
+        start=start,
+        rules=rules,
+        audit=chosen.get("audit"),
+        setup=setup,
+    )
+
+
+def _apparmor(chosen: dict[str, Any], program: str) -> Confinement:
+    path, name = chosen["apparmor"], ""
+    if not os.path.exists(path):
+        head, colon, tail = path.rpartition(":")
+        if colon and os.path.exists(head):
+            path, name = head, tail
+    policy = AppArmorPolicy.load(path)
+    if name:
+        policy.profile(name)
+    else:
+        attached = policy.attached_to(os.path.realpath(program))
+        names = policy.names()
+        if attached is None and len(names) > 1:
+            raise UsageError(
+                f"{path}: none of its profiles attaches to {program}; "
+                f"choose one: --apparmor {path}:NAME with {', '.join(names)}"
+            )
+        name = names[0] if attached is None else attached.name
+    return Confinement(
+        AppArmorLsm(policy, UNCONFINED),
+        start=name,
+        audit=chosen.get("audit"),
+        setup={"policy": [os.path.abspath(path)], "profile": name},
+    )
