@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ _GUESTS = {
     "rawenclu": ((), 46),
     "share": ((), 14),
     "cpuid": ((), 20),
-    "seal": ((), 21),
+    "seal": ((), 20),
     "big": (("1024",), 5),
     "ioctls": ((), 120),
     "mm": ((), 60),
@@ -38,6 +38,14 @@ _GUESTS = {
     "gramine_like": ((), 7),
     "fortanix_like": ((), 6),
     "intel_like": ((), 7),
+}
+
+# What a device in software on this kind of CPU does not do: guest -> check -> why.
+# A check that is listed here and passes is a mistake of the list.
+_LIMITS = {
+    "mm": {
+        "elrange_not_epc": "the process's own memory inside ELRANGE is not taken away from it",
+    },
 }
 
 _LINE = re.compile(r"^(?P<bad>not )?ok (?P<name>\S+)(?: # SKIP (?P<skip>.*)|: .*)?$")
@@ -53,18 +61,30 @@ def _checks(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return result
 
 
-def _assert_all_ok(done: subprocess.CompletedProcess[str], at_least: int) -> None:
+def _assert_all_ok(
+    done: subprocess.CompletedProcess[str], at_least: int, limits: Collection[str] = ()
+) -> None:
+    """Every check but the `limits` is ok, those are not, and nothing ended early."""
     checks = _checks(done)
-    bad = [line for line in checks.values() if line.startswith("not ok")]
-    assert not bad, "\n".join([*bad, done.stderr])
-    assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    bad = {name: line for name, line in checks.items() if line.startswith("not ok")}
+    assert bad.keys() == set(limits), "\n".join([*bad.values(), done.stderr])
+    assert done.returncode == bool(bad), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     assert len(checks) >= at_least, done.stdout
 
 
 @pytest.mark.parametrize("name", _GUESTS)
 def test_guest(name: str, guest: Guest, softsgx: Softsgx) -> None:
     arguments, at_least = _GUESTS[name]
-    _assert_all_ok(softsgx("--", guest(name), *arguments), at_least)
+    done = softsgx("--", guest(name), *arguments)
+    _assert_all_ok(done, at_least, _LIMITS.get(name, {}))
+
+
+@pytest.mark.parametrize(
+    "name", ["gramine_like", "fortanix_like", "intel_like", "share", "signals"]
+)
+def test_guest_on_a_device_without_sgx2(name: str, guest: Guest, softsgx: Softsgx) -> None:
+    arguments, at_least = _GUESTS[name]
+    _assert_all_ok(softsgx("--design", "linux-5.11", "--", guest(name), *arguments), at_least)
 
 
 def test_the_guests_own_cryptography(guest: Guest, tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ int main(void)
 			bail("map", e.err);
 	}
 	check(encl_init(&e) == 0, "init", "%s", e.err);
-	check_errno(ioctl(e.fd, SGX_IOC_ENCLAVE_REMOVE_PAGES, &probe), EINVAL, "remove_length_0");
+	/* ENOTTY: a kernel before 6.0. EINVAL: it knows the ioctl, and a length of 0 is wrong. */
+	check(ioctl(e.fd, SGX_IOC_ENCLAVE_REMOVE_PAGES, &probe) == -1
+	      && (errno == EINVAL || errno == ENOTTY), "remove_length_0", "%s", strerror(errno));
 	raw_catch_faults();
 	check(raw_enter(&e, 0, &c, EENTER) == 0 && c.ret == mix(4, 100), "ecall", "signal %d, result %#lx",
 	      raw_fault.sig, c.ret);
