@@ -28,9 +28,9 @@ class PolicyLsm:
 
     hooks: the text. label: of processes that have none of their own. sink: called with
     each `Verdict` that a kernel would log, with every one if ``all_verdicts`` is set.
-    A process may have ``label``, ``fsuid`` and ``heap``, ``stack`` (ranges in bytes); a
-    file has ``security``, given here when it is opened. A file with ``foreign`` set is
-    not the device's, and not asked about.
+    A process may have ``label``, ``tgid``, ``fsuid`` and ``heap``, ``stack`` (ranges in
+    bytes); a file has ``security``, given here when it is opened. A file with ``foreign``
+    set is not the device's, and not asked about.
     """
 
     name = ""
@@ -58,6 +58,7 @@ class PolicyLsm:
                 key = (self.label_of(process), security, what["prot"], None, at.vma.words[0])
         elif hook == "file_open":
             file.security = self.opened(file, process, what["fmode"])
+            self.hold(file, process)
         elif hook == "file_ioctl" and security is not None:
             key = (self.label_of(process), security, what["cmd"])
         if key in self._remembered:
@@ -115,7 +116,12 @@ class PolicyLsm:
                 unmediated=1,
             )
             at.file.security = security
+            self.hold(at.file, at.process)
         return security
+
+    def hold(self, file: Any, process: Any) -> None:
+        """The process has the file by right: nothing is asked when it uses it first."""
+        file.security.holders.add(getattr(process, "tgid", 0))
 
     # -- the facts of softsgx.lsm.hooks.Facts --------------------------------------------
 

@@ -137,7 +137,7 @@ class SELinuxPolicy:
         self._db = PolicyDb(self._image, where)
         self.version, self.mls = self._db.header.version, self._db.header.mls
         self._policycaps = self._db.policycaps()
-        self._forget()
+        self.forget()
 
     @classmethod
     def load(
@@ -168,7 +168,8 @@ class SELinuxPolicy:
         """Give the library copy back; the policy must not be asked any more."""
         self._db.close()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Forget every answer, SID and what was read of the text; the policy stays loaded."""
         self._cache: dict[tuple[str, str, str, tuple[str, ...], int], Decision] = {}
         self._vectors: dict[tuple[str, str, str], tuple[int, int, int, int]] = {}
         self._xperms: dict[tuple[str, str, str], _Xperms | None] = {}
@@ -213,7 +214,7 @@ class SELinuxPolicy:
         old, self._db = self._db, PolicyDb(image, self.where)
         old.close()
         self._image = image
-        self._forget()
+        self.forget()
 
     # Contexts
 

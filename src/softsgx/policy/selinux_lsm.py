@@ -108,6 +108,7 @@ class SELinuxLsm(PolicyLsm):
             dev="anon_inodefs",
             anonclass=name,
         )
+        self.hold(at.file, at.process)
 
     def av(self, at: Any, target: str, perms: Any, cmd: int | None = None) -> None:
         """avc_has_perm() or, with ``cmd``, avc_has_extended_perms(); EACCES if denied."""

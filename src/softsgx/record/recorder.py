@@ -35,7 +35,7 @@ class Recorder:
     """
 
     __slots__ = (
-        "_effects", "_event", "_fd", "_layouts", "_path", "_sink", "_start", "_watch",
+        "_effects", "_event", "_fd", "_layouts", "_path", "_sink", "_start", "_verdicts", "_watch",
     )  # fmt: skip
 
     def __init__(self, path: str | None, sink: Sink | None = None) -> None:
@@ -45,6 +45,7 @@ class Recorder:
         self._start = time.monotonic_ns()
         self._event: dict[str, Any] | None = None
         self._effects: list[list[Any]] = []
+        self._verdicts: list[dict[str, Any]] = []
         self._watch: Watch | None = None
         self._layouts: dict[int, Any] | None = None
 
@@ -92,8 +93,9 @@ class Recorder:
         event, self._event = self._event, None
         watch = self._watch
         if event is None:
-            if self._effects:
-                event = self._begin("effects", self._effects[0][1])
+            if self._effects or self._verdicts:
+                pid = self._effects[0][1] if self._effects else self._verdicts[0]["pid"]
+                event = self._begin("effects", pid)
             else:
                 if watch is not None:
                     watch.clear()
@@ -112,6 +114,9 @@ class Recorder:
         if self._effects:
             event["effects"] = self._effects
             self._effects = []
+        if self._verdicts:
+            event["verdicts"] = self._verdicts
+            self._verdicts = []
         self._write(event)
 
     def close(self) -> None:
@@ -141,6 +146,17 @@ class Recorder:
     def effect(self, call: str, pid: int, start: int, end: int, value: int) -> None:
         """A real call: mmap or move (value: offset), mprotect (prot), munmap; [start, end)."""
         self._effects.append([call, pid, start, end, value])
+
+    def verdict(self, fields: dict[str, Any]) -> None:
+        """An access vector that was decided; goes with the event that it belongs to."""
+        if self._watch is not None:
+            fields |= self._watch.asking()
+        self._verdicts.append(fields)
+
+    def lsm(self, tid: int, kind: str, setup: dict[str, Any]) -> None:
+        """The LSM of the run."""
+        self._put("lsm", tid, kind, setup)
+        self.flush()
 
     # -- events ------------------------------------------------------------------------
 

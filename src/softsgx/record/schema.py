@@ -41,14 +41,19 @@ EVENTS: dict[str, tuple[str, ...]] = {
     # An exception as the program sees it: ``to`` is "vdso" or "signal".
     "exception": ("vector", "code", "addr", "to", "signal", "leaf"),
     "cpuid": ("leaf", "subleaf", "eax", "ebx", "ecx", "edx"),
-    # Effects that belong to no call, as on a fork.
+    # The LSM of the run: "selinux" or "apparmor"; ``setup``: its policy and the options.
+    "lsm": ("kind", "setup"),
+    # Effects (or verdicts, as at an exec) that belong to no call.
     "effects": (),
 }
 """Fields by event, after ``event``, ``us`` and ``pid``."""
 
-OPTIONAL = ("decided", "asked", "effects")
+OPTIONAL = ("decided", "asked", "effects", "verdicts")
 """decided: {rule, law, source} of the refusal. asked: [hook, {what}, answer or null] for each
-question (null: no LSM). effects: [call, pid, start, end, prot or offset] for each."""
+question (null: no LSM). effects: [call, pid, start, end, prot or offset] for each. verdicts: each
+access vector that the LSM's policy was asked for: {pid, lsm, hook, subject, target, tclass, asked,
+denied, permissive}, ``path`` and ``cmd`` where there are any, and {rule, law} of the design's rule
+that led to it."""
 
 
 def _quote(text: str) -> str:

@@ -61,14 +61,19 @@ class Watch(Run):
             self._refused(why)
             raise Stop(error, why)
 
-    def _refused(self, why: str) -> None:
+    def asking(self) -> dict[str, str]:
+        """{rule, law} of the rule that is asking now; empty texts if none is."""
+        rule, law, _ = self._rule()
+        return {"rule": rule, "law": law}
+
+    def _rule(self) -> tuple[str, str, str]:
         frame = sys._getframe(2)
         found = None
         while found is None and frame is not None:
             found = self._rules.get(frame.f_code)
             frame = frame.f_back  # type: ignore[assignment]
-        rule, law, source = ("", "", "")
-        if found is not None:
-            info, law = found
-            rule, source = info.name, info.source
+        return ("", "", "") if found is None else (found[0].name, found[1], found[0].source)
+
+    def _refused(self, why: str) -> None:
+        rule, law, source = self._rule()
         self.decided = {"why": why, "rule": rule, "law": law, "source": source}

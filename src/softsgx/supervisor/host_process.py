@@ -20,7 +20,7 @@ __all__ = ["HostProcess"]
 
 _PROCMAP_QUERY = 0xC0686611
 _QUERY = struct.Struct("<QQQQQQQQQIIIIQQ")
-_VMA_READ, _VMA_SHARED = 1, 8
+_VMA_READ, _VMA_EXEC, _VMA_SHARED = 1, 4, 8
 _READ_IMPLIES_EXEC = 0x0400000
 
 
@@ -53,7 +53,10 @@ class _HostMemory:
             raise Fault(addr)
 
     def source(self, addr: int) -> Source:
-        """The VMA at an address, with the VM_MAY* that the kernel gave it."""
+        """The VMA at an address, with the VM_MAY* that the kernel gave it.
+
+        Raises Stop where the LSM would not have let it become executable.
+        """
         found = self._query_vma(addr) if self._query else None
         if found is None:
             found = self._parse_vma(addr)
@@ -70,6 +73,9 @@ class _HostMemory:
                 known = ("mr" in flags) | ("mw" in flags) << 1 | ("me" in flags) << 2
                 self._may[key] = known
             may = known
+        confinement = self.process.sgx.sup.lsm
+        if prot & _VMA_EXEC and confinement is not None:
+            confinement.source(self.process, addr, prot)
         return Source(start, end, prot, may, anonymous=int(not inode))
 
     def _query_vma(self, addr: int) -> tuple[int, int, int, int, int, int] | None:
@@ -121,6 +127,27 @@ class HostProcess(Process):
     @read_implies_exec.setter
     def read_implies_exec(self, value: int) -> None:
         """What the kernel knows is not ours to set."""
+
+    @property
+    def tgid(self) -> int:
+        """The process that ``tid`` is a thread of."""
+        tracee = self.sgx.sup.tracees.get(self.tid)
+        return self.space.pid if tracee is None else tracee.tgid
+
+    @property
+    def label(self) -> str:
+        """What the LSM knows it by; "" without one."""
+        confinement = self.sgx.sup.lsm
+        return "" if confinement is None else confinement.label_of(self.tgid)
+
+    @property
+    def fsuid(self) -> int:
+        """The uid that files are accessed with."""
+        try:
+            with open(f"/proc/{self.tid}/status", "rb") as f:
+                return int(f.read().partition(b"\nUid:")[2].split(None, 4)[3])
+        except (OSError, IndexError, ValueError):
+            return -1
 
     def fd_file(self, fd: int) -> tuple[bool, Any]:
         """(whether the fd is open, its device file or None)."""

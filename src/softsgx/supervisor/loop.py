@@ -36,14 +36,18 @@ def cache_dir() -> str:
 
 
 class Options:
-    """What ``softsgx run`` was asked for. design: a Design, made when first needed."""
+    """What ``softsgx run`` was asked for. design: a Design, made when first needed.
 
-    __slots__ = ("cpuid", "epc_bytes", "make_design", "recorder", "verify")
+    lsm: a `softsgx.supervisor.lsm.Confinement`, None for no LSM.
+    """
+
+    __slots__ = ("cpuid", "epc_bytes", "lsm", "make_design", "recorder", "verify")
 
     def __init__(self, make_design: Any = None, epc_bytes: int = 128 << 20) -> None:
         self.make_design = make_design
         self.epc_bytes = epc_bytes
         self.recorder: Any = None
+        self.lsm: Any = None
         self.verify = False
         self.cpuid = True
 
@@ -62,6 +66,9 @@ class Supervisor:
         self.main_pid = 0
         self.main_status: int | None = None
         self.sgx: Any = None
+        self.lsm = options.lsm
+        if self.lsm is not None:
+            self.lsm.attach(self)
         self.device_paths = paths.DevicePaths()
         self.cache_dir = cache_dir()
         self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
@@ -164,6 +171,8 @@ class Supervisor:
         if self.sgx is not None:
             self.sgx.thread_ended(tracee)
         if tid == tracee.tgid:
+            if self.lsm is not None:
+                self.lsm.ended(tid)
             if self.record is not None:
                 self.record.exit(tid, status)
             if tid == self.main_pid:
@@ -193,6 +202,8 @@ class Supervisor:
             if old.sgx is not None:
                 self.sgx.forked(old, space)
         self.tracees[tid] = child
+        if self.lsm is not None and child.tgid == tid:
+            self.lsm.forked(parent.tgid, tid)
         if self.record is not None:
             self.record.child(parent.tid, tid, "thread" if flags & _CLONE_THREAD else "process")
         status = self.early.pop(tid, None)
@@ -233,6 +244,8 @@ class Supervisor:
         tracee.thread = None
         if self.record is not None:
             self.record.exec(tracee.tid)
+        if self.lsm is not None:
+            self.lsm.executed(tracee)
         execve.exec_stop(self, tracee)
 
     # -- system calls ------------------------------------------------------------------

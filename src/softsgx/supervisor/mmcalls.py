@@ -44,6 +44,7 @@ class _Foreign:
     """The file of memory that is not the device's, as the mm model wants it."""
 
     special = False
+    foreign = True
     noexec = 0
     fmode = 3
 
@@ -82,15 +83,18 @@ def _map_enclave(sgx: Sgx, tracee: Tracee, file: EnclaveFile) -> None:
     sup.cancel(tracee)
     with sgx.mappings.calls(tracee) as call:
         placed = None
-        answer = 0
-        if not flags & MAP_FIXED:
+        error, why = sgx.received(process, file)
+        answer = -error
+        if not error and not flags & MAP_FIXED:
             how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags & MAP_FIXED_NOREPLACE
             got = call(nr.NR_mmap, addr, size, 0, how, -1, 0) if 0 < size < 1 << 47 else 0
             if got > 0:
                 placed = got
             else:
                 answer = got
-        if answer == -errno.EEXIST:
+        if error:
+            outcome = Outcome(errno=error, why=why)
+        elif answer == -errno.EEXIST:
             outcome = Outcome(errno=errno.EEXIST, why="nothing lies there")
         else:
             fixed = flags & ~MAP_FIXED_NOREPLACE

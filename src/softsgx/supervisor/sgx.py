@@ -73,6 +73,7 @@ class Sgx:
         self.device = HostDevice(
             self,
             design=options.make_design() if options.make_design else None,
+            lsm=None if sup.lsm is None else sup.lsm.lsm,
             key_root=state.root_key(),
             epc_bytes=options.epc_bytes,
             xfrm_supported=_xfrm(sup),
@@ -149,6 +150,7 @@ class Sgx:
         if path_only:
             return PathFile(path), 0
         process = self.process(tracee.space)
+        process.tid = tracee.tid
         try:
             file = self.device.open(path, fmode, process)
         except Stop as stop:
@@ -211,11 +213,20 @@ class Sgx:
         process = self.process(tracee.space)
         process.tid = tracee.tid
         cmd, arg = view[RSI] & 0xFFFFFFFF, view[RDX]
-        answer, why = self.device.ioctl(process, file, cmd, arg)
+        error, why = self.received(process, file)
+        if error:
+            answer = -error
+        else:
+            answer, why = self.device.ioctl(process, file, cmd, arg)
         if self.record is not None:
             fd = view[RDI] & 0xFFFFFFFF
             self.record.ioctl(tracee.tid, fd, file, cmd, arg, answer, why, process.memory)
         return self.mappings.answer(tracee, answer)
+
+    def received(self, process: HostProcess, file: Any) -> tuple[int, str]:
+        """What the LSM says of the first use of a file that came from another process."""
+        confinement = self.sup.lsm
+        return (0, "") if confinement is None else confinement.received(process, file)
 
     def signal(self, tracee: Tracee, number: int) -> None:
         """A signal-delivery stop of a thread, or an exception of an enclave."""
