@@ -73,7 +73,7 @@ class TestFile:
         self.noexec = special or bool(os.statvfs(path).f_flag & os.ST_NOEXEC)
         self.inode = path.stat().st_ino
 
-    def pages(self, start: int, end: int) -> None:
+    def pages(self, start: int, end: int, mm: object = None) -> None:
         """No enclave's pages."""
 
     def __repr__(self) -> str:

@@ -48,7 +48,7 @@ class ToyFile:
         self.most = most
         self.asked: list[tuple[int, int]] = []
 
-    def pages(self, start: int, end: int) -> Cell | None:
+    def pages(self, start: int, end: int, mm: object = None) -> Cell | None:
         self.asked.append((start, end))
         first, last = ((a - BASE) // PAGE_SIZE for a in (start, end))
         words = {PAGE.pack(most=m) for m in self.most[max(first, 0) : max(last, 0)]}

@@ -7,7 +7,7 @@ extends it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from softsgx.errors import UsageError
 from softsgx.law.rule import Context, rule
@@ -26,14 +26,17 @@ class Design(MmRules, PageRules):
     """Base of the designs.
 
     name: what the user selects it by. title: one line. paths: the device nodes.
+    aliases: further names of them. abi: whose numbers and structures the ioctls have.
     sgx2: whether the driver offers SGX2. options: name → (values, default first).
     """
 
     title = ""
     paths = ("/dev/sgx_enclave", "/dev/sgx_provision")
+    aliases: ClassVar[dict[str, str]] = {}
+    abi = "linux"
     sgx2 = False
     page_schema = PAGE
-    options: dict[str, tuple[str, ...]] = {}
+    options: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def __init__(self, **chosen: str) -> None:
         self.chosen = {name: values[0] for name, values in self.options.items()}

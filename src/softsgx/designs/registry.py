@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from softsgx.designs.base import Design
+from softsgx.designs.ioc_mprotect import IocMprotect
 from softsgx.designs.linux import Linux60, Linux511
+from softsgx.designs.safe_to_execute import SafeToExecute
+from softsgx.designs.segments import Segments
+from softsgx.designs.source_vma import SourceVma
+from softsgx.designs.v20 import V20
 from softsgx.errors import UsageError
 
 __all__ = ["DESIGNS", "make_design"]
 
-DESIGNS: dict[str, type[Design]] = {cls.name: cls for cls in (Linux60, Linux511)}
+DESIGNS: dict[str, type[Design]] = {
+    cls.name: cls
+    for cls in (Linux60, Linux511, V20, SafeToExecute, SourceVma, Segments, IocMprotect)
+}
 """Every design that can be selected, the default first."""
 
 

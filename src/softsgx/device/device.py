@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from softsgx.designs.base import Design
 from softsgx.device.files import EnclaveFile, PathFile, ProvisionFile
-from softsgx.device.ioctls import IOCTLS, dispatch
+from softsgx.device.ioctls import dispatch
+from softsgx.device.ioctls_designs import rows_of
 from softsgx.law.rule import At, Lsm, Request, Run
 from softsgx.law.values import RW
 from softsgx.sgx.enclave import Enclave, EnclaveMemory
@@ -43,24 +44,28 @@ class Device:
         self.design = design
         self.run = Run(lsm)
         self.key_root, self.epc_bytes, self.xfrm_supported = key_root, epc_bytes, xfrm_supported
-        self.ioctls = {row.cmd: row for row in IOCTLS}
+        self.ioctls = rows_of(design)
         self.opened = 0
+        self.processes: set[Any] = set()
 
     def open(self, path: str, fmode: int = RW, process: Any = None) -> Any:
         """Open a device node; ``fmode`` is R and W. Raises `Stop` if the LSM denies it."""
+        path = self.design.aliases.get(path, path)
         enclave_path, provision_path = self.design.paths
         if path == provision_path:
-            return ProvisionFile(path)
+            provision = ProvisionFile(path, fmode)
+            self.run.ask("file_open", At(file=provision, process=process), fmode=fmode)
+            return provision
         assert path == enclave_path
         self.opened += 1
-        file = EnclaveFile(Enclave(self.design.page_schema), path, fmode, self.opened)
+        file = EnclaveFile(Enclave(self.design.page_schema), path, fmode, self.opened, self)
         at = At(file=file, enclave=file.enclave, process=process)
         self.design.open(self.run, at, Request(fmode=fmode))
         return file
 
     def ioctl(self, process: Any, file: Any, cmd: int, arg: int) -> tuple[int, str]:
         """An ioctl of a process on an open file: (0 or -errno, the condition that refused)."""
-        if not isinstance(file, EnclaveFile):
+        if not isinstance(file, EnclaveFile) or file.base_file is not file:
             errno = EBADF if isinstance(file, PathFile) else ENOTTY
             return -errno, "this file has no ioctls"
         return dispatch(self, process, file, cmd, arg)
@@ -87,6 +92,16 @@ class Device:
 
     def on_create(self, process: Any, file: EnclaveFile) -> None:
         """ELRANGE of a file's enclave is known from now on."""
+
+    def on_mm(self, process: Any, effects: Any) -> None:
+        """An ioctl changed a process's mappings: ``effects`` are to be carried out in order."""
+
+    def install(self, process: Any, file: EnclaveFile, flags: int) -> int:  # noqa: ARG002
+        """Give a process an fd of a file: the fd (or 0, and it is answered later).
+
+        flags: O_CLOEXEC or 0.
+        """
+        return int(process.new_fd(file))
 
     def on_pages(self, file: EnclaveFile, first: int, last: int) -> None:
         """The state of the pages [first, last) changed: mappings of them have to follow."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from softsgx.device.pagecells import PageCells, mapped_runs
 from softsgx.law.state import Cell
 from softsgx.law.values import RW
 from softsgx.sgx.enclave import Enclave
@@ -10,12 +13,16 @@ __all__ = ["EnclaveFile", "PathFile", "ProvisionFile"]
 
 
 class ProvisionFile:
-    """An open /dev/sgx_provision: a token for the PROVISIONKEY attribute, nothing more."""
+    """An open /dev/sgx_provision: a token for the PROVISIONKEY attribute, nothing more.
 
-    __slots__ = ("path",)
+    security: what an LSM keeps of it.
+    """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    __slots__ = ("fmode", "path", "security")
+
+    def __init__(self, path: str, fmode: int = 1) -> None:
+        self.path, self.fmode = path, fmode
+        self.security: Any = None
 
 
 class PathFile:
@@ -31,26 +38,50 @@ class EnclaveFile:
     """An open enclave device: one enclave. What `softsgx.mm` asks of a file, too.
 
     fmode: R and W as opened. special: its VMAs are PFNMAP, IO, DONTEXPAND, DONTDUMP.
-    number: of the enclave, from 1 on, for people.
+    number: of the enclave, from 1 on, for people. device: told when pages change;
+    it also knows who maps them. segments: the enclave's segment files by their mask.
+    security: what an LSM keeps of the file.
+    segment: such a file's own mask; 0 for the device. private: S_PRIVATE.
     """
 
     special = True
     noexec = 0
+    segment = 0
+    private = 0
 
-    def __init__(self, enclave: Enclave, path: str, fmode: int = RW, number: int = 0) -> None:
+    def __init__(
+        self, enclave: Enclave, path: str, fmode: int = RW, number: int = 0, device: Any = None
+    ) -> None:
         self.enclave, self.path, self.fmode, self.number = enclave, path, fmode, number
+        self.device = device
+        self.segments: dict[int, Any] = {}
+        self.security: Any = None
+
+    @property
+    def base_file(self) -> EnclaveFile:
+        """The open device, for files that show a part of its enclave."""
+        return self
 
     def __repr__(self) -> str:
         return f"<enclave {self.number} of {self.path}>"
 
-    def pages(self, start: int, end: int) -> Cell:
-        """The distinct states of the pages at [start, end); outside ELRANGE absent."""
+    def pages(self, start: int, end: int, mm: Any = None) -> Cell:
+        """The distinct states of the pages at [start, end); outside ELRANGE absent.
+
+        mm: whose own mappings of the range are about to be replaced and so do not
+        count in a design's field ``mapped``. `PageCells.store` keeps what a rule
+        assigned.
+        """
         e = self.enclave
         first, last = max(start, e.base) - e.base >> 12, min(end, e.end) - e.base >> 12
         words = e.pages.distinct(first, last) if first < last else []
+        runs = None
+        if words and "mapped" in e.page_schema.fields and self.device is not None:
+            runs = mapped_runs(e, first, last, self.device.processes, mm, start, end)
+            words = list(dict.fromkeys(word for _, _, word in runs))
         if (start < e.base or end > e.end or not words) and 0 not in words:
             words.append(0)
-        return Cell(e.page_schema, words)
+        return PageCells(self, words, first, last, runs)
 
     def inside(self, start: int, end: int) -> int:
         """1 if [start, end) lies within ELRANGE."""

@@ -28,27 +28,47 @@ from softsgx.sdm.leaves import (
 from softsgx.sdm.structs import SECINFO, SECS, SIGSTRUCT
 from softsgx.uapi import sgx as uapi
 
-__all__ = ["IOCTLS", "Ioctl", "dispatch"]
+__all__ = [
+    "IOCTLS",
+    "Ioctl",
+    "add_range",
+    "created",
+    "dispatch",
+    "each_page",
+    "place",
+    "secinfo_request",
+]
 
 _CHUNK = 1 << 20
 
 
 class Ioctl:
-    """A row: number, name, handler, and the rule that a design has if it offers it."""
+    """A row: number, name, handler, and the rule that a design has if it offers it.
 
-    __slots__ = ("cmd", "handler", "name", "rule")
+    abis: `Design.abi` of the designs that may offer it.
+    """
 
-    def __init__(self, cmd: int, rule: str, handler: Callable[..., int]) -> None:
-        self.cmd, self.rule, self.handler = cmd, rule, handler
-        self.name = uapi.IOC_NAMES.get(cmd, hex(cmd))
+    __slots__ = ("abis", "cmd", "handler", "name", "rule")
+
+    def __init__(
+        self,
+        cmd: int,
+        rule: str,
+        handler: Callable[..., int],
+        name: str = "",
+        abis: tuple[str, ...] = ("linux",),
+    ) -> None:
+        self.cmd, self.rule, self.handler, self.abis = cmd, rule, handler, abis
+        self.name = name or uapi.IOC_NAMES.get(cmd, hex(cmd))
 
 
-def _place(device: Any, process: Any, file: EnclaveFile) -> At:
+def place(process: Any, file: EnclaveFile) -> At:
+    """The place of an ioctl: the enclave, its file, the process that calls."""
     return At(enclave=file.enclave, process=process, file=file)
 
 
 def _create(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
-    enclave, k, at = file.enclave, device.run, _place(device, process, file)
+    k, at = device.run, place(process, file)
     device.design.may_create(k, at, None)
     params = uapi.ENCLAVE_CREATE.unpack(process.memory.read(arg, uapi.ENCLAVE_CREATE.size))
     raw = process.memory.read(params.src, SECS.size)
@@ -56,43 +76,42 @@ def _create(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     error = checks.ecreate_error(raw, secs, device.xfrm_supported)
     power = int(secs.size > 0 and secs.size & (secs.size - 1) == 0)
     device.design.create(k, at, Request(size_is_power_of_two=power, ecreate=error))
+    created(device, process, file, secs)
+    return 0
+
+
+def created(device: Any, process: Any, file: EnclaveFile, secs: Any) -> None:
+    """ECREATE has accepted the SECS: the enclave exists."""
+    enclave = file.enclave
     enclave.attributes_allowed = checks.ATTRIBUTES_ALLOWED
     enclave.ecreate(secs, device.make_memory(file, secs.size), device.make_measurement(secs))
     enclave.key_root = device.key_root
     device.on_create(process, file)
-    return 0
 
 
 def _add_pages(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
-    enclave, k, at, law = file.enclave, device.run, _place(device, process, file), device.design
+    k, at, law = device.run, place(process, file), device.design
     law.may_build(k, at, None)
     memory, layout = process.memory, uapi.ENCLAVE_ADD_PAGES
     params = layout.unpack(memory.read(arg, layout.size))
     if params.src % PAGE_SIZE:
         raise Stop(EINVAL, "src is page aligned")
     law.validate_range(k, at, params)
-    r = _secinfo(device, process, at, params.secinfo)
-    error = None
-    done = 0
-    try:
-        for done in add_range(
-            device, process, file, params.src, params.offset, params.length, r,
-            measure=bool(params.flags & uapi.SGX_PAGE_MEASURE),
-        ):  # fmt: skip
-            pass
-    except _Partial as partial:
-        done, error = partial.done, partial.stop
-    params.count = done
+    r = secinfo_request(process, params.secinfo)
+    law.validate_secinfo(k, at, r)
+    measure = bool(params.flags & uapi.SGX_PAGE_MEASURE)
+    params.count, stop = add_range(device, process, file, params, r, law.add_page, measure=measure)
     memory.write(arg, layout.pack_record(params))
-    if error is not None:
-        raise error
+    if stop is not None:
+        raise stop
     return 0
 
 
-def _secinfo(device: Any, process: Any, at: At, addr: int) -> Request:
+def secinfo_request(process: Any, addr: int) -> Request:
+    """A SECINFO as rules see it: ``flags``, ``pt``, ``perm``, ``reserved_zero``."""
     raw = process.memory.read(addr, SECINFO.size)
     flags = SECINFO.unpack(raw).flags
-    r = Request(
+    return Request(
         flags=flags,
         pt=flags >> SECINFO_PT_SHIFT & 0xFF,
         perm=flags & SECINFO_RWX_MASK,
@@ -102,24 +121,19 @@ def _secinfo(device: Any, process: Any, at: At, addr: int) -> Request:
             and SECINFO.reserved_zero(raw)
         ),
     )
-    device.design.validate_secinfo(device.run, at, r)
-    return r
-
-
-class _Partial(Exception):
-    def __init__(self, done: int, stop: Stop) -> None:
-        self.done, self.stop = done, stop
 
 
 def add_range(
-    device: Any, process: Any, file: EnclaveFile, src: int, offset: int, length: int,
-    r: Request, *, measure: bool,
-) -> Any:  # fmt: skip
-    """EADD a range page by page, as pieces that are alike: yields the bytes done so far.
+    device: Any, process: Any, file: EnclaveFile, params: Any, r: Request, rule: Any, *,
+    measure: bool,
+) -> tuple[int, Stop | None]:  # fmt: skip
+    """EADD a range page by page, as pieces that are alike: bytes done, and what stopped it.
 
-    Raises _Partial with what was done before the page that failed.
+    params: ``src``, ``offset``, ``length``. rule: the design's for one page, with
+    ``at.source``.
     """
-    law, run, enclave, schema = device.design, device.run, file.enclave, file.enclave.page_schema
+    src, offset, length = params.src, params.offset, params.length
+    run, enclave, schema = device.run, file.enclave, file.enclave.page_schema
     memory, pages = process.memory, enclave.pages
     done = 0
     source = None
@@ -152,15 +166,17 @@ def add_range(
             r.__dict__["tcs_valid"] = int(tcs is not None)
             data = tcs or b""
             at = At(page=cell, source=source, enclave=enclave, process=process, file=file)
-            law.add_page(run, at, r)
+            rule(run, at, r)
+            if schema.get(word, "present"):
+                enclave.memory.discard(offset + done, n)  # a second EADD, which a design allowed
             enclave.load(offset + done, data, r.flags, measure)
             pages.fill(first, last, cell.words[0])
             enclave.touch()
             device.on_pages(file, first, last)
             done += n
-            yield done
     except Stop as stop:
-        raise _Partial(done, stop) from None
+        return done, stop
+    return done, None
 
 
 def _unreadable(source: Any) -> Any:
@@ -170,7 +186,7 @@ def _unreadable(source: Any) -> Any:
 
 
 def _init(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
-    enclave, at = file.enclave, _place(device, process, file)
+    enclave, at = file.enclave, place(process, file)
     device.design.may_build(device.run, at, None)
     params = uapi.ENCLAVE_INIT.unpack(process.memory.read(arg, uapi.ENCLAVE_INIT.size))
     raw = process.memory.read(params.sigstruct, SIGSTRUCT.size)
@@ -202,21 +218,21 @@ def _provision(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     params = uapi.ENCLAVE_PROVISION.unpack(process.memory.read(arg, uapi.ENCLAVE_PROVISION.size))
     is_open, other = process.fd_file(params.fd & 0xFFFFFFFF)
     r = Request(fd_open=int(is_open), fd_is_provision=int(isinstance(other, ProvisionFile)))
-    device.design.provision(device.run, _place(device, process, file), r)
+    device.design.provision(device.run, place(process, file), r)
     file.enclave.attributes_allowed |= ATTR_PROVISIONKEY
     return 0
 
 
 def _sgx2(device: Any, process: Any, file: EnclaveFile, arg: int, layout: Any) -> tuple[At, Any]:
     """What the three SGX2 ioctls do alike before their own checks."""
-    at = _place(device, process, file)
+    at = place(process, file)
     device.design.sgx2_ready(device.run, at, Request(sgx2=int(device.design.sgx2)))
     params = layout.unpack(process.memory.read(arg, layout.size))
     device.design.validate_range(device.run, at, params)
     return at, params
 
 
-def _each_page(
+def each_page(
     device: Any, process: Any, file: EnclaveFile, params: Any, rule: Any, r: Request
 ) -> tuple[int, Stop | None]:
     """Run a rule for one page at a time over offset and length: bytes done, and what stopped it."""
@@ -258,7 +274,7 @@ def _restrict(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     _need_args(not perm & 2 or perm & 1, "W needs R")
     _need_args(not params.result and not params.count, "result and count are 0")
     rule = device.design.restrict_permissions
-    params.count, stop = _each_page(device, process, file, params, rule, Request(perm=perm))
+    params.count, stop = each_page(device, process, file, params, rule, Request(perm=perm))
     return _sgx2_finish(process, arg, layout, params, stop)
 
 
@@ -272,7 +288,7 @@ def _modify_types(device: Any, process: Any, file: EnclaveFile, arg: int) -> int
         stop = Stop(EINVAL, "page_type is PT_TCS or PT_TRIM")
     else:
         r, rule = Request(pt=params.page_type), device.design.modify_type
-        params.count, stop = _each_page(device, process, file, params, rule, r)
+        params.count, stop = each_page(device, process, file, params, rule, r)
         _forget_tcs(file.enclave, params.offset, params.count)
     return _sgx2_finish(process, arg, layout, params, stop)
 
@@ -282,7 +298,7 @@ def _remove_pages(device: Any, process: Any, file: EnclaveFile, arg: int) -> int
     _, params = _sgx2(device, process, file, arg, layout)
     _need_args(not params.count, "count is 0")
     rule = device.design.remove_page
-    params.count, stop = _each_page(device, process, file, params, rule, Request())
+    params.count, stop = each_page(device, process, file, params, rule, Request())
     if params.count:
         file.enclave.memory.discard(params.offset, params.count)
         _forget_tcs(file.enclave, params.offset, params.count)
@@ -304,7 +320,7 @@ IOCTLS = (
     Ioctl(uapi.SGX_IOC_ENCLAVE_CREATE, "create", _create),
     Ioctl(uapi.SGX_IOC_ENCLAVE_ADD_PAGES, "add_page", _add_pages),
     Ioctl(uapi.SGX_IOC_ENCLAVE_INIT, "init", _init),
-    Ioctl(uapi.SGX_IOC_ENCLAVE_PROVISION, "provision", _provision),
+    Ioctl(uapi.SGX_IOC_ENCLAVE_PROVISION, "provision", _provision, abis=("linux", "v20")),
     Ioctl(uapi.SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS, "restrict_permissions", _restrict),
     Ioctl(uapi.SGX_IOC_ENCLAVE_MODIFY_TYPES, "modify_type", _modify_types),
     Ioctl(uapi.SGX_IOC_ENCLAVE_REMOVE_PAGES, "remove_page", _remove_pages),
@@ -315,7 +331,7 @@ IOCTLS = (
 def dispatch(device: Any, process: Any, file: EnclaveFile, cmd: int, arg: int) -> tuple[int, str]:
     """One ioctl on an enclave's file: (0 or -errno, the condition that refused)."""
     cmd &= 0xFFFFFFFF
-    at = _place(device, process, file)
+    at = place(process, file)
     try:
         device.design.ioctl(device.run, at, Request(cmd=cmd))
         row = device.ioctls.get(cmd)

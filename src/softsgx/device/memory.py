@@ -41,6 +41,11 @@ class Source:
         self.mapped, self.anonymous, self.modified, self.path = mapped, anonymous, modified, path
 
     @property
+    def noexec(self) -> int:
+        """Whether it is of a noexec mount: the only thing that takes VM_MAYEXEC away."""
+        return int(self.mapped and not self.may & 4)
+
+    @property
     def readable(self) -> int:
         """Whether the kernel can read it for the process (VM_READ)."""
         return int(self.mapped and self.prot & 1)

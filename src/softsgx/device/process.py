@@ -106,6 +106,7 @@ class Process:
         self.read_implies_exec = 0
         self.generation = 0
         self.files: dict[int, Any] = {}
+        device.processes.add(self)
 
     def fork(self) -> Process:
         """A child with the same memory, files and mappings."""
@@ -123,9 +124,19 @@ class Process:
 
     def open(self, path: str, fmode: int = 3) -> int:
         """Open a device node; the new fd. Raises `Stop` if it is denied."""
+        return self.new_fd(self.device.open(path, fmode, self))
+
+    def new_fd(self, file: Any) -> int:
+        """The lowest free fd, for a file."""
         fd = min(set(range(3, 4 + len(self.files))) - set(self.files))
-        self.files[fd] = self.device.open(path, fmode, self)
+        self.files[fd] = file
         return fd
+
+    def exit(self) -> None:
+        """The process is gone, and its mappings with it."""
+        self.device.processes.discard(self)
+        self.mm.forget(0, 1 << 48)
+        self.files.clear()
 
     def fd_file(self, fd: int) -> tuple[bool, Any]:
         """(whether the fd is open, its device file or None)."""
@@ -141,7 +152,7 @@ class Process:
         """The open device of an enclave that is mapped here, or None."""
         for vma in self.mm:
             if isinstance(vma.file, EnclaveFile) and vma.file.enclave is enclave:
-                return vma.file
+                return vma.file.base_file
         return None
 
     # -- memory calls ------------------------------------------------------------------

@@ -63,7 +63,10 @@ def rule(source: str, *, each: bool = False) -> Callable[[F], F]:
 
 
 def rules_of(law: type | object) -> dict[str, tuple[RuleInfo, type]]:
-    """The rules of a law by name, each with the class that states it (not a parent's)."""
+    """The rules of a law by name, each with the class that states it (not a parent's).
+
+    A class that sets a rule of its parent to None does not have it.
+    """
     cls = law if isinstance(law, type) else type(law)
     found: dict[str, tuple[RuleInfo, type]] = {}
     for base in reversed(cls.__mro__):
@@ -71,6 +74,8 @@ def rules_of(law: type | object) -> dict[str, tuple[RuleInfo, type]]:
             info = getattr(member, "rule_info", None)
             if info is not None:
                 found[name] = (info, base)
+            elif member is None:
+                found.pop(name, None)  # a design without a rule of its parent
     return found
 
 
@@ -111,8 +116,8 @@ class Context(Protocol):
     def need(self, errno: int, cond: Value, why: str = "") -> None:
         """Stop with ``errno`` unless ``cond`` holds (for every page of the range)."""
 
-    def ask(self, hook: str, at: Any, **what: Value) -> None:
-        """Ask the LSM; a denial stops with the errno that the LSM gives."""
+    def ask(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> None:
+        """Ask the LSM, where ``when`` holds; a denial stops with the errno that the LSM gives."""
 
     def leaf(
         self, rule: Callable[..., None], at: Any, r: Any, *, failed: int, faulted: int
@@ -142,9 +147,9 @@ class Run:
         if not (cond if isinstance(cond, int) else all_(cond)):
             raise Stop(errno, why)
 
-    def ask(self, hook: str, at: Any, **what: Value) -> None:
-        """Ask the LSM, if there is one."""
-        if self.lsm is not None:
+    def ask(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> None:
+        """Ask the LSM, if there is one and the question arises."""
+        if self.lsm is not None and when:
             error = self.lsm.ask(hook, at, what)
             if error:
                 raise Stop(error, f"LSM {hook}")

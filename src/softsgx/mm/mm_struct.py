@@ -57,8 +57,10 @@ class MmStruct:
     min_addr: vm.mmap_min_addr for this process (0 with CAP_SYS_RAWIO).
 
     A special file offers ``fmode``, ``noexec``, ``enclave`` and
-    ``pages(start, end)``: the law's cell over the distinct states of the
-    enclave's pages at these addresses, or None. A rule's ``at`` has ``vma``
+    ``pages(start, end, mm)``: the law's cell over the distinct states of the
+    enclave's pages at these addresses, or None; mm: whose mappings there are
+    about to change. If the cell has ``store``, that keeps what a rule assigned
+    to it. A rule's ``at`` has ``vma``
     (the cell), ``area`` (the `Vma`, None before an mmap), ``file`` (None for
     anonymous memory), ``process``, and ``enclave`` and ``page`` for such files.
     """
@@ -163,9 +165,16 @@ class MmStruct:
         """The place of an event on ``[start, end)`` of a mapping of ``file``."""
         cells = {"vma": cell, "area": area, "file": file, "process": self.process}
         if getattr(file, "special", False):
-            page = file.pages(start, end) if start < end <= TASK_SIZE else None
+            page = file.pages(start, end, self) if start < end <= TASK_SIZE else None
             cells |= {"enclave": file.enclave, "page": page}
         return At(**cells)
+
+    @staticmethod
+    def keep(at: At) -> None:
+        """A rule has passed: keep what it assigned to the pages, if the file can."""
+        store = getattr(at.__dict__.get("page"), "store", None)
+        if store is not None:
+            store()
 
     def schema_for(self, file: Any) -> Schema:
         """The VMA schema of the law for ``file``."""
@@ -199,21 +208,21 @@ class MmStruct:
         """
         return mmap(self, addr, length, prot, flags, file, offset, placed_at)
 
-    def place(self, size: int, hint: int = 0) -> int:
+    def place(self, size: int, hint: int = 0, align_bytes: int = PAGE_SIZE) -> int:
         """Room for ``size`` bytes: at the hint if that is free, else as high as possible.
 
         For models with no real process; a kernel's own choice goes into ``placed_at``.
         """
-        hint &= -PAGE_SIZE
+        hint = (hint & -PAGE_SIZE) + align_bytes - 1 & -align_bytes
         fits = hint and self.min_addr <= hint <= TASK_SIZE - size
         if fits and not self.overlapping(hint, hint + size):
             return hint
         top = TASK_SIZE
         for vma in reversed(self.vmas):
-            if top - vma.end >= size:
+            if (top - size & -align_bytes) >= vma.end:
                 break
             top = vma.start
-        return top - size
+        return top - size & -align_bytes
 
     def mprotect(self, start: int, length: int, prot: int) -> Outcome:
         """The system call mprotect, VMA by VMA; those before the one that fails stay changed.
@@ -274,6 +283,7 @@ class MmStruct:
                 ask(self.run, at, request)
             except Stop as stop:
                 return Outcome(errno=stop.errno, effects=effects, why=stop.why)
+            self.keep(at)
             vma, new_prot = self._change(vma, here, stop_at, cell)
             effects.append(Protect(here, stop_at, new_prot, vma.file))
             here = vma.end

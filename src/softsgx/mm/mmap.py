@@ -102,8 +102,8 @@ class _AfterLsm:
     ) -> None:
         self._k.leaf(rule, at, r, failed=failed, faulted=faulted)
 
-    def ask(self, hook: str, at: Any, **what: Value) -> None:
-        self._k.ask(hook, at, **what)
+    def ask(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> None:
+        self._k.ask(hook, at, when=when, **what)
         if hook == "mmap_file":
             self._check()
 
@@ -127,12 +127,16 @@ def mmap(
         return Outcome(errno=EBADF, why="fd is open")
     fixed = bool(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE))
     size = length + PAGE_SIZE - 1 & _U64 & -PAGE_SIZE
+    law = mm.law_for(file)
+    align_bytes = law.alignment(file, size, int(fixed))
     if placed_at is not None:
         start = placed_at
     elif fixed:
         start = addr
+        if align_bytes > PAGE_SIZE:
+            start = addr + align_bytes - 1 & -align_bytes
     else:
-        start = mm.place(size, addr) if 0 < size <= TASK_SIZE else 0
+        start = mm.place(size, addr, align_bytes) if 0 < size <= TASK_SIZE else 0
     map_type = flags & MAP_TYPE
     vma = Vma(start, start + size, prot & PROT_RWX_MASK, file=file)
     cell = _NewVma(mm.schema_for(file))
@@ -144,11 +148,11 @@ def mmap(
         reqprot=prot,
         map_type=map_type,
         fixed=int(fixed),
+        aligned=int(start % law.alignment(file, size, 0) == 0),
         flags=flags,
         offset_bytes=offset,
         addr=addr,
     )
-    law = mm.law_for(file)
     at = mm.at(file, cell, None, start, start + size)
 
     def check() -> None:
@@ -172,6 +176,7 @@ def mmap(
         # The driver is asked last, when what lay there is gone already.
         hole = mm.unmap(start, start + size) if cell.assigned else ()
         return Outcome(errno=stop.errno, effects=hole, why=stop.why)
+    mm.keep(at)
     effects = mm.unmap(start, start + size)
     vma.load(cell)
     vma.mayshare = map_type != MAP_PRIVATE

@@ -77,6 +77,14 @@ class MmRules(Law):
         """What the LSM is asked about an mprotect of one VMA."""
         k.ask("file_mprotect", at, reqprot=r.reqprot, prot=r.prot)
 
+    def alignment(self, file: Any, length_bytes: int, fixed: int) -> int:
+        """The alignment in bytes that the driver's get_unmapped_area gives a mapping.
+
+        A fixed mapping whose address is not aligned goes to the next one that is,
+        where this is more than a page.
+        """
+        return 4096
+
     def get_unmapped_area(self, k: Context, at: Any, r: Any) -> None:
         """The driver's f_op->get_unmapped_area."""
 

@@ -1,0 +1,89 @@
+"""What the designs of the seed's thread share: a driver, before anyone asks who may map what.
+
+The mails speak of how pages are mapped and of EADD's arguments. For all else (the
+checks of CREATE and INIT, SGX2, how errors look) these designs take the driver
+that was merged, so that one loader and one set of checks can be run under each.
+None of them has Linux 5.11's maximum of a page: each brings its own bound.
+Rejected: v20 as the parent. It has no SGX2, which the seed's point 7 is about,
+and its asynchronous EADD would only hide which page was refused.
+"""
+
+from __future__ import annotations
+
+from errno import EBUSY, EFAULT, EINVAL, EIO
+from typing import Any, ClassVar
+
+from softsgx.designs.base import SIGBUS
+from softsgx.designs.linux import Linux60
+from softsgx.law.rule import Context, rule
+from softsgx.law.values import RW, RWX, Value, eq, has, implies, ite, no
+from softsgx.sdm.leaves import PT_REG, PT_TCS
+
+__all__ = ["SeedDesign"]
+
+
+class SeedDesign(Linux60):
+    """Base of the designs of May 2019: Linux 6.0's driver without its maximum of a page."""
+
+    name = ""
+    paths = ("/dev/sgx/enclave", "/dev/sgx/provision")
+    # Linux's own names, which today's loaders open.
+    aliases: ClassVar[dict[str, str]] = {
+        "/dev/sgx_enclave": "/dev/sgx/enclave",
+        "/dev/sgx_provision": "/dev/sgx/provision",
+    }
+
+    may_map = None  # type: ignore[assignment]
+
+    def driver_mmap(self, k: Context, at: Any, r: Any) -> None:
+        """Whatever the design says, in its own words."""
+
+    def driver_mprotect(self, k: Context, at: Any, r: Any) -> None:
+        """Whatever the design says, in its own words."""
+
+    def driver_access(self, at: Any) -> Value:
+        """A page that is there is mapped as the VMA says; the EPCM limits the rest."""
+        return at.page.present
+
+    @rule("Linux sgx_vma_fault(), without the maximum")
+    def fault(self, k: Context, at: Any, r: Any) -> None:
+        """A page fault where a page is: the driver maps it."""
+        k.need(SIGBUS, at.page.present, "a page is there")
+
+    @rule('seed: "SGX_IOC_ADD_REGION, i.e. EADD"; Linux sgx_encl_add_page()', each=True)
+    def add_region(self, k: Context, at: Any, r: Any) -> None:
+        """EADD of one page of a region, from ``at.source``.
+
+        As ADD_PAGES, but a noexec source is no error: its VM_MAY* tell, and no mail
+        of the thread refuses data for where it came from.
+        """
+        k.need(EBUSY, no(at.page.present), "no page there yet")
+        k.need(EFAULT, at.source.mapped, "the source is mapped")
+        k.need(EFAULT, at.source.readable, "the source can be read")
+        k.need(EIO, r.tcs_valid, "EADD accepts the TCS")
+        k.leaf(self.eadd, at, r, failed=EIO, faulted=EIO)
+        at.page.max = ite(eq(r.pt, PT_TCS), RW, r.perm)
+        self.added(k, at, r)
+
+    def added(self, k: Context, at: Any, r: Any) -> None:
+        """What the design remembers of a page that EADD has just loaded from ``at.source``."""
+
+    @rule("Linux sgx_validate_secinfo(), for EAUG")
+    def validate_augment(self, k: Context, at: Any, r: Any) -> None:
+        """ADD_REGION after EINIT: a zeroed PT_REG page, from no source and unmeasured."""
+        k.need(EINVAL, no(r.source_given), "src is 0: EAUG has no source")
+        k.need(EINVAL, no(r.measure), "EAUG measures nothing")
+        k.need(EINVAL, eq(r.pt, PT_REG), "PT_REG")
+        k.need(EINVAL, implies(has(r.perm, 2), has(r.perm, 1)), "W needs R")
+        k.need(EINVAL, r.reserved_zero, "reserved bits are 0")
+
+    @rule('seed, point 7: "adding a RW page to the enclave, e.g. to grow its heap"', each=True)
+    def augment(self, k: Context, at: Any, r: Any) -> None:
+        """EAUG of one page by ADD_REGION: RW and pending, ``r.perm`` is what it is meant for."""
+        k.need(EBUSY, no(at.page.present), "no page there yet")
+        k.leaf(self.eaug, at, r, failed=EIO, faulted=EIO)
+        at.page.max = RWX
+        self.augmented(k, at, r)
+
+    def augmented(self, k: Context, at: Any, r: Any) -> None:
+        """What the design remembers of a page that EAUG has just made."""

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The ioctls of the SGX interfaces that were proposed in May 2019 and never shipped, as softsgx
+ * offers them: `softsgx include` prints this directory, for -I. Another design than the one that
+ * is named answers -ENOTTY. Offsets are in bytes from the enclave's base, addresses are the
+ * caller's own; both are page-aligned. Masks are of 1 (read), 2 (write), 4 (execute).
+ */
+#ifndef SOFTSGX_DESIGNS_H
+#define SOFTSGX_DESIGNS_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define SOFTSGX_MAGIC 0xA4
+
+/*
+ * EADD of a range: safe-to-execute, source-vma, segments, ioc-mprotect.
+ * As SGX_IOC_ENCLAVE_ADD_PAGES; segment is the mask of the segment that the pages join (segments),
+ * and has to be 0 elsewhere. After INIT it is EAUG: src and flags are 0, the pages are zeroed and
+ * pending until the enclave accepts them, and SECINFO says what they are meant for.
+ * count: bytes done.
+ * EBUSY a page is there already; EFAULT, EINVAL, EIO as ADD_PAGES; EINVAL SECINFO beyond segment.
+ */
+struct sgx_add_region {
+	__u64 src;
+	__u64 offset;
+	__u64 length;
+	__u64 secinfo;
+	__u64 flags; /* 1: measure */
+	__u64 count;
+	__u64 segment;
+};
+
+/*
+ * mprotect for enclaves: ioc-mprotect.
+ * ENOMEM a page or a mapping of this enclave is missing; EACCES beyond VM_MAY* of a page, or the
+ * LSM. Mappings before the one that is refused stay changed, as with mprotect.
+ */
+struct sgx_mprotect {
+	__u64 addr;
+	__u64 length;
+	__u64 prot;
+};
+
+/*
+ * Add VM_MAY* bits to pages: ioc-mprotect. All of the range or nothing.
+ * EINVAL a bad range or mask; ENOMEM a page is missing.
+ */
+struct sgx_extend_permissions {
+	__u64 offset;
+	__u64 length;
+	__u64 permissions;
+};
+
+/*
+ * Put pages of a segment into mappings of the enclave: segments.
+ * ENOENT no such segment; ENOMEM a page or a mapping of this enclave is missing; EACCES a page of
+ * another segment, prot beyond the segment, or the LSM.
+ */
+struct sgx_map_segment {
+	__u64 addr;
+	__u64 length;
+	__u64 segment;
+	__u64 prot;
+};
+
+/*
+ * An fd of a segment, which can be mapped with MAP_SHARED | MAP_FIXED: segments.
+ * Returns the fd. flags: O_CLOEXEC or 0. ENOENT no such segment.
+ */
+struct sgx_segment_fd {
+	__u64 segment;
+	__u64 flags;
+};
+
+#define SGX_IOC_ADD_REGION _IOWR(SOFTSGX_MAGIC, 0x20, struct sgx_add_region)
+#define SGX_IOC_MPROTECT _IOW(SOFTSGX_MAGIC, 0x21, struct sgx_mprotect)
+#define SGX_IOC_MAP_REGION SGX_IOC_MPROTECT /* the seed's other name */
+#define SGX_IOC_EXTEND_PERMISSIONS _IOW(SOFTSGX_MAGIC, 0x22, struct sgx_extend_permissions)
+#define SGX_IOC_MAP_SEGMENT _IOW(SOFTSGX_MAGIC, 0x23, struct sgx_map_segment)
+#define SGX_IOC_SEGMENT_FD _IOW(SOFTSGX_MAGIC, 0x24, struct sgx_segment_fd)
+
+/*
+ * v20, the driver as posted in April 2019: CREATE and INIT are as in <asm/sgx.h>, 0x03 is
+ * SET_ATTRIBUTE with an fd of /dev/sgx/provision, and pages are added one at a time. addr is
+ * absolute; bit i of mrmask measures the i-th 256 bytes.
+ */
+struct sgx_enclave_add_page_v20 {
+	__u64 addr;
+	__u64 src;
+	__u64 secinfo;
+	__u16 mrmask;
+} __attribute__((__packed__));
+
+#define SGX_IOC_ENCLAVE_ADD_PAGE_V20 _IOW(SOFTSGX_MAGIC, 0x01, struct sgx_enclave_add_page_v20)
+
+#endif
