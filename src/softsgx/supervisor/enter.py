@@ -245,7 +245,8 @@ def _page_fault(sgx: Sgx, tracee: Tracee, addr: int, si_code: int) -> None:
     process = sgx.process(tracee.space)
     process.tid = tracee.tid
     code = tracee.space.peek(view[RIP], 15)
-    kind = insn.access_kind(code, view[RIP], _Named(view), addr)
+    prot = _real_prot(process, addr)
+    kind = insn.access_kind(code, view[RIP], _Named(view), addr, prot=prot)
     kind = {insn.FETCH: FETCH, insn.WRITE: WRITE}.get(kind, READ)
     enclave = thread.enclave
     vma = process.mm.find(addr)
@@ -277,6 +278,17 @@ def _page_fields(enclave: Any, addr: int) -> dict[str, int] | None:
         return None
     fields: dict[str, int] = enclave.page_schema.unpack(enclave.pages[addr - enclave.base >> 12])
     return fields
+
+
+def _real_prot(process: Any, addr: int) -> int | None:
+    """What the real mapping allowed at an enclave's address: it often tells the access alone."""
+    vma = process.mm.find(addr)
+    if vma is None or vma.file not in process.native:
+        return None
+    enclave = vma.file.enclave
+    if not enclave.base <= addr < enclave.end:
+        return None
+    return int(process.native[vma.file][addr - enclave.base >> 12])
 
 
 def _pte_present(pid: int, addr: int) -> bool:

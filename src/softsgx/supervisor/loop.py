@@ -128,6 +128,7 @@ class Supervisor:
             self._ended(tracee.tid, status)
             return
         tracee.stopped = True
+        tracee.vforking = False
         event, number = status >> 16, status >> 8 & 0xFF
         if event == 0:
             if number in (signals.SIGILL, signals.SIGTRAP, signals.SIGSEGV) or tracee.thread:
@@ -210,6 +211,7 @@ class Supervisor:
         if status is None:
             _, status = os.waitpid(tid, _WALL)
         self.dispatch(child, status)
+        parent.vforking = event == ptrace.EVENT_VFORK
         self.cont(parent)
 
     def _clone_flags(self, parent: Tracee, event: int) -> int:

@@ -73,15 +73,17 @@ class Tracee:
     """One thread.
 
     space: its address space. thread: its `sgx.enclu.Thread`, None until it
-    enters. stopped: whether it is in a ptrace stop now.
+    enters. stopped: whether it is in a ptrace stop now. vforking: it waits for its
+    vfork child and cannot be interrupted.
     """
 
-    __slots__ = ("cpuid_left", "space", "stopped", "tgid", "thread", "tid")
+    __slots__ = ("space", "stopped", "tgid", "thread", "tid", "vforking")
 
     def __init__(self, tid: int, tgid: int, space: AddressSpace) -> None:
         self.tid, self.tgid, self.space = tid, tgid, space
         self.thread: Any = None
         self.stopped = True
+        self.vforking = False
         space.tracees.add(tid)
 
     def read(self, addr: int, length: int) -> bytes:
