@@ -318,7 +318,8 @@ class Mappings:
     def _stop_one(self, process: HostProcess) -> Tracee:
         """Interrupt a thread of another process; events that come first are handled."""
         sup = self.sgx.sup
-        tracee = sup.tracees[next(iter(process.space.tracees))]
+        candidates = [sup.tracees[tid] for tid in process.space.tracees]
+        tracee = min(candidates, key=lambda t: t.vforking)
         ptrace.interrupt(tracee.tid)
         while True:
             status = wait_stop(tracee.tid)
