@@ -87,6 +87,10 @@ def test_guest_on_a_device_without_sgx2(name: str, guest: Guest, softsgx: Softsg
     _assert_all_ok(softsgx("--design", "linux-5.11", "--", guest(name), *arguments), at_least)
 
 
+def test_the_interface_of_may_2019(guest: Guest, softsgx: Softsgx) -> None:
+    _assert_all_ok(softsgx("--design", "v20", "--", guest("v20")), 15)
+
+
 def test_the_guests_own_cryptography(guest: Guest, tmp_path: Path) -> None:
     done = subprocess.run(
         [guest("native"), tmp_path / "sigstruct"], capture_output=True, text=True, check=False

@@ -21,7 +21,6 @@
 #define U(p) ((uint64_t)(p))
 static struct encl e;
 static uint64_t good;  /* an address of 3 readable pages */
-static uint64_t hole;  /* an address of no page, with a good mapping right behind it */
 static uint8_t *edge;  /* the end of readable memory: a PROT_NONE page begins here */
 
 static int fresh(void)
@@ -144,6 +143,7 @@ static void add(void)
 	static struct tcs bad_tcs __attribute__((aligned(4096))) = {.nssa = 1, .reserved = {1}};
 	uint64_t at = e.free, none = U(mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
 	uint64_t wo = U(mmap(NULL, PAGE, PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	uint64_t hole = U(mmap(NULL, 2 * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
 	struct sgx_enclave_add_pages arg, *ro;
 #define ADD_ARG(...) (struct sgx_enclave_add_pages){.src = good, .offset = at, .length = PAGE, \
 						    .secinfo = U(&reg), __VA_ARGS__}
@@ -172,6 +172,7 @@ static void add(void)
 	SECINFO("secinfo_reserved", SI_REG | SI_R, 1);
 	si = (struct secinfo){.flags = SI_TCS};
 	ADD("tcs_reserved", EIO, .src = U(&bad_tcs), .secinfo = U(&si)); /* EADD's #GP */
+	munmap((void *)hole, PAGE); /* only now, or another mmap() takes the place; a VMA stays above */
 	ADD("src_unmapped", EFAULT, .src = hole);
 	ADD("src_prot_none", EFAULT, .src = none);
 	ADD("src_write_only", EFAULT, .src = wo); /* get_user_pages() wants VM_READ */
@@ -335,13 +336,11 @@ static void provision(void)
 
 int main(void)
 {
-	uint8_t *m = mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *m = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	mprotect(m + 3 * PAGE, PAGE, PROT_NONE);
-	munmap(m + 4 * PAGE, PAGE);
 	good = U(m);
 	edge = m + 3 * PAGE;
-	hole = U(m + 4 * PAGE);
 	unknown();
 	create();
 	encl_plan(&e, &(struct encl_opts){.threads = 2, .size = 1 << 18});
