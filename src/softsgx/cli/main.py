@@ -12,6 +12,8 @@ __all__ = ["main"]
 USAGE = """\
 usage: softsgx run [options] [--] PROGRAM [ARGS…]   run a program with a software SGX device
        softsgx show RECORDING                      print what 'run --record' wrote
+       softsgx explain RECORDING                   why the LSM allowed or denied what it asked
+       softsgx policy RECORDING                    what the LSM's policy lacks for that run
        softsgx designs [NAME]                      the kernel interfaces, and their rules
        softsgx doctor                              whether this machine can run it
        softsgx --version
@@ -74,7 +76,7 @@ def _command(args: list[str]) -> int:
         from softsgx.cli.run import run
 
         return run(rest)
-    if name in ("designs", "doctor", "show"):
+    if name in ("designs", "doctor", "explain", "policy", "show"):
         from importlib import import_module
 
         module = import_module(f"softsgx.cli.{name}")

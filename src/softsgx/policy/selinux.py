@@ -379,6 +379,10 @@ class SELinuxPolicy:
         if command not in xperms.auditallow or "ioctl" not in granted:
             audit_granted.discard("ioctl")
 
+    def lists_ioctls(self, scontext: str, tcontext: str, tclass: str) -> bool:
+        """Does any rule for these list ioctls, so that one that is not listed is denied?"""
+        return self._xperms_of(scontext, tcontext, tclass) is not None
+
     def _xperms_of(self, scontext: str, tcontext: str, tclass: str) -> _Xperms | None:
         key = (scontext, tcontext, tclass)
         if key in self._xperms:

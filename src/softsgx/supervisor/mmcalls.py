@@ -86,8 +86,7 @@ def _map_enclave(sgx: Sgx, tracee: Tracee, file: EnclaveFile) -> None:
         error, why = sgx.received(process, file)
         answer = -error
         if not error and not flags & MAP_FIXED:
-            how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags & MAP_FIXED_NOREPLACE
-            got = call(nr.NR_mmap, addr, size, 0, how, -1, 0) if 0 < size < 1 << 47 else 0
+            got = _reserve(sgx, call, file, addr, size, flags) if 0 < size < 1 << 47 else 0
             if got > 0:
                 placed = got
             else:
@@ -112,6 +111,22 @@ def _map_enclave(sgx: Sgx, tracee: Tracee, file: EnclaveFile) -> None:
     view[RAX] = answer & (1 << 64) - 1
     sup.regs.store(tracee.tid)
     sup.cont(tracee)
+
+
+def _reserve(sgx: Sgx, call: Remote, file: EnclaveFile, addr: int, size: int, flags: int) -> int:
+    """Room for a mapping that is not fixed, with the driver's alignment: address or -errno."""
+    align = sgx.device.design.alignment(file, size, int(bool(flags & MAP_FIXED_NOREPLACE)))
+    more = align - 4096
+    how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags & MAP_FIXED_NOREPLACE
+    got = call(nr.NR_mmap, addr, size + more, 0, how, -1, 0)
+    if got <= 0 or not more:
+        return got
+    start = got + more & -align
+    if start > got:
+        call(nr.NR_munmap, got, start - got)
+    if got + more > start:
+        call(nr.NR_munmap, start + size, got + more - start)
+    return start
 
 
 def _carry_out(sgx: Sgx, process: HostProcess, call: Remote, effects: Any, fd: int = -1) -> int:
@@ -178,11 +193,14 @@ def _mprotect(sgx: Sgx, tracee: Tracee, process: HostProcess) -> Any:
         sup.cancel(tracee)
         with sgx.mappings.calls(tracee) as call:
             answer = _carry_out(sgx, process, call, outcome.effects) or answer
-        view[RAX] = answer & (1 << 64) - 1
-        sup.regs.store(tracee.tid)
-        sup.cont(tracee)
+    # Told before the guest runs on: the recording gives the call what was done for it.
     _log(sgx, tracee, "mprotect", (start, length, prot), answer, outcome.why)
-    return paths.DONE if outcome.effects else answer
+    if not outcome.effects:
+        return answer
+    view[RAX] = answer & (1 << 64) - 1
+    sup.regs.store(tracee.tid)
+    sup.cont(tracee)
+    return paths.DONE
 
 
 def _borrow(process: HostProcess, start: int, end: int) -> bool:

@@ -1,0 +1,77 @@
+"""Why the LSM allowed or denied what a run asked: the rules of the policy, by their text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from softsgx.policy.apparmor import AppArmorPolicy
+from softsgx.policy.selinux import SELinuxPolicy
+from softsgx.policy.why import why
+from softsgx.report.questions import LsmRun, Question
+from softsgx.uapi.sgx import describe_ioc
+
+__all__ = ["explain_apparmor", "explain_selinux", "profile_line"]
+
+
+def _head(question: Question) -> str:
+    what = " ".join(question.denied or question.asked)
+    said = "denied " if question.denied else "granted"
+    if question.denied and not question.enforced:
+        said = "denied (not enforced)"
+    target = question.target.split(":")[2] if question.target.count(":") > 1 else question.target
+    where = f" ({question.path})" if question.path and question.path != target else ""
+    where += f" {describe_ioc(question.cmd)}" if question.cmd is not None else ""
+    return f"{said} {what} on {target}:{question.tclass}{where}"
+
+
+def _asked(question: Question) -> str:
+    by = f"rule {question.rule} ({question.law}), " if question.rule else ""
+    times = "once" if question.times == 1 else f"{question.times} times"
+    return (
+        f"    to {question.subject}; asked {times} by {by}hook {question.hook}, in {question.call}"
+    )
+
+
+def _ordered(run: LsmRun) -> list[Question]:
+    """The denials first."""
+    return sorted(run.questions, key=lambda q: not q.denied)
+
+
+def explain_selinux(run: LsmRun, policy: SELinuxPolicy) -> Iterator[str]:
+    """Lines on every question of the run: the rule that granted it, or the one that is missing."""
+    for question in _ordered(run):
+        yield _head(question)
+        yield _asked(question)
+        found = why(
+            policy,
+            question.subject,
+            question.target,
+            question.tclass,
+            question.denied or question.asked,
+            question.cmd,
+        )
+        for line in found.lines():
+            if not line.endswith((": denied", ": denied, not enforced")):
+                yield f"    {line}"
+
+
+def explain_apparmor(run: LsmRun, policy: AppArmorPolicy) -> Iterator[str]:
+    """The same of profiles. A compiled profile does not tell which of its lines granted."""
+    for question in _ordered(run):
+        yield _head(question)
+        yield _asked(question)
+        if not question.denied:
+            yield f"    granted by the profile {question.subject}"
+            continue
+        perms = policy.profile(question.subject).perms(question.path, True)
+        if perms.quiet:
+            yield "    a deny rule of the profile, which no other rule overrides"
+        yield f"    missing: {profile_line(question.path, question.denied)}"
+
+
+def profile_line(path: str, letters: tuple[str, ...]) -> str:
+    """The rule of a profile that allows ``letters`` on a path and on no other."""
+    text = "".join("\\" + c if c in '\\*?[]{}^"@' else c for c in path)
+    if any(c.isspace() or c in ",#" for c in text):
+        text = f'"{text}"'
+    return f"{text} {''.join(sorted(set(letters), key='rwm'.find))},"
