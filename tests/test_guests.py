@@ -88,7 +88,7 @@ def test_guest_on_a_device_without_sgx2(name: str, guest: Guest, softsgx: Softsg
 
 
 def test_the_interface_of_may_2019(guest: Guest, softsgx: Softsgx) -> None:
-    _assert_all_ok(softsgx("--design", "v20", "--", guest("v20")), 15)
+    _assert_all_ok(softsgx("--design", "v20", "--", guest("v20")), 14)
 
 
 def test_the_guests_own_cryptography(guest: Guest, tmp_path: Path) -> None:
