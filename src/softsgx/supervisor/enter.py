@@ -283,12 +283,12 @@ def _page_fields(enclave: Any, addr: int) -> dict[str, int] | None:
 def _real_prot(process: Any, addr: int) -> int | None:
     """What the real mapping allowed at an enclave's address: it often tells the access alone."""
     vma = process.mm.find(addr)
-    if vma is None or vma.file not in process.native:
+    if vma is None or vma.file.base_file not in process.native:
         return None
     enclave = vma.file.enclave
     if not enclave.base <= addr < enclave.end:
         return None
-    return int(process.native[vma.file][addr - enclave.base >> 12])
+    return int(process.native[vma.file.base_file][addr - enclave.base >> 12])
 
 
 def _pte_present(pid: int, addr: int) -> bool:

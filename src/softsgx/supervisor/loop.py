@@ -69,7 +69,10 @@ class Supervisor:
         self.lsm = options.lsm
         if self.lsm is not None:
             self.lsm.attach(self)
-        self.device_paths = paths.DevicePaths()
+        design = options.make_design() if options.make_design else None
+        self.device_paths = (
+            paths.DevicePaths(design.paths, design.aliases) if design else paths.DevicePaths()
+        )
         self.cache_dir = cache_dir()
         self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
 

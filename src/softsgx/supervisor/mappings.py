@@ -7,8 +7,9 @@ what the design's rule `accessible` gives.
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ __all__ = ["Mappings"]
 
 _SHARED_FIXED = 0x11
 _SCRATCH = 0x400  # in the page of slots behind our vDSO
-_O_RDWR_CLOEXEC = 0o2000002
+_O_RDWR, _O_RDWR_CLOEXEC = 0o2, 0o2000002
 _MAX_FILTERS = 16
 _USER_END = 1 << 47
 _RESTART = {-512 & (1 << 64) - 1, -513 & (1 << 64) - 1, -514 & (1 << 64) - 1}
@@ -48,6 +49,8 @@ class Mappings:
         self.sgx = sgx
         self.dirty: list[tuple[EnclaveFile, int, int]] = []
         self.remap: list[EnclaveFile] = []
+        self.effects: list[tuple[HostProcess, Any]] = []
+        self.new_fd: tuple[EnclaveFile, int] | None = None
         self._allowed: dict[tuple[int, int], int] = {}
 
     # -- what changed ------------------------------------------------------------------
@@ -68,22 +71,45 @@ class Mappings:
             process.native.pop(file, None)
 
     def _concerned(self, file: EnclaveFile) -> list[HostProcess]:
-        return [p for p in self.sgx.processes if any(v.file is file for v in p.mm)]
+        e = file.enclave
+        return [p for p in self.sgx.processes if any(_enclave(v) is e for v in p.mm)]
 
-    def answer(self, tracee: Tracee, value: int) -> Any:
-        """Answer a call from its seccomp stop, with what it changed carried out first."""
+    def answer(self, tracee: Tracee, value: int, told: Callable[[int], None]) -> Any:
+        """Answer an ioctl from its seccomp stop, with what it changed carried out first.
+
+        told: hears of the answer as it is in the end, while the tracee still stands.
+        """
         self.remap = [f for f in self.remap if self._concerned(f)]
         self.dirty = [d for d in self.dirty if self._concerned(d[0])]
-        if not self.dirty and not self.remap:
+        if not (self.dirty or self.remap or self.effects or self.new_fd):
+            told(value)
             return value
         sup = self.sgx.sup
         sup.cancel(tracee)
         with self.calls(tracee) as call:
+            value = self._settle(call, value)
             self.flush(tracee, call)
+        told(value)
         sup.view[RAX] = value & (1 << 64) - 1
         sup.regs.store(tracee.tid)
         sup.cont(tracee)
         return paths.DONE
+
+    def _settle(self, call: Remote, value: int) -> int:
+        """Mappings and an fd that an ioctl of this tracee made: the ioctl's answer."""
+        effects, self.effects = self.effects, []
+        for process, todo in effects:
+            error = self.carry_out(process, call, todo)
+            process.mm_changed()
+            value = error or value
+        made, self.new_fd = self.new_fd, None
+        if made is not None:
+            value = self._remote_fd(call, made[0], _O_RDWR | made[1])
+            space = call.tracee.space
+            if 0 <= value not in space.watched and len(space.watched) < _MAX_FILTERS:
+                space.watched.add(value)
+                self._install(call, bpf.fd_program(value))
+        return value
 
     def calls(self, tracee: Tracee) -> Remote:
         """Remote calls in a tracee whose registers are in the loop's buffer."""
@@ -98,7 +124,7 @@ class Mappings:
         for file in remap:
             for process in self._concerned(file):
                 with self._in(process, here, call) as c:
-                    for vma in [v for v in process.mm if v.file is file]:
+                    for vma in [v for v in process.mm if _enclave(v) is file.enclave]:
                         self.map(process, c, file, vma.start, vma.end)
         for file, first, last in dirty:
             for process in self._concerned(file):
@@ -128,6 +154,7 @@ class Mappings:
 
     def native(self, process: HostProcess, file: EnclaveFile) -> PageTable:
         """The real protections of an enclave's pages in a process."""
+        file = file.base_file
         table: PageTable | None = process.native.get(file)
         if table is None:
             table = process.native[file] = PageTable(file.enclave.pages.n_pages)
@@ -143,13 +170,13 @@ class Mappings:
         table = self.native(process, file)
         todo: list[tuple[int, int, int]] = []
         for vma in process.mm.overlapping(e.base + (first << 12), e.base + (last << 12)):
-            if vma.file is not file:
+            if _enclave(vma) is not e:
                 continue
             lo = max(first, max(vma.start, e.base) - e.base >> 12)
             hi = min(last, min(vma.end, e.end) - e.base >> 12)
             word_of_vma = vma.cell(process.mm.schema_for(file)).words[0]
             for a, b, word in e.pages.runs(lo, hi):
-                mask = self.allowed(process, file, word_of_vma, word)
+                mask = self.allowed(process, vma.file, word_of_vma, word)
                 for c, d, have in table.runs(a, b):
                     if have == mask:
                         continue
@@ -178,9 +205,9 @@ class Mappings:
     ) -> int:  # fmt: skip
         """Make the real mapping of a VMA of an enclave: 0 or -errno."""
         e = file.enclave
-        own = fd < 0
+        own = fd < 0 or file.base_file is not file
         if own:
-            fd = self._remote_fd(call, file)
+            fd = self._remote_fd(call, file.base_file)
             if fd < 0:
                 return fd
         lo, hi = max(start, e.base), min(end, e.end)
@@ -204,13 +231,12 @@ class Mappings:
             self._protect(process, call, file, self.wanted(process, file, first, last))
         return 0
 
-    def _remote_fd(self, call: Remote, file: EnclaveFile) -> int:
-        import os
-
+    def _remote_fd(self, call: Remote, file: EnclaveFile, flags: int = _O_RDWR_CLOEXEC) -> int:
+        """A new fd in the tracee of the memfd that a file of ours is."""
         space = call.tracee.space
         where = space.image + image().data_offset + _SCRATCH
         space.poke(where, f"/proc/{os.getpid()}/fd/{self.sgx.fds[file]}".encode() + b"\0")
-        return call(nr.NR_open, where, _O_RDWR_CLOEXEC)
+        return call(nr.NR_open, where, flags)
 
     def carry_out(self, process: HostProcess, call: Remote, effects: Any, fd: int = -1) -> int:
         """Do what the model says was done: 0, or -errno of the kernel's if it refused."""
@@ -328,6 +354,10 @@ class Mappings:
             saved = list(sup.view)
             sup.dispatch(tracee, status)
             sup.view[:] = memoryview(struct.pack("27Q", *saved)).cast("Q")
+
+
+def _enclave(vma: Any) -> Any:
+    return getattr(vma.file, "enclave", None)
 
 
 def _prepare_restart(regs: ptrace.Registers) -> None:

@@ -56,9 +56,13 @@ _MODE = stat.S_IFCHR | 0o666
 class DevicePaths:
     """Which paths are devices: those of the chosen design."""
 
-    def __init__(self, paths: tuple[str, str] = ("/dev/sgx_enclave", "/dev/sgx_provision")) -> None:
-        self.paths = paths
-        self.names = frozenset(os.path.basename(p).encode() for p in paths)
+    def __init__(
+        self,
+        paths: tuple[str, str] = ("/dev/sgx_enclave", "/dev/sgx_provision"),
+        aliases: dict[str, str] | None = None,
+    ) -> None:
+        self.paths = {path: path for path in paths} | (aliases or {})
+        self.names = frozenset(os.path.basename(p).encode() for p in self.paths)
         self.born = os.stat("/dev")
 
     def handle(self, sup: Supervisor, tracee: Tracee, call: int) -> Any:
@@ -98,13 +102,13 @@ class DevicePaths:
     def _resolve(self, tracee: Tracee, dirfd: int, raw: bytes) -> str | None:
         """The device node that a path names, or None."""
         directory, name = os.path.split(os.fsdecode(self._where(tracee, dirfd, raw)))
-        for known in self.paths:
+        for known, node in self.paths.items():
             parent, base = os.path.split(known)
             if base == name and parent in (
                 os.path.normpath(directory),
                 os.path.realpath(directory),
             ):
-                return known
+                return node
         return None
 
     def _unusual(

@@ -54,6 +54,21 @@ class HostDevice(Device):
         """Mappings made before ECREATE get their place in the memory now."""
         self.sgx.mappings.created(process, file)
 
+    def on_mm(self, process: Any, effects: Any) -> None:
+        """Note what an ioctl did to mappings: it is carried out before the guest runs on."""
+        if effects:
+            self.sgx.mappings.effects.append((process, effects))
+
+    def install(self, process: Any, file: EnclaveFile, flags: int) -> int:  # noqa: ARG002
+        """Note that the caller gets an fd, a memfd of the file's name; 0 until it is there."""
+        sgx = self.sgx
+        if file not in sgx.fds:
+            own = sgx.fds[file] = os.memfd_create(file.path)
+            s = os.fstat(own)
+            sgx.files[s.st_dev, s.st_ino] = file
+        sgx.mappings.new_fd = (file, flags)
+        return 0
+
     def on_pages(self, file: EnclaveFile, first: int, last: int) -> None:
         """Note the range; the protections follow before the guest runs on."""
         self.sgx.mappings.pages_changed(file, first, last)
@@ -79,7 +94,7 @@ class Sgx:
             xfrm_supported=_xfrm(sup),
         )
         self.mappings = Mappings(self)
-        self.processes: set[HostProcess] = set()
+        self.processes: set[HostProcess] = self.device.processes
 
     # -- processes and files -----------------------------------------------------------
 
@@ -87,7 +102,6 @@ class Sgx:
         """The device's view of an address space, made when it first matters."""
         if space.sgx is None:
             space.sgx = HostProcess(self, space)
-            self.processes.add(space.sgx)
         process: HostProcess = space.sgx
         return process
 
@@ -99,7 +113,6 @@ class Sgx:
         for start, end in parent.sgx.not_inherited:
             process.mm.forget(start, end)
         child.sgx = process
-        self.processes.add(process)
 
     def thread_ended(self, tracee: Tracee) -> None:
         """A thread that ends inside leaves its TCS busy for ever, as on hardware: it did AEX."""
@@ -116,7 +129,7 @@ class Sgx:
 
     def collect(self) -> None:
         """Free the enclaves that no process maps and no fd names."""
-        mapped = {vma.file for p in self.processes for vma in p.mm}
+        mapped = {f for p in self.processes for v in p.mm for f in (v.file, v.file.base_file)}
         idle = {k: f for k, f in self.files.items() if f not in mapped}
         if not idle:
             return
@@ -127,19 +140,23 @@ class Sgx:
                     idle.pop((s.st_dev, s.st_ino), None)
             except OSError:
                 continue
+        # An fd of a segment keeps its enclave.
+        kept = {f.base_file for k, f in self.files.items() if k not in idle and _enclave(f)}
         for key, file in idle.items():
+            if file in kept:
+                continue
             del self.files[key]
             os.close(self.fds.pop(file))
-            if isinstance(file, EnclaveFile):
+            if _enclave(file) and file.base_file is file:
                 self.mappings.forget(file)
                 if file.enclave.created:
                     file.enclave.measurement.close()
-                    file.enclave.memory.close()  # type: ignore[attr-defined]
+                    file.enclave.memory.close()
 
     def close(self) -> None:
         """The end of the run."""
         for file in list(self.files.values()):
-            if isinstance(file, EnclaveFile) and file.enclave.created:
+            if _enclave(file) and file.enclave.created:
                 file.enclave.measurement.close()
 
     def open(
@@ -218,10 +235,13 @@ class Sgx:
             answer = -error
         else:
             answer, why = self.device.ioctl(process, file, cmd, arg)
-        if self.record is not None:
-            fd = view[RDI] & 0xFFFFFFFF
-            self.record.ioctl(tracee.tid, fd, file, cmd, arg, answer, why, process.memory)
-        return self.mappings.answer(tracee, answer)
+        fd = view[RDI] & 0xFFFFFFFF
+
+        def told(answer: int) -> None:
+            if self.record is not None:
+                self.record.ioctl(tracee.tid, fd, file, cmd, arg, answer, why, process.memory)
+
+        return self.mappings.answer(tracee, answer, told)
 
     def received(self, process: HostProcess, file: Any) -> tuple[int, str]:
         """What the LSM says of the first use of a file that came from another process."""
@@ -231,6 +251,10 @@ class Sgx:
     def signal(self, tracee: Tracee, number: int) -> None:
         """A signal-delivery stop of a thread, or an exception of an enclave."""
         enter.signal(self, tracee, number)
+
+
+def _enclave(file: Any) -> bool:
+    return isinstance(file, EnclaveFile)
 
 
 def _xfrm(sup: Supervisor) -> int:
