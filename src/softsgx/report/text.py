@@ -112,6 +112,7 @@ class Formatter:
                 facts = ", ".join(f"{k}={self._fact(k, v)}" for k, v in what.items())
                 verdict = "allowed" if answer == 0 else f"denied, {errno_name(answer)}"
                 lines.append(f"      LSM {hook}({facts}): {verdict}")
+        lines += [f"      {self._verdict(v)}" for v in event.get("verdicts", ())]
         lines += [
             f"      {self._effect(event['pid'], effect)}" for effect in event.get("effects", ())
         ]
@@ -139,6 +140,13 @@ class Formatter:
         place = f"pid {where}: " if where != pid else ""
         tail = {"mprotect": ", " + _prot(value), "mmap": f", offset {value:#x}"}.get(call, "")
         return f"{place}really {call}({start:#x}, {end - start:#x}{tail})"
+
+    @staticmethod
+    def _verdict(v: dict[str, Any]) -> str:
+        denied, asked = v["denied"], " ".join(v["asked"])
+        word = "granted" if not denied else "would deny" if v["permissive"] else "denied"
+        perms = f"{{ {' '.join(denied) or asked} }}"
+        return f"{v['lsm']}: {word} {perms} of {v['subject']} on {v['target']} ({v['tclass']})"
 
     def _answer(self, event: dict[str, Any], ok: str | None = None) -> str:
         answer = event["answer"]
@@ -259,6 +267,11 @@ class Formatter:
             return None  # answered as the CPU would: the C library asks dozens of these
         regs = " ".join(f"{r}={e[r]:#010x}" for r in ("eax", "ebx", "ecx", "edx"))
         return f"CPUID {e['leaf']:#x}.{e['subleaf']:#x} -> {regs}"
+
+    def _lsm(self, e: dict[str, Any]) -> str:
+        setup = e["setup"]
+        shown = [f"{k}={_visible(str(v))}" for k, v in setup.items() if v not in ("", {}, [])]
+        return f"LSM {e['kind']} {', '.join(shown)}".rstrip()
 
     def _effects(self, _e: dict[str, Any]) -> str:
         return "mappings follow"
