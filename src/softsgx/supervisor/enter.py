@@ -31,6 +31,8 @@ _SYNCHRONOUS = (SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV)
 _ENCLU = sdm.ENCLU_BYTES
 _PF, _GP, _UD = sdm.VECTOR_PF, sdm.VECTOR_GP, sdm.VECTOR_UD
 _MAX_RETRIES = 8
+# SDM, Table "Illegal Instructions Inside an Enclave": INS, OUTS, IN, OUT, INT n are #UD there.
+_ILLEGAL = frozenset(bytes((b,)) for b in b"\x6c\x6d\x6e\x6f\xe4\xe5\xe6\xe7\xec\xed\xee\xef\xcd")
 _UCONTEXT_ERR, _UCONTEXT_TRAPNO, _UCONTEXT_CR2 = 192, 200, 216
 
 
@@ -70,6 +72,11 @@ def signal(sgx: Sgx, tracee: Tracee, number: int) -> None:
     sup.regs.load(tracee.tid)
     thread = tracee.thread
     inside = thread is not None and thread.tcs is not None
+    if tracee.illegal:
+        view[RIP], tracee.illegal = tracee.illegal, 0
+        if number == SIGTRAP:
+            _raise_inside(sgx, tracee, _UD, 0, 0, SIGILL, 2)
+            return
     if number == SIGTRAP:
         base = tracee.space.image
         if base and view[RIP] - 1 == base + execve.image().enclu:
@@ -219,6 +226,8 @@ def _exception(sgx: Sgx, tracee: Tracee, number: int, si_code: int, addr: int) -
         return
     if number == SIGSEGV:
         vector = _GP
+        if tracee.space.peek(view[RIP], 1) in _ILLEGAL:
+            vector, number, si_code = _UD, SIGILL, 2
     elif number == SIGFPE:
         vector = sdm.VECTOR_DE if si_code in (1, 2) else _float_vector(tracee, view[RIP])
     elif number == SIGTRAP:
@@ -302,12 +311,17 @@ def _pte_present(pid: int, addr: int) -> bool:
 
 
 def syscall_inside(sgx: Sgx, tracee: Tracee) -> Any:
-    """A system call instruction inside an enclave is #UD (SDM, "Illegal Instructions")."""
-    view = sgx.view
-    sgx.sup.cancel(tracee)
-    view[RIP] -= 2
-    # At an exit stop no signal can be injected: the thread itself raises it at the AEP.
-    _raise_inside(sgx, tracee, _UD, 0, 0, SIGILL, 2)
+    """A system call instruction inside an enclave is #UD (SDM, "Illegal Instructions").
+
+    No signal can be injected at a seccomp stop, so the thread is sent to the int3 of
+    our vDSO: at the stop that follows it is put back and the exception raised.
+    """
+    sup, view = sgx.sup, sgx.view
+    tracee.illegal = view[RIP] - 2
+    view[RAX], view[ORIG_RAX] = view[ORIG_RAX], (1 << 64) - 1
+    view[RIP] = tracee.space.image + execve.image().enclu
+    sup.regs.store(tracee.tid)
+    sup.cont(tracee)
     return paths.DONE
 
 
@@ -348,12 +362,7 @@ def _deliver(
     if number in (SIGILL, SIGFPE):
         addr = view[RIP]  # Linux do_error_trap(): where the thread is now, the AEP
     info = struct.pack("<iiixxxxQ", number, 0, si_code, addr if vector != _GP else 0)
-    try:
-        ptrace.set_siginfo(tracee.tid, info.ljust(128, b"\0"))
-    except ProcessLookupError:
-        # No signal stop here (a system call inside): send it instead.
-        _send(sgx, tracee, number)
-        return
+    ptrace.set_siginfo(tracee.tid, info.ljust(128, b"\0"))
     mask = ptrace.get_sigmask(tracee.tid)
     if mask >> number - 1 & 1:  # force_sig(): an exception cannot be blocked
         ptrace.set_sigmask(tracee.tid, mask & ~(1 << number - 1))
@@ -382,10 +391,3 @@ def _patch_frame(sgx: Sgx, tracee: Tracee, vector: int, code: int, addr: int) ->
     if vector == _PF:
         ptrace.write_memory(tracee.tid, frame + _UCONTEXT_CR2, struct.pack("<Q", addr))
     sup.cont(tracee)
-
-
-def _send(sgx: Sgx, tracee: Tracee, number: int) -> None:
-    """Send a signal to the thread itself, from a stop that cannot inject one."""
-    with sgx.mappings.calls(tracee) as call:
-        call(200, tracee.tid, number)  # tkill
-    sgx.sup.cont(tracee)

@@ -74,16 +74,17 @@ class Tracee:
 
     space: its address space. thread: its `sgx.enclu.Thread`, None until it
     enters. stopped: whether it is in a ptrace stop now. vforking: it waits for its
-    vfork child and cannot be interrupted.
+    vfork child and cannot be interrupted. illegal: where inside it made a system call.
     """
 
-    __slots__ = ("space", "stopped", "tgid", "thread", "tid", "vforking")
+    __slots__ = ("illegal", "space", "stopped", "tgid", "thread", "tid", "vforking")
 
     def __init__(self, tid: int, tgid: int, space: AddressSpace) -> None:
         self.tid, self.tgid, self.space = tid, tgid, space
         self.thread: Any = None
         self.stopped = True
         self.vforking = False
+        self.illegal = 0
         space.tracees.add(tid)
 
     def read(self, addr: int, length: int) -> bytes:
