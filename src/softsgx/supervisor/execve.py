@@ -8,7 +8,9 @@ be what is in the file.
 
 from __future__ import annotations
 
+import os
 import struct
+from bisect import bisect_left, insort
 
 from softsgx.host import cpuidsites, procmaps, ptrace, vdso
 from softsgx.supervisor.remote import Remote, wait_stop
@@ -53,8 +55,9 @@ def exec_stop(sup: Supervisor, tracee: Tracee) -> None:
         base = call(nr.NR_mmap, 0, img.size, _PROT_READ_EXEC, _MAP_PRIVATE_ANONYMOUS, -1, 0)
         if base < 0:
             base = 0
-        elif sup.options.cpuid:
+        elif sup.options.cpuid and sup.cpuid_faulting:
             space.native_cpuid = call(nr.NR_arch_prctl, _ARCH_SET_CPUID, 0) < 0
+            sup.cpuid_faulting = not space.native_cpuid  # the processor has it or not
     if base:
         space.poke(base, img.contents)
         space.poke(base + img.data_offset, vdso.slots(contents, real, base))
@@ -103,17 +106,41 @@ def _patch(
     found: tuple[int, ...] = ()
     for path in paths:
         try:
-            found = cpuidsites.sites(path, offset, end - start, sup.cache_dir)
-            break
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, ValueError):
             continue
-    for site in found:
-        addr = start + site - offset
-        if space.peek(addr, 2) == cpuidsites.CPUID_BYTES:
-            space.poke(addr, cpuidsites.UD2_BYTES)
-            if addr not in space.patched:
-                space.patched.append(addr)
-    space.patched.sort()
+        try:
+            found = _sites(sup, fd)
+        except (OSError, ValueError):
+            pass
+        finally:
+            os.close(fd)
+        break
+    here = [start + s - offset for s in found if offset <= s <= offset + end - start - 2]
+    at = 0
+    while at < len(here):  # a page at a time: two calls for all its sites
+        first = here[at]
+        behind = bisect_left(here, (first | 0xFFF) + 1, at)
+        code = bytearray(space.peek(first, here[behind - 1] + 2 - first))
+        for addr in here[at:behind]:
+            if code[addr - first : addr - first + 2] == cpuidsites.CPUID_BYTES:
+                code[addr - first : addr - first + 2] = cpuidsites.UD2_BYTES
+                if addr not in space.patched:
+                    insort(space.patched, addr)
+        if code:
+            space.poke(first, code)
+        at = behind
+
+
+def _sites(sup: Supervisor, fd: int) -> tuple[int, ...]:
+    """The CPUID instructions of a file, looked for once a run: most processes map the same few."""
+    s = os.fstat(fd)
+    key = (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+    found = sup.cpuid_sites.get(key)
+    if found is None:
+        found = cpuidsites.sites(fd, 0, s.st_size, sup.cache_dir)
+        sup.cpuid_sites[key] = found
+    return found
 
 
 def patch_mapping(sup: Supervisor, tracee: Tracee, fd: int, length: int) -> None:
@@ -147,45 +174,43 @@ def emulate_cpuid(sup: Supervisor, tracee: Tracee, number: int) -> bool:
     else:
         return False
     leaf, subleaf = view[RAX] & 0xFFFFFFFF, view[RCX] & 0xFFFFFFFF
-    answer = _answer(sup, tracee, leaf, subleaf)
+    answer = sup.cpuid_answers.get((leaf, subleaf))
+    if answer is None:
+        answer = _answer(sup, tracee, leaf, subleaf)
+        if leaf not in _PER_CORE and len(sup.cpuid_answers) < _MAX_ANSWERS:
+            sup.cpuid_answers[leaf, subleaf] = answer
     view[RAX], view[RBX], view[RCX], view[RDX] = answer
     view[RIP] = rip + length
-    sup.regs.store(tracee.tid)
     if sup.record is not None:
         sup.record.cpuid(tracee.tid, leaf, subleaf, answer)
-    sup.cont(tracee)
+    tracee.stopped = False
+    sup.regs.store_and_cont(tracee.tid)
     return True
 
 
 def _answer(sup: Supervisor, tracee: Tracee, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
     from softsgx.sdm import cpuid
 
-    native = _native(sup, tracee, leaf, subleaf)
+    if not sup.cpuid_highest:
+        sup.cpuid_highest = _execute(sup, tracee, 0, 0)[0]
+    native = _execute(sup, tracee, leaf, subleaf)
     sgx2, xfrm = True, 3
     if leaf == cpuid.SGX_LEAF:
         device = sup.load_sgx().device
         sgx2, xfrm = device.design.sgx2, device.xfrm_supported
-    highest = _native(sup, tracee, 0, 0)[0]
-    epc = sup.options.epc_bytes
+    highest, epc = sup.cpuid_highest, sup.options.epc_bytes
     return cpuid.emulate(
         leaf, subleaf, native, epc, sgx2, native_max=highest, xfrm=xfrm, edeccssa=sgx2
     )
 
 
-_PER_CORE = frozenset((1, 0xB, 0x1F, 0x8000001E))
-
-
-def _native(sup: Supervisor, tracee: Tracee, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
-    """CPUID as the tracee's core answers it; remembered where all cores answer alike."""
-    known = sup.cpuid_answers.get((leaf, subleaf))
-    if known is None:
-        known = _execute(sup, tracee, leaf, subleaf)
-        if leaf not in _PER_CORE:
-            sup.cpuid_answers[leaf, subleaf] = known
-    return known
+# Topology: what each core answers for itself. Everything else is asked once a run.
+_PER_CORE = frozenset((1, 0xB, 0x1F, 0x8000001E, 0x80000026))
+_MAX_ANSWERS = 4096
 
 
 def _execute(sup: Supervisor, tracee: Tracee, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+    """CPUID as the tracee's core answers it."""
     space, tid = tracee.space, tracee.tid
     img = vdso.load_image()
     work = ptrace.Registers()
@@ -214,8 +239,6 @@ def unpatched(space: AddressSpace, addr: int, data: bytes) -> bytes:
     sites = space.patched  # ascending
     if not sites or addr > sites[-1] + 1 or addr + len(data) <= sites[0]:
         return data
-    from bisect import bisect_left
-
     fixed = None
     for i in range(bisect_left(sites, addr - 1), bisect_left(sites, addr + len(data))):
         for k, was in enumerate(cpuidsites.CPUID_BYTES):

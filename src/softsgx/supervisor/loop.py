@@ -75,6 +75,9 @@ class Supervisor:
         )
         self.cache_dir = cache_dir()
         self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+        self.cpuid_sites: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self.cpuid_highest = 0
+        self.cpuid_faulting = True
 
     # -- running -----------------------------------------------------------------------
 

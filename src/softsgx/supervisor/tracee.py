@@ -64,7 +64,7 @@ class AddressSpace:
         except (OSError, OverflowError):
             return b""
 
-    def poke(self, addr: int, data: bytes) -> None:
+    def poke(self, addr: int, data: bytes | bytearray) -> None:
         """Write whatever the protection (FOLL_FORCE: private mappings get a copy)."""
         os.pwrite(self._mem(), data, addr)
 
