@@ -19,12 +19,18 @@ from typing import Any
 from softsgx.errors import UsageError
 from softsgx.record.schema import EVENTS, VERSION, encode
 from softsgx.record.watch import Watch
-from softsgx.sdm.leaves import ERESUME
+from softsgx.sdm.leaves import EENTER, EEXIT, ERESUME
 from softsgx.uapi.regs import RAX, RBX, RCX, RIP
 
 __all__ = ["Recorder"]
 
 Sink = Callable[[dict[str, Any]], None]
+_CROSSING = frozenset((EENTER, ERESUME, EEXIT))
+_ENCLU = (
+    '{"event":"enclu","us":%d,"pid":%d,'
+    + ",".join(f'"{name}":%d' for name in EVENTS["enclu"])
+    + "}\n"
+)
 
 
 class Recorder:
@@ -73,11 +79,12 @@ class Recorder:
                 self._sink(event)
             except OSError:
                 self._sink = None  # nobody reads standard error any more
-        if self._fd >= 0:
-            self._out(encode(event) + "\n")
+        self._line(encode(event) + "\n")
 
-    def _out(self, line: str) -> None:
-        data = line.encode("utf-8", "surrogateescape")
+    def _line(self, line: str) -> None:
+        if self._fd < 0:
+            return
+        data = line.encode()
         try:
             if os.write(self._fd, data) == len(data):
                 return
@@ -229,6 +236,11 @@ class Recorder:
         ``tcs``: what the thread is in now; ERESUME has put another RBX in its place.
         """
         rbx = view[RBX] if leaf != ERESUME or tcs is None else tcs.addr
+        if error == 0 and leaf in _CROSSING and self._sink is None and self._event is None:
+            # Nothing can be asked, refused or changed: write it at once, by the row's format.
+            us = (time.monotonic_ns() - self._start) // 1000
+            self._line(_ENCLU % (us, tid, leaf, error, view[RAX], rbx, view[RCX], view[RIP]))
+            return
         self._put("enclu", tid, leaf, error, view[RAX], rbx, view[RCX], view[RIP])
 
     def aex(self, tid: int, vector: int, code: int, addr: int, rip: int) -> None:
