@@ -1,0 +1,68 @@
+"""What a property is, and the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pkgutil import iter_modules
+
+from softsgx.checker.world import World
+from softsgx.law.values import Value
+
+__all__ = ["NEVER", "PROPERTIES", "REACHED", "TOLD_APART", "Property", "load_all", "prop"]
+
+NEVER, REACHED, TOLD_APART = "never", "reached", "told apart"
+"""Kinds: a condition that must never hold; one that must be reachable; the last is by itself."""
+
+_ORDER = (
+    "modified-code", "writable-alias", "unvetted-code", "noexec", "source-bound", "page-bound",
+    "wx-needs-write", "execute-needed", "asked", "no-wx", "elrange-fixed", "extend-only",
+    "benign-runs", "told-apart",
+)  # fmt: skip
+
+
+class Property:
+    """A property: ``name``, its definition in ``words``, its ``kind``.
+
+    conditions: of a world, the conditions of which none may hold (one has to be
+    reachable). unless: the name of a `World` method of process and page without which
+    a proof says nothing ("runs", "runs_unprivileged"), or "".
+    """
+
+    __slots__ = ("conditions", "kind", "name", "unless", "words")
+
+    def __init__(
+        self, name: str, words: str, kind: str, unless: str,
+        conditions: Callable[[World], Iterable[Value]],
+    ) -> None:  # fmt: skip
+        self.name, self.words, self.kind, self.unless = name, words, kind, unless
+        self.conditions = conditions
+
+
+PROPERTIES: dict[str, Property] = {}
+"""Every property by name."""
+
+
+def prop(
+    name: str, words: str, *, kind: str = NEVER, unless: str = "runs"
+) -> Callable[[Callable[[World], Iterable[Value]]], Callable[[World], Iterable[Value]]]:
+    """Register a function of a world that gives a property's conditions."""
+
+    def register(
+        conditions: Callable[[World], Iterable[Value]],
+    ) -> Callable[[World], Iterable[Value]]:
+        PROPERTIES[name] = Property(name, words, kind, unless, conditions)
+        return conditions
+
+    return register
+
+
+def load_all() -> None:
+    """Import every module of this package, and put the properties in the order of the table."""
+    package = import_module("softsgx.checker.properties")
+    for found in iter_modules(package.__path__):
+        import_module(f"softsgx.checker.properties.{found.name}")
+    known = {name: PROPERTIES[name] for name in _ORDER if name in PROPERTIES}
+    rest = {name: p for name, p in PROPERTIES.items() if name not in known}
+    PROPERTIES.clear()
+    PROPERTIES.update(known | rest)

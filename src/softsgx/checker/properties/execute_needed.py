@@ -1,0 +1,20 @@
+"""Running an enclave costs EXECUTE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from softsgx.checker.properties.base import prop
+from softsgx.checker.world import EXECUTE, World
+from softsgx.law.values import Value, has, no
+
+
+@prop(
+    "execute-needed",
+    "nobody runs enclave code without EXECUTE on the object",
+)
+def conditions(world: World) -> Iterator[Value]:
+    """A page runs in a process without EXECUTE on the object that is mapped."""
+    for p, i in world.pairs():
+        may = has(world.holds(p, world.vma_now(p, i)), EXECUTE)
+        yield world.runs(p, i) & no(may)

@@ -1,0 +1,19 @@
+"""A noexec mount means what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from softsgx.checker.properties.base import prop
+from softsgx.checker.world import World
+from softsgx.law.values import Value
+
+
+@prop(
+    "noexec",
+    "content of a noexec mount never runs",
+)
+def conditions(world: World) -> Iterator[Value]:
+    """A page runs whose content came from a noexec mount."""
+    for p, i in world.pairs():
+        yield world.runs(p, i) & world.now(f"ghost{i}.noexec")

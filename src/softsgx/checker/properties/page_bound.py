@@ -1,0 +1,21 @@
+"""A page's maximum holds whatever happens under a living VMA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from softsgx.checker.properties.base import prop
+from softsgx.checker.world import World
+from softsgx.law.values import Value, no, subset
+
+
+@prop(
+    "page-bound",
+    "no access goes beyond the page's own maximum,"
+    " whatever happened to the page under a living VMA",
+)
+def conditions(world: World) -> Iterator[Value]:
+    """Code inside can do more with a page than the design's maximum for it."""
+    for p, i in world.pairs():
+        bound = world.page_bound(world.page_now(i))
+        yield no(subset(world.access(p, i), bound))

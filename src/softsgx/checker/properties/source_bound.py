@@ -1,0 +1,19 @@
+"""The source VMA's upper bound goes with the content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from softsgx.checker.properties.base import prop
+from softsgx.checker.world import World
+from softsgx.law.values import Value, no, subset
+
+
+@prop(
+    "source-bound",
+    "no mapping grants more than the source VMA's VM_MAY* had",
+)
+def conditions(world: World) -> Iterator[Value]:
+    """The page tables of a process allow more than the source could ever have allowed."""
+    for p, i in world.pairs():
+        yield no(subset(world.page_tables(p, i), world.now(f"ghost{i}.source_may")))

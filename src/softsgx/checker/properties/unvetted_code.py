@@ -1,0 +1,20 @@
+"""Content that runs has passed an LSM somewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from softsgx.checker.properties.base import prop
+from softsgx.checker.world import World
+from softsgx.law.values import Value, no
+
+
+@prop(
+    "unvetted-code",
+    "no process without authority runs content whose execution no LSM was ever asked about",
+    unless="runs_unprivileged",
+)
+def conditions(world: World) -> Iterator[Value]:
+    """A page runs without authority whose content was never allowed to be executed."""
+    for p, i in world.pairs():
+        yield world.runs_unprivileged(p, i) & no(world.now(f"ghost{i}.allowed"))

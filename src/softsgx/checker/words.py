@@ -1,0 +1,121 @@
+"""Traces, permissions and invariants in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from softsgx.checker.answer import Clause, Step
+from softsgx.checker.sources import SOURCES
+from softsgx.checker.system import State
+from softsgx.checker.world import World
+from softsgx.law.values import mask_name
+
+__all__ = ["cube_words", "permission_words", "step_words"]
+
+_OBJECT = ("read", "write", "execute", "execmod")
+_PERMISSIONS = {"process": ("execmem",), "file": ("execute", "execmod")}
+
+_STEPS = {
+    "open": "process {p} opens the device {fmode}",
+    "create": "process {p} creates the enclave (ECREATE)",
+    "init": "process {p} initializes the enclave (EINIT)",
+    "add": "process {p} adds page {i} from {source}, SECINFO {perm}{segment}",
+    "augment": "process {p} adds page {i} after EINIT (EAUG), for {perm}{segment}",
+    "touch": "process {p} touches page {i}, which is absent: the driver adds it (EAUG)",
+    "mmap": "process {p} maps page {i} with mmap {prot}, {type}",
+    "mmap-segment": "process {p} maps page {i} with mmap {prot} of the fd of {of}, {type}",
+    "map-segment": "process {p} maps page {i} with SGX_IOC_MAP_SEGMENT {prot} of {of}",
+    "mprotect": "process {p} calls mprotect {prot} on page {i}",
+    "ioc-mprotect": "process {p} calls SGX_IOC_MPROTECT {prot} on page {i}",
+    "munmap": "process {p} unmaps page {i}",
+    "foreign": "process {p} maps foreign memory over page {i} (MAP_FIXED)",
+    "fork": "process {p} forks process {q}",
+    "pass": "process {p} passes the device's fd to process {q}",
+    "pass-segment": "process {p} passes the fd of {of} to process {q}",
+    "write": "process {p} enters and writes page {i}",
+    "eaccept": "process {p} enters and accepts page {i} (EACCEPT)",
+    "emodpe": "process {p} enters and extends page {i} by {perm} (EMODPE)",
+    "eacceptcopy": "process {p} enters and fills page {i} by a copy, {perm} (EACCEPTCOPY)",
+    "restrict": "process {p} restricts page {i} to {perm} (EMODPR)",
+    "to-tcs": "process {p} makes page {i} a TCS (EMODT)",
+    "trim": "process {p} trims page {i} (EMODT)",
+    "remove": "process {p} removes page {i} (EREMOVE)",
+    "extend": "process {p} extends page {i} by {perm} (SGX_IOC_EXTEND_PERMISSIONS)",
+}
+_WAYS = {
+    "mmap": "mmap RW",
+    "mmap-validate": "mmap RW, MAP_SHARED_VALIDATE",
+    "mprotect": "mmap PROT_NONE and mprotect RW",
+    "ioc-mprotect": "mmap PROT_NONE and SGX_IOC_MPROTECT RW",
+    "map-segment": "mmap PROT_NONE and SGX_IOC_MAP_SEGMENT RW",
+    "segment-fd": "mmap RW of the fd of segment RW",
+}
+
+
+def step_words(step: Step) -> str:
+    """One step of a trace as a sentence without a full stop."""
+    move, args = step.move, step.args
+    meta = move.meta
+    if move.name == "entry":
+        return (
+            f"process {meta['p']} maps its TCS and stack, from {SOURCES[args['source']].words},"
+            f" with {_WAYS[str(meta['way'])]}: it can enter"
+        )
+    if move.name == "mremap":
+        where = f"over page {meta['j']}" if int(meta["j"]) < 1 << 20 else "out of ELRANGE"
+        return f"process {meta['p']} moves its mapping of page {meta['i']} {where} (mremap)"
+    known: dict[str, str] = {name: str(value) for name, value in meta.items()}
+    if move.name == "open":
+        known["fmode"] = "read-only" if meta["fmode"] == 1 else "read-write"
+    for name in ("prot", "perm"):
+        if name in args:
+            known[name] = mask_name(args[name])
+    if known.get("prot") == "-":
+        known["prot"] = "PROT_NONE"
+    if "source" in args:
+        known["source"] = SOURCES[args["source"]].words
+    segment = args.get("segment")
+    known["segment"] = f", into segment {mask_name(segment)}" if segment else ""
+    known["of"] = f"segment {mask_name(segment)}" if segment else ""
+    template = _STEPS.get(move.name, move.name + " {p}")
+    return template.format_map(known)
+
+
+def _object(name: str) -> str:
+    if name.startswith("segment"):
+        return f"segment {mask_name(int(name[7:]))}"
+    return {"device": "the device", "process": "itself", "file": "the enclave's file"}[name]
+
+
+def permission_words(world: World, start: State | Mapping[str, int]) -> list[str]:
+    """Who holds what, a line a process."""
+    lines = []
+    for p in range(world.n_processes):
+        parts = []
+        for name, value in start.items():
+            owner, _, kind = name.partition(".")
+            if owner == f"may{p}" and value:
+                names = _PERMISSIONS.get(kind, _OBJECT)
+                held = " ".join(n.upper() for i, n in enumerate(names) if value >> i & 1)
+                parts.append(f"{held} on {_object(kind)}" if kind != "process" else held)
+        lines.append(f"process {p} holds " + ("; ".join(parts) or "nothing"))
+    return lines
+
+
+def cube_words(world: World, cube: Clause) -> str:
+    """A cube of an invariant: what no reachable state is."""
+    return " and ".join(_bit_words(world, name, bit, value) for name, bit, value in cube)
+
+
+def _bit_words(world: World, name: str, bit: int, value: int) -> str:
+    width = len(world.vars[name].lits)
+    owner, _, field = name.partition(".")
+    letter = ""
+    if owner.startswith("may"):
+        names = _PERMISSIONS.get(field, _OBJECT)
+        letter = "." + names[bit].upper()
+    elif width == 3 and field != "pt":
+        letter = "." + "RWX"[bit]
+    elif width > 1:
+        letter = f"[{bit}]"
+    return f"{'' if value else 'not '}{name}{letter}"
