@@ -16,6 +16,7 @@ usage: softsgx run [options] [--] PROGRAM [ARGS…]   run a program with a softw
        softsgx policy RECORDING                    what the LSM's policy lacks for that run
        softsgx designs [NAME]                      the kernel interfaces, and their rules
        softsgx doctor                              whether this machine can run it
+       softsgx include                             where softsgx_designs.h is, for -I
        softsgx --version
 
 Run 'softsgx COMMAND --help' for a command's options."""
@@ -76,7 +77,7 @@ def _command(args: list[str]) -> int:
         from softsgx.cli.run import run
 
         return run(rest)
-    if name in ("designs", "doctor", "explain", "policy", "show"):
+    if name in ("designs", "doctor", "explain", "include", "policy", "show"):
         from importlib import import_module
 
         module = import_module(f"softsgx.cli.{name}")

@@ -1,0 +1,27 @@
+"""``softsgx include``: where the header of the new ioctls is."""
+
+from __future__ import annotations
+
+import os
+
+from softsgx.errors import UsageError
+
+__all__ = ["include"]
+
+HELP = """\
+usage: softsgx include
+
+Print the directory of softsgx_designs.h: the ioctls of the designs that never shipped.
+
+  gcc -I"$(softsgx include)" loader.c"""
+
+
+def include(args: list[str]) -> int:
+    """Print the directory."""
+    if args in (["-h"], ["--help"]):
+        print(HELP)
+        return 0
+    if args:
+        raise UsageError(f"include takes no argument {args[0]!r}; see 'softsgx include --help'")
+    print(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "include"))
+    return 0

@@ -1,0 +1,577 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * usage: orders
+ * Does what it is told on standard input, one order a line, and answers each with one line: 0, a
+ * value, the name of an errno, or `fault VECTOR CODE` of an entry. All designs' ioctls are known,
+ * so one program builds enclaves under each, with any mistake that the orders make.
+ *
+ * An order is `WORKER ORDER ARGUMENT…`; worker 0 exists from the start, `fork` and `spawn` make
+ * others (1 to 7). Every worker has variables for file descriptors, of one letter. A place is a part
+ * of the enclave: the name of a segment of the loader's plan (code, data, stack, tcs, ssa, tls), a
+ * test page p0 to p15 behind them, pages from one on (p2+3), `base` (all segments) or `all` (ELRANGE).
+ * tcs.1 is the second thread's. A mask is letters of r, w, x, or `-`. ELRANGE is at the same address in every worker.
+ *
+ *   open F MODE [PATH]           MODE r, w or rw; PATH else as SGX_DEVICE says
+ *   close F | send F WORKER | recv F
+ *   create F | init F            INIT signs what was added, in its order
+ *   add F PLACE KEY=VALUE…       via=pages|region|v20, src=SOURCE, perm=MASK, segment=MASK|auto, measure=1,
+ *                                mrmask=N, len=BYTES, type=N, skew=BYTES (addresses), flags=N
+ *   aug F PLACE perm=MASK …      region after INIT, from no source
+ *   mmap F PLACE MASK [any|private|noreplace]   any: not MAP_FIXED, answers the offset from ELRANGE
+ *   mprotect PLACE MASK | munmap PLACE | mremap PLACE PLACE
+ *   iocmprotect F PLACE MASK | extend F PLACE MASK
+ *   mapsegment F PLACE SEGMENT MASK | segmentfd F NEW SEGMENT
+ *   restrict F PLACE MASK | trim F PLACE | remove F PLACE
+ *   ioctl F NUMBER POINTER       as it is
+ *   enter                        an operation that does nothing
+ *   peek PLACE | poke PLACE N    by enclave code; poke makes the page a function that returns N
+ *   call PLACE                   run it: a page pN begins as a function that returns 0x1000 + N
+ *   accept PLACE MASK [pending|trim] | emodpe PLACE MASK
+ *   fork WORKER | spawn WORKER PROGRAM (another file of this program) | exit
+ * Sources: anon_rw, anon_r, anon_rx, anon_rwx; file_r, file_rx, file_rw, file_rwx: private mappings of
+ * a file; written_r, written_rx: the same, written to before; shared_r, shared_rx: MAP_SHARED of a
+ * file opened for reading; shared_rw. ORDERS_DIR in the environment says where files are.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "loader.h"
+#include "softsgx_designs.h"
+#include "tap.h"
+
+#define BASE 0x100000000000ull
+#define TEST_PAGES 16
+#define WORKERS 8
+#define FIRST_SOCKET 100 /* the same numbers in every worker: orders, then inboxes */
+
+static struct encl e;
+static uint64_t test_pages; /* offset of p0 */
+static int fds[128], me;
+
+static int orders(int worker, int end) { return FIRST_SOCKET + 4 * worker + end; }
+static int inbox(int worker, int end) { return FIRST_SOCKET + 4 * worker + 2 + end; }
+
+/* -- answers ------------------------------------------------------------------------------- */
+
+static void answer(const char *fmt, ...)
+{
+	char line[200];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	if (send(orders(me, 1), line, strlen(line), 0) < 0)
+		_exit(1);
+}
+
+static void answer_call(long ret)
+{
+	if (ret == -1)
+		answer("%s", strerrorname_np(errno));
+	else
+		answer("%ld", ret);
+}
+
+static void answer_entry(struct call *c, bool value)
+{
+	struct sgx_enclave_run run = {0};
+	int ret = encl_call(&e, me % e.threads, c, &run);
+
+	if (ret)
+		answer("vdso %d", ret);
+	else if (run.function != EEXIT)
+		answer("fault %u %#x", run.exception_vector, run.exception_error_code);
+	else
+		answer("%#lx", value ? c->ret : 0);
+}
+
+/* -- words --------------------------------------------------------------------------------- */
+
+static char *words[32];
+static int nwords;
+
+static const char *word(int i) { return i < nwords ? words[i] : ""; }
+static int *var(int i) { return &fds[word(i)[0] & 127]; }
+
+static const char *option(const char *name, const char *otherwise)
+{
+	size_t n = strlen(name);
+
+	for (int i = 0; i < nwords; i++)
+		if (!strncmp(words[i], name, n) && words[i][n] == '=')
+			return words[i] + n + 1;
+	return otherwise;
+}
+
+static uint64_t number(const char *text) { return strtoull(text, NULL, 0); }
+
+static uint64_t mask(const char *text)
+{
+	return (strchr(text, 'r') ? 1 : 0) | (strchr(text, 'w') ? 2 : 0) | (strchr(text, 'x') ? 4 : 0);
+}
+
+struct place {
+	uint64_t off, len;
+};
+
+static struct place place(const char *name)
+{
+	const char *dot = strchr(name, '.');
+	size_t n = dot ? (size_t)(dot - name) : strlen(name);
+
+	if (name[0] == 'p' && name[1] >= '0' && name[1] <= '9') {
+		char *more;
+		uint64_t first = strtoull(name + 1, &more, 10);
+
+		return (struct place){test_pages + first * PAGE, (*more == '+' ? number(more + 1) : 1) * PAGE};
+	}
+	if (!strcmp(name, "all"))
+		return (struct place){0, e.size};
+	if (!strcmp(name, "base"))
+		return (struct place){0, test_pages};
+	for (int i = 0, nth = dot ? atoi(dot + 1) : 0; i < e.nseg; i++)
+		if (!strncmp(e.seg[i].name, name, n) && !e.seg[i].name[n] && !nth--)
+			return (struct place){e.seg[i].off, e.seg[i].len};
+	answer("no place %s", name);
+	return (struct place){0};
+}
+
+/* -- sources ------------------------------------------------------------------------------- */
+
+static int source_file(const void *content, uint64_t len, int mode)
+{
+	const char *dir = getenv("ORDERS_DIR");
+	char path[4096];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/orders-source-XXXXXX", dir ? dir : "/tmp");
+	fd = mkstemp(path);
+	if (fd < 0 || write(fd, content, len) != (ssize_t)len)
+		return -1;
+	close(fd);
+	fd = open(path, mode);
+	unlink(path);
+	return fd;
+}
+
+static void *source(const char *kind, const void *content, uint64_t len)
+{
+	int prot = (int)mask(strchr(kind, '_') ? strchr(kind, '_') : ""), fd;
+	char *p;
+
+	if (!strncmp(kind, "anon", 4)) {
+		p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (p != MAP_FAILED)
+			memcpy(p, content, len);
+		return p != MAP_FAILED && mprotect(p, len, prot) ? MAP_FAILED : p;
+	}
+	if (!strncmp(kind, "shared", 6)) {
+		fd = source_file(content, len, prot & PROT_WRITE ? O_RDWR : O_RDONLY);
+		p = mmap(NULL, len, prot, MAP_SHARED, fd, 0);
+	} else if (!strncmp(kind, "written", 7)) {
+		fd = source_file(content, len, O_RDONLY);
+		p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+		for (uint64_t at = 0; p != MAP_FAILED && at < len; at += PAGE)
+			((volatile char *)p)[at] = ((volatile char *)p)[at];
+		if (p != MAP_FAILED && mprotect(p, len, prot))
+			p = MAP_FAILED;
+	} else {
+		fd = source_file(content, len, O_RDONLY);
+		p = mmap(NULL, len, prot, MAP_PRIVATE, fd, 0);
+	}
+	close(fd);
+	return p;
+}
+
+/* -- building ------------------------------------------------------------------------------ */
+
+static struct encl_seg added[64]; /* what INIT signs */
+static int nadded;
+
+/* A function that returns `value`. */
+static void function(uint8_t *at, uint64_t value)
+{
+	at[0] = 0xb8;
+	for (int i = 0; i < 4; i++)
+		at[1 + i] = (uint8_t)(value >> (8 * i));
+	at[5] = at[6] = at[7] = 0xc3;
+}
+
+static long add_one(int fd, const struct encl_seg *s, const char *otherwise)
+{
+	const char *via = option("via", "pages");
+	struct secinfo info = {.flags = s->flags};
+	uint64_t skew = number(option("skew", "0"));
+	void *src = NULL;
+	long ret;
+
+	if (option("type", NULL))
+		info.flags = (info.flags & 7) | number(option("type", NULL)) << 8;
+	if (strcmp(otherwise, "none")) {
+		src = source(option("src", otherwise), s->src, s->len);
+		if (src == MAP_FAILED)
+			return -1;
+	}
+	if (!strcmp(via, "v20")) {
+		for (uint64_t at = 0; at < s->len; at += PAGE) {
+			struct sgx_enclave_add_page_v20 arg = {
+				.addr = BASE + s->off + at + skew, .src = (uint64_t)src + at,
+				.secinfo = (uint64_t)&info,
+				.mrmask = (uint16_t)number(option("mrmask", s->measure ? "0xffff" : "0"))};
+
+			ret = ioctl(fd, SGX_IOC_ENCLAVE_ADD_PAGE_V20, &arg);
+			if (ret)
+				break;
+		}
+	} else if (!strcmp(via, "region")) {
+		struct sgx_add_region arg = {
+			.src = (uint64_t)src, .offset = s->off + skew, .length = s->len,
+			.secinfo = (uint64_t)&info, .flags = s->measure,
+			.segment = mask(option("segment", "-"))};
+
+		if (!strcmp(option("segment", ""), "auto"))
+			arg.segment = (uint64_t)seg_prot(s);
+		ret = ioctl(fd, SGX_IOC_ADD_REGION, &arg);
+	} else {
+		struct sgx_enclave_add_pages arg = {
+			.src = (uint64_t)src, .offset = s->off + skew, .length = s->len,
+			.secinfo = (uint64_t)&info, .flags = s->measure};
+
+		ret = ioctl(fd, SGX_IOC_ENCLAVE_ADD_PAGES, &arg);
+	}
+	if (src && munmap(src, s->len))
+		return -1;
+	return ret;
+}
+
+static void order_add(bool late)
+{
+	struct place where = place(word(2));
+	static uint8_t buffer[TEST_PAGES * PAGE] __attribute__((aligned(4096)));
+	long ret = 0;
+
+	if (word(2)[0] == 'p' || late) {
+		uint64_t flags = SI_REG | mask(option("perm", "r"));
+		uint8_t *content = buffer;
+		struct encl_seg s = {"test", where.off, where.len, flags, content,
+				     !late && number(option("measure", "1")), false};
+
+		for (uint64_t at = 0; at < where.len; at += PAGE)
+			function(content + at, 0x1000 + (where.off - test_pages + at) / PAGE);
+		ret = add_one(*var(1), &s, late ? "none" : "anon_rw");
+		if (!ret && !late) {
+			s.src = memcpy(mmap(NULL, s.len, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), content, s.len);
+			added[nadded++] = s;
+		}
+		return answer_call(ret);
+	}
+	for (int i = 0; i < e.nseg && !ret; i++) {
+		struct encl_seg s = e.seg[i];
+		uint8_t *whole;
+
+		if (s.off < where.off || s.off >= where.off + where.len)
+			continue;
+		whole = mmap(NULL, s.len, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (!s.repeat)
+			memcpy(whole, s.src, s.len);
+		s.src = whole;
+		s.repeat = false;
+		ret = add_one(*var(1), &s, s.flags & SI_X ? "file_rx" : "anon_rw");
+		if (!ret)
+			added[nadded++] = s;
+	}
+	answer_call(ret);
+}
+
+static void order_init(void)
+{
+	struct sgx_enclave_init arg = {.sigstruct = (uint64_t)&e.sig};
+	struct encl_seg planned[sizeof(e.seg) / sizeof(e.seg[0])];
+	int n = e.nseg;
+
+	memcpy(planned, e.seg, sizeof(planned));
+	memcpy(e.seg, added, sizeof(added[0]) * (size_t)nadded);
+	e.nseg = nadded;
+	encl_sign(&e);
+	memcpy(e.seg, planned, sizeof(planned));
+	e.nseg = n;
+	answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_INIT, &arg));
+}
+
+static void order_open(void)
+{
+	int mode = strcmp(word(2), "r") ? strcmp(word(2), "w") ? O_RDWR : O_WRONLY : O_RDONLY;
+	int fd = open(nwords > 3 ? word(3) : encl_device(), mode | O_CLOEXEC);
+
+	if (fd >= 0)
+		*var(1) = fd;
+	answer_call(fd < 0 ? -1 : 0);
+}
+
+/* -- mapping ------------------------------------------------------------------------------- */
+
+static void order_mmap(void)
+{
+	struct place where = place(word(2));
+	void *at = (void *)(BASE + where.off), *got;
+	int flags = MAP_SHARED;
+
+	if (!strcmp(word(4), "noreplace"))
+		flags |= MAP_FIXED_NOREPLACE;
+	else if (strcmp(word(4), "any"))
+		flags |= MAP_FIXED;
+	else
+		at = NULL;
+	if (!strcmp(word(4), "private"))
+		flags ^= MAP_SHARED | MAP_PRIVATE;
+	got = mmap(at, where.len, (int)mask(word(3)), flags, *var(1), 0);
+	if (got == MAP_FAILED)
+		return answer_call(-1);
+	answer(at ? "%ld" : "aligned %d", at ? (long)got - (long)at : !((uint64_t)got % where.len));
+}
+
+static void order_sgx2(void)
+{
+	struct place where = place(word(2));
+	struct sgx_enclave_restrict_permissions r = {where.off, where.len, mask(word(3)), 0, 0};
+	struct sgx_enclave_modify_types m = {where.off, where.len, 4, 0, 0};
+	struct sgx_enclave_remove_pages d = {where.off, where.len, 0};
+
+	if (!strcmp(word(0), "restrict"))
+		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS, &r));
+	else if (!strcmp(word(0), "trim"))
+		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_MODIFY_TYPES, &m));
+	else
+		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_REMOVE_PAGES, &d));
+}
+
+static void order_design(void)
+{
+	struct place where = place(word(2));
+	uint64_t at = BASE + where.off;
+	struct sgx_mprotect p = {at, where.len, mask(word(3))};
+	struct sgx_extend_permissions x = {where.off, where.len, mask(word(3))};
+	struct sgx_map_segment s = {at, where.len, mask(word(3)), mask(word(4))};
+
+	if (!strcmp(word(0), "iocmprotect"))
+		answer_call(ioctl(*var(1), SGX_IOC_MPROTECT, &p));
+	else if (!strcmp(word(0), "extend"))
+		answer_call(ioctl(*var(1), SGX_IOC_EXTEND_PERMISSIONS, &x));
+	else
+		answer_call(ioctl(*var(1), SGX_IOC_MAP_SEGMENT, &s));
+}
+
+static void order_segmentfd(void)
+{
+	struct sgx_segment_fd arg = {mask(word(3)), O_CLOEXEC};
+	int fd = ioctl(*var(1), SGX_IOC_SEGMENT_FD, &arg);
+
+	if (fd >= 0)
+		*var(2) = fd;
+	answer_call(fd < 0 ? -1 : 0);
+}
+
+/* -- inside -------------------------------------------------------------------------------- */
+
+static void order_inside(void)
+{
+	bool nothing = !strcmp(word(0), "enter");
+	struct call c = {.op = nothing ? OP_NOP : OP_PEEK, .a = nothing ? 0 : BASE + place(word(1)).off};
+
+	if (!strcmp(word(0), "poke")) {
+		uint8_t code[8];
+
+		function(code, number(word(2)));
+		c.op = OP_POKE;
+		memcpy(&c.b, code, 8);
+		return answer_entry(&c, false);
+	}
+	if (!strcmp(word(0), "call"))
+		c.op = OP_CALL;
+	answer_entry(&c, !nothing);
+}
+
+static void order_enclu(void)
+{
+	uint64_t flags = SI_REG | mask(word(2));
+
+	if (!strcmp(word(3), "pending"))
+		flags |= SI_PENDING;
+	if (!strcmp(word(3), "trim"))
+		flags = SI_TRIM | SI_MODIFIED;
+	struct call c = {.op = OP_ENCLU, .a = strcmp(word(0), "accept") ? EMODPE : EACCEPT,
+			 .b = BASE + place(word(1)).off, .c = flags};
+	answer_entry(&c, true);
+}
+
+/* -- workers ------------------------------------------------------------------------------- */
+
+static void order_send(void)
+{
+	char control[CMSG_SPACE(sizeof(int))] = {0}, byte = 0;
+	struct iovec iov = {&byte, 1};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+			     .msg_controllen = sizeof(control)};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+	bool give = !strcmp(word(0), "send");
+
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	if (give) {
+		memcpy(CMSG_DATA(c), var(1), sizeof(int));
+		return answer_call(sendmsg(inbox((int)number(word(2)), 1), &msg, 0) == 1 ? 0 : -1);
+	}
+	if (recvmsg(inbox(me, 0), &msg, MSG_CMSG_CLOEXEC) != 1)
+		return answer_call(-1);
+	if (!CMSG_FIRSTHDR(&msg))
+		return answer("nothing");
+	memcpy(var(1), CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(int));
+	answer("0");
+}
+
+static void order_fork(void)
+{
+	int worker = (int)number(word(1));
+	char text[8];
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		me = worker;
+		if (!strcmp(word(0), "spawn")) {
+			snprintf(text, sizeof(text), "%d", worker);
+			execl(word(2), word(2), text, NULL);
+		}
+		return;
+	}
+	answer_call(pid < 0 ? -1 : 0);
+}
+
+static void order_create(void)
+{
+	struct sgx_enclave_create arg = {.src = (uint64_t)&e.secs};
+
+	answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_CREATE, &arg));
+}
+
+static void obey(void)
+{
+	static const struct {
+		const char *names;
+		void (*run)(void);
+	} table[] = {
+		{"open", order_open}, {"create", order_create}, {"init", order_init},
+		{"send recv", order_send}, {"fork spawn", order_fork}, {"mmap", order_mmap},
+		{"restrict trim remove", order_sgx2}, {"iocmprotect extend mapsegment", order_design},
+		{"segmentfd", order_segmentfd}, {"peek poke call enter", order_inside},
+		{"accept emodpe", order_enclu},
+	};
+	const char *name = word(0);
+	struct place a, b;
+
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		const char *at = strstr(table[i].names, name);
+		size_t n = strlen(name);
+
+		if (at && (at == table[i].names || at[-1] == ' ') && (!at[n] || at[n] == ' '))
+			return table[i].run();
+	}
+	if (!strcmp(name, "add") || !strcmp(name, "aug"))
+		return order_add(!strcmp(name, "aug"));
+	if (!strcmp(name, "close"))
+		return answer_call(close(*var(1)));
+	if (!strcmp(name, "ioctl"))
+		return answer_call(ioctl(*var(1), number(word(2)), number(word(3))));
+	if (!strcmp(name, "exit"))
+		_exit(0);
+	a = place(word(1));
+	if (!strcmp(name, "mprotect"))
+		return answer_call(mprotect((void *)(BASE + a.off), a.len, (int)mask(word(2))));
+	if (!strcmp(name, "munmap"))
+		return answer_call(munmap((void *)(BASE + a.off), a.len));
+	if (!strcmp(name, "mremap")) {
+		b = place(word(2));
+		return answer_call(mremap((void *)(BASE + a.off), a.len, b.len,
+					  MREMAP_MAYMOVE | MREMAP_FIXED, BASE + b.off) == MAP_FAILED ? -1 : 0);
+	}
+	answer("no order %s", name);
+}
+
+static void work(void)
+{
+	char line[400], *save;
+	ssize_t n;
+
+	while ((n = recv(orders(me, 1), line, sizeof(line) - 1, 0)) > 0) {
+		line[n] = 0;
+		nwords = 0;
+		for (char *w = strtok_r(line, " ", &save); w && nwords < 32; w = strtok_r(NULL, " ", &save))
+			words[nwords++] = w;
+		obey();
+	}
+	_exit(0);
+}
+
+static void lead(void)
+{
+	char *line = NULL, reply[200];
+	size_t room = 0;
+	ssize_t n;
+
+	while ((n = getline(&line, &room, stdin)) > 0) {
+		int worker, skip = 0;
+
+		while (n && (line[n - 1] == '\n' || line[n - 1] == ' '))
+			line[--n] = 0;
+		if (!n || line[0] == '#')
+			continue;
+		if (sscanf(line, "%d %n", &worker, &skip) != 1 || worker < 0 || worker >= WORKERS) {
+			puts("no worker");
+			continue;
+		}
+		send(orders(worker, 0), line + skip, strlen(line + skip), 0);
+		if (!strcmp(line + skip, "exit"))
+			continue;
+		n = recv(orders(worker, 0), reply, sizeof(reply) - 1, 0);
+		reply[n > 0 ? n : 0] = 0;
+		puts(n > 0 ? reply : "gone");
+		fflush(stdout);
+	}
+	for (int worker = 0; worker < WORKERS; worker++)
+		send(orders(worker, 0), "exit", 4, MSG_DONTWAIT);
+}
+
+int main(int argc, char **argv)
+{
+	struct timeval patience = {.tv_sec = 20};
+
+	if (encl_plan(&e, &(struct encl_opts){.threads = 2, .size = 1 << 19}))
+		bail("plan", e.err);
+	e.base = e.secs.base = BASE;
+	test_pages = e.free;
+	if (argc > 1) {
+		me = atoi(argv[1]);
+		work();
+	}
+	for (int i = 0; i < 2 * WORKERS; i++) {
+		int pair[2];
+
+		if (socketpair(AF_UNIX, i % 2 ? SOCK_DGRAM : SOCK_SEQPACKET, 0, pair)
+		    || dup2(pair[0], FIRST_SOCKET + 2 * i) < 0 || dup2(pair[1], FIRST_SOCKET + 2 * i + 1) < 0)
+			bail("sockets", strerror(errno));
+		close(pair[0]);
+		close(pair[1]);
+		/* A worker that died answers no more. */
+		setsockopt(FIRST_SOCKET + 2 * i, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	}
+	if (fork() == 0)
+		work();
+	lead();
+	return 0;
+}
