@@ -44,7 +44,7 @@ _GUESTS = {
 # A check that is listed here and passes is a mistake of the list.
 _LIMITS = {
     "rawenclu": {
-        "cpuid_signal": "CPUID inside runs: it cannot be trapped, and enclave code is never patched",
+        "cpuid_signal": "CPUID inside runs: no trap, and enclave code is never patched",
     },
     "cpuid": {
         "jit_sgx": "code made at run time is not searched for CPUID",

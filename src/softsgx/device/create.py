@@ -24,6 +24,7 @@ from softsgx.sgx.pagerules import GP
 __all__ = [
     "ATTRIBUTES_ALLOWED",
     "MISCSELECT_SUPPORTED",
+    "attributes_known",
     "ecreate_error",
     "einit_error",
     "tcs_of_eadd",

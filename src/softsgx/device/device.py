@@ -66,8 +66,13 @@ class Device:
     def ioctl(self, process: Any, file: Any, cmd: int, arg: int) -> tuple[int, str]:
         """An ioctl of a process on an open file: (0 or -errno, the condition that refused)."""
         if not isinstance(file, EnclaveFile) or file.base_file is not file:
-            errno = EBADF if isinstance(file, PathFile) else ENOTTY
-            return -errno, "this file has no ioctls"
+            if isinstance(file, PathFile):
+                return -EBADF, "an fd of a path has no ioctls"
+            try:
+                self.run.ask("file_ioctl", At(file=file, process=process), cmd=cmd & 0xFFFFFFFF)
+            except Stop as stop:
+                return -stop.errno, stop.why
+            return -ENOTTY, "this file has no ioctls"
         return dispatch(self, process, file, cmd, arg)
 
     def process(self) -> Process:
@@ -78,7 +83,7 @@ class Device:
 
     # What the supervisor replaces.
 
-    def make_memory(self, file: EnclaveFile, size_bytes: int) -> EnclaveMemory:
+    def make_memory(self, file: EnclaveFile, size_bytes: int) -> EnclaveMemory:  # noqa: ARG002
         """Where the pages of a new enclave keep their content."""
         return EnclaveMemory(size_bytes)
 

@@ -86,8 +86,10 @@ def base_program() -> bytes:
 
 
 FILE_CALLS = frozenset(
-    (nr.NR_read, nr.NR_write, nr.NR_pread64, nr.NR_pwrite64, nr.NR_readv, nr.NR_writev)
-    + (nr.NR_ftruncate, nr.NR_fallocate)
+    (
+        *(nr.NR_read, nr.NR_write, nr.NR_pread64, nr.NR_pwrite64, nr.NR_readv, nr.NR_writev),
+        *(nr.NR_ftruncate, nr.NR_fallocate),
+    )
 )
 """What a file that is no memory refuses with EINVAL."""
 

@@ -23,6 +23,7 @@ __all__ = [
     "At",
     "Context",
     "Law",
+    "Lsm",
     "Request",
     "RuleInfo",
     "Run",

@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from softsgx.supervisor.loop import Supervisor
 
-__all__ = ["emulate_cpuid", "exec_stop", "image", "patch_mapping"]
+__all__ = ["emulate_cpuid", "exec_stop", "image", "patch_mapping", "unpatched"]
 
 _AT_SYSINFO_EHDR = 33
 _ARCH_SET_CPUID = 0x1012

@@ -60,7 +60,7 @@ class Mappings:
         if file.enclave.initialized:
             self.dirty.append((file, first, last))
 
-    def created(self, process: Any, file: EnclaveFile) -> None:
+    def created(self, file: EnclaveFile) -> None:
         """ELRANGE is known: mappings made before it get their place in the memory."""
         self._allowed.clear()
         self.remap.append(file)

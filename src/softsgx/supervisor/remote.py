@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, ClassVar
 
-__all__ = ["Remote", "wait_stop"]
+__all__ = ["Ended", "Remote", "to_exit_stop", "wait_stop"]
 
 _WALL = 0x40000000
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)

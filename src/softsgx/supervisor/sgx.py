@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Sgx"]
 
 
-class HostDevice(Device):
+class _HostDevice(Device):
     """The device behind real processes."""
 
     def __init__(self, sgx: Sgx, **options: Any) -> None:
@@ -52,7 +52,7 @@ class HostDevice(Device):
 
     def on_create(self, process: Any, file: EnclaveFile) -> None:
         """Mappings made before ECREATE get their place in the memory now."""
-        self.sgx.mappings.created(process, file)
+        self.sgx.mappings.created(file)
 
     def on_mm(self, process: Any, effects: Any) -> None:
         """Note what an ioctl did to mappings: it is carried out before the guest runs on."""
@@ -85,7 +85,7 @@ class Sgx:
         self.files: dict[tuple[int, int], Any] = {}
         self.fds: dict[Any, int] = {}
         options = sup.options
-        self.device = HostDevice(
+        self.device = _HostDevice(
             self,
             design=options.make_design() if options.make_design else None,
             lsm=None if sup.lsm is None else sup.lsm.lsm,
