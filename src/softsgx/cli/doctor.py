@@ -105,7 +105,7 @@ def _stopped_child(body: Callable[[], None], parent: Callable[[int], Result]) ->
         try:
             ptrace.seize(pid)
         except OSError as e:
-            return False, f"{e}; {_why_no_ptrace()}"
+            return False, f"{e.strerror}; {_why_no_ptrace()}"
         os.write(write_end, b"x")
         return parent(pid)
     finally:
@@ -130,8 +130,10 @@ def _why_no_ptrace() -> str:
             f"kernel.yama.ptrace_scope is {scope}: ptrace {what}; sysctl kernel.yama.ptrace_scope=1"
         )
     with open("/proc/self/status") as f:
-        filtered = any(line.split() == ["Seccomp:", "2"] for line in f)
-    if filtered:
+        status = {name: text.strip() for name, _, text in (line.partition(":") for line in f)}
+    if status.get("TracerPid", "0") != "0":
+        return f"process {status['TracerPid']} traces this one and its children: run it without"
+    if status.get("Seccomp") == "2":
         return (
             "a container's seccomp filter may forbid it: docker run --cap-add SYS_PTRACE,"
             " or --security-opt seccomp=unconfined"
@@ -193,7 +195,7 @@ def _pidfd_getfd() -> Result:
         try:
             own = ptrace.pidfd_getfd(pid, fd)
         except OSError as e:
-            return False, f"{e}; it needs Linux 5.6, and a container that allows it"
+            return False, f"{e.strerror}; it needs Linux 5.6, and a container that allows it"
         same = os.path.sameopenfile(fd, own)
         return same, "" if same else "gave another file"
 
