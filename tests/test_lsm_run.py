@@ -435,3 +435,33 @@ def test_explain_and_policy_say_what_they_need(softsgx: Softsgx, tmp_path: Path)
             assert len(done.stderr.splitlines()) == 1
             assert said in done.stderr
         assert softsgx.command(command, "--help").stdout.startswith(f"usage: softsgx {command}")
+
+
+_TRY_PROVISION = """
+import errno, fcntl, mmap, os
+fd = os.open("/dev/sgx_provision", os.O_RDONLY)
+for name, use in (("ioctl", lambda: fcntl.ioctl(fd, 0xA4EE)),
+                  ("mmap", lambda: mmap.mmap(fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ))):
+    try:
+        use()
+    except OSError as error:
+        print(name, errno.errorcode[error.errno])
+"""
+
+
+@pytest.mark.parametrize(
+    ("context", "answers", "denied"),
+    [
+        # The LSM comes before it is seen that there is nothing to map and no such ioctl.
+        ("loader_t", ["ioctl EACCES", "mmap EACCES"], ["ioctl", "map"]),
+        ("unconfined_t", ["ioctl ENOTTY", "mmap ENODEV"], []),
+    ],
+)
+def test_the_lsm_comes_before_what_a_device_lacks(
+    context: str, answers: list[str], denied: list[str], softsgx: Softsgx, tmp_path: Path
+) -> None:
+    audit = tmp_path / "audit"
+    options = (*LOADER, "--context", context, "--audit", audit)
+    done = softsgx(*options, "--", sys.executable, "-c", _TRY_PROVISION)
+    assert _lines(done) == answers
+    assert [line["perms"] for line in _audit(audit)] == denied

@@ -9,7 +9,7 @@ from softsgx.designs.base import Design
 from softsgx.device.files import EnclaveFile, PathFile, ProvisionFile
 from softsgx.device.ioctls import dispatch
 from softsgx.device.ioctls_designs import rows_of
-from softsgx.law.rule import At, Lsm, Request, Run
+from softsgx.law.rule import At, Lsm, Request, Run, Stop
 from softsgx.law.values import RW
 from softsgx.sgx.enclave import Enclave, EnclaveMemory
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from softsgx.device.files import EnclaveFile, PathFile
 from softsgx.host import procmaps
+from softsgx.law.rule import At
 from softsgx.mm.vma import Vma
 from softsgx.model.outcome import Outcome
 from softsgx.supervisor import paths
@@ -67,11 +68,25 @@ def mmap(sgx: Sgx, tracee: Tracee) -> bool:
             return False
         _replaced(sgx, tracee, process, start, end)
         return True
-    if not isinstance(file, EnclaveFile):
-        sgx.sup.finish(tracee, -errno.EBADF if isinstance(file, PathFile) else -errno.ENODEV)
-        return True
-    _map_enclave(sgx, tracee, file)
+    if isinstance(file, EnclaveFile):
+        _map_enclave(sgx, tracee, file)
+    else:
+        sgx.sup.finish(tracee, -_unmappable(sgx, tracee, file))
     return True
+
+
+def _unmappable(sgx: Sgx, tracee: Tracee, file: Any) -> int:
+    """The errno of mapping a file that has no mmap: the LSM is asked before that is seen."""
+    if isinstance(file, PathFile):
+        return errno.EBADF
+    process, view = sgx.process(tracee.space), sgx.view
+    process.tid = tracee.tid
+    error, _ = sgx.received(process, file)
+    if not error and sgx.device.run.lsm is not None:
+        prot = process.mm.implied(view[RDX], 1) & 7
+        what = {"reqprot": view[RDX], "prot": prot, "map_type": view[R10] & 15}
+        error = sgx.device.run.lsm.ask("mmap_file", At(file=file, process=process), what)
+    return error or errno.ENODEV
 
 
 def _map_enclave(sgx: Sgx, tracee: Tracee, file: EnclaveFile) -> None:
