@@ -269,6 +269,12 @@ def test_the_rules_of_a_design(name: str, softsgx: Softsgx) -> None:
         assert [line[4:] for line in lines[at + 3 : at + 3 + len(rule["lines"])]] == rule["lines"]
 
 
+def test_a_terminal_without_set_signs_gets_escapes(softsgx: Softsgx) -> None:
+    done = softsgx.command("designs", "linux-6.0", env={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "prot \\u2286 (page.max if page.present else RWX)" in done.stdout
+
+
 def test_options_of_a_design_can_be_asked(softsgx: Softsgx) -> None:
     done = softsgx.command("designs", "ioc-mprotect:source=prot")
     assert "option source=prot (of vm_may, prot)" in done.stdout.splitlines()

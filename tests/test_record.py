@@ -231,6 +231,7 @@ def test_the_loading_of_an_enclave_reads_as_strace_would_show_it(
         rf"\[pid {pid}\] AEX #PF 0x8007 at {address}, rip {address}",
         rf"\[pid {pid}\] #PF 0x8007 at {address} -> vDSO, ERESUME",
         rf"\[pid {pid}\] EACCEPT {address} -> 0",
+        rf"\[pid {pid}\] EAUG at {address}, page REG RW pending max=RWX",
         rf"\[pid {pid}\] \+\+\+ exited with 0 \+\+\+",
     ):
         assert re.search(f"^{pattern}", text, re.M), pattern
@@ -250,6 +251,7 @@ def test_a_refusal_names_the_rule_and_its_source(
         text,
         re.M,
     )
+    assert re.search(r"\] madvise\(0x\w+, 0x\w+, \d+\) = -1 EINVAL \(advice for ", text)
     refused = [e for e in events if e.get("event") == "mm" and e["answer"] == -13]
     by = {e["why"]: e["decided"] for e in refused if "decided" in e}
     assert "sgx_encl_may_map" in by["prot within max"]["source"]

@@ -60,6 +60,14 @@ def _bug(error: Exception, text: str) -> int:
     return _EX_SOFTWARE
 
 
+def _any_text() -> None:
+    """Print what a terminal's encoding lacks as escapes."""
+    import io
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _command(args: list[str]) -> int:
     if not args:
         print(USAGE, file=sys.stderr)
@@ -80,6 +88,7 @@ def _command(args: list[str]) -> int:
     if name in ("designs", "doctor", "explain", "include", "policy", "show"):
         from importlib import import_module
 
+        _any_text()
         module = import_module(f"softsgx.cli.{name}")
         return int(getattr(module, name)(rest))
     print(f"softsgx: no command {name!r}; see 'softsgx --help'", file=sys.stderr)

@@ -255,6 +255,10 @@ class Recorder:
         """
         self._put("fault", tid, addr, access, result.signal, result.error_code, page, result.why)
 
+    def augment(self, tid: int, addr: int, page: dict[str, int] | None) -> None:
+        """EAUG of a page that an instruction's operand needed."""
+        self._put("augment", tid, addr, page)
+
     def exception(
         self, tid: int, vector: int, code: int, addr: int, to: str, signal: int, leaf: int
     ) -> None:

@@ -38,6 +38,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "aex": ("vector", "code", "addr", "rip"),
     # A page fault inside: ``access`` 0 read, 1 write, 2 fetch; ``signal`` 0: mended.
     "fault": ("addr", "access", "signal", "code", "page", "why"),
+    # An absent page that an ENCLU's operand needed was added; the instruction is tried again.
+    "augment": ("addr", "page"),
     # An exception as the program sees it: ``to`` is "vdso" or "signal".
     "exception": ("vector", "code", "addr", "to", "signal", "leaf"),
     "cpuid": ("leaf", "subleaf", "eax", "ebx", "ecx", "edx"),

@@ -256,6 +256,9 @@ class Formatter:
             return f"{text} -> {_signal_name(e['signal'])} {e['code']:#x}{why}"
         return f"{text} -> tried again"
 
+    def _augment(self, e: dict[str, Any]) -> str:
+        return f"EAUG at {e['addr']:#x}, page {_page(e['page'] or {})}"
+
     def _exception(self, e: dict[str, Any]) -> str:
         what = _vector(e["vector"], e["code"], e["addr"])
         leaf = sdm.ENCLU_NAMES.get(e["leaf"], e["leaf"])

@@ -190,6 +190,9 @@ def _cure(sgx: Sgx, tracee: Tracee, thread: Thread) -> bool:
     thread.fault_code = result.error_code or thread.fault_code
     if before.generation != generation:
         # EAUG: the page is there now, pending; the instruction itself decides again.
+        if sgx.record is not None:
+            addr = thread.fault_addr
+            sgx.record.augment(tracee.tid, addr, _page_fields(before, addr))
         _flush(sgx, tracee)
         return True
     return False

@@ -181,7 +181,7 @@ def handle(sgx: Sgx, tracee: Tracee, call: int) -> Any:
     if call == nr.NR_mremap:
         return _mremap(sgx, tracee, process)
     if call == nr.NR_madvise:
-        return _madvise(sgx, process)
+        return _madvise(sgx, tracee, process)
     if call == nr.NR_shmat and sgx.view[RDX] & _SHM_REMAP:
         sgx.sup.finish(tracee, -errno.EINVAL)
         return paths.DONE
@@ -271,13 +271,16 @@ def _mremap(sgx: Sgx, tracee: Tracee, process: HostProcess) -> Any:
     return paths.DONE
 
 
-def _madvise(sgx: Sgx, process: HostProcess) -> Any:
+def _madvise(sgx: Sgx, tracee: Tracee, process: HostProcess) -> Any:
     start, end = _range(sgx)
     advice = sgx.view[RDX]
     if not process.mm.overlapping(start, end):
         return None
+    args = (start, sgx.view[RSI], advice)
     if advice in _MADV_PFNMAP_REFUSES or advice == MADV_DOFORK:
+        _log(sgx, tracee, "madvise", args, -errno.EINVAL, "advice for VM_PFNMAP memory")
         return -errno.EINVAL
     if advice == MADV_DONTFORK:
         process.not_inherited.append((start, end))
+    _log(sgx, tracee, "madvise", args, 0, "")
     return None
