@@ -26,6 +26,7 @@ Run PROGRAM with a software SGX device.
   --record FILE                  append every event to FILE ('softsgx show FILE' prints it)
   -v, --verbose                  print every event to standard error
   --no-cpuid                     leave the CPUID instruction alone
+  --verify                       hold the model against /proc/PID/maps at every stop
 
 A security module decides about the device (nothing else is asked about):
   --selinux FILE                 a compiled policy or CIL file ("minimal": softsgx's own);
@@ -105,6 +106,7 @@ def run(args: list[str]) -> int:
         design = make_design(chosen["design"])
         options.make_design = lambda: design
     options.cpuid = not chosen.get("no_cpuid")
+    options.verify = bool(chosen.get("verify"))
     if "permissive" in chosen or any(name in chosen for name in _LSM):
         from softsgx.cli.lsm import confinement
 

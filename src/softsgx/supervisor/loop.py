@@ -136,6 +136,8 @@ class Supervisor:
         tracee.stopped = True
         tracee.vforking = False
         event, number = status >> 16, status >> 8 & 0xFF
+        if self.options.verify and self.sgx is not None and event != ptrace.EVENT_EXEC:
+            self.sgx.verify(tracee)
         if event == 0:
             if number in (signals.SIGILL, signals.SIGTRAP, signals.SIGSEGV) or tracee.thread:
                 self._signal(tracee, number)

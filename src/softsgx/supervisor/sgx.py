@@ -50,7 +50,7 @@ class _HostDevice(Device):
         m.ecreate(secs.ssaframesize, secs.size)
         return m
 
-    def on_create(self, process: Any, file: EnclaveFile) -> None:
+    def on_create(self, process: Any, file: EnclaveFile) -> None:  # noqa: ARG002
         """Mappings made before ECREATE get their place in the memory now."""
         self.sgx.mappings.created(file)
 
@@ -247,6 +247,14 @@ class Sgx:
         """What the LSM says of the first use of a file that came from another process."""
         confinement = self.sup.lsm
         return (0, "") if confinement is None else confinement.received(process, file)
+
+    def verify(self, tracee: Tracee) -> None:
+        """Hold the model against the kernel's view of a stopped process of one thread."""
+        process = tracee.space.sgx
+        if process is not None and len(tracee.space.tracees) == 1:
+            from softsgx.supervisor.verify import verify
+
+            verify(process)
 
     def signal(self, tracee: Tracee, number: int) -> None:
         """A signal-delivery stop of a thread, or an exception of an enclave."""

@@ -1,0 +1,35 @@
+"""The model of an enclave's mappings against the kernel's, at every stop of real loaders."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.command import Softsgx
+
+Guest = Callable[[str], Path]
+
+
+@pytest.mark.parametrize("name", ["mm", "sgx2", "share", "gramine_like", "fortanix_like", "big"])
+def test_the_kernel_has_what_the_model_says(name: str, guest: Guest, softsgx: Softsgx) -> None:
+    done = softsgx("--verify", "--", guest(name))
+    assert done.returncode in (0, 1), done.stderr
+    assert "bug in softsgx" not in done.stderr
+
+
+def test_a_protection_that_is_not_carried_out_is_found(guest: Guest) -> None:
+    lie = (
+        "import sys; from softsgx.supervisor.mappings import Mappings;"
+        "Mappings.wanted = lambda *a: [];"
+        "from softsgx.cli.main import main; sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", lie, "run", "--verify", "--", guest("intel_like")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 70
+    assert "the kernel has" in done.stderr
