@@ -11,28 +11,43 @@ __all__ = ["designs"]
 
 HELP = """\
 usage: softsgx designs [--json] [NAME[:OPTION=VALUE,…]]
+       softsgx designs --markdown DIRECTORY [--check]
 
 Without NAME: the designs and their options (the default value first). With it: the
 design's rules, in the order of their checks, printed from the rules that are enforced.
 
-  --json   the same for programs
+  --json      the same for programs
+  --markdown  write a page for each design, and their comparison, to DIRECTORY
+  --check     write nothing; the status is 1 if a page there is not what would be written
 """
 
 
 def designs(args: list[str]) -> int:
     """Print the designs, or the rules of one. Raises UsageError for an unknown one."""
-    as_json = False
+    as_json = check = False
+    directory: str | None = None
     names = []
-    for arg in args:
+    rest = iter(args)
+    for arg in rest:
         if arg in ("-h", "--help"):
             print(HELP, end="")
             return 0
         if arg == "--json":
             as_json = True
+        elif arg == "--check":
+            check = True
+        elif arg == "--markdown":
+            directory = next(rest, None)
+            if directory is None:
+                raise UsageError("--markdown needs a directory; see 'softsgx designs --help'")
         elif arg.startswith("-"):
             raise UsageError(f"no option {arg}; see 'softsgx designs --help'")
         else:
             names.append(arg)
+    if directory is not None or check:
+        if names or as_json or directory is None:
+            raise UsageError("write: softsgx designs --markdown DIRECTORY [--check]")
+        return _markdown(directory, check)
     if len(names) > 1:
         raise UsageError("designs takes one name; see 'softsgx designs --help'")
     if names:
@@ -46,6 +61,23 @@ def designs(args: list[str]) -> int:
     else:
         _print_table()
     return 0
+
+
+def _markdown(directory: str, check: bool) -> int:
+    from pathlib import Path
+
+    from softsgx.report.designpages import pages
+
+    status = 0
+    for name, text in pages().items():
+        path = Path(directory, name)
+        if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            print(f"{path}: not what the rules say")
+            status = 1
+    return status
 
 
 def _json(value: Any) -> None:
