@@ -1,0 +1,201 @@
+"""The designs on real processes under a real policy: whom each of them stops, and where.
+
+loader_t is the loader of an enclave that lies in an unmodified file. Its booleans are the
+permissions that the mail argues about, one each.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.command import Softsgx
+from tests.orders import Script
+
+pytestmark = pytest.mark.skipif(
+    ctypes.util.find_library("sepol") is None
+    or ctypes.util.find_library("selinux") is None
+    or shutil.which("apparmor_parser", path="/usr/bin:/bin:/usr/sbin:/sbin") is None,
+    reason="no engine here; to run it: apt-get install libsepol2 libselinux1 apparmor",
+)
+
+Run = Callable[..., list[str]]
+
+
+@pytest.fixture
+def run(softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path) -> Run:
+    """``run(design, options, script)``: what was denied on the way, ``perms on type``."""
+
+    def run(design: str, options: str, *lines: str) -> list[str]:
+        audit = tmp_path / "audit"
+        audit.unlink(missing_ok=True)
+        words = options.split()
+        context = [] if "--context" in words else ["--context", "loader_t"]
+        args: list[str | Path] = ["--selinux", "minimal", *context, "--audit", audit]
+        for word in words:
+            known = re.fullmatch(r"(write|execute|execmod|execmem|wx_segment)=(on|off)", word)
+            args += ["--boolean", f"sgx_loader_{word}"] if known else [word]
+        Script(softsgx, guest, *args)(design, *lines)
+        found = []
+        for line in audit.read_text().splitlines():
+            match = re.search(r"denied  \{ (.*?) \}.*tcontext=\w+:\w+:(\w+).*tclass=(\w+)", line)
+            assert match, line
+            found.append(f"{match[1]} on {match[2]}:{match[3]}")
+        return found
+
+    return run
+
+
+DEVICE = "sgx_enclave_device_t:chr_file"
+
+
+def test_v20_asks_the_same_of_every_enclave(run: Run) -> None:
+    script = "0 open e rw -> 0\n0 create e -> 0\n0 mmap e all rw -> 0\n0 mmap e all rwx -> {}"
+    assert run("v20", "", script.format(0)) == []
+    denied = run("v20", "execute=off", script.format("EACCES"))
+    assert denied == [f"execute on {DEVICE}"]
+    assert run("v20", "write=off", "0 open e rw -> EACCES") == [f"write on {DEVICE}"]
+
+
+def test_safe_to_execute_lets_an_unmodified_file_run_and_stops_the_generator(run: Run) -> None:
+    script = """
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e p0 via=region src=file_rx perm=rx -> 0
+        0 add e p1 via=region src=anon_rw perm=rx -> 0
+        0 add e p2 via=region src=anon_rw perm=rw -> 0
+        0 mmap e p0 rx -> 0
+        0 mmap e p1 rx -> {}
+        0 mmap e p2 rw -> 0
+    """
+    denied = run("safe-to-execute", "", script.format("EACCES"))
+    assert denied == [f"execmod on {DEVICE}"]
+    assert run("safe-to-execute", "execmod=on", script.format(0)) == []
+    assert run("safe-to-execute", "--context generator_t", script.format(0)) == []
+
+
+def test_source_vma_asks_execute_only_beyond_the_source(run: Run) -> None:
+    script = """
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e p0 via=region src=file_rx perm=rx -> 0
+        0 add e p1 via=region src=anon_rw perm=rwx -> 0
+        0 mmap e p0 rx -> 0
+        0 mmap e p1 rw -> 0
+        0 mprotect p1 rx -> {}
+    """
+    denied = run("source-vma", "execute=off", script.format("EACCES"))
+    assert denied == [f"execute on {DEVICE}"]
+    assert run("source-vma", "", script.format(0)) == []
+
+
+def test_ioc_mprotect_asks_for_more_only_for_what_is_written_and_executed(run: Run) -> None:
+    script = """
+        0 open e {} -> 0
+        0 create e -> 0
+        0 add e p0 via=region src=file_rx perm=rx -> 0
+        0 add e p1 via=region src=anon_rw perm=rw -> 0
+        0 mmap e all - -> 0
+        0 iocmprotect e p0 rx -> 0
+        0 iocmprotect e p1 rw -> 0
+        0 extend e p1 x -> 0
+        0 iocmprotect e p1 {} -> {}
+    """
+    design = "ioc-mprotect:source=prot,open=rdonly"
+    without = "\n".join(script.splitlines()[:6]).format("r") + "\n0 iocmprotect e p0 rx -> EACCES"
+    assert run(design, "write=off execute=off", without) == [f"execute on {DEVICE}"]
+    # Even for reading it again. But the VMA of an fd that was opened for reading has no
+    # VM_SHARED, so SELinux takes it for a private one: the mail's WRITE is never asked, and
+    # whoever holds EXECMEM goes without.
+    for prot in ("rx", "rw", "r"):
+        denied = run(design, "write=off", script.format("r", prot, "EACCES"))
+        assert denied == ["execmem on loader_t:process"]
+    assert run(design, "write=off execmem=on", script.format("r", "rx", 0)) == []
+    # An fd for reading and writing needs WRITE from the start.
+    assert run("ioc-mprotect:source=prot", "", script.format("rw", "rx", 0)) == []
+    assert run("ioc-mprotect", "write=off", "0 open e rw -> EACCES") == [f"write on {DEVICE}"]
+
+
+def test_segments_are_granted_apart_by_their_labels(run: Run) -> None:
+    script = """
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e p0 via=region src=file_rx perm=rx segment=rx -> 0
+        0 add e p1 via=region src=anon_rw perm=rw segment=rw -> 0
+        0 add e p2 via=region src=anon_rw perm=rw segment=rwx -> {}
+        0 mmap e all - -> 0
+        0 mapsegment e p0 rx rx -> 0
+        0 mapsegment e p1 rw rw -> 0
+        0 mprotect p0 r -> 0
+        0 mprotect p0 rx -> 0
+    """
+    assert run("segments", "", script.format("EACCES")) == [
+        "create on sgx_segment_rwx_t:anon_inode"
+    ]
+    # Made, but not held by everybody: the label is its maker's transition.
+    more = "0 mapsegment e p2 rwx rwx -> 0"
+    assert run("segments", "wx_segment=on", script.format(0), more) == []
+    # S_PRIVATE inodes, as in 2019: all that is left to ask about code is execmem.
+    more = "0 mapsegment e p2 rwx rw -> 0"
+    private = script.replace("mapsegment e p0 rx rx -> 0", "mapsegment e p0 rx rx -> {0}")
+    lines = [line for line in private.splitlines() if "mprotect" not in line]
+    denied = run("segments:inode=private", "", "\n".join(lines).replace("{}", "0").format("EACCES"))
+    assert denied == ["execmem on loader_t:process"]
+    execmem = "\n".join(lines).replace("{}", "0").format(0)
+    assert run("segments:inode=private", "execmem=on", execmem, more) == []
+
+
+def test_a_segments_descriptor_in_another_process(
+    run: Run, guest: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The label is the segment's whoever has the descriptor, and its receiver is asked for it."""
+    other = tmp_path / "other"
+    shutil.copy(guest("orders"), other)
+    script = f"""
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e p0 via=region src=anon_rw perm=rw segment=rw -> 0
+        0 segmentfd e s rw -> 0
+        0 fork 1 -> 0
+        0 send s 1 -> 0
+        1 recv t -> 0
+        1 mmap t p0 rw -> 0
+        0 spawn 2 {other} -> 0
+        0 send s 2 -> 0
+        2 recv t -> 0
+        2 mmap t p0 r -> {{}}
+    """
+    assert run("segments", "", script.format(0)) == []
+    denied = run(
+        "segments", f"--context loader_t --context {other}=bystander_t", script.format("EACCES")
+    )
+    assert denied == ["read write on sgx_segment_rw_t:anon_inode"]
+    generator = f"--context loader_t --context {other}=generator_t"
+    assert run("segments", generator, script.format(0)) == []
+
+
+def test_linux_checks_who_received_the_device(
+    run: Run, guest: Callable[[str], Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copy(guest("orders"), other)
+    script = f"""
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e p0 via=pages src=anon_rw perm=rx -> 0
+        0 spawn 1 {other} -> 0
+        0 send e 1 -> 0
+        1 recv e -> 0
+        1 add e p1 via=pages src=anon_rw perm=rx -> {{0}}
+        1 mmap e p0 r -> {{0}}
+        0 mmap e p0 rx -> 0
+    """
+    assert run("linux-6.0", "", script.format(0)) == []
+    options = f"--context loader_t --context {other}=bystander_t"
+    denied = run("linux-6.0", options, script.format("EACCES"))
+    assert denied == [f"read write on {DEVICE}"] * 2
