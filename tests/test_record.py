@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def test_a_recording_is_a_header_and_a_line_an_event(tmp_path: Path) -> None:
     assert tuple(header) == HEADER
     assert header["softsgx"] == VERSION
     assert header["argv"] == ["prog"]
+    assert header["program"] == metadata.version("softsgx")
     assert header["design"] == "linux-6.0"
     assert header["epc_bytes"] == 1 << 20
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", header["time"])

@@ -140,9 +140,9 @@ def _recorder(chosen: dict[str, Any], design: Any, argv: list[str], options: Opt
             err.flush()
 
     if design is None:
-        from softsgx.designs.registry import DESIGNS
+        from softsgx.designs.linux import Linux60  # as the device itself does
 
-        design = next(iter(DESIGNS.values()))()
+        design = Linux60()
     recorder = Recorder(chosen.get("record"), sink)
     lsm = options.lsm
     recorder.header(argv, design, options.epc_bytes, "none" if lsm is None else lsm.lsm.name)
