@@ -13,9 +13,9 @@ from softsgx.uapi.mman import MAP_SHARED
 from tests.designs_model import BASE, PAGE, RWX, SIZE, R, W, World, X
 
 
-def built(design: str = "segments", **lsm: str) -> World:
+def built(design: str = "segments") -> World:
     """Pages 0, 1 of segment RX, 2 of RW, 3 of RWX, 4 of R; the rest absent. Mapped."""
-    w = World(design, **lsm)
+    w = World(design)
     assert w.create() == 0
     assert w.region(0, R | X, 2, segment=R | X, prot=R) == 0
     assert w.region(2, R | W, segment=R | W, prot=R) == 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Mapping", "auxv", "maps", "parse_maps", "smaps_vmflags"]
+__all__ = ["Mapping", "auxv", "maps", "parse_maps", "smaps_field", "smaps_vmflags"]
 
 # Large enough that the maps of most processes come in few reads (the kernel gives at most a
 # page or so a read), and small enough not to make it walk page tables we do not ask about.
@@ -115,8 +115,17 @@ def smaps_vmflags(pid: int, addr: int) -> frozenset[str] | None:
 
     The names are the kernel's two-letter ones (fs/proc/task_mmu.c,
     ``show_smap_vma_flags``): "rd", "wr", "ex", "sh" for what is allowed, "mr", "mw", "me",
-    "ms" for what mprotect may allow.  Reading stops at the VMA that was asked for, since the
-    kernel walks the page tables of every VMA that it prints.
+    "ms" for what mprotect may allow.
+    """
+    found = smaps_field(pid, addr, b"VmFlags:")
+    return None if found is None else frozenset(found.decode("ascii").split())
+
+
+def smaps_field(pid: int, addr: int, name: bytes) -> bytes | None:
+    """Return what stands behind ``name`` ("Anonymous:") for the VMA that contains ``addr``.
+
+    None if there is no such VMA or field.  Reading stops at the VMA that was asked for, since
+    the kernel walks the page tables of every VMA that it prints.
     """
     fd = os.open(f"/proc/{pid}/smaps", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -126,10 +135,8 @@ def smaps_vmflags(pid: int, addr: int) -> frozenset[str] | None:
             lines = (pending + chunk).split(b"\n")
             pending = lines.pop()
             for line in lines:
-                if line[:8] == b"VmFlags:":
-                    if inside:
-                        return frozenset(line[8:].decode("ascii").split())
-                    continue
+                if inside and line.startswith(name):
+                    return line[len(name) :]
                 # A head line starts with a small hex digit, every other line with a capital.
                 if line[:1] not in b"0123456789abcdef":
                     continue

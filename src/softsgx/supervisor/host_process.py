@@ -24,6 +24,40 @@ _VMA_READ, _VMA_EXEC, _VMA_SHARED = 1, 4, 8
 _READ_IMPLIES_EXEC = 0x0400000
 
 
+class _HostSource(Source):
+    """A source VMA; what few ask for is looked up when it is."""
+
+    __slots__ = ("_pid",)
+
+    def __init__(self, pid: int, start: int, end: int, prot: int, may: int, anonymous: int) -> None:
+        super().__init__(start, end, prot, may, anonymous=anonymous)
+        self._pid = pid
+
+    @property
+    def modified(self) -> int:
+        """A private file mapping that was written to has anonymous pages of its own."""
+        field = None
+        if not self.anonymous:
+            field = procmaps.smaps_field(self._pid, self.start, b"Anonymous:")
+        return int(field is not None and int(field.split()[0]) > 0)
+
+    @modified.setter
+    def modified(self, value: int) -> None:
+        """What the kernel knows is not ours to set."""
+
+    @property
+    def path(self) -> str:
+        """The file's path as maps prints it, "" for anonymous memory."""
+        if self.anonymous:
+            return ""
+        mappings = procmaps.maps(self._pid)
+        return next((m.path for m in mappings if m.start <= self.start < m.end), "")
+
+    @path.setter
+    def path(self, value: str) -> None:
+        """What the kernel knows is not ours to set."""
+
+
 class _HostMemory:
     """`UserMemory` of a real process: what copy_from_user would see."""
 
@@ -66,17 +100,20 @@ class _HostMemory:
             return Source(addr, addr + 4096, 0, 7 if end > start else 0, mapped=int(end > start))
         may = 7
         if inode or shared:
+            # Of a private mapping they depend on the mount alone; a shared one may have been
+            # made anew from an fd of another mode.
             key = (start, end, dev, inode)
-            known = self._may.get(key)
+            known = None if shared else self._may.get(key)
             if known is None:
                 flags = procmaps.smaps_vmflags(self.process.space.pid, addr) or frozenset()
                 known = ("mr" in flags) | ("mw" in flags) << 1 | ("me" in flags) << 2
-                self._may[key] = known
+                if not shared:
+                    self._may[key] = known
             may = known
         confinement = self.process.sgx.sup.lsm
         if prot & _VMA_EXEC and confinement is not None:
             confinement.source(self.process, addr, prot)
-        return Source(start, end, prot, may, anonymous=int(not inode))
+        return _HostSource(self.process.space.pid, start, end, prot, may, int(not inode))
 
     def _query_vma(self, addr: int) -> tuple[int, int, int, int, int, int] | None:
         """PROCMAP_QUERY (Linux 6.11): one VMA without printing them all."""
