@@ -19,12 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softsgx.designs.registry import make_design
+from softsgx.device.process import ByteMemory
 from softsgx.errors import UsageError
+from softsgx.record import ioctls
 from softsgx.record.reader import read
 from softsgx.record.recorder import Recorder
 from softsgx.record.schema import EVENTS, HEADER, OPTIONAL, VERSION, encode
 from softsgx.report.text import Formatter
 from softsgx.sdm import leaves as sdm
+from softsgx.uapi.designs import DESIGN_IOC_NAMES
 from tests.command import Softsgx
 
 Guest = Callable[[str], Path]
@@ -318,3 +321,21 @@ def test_show_reads_standard_input(tmp_path: Path, softsgx: Softsgx) -> None:
     )
     assert by_name.stdout == by_input.stdout
     assert "= -1 EACCES (prot within max)" in by_name.stdout
+
+
+def test_every_ioctl_of_every_design_is_taken_apart() -> None:
+    """By the structures that C has for them: see test_uapi_parity and test_designs_header."""
+    memory = ByteMemory()
+    memory.place(0x1000, bytes(range(64)))
+    for number in (0x4008A400, 0xC030A401, 0x401AA401, 0x4008A402, 0x4008A403, 0xC028A405,
+                   0xC028A406, 0xC018A407, *DESIGN_IOC_NAMES):  # fmt: skip
+        assert ioctls.name(number).startswith("SGX_IOC_")
+        if number in (0xC030A401, 0x401AA401):
+            continue  # they point to a SECINFO
+        args = ioctls.arguments(number, 0x1000, memory)
+        assert args is not None
+        assert next(iter(args.values())) == int.from_bytes(bytes(range(8)), "little")
+        assert len(args) * 8 == number >> 16 & 0x3FFF
+        assert ioctls.arguments(number, 0x9000, memory) is None
+    assert ioctls.arguments(0xA404, 0x1000, memory) is None
+    assert ioctls.name(0xC008A477) == "0xc008a477 (magic 0xa4, nr 0x77, size 8, read|write)"

@@ -41,7 +41,7 @@ class Recorder:
     """
 
     __slots__ = (
-        "_effects", "_event", "_fd", "_layouts", "_path", "_sink", "_start", "_verdicts", "_watch",
+        "_effects", "_event", "_fd", "_path", "_sink", "_start", "_verdicts", "_watch",
     )  # fmt: skip
 
     def __init__(self, path: str | None, sink: Sink | None = None) -> None:
@@ -53,7 +53,6 @@ class Recorder:
         self._effects: list[list[Any]] = []
         self._verdicts: list[dict[str, Any]] = []
         self._watch: Watch | None = None
-        self._layouts: dict[int, Any] | None = None
 
     # -- the file ----------------------------------------------------------------------
 
@@ -203,28 +202,11 @@ class Recorder:
         self, tid: int, fd: int, file: Any, cmd: int, arg: int, answer: int, why: str, memory: Any
     ) -> None:
         """An ioctl on a device file; ``memory`` is the process's (`UserMemory`)."""
-        from softsgx.uapi.sgx import describe_ioc
+        from softsgx.record import ioctls
 
-        args = self._ioctl_args(cmd, arg, memory)
+        name, args = ioctls.name(cmd), ioctls.arguments(cmd, arg, memory)
         number = getattr(file, "number", 0)
-        self._put("ioctl", tid, fd, number, describe_ioc(cmd), cmd, arg, args, answer, why)
-
-    def _ioctl_args(self, cmd: int, arg: int, memory: Any) -> dict[str, int] | None:
-        if self._layouts is None:
-            self._layouts = _ioctl_layouts()
-        layout = self._layouts.get(cmd)
-        if layout is None:
-            return None
-        from softsgx.device.memory import Fault
-        from softsgx.sdm.structs import SECINFO
-
-        try:
-            args = dict(vars(layout.unpack(memory.read(arg, layout.size))))
-            if "secinfo" in args:
-                args["secinfo_flags"] = SECINFO.unpack(memory.read(args["secinfo"], 64)).flags
-        except Fault:
-            return None
-        return {k: v for k, v in args.items() if isinstance(v, int)}
+        self._put("ioctl", tid, fd, number, name, cmd, arg, args, answer, why)
 
     def mm(self, tid: int, call: str, args: Any, answer: int, why: str) -> None:
         """A memory call that concerns an enclave; ``args`` in the call's order."""
@@ -305,19 +287,3 @@ def _open(path: str) -> int:
     except OSError:
         pass  # not a regular file, or not readable
     return fd
-
-
-def _ioctl_layouts() -> dict[int, Any]:
-    """The argument's structure by ioctl number: both are named alike in the kernel's header."""
-    from softsgx.sdm.layout import Layout
-    from softsgx.uapi import sgx
-
-    found = {}
-    for value in vars(sgx).values():
-        if isinstance(value, Layout):
-            found[value.name.split()[0].upper().replace("SGX_", "SGX_IOC_", 1), value.size] = value
-    return {
-        cmd: found[name, sgx.ioc_size(cmd)]
-        for cmd, name in sgx.IOC_NAMES.items()
-        if (name, sgx.ioc_size(cmd)) in found
-    }

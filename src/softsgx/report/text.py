@@ -193,13 +193,16 @@ class Formatter:
                 self._field(k, v, args) for k, v in args.items() if k != "secinfo_flags"
             )
             shown += "}"
-        return f"ioctl({e['fd']}, {e['name']}, {shown}) {self._answer(e)}"
+        answer = self._answer(e)
+        if e["answer"] > 0 and e["name"] == "SGX_IOC_ENCLAVE_INIT":
+            answer += f" ({sdm.sgx_error_name(e['answer'])})"  # v20 returns EINIT's codes
+        return f"ioctl({e['fd']}, {e['name']}, {shown}) {answer}"
 
     @staticmethod
     def _field(name: str, value: int, args: dict[str, int]) -> str:
         if name == "secinfo" and "secinfo_flags" in args:
             return f"secinfo={_secinfo(args['secinfo_flags'])}"
-        if name in ("permissions", "prot"):
+        if name in ("permissions", "prot", "segment"):
             return f"{name}={_prot(value)}"
         if name == "page_type":
             return f"page_type={sdm.PAGE_TYPE_NAMES.get(value, value)}"
