@@ -351,92 +351,6 @@ def test_a_profile_in_complain_mode_logs(guest: Guest, softsgx: Softsgx, tmp_pat
     assert {line["profile"] for line in _audit(audit)} == {"other"}
 
 
-_MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
-    "no policy": (("--selinux", "missing"), "missing: cannot read the policy: No such file"),
-    "no policy at all": (("--selinux", "README"), "README: not a compiled SELinux policy"),
-    "broken CIL": (("--selinux", "broken.cil"), "broken.cil: "),
-    "broken module": (("--selinux", "minimal", "--selinux", "broken.cil"), "broken.cil"),
-    "unknown type": (("--selinux", "minimal", "--context", "no_t"), "has the type 'no_t'"),
-    "unknown context": (("--selinux", "minimal", "--context", "a:b:c:s0"), "not a context of"),
-    "unknown context of a program": (
-        ("--selinux", "minimal", "--context", "/bin/sh=no_t"),
-        "has the type 'no_t'",
-    ),
-    "unknown boolean": (("--selinux", "minimal", "--boolean", "no_bool=on"), "no_bool"),
-    "no value": (("--selinux", "minimal", "--boolean", "sgx_loader_write"), "NAME=on or NAME=off"),
-    "no contexts": (("--selinux", "minimal", "--file-contexts", "missing"), "missing: no such"),
-    "no --selinux": (("--context", "loader_t"), "belongs to --selinux"),
-    "no module": (("--audit", "log"), "--audit needs a security module"),
-    "both": (("--selinux", "minimal", "--apparmor", "profile"), "Linux runs one of them"),
-    "no profile file": (("--apparmor", "missing:x"), "missing:x: cannot read the profile"),
-    "broken profile": (("--apparmor", "README"), "README: the profile does not compile"),
-    "unknown profile": (("--apparmor", "profile:nobody"), "no profile named 'nobody'"),
-    "which profile": (("--apparmor", "profile"), "choose one"),
-    "audit into nothing": (("--selinux", "minimal", "--audit", "no/log"), "No such file"),
-}
-
-
-@pytest.mark.parametrize("mistake", _MISTAKES)
-def test_mistakes_are_one_line_and_status_2(mistake: str, softsgx: Softsgx, tmp_path: Path) -> None:
-    (tmp_path / "README").write_text("neither a policy nor a profile\n")
-    (tmp_path / "broken.cil").write_text("(allow nobody_t nothing_t (file (read)))\n")
-    _profile(tmp_path, "rwm")
-    options, said = _MISTAKES[mistake]
-    done = softsgx(*options, "--", "/bin/true")
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("softsgx: ")
-    assert said in done.stderr
-
-
-def test_without_the_engines_one_line_says_what_to_install(
-    softsgx: Softsgx, tmp_path: Path
-) -> None:
-    profile = _profile(tmp_path, "rwm")
-    code = (
-        "import ctypes, os, sys\n"
-        "real = ctypes.CDLL\n"
-        "def no_sepol(name=None, *rest, **more):\n"
-        "    if name and 'sepol' in name: raise OSError('not found')\n"
-        "    return real(name, *rest, **more)\n"
-        "ctypes.CDLL = no_sepol\n"
-        "import shutil; shutil.which = lambda *_, **__: None\n"
-        "from softsgx.cli.main import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    for options, package in (
-        (("--selinux", MINIMAL), "libsepol2"),
-        (("--apparmor", str(profile)), "apparmor"),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-c", code, "run", *options, "--", "/bin/true"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 2
-        assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert f"install the package {package}" in done.stderr
-
-
-def test_explain_and_policy_say_what_they_need(softsgx: Softsgx, tmp_path: Path) -> None:
-    record = tmp_path / "run"
-    softsgx("--record", record, "--", "/bin/true")
-    for command in ("explain", "policy"):
-        for arguments, said in (
-            ((record,), "no run in it had a security module"),
-            ((tmp_path / "missing",), "No such file"),
-            ((), f"{command} needs one recording"),
-            (("--wrong", record), "no option --wrong"),
-        ):
-            done = softsgx.command(command, *arguments)
-            assert (done.returncode, done.stdout) == (2, "")
-            assert len(done.stderr.splitlines()) == 1
-            assert said in done.stderr
-        assert softsgx.command(command, "--help").stdout.startswith(f"usage: softsgx {command}")
-
-
 _TRY_PROVISION = """
 import errno, fcntl, mmap, os
 fd = os.open("/dev/sgx_provision", os.O_RDONLY)
@@ -465,3 +379,34 @@ def test_the_lsm_comes_before_what_a_device_lacks(
     done = softsgx(*options, "--", sys.executable, "-c", _TRY_PROVISION)
     assert _lines(done) == answers
     assert [line["perms"] for line in _audit(audit)] == denied
+
+
+def test_a_transition_to_a_context_that_the_policy_forbids(
+    guest: Guest, softsgx: Softsgx, tmp_path: Path
+) -> None:
+    """An exec keeps the label; an object may have any type, by which it is refused."""
+    policy, contexts, audit = (tmp_path / name for name in ("p.cil", "contexts", "audit"))
+    text = Path(MINIMAL).read_text() + "(type lost_t)\n"
+    for old, new in (
+        ("loader_exec_t process loader_t", "loader_exec_t process lost_t"),
+        ('"[sgx_segment_rx]" sgx_segment_rx_t', '"[sgx_segment_rx]" lost_t'),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    policy.write_text(text)
+    program = guest("orders")
+    contexts.write_text(
+        f"{re.escape(str(program))}\tsystem_u:object_r:loader_exec_t:s0\n"
+        "/dev/sgx.*\tsystem_u:object_r:sgx_enclave_device_t:s0\n"
+    )
+    done = softsgx(
+        "--selinux", policy, "--context", "unconfined_t", "--file-contexts", contexts,
+        "--audit", audit, "--design", "segments", "--", "/bin/sh", "-c", f"exec {program}",
+        stdin="0 open e rw\n0 create e\n0 add e p0 via=region src=anon_r perm=rx segment=rx\n",
+        env={"SGX_DEVICE": "/dev/sgx/enclave"},
+    )  # fmt: skip
+    assert _lines(done) == ["0", "0", "EACCES"], done.stderr
+    (line,) = _audit(audit)
+    assert line["scontext"] == "system_u:system_r:unconfined_t:s0"
+    assert line["tcontext"] == "system_u:object_r:lost_t:s0"
+    assert (line["perms"], line["anonclass"]) == ("create", "[sgx_segment_rx]")

@@ -92,13 +92,13 @@ class SELinuxLsm(PolicyLsm):
 
     def memfd(self, path: str, opener: str) -> FileSecurity:
         """A memfd: an ordinary file on tmpfs, labelled by who made it."""
-        label = self.policy.new_inode_context(opener, "tmpfs")
+        label = self.computed(self.policy.new_inode_context, opener, "tmpfs")
         return FileSecurity(path, label, "file", opener=opener, dev="tmpfs")
 
     def label_anon_inode(self, at: Any, name: str) -> None:
         """Give the file that is being made its label: selinux_inode_init_security_anon()."""
         subject = self.label_of(at.process)
-        label = self.policy.anon_inode_context(subject, name)
+        label = self.computed(self.policy.anon_inode_context, subject, name)
         at.file.security = FileSecurity(
             f"anon_inode:{name}",
             label,
@@ -109,6 +109,16 @@ class SELinuxLsm(PolicyLsm):
             anonclass=name,
         )
         self.hold(at.file, at.process)
+
+    def computed(self, compute: Callable[..., str], *arguments: str) -> str:
+        """The label of a new object; EACCES where the policy allows no such context.
+
+        Source: Linux 6.1 ss/services.c, compute_sid_handle_invalid_context().
+        """
+        try:
+            return compute(*arguments)
+        except UsageError as error:
+            raise self.denied(str(error)) from None
 
     def av(self, at: Any, target: str, perms: Any, cmd: int | None = None) -> None:
         """avc_has_perm() or, with ``cmd``, avc_has_extended_perms(); EACCES if denied."""

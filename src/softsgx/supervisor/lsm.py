@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from softsgx.errors import UsageError
@@ -149,16 +150,19 @@ class Confinement:
         lsm = self.lsm
         if isinstance(lsm, AppArmorLsm):
             # A confined program's children stay in its profile: ix; the others are not modelled.
-            profile = lsm.policy.attached_to(path) if old == UNCONFINED else None
-            return old if profile is None else profile.name
+            # Where several attach alike, the kernel takes none of them.
+            with suppress(UsageError):
+                profile = lsm.policy.attached_to(path) if old == UNCONFINED else None
+                return old if profile is None else profile.name
+            return old
         assert isinstance(lsm, SELinuxLsm)
         policy = lsm.policy
         program = lsm.file(path, _mode_of(path), old)
-        new = policy.transition(old, program.label, "process")
-        if new == old:
-            return old
         who = _Subject(tgid)
         try:
+            new = lsm.computed(policy.transition, old, program.label, "process")
+            if new == old:
+                return old
             for subject, target, tclass, perm, obj in (
                 (old, program.label, program.tclass, "execute", program),
                 (old, new, "process", "transition", None),
