@@ -1,0 +1,349 @@
+"""What the mail claims, tried on real processes under a real policy; docs/findings.md tells.
+
+Each test is named after its claim. Where a claim does not hold, the test holds that, and
+says in its name which sentence of docs/findings.md it is the proof of.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command import Softsgx
+from tests.orders import load
+
+pytestmark = pytest.mark.skipif(
+    ctypes.util.find_library("sepol") is None
+    or ctypes.util.find_library("selinux") is None
+    or shutil.which("apparmor_parser", path="/usr/bin:/bin:/usr/sbin:/sbin") is None,
+    reason="no engine here; to run it: apt-get install libsepol2 libselinux1 apparmor",
+)
+
+SEED = "ioc-mprotect:source=prot,open=rdonly"
+LOADER = ("--selinux", "minimal", "--context", "loader_t")
+RUNS = "0x1000"
+PROFILE = """abi <abi/3.0>,
+profile loader {
+  /dev/sgx/enclave ACCESS,
+  /tmp/orders-source-* rwm,
+}
+"""
+
+
+def booleans(**values: bool) -> tuple[str, ...]:
+    """Options for minimal.cil's loader: ``write=False`` is sgx_loader_write=off."""
+    return tuple(
+        arg
+        for name, value in values.items()
+        for arg in ("--boolean", f"sgx_loader_{name}={'on' if value else 'off'}")
+    )
+
+
+class Enclaves:
+    """Runs scripts of the guest `orders`, a recording of each in ``record``."""
+
+    def __init__(self, softsgx: Softsgx, program: Path, directory: Path) -> None:
+        self.softsgx, self.program = softsgx, program
+        self.record = directory / "recording"
+
+    def __call__(self, design: str, options: tuple[str, ...], *lines: str) -> list[str]:
+        """The answers, after their orders; ``lines``: orders, with or without ``-> ANSWER``."""
+        orders = [line.partition(" -> ")[0] for line in lines]
+        self.record.unlink(missing_ok=True)
+        done = self.softsgx(
+            "--design", design, *options, "--record", self.record, "--", self.program,
+            stdin="\n".join(orders) + "\n", env={"SGX_DEVICE": "/dev/sgx/enclave"},
+        )  # fmt: skip
+        answers = done.stdout.splitlines()
+        assert len(answers) == len(orders), done.stdout + done.stderr
+        return answers
+
+    def runs(self, design: str, options: tuple[str, ...], source: str, mode: str = "rw") -> bool:
+        """Whether an enclave with a code page from ``source`` runs that page."""
+        answers = self(design, options, *code_page(design, source, mode))
+        return answers[-1] == RUNS
+
+    def questions(self) -> list[dict[str, Any]]:
+        """The LSM's verdicts of the last run."""
+        lines = [json.loads(line) for line in self.record.read_text().splitlines()]
+        return [verdict for line in lines for verdict in line.get("verdicts", ())]
+
+    def denied(self) -> list[tuple[str, list[str]]]:
+        """(class or path, permissions) of each denial of the last run."""
+        return [
+            (q["tclass"] if q["lsm"] == "selinux" else q["target"], q["denied"])
+            for q in self.questions()
+            if q["denied"]
+        ]
+
+    def explained(self) -> str:
+        """What ``softsgx explain --denied`` says of the last run."""
+        return self.softsgx.command("explain", "--denied", self.record).stdout
+
+
+def code_page(design: str, source: str, mode: str = "rw", extend: str = "x") -> list[str]:
+    """Orders: an enclave with one more page, RX, whose memory is of the kind ``source``.
+
+    Where the design keeps the source's permissions, X is added to what lacks it.
+    """
+    name = design.partition(":")[0]
+    add = f"p0 src={source} perm=rx" + " segment=rx" * (name == "segments")
+    lines = load(design, add, mode=mode)
+    if name == "ioc-mprotect":
+        if "source=prot" in design and "x" not in source.partition("_")[2]:
+            lines.append(f"0 extend e p0 {extend}")
+        lines.append("0 iocmprotect e p0 rx")
+    elif name == "segments":
+        lines.append("0 mapsegment e p0 rx rx")
+    elif name != "v20":  # whose loader maps all at once
+        lines.append("0 mmap e p0 rx")
+    return [*lines, "0 call p0"]
+
+
+@pytest.fixture
+def enclaves(softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path) -> Enclaves:
+    return Enclaves(softsgx, guest("orders"), tmp_path)
+
+
+# -- an unmodified file, and code that is generated on the fly -----------------------------
+
+POLICIES = [
+    {},
+    {"write": False},
+    {"execute": False},
+    {"execmod": True},
+    {"execmem": True},
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_v20_cannot_tell_an_unmodified_file_from_code_that_is_generated(
+    enclaves: Enclaves, policy: dict[str, bool]
+) -> None:
+    """ "the permissions don't add much value, e.g. they can't be used to distinguish"."""
+    options = LOADER + booleans(**policy)
+    from_file = enclaves.runs("v20", options, "file_r")
+    generated = enclaves.runs("v20", options, "anon_rw")
+    assert from_file == generated == (policy.get("write", True) and policy.get("execute", True))
+
+
+@pytest.mark.parametrize(
+    ("design", "policy", "denied"),
+    [
+        ("safe-to-execute", {}, ("chr_file", ["execmod"])),
+        ("source-vma", {"execute": False}, ("chr_file", ["execute"])),
+    ],
+)
+def test_safe_to_execute_and_source_vma_tell_them_apart(
+    enclaves: Enclaves, design: str, policy: dict[str, bool], denied: tuple[str, list[str]]
+) -> None:
+    options = LOADER + booleans(**policy)
+    assert enclaves.runs(design, options, "file_rx")
+    assert enclaves.denied() == []
+    assert not enclaves.runs(design, options, "anon_rw")
+    assert enclaves.denied() == [denied]
+    # Executable memory without a file is what EXECMEM is for: the source itself is refused.
+    assert not enclaves.runs(design, options, "anon_rwx")
+    assert enclaves.denied()[0] == ("process", ["execmem"])
+    # A file that was written to is no unmodified one: EXECMOD, asked of the source.
+    assert not enclaves.runs(design, options, "written_rx")
+    assert enclaves.denied()[0] == ("file", ["execmod"])
+
+
+def test_a_snapshot_of_vm_may_tells_nothing_apart(enclaves: Enclaves) -> None:
+    """findings: private memory always has VM_MAYEXEC, so the bound is RWX for all."""
+    options = LOADER + booleans(execute=False)
+    assert enclaves.runs("source-vma:snapshot=may", options, "file_rx")
+    assert enclaves.runs("source-vma:snapshot=may", options, "anon_rw")
+
+
+def test_segments_do_not_look_at_the_source(enclaves: Enclaves) -> None:
+    """findings: what is generated joins the segment RX as what is from a file does."""
+    for source in ("file_r", "file_rx", "anon_rw"):
+        assert enclaves.runs("segments", LOADER, source), source
+        assert enclaves.denied() == []
+
+
+def test_the_seeds_design_tells_a_plain_generator_from_an_unmodified_file(
+    enclaves: Enclaves,
+) -> None:
+    """ "require READ and EXECUTE to run an enclave": the file's loader has no more."""
+    options = LOADER + booleans(write=False)
+    assert enclaves.runs(SEED, options, "file_rx", "r")
+    assert enclaves.denied() == []
+    of_device = [q["asked"] for q in enclaves.questions() if q["tclass"] == "chr_file"]
+    assert {perm for asked in of_device for perm in asked} <= {
+        "read", "execute", "open", "map", "ioctl",
+    }  # fmt: skip
+    assert not enclaves.runs(SEED, options, "anon_rw", "r")
+    assert enclaves.denied() == [("process", ["execmem"])]
+    assert "missing: allow loader_t self:process execmem;" in enclaves.explained()
+    assert not enclaves.runs(SEED, options, "anon_rwx", "r")
+
+
+def test_vm_may_of_a_real_source_makes_every_loader_need_write(enclaves: Enclaves) -> None:
+    """findings: a private mapping of a file has VM_MAYWRITE, so an RX page counts as W and X."""
+    options = LOADER + booleans(write=False)
+    for source in ("file_r", "file_rx", "anon_rw"):
+        assert not enclaves.runs("ioc-mprotect:open=rdonly", options, source, "r"), source
+        # The loader's own code page is where it stops.
+        assert enclaves.denied()[0] == ("process", ["execmem"])
+    # A shared mapping of an fd without write access is the one source that lacks it.
+    lines = load("ioc-mprotect:open=rdonly", mode="r")[:3]
+    lines[2] = "0 add e code via=region src=shared_rx -> 0"
+    answers = enclaves("ioc-mprotect:open=rdonly", options, *lines, "0 mmap e all -",
+                       "0 iocmprotect e code rx")  # fmt: skip
+    assert answers == ["0"] * 5
+
+
+def test_memory_that_lost_w_before_it_was_added_gets_around_write(enclaves: Enclaves) -> None:
+    """findings: source=prot believes mprotect(), and EXTEND_PERMISSIONS asks nobody."""
+    options = LOADER + booleans(write=False)
+    assert enclaves.runs(SEED, options, "anon_r", "r")
+    assert enclaves.denied() == []
+
+
+# -- adding pages later --------------------------------------------------------------------
+
+
+def grown(perm: str, mode: str = "rw") -> list[str]:
+    """Orders: an enclave, and one page more after INIT that is mapped with ``perm``."""
+    lines = [*load(SEED, mode=mode), f"0 aug e p1 perm={perm} via=region"]
+    return [*lines, f"0 iocmprotect e p1 {perm}"]
+
+
+def asked_last(enclaves: Enclaves) -> set[str]:
+    """What the last question about the device but its ioctls was."""
+    found = [q for q in enclaves.questions() if q["tclass"] == "chr_file" and "cmd" not in q]
+    return set(found[-1]["asked"])
+
+
+def test_adding_an_rw_page_needs_no_write_and_adding_an_rwx_page_does(
+    enclaves: Enclaves,
+) -> None:
+    """ "adding a RW page … doesn't require WRITE, whereas adding a RWX page … would"."""
+    assert enclaves(SEED, LOADER, *grown("rw"))[-1] == "0"
+    assert asked_last(enclaves) == {"read", "execute"}
+    assert enclaves(SEED, LOADER, *grown("rwx"))[-1] == "0"
+    assert asked_last(enclaves) == {"read", "write", "execute"}
+
+
+def test_a_loader_without_write_grows_its_heap_and_loads_no_code(enclaves: Enclaves) -> None:
+    options = LOADER + booleans(write=False)
+    assert enclaves(SEED, options, *grown("rw", "r"))[-1] == "0"
+    assert enclaves.denied() == []
+    assert enclaves(SEED, options, *grown("rwx", "r"))[-1] == "EACCES"
+    assert len(enclaves.denied()) == 1
+
+
+def test_through_a_read_only_fd_write_is_asked_as_execmem(enclaves: Enclaves) -> None:
+    """findings: such a mapping is not VM_SHARED, so FILE__WRITE is not what W and X ask for."""
+    options = LOADER + booleans(write=False)
+    assert enclaves(SEED, options, *grown("rwx", "r"))[-1] == "EACCES"
+    assert enclaves.denied() == [("process", ["execmem"])]
+    options += booleans(execmem=True)
+    assert enclaves(SEED, options, *grown("rwx", "r"))[-1] == "0"
+    assert not any("write" in q["asked"] for q in enclaves.questions())
+
+
+def test_under_rdwr_the_open_asks_for_write_before_the_design_can(enclaves: Enclaves) -> None:
+    """findings: a writable page needs an fd for writing, which needs WRITE, generated or not."""
+    design = SEED.replace("rdonly", "rdwr")
+    assert enclaves.runs(design, LOADER, "file_rx")
+    assert enclaves.runs(design, LOADER, "anon_rw")
+    options = LOADER + booleans(write=False)
+    assert enclaves(design, options, "0 open e rw") == ["EACCES"]
+    answers = enclaves(design, options, *load(design, mode="r"))
+    assert "EACCES" in answers
+    assert enclaves.denied() == []  # the design refused to map the data, not the policy
+
+
+@pytest.mark.parametrize("clear", ["0 extend e p1 -", "0 extend e p1 r", "0 restrict e p1 rx"])
+def test_clearing_vm_maywrite_gets_nobody_around_write(enclaves: Enclaves, clear: str) -> None:
+    """ "This can only extend! E.g. userspace can't circumvent the WRITE requirement"."""
+    lines = [
+        *load(SEED),
+        "0 aug e p1 perm=rwx via=region",
+        "0 accept p1 rw pending",
+        clear,
+        "0 iocmprotect e p1 rx",
+    ]
+    # EACCEPT runs inside, which needs a mapping of the page to begin with.
+    lines.insert(-3, "0 iocmprotect e p1 rw")
+    answers = enclaves(SEED, LOADER, *lines)
+    assert answers[-4:] == ["0"] * 4
+    assert asked_last(enclaves) == {"read", "write", "execute"}
+
+
+# -- segments ------------------------------------------------------------------------------
+
+
+def segment_page(mask: str) -> list[str]:
+    """Orders: a page in the segment of a mask, mapped with it."""
+    lines = load("segments", f"p0 src=anon_rw perm={mask} segment={mask}")
+    return [*lines, f"0 mapsegment e p0 {mask} {mask}"]
+
+
+def test_segments_let_policy_grant_rx_and_deny_rwx(enclaves: Enclaves) -> None:
+    """ "an LSM could have policies for each of the anon inodes, e.g. RWX vs. RW vs RX"."""
+    assert enclaves("segments", LOADER, *segment_page("rx"))[-1] == "0"
+    assert enclaves("segments", LOADER, *segment_page("rw"))[-1] == "0"
+    answers = enclaves("segments", LOADER, *segment_page("rwx"))
+    assert "EACCES" in answers
+    (first, *_) = (q for q in enclaves.questions() if q["denied"])
+    assert (first["tclass"], first["denied"]) == ("anon_inode", ["create"])
+    assert "sgx_segment_rwx_t" in str(first["target"])
+    allowed = LOADER + booleans(wx_segment=True)
+    assert enclaves("segments", allowed, *segment_page("rwx"))[-1] == "0"
+
+
+def test_private_segments_leave_only_execmem(enclaves: Enclaves) -> None:
+    """findings: on S_PRIVATE inodes RX and RWX are the same question."""
+    for mask in ("rx", "rwx"):
+        answers = enclaves("segments:inode=private", LOADER, *segment_page(mask))
+        assert "EACCES" in answers
+        assert ("process", ["execmem"]) in enclaves.denied()
+
+
+# -- AppArmor ------------------------------------------------------------------------------
+
+
+def confined(tmp_path: Path, access: str) -> tuple[str, ...]:
+    profile = tmp_path / "profile"
+    profile.write_text(PROFILE.replace("ACCESS", access))
+    return ("--apparmor", f"{profile}:loader")
+
+
+def test_apparmor_has_nothing_like_execmod_and_execmem(enclaves: Enclaves, tmp_path: Path) -> None:
+    """ "AppArmor doesn't have a concept of EXECMOD, EXECMEM, EXECHEAP"."""
+    options = confined(tmp_path, "rwm")
+    for source in ("file_rx", "anon_rw", "anon_rwx"):
+        assert enclaves.runs("safe-to-execute", options, source), source
+    assert not enclaves.runs("safe-to-execute", confined(tmp_path, "rw"), "file_rx")
+    assert enclaves.denied()[0] == ("/dev/sgx/enclave", ["m"])
+
+
+def test_apparmor_detects_w_and_x_at_most_by_m_and_w_of_the_device(
+    enclaves: Enclaves, tmp_path: Path
+) -> None:
+    """ "I don't think we need to go beyond detecting W+X scenarios"."""
+    # Both are asked of a page that can be both; who may only read and execute cannot open it.
+    assert enclaves(SEED, confined(tmp_path, "rm"), "0 open e rw") == ["EACCES"]
+    assert enclaves.denied() == [("/dev/sgx/enclave", ["w"])]
+    assert enclaves(SEED, confined(tmp_path, "rw"), *grown("rwx"))[-1] == "EACCES"
+    assert {tuple(denied) for _, denied in enclaves.denied()} == {("m",)}
+    assert enclaves(SEED, confined(tmp_path, "rwm"), *grown("rwx"))[-1] == "0"
+
+
+def test_apparmor_does_not_detect_w_and_x_through_a_read_only_fd(
+    enclaves: Enclaves, tmp_path: Path
+) -> None:
+    """findings: w is asked of shared mappings alone, and this one is not."""
+    assert enclaves(SEED, confined(tmp_path, "rm"), *grown("rwx", "r"))[-1] == "0"
+    assert enclaves.denied() == []
