@@ -28,6 +28,7 @@ from softsgx.record.schema import EVENTS, HEADER, OPTIONAL, VERSION, encode
 from softsgx.report.text import Formatter
 from softsgx.sdm import leaves as sdm
 from softsgx.uapi.designs import DESIGN_IOC_NAMES
+from tests.cache import ROOT
 from tests.command import Softsgx
 
 Guest = Callable[[str], Path]
@@ -343,3 +344,13 @@ def test_every_ioctl_of_every_design_is_taken_apart() -> None:
         assert ioctls.arguments(number, 0x9000, memory) is None
     assert ioctls.arguments(0xA404, 0x1000, memory) is None
     assert ioctls.name(0xC008A477) == "0xc008a477 (magic 0xa4, nr 0x77, size 8, read|write)"
+
+
+def test_the_documentation_has_every_event_with_its_fields() -> None:
+    rows = (ROOT / "docs" / "recordings.md").read_text().splitlines()
+    for event, fields in EVENTS.items():
+        shown = ", ".join(f"`{field}`" for field in fields)
+        assert any(row.startswith(f"| `{event}` | {shown}".rstrip()) for row in rows), event
+    text = "\n".join(rows)
+    assert [name for name in (*HEADER, *OPTIONAL) if f"`{name}`" not in text] == []
+    assert f"the form ({VERSION})" in text
