@@ -110,17 +110,24 @@ def _add_pages(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
 def secinfo_request(process: Any, addr: int) -> Request:
     """A SECINFO as rules see it: ``flags``, ``pt``, ``perm``, ``reserved_zero``."""
     raw = process.memory.read(addr, SECINFO.size)
-    flags = SECINFO.unpack(raw).flags
-    return Request(
-        flags=flags,
-        pt=flags >> SECINFO_PT_SHIFT & 0xFF,
-        perm=flags & SECINFO_RWX_MASK,
-        reserved_zero=int(
-            not flags & ~(SECINFO_PT_MASK | SECINFO_RWX_MASK)
-            and not flags & SECINFO_RESERVED_MASK
-            and SECINFO.reserved_zero(raw)
-        ),
-    )
+    known = _secinfos.get(raw)
+    if known is None:
+        flags = SECINFO.unpack(raw).flags
+        reserved = flags & ~(SECINFO_PT_MASK | SECINFO_RWX_MASK) or flags & SECINFO_RESERVED_MASK
+        known = {
+            "flags": flags,
+            "pt": flags >> SECINFO_PT_SHIFT & 0xFF,
+            "perm": flags & SECINFO_RWX_MASK,
+            "reserved_zero": int(not reserved and SECINFO.reserved_zero(raw)),
+        }
+        if len(_secinfos) < _MAX_SECINFOS:
+            _secinfos[raw] = known
+    return Request(**known)
+
+
+# A loader that adds page by page shows the same few SECINFOs again and again.
+_secinfos: dict[bytes, dict[str, int]] = {}
+_MAX_SECINFOS = 64
 
 
 def add_range(

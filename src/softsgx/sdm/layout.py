@@ -87,7 +87,7 @@ class Record:
 class Layout:
     """A structure of ``size`` bytes, whose fields are consecutive and leave no hole."""
 
-    __slots__ = ("_by_name", "_zeros", "fields", "name", "size", "struct")
+    __slots__ = ("_all_ints", "_by_name", "_zeros", "fields", "name", "size", "struct")
 
     def __init__(self, name: str, size: int, *fields: Field) -> None:
         position = 0
@@ -105,6 +105,7 @@ class Layout:
         if len(self._by_name) != len(fields):
             raise InternalError(f"{name} has two fields of the same name")
         self.struct = struct.Struct("<" + "".join(row.code for row in fields))
+        self._all_ints = all(row.is_int for row in fields)
 
     def __repr__(self) -> str:
         return f"Layout({self.name}, {self.size} bytes)"
@@ -147,7 +148,13 @@ class Layout:
 
     def pack_record(self, record: Record) -> bytes:
         """The bytes of a record that :meth:`unpack` gave, changed or not."""
-        return self.pack(**vars(record))
+        values = vars(record)
+        if self._all_ints and len(values) == len(self.fields):
+            try:
+                return self.struct.pack(*values.values())
+            except struct.error:
+                pass  # let pack() name the field
+        return self.pack(**values)
 
     def reserved_zero(self, buf: bytes | bytearray | memoryview, offset: int = 0) -> bool:
         """Whether every reserved byte of the structure at ``offset`` is zero."""

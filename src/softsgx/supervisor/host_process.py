@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["HostProcess"]
 
 _PROCMAP_QUERY = 0xC0686611
-_QUERY = struct.Struct("<QQQQQQQQQIIIIQQ")
+# struct procmap_query: size, flags and the address asked for; then what it tells of the VMA.
+_ASK = struct.pack("<QQ", 104, 0x10) + bytes(88)
+_ADDRESS = struct.Struct("<Q")
+_ANSWER = struct.Struct("<QQQ16xQII")
 _VMA_READ, _VMA_EXEC, _VMA_SHARED = 1, 4, 8
 _READ_IMPLIES_EXEC = 0x0400000
 
@@ -66,6 +69,7 @@ class _HostMemory:
         self._query = True
         self._maps_fd = -1
         self._may: dict[tuple[int, int, int, int], int] = {}
+        self._question = bytearray(len(_ASK))
 
     def close(self) -> None:
         if self._maps_fd >= 0:
@@ -119,7 +123,9 @@ class _HostMemory:
         """PROCMAP_QUERY (Linux 6.11): one VMA without printing them all."""
         if self._maps_fd < 0:
             self._maps_fd = os.open(f"/proc/{self.process.space.pid}/maps", os.O_RDONLY)
-        query = bytearray(_QUERY.pack(_QUERY.size, 0x10, addr, *12 * (0,)))
+        query = self._question
+        query[:] = _ASK
+        _ADDRESS.pack_into(query, 16, addr)
         try:
             fcntl.ioctl(self._maps_fd, _PROCMAP_QUERY, query)
         except FileNotFoundError:
@@ -127,7 +133,7 @@ class _HostMemory:
         except OSError:
             self._query = False
             return None
-        _, _, _, start, end, flags, _, _, inode, major, minor, *_ = _QUERY.unpack(query)
+        start, end, flags, inode, major, minor = _ANSWER.unpack_from(query, 24)
         return start, end, flags & 7, flags & _VMA_SHARED, os.makedev(major, minor), inode
 
     def _parse_vma(self, addr: int) -> tuple[int, int, int, int, int, int]:
