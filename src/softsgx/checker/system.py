@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from softsgx.checker.circuit import TRUE
+from softsgx.checker.compiled import Evaluator, compile_circuit
 from softsgx.checker.move import Move
 from softsgx.checker.world import World
 
@@ -32,6 +33,10 @@ class System:
         self.permission_inputs: dict[str, tuple[int, ...]] = {}
         self.next: dict[str, tuple[int, ...]] = {}
         self._build()
+        self.bit_names = [(name, i) for name, i, _, _ in self.latches()]
+        self.bit_of = {lit >> 1: n for n, (_, _, lit, _) in enumerate(self.latches())}
+        self._compiled: dict[Move, Evaluator] = {}
+        self._conditions: dict[int, Evaluator] = {}
 
     def _build(self) -> None:
         g, world = self.graph, self.world
@@ -91,20 +96,24 @@ class System:
         state["ready"] = 1
         return state
 
-    def _bits(self, state: State) -> dict[int, int]:
-        return {
-            lit >> 1: state[name] >> i & 1
-            for name, var in self.world.vars.items()
-            for i, lit in enumerate(var.lits)
-        }
+    def compiled(self, move: Move) -> Evaluator:
+        """The move's guard, then its new bits in the order of ``move.new``, as a function."""
+        found = self._compiled.get(move)
+        if found is None:
+            places = {lit >> 1: i for i, lit in enumerate(x for b in move.arg_lits for x in b)}
+            roots = [move.guard, *(lit for lits in move.new.values() for lit in lits)]
+            found = compile_circuit(self.graph, roots, self.bit_of, places)
+            self._compiled[move] = found
+        return found
+
+    def bits(self, state: State) -> list[int]:
+        """The bits of a state, in the order of `latches`."""
+        return [state[name] >> i & 1 for name, i in self.bit_names]
 
     def step(self, state: State, move: Move, args: Mapping[str, int]) -> State | None:
         """The state after a move, or None where it is not possible."""
-        values = self._bits(state)
-        for (name, _), lits in zip(move.args, move.arg_lits, strict=True):
-            values |= {lit >> 1: args[name] >> i & 1 for i, lit in enumerate(lits)}
-        roots = [move.guard, *(lit for lits in move.new.values() for lit in lits)]
-        found = self.graph.evaluate(roots, values)
+        given = [args[name] >> i & 1 for name, width in move.args for i in range(width)]
+        found = self.compiled(move)(self.bits(state), given, 1)
         if not found[0]:
             return None
         after = dict(state)
@@ -114,9 +123,17 @@ class System:
             at += len(lits)
         return after
 
+    def condition(self, literal: int) -> Evaluator:
+        """A literal over the state as a function."""
+        found = self._conditions.get(literal)
+        if found is None:
+            found = compile_circuit(self.graph, [literal], self.bit_of, {})
+            self._conditions[literal] = found
+        return found
+
     def holds(self, literal: int, state: State) -> bool:
         """Whether a literal over the state holds in it."""
-        return bool(self.graph.evaluate([literal], self._bits(state))[0])
+        return bool(self.condition(literal)(self.bits(state), (), 1)[0])
 
     def decode(self, inputs: Mapping[int, int]) -> tuple[Move | None, dict[str, int]]:
         """The move and its arguments that the inputs (by literal) mean."""

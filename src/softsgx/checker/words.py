@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from softsgx.checker.answer import Clause, Step
+from softsgx.checker.permissions import KINDS, object_name
 from softsgx.checker.sources import SOURCES
 from softsgx.checker.system import State
 from softsgx.checker.world import World
 from softsgx.law.values import mask_name
 
 __all__ = ["cube_words", "permission_words", "step_words"]
-
-_OBJECT = ("read", "write", "execute", "execmod")
-_PERMISSIONS = {"process": ("execmem",), "file": ("execute", "execmod")}
 
 _STEPS = {
     "open": "process {p} opens the device {fmode}",
@@ -81,12 +79,6 @@ def step_words(step: Step) -> str:
     return template.format_map(known)
 
 
-def _object(name: str) -> str:
-    if name.startswith("segment"):
-        return f"segment {mask_name(int(name[7:]))}"
-    return {"device": "the device", "process": "itself", "file": "the enclave's file"}[name]
-
-
 def permission_words(world: World, start: State | Mapping[str, int]) -> list[str]:
     """Who holds what, a line a process."""
     lines = []
@@ -95,9 +87,9 @@ def permission_words(world: World, start: State | Mapping[str, int]) -> list[str
         for name, value in start.items():
             owner, _, kind = name.partition(".")
             if owner == f"may{p}" and value:
-                names = _PERMISSIONS.get(kind, _OBJECT)
+                names = KINDS[kind]
                 held = " ".join(n.upper() for i, n in enumerate(names) if value >> i & 1)
-                parts.append(f"{held} on {_object(kind)}" if kind != "process" else held)
+                parts.append(f"{held} on {object_name(kind)}" if kind != "process" else held)
         lines.append(f"process {p} holds " + ("; ".join(parts) or "nothing"))
     return lines
 
@@ -112,7 +104,7 @@ def _bit_words(world: World, name: str, bit: int, value: int) -> str:
     owner, _, field = name.partition(".")
     letter = ""
     if owner.startswith("may"):
-        names = _PERMISSIONS.get(field, _OBJECT)
+        names = KINDS[field]
         letter = "." + names[bit].upper()
     elif width == 3 and field != "pt":
         letter = "." + "RWX"[bit]

@@ -1,0 +1,66 @@
+"""What the checker says of one property of one design."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Options", "Result"]
+
+
+class Options:
+    """How to check. permissions: given ones, variable → mask; all others are left open.
+
+    pages, processes: of the world. timeout_s: for one question to an engine. engine:
+    "auto" (ABC, or Z3 where it is missing), "abc", "z3" (bounded) or "explicit".
+    """
+
+    __slots__ = ("engine", "max_depth", "pages", "permissions", "processes", "timeout_s")
+
+    def __init__(
+        self, pages: int = 2, processes: int = 2, permissions: dict[str, int] | None = None,
+        *, timeout_s: int = 60, engine: str = "auto", max_depth: int = 12,
+    ) -> None:  # fmt: skip
+        self.pages, self.processes = pages, processes
+        self.permissions = dict(permissions or {})
+        self.timeout_s, self.engine, self.max_depth = timeout_s, engine, max_depth
+
+
+class Result:
+    """A verdict: "refuted", "bounded" or "proved".
+
+    steps: of a trace, in words; for a property that asks for something to be possible,
+    of the run that shows it. permissions: who holds what in it. bound: the number of
+    steps within which nothing was found, None where the verdict needs no bound. why: an
+    invariant in words (what never is), or the reason. vacuous: a proof that says
+    nothing, since nothing of the kind can run at all. benign: what `benign-runs` says.
+    weaker: (permissions, number of steps) of another trace with fewer permissions.
+    trace: the steps as data, for `softsgx replay`.
+    """
+
+    __slots__ = (
+        "benign", "bound", "design", "method", "options", "permissions", "property", "seconds",
+        "steps", "trace", "vacuous", "verdict", "weaker", "why",
+    )  # fmt: skip
+
+    def __init__(self, design: str, options: dict[str, str], property_name: str) -> None:
+        self.design, self.options, self.property = design, options, property_name
+        self.verdict = "bounded"
+        self.bound: int | None = None
+        self.steps: list[str] = []
+        self.permissions: list[str] = []
+        self.why: list[str] = []
+        self.method = ""
+        self.seconds = 0.0
+        self.vacuous = False
+        self.benign = ""
+        self.weaker: dict[str, Any] | None = None
+        self.trace: dict[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as an object of JSON; the trace goes into files of its own."""
+        return {
+            name: getattr(self, name) for name in (
+                "design", "options", "property", "verdict", "bound", "vacuous", "benign", "steps",
+                "permissions", "weaker", "why", "method", "seconds",
+            )
+        }  # fmt: skip

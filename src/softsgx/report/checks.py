@@ -1,0 +1,102 @@
+"""What ``softsgx check`` prints: a table, then traces and invariants."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["print_results"]
+
+
+def _title(result: Any, defaults: dict[str, dict[str, str]]) -> str:
+    """The design with the options that are not its default."""
+    chosen = [
+        f"{k}={v}" for k, v in result.options.items() if defaults.get(result.design, {}).get(k) != v
+    ]
+    return str(result.design) + (":" + ",".join(chosen) if chosen else "")
+
+
+def _cell(result: Any) -> str:
+    if result.verdict == "refuted":
+        return f"refuted ({len(result.steps)})" if result.steps else "refuted"
+    if result.verdict == "bounded":
+        return f"none in {result.bound}"
+    return "proved, vacuous" if result.vacuous else "proved"
+
+
+_STYLES = {"refuted": "bold red", "bounded": "yellow", "proved": "green"}
+
+
+def print_results(results: list[Any], *, details: bool) -> None:
+    """The verdicts as a table (rich's in a terminal, if it is there), details on demand."""
+    from softsgx.designs.registry import DESIGNS
+
+    defaults = {n: {o: v[0] for o, v in d.options.items()} for n, d in DESIGNS.items()}
+    titles = list(dict.fromkeys(_title(r, defaults) for r in results))
+    names = list(dict.fromkeys(r.property for r in results))
+    by = {(_title(r, defaults), r.property): r for r in results}
+    if not (sys.stdout.isatty() and _rich(titles, names, by)):
+        _plain(results, defaults)
+    if details:
+        for result in results:
+            print()
+            print(f"{_title(result, defaults)}: {result.property}: {_cell(result)}")
+            for line in _details(result):
+                print("  " + line)
+
+
+def _plain(results: list[Any], defaults: dict[str, dict[str, str]]) -> None:
+    rows = [("design", "property", "verdict", "benign-runs", "method", "seconds")]
+    rows += [
+        (_title(r, defaults), r.property, _cell(r), r.benign, r.method, f"{r.seconds:.2f}")
+        for r in results
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+def _rich(titles: list[str], names: list[str], by: dict[tuple[str, str], Any]) -> bool:
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        return False
+    table = Table(show_lines=False)
+    table.add_column("property", no_wrap=True)
+    for title in titles:
+        table.add_column(title.replace(":", ": ").replace(",", ", "))
+    for name in names:
+        cells = []
+        for title in titles:
+            result = by.get((title, name))
+            style = "dim green" if result and result.vacuous else ""
+            cells.append(
+                Text(_cell(result), style=style or _STYLES[result.verdict]) if result else Text("")
+            )
+        table.add_row(name, *cells)
+    if "benign-runs" not in names:
+        benign = [next(r.benign for (t, _), r in by.items() if t == title) for title in titles]
+        table.add_row("benign runs", *benign, style="dim")
+    Console().print(table)
+    return True
+
+
+def _details(result: Any) -> Iterable[str]:
+    yield from result.permissions
+    for n, step in enumerate(result.steps, 1):
+        yield f"{n:2}. {step}"
+    if result.weaker:
+        yield "with less:"
+        for line in result.weaker["permissions"]:
+            yield "  " + line
+        for n, step in enumerate(result.weaker["steps"], 1):
+            yield f"  {n:2}. {step}"
+    yield from result.why
+    if result.verdict == "bounded":
+        yield f"nothing found within {result.bound} steps"
+    if result.vacuous:
+        yield "vacuous: nothing of the kind can run at all"
+    yield f"benign-runs: {result.benign}; by {result.method}, {result.seconds:.2f} s"
