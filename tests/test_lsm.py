@@ -218,6 +218,7 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> AppArmorPolicy:
         "profile b { /dev/sgx_enclave rm, }\n"
         "profile mine { owner /dev/sgx_enclave rw, }\n"
         "profile quiet { /dev/sgx_enclave rw, deny /dev/sgx_enclave m, }\n"
+        "profile soft flags=(complain) { /dev/sgx_enclave r, deny /dev/sgx_enclave m, }\n"
         "profile loud { audit /dev/sgx_enclave rwm, }\n"
     )
     return AppArmorPolicy.load(str(path))
@@ -262,6 +263,10 @@ def test_apparmor_owner_quiet_and_audit(profiles: AppArmorPolicy) -> None:
     del noted[:]
     assert _ask(lsm, "mmap_file", file, Someone("quiet"), reqprot=5, prot=5, map_type=1) == EACCES
     assert [(v.denied, v.audited) for v in noted] == [(("m",), ())]
+    # Complain mode lets a missing rule pass, but not a deny rule.
+    soft = File()
+    assert _ask(lsm, "file_open", soft, Someone("soft"), fmode=3) == 0
+    assert _ask(lsm, "mmap_file", soft, Someone("soft"), reqprot=5, prot=5, map_type=1) == EACCES
     assert _ask(lsm, "file_open", File(), Someone("loud"), fmode=1) == 0
     assert noted[-1].audited == ("r",)
     for hook, what in (("file_ioctl", {"cmd": 0xA400}), ("file_execmod", {})):

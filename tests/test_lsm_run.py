@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from softsgx.policy.selinux import MINIMAL, SELinuxPolicy
 from tests.command import Softsgx
+from tests.debian_policy import find_policy
 
 _SBIN = "/usr/bin:/bin:/usr/sbin:/sbin"
 pytestmark = pytest.mark.skipif(
@@ -349,6 +351,27 @@ def test_a_profile_in_complain_mode_logs(guest: Guest, softsgx: Softsgx, tmp_pat
     )
     assert "ok ecall" in _lines(done)
     assert {line["profile"] for line in _audit(audit)} == {"other"}
+
+
+def test_a_profile_in_kill_mode_kills(guest: Guest, softsgx: Softsgx, tmp_path: Path) -> None:
+    profile, audit = _profile(tmp_path, "rwm", "flags=(kill)"), tmp_path / "audit"
+    done = softsgx("--apparmor", f"{profile}:other", "--audit", audit, "--", guest("intel_like"))
+    assert done.returncode == -signal.SIGKILL
+    assert [(line["apparmor"], line["operation"]) for line in _audit(audit)] == [("KILLED", "open")]
+
+
+def test_debians_policy_with_a_module(guest: Guest, softsgx: Softsgx, tmp_path: Path) -> None:
+    found = find_policy()
+    if found is None:
+        pytest.skip("Debian's policy is not in the cache: python -m tests.debian_policy")
+    options = ("--selinux", found[0], "--file-contexts", found[1], "--context", "user_t")
+    record, module = tmp_path / "run", tmp_path / "module.cil"
+    assert softsgx(*options, "--", guest("intel_like")).returncode == 1
+    _passes(softsgx(*options, "--permissive", "--record", record, "--", guest("intel_like")))
+    module.write_text(softsgx.command("policy", record).stdout)
+    rules = [line for line in module.read_text().splitlines() if line.startswith("(")]
+    assert rules == ["(allow user_t device_t (chr_file (execute ioctl map open read write)))"]
+    _passes(softsgx(*options, "--selinux", module, "--", guest("intel_like")))
 
 
 _TRY_PROVISION = """

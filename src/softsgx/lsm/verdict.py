@@ -17,7 +17,7 @@ class Verdict:
     or AppArmor's letters); audited: those of them that a kernel logs, of the denied or,
     where nothing is denied, of the granted. permissive: a denial was not enforced.
     file: the object, None for a question about the process itself. cmd: the ioctl's
-    number or None. by_name: the object is named, not open yet.
+    number or None. by_name: the object is named, not open yet. kill: the process dies of it.
     """
 
     __slots__ = (
@@ -28,6 +28,7 @@ class Verdict:
         "denied",
         "file",
         "hook",
+        "kill",
         "lsm",
         "permissive",
         "process",
@@ -52,11 +53,13 @@ class Verdict:
         file: FileSecurity | None = None,
         cmd: int | None = None,
         by_name: bool = False,
+        kill: bool = False,
     ) -> None:
         self.lsm, self.hook, self.process = lsm, hook, process
         self.subject, self.target, self.tclass = subject, target, tclass
         self.asked, self.denied, self.audited = asked, denied, audited
         self.permissive, self.file, self.cmd, self.by_name = permissive, file, cmd, by_name
+        self.kill = kill
 
     def __repr__(self) -> str:
         answer = f"denied {' '.join(self.denied)}" if self.denied else "granted"

@@ -101,7 +101,8 @@ class AppArmorLsm(PolicyLsm):
             audited = refused if profile.audit_all else refused & ~perms.quiet
         else:
             audited = wanted if profile.audit_all else wanted & perms.audit
-        complain = profile.mode == "complain"
+        # aa_audit_file(): a denial that a deny rule silences is one in complain mode, too.
+        complain = profile.mode == "complain" and bool(audited)
         if refused or audited or self.all_verdicts:
             self.note(
                 Verdict(
@@ -116,6 +117,8 @@ class AppArmorLsm(PolicyLsm):
                     tuple(mask_text(audited)),
                     permissive=bool(refused) and complain,
                     file=obj,
+                    # aa_audit(): the signal goes with the audit line, quiet denials send none.
+                    kill=bool(refused & audited) and profile.mode == "kill",
                 )
             )
         if refused and not complain:

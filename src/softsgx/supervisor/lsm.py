@@ -14,6 +14,7 @@ seen here: it is logged, and the process keeps the label that it had.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -255,6 +256,8 @@ class Confinement:
     def _note(self, verdict: Verdict) -> None:
         if self.sup is not None and self.sup.record is not None:
             self.sup.record.verdict(_recorded(verdict))
+        if verdict.kill:
+            os.kill(verdict.process.tgid, signal.SIGKILL)
         if self._audit < 0 or not verdict.audited:
             return
         self._serial += 1
@@ -359,7 +362,9 @@ def _avc(verdict: Verdict, serial: int) -> str:
 def _apparmor(verdict: Verdict, serial: int) -> str:
     file = verdict.file
     assert file is not None
-    said = "AUDIT" if not verdict.denied else "ALLOWED" if verdict.permissive else "DENIED"
+    said = "KILLED" if verdict.kill else "DENIED"
+    if not verdict.denied or verdict.permissive:
+        said = "ALLOWED" if verdict.denied else "AUDIT"
     return apparmor_line(
         milliseconds=time.time_ns() // 1_000_000,
         serial=serial,
