@@ -1,9 +1,9 @@
-"""Build hook: compile the synthetic vDSO (src/softsgx/host/vdso.S) with gcc.
+"""Build hook: compile the synthetic vDSO (src/softsgx/host/vdso.S) and interleave.c with gcc.
 
-The object needs no libc and no Python headers, so one gcc call is the whole build;
-setuptools or meson would be a second build system for it. It is written beside its
-source, where an editable install finds it as well, and goes into the wheel as an
-artifact. ``python hatch_build.py`` does the same without an install.
+The objects need no libc and no Python headers, so one gcc call each is the whole build;
+setuptools or meson would be a second build system for it. They are written beside
+their sources, where an editable install finds them as well, and go into the wheel as
+artifacts. ``python hatch_build.py`` does the same without an install.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ else:
     except ImportError:  # run as a script
         BuildHookInterface = object
 
-__all__ = ["BuildError", "VdsoBuildHook", "build_vdso"]
+__all__ = ["BuildError", "VdsoBuildHook", "build_interleave", "build_vdso"]
 
 _HOST = Path("src/softsgx/host")
+_INTERLEAVE = Path("src/softsgx/sgx/interleave.c")
+_INTERLEAVE_OBJECT = _INTERLEAVE.with_name("softsgx-interleave.so")
 # Not vdso.so: Python would import that as the module vdso.
 _OBJECT = _HOST / "softsgx-vdso.so"
 # The page of slots that vdso.lds puts behind the file.
@@ -89,6 +91,27 @@ def build_vdso(root: Path, output: Path | None = None) -> Path:
     return output
 
 
+def build_interleave(root: Path) -> Path:
+    """Compile the loop that measuring uses where it is there and return its path.
+
+    Raises BuildError.
+    """
+    output = root / _INTERLEAVE_OBJECT
+    compiler = os.environ.get("CC", "gcc")
+    partial = output.with_name(f"{output.name}.{os.getpid()}.o")
+    flags = ["-O2", "-shared", "-fPIC", "-ffreestanding", "-nostdlib", "-fvisibility=hidden"]
+    command = [*compiler.split(), *flags, str(root / _INTERLEAVE), "-o", str(partial)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise BuildError(f"{compiler} could not build interleave.c: {done.stderr.strip()}")
+        partial.chmod(0o644)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    return output
+
+
 class VdsoBuildHook(BuildHookInterface):
     """Hatchling's hook for the wheel target (an editable install is one, too)."""
 
@@ -99,9 +122,10 @@ class VdsoBuildHook(BuildHookInterface):
         del version
         try:
             build_vdso(Path(self.root))
+            build_interleave(Path(self.root))
         except BuildError as e:
             sys.exit(f"error: {e}")
-        build_data["artifacts"].append(f"/{_OBJECT}")
+        build_data["artifacts"] += [f"/{_OBJECT}", f"/{_INTERLEAVE_OBJECT}"]
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-linux_x86_64"
 
@@ -109,5 +133,6 @@ class VdsoBuildHook(BuildHookInterface):
 if __name__ == "__main__":
     try:
         print(build_vdso(Path(__file__).resolve().parent))
+        print(build_interleave(Path(__file__).resolve().parent))
     except BuildError as e:
         sys.exit(f"error: {e}")
