@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from softsgx.policy.apparmor import AppArmorPolicy
+from softsgx.policy.apparmor import AppArmorPolicy, mask_of
 from softsgx.policy.selinux import SELinuxPolicy
 from softsgx.policy.why import why
 from softsgx.report.questions import LsmRun, Question
@@ -64,7 +64,7 @@ def explain_apparmor(run: LsmRun, policy: AppArmorPolicy) -> Iterator[str]:
             yield f"    granted by the profile {question.subject}"
             continue
         perms = policy.profile(question.subject).perms(question.path, True)
-        if perms.quiet:
+        if perms.quiet & mask_of("".join(question.denied)):
             yield "    a deny rule of the profile, which no other rule overrides"
         yield f"    missing: {profile_line(question.path, question.denied)}"
 
