@@ -1,7 +1,7 @@
 """Console sessions in a document, run again: what it shows has to be what comes out.
 
-A block is ```` ```console ````; ``$ `` begins a command, ``> `` goes on with it, the rest is what it
-prints. Addresses and process ids count as equal.
+A block is ```` ```console ````; ``$ `` begins a command, ``> `` goes on with it, the rest is what
+it prints. Addresses and process ids count as equal.
 """
 
 from __future__ import annotations
