@@ -166,11 +166,11 @@ class Process:
     ) -> int:
         """The system call mmap: the address or -errno."""
         file = self.files.get(fd)
-        return self._changed(self.mm.mmap(addr, length, prot, flags, file, offset))
+        return self._changed(self.device.mmap(self, addr, length, prot, flags, file, offset))
 
     def mprotect(self, addr: int, length: int, prot: int) -> int:
         """The system call mprotect: 0 or -errno."""
-        return self._changed(self.mm.mprotect(addr, length, prot))
+        return self._changed(self.device.mprotect(self, addr, length, prot))
 
     def munmap(self, addr: int, length: int) -> int:
         """The system call munmap: 0 or -errno."""
@@ -229,13 +229,16 @@ class Process:
             process=self,
             file=file,
         )
-        rule = law.fault if cell.present else law.fault_absent
+        absent = not cell.present
+        rule = law.fault_absent if absent else law.fault
         try:
             rule(self.device.run, at, None)
         except Stop as stop:
             return PageFault(stop.errno, 2, code, stop.why)
         if cell.words[0] != enclave.pages[index]:
             enclave.pages[index] = cell.words[0]
+            if absent:
+                enclave.clear(index)
             enclave.touch()
             self.device.on_pages(file, index, index + 1)
         if law.epcm_access(at) & need != need:

@@ -18,6 +18,7 @@ from softsgx.sgx.epcm import PageTable
 __all__ = ["Enclave", "EnclaveMemory", "Tcs"]
 
 _U64 = (1 << 64) - 1
+_PAGE_OF_ZEROS = bytes(PAGE_SIZE)
 
 
 class EnclaveMemory:
@@ -149,6 +150,15 @@ class Enclave:
             self.measurement.add_pages(offset, secinfo_flags, data, measure)
         if n == 1:
             self.tcs.pop(offset, None)
+
+    def clear(self, index: int) -> None:
+        """EAUG's part in the content of a page: zeros.
+
+        Mostly it is zero already; a thread that was inside when its SSA was removed may
+        have stored there since (hardware would have driven it out before).
+        """
+        if bytes(self.memory.view[index * PAGE_SIZE : (index + 1) * PAGE_SIZE]) != _PAGE_OF_ZEROS:
+            self.memory.discard(index * PAGE_SIZE, PAGE_SIZE)
 
     @property
     def end(self) -> int:
