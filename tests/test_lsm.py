@@ -123,13 +123,49 @@ def test_what_becomes_executable(with_file: bool, facts: set[str], asked: str) -
     k = Asked(mapped=obj, **{name: int(name in facts) for name in _FACTS})
     at = At(vma=At(prot=R, shared=0))
     SelinuxHooks().file_mprotect(k, at, Request(prot=R | X, reqprot=R | X))
-    found = [
+    assert _names(k) == asked
+
+
+def _names(k: Asked) -> str:
+    """The permissions that were asked, in order."""
+    return " ".join(
         name
         for target, perms, _ in k.questions
         for bit, name in enumerate(NAMES[target])
         if perms >> bit & 1
-    ]
-    assert " ".join(found) == asked
+    )
+
+
+@pytest.mark.parametrize(
+    ("hooks", "hook", "request_", "asked"),
+    [
+        (SelinuxHooks(), "file_open", {"fmode": R}, "read read open"),
+        (SelinuxHooks(), "file_open", {"fmode": R | W}, "read write read write open"),
+        (SelinuxHooks(open_perms=False), "file_open", {"fmode": W}, "write write"),
+        # open(path, 3): no mode at all, for ioctls.
+        (SelinuxHooks(), "file_open", {"fmode": 0}, "read write open ioctl"),
+        (SelinuxHooks(), "file_receive", {}, "use read write"),
+        (SelinuxHooks(), "file_execmod", {}, "use execmod"),
+        # map is of the inode alone; the descriptor comes with the rest.
+        (SelinuxHooks(), "mmap_file", {"prot": 0, "map_type": 1}, "map use read"),
+        (SelinuxHooks(), "mmap_file", {"prot": 7, "map_type": 1}, "map use read write execute"),
+        (SelinuxHooks(), "mmap_file", {"prot": 7, "map_type": 3}, "map execmem use read execute"),
+        (SelinuxHooks(), "file_ioctl", {"cmd": 0xA400}, "use ioctl"),
+        (SelinuxHooks(), "file_ioctl", {"cmd": 0x541B}, "use getattr"),
+        (SelinuxHooks(), "file_ioctl", {"cmd": 0x40086602}, "use setattr"),
+        (SelinuxHooks(), "file_ioctl", {"cmd": 0x5421}, "use"),
+        (SelinuxHooks(), "file_ioctl", {"cmd": 0x5451}, "use ioctl"),
+        (SelinuxHooks(ioctl_skip_cloexec=True), "file_ioctl", {"cmd": 0x5451}, ""),
+    ],
+)
+def test_what_a_file_of_another_opener_is_asked(
+    hooks: SelinuxHooks, hook: str, request_: dict[str, int], asked: str
+) -> None:
+    """Linux 6.1 security/selinux/hooks.c, hook by hook."""
+    facts = dict.fromkeys(_FACTS, 0) | {"from_other": 1}
+    k = Asked(mapped=At(private=0, fmode=R | W), **facts)
+    getattr(hooks, hook)(k, At(), Request(**request_))
+    assert _names(k) == asked
 
 
 def test_every_hook_has_its_text_and_its_source() -> None:
