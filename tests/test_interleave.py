@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from softsgx.sgx import measure
+from softsgx.sgx import measure, scatter
 
 _FLAGS = 0x205
 
@@ -30,8 +30,8 @@ def _by_records(data: bytes) -> bytes:
 
 
 def test_the_compiled_loop_is_built_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Path(measure._NATIVE).exists(), "python hatch_build.py builds it"
+    assert Path(scatter._NATIVE).exists(), "python hatch_build.py builds it"
     data = os.urandom(150 * 4096)
     compiled = _digest(data)
-    monkeypatch.setattr(measure, "_NATIVE", "/nonexistent.so")
+    monkeypatch.setattr(scatter, "_NATIVE", "/nonexistent.so")
     assert compiled == _digest(data) == _by_records(data)

@@ -3,16 +3,12 @@
 A measured page is one EADD record of 64 bytes and sixteen times an EEXTEND record of 64 bytes with
 256 bytes of the page: 5,184 bytes of SHA-256. Raw SHA-256 is the limit, so the work beside it has
 to be small: a template of 64 pages of records is kept; a batch changes only those bytes of the
-offsets that differ from the last batch, one strided assignment for all pages at once; ``preadv``
-scatters the pages' contents into the template, with a list of 1,024 pieces that is made once; and
-one update hashes it all, without the GIL. Where ``interleave.c`` was built, that scatters
-instead, in a third of the time. Rejected: ``struct.pack`` per page (half the speed),
-numpy (160 ms of start-up), slices of memoryviews in a loop (half the speed of preadv),
-``os.preadv`` (it looks at 1,024 Python objects each time: some 10 % slower than the bare call).
+offsets that differ from the last batch, one strided assignment for all pages at once; the pages'
+contents are scattered into the template (module scatter); and one update hashes it all, without
+the GIL. Rejected: ``struct.pack`` per page (half the speed), numpy (160 ms of start-up).
 
 :class:`LateMeasurement` does the same in the background, since only EINIT wants the result.
-This is the one file of the room that uses ctypes, and it reads files that it is handed; it opens
-nothing that has a name.
+It reads files that it is handed and opens nothing that has a name.
 """
 
 from __future__ import annotations
@@ -21,12 +17,13 @@ import os
 import threading
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from hashlib import sha256
 from struct import Struct
 
 from softsgx.errors import InternalError
 from softsgx.sdm.leaves import PAGE_SIZE, SECINFO_PT_MASK, SECINFO_RWX_MASK, SECINFO_TCS
+from softsgx.sgx.scatter import CHUNK_SIZE, CHUNKS, PAGE_RECORDS, RECORD, Scatter
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -35,15 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LateMeasurement", "Measurement", "measured_flags"]
 
-CHUNK_SIZE = 256
-_CHUNKS = PAGE_SIZE // CHUNK_SIZE
-_RECORD = 64
-_STEP = _RECORD + CHUNK_SIZE
-_PAGE_RECORDS = _RECORD + _CHUNKS * _STEP
 # preadv takes at most IOV_MAX = 1024 pieces, which is 64 pages; they also fit a second-level cache.
-_BATCH_PAGES = 1024 // _CHUNKS
-# The same scattering without a system call's work for each piece: built with the vDSO, not needed.
-_NATIVE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "softsgx-interleave.so")
+_BATCH_PAGES = 1024 // CHUNKS
+_STEP = RECORD + CHUNK_SIZE
 
 # SDM, ECREATE, EADD, EEXTEND, "Operation": the layouts of TMPUPDATEFIELD.
 _ECREATE = Struct("<8sIQ44x")
@@ -69,53 +60,18 @@ class _Batch:
     """Room for the records of 64 measured pages, page number p in slot p % 64."""
 
     def __init__(self) -> None:
-        import ctypes
-
         page = bytearray(_EADD.pack(_EADD_TAG, 0, 0))
-        for chunk in range(_CHUNKS):
+        for chunk in range(CHUNKS):
             page += _EEXTEND.pack(_EEXTEND_TAG, chunk * CHUNK_SIZE) + bytes(CHUNK_SIZE)
         self._records = bytearray(page * _BATCH_PAGES)
         self._view = memoryview(self._records)
         # Byte k of each slot's offset (chunk 0), so that equal bytes are not written again.
         self._columns = [bytearray(_BATCH_PAGES) for _ in range(8)]
         self._flags = 0
-        self._fields = [8, *(_RECORD + _STEP * chunk + 8 for chunk in range(_CHUNKS))]
+        self._fields = [8, *(RECORD + _STEP * chunk + 8 for chunk in range(CHUNKS))]
         # In an EEXTEND record the low half of byte 1 is the number of the chunk.
-        self._with_chunk = [bytes(b | c for b in range(256)) for c in range(_CHUNKS)]
-        # struct iovec: address and length, for every chunk of every slot.
-        start = ctypes.addressof(ctypes.c_char.from_buffer(self._records))
-        self._iovecs = array("Q", [0, CHUNK_SIZE]) * (_BATCH_PAGES * _CHUNKS)
-        self._iovecs[::2] = array(
-            "Q",
-            (
-                start + slot * _PAGE_RECORDS + 2 * _RECORD + _STEP * chunk
-                for slot in range(_BATCH_PAGES)
-                for chunk in range(_CHUNKS)
-            ),
-        )
-        self._iovecs_at = self._iovecs.buffer_info()[0]
-        self._get_errno = ctypes.get_errno
-        self._preadv: Callable[[int, int, int, int], int] = ctypes.CDLL(
-            None, use_errno=True
-        ).preadv64
-        self._preadv.argtypes = [
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.c_int,
-            ctypes.c_int64,
-        ]
-        self._preadv.restype = ctypes.c_ssize_t
-        self._interleave: Callable[[int, int, int], None] | None = None
-        try:
-            library = ctypes.CDLL(_NATIVE)
-        except OSError:  # not built
-            return
-        self._interleave = library.softsgx_interleave
-        self._interleave.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-        self._interleave.restype = None
-        self._start = start
-        self._pages = bytearray(_BATCH_PAGES * PAGE_SIZE)
-        self._pages_at = ctypes.addressof(ctypes.c_char.from_buffer(self._pages))
+        self._with_chunk = [bytes(b | c for b in range(256)) for c in range(CHUNKS)]
+        self._scatter = Scatter(self._records, _BATCH_PAGES)
 
     def fill(self, fd: int, file_offset: int, offset_bytes: int, n: int, flags: int) -> memoryview:
         """The records of ``n`` pages that do not cross a multiple of 64 pages."""
@@ -123,18 +79,10 @@ class _Batch:
         self._set_offsets(slot, offset_bytes, n)
         if flags != self._flags:
             self._set_flags(flags)
-        if self._interleave is not None:
-            done = os.preadv(fd, [memoryview(self._pages)[: n * PAGE_SIZE]], file_offset)
-            self._interleave(self._start + slot * _PAGE_RECORDS, self._pages_at, n)
-        else:
-            at = self._iovecs_at + slot * _CHUNKS * 16
-            done = self._preadv(fd, at, n * _CHUNKS, file_offset)
-        if done < 0:
-            number = self._get_errno()
-            raise OSError(number, os.strerror(number))
+        done = self._scatter.read(fd, file_offset, slot, n)
         if done != n * PAGE_SIZE:
             raise InternalError(f"measured {n} pages at {file_offset:#x}, file has {done} bytes")
-        return self._view[slot * _PAGE_RECORDS : (slot + n) * _PAGE_RECORDS]
+        return self._view[slot * PAGE_RECORDS : (slot + n) * PAGE_RECORDS]
 
     def _set_offsets(self, slot: int, offset_bytes: int, n: int) -> None:
         # As a bytearray, since an extended slice of one takes nothing else without a copy.
@@ -142,7 +90,7 @@ class _Batch:
             array("Q", range(offset_bytes, offset_bytes + n * PAGE_SIZE, PAGE_SIZE))
         )
         records = self._records
-        start, end = slot * _PAGE_RECORDS, (slot + n) * _PAGE_RECORDS
+        start, end = slot * PAGE_RECORDS, (slot + n) * PAGE_RECORDS
         for k, column in enumerate(self._columns):
             new = offsets[k::8]
             if column.startswith(new, slot):
@@ -153,11 +101,11 @@ class _Batch:
                 continue
             for chunk, at in enumerate(self._fields, -1):
                 if k == 1 and chunk > 0:
-                    records[start + at + 1 : end : _PAGE_RECORDS] = new.translate(
+                    records[start + at + 1 : end : PAGE_RECORDS] = new.translate(
                         self._with_chunk[chunk]
                     )
                 else:
-                    records[start + at + k : end : _PAGE_RECORDS] = new
+                    records[start + at + k : end : PAGE_RECORDS] = new
 
     def _set_offset_byte(self, start: int, k: int, byte: int) -> None:
         records = self._records
@@ -165,12 +113,12 @@ class _Batch:
         for at in self._fields:
             records[start + at] = byte
         if k == 1:
-            for chunk in range(1, _CHUNKS):
+            for chunk in range(1, CHUNKS):
                 records[start + self._fields[1 + chunk]] = byte | chunk
 
     def _set_flags(self, flags: int) -> None:
         for k, byte in enumerate(flags.to_bytes(8, "little")):
-            self._records[16 + k :: _PAGE_RECORDS] = bytes((byte,)) * _BATCH_PAGES
+            self._records[16 + k :: PAGE_RECORDS] = bytes((byte,)) * _BATCH_PAGES
         self._flags = flags
 
 
