@@ -168,6 +168,31 @@ def test_what_a_file_of_another_opener_is_asked(
     assert _names(k) == asked
 
 
+@pytest.mark.parametrize(
+    ("hook", "prot", "how", "mask"),
+    [
+        ("mmap_file", R | W | X, 1, R | W | X),
+        ("mmap_file", R | W | X, 2, R | X),
+        # MAP_SHARED_VALIDATE, 3, has MAP_PRIVATE's bit: w is not asked.
+        ("mmap_file", R | W, 3, R),
+        ("mmap_file", 0, 1, 0),
+        ("file_mprotect", R | W | X, 1, R | W | X),
+        ("file_mprotect", R | W | X, 0, R | X),
+    ],
+)
+def test_what_apparmor_asks_of_a_mapping(hook: str, prot: int, how: int, mask: int) -> None:
+    """Linux 6.1 common_mmap()."""
+    obj = At(unmediated=0, allow=0, fmode=R | W)
+    k = Asked(mapped=obj, **dict.fromkeys(_FACTS, 0))
+    at = At(vma=At(shared=how))
+    getattr(AppArmorHooks(), hook)(k, at, Request(prot=prot, map_type=how))
+    assert k.questions[0] == (
+        f"file_{hook.removeprefix('file_').split('_')[0]}",
+        mask,
+        int(mask > 0),
+    )
+
+
 def test_every_hook_has_its_text_and_its_source() -> None:
     stated = rules_of(SelinuxHooks)
     assert set(HOOKS) <= set(stated)

@@ -199,3 +199,16 @@ def test_linux_checks_who_received_the_device(
     options = f"--context loader_t --context {other}=bystander_t"
     denied = run("linux-6.0", options, script.format("EACCES"))
     assert denied == [f"read write on {DEVICE}"] * 2
+
+
+def test_the_lsm_comes_before_a_place_that_is_taken(run: Run) -> None:
+    script = """
+        0 open e rw -> 0
+        0 create e -> 0
+        0 mmap e p0 - -> 0
+        0 mmap e p0 r noreplace -> EEXIST
+        0 mmap e p0 rx noreplace -> {}
+    """
+    denied = run("linux-6.0", "execute=off", script.format("EACCES"))
+    assert denied == [f"execute on {DEVICE}"]
+    assert run("linux-6.0", "", script.format("EEXIST")) == []

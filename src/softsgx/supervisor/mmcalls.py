@@ -109,10 +109,10 @@ def _map_enclave(sgx: Sgx, tracee: Tracee, file: EnclaveFile) -> None:
         if error:
             outcome = Outcome(errno=error, why=why)
         elif answer == -errno.EEXIST:
-            outcome = Outcome(errno=errno.EEXIST, why="nothing lies there")
+            outcome = _occupied(process, addr, length, prot, flags, file, offset)
         else:
             fixed = flags & ~MAP_FIXED_NOREPLACE
-            outcome = process.mm.mmap(addr, length, prot, fixed, file, offset, placed_at=placed)
+            outcome = sgx.device.mmap(process, addr, length, prot, fixed, file, offset, placed)
         if outcome.errno:
             answer = -outcome.errno
         if answer < 0:
@@ -128,9 +128,26 @@ def _map_enclave(sgx: Sgx, tracee: Tracee, file: EnclaveFile) -> None:
     sup.cont(tracee)
 
 
+def _occupied(
+    process: HostProcess, addr: int, length: int, prot: int, flags: int, file: Any, offset: int
+) -> Outcome:
+    """MAP_FIXED_NOREPLACE where something lies: what comes before EEXIST, the LSM first."""
+    mm, end = process.mm, addr + (length + 4095 & -4096)
+    foreign = not mm.overlapping(addr, end)
+    if foreign:
+        mm.adopt(Vma(addr, end, file=_FOREIGN))
+    try:
+        return mm.mmap(addr, length, prot, flags, file, offset, placed_at=addr)
+    finally:
+        if foreign:
+            mm.forget(addr, end)
+
+
 def _reserve(sgx: Sgx, call: Remote, file: EnclaveFile, addr: int, size: int, flags: int) -> int:
     """Room for a mapping that is not fixed, with the driver's alignment: address or -errno."""
     align = sgx.device.design.alignment(file, size, int(bool(flags & MAP_FIXED_NOREPLACE)))
+    if flags & MAP_FIXED_NOREPLACE:
+        addr, align = addr + align - 1 & -align, 4096
     more = align - 4096
     how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags & MAP_FIXED_NOREPLACE
     got = call(nr.NR_mmap, addr, size + more, 0, how, -1, 0)
@@ -200,7 +217,7 @@ def _mprotect(sgx: Sgx, tracee: Tracee, process: HostProcess) -> Any:
         return None
     length, prot = view[RSI], view[RDX]
     foreign = _borrow(process, start, end)
-    outcome = process.mm.mprotect(start, length, prot)
+    outcome = sgx.device.mprotect(process, start, length, prot)
     if foreign:
         _give_back(process)
     answer = -outcome.errno
