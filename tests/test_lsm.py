@@ -269,6 +269,20 @@ def test_a_remembered_answer_is_the_same_and_a_denial_is_never_remembered(
         _ask(lsm, "no_such", file, who)
 
 
+def test_what_is_logged_is_not_remembered(selinux: tuple[SELinuxLsm, list[Verdict]]) -> None:
+    lsm, noted = selinux
+    file, who = File(), Someone(full_context(lsm.policy, "bystander_t"))
+    lsm.policy.enforcing = False
+    try:
+        for _ in range(2):
+            assert _ask(lsm, "file_open", file, who, fmode=1) == 0
+            assert _ask(lsm, "mmap_file", file, who, reqprot=1, prot=1, map_type=1) == 0
+    finally:
+        lsm.policy.enforcing = True
+    assert [v.denied for v in noted if v.hook == "mmap_file"] == [("map",), ("read",)] * 2
+    assert all(v.permissive for v in noted)
+
+
 def test_values_of_several_pages_are_each_asked(
     selinux: tuple[SELinuxLsm, list[Verdict]],
 ) -> None:
