@@ -166,6 +166,17 @@ static void map(uint64_t off, uint64_t bytes, uint64_t prot, uint64_t segment)
 	}
 }
 
+/*
+ * Code that comes from memory which cannot be executed has no VM_MAYEXEC; it is added here, and asked
+ * about when the page is mapped: a page that had VM_MAYWRITE still has it.
+ */
+static void make_executable(const struct segment *seg)
+{
+	struct sgx_extend_permissions arg = {seg->start, seg->end - seg->start, 4};
+
+	must(ioctl(fd, SGX_IOC_EXTEND_PERMISSIONS, &arg), "EXTEND_PERMISSIONS");
+}
+
 static void build(bool generated)
 {
 	static struct secs secs;
@@ -220,6 +231,8 @@ static void build(bool generated)
 	must(code_of_einit, "INIT");
 
 	/* 6. Mappings. */
+	if (generated && design == IOC_MPROTECT)
+		make_executable(&seg[3]);
 	for (int i = 0; i < 4; i++)
 		map(seg[i].start, seg[i].end - seg[i].start, i < 3 ? 3 : 5, i < 3 ? 3 : 5);
 }
