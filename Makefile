@@ -73,5 +73,5 @@ wheel: setup
 
 clean:
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-	    .import_linter_cache src/softsgx/host/*.so
+	    .import_linter_cache src/softsgx/host/*.so src/softsgx/sgx/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
