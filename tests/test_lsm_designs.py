@@ -212,3 +212,47 @@ def test_the_lsm_comes_before_a_place_that_is_taken(run: Run) -> None:
     denied = run("linux-6.0", "execute=off", script.format("EACCES"))
     assert denied == [f"execute on {DEVICE}"]
     assert run("linux-6.0", "", script.format("EEXIST")) == []
+
+
+def test_apparmor_asks_m_of_a_source_that_is_a_file_and_nothing_of_others(
+    softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The seed: "AppArmor doesn't have a concept of EXECMOD, EXECMEM, EXECHEAP"."""
+    profile, file = tmp_path / "profile", tmp_path / "enclave.so"
+    file.write_bytes(bytes(4096))
+    text = "abi <abi/3.0>,\nprofile loader {{ /dev/sgx_enclave rw, {} }}\n"
+    of_file = {"file_rx", "file_rwx", "file_written_rx"}
+    for rule, refused in (("", of_file), (f"{file} mr,", set[str]())):
+        profile.write_text(text.format(rule))
+        done = softsgx("--apparmor", profile, "--", guest("sources"), file)
+        answers = dict(line.split() for line in done.stdout.splitlines())
+        assert {name for name, answer in answers.items() if answer != "0"} == refused
+        assert {answers[name] for name in refused} <= {"13"}
+        assert len(answers) == 10
+
+
+def test_segments_are_nothing_that_apparmor_sees(
+    softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Their inodes have no path: who may open the device may have any of them."""
+    profile = tmp_path / "profile"
+    profile.write_text("abi <abi/3.0>,\nprofile loader { /dev/sgx/enclave rw, }\n")
+    script = """
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e p0 via=region src=anon_rw perm=rwx segment=rwx -> 0
+        0 mmap e all - -> 0
+        0 mapsegment e p0 rwx rwx -> 0
+    """
+    Script(softsgx, guest, "--apparmor", profile)("segments", script)
+    # The seed's own proposal has AppArmor's file_mprotect see W with X, on the device's path.
+    script = """
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e p0 via=region src=anon_rw perm=rwx -> 0
+        0 mmap e all - -> 0
+        0 iocmprotect e p0 r -> {}
+    """
+    for rule, answer in (("rw", "EACCES"), ("rwm", 0)):
+        profile.write_text(f"abi <abi/3.0>,\nprofile loader {{ /dev/sgx/enclave {rule}, }}\n")
+        Script(softsgx, guest, "--apparmor", profile)("ioc-mprotect", script.format(answer))
