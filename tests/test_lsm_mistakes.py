@@ -110,3 +110,26 @@ def test_explain_and_policy_say_what_they_need(softsgx: Softsgx, tmp_path: Path)
             assert len(done.stderr.splitlines()) == 1
             assert said in done.stderr
         assert softsgx.command(command, "--help").stdout.startswith(f"usage: softsgx {command}")
+
+
+def test_a_policy_that_is_gone(softsgx: Softsgx, tmp_path: Path) -> None:
+    policy, record = tmp_path / "p.cil", tmp_path / "run"
+    policy.write_text(Path(MINIMAL).read_text())
+    softsgx("--selinux", policy, "--record", record, "--", "/bin/true")
+    assert softsgx.command("explain", record).stdout.splitlines()[1:] == ["nothing was asked"]
+    policy.unlink()
+    for command in ("explain", "policy"):
+        done = softsgx.command(command, record)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert (
+            done.stderr == f"softsgx: {policy}: cannot read the policy: No such file or directory\n"
+        )
+
+
+def test_a_programs_name_stays_in_its_comment(softsgx: Softsgx, tmp_path: Path) -> None:
+    record, program = tmp_path / "run", tmp_path / "a\n(b)"
+    program.symlink_to("/bin/true")
+    softsgx("--selinux", "minimal", "--record", record, "--", program)
+    lines = softsgx.command("policy", record).stdout.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(";") for line in lines)

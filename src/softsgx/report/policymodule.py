@@ -20,14 +20,20 @@ def _denied(run: LsmRun) -> list[Question]:
     return [q for q in run.questions if q.denied and not q.at_exec]
 
 
+def _one_line(text: str) -> str:
+    """A name in a comment: it must not end the comment."""
+    return " ".join(text.split())
+
+
 def cil_module(run: LsmRun, policy: SELinuxPolicy) -> Iterator[str]:
     """The lines of a CIL module that goes with ``policy``, the one that the run was under.
 
     Rules that would not help (a constraint or a role denies it) are comments.
     """
     denied = _denied(run)
-    yield f"; Grants what a run of {run.header['argv'][0]} was denied, and no more. To try it:"
-    files = " ".join(f"--selinux {name}" for name in run.setup["policy"])
+    program = _one_line(run.header["argv"][0])
+    yield f"; Grants what a run of {program} was denied, and no more. To try it:"
+    files = " ".join(f"--selinux {_one_line(name)}" for name in run.setup["policy"])
     yield f"; softsgx run {files} --selinux THIS-FILE …"
     if any(q.enforced for q in denied):
         yield "; The run was enforcing: what it would have asked after a denial is not known."
@@ -67,6 +73,6 @@ def profile_lines(run: LsmRun) -> Iterator[str]:
     for q in denied:
         needed.setdefault(q.subject, {}).setdefault(q.path, set()).update(q.denied)
     for profile, paths in needed.items():
-        yield f"# for the profile {profile} in {run.setup['policy'][0]}"
+        yield f"# for the profile {profile} in {_one_line(run.setup['policy'][0])}"
         for path, letters in sorted(paths.items()):
             yield f"  {profile_line(path, tuple(letters))}"
