@@ -22,6 +22,8 @@ usage: softsgx run [options] [--] PROGRAM [ARGS…]
 Run PROGRAM with a software SGX device.
 
   --design NAME[:OPTION=VALUE…]  the kernel interface (default linux-6.0; 'softsgx designs')
+  --carry-out                    under a design that never shipped: carry out the calls of a
+                                 loader for Linux 6.0 as the design's own
   --epc SIZE                     what CPUID reports as EPC, e.g. 64M (default 128M)
   --record FILE                  append every event to FILE ('softsgx show FILE' prints it)
   -v, --verbose                  print every event to standard error
@@ -60,7 +62,7 @@ def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     takes = {"--design": "design", "--epc": "epc", "--record": "record"}
     takes |= {f"--{name}": name for name in _LSM}
     flags = {"-v": "verbose", "--verbose": "verbose", "--no-cpuid": "no_cpuid"}
-    flags |= {"--verify": "verify", "--permissive": "permissive"}
+    flags |= {"--verify": "verify", "--permissive": "permissive", "--carry-out": "carry_out"}
     rest = list(args)
     while rest:
         arg = rest[0]
@@ -106,6 +108,7 @@ def run(args: list[str]) -> int:
         design = make_design(chosen["design"])
         options.make_design = lambda: design
     options.cpuid = not chosen.get("no_cpuid")
+    options.carry_out = bool(chosen.get("carry_out"))
     options.verify = bool(chosen.get("verify"))
     if "permissive" in chosen or any(name in chosen for name in _LSM):
         from softsgx.cli.lsm import confinement

@@ -27,6 +27,7 @@ class Design(MmRules, PageRules):
 
     name: what the user selects it by. title: one line. paths: the device nodes.
     aliases: further names of them. abi: whose numbers and structures the ioctls have.
+    maps_whole: mmap of the device is of ELRANGE as a whole.
     sgx2: whether the driver offers SGX2. options: name → (values, default first).
     """
 
@@ -35,6 +36,7 @@ class Design(MmRules, PageRules):
     aliases: ClassVar[dict[str, str]] = {}
     abi = "linux"
     sgx2 = False
+    maps_whole = False
     page_schema = PAGE
     options: ClassVar[dict[str, tuple[str, ...]]] = {}
 

@@ -28,6 +28,7 @@ class Segments(SeedDesign):
 
     name = "segments"
     title = "Lutomirski's proposal: up to 7 segment inodes an enclave, each with a label"
+    maps_whole = True
     page_schema = PAGE.extend(segment=3)
     vma_schema = VMA.extend(segment=3)
     options: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -31,6 +31,7 @@ class V20(Design):
     title = "the driver as posted in April 2019: no per-page check (SGX1); the seed's status quo"
     paths = ("/dev/sgx/enclave", "/dev/sgx/provision")
     abi = "v20"
+    maps_whole = True
 
     # -- mapping -----------------------------------------------------------------------
 

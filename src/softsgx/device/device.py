@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from errno import EBADF, ENOTTY
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from softsgx.designs.base import Design
@@ -11,6 +12,7 @@ from softsgx.device.ioctls import dispatch
 from softsgx.device.ioctls_designs import rows_of
 from softsgx.law.rule import At, Lsm, Request, Run, Stop
 from softsgx.law.values import RW
+from softsgx.model.outcome import Outcome
 from softsgx.sgx.enclave import Enclave, EnclaveMemory
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ class Device:
     lsm: who answers the LSM questions (None: everything is allowed). key_root:
     32 secret bytes that all keys derive from. epc_bytes: what CPUID reports; an
     enclave may be larger, as with a paging driver. xfrm_supported: the XSAVE
-    features of this CPU.
+    features of this CPU. carry_out: calls of loaders for Linux are carried out as the
+    design's own (`softsgx.device.carryout`).
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Device:
         key_root: bytes = bytes(32),
         epc_bytes: int = 128 << 20,
         xfrm_supported: int = 7,
+        carry_out: bool = False,
     ) -> None:
         if design is None:
             from softsgx.designs.linux import Linux60
@@ -47,6 +51,12 @@ class Device:
         self.ioctls = rows_of(design)
         self.opened = 0
         self.processes: set[Any] = set()
+        self.carry_out: Any = None
+        if carry_out:
+            from softsgx.device.carryout import CarryOut
+
+            self.carry_out = CarryOut(self)
+            self.ioctls |= self.carry_out.rows()
 
     def open(self, path: str, fmode: int = RW, process: Any = None) -> Any:
         """Open a device node; ``fmode`` is R and W. Raises `Stop` if the LSM denies it."""
@@ -98,8 +108,35 @@ class Device:
     def on_create(self, process: Any, file: EnclaveFile) -> None:
         """ELRANGE of a file's enclave is known from now on."""
 
-    def on_mm(self, process: Any, effects: Any) -> None:
+    def mmap(
+        self,
+        process: Any,
+        addr: int,
+        length: int,
+        prot: int,
+        flags: int,
+        file: Any,
+        offset: int = 0,
+        placed_at: int | None = None,
+    ) -> Outcome:
+        """The system call mmap; see `MmStruct.mmap`."""
+        how = process.mm.mmap
+        if self.carry_out is not None and isinstance(file, EnclaveFile):
+            how = partial(self.carry_out.mmap, process)
+        outcome: Outcome = how(addr, length, prot, flags, file, offset, placed_at)
+        return outcome
+
+    def mprotect(self, process: Any, start: int, length: int, prot: int) -> Outcome:
+        """The system call mprotect; see `MmStruct.mprotect`."""
+        how = process.mm.mprotect
+        if self.carry_out is not None and start % 4096 == 0 and not prot & ~7:
+            how = partial(self.carry_out.mprotect, process)
+        outcome: Outcome = how(start, length, prot)
+        return outcome
+
+    def on_mm(self, process: Any, effects: Any) -> None:  # noqa: ARG002
         """An ioctl changed a process's mappings: ``effects`` are to be carried out in order."""
+        process.mm_changed()
 
     def install(self, process: Any, file: EnclaveFile, flags: int) -> int:  # noqa: ARG002
         """Give a process an fd of a file: the fd (or 0, and it is answered later).

@@ -23,12 +23,14 @@ from softsgx.device.segments import SegmentFile
 from softsgx.law.rule import At, Context, Request, Stop
 from softsgx.law.values import RWX
 from softsgx.mm.vma import Vma
+from softsgx.model.effect import Effect
+from softsgx.model.outcome import Outcome
 from softsgx.sdm.leaves import PAGE_SIZE
 from softsgx.uapi import designs as uapi
 from softsgx.uapi.mman import MAP_FIXED, MAP_SHARED
 from softsgx.uapi.sgx import SGX_PAGE_MEASURE
 
-__all__ = ["DESIGN_IOCTLS", "rows_of"]
+__all__ = ["DESIGN_IOCTLS", "ioc_mprotect", "map_segment", "rows_of", "segment_of_add"]
 
 _O_CLOEXEC = 0o2000000
 _TOP = 1 << 64
@@ -56,7 +58,7 @@ def _add_region(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
         segment=params.segment, measure=int(params.flags), source_given=int(params.src != 0)
     )
     (law.validate_augment if late else law.validate_secinfo)(k, at, r)
-    segment = _segment_of_add(device, process, file, r)
+    segment = segment_of_add(device, process, file, r)
     if late:
         params.count, stop = each_page(device, process, file, params, law.augment, r)
     else:
@@ -71,7 +73,7 @@ def _add_region(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     return 0
 
 
-def _segment_of_add(device: Any, process: Any, file: EnclaveFile, r: Request) -> Any:
+def segment_of_add(device: Any, process: Any, file: EnclaveFile, r: Request) -> Any:
     """The segment that the pages join, made if it is the first time; None in other designs."""
     law = device.design
     if getattr(law, "validate_segment", None) is None:
@@ -94,17 +96,24 @@ def _mprotect(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
         return 0
     end = p.addr + (p.length + PAGE_SIZE - 1 & -PAGE_SIZE)
     _need(ENOMEM, end < _TOP, "range does not overflow")
-    law = device.design
-
-    def rule(k: Context, at: Any, r: Any) -> None:
-        r.__dict__["same_enclave"] = int(getattr(at.file, "enclave", None) is file.enclave)
-        law.ioc_mprotect(k, at, r)
-
-    outcome = process.mm.protect(p.addr, end, p.prot, rule)
+    outcome = ioc_mprotect(device, process, file, p.addr, end, p.prot)
     device.on_mm(process, outcome.effects)
     if outcome.errno:
         raise Stop(outcome.errno, outcome.why)
     return 0
+
+
+def ioc_mprotect(
+    device: Any, process: Any, file: EnclaveFile, start: int, end: int, prot: int
+) -> Outcome:
+    """SGX_IOC_MPROTECT of [start, end), VMA by VMA, on the model."""
+
+    def rule(k: Context, at: Any, r: Any) -> None:
+        r.__dict__["same_enclave"] = int(getattr(at.file, "enclave", None) is file.enclave)
+        device.design.ioc_mprotect(k, at, r)
+
+    outcome: Outcome = process.mm.protect(start, end, prot, rule)
+    return outcome
 
 
 def _extend_permissions(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
@@ -137,10 +146,19 @@ def _map_segment(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     _need(EINVAL, not p.prot & ~RWX, "prot is R, W, X")
     start, end = p.addr, p.addr + (p.length + PAGE_SIZE - 1 & -PAGE_SIZE)
     _need(ENOMEM, end < _TOP, "range does not overflow")
-    mm, segment = process.mm, file.segments.get(p.segment)
+    effects = map_segment(device, process, file, start, end, p.segment, p.prot)
+    device.on_mm(process, effects)
+    return 0
+
+
+def map_segment(
+    device: Any, process: Any, file: EnclaveFile, start: int, end: int, mask: int, prot: int
+) -> list[Effect]:
+    """SGX_IOC_MAP_SEGMENT of [start, end) on the model; raises Stop."""
+    mm, segment = process.mm, file.segments.get(mask)
     exists = int(segment is not None)
     if segment is None:
-        segment = SegmentFile(file, p.segment, process)
+        segment = SegmentFile(file, mask, process)
     vma = Vma(start, end, shared=True, special=True, file=segment)
     vma.pgoff = max(start - file.enclave.base, 0) >> 12
     cell = vma.cell(mm.schema_for(segment))
@@ -149,8 +167,8 @@ def _map_segment(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
         start=start,
         end=end,
         length_bytes=end - start,
-        prot=mm.implied(p.prot, 1) & RWX,
-        reqprot=p.prot,
+        prot=mm.implied(prot, 1) & RWX,
+        reqprot=prot,
         map_type=MAP_SHARED,
         fixed=1,
         segment_exists=exists,
@@ -159,8 +177,8 @@ def _map_segment(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     device.design.map_segment(device.run, at, r)
     mm.keep(at)
     vma.load(cell)
-    device.on_mm(process, mm.replace(vma, MAP_SHARED | MAP_FIXED))
-    return 0
+    effects: list[Effect] = mm.replace(vma, MAP_SHARED | MAP_FIXED)
+    return effects
 
 
 def _segment_fd(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:

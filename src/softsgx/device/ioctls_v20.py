@@ -16,7 +16,7 @@ from softsgx.sdm.leaves import PAGE_SIZE, PT_TCS
 from softsgx.sdm.structs import SECS, SIGSTRUCT, TCS
 from softsgx.uapi import sgx as uapi
 
-__all__ = ["V20_IOCTLS"]
+__all__ = ["V20_IOCTLS", "add_one"]
 
 _LIMIT = 0xFFF
 
@@ -46,16 +46,24 @@ def _valid_tcs(raw: bytes, size_bytes: int) -> int:
 
 
 def _add_page(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
-    enclave, law, k = file.enclave, device.design, device.run
-    at = place(process, file)
-    memory, layout = process.memory, uapi.ADD_PAGE_V20
-    params = layout.unpack(memory.read(arg, layout.size))
-    r = secinfo_request(process, params.secinfo)
-    data = memory.read(params.src, PAGE_SIZE)
-    offset = params.addr - enclave.base
+    layout = uapi.ADD_PAGE_V20
+    p = layout.unpack(process.memory.read(arg, layout.size))
+    add_one(device, process, file, p.addr, p.src, p.secinfo, p.mrmask)
+    return 0
+
+
+def add_one(
+    device: Any, process: Any, file: EnclaveFile, addr: int, src: int, secinfo: int, mrmask: int
+) -> None:
+    """ADD_PAGE of one page: ``addr``, ``src`` and ``secinfo`` are the caller's addresses."""
+    enclave, law, k, at = file.enclave, device.design, device.run, place(process, file)
+    memory = process.memory
+    r = secinfo_request(process, secinfo)
+    data = memory.read(src, PAGE_SIZE)
+    offset = addr - enclave.base
     r.__dict__.update(
         inside=int(0 <= offset < enclave.size),
-        aligned=int(params.addr % PAGE_SIZE == 0),
+        aligned=int(addr % PAGE_SIZE == 0),
         tcs_valid=_valid_tcs(data, enclave.size) if r.pt == PT_TCS else 1,
     )
     law.validate_secinfo(k, at, r)
@@ -64,21 +72,20 @@ def _add_page(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     index = offset >> 12
     word = enclave.pages[index] if r.inside else 0
     cell = enclave.page_schema.cell(word)
-    at = At(page=cell, source=memory.source(params.src), **vars(at))
+    at = At(page=cell, source=memory.source(src), **vars(at))
     law.add_page(k, at, r)
     try:
         law.add_page_worker(k, at, r)
     except Stop:
         enclave.dead = 1
-        return 0
+        return
     if r.pt == PT_TCS:
         data = checks.tcs_of_eadd(data) or data
     enclave.memory.write(offset, data)
-    enclave.measurement.add_page_masked(offset, r.flags, data, params.mrmask)
+    enclave.measurement.add_page_masked(offset, r.flags, data, mrmask)
     enclave.pages[index] = cell.words[0]
     enclave.touch()
     device.on_pages(file, index, index + 1)
-    return 0
 
 
 def _init(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:

@@ -38,10 +38,11 @@ def cache_dir() -> str:
 class Options:
     """What ``softsgx run`` was asked for. design: a Design, made when first needed.
 
-    lsm: a `softsgx.supervisor.lsm.Confinement`, None for no LSM.
+    lsm: a `softsgx.supervisor.lsm.Confinement`, None for no LSM. carry_out: calls of
+    loaders for Linux are carried out as the design's own.
     """
 
-    __slots__ = ("cpuid", "epc_bytes", "lsm", "make_design", "recorder", "verify")
+    __slots__ = ("carry_out", "cpuid", "epc_bytes", "lsm", "make_design", "recorder", "verify")
 
     def __init__(self, make_design: Any = None, epc_bytes: int = 128 << 20) -> None:
         self.make_design = make_design
@@ -49,7 +50,19 @@ class Options:
         self.recorder: Any = None
         self.lsm: Any = None
         self.verify = False
+        self.carry_out = False
         self.cpuid = True
+
+
+def _device_paths(options: Options) -> paths.DevicePaths:
+    design = options.make_design() if options.make_design else None
+    if design is None:
+        return paths.DevicePaths()
+    if not options.carry_out:
+        return paths.DevicePaths(design.paths, design.aliases)
+    from softsgx.device.carryout import CarryOut
+
+    return paths.DevicePaths(design.paths, CarryOut.aliases(design))
 
 
 class Supervisor:
@@ -69,10 +82,7 @@ class Supervisor:
         self.lsm = options.lsm
         if self.lsm is not None:
             self.lsm.attach(self)
-        design = options.make_design() if options.make_design else None
-        self.device_paths = (
-            paths.DevicePaths(design.paths, design.aliases) if design else paths.DevicePaths()
-        )
+        self.device_paths = _device_paths(options)
         self.cache_dir = cache_dir()
         self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         self.cpuid_sites: dict[tuple[int, ...], tuple[int, ...]] = {}

@@ -112,6 +112,8 @@ def _map_enclave(sgx: Sgx, tracee: Tracee, file: EnclaveFile) -> None:
             outcome = _occupied(process, addr, length, prot, flags, file, offset)
         else:
             fixed = flags & ~MAP_FIXED_NOREPLACE
+            if flags & MAP_FIXED_NOREPLACE:
+                fixed |= MAP_FIXED  # as do_mmap() does
             outcome = sgx.device.mmap(process, addr, length, prot, fixed, file, offset, placed)
         if outcome.errno:
             answer = -outcome.errno

@@ -92,6 +92,7 @@ class Sgx:
             key_root=state.root_key(),
             epc_bytes=options.epc_bytes,
             xfrm_supported=_xfrm(sup),
+            carry_out=options.carry_out,
         )
         self.mappings = Mappings(self)
         self.processes: set[HostProcess] = self.device.processes

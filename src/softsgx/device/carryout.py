@@ -1,0 +1,220 @@
+"""Today's loaders under the designs that never shipped: their calls, carried out as the design's.
+
+A loader of Linux 6.0 adds pages with ADD_PAGES, maps them MAP_SHARED | MAP_FIXED with real
+permissions and changes those with mprotect. Here ADD_PAGES becomes the design's EADD,
+its extra argument taken from SECINFO; an mmap or mprotect with permissions becomes the
+mapping that the design has for the device, and then whatever gives permissions there.
+Each decision stays the design's rule: what it refuses is refused.
+"""
+
+from __future__ import annotations
+
+from errno import EINVAL, ENOMEM
+from typing import Any
+
+from softsgx.device.files import EnclaveFile
+from softsgx.device.ioctls import Ioctl, add_range, each_page, place, secinfo_request
+from softsgx.device.ioctls_designs import ioc_mprotect, map_segment, segment_of_add
+from softsgx.device.ioctls_v20 import add_one
+from softsgx.law.rule import Request, Stop
+from softsgx.law.values import RW
+from softsgx.model.effect import Effect
+from softsgx.model.outcome import Outcome
+from softsgx.sdm.leaves import PAGE_SIZE, PT_TCS
+from softsgx.uapi import sgx as uapi
+from softsgx.uapi.mman import MAP_FIXED, MAP_PRIVATE, MAP_SHARED, MAP_TYPE
+
+__all__ = ["CarryOut"]
+
+_LINUX_PATHS = ("/dev/sgx_enclave", "/dev/sgx_provision")
+
+
+class CarryOut:
+    """How the calls of a loader for Linux are carried out under ``device.design``."""
+
+    def __init__(self, device: Any) -> None:
+        self.device, self.law = device, device.design
+        segmented = getattr(self.law, "map_segment", None) is not None
+        # The device is mapped PROT_NONE, and permissions come later.
+        self.none_first = segmented or getattr(self.law, "ioc_mprotect", None) is not None
+        # Linux's own mmap and mprotect suit the design.
+        self.plain = not self.law.maps_whole and not self.none_first
+
+    @staticmethod
+    def aliases(design: Any) -> dict[str, str]:
+        """Linux's names of the device nodes, for a design that has others."""
+        pairs = zip(_LINUX_PATHS, design.paths, strict=True)
+        return dict(design.aliases) | {old: new for old, new in pairs if old != new}
+
+    def rows(self) -> dict[int, Ioctl]:
+        """The ioctls of Linux that the design itself does not have."""
+        row = Ioctl(uapi.SGX_IOC_ENCLAVE_ADD_PAGES, "", self._add_pages)
+        return {} if row.cmd in self.device.ioctls else {row.cmd: row}
+
+    # -- ADD_PAGES ---------------------------------------------------------------------
+
+    def _add_pages(self, device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
+        law, at, memory = self.law, place(process, file), process.memory
+        law.may_build(device.run, at, None)
+        layout = uapi.ENCLAVE_ADD_PAGES
+        params = layout.unpack(memory.read(arg, layout.size))
+        if params.src % PAGE_SIZE:
+            raise Stop(EINVAL, "src is page aligned")
+        if law.abi == "v20":
+            done, stop = self._add_one_by_one(process, file, params)
+        else:
+            law.validate_range(device.run, at, params)
+            r = secinfo_request(process, params.secinfo)
+            law.validate_secinfo(device.run, at, r)
+            segmented = getattr(law, "validate_segment", None) is not None
+            perm = RW if r.pt == PT_TCS else r.perm
+            r.__dict__["segment"] = perm if segmented else 0
+            segment = segment_of_add(device, process, file, r)
+            measure = bool(params.flags & uapi.SGX_PAGE_MEASURE)
+            done, stop = add_range(
+                device, process, file, params, r, law.add_region, measure=measure
+            )
+            if segment is not None and done:
+                file.segments.setdefault(r.segment, segment)
+        params.count = done
+        memory.write(arg, layout.pack_record(params))
+        if stop is not None:
+            raise stop
+        return 0
+
+    def _add_one_by_one(
+        self, process: Any, file: EnclaveFile, params: Any
+    ) -> tuple[int, Stop | None]:
+        mask = 0xFFFF if params.flags & uapi.SGX_PAGE_MEASURE else 0
+        addr = file.enclave.base + params.offset
+        for done in range(0, params.length, PAGE_SIZE):
+            try:
+                add_one(
+                    self.device, process, file, addr + done, params.src + done,
+                    params.secinfo, mask,
+                )  # fmt: skip
+            except Stop as stop:
+                return done, stop
+        return params.length, None
+
+    # -- mappings ----------------------------------------------------------------------
+
+    def mmap(
+        self,
+        process: Any,
+        addr: int,
+        length: int,
+        prot: int,
+        flags: int,
+        file: Any,
+        offset: int,
+        placed_at: int | None,
+    ) -> Outcome:
+        """An mmap of the device: the design's own mapping of it, then the permissions."""
+        e = file.enclave
+        start, end = addr, addr + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
+        ordinary = (
+            self.plain
+            or file.segment
+            or not length
+            or addr & PAGE_SIZE - 1
+            or not flags & MAP_FIXED
+            or flags & MAP_TYPE == MAP_PRIVATE
+            or not e.created
+            or not file.inside(start, end)
+        )
+        whole = self.law.maps_whole
+        if ordinary or (not whole and not prot):
+            asked = 0 if self.none_first and not file.segment else prot
+            return process.mm.mmap(addr, length, asked, flags, file, offset, placed_at)  # type: ignore[no-any-return]
+        effects: list[Effect] = []
+        if not whole:
+            base = process.mm.mmap(addr, length, 0, flags, file, offset, placed_at)
+        elif any(v.file.base_file is file for v in process.mm.overlapping(e.base, e.end)):
+            base = Outcome(addr)
+        else:
+            fixed = MAP_SHARED | MAP_FIXED
+            base = process.mm.mmap(e.base, e.size, 0, fixed, file, 0, None)
+        effects += base.effects
+        if base.errno:
+            return Outcome(errno=base.errno, effects=effects, why=base.why)
+        given = self._give(process, file, start, end, prot)
+        effects += given.effects
+        return Outcome(addr, given.errno, effects, given.why)
+
+    def mprotect(self, process: Any, start: int, length: int, prot: int) -> Outcome:
+        """An mprotect, VMA by VMA: of the device's mapping as the design gives permissions."""
+        mm = process.mm
+        if self.plain:
+            return mm.mprotect(start, length, prot)  # type: ignore[no-any-return]
+        end = start + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
+        effects: list[Effect] = []
+        here = start
+        while here < end:
+            vma = mm.find(here)
+            if vma is None:
+                return Outcome(errno=ENOMEM, effects=effects, why="no hole in the range")
+            stop_at = min(vma.end, end)
+            if isinstance(vma.file, EnclaveFile) and not vma.file.segment:
+                done = self._give(process, vma.file, here, stop_at, prot)
+            else:
+                done = mm.mprotect(here, stop_at - here, prot)
+            effects += done.effects
+            if done.errno:
+                return Outcome(errno=done.errno, effects=effects, why=done.why)
+            here = stop_at
+        return Outcome(effects=effects)
+
+    def _give(self, process: Any, file: EnclaveFile, start: int, end: int, prot: int) -> Outcome:
+        """Permissions for a range of the device's mapping, in the design's way."""
+        law = self.law
+        segmented = getattr(law, "map_segment", None) is not None
+        if segmented and not prot:
+            return Outcome()  # the device's mapping has none
+        if prot and self.none_first:
+            try:
+                self._augment(process, file, start, end, prot)
+            except Stop as stop:
+                return Outcome(errno=stop.errno, why=stop.why)
+        if prot and getattr(law, "ioc_mprotect", None) is not None:
+            return ioc_mprotect(self.device, process, file, start, end, prot)
+        if not segmented:
+            return process.mm.mprotect(start, end - start, prot)  # type: ignore[no-any-return]
+        e, schema = file.enclave, file.enclave.page_schema
+        effects: list[Effect] = []
+        for a, b, segment in _segments(e, schema, start - e.base >> 12, end - e.base >> 12):
+            lo, hi = e.base + (a << 12), e.base + (b << 12)
+            try:
+                if not segment:
+                    raise Stop(ENOMEM, "a page is everywhere in the range")
+                effects += map_segment(self.device, process, file, lo, hi, segment, prot)
+            except Stop as stop:
+                return Outcome(errno=stop.errno, effects=effects, why=stop.why)
+        return Outcome(effects=effects)
+
+    def _augment(self, process: Any, file: EnclaveFile, start: int, end: int, prot: int) -> None:
+        """Pages that Linux would add when they are touched: now, as the design adds them."""
+        e, schema = file.enclave, file.enclave.page_schema
+        if not e.initialized:
+            return
+        r = Request(perm=prot, segment=prot if self.law.maps_whole else 0)
+        first, last = max(start, e.base) - e.base >> 12, min(end, e.end) - e.base >> 12
+        for a, b, word in list(e.pages.runs(first, last)):
+            if not schema.get(word, "present"):
+                segment = segment_of_add(self.device, process, file, r)
+                params = Request(offset=a << 12, length=b - a << 12)
+                each_page(self.device, process, file, params, self.law.augment, r)
+                if segment is not None:
+                    file.segments.setdefault(prot, segment)
+
+
+def _segments(enclave: Any, schema: Any, first: int, last: int) -> list[tuple[int, int, int]]:
+    """The runs of pages of one segment in [first, last): (first, last, mask)."""
+    found: list[tuple[int, int, int]] = []
+    for a, b, word in enclave.pages.runs(first, last):
+        segment = schema.get(word, "segment")
+        if found and found[-1][2] == segment:
+            found[-1] = (found[-1][0], b, segment)
+        else:
+            found.append((a, b, segment))
+    return found
