@@ -43,10 +43,11 @@ class PageRules(Law):
         """EADD: a page of type ``r.pt`` with ``r.perm``; a TCS has no permissions."""
         p = at.page
         k.need(PF, no(p.present), "EPCM.VALID is 0")
-        k.need(GP, implies(has(r.perm, W), has(r.perm, READ)), "W needs R")
+        tcs = eq(r.pt, PT_TCS)
+        k.need(GP, tcs | implies(has(r.perm, W), has(r.perm, READ)), "W needs R")
         p.present = 1
         p.pt = r.pt
-        p.perm = ite(eq(r.pt, PT_TCS), 0, r.perm)
+        p.perm = ite(tcs, 0, r.perm)
 
     @rule("SDM, EAUG", each=True)
     def eaug(self, k: Context, at: Any, r: Any) -> None:
