@@ -187,6 +187,27 @@ def test_reserved_bytes_of_the_secs(offset: int) -> None:
     assert case.run() == EIO
 
 
+@pytest.mark.parametrize(
+    ("xfrm", "errno"),
+    [
+        (0x3, 0),
+        (0x7, 0),
+        (0xE7, 0),
+        (0x2E7, 0),
+        (0x602E7, 0),
+        (0xE3, EIO),  # AVX-512 without AVX
+        (0x27, EIO),  # a part of AVX-512
+        (0x20007, EIO),  # a part of AMX
+        (0x100003, EIO),  # not of this CPU
+    ],
+)
+def test_xfrm_has_to_be_what_xcr0_can_be(xfrm: int, errno: int) -> None:
+    case = Create()
+    case.device.xfrm_supported = 0x602E7
+    case.secs |= {"xfrm": xfrm, "ssaframesize": 4}
+    assert case.run() == errno
+
+
 def test_one_page_of_ssa_is_too_little_for_avx512() -> None:
     """SSAFRAMESIZE has to hold XSAVE, EXINFO and GPRSGX: 2688 + 16 + 184 bytes are one page."""
     for xfrm, pages in ((0xE7, 1), (0x602E7, 3)):

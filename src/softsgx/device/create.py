@@ -15,6 +15,7 @@ from softsgx.sdm.leaves import (
     MISCSELECT_EXINFO,
     PAGE_SIZE,
     TCS_DBGOPTIN,
+    XFRM_AVX,
     XFRM_LEGACY,
 )
 from softsgx.sdm.structs import EXINFO, GPRSGX, SECS, TCS
@@ -41,6 +42,15 @@ MAX_SIZE = 1 << 46
 _TOP = 1 << 47
 
 
+_TOGETHER = (3 << 3, 7 << 5, 3 << 17)
+"""XFRM bits that XCR0 takes together or not at all: MPX, AVX-512, AMX (SDM, XSETBV)."""
+
+
+def _xfrm_legal(xfrm: int) -> bool:
+    whole = all(xfrm & bits in {0, bits} for bits in _TOGETHER)
+    return whole and (not xfrm & 7 << 5 or bool(xfrm & XFRM_AVX))
+
+
 def ecreate_error(raw: bytes, secs: Any, xfrm_supported: int) -> int:
     """ECREATE's checks of a SECS (SDM, ECREATE): 0 or ``FAULT | vector``."""
     misc = EXINFO.size if secs.miscselect & MISCSELECT_EXINFO else 0
@@ -51,6 +61,7 @@ def ecreate_error(raw: bytes, secs: Any, xfrm_supported: int) -> int:
         or secs.cet_attributes
         or secs.xfrm & XFRM_LEGACY != XFRM_LEGACY
         or secs.xfrm & ~xfrm_supported
+        or not _xfrm_legal(secs.xfrm)
         or secs.miscselect & ~MISCSELECT_SUPPORTED
         or frame < xsave_bytes(secs.xfrm) + misc + GPRSGX.size
         or secs.attributes & ~ATTRIBUTES_SUPPORTED
