@@ -26,6 +26,7 @@ __all__ = ["Options", "Supervisor"]
 
 _WALL = 0x40000000
 _CLONE_VM, _CLONE_THREAD = 0x100, 0x10000
+_FAULTS = (signals.SIGILL << 8 | 0x7F, signals.SIGTRAP << 8 | 0x7F)  # as wait statuses
 _SIGNALS = (signals.SIGTERM, signals.SIGHUP, signals.SIGUSR1, signals.SIGUSR2)
 
 
@@ -79,6 +80,7 @@ class Supervisor:
         self.main_pid = 0
         self.main_status: int | None = None
         self.sgx: Any = None
+        self.quick: Any = None
         self.lsm = options.lsm
         if self.lsm is not None:
             self.lsm.attach(self)
@@ -132,7 +134,11 @@ class Supervisor:
                     self.early[tid] = status  # a new child that is faster than its parent's event
                 continue
             try:
-                self.dispatch(tracee, status)
+                if tracee.thread is not None and status in _FAULTS and self.quick is not None:
+                    tracee.stopped, tracee.vforking = True, False
+                    self.quick(tracee, status >> 8)
+                else:
+                    self.dispatch(tracee, status)
             except Ended as ended:
                 self._ended(ended.tid, ended.status)
             except ProcessLookupError:

@@ -96,6 +96,8 @@ class Sgx:
         )
         self.mappings = Mappings(self)
         self.processes: set[HostProcess] = self.device.processes
+        if self.record is None and not options.verify:
+            sup.quick = enter.quick(self)
 
     # -- processes and files -----------------------------------------------------------
 
