@@ -297,9 +297,12 @@ def _unmap(b: _Builder, p: int, i: int) -> None:
     for name in ("munmap", "foreign"):
         m = b.start(name, p=p, i=i)
         m.require(m.get(f"vma{p}_{i}.mapped"))
-        m.vma(p, i).clear()
         if name == "foreign":
+            if b.has_rule("replace"):  # a design whose VMAs are sealed, say, as mseal(2) does
+                cells = {"page": m.page(i, p), "vma": m.vma(p, i)}
+                b.law.replace(m, b.at(m, p, **cells), b.request(i))
             _disturbs(m)
+        m.vma(p, i).clear()
         b.done(m)
 
 

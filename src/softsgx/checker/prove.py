@@ -18,7 +18,7 @@ from softsgx.checker.properties import PROPERTIES
 from softsgx.checker.properties.base import NEVER, REACHED, TOLD_APART, Property
 from softsgx.checker.result import Options, Result
 from softsgx.checker.system import State, System
-from softsgx.checker.words import cube_words, permission_words, step_words
+from softsgx.checker.words import invariant_words, permission_words, step_words
 from softsgx.checker.world import World
 from softsgx.errors import InternalError
 
@@ -44,11 +44,9 @@ class Checker:
     def decide(self, bad: int, system: System | None = None) -> Answer:
         """Whether ``bad`` can be reached, by the engine that was chosen."""
         system, options = system or self.system, self.options
-        engine = options.engine
+        engine = self._engine()
         if bad <= 1:
             return Answer(bool(bad), 0, "constant", steps=[], start=system.start({}), invariant=[])
-        if engine == "auto":
-            engine = "abc" if abc.find_abc() else "z3"
         if engine == "explicit":
             return explore(system, bad, timeout_s=options.timeout_s)
         if engine == "z3":
@@ -60,6 +58,11 @@ class Checker:
                 raise InternalError(f"ABC's invariant is none: {wrong}")
             answer.method += ", invariant checked by z3"
         return answer
+
+    def _engine(self) -> str:
+        if self.options.engine == "auto":
+            return "abc" if abc.find_abc() else "z3"
+        return self.options.engine
 
     def reaches(self, what: str) -> Answer:
         """Whether a condition of the world's ("runs", "runs_unprivileged") can hold at all."""
@@ -89,10 +92,10 @@ class Checker:
             if reached:
                 make_plain(self.system, bad, answer)
                 self._tell(result, self.system, answer)
-                if prop.kind == NEVER and self.options.engine in ("auto", "abc"):
+                if prop.kind == NEVER and self._engine() == "abc":
                     result.weaker = self._weaker(bad, answer)
             elif reached is False:
-                result.why = ["never: " + cube_words(self.world, c) for c in answer.invariant or []]
+                result.why = invariant_words(self.world, answer.invariant or [])
                 if prop.kind == NEVER and prop.unless:
                     result.vacuous = self.reaches(prop.unless).reached is False
         result.seconds = round(time.monotonic() - begun, 2)

@@ -11,7 +11,7 @@ from softsgx.checker.system import State
 from softsgx.checker.world import World
 from softsgx.law.values import mask_name
 
-__all__ = ["cube_words", "permission_words", "step_words"]
+__all__ = ["invariant_words", "permission_words", "step_words"]
 
 _STEPS = {
     "open": "process {p} opens the device {fmode}",
@@ -94,20 +94,55 @@ def permission_words(world: World, start: State | Mapping[str, int]) -> list[str
     return lines
 
 
-def cube_words(world: World, cube: Clause) -> str:
-    """A cube of an invariant: what no reachable state is."""
-    return " and ".join(_bit_words(world, name, bit, value) for name, bit, value in cube)
+def invariant_words(world: World, cubes: list[Clause]) -> list[str]:
+    """What never is, a line each; the first step, which chooses permissions, is left out."""
+    lines = []
+    for cube in cubes:
+        if ("ready", 0, 0) not in cube:
+            bits = [b for b in cube if b[0] != "ready"]
+            lines.append("never: " + " and ".join(_bit_words(world, *bit) for bit in bits))
+    return lines
+
+
+_FLAGS = {
+    "fd": ("has the device's fd", "does not have the device's fd"),
+    "started": ("exists", "does not exist"),
+    "entry": ("can enter", "cannot enter"),
+    "mapped": ("is there", "is not there"),
+    "asked": ("was asked of the LSM for X", "was not asked of the LSM for X"),
+    "opened": ("is open", "is not open"),
+    "fd_writes": ("'s fd is open for writing", "'s fd is not open for writing"),
+    "created": ("is created", "is not created"),
+    "initialized": ("is initialized", "is not initialized"),
+    "disturbed": ("'s mapping was disturbed", "'s mapping was not disturbed"),
+    "present": ("is present", "is absent"),
+    "written": ("was written", "was not written"),
+    "allowed": ("has content that an LSM allowed to run", "has content that no LSM allowed to run"),
+    "intact": ("is a file's", "is not a file's"),
+    "noexec": ("is of a noexec mount", "is of no noexec mount"),
+    "loaded": ("was added from a source", "was not added from a source"),
+    "demanded": ("once demanded authority", "never demanded authority"),
+    "shed": ("lost a permission", "lost no permission"),
+    "safe": ("is safe to execute", "is not safe to execute"),
+}
 
 
 def _bit_words(world: World, name: str, bit: int, value: int) -> str:
-    width = len(world.vars[name].lits)
+    """One bit with its value, as a clause: ``process 0's mapping of page 1 has X in prot``."""
     owner, _, field = name.partition(".")
-    letter = ""
-    if owner.startswith("may"):
-        names = KINDS[field]
-        letter = "." + names[bit].upper()
-    elif width == 3 and field != "pt":
-        letter = "." + "RWX"[bit]
-    elif width > 1:
-        letter = f"[{bit}]"
-    return f"{'' if value else 'not '}{name}{letter}"
+    kind = owner.rstrip("0123456789_")
+    number = owner[len(kind) :]
+    if kind == "may":
+        verb = "holds" if value else "does not hold"
+        return f"process {number} {verb} {KINDS[field][bit].upper()} on {object_name(field)}"
+    subject = {"process": f"process {number}", "enclave": "the enclave"}.get(kind, f"page {number}")
+    if kind == "vma":
+        p, _, i = number.partition("_")
+        subject = f"process {p}'s mapping of page {i}"
+    if field in _FLAGS:
+        words = _FLAGS[field][1 - value]
+        return subject + words if words.startswith("'") else f"{subject} {words}"
+    width = len(world.vars[name].lits)
+    what = "RWX"[bit] if width == 3 and field != "pt" else field if width == 1 else f"bit {bit}"
+    verb = "has" if value else "lacks"
+    return f"{subject} {verb} {what}" + (f" in {field}" if width > 1 else "")
