@@ -226,10 +226,7 @@ def slots(real_vdso: bytes, real_base: int, image_base: int) -> bytes:
     Little-endian words of 8 bytes, less than a page.
     """
     image = load_image()
-    try:
-        real = parse_symbols(real_vdso) if real_vdso else {}
-    except UnsupportedError:
-        real = {}
+    real = _real_symbols(real_vdso)
     page = bytearray(max(image.slot_offsets.values()) + 8 - image.data_offset)
     for name, at in image.slot_offsets.items():
         target = real.get("__vdso_" + name)
@@ -239,6 +236,20 @@ def slots(real_vdso: bytes, real_base: int, image_base: int) -> bytes:
             address = image_base + image.symbols[_FALLBACK + name]
         struct.pack_into("<Q", page, at - image.data_offset, address)
     return bytes(page)
+
+
+_parsed: tuple[bytes, dict[str, int]] = (b"", {})
+
+
+def _real_symbols(real_vdso: bytes) -> dict[str, int]:
+    """The symbols of the kernel's vDSO, read again only if it is another: there is one a boot."""
+    global _parsed  # noqa: PLW0603 - what every exec would compute anew
+    if _parsed[0] != real_vdso:
+        try:
+            _parsed = (real_vdso, parse_symbols(real_vdso))
+        except UnsupportedError:
+            _parsed = (real_vdso, {})
+    return _parsed[1]
 
 
 def find_syscall_insn(real_vdso: bytes) -> int | None:

@@ -213,7 +213,7 @@ def _execute(sup: Supervisor, tracee: Tracee, leaf: int, subleaf: int) -> tuple[
     """CPUID as the tracee's core answers it."""
     space, tid = tracee.space, tracee.tid
     img = vdso.load_image()
-    work = ptrace.Registers()
+    work = sup.spare_regs
     view = work.view
     if not space.native_cpuid:
         with Remote(tracee, space.image + img.syscall, sup.regs) as call:

@@ -76,6 +76,7 @@ class Supervisor:
         self.early: dict[int, int] = {}
         self.pending: list[tuple[int, int]] = []
         self.regs = ptrace.Registers()
+        self.spare_regs = ptrace.Registers()
         self.view = self.regs.view
         self.main_pid = 0
         self.main_status: int | None = None
