@@ -151,12 +151,22 @@ def test_readelf_has_no_complaint(tmp_path: Path, image: vdso.Image) -> None:
 
 def test_offsets_are_those_of_the_instructions(image: vdso.Image) -> None:
     code = image.contents
-    assert code[image.enclu : image.enclu_end] == b"\xcc\x90\x90"
+    # shl $32, %rax; or $60, %rax; syscall: only "exit" can be called from there.
+    assert code[image.enclu : image.enclu_end] == bytes.fromhex("48c1e020 4883c83c 0f05")
+    assert code[image.undefined :].startswith(b"\x0f\x0b")
     assert code[image.syscall :].startswith(b"\x0f\x05\xcc")
     assert code[image.cpuid :].startswith(b"\x0f\xa2\xcc")
     assert code[image.xgetbv :].startswith(b"\x0f\x01\xd0\xcc")
     symtab = _section(code, ".symtab")
-    for attribute in ("enclu", "enclu_end", "enclu_fault", "syscall", "cpuid", "xgetbv"):
+    for attribute in (
+        "enclu",
+        "enclu_end",
+        "enclu_fault",
+        "syscall",
+        "cpuid",
+        "xgetbv",
+        "undefined",
+    ):
         (symbol,) = symtab.get_symbol_by_name(f"softsgx_{attribute}")
         assert symbol.entry.st_value == getattr(image, attribute)
     assert _dynamic_symbols(code)["__vdso_sgx_enter_enclave"] == image.enter

@@ -43,6 +43,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     "case",
     [
         "eexit",
+        "blocked_signals",
+        "aep",
         "stack_left_deep",
         "bad_function",
         "reserved",

@@ -10,6 +10,8 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include "loader.h"
 #include "tap.h"
 
@@ -23,12 +25,19 @@ static void handler(int sig)
 	delivered++;
 }
 
+static const struct {
+	enum fault fault;
+	uint64_t address;
+	int length, vector;
+} faults[] = {
+	{F_UD2, 0, 2, 6}, {F_DIV, 0, 2, 0}, {F_HLT, 0, 1, 13}, {F_READ, 0x10, 3, 14}, {F_SYSCALL, 0, 2, 6},
+};
+
 /* Enter and leave, fault inside, EAUG by EACCEPT; on a page of its own each time. */
 static void use_enclave(const char *name)
 {
 	static uint64_t page;
 	struct sgx_enclave_run run = {.tcs = e.base + e.tcs[1]};
-	struct call c = {.op = OP_FAULT, .a = F_UD2}, h = {.op = OP_HANDLE, .a = 2};
 	struct sgx_enclave_run inner = {.tcs = run.tcs};
 	bool ok = true;
 
@@ -36,15 +45,18 @@ static void use_enclave(const char *name)
 		ok &= encl_op(&e, OP_SUM, (uint64_t)i, 10, 0, 0) == mix((uint64_t)i, 10);
 	page = page ? page + PAGE : e.base + e.free;
 	ok &= encl_enclu(&e, 0, EACCEPT, page, SI_REG | SI_R | SI_W | SI_PENDING, 0, NULL) == 0;
-	/* One call enters and resumes, so that both leave from the same stack. */
-	for (uint32_t leaf = EENTER;; leaf = ERESUME) {
-		ok &= encl_vdso_enter(&c, leaf, &run) == 0;
-		if (run.function == EEXIT)
-			break;
-		ok &= run.exception_vector == 6 && leaf == EENTER;
-		ok &= encl_vdso_enter(&h, EENTER, &inner) == 0 && inner.function == EEXIT;
-		if (!ok)
-			break;
+	for (unsigned i = 0; i < sizeof(faults) / sizeof(*faults) && ok; i++) {
+		struct call c = {.op = OP_FAULT, .a = faults[i].fault, .b = faults[i].address};
+		struct call h = {.op = OP_HANDLE, .a = (uint64_t)faults[i].length};
+
+		/* One call enters and resumes, so that both leave from the same stack. */
+		for (uint32_t leaf = EENTER; ok; leaf = ERESUME) {
+			ok &= encl_vdso_enter(&c, leaf, &run) == 0;
+			if (run.function == EEXIT)
+				break;
+			ok &= run.exception_vector == faults[i].vector && leaf == EENTER;
+			ok &= encl_vdso_enter(&h, EENTER, &inner) == 0 && inner.function == EEXIT;
+		}
 	}
 	check(ok, name, "%s; vector %u", e.err, run.exception_vector);
 }
@@ -88,6 +100,42 @@ static void ignored(void)
 		signal(sync_signals[i], SIG_IGN);
 	use_enclave("all_ignored");
 	dispositions(SIG_IGN, "ignored_kept");
+}
+
+/* ENCLU without the vDSO is no signal either. What it takes to enter is ignored, so it cannot help. */
+static void raw_ignored(void)
+{
+	struct call c = {.op = OP_NOP};
+	bool ok = true;
+
+	for (int i = 0; i < 5; i++)
+		signal(sync_signals[i], SIG_IGN);
+	for (int i = 0; i < 20; i++)
+		ok &= encl_raw_enter(&c, e.base + e.tcs[0], EENTER) == 0;
+	check(ok, "raw_ignored", " ");
+	dispositions(SIG_IGN, "raw_ignored_kept");
+}
+
+/* With one's own AEP a fault inside is a forced signal: it kills if it is blocked or ignored. */
+static void raw_fatal(bool block, const char *name)
+{
+	struct call c = {.op = OP_FAULT, .a = F_DIV};
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		struct sigaction act = {.sa_handler = block ? handler : SIG_IGN};
+		sigset_t set;
+
+		sigemptyset(&set);
+		sigaddset(&set, SIGFPE);
+		sigaction(SIGFPE, &act, NULL);
+		pthread_sigmask(block ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
+		encl_raw_enter(&c, e.base + e.tcs[2], EENTER); /* a TCS that nobody needs afterwards */
+		_exit(1);
+	}
+	waitpid(pid, &status, 0);
+	check(WIFSIGNALED(status) && WTERMSIG(status) == SIGFPE, name, "status %#x", status);
 }
 
 /* A signal that was sent while it is blocked stays pending over ECALLs, and comes afterwards. */
@@ -147,7 +195,7 @@ int main(void)
 {
 	struct encl_seg seg = {.name = "dynamic", .len = 16 * PAGE};
 
-	if (encl_load(&e, &(struct encl_opts){.threads = 2, .size = 1 << 20}))
+	if (encl_load(&e, &(struct encl_opts){.threads = 3, .size = 1 << 20}))
 		bail("load", e.err);
 	seg.off = e.free;
 	if (encl_map_seg(&e, &seg, PROT_READ | PROT_WRITE))
@@ -159,6 +207,9 @@ int main(void)
 	dispositions(SIG_DFL, "default_kept");
 	blocked();
 	ignored();
+	raw_ignored();
+	raw_fatal(true, "raw_blocked_kills");
+	raw_fatal(false, "raw_ignored_kills");
 	pending();
 	once_only();
 	altstack();

@@ -1,18 +1,25 @@
-/* __vdso_sgx_enter_enclave in this process. A SIGTRAP handler plays the tracer at the
- * ENCLU site, and, by a step function a case sets, the enclave behind it. */
+/* __vdso_sgx_enter_enclave in this process. A SIGSYS handler, called for any system call at the
+ * ENCLU site, plays the tracer there, and, by a step function a case sets, the enclave behind it. */
 #define _GNU_SOURCE
 #include "image.h"
 #include <asm/sgx.h>
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <limits.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unwind.h>
 
 #define EENTER 2
 #define ERESUME 3
 #define EEXIT 4
+#define ENTER_CALL SYS_exit
+#define NONE_BLOCKED 0x80000000
 #define TF 0x100
 #define DF 0x400
 
@@ -69,30 +76,52 @@ __asm__(".text\n"
 	"mov $0xc1, %edi; mov $0xc2, %esi; mov $0xc3, %edx; mov $0xc4, %r8d; mov $0xc5, %r9d\n"
 	"ret; .cfi_endproc\n");
 
-static int entries;
+static int entries, may_block;
 static greg_t seen[8][NGREG];
 static void (*enclave)(greg_t *r); /* runs at each ENCLU; EEXIT unless it changes RIP */
 static void (*stepped)(greg_t *r);
 
 static void on_trap(int number, siginfo_t *info, void *context)
 {
+	(void)number;
+	CHECK(info->si_code == TRAP_TRACE || info->si_code == TRAP_BRKPT);
+	if (stepped)
+		stepped(((ucontext_t *)context)->uc_mcontext.gregs);
+}
+
+static void on_call(int number, siginfo_t *info, void *context)
+{
 	greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
 	(void)number;
 
-	if (info->si_code == TRAP_TRACE || info->si_code == TRAP_BRKPT) {
-		if (stepped)
-			stepped(r);
-		return;
-	}
-	CHECK(r[REG_RIP] == (greg_t)enclu + 1 && entries < 8);
-	r[REG_RIP] = (greg_t)enclu;
+	CHECK(r[REG_RIP] == (greg_t)enclu_end && entries < 8);
+	CHECK((char *)info->si_call_addr == enclu_end && info->si_syscall == ENTER_CALL);
+	/* The leaf, and what the function found out about the mask of this thread. */
+	may_block = !((uint64_t)r[REG_RAX] >> 32 & NONE_BLOCKED);
+	r[REG_RAX] = (uint64_t)r[REG_RAX] >> 32 & ~NONE_BLOCKED;
 	memcpy(seen[entries++], r, sizeof(gregset_t));
-	CHECK(r[REG_RCX] == (greg_t)enclu); /* the AEP */
-	r[REG_RIP] = (greg_t)enclu_end;
 	r[REG_RAX] = EEXIT;
 	r[REG_RBX] = 0xdead; /* EEXIT's target in hardware: nothing to rely on */
 	if (enclave)
 		enclave(r);
+}
+
+/* SIGSYS for whatever system call ends at an address. */
+static void trap_calls_at(char *address)
+{
+	uint64_t at = (uint64_t)address;
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)at, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer) + 4),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, at >> 32, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof(code) / sizeof(*code), code };
+
+	CHECK(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	CHECK(!prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
 }
 
 /* The registers as the kernel's fix-up leaves them. */
@@ -143,6 +172,47 @@ static void case_eexit(void)
 	CHECK(enter(0x7700000002) == 0 && entries == 1);
 	sees(0, EENTER, caller_five);
 	CHECK(!run.exception_vector && !run.exception_error_code && !run.exception_addr);
+}
+
+/* A signal that an exception would force: the tracer has to hear whether it is blocked. */
+static void case_blocked_signals(void)
+{
+	for (int number = 1; number < 32; number++) {
+		sigset_t set, old;
+		int forced = number == SIGILL || number == SIGBUS || number == SIGFPE || number == SIGSEGV;
+
+		if (number == SIGSYS)
+			continue; /* ours */
+		sigemptyset(&set);
+		sigaddset(&set, number);
+		CHECK(!sigprocmask(SIG_SETMASK, &set, &old));
+		for (int leaf = EENTER; leaf <= ERESUME; leaf++) {
+			CHECK(enter(leaf) == 0 && entries == 1 && may_block == forced);
+			sees(0, leaf, caller_five);
+		}
+		CHECK(!sigprocmask(SIG_SETMASK, &old, &set)); /* not changed by having a look */
+		CHECK(sigismember(&set, number) == (number != SIGKILL && number != SIGSTOP));
+	}
+}
+
+/* The AEP: ERESUME, and nobody had a look. */
+static void aep(greg_t *r)
+{
+	if (entries == 1) {
+		CHECK(!may_block);
+		r[REG_RIP] = (greg_t)enclu;
+		r[REG_RAX] = ERESUME;
+		r[REG_RBX] = run.tcs;
+	} else {
+		CHECK(may_block && r[REG_RAX] == EEXIT);
+	}
+}
+
+static void case_aep(void)
+{
+	enclave = aep;
+	CHECK(enter(EENTER) == 0 && entries == 2 && run.function == EEXIT);
+	sees(1, ERESUME, caller_five);
 }
 
 static void push_three(greg_t *r)
@@ -376,6 +446,8 @@ static const struct {
 	void (*body)(void);
 } cases[] = {
 	{ "eexit", case_eexit },
+	{ "blocked_signals", case_blocked_signals },
+	{ "aep", case_aep },
 	{ "stack_left_deep", case_stack_left_deep },
 	{ "bad_function", case_bad_function },
 	{ "reserved", case_reserved },
@@ -406,6 +478,9 @@ int main(int argc, char **argv)
 	stack_t alternate = { .ss_sp = stack, .ss_size = sizeof(stack) };
 	struct sigaction action = { .sa_sigaction = on_trap, .sa_flags = SA_SIGINFO | SA_ONSTACK };
 	CHECK(!sigaltstack(&alternate, NULL) && !sigaction(SIGTRAP, &action, NULL));
+	action.sa_sigaction = on_call;
+	CHECK(!sigaction(SIGSYS, &action, NULL));
+	trap_calls_at(enclu_end);
 	for (unsigned i = 0; i < sizeof(cases) / sizeof(*cases); i++)
 		if (!strcmp(cases[i].name, argv[1])) {
 			cases[i].body();

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 
+from softsgx.host import vdso
 from softsgx.uapi import syscalls as nr
 
 __all__ = ["base_program", "fd_program", "range_program"]
@@ -55,7 +56,11 @@ TRACED = (
 
 
 def base_program() -> bytes:
-    """Paths; ioctls of our magic; shared or executable mappings of files; SHM_REMAP."""
+    """Paths; ioctls of our magic; shared or executable mappings of files; SHM_REMAP; entering.
+
+    The vDSO's ENCLU is the call exit, made at its place in any page: a thread that
+    ends elsewhere stops for nothing in one of 4096 programs.
+    """
     p = _Program()
     p.op(_LD, _ARCH)
     p.op(_JEQ, _X86_64, "", "allow")
@@ -64,6 +69,7 @@ def base_program() -> bytes:
         p.op(_JEQ, call, "trace")
     p.op(_JEQ, nr.NR_ioctl, "ioctl")
     p.op(_JEQ, nr.NR_mmap, "mmap")
+    p.op(_JEQ, nr.NR_exit, "exit")
     p.op(_JEQ, nr.NR_shmat, "shmat", "allow")
     p.label("ioctl")
     p.op(_LD, _arg(1))
@@ -75,6 +81,10 @@ def base_program() -> bytes:
     p.op(_JSET, 0x01, "trace")  # MAP_SHARED, MAP_SHARED_VALIDATE
     p.op(_LD, _arg(2))
     p.op(_JSET, 0x4, "trace", "allow")  # PROT_EXEC: CPUID may have to be patched
+    p.label("exit")
+    p.op(_LD, _IP_LO)
+    p.op(_AND, 0xFFF)
+    p.op(_JEQ, vdso.load_image().enclu_end & 0xFFF, "trace", "allow")
     p.label("shmat")
     p.op(_LD, _arg(2))
     p.op(_JSET, 0o40000, "trace", "allow")  # SHM_REMAP
@@ -132,6 +142,7 @@ def _less(p: _Program, slot: int, bound: int, target: str) -> None:
 def range_program(start: int, end: int, stub: int) -> bytes:
     """Calls that concern [start, end): memory calls that overlap it, and any call made inside.
 
+    And what is done to the signals of exceptions, since a forced one changes it.
     A system call instruction inside an enclave is #UD. ``stub`` is the address
     behind the tracer's own ``syscall`` instruction, which passes. A range whose
     end overflows is let through: Linux refuses it.
@@ -155,7 +166,13 @@ def range_program(start: int, end: int, stub: int) -> bytes:
     p.op(_JEQ, nr.NR_mmap, "mmap")
     for call in (nr.NR_mprotect, nr.NR_munmap, nr.NR_pkey_mprotect, nr.NR_madvise):
         p.op(_JEQ, call, "overlap")
+    p.op(_JEQ, nr.NR_rt_sigaction, "sigaction")
     p.op(_JEQ, nr.NR_remap_file_pages, "trace", "allow")
+    p.label("sigaction")
+    p.op(_LD, _arg(0))
+    for number in (4, 7, 8):  # SIGILL, SIGBUS, SIGFPE
+        p.op(_JEQ, number, "trace")
+    p.op(_JEQ, 11, "trace", "allow")  # SIGSEGV
     p.label("mremap")
     p.op(_LD, _arg(3))
     p.op(_JSET, 0x6, "trace", "overlap")  # MREMAP_FIXED, MREMAP_DONTUNMAP

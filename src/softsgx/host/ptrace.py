@@ -181,12 +181,15 @@ def set_siginfo(tid: int, info: bytes) -> None:
         raise ProcessLookupError(tid)
 
 
+_mask = ctypes.c_uint64()
+_mask_at = ctypes.addressof(_mask)
+
+
 def get_sigmask(tid: int) -> int:
     """The blocked signals, bit n-1 for signal n."""
-    mask = ctypes.c_uint64()
-    if _ptrace(_GETSIGMASK, tid, 8, ctypes.addressof(mask)) < 0:
+    if _ptrace(_GETSIGMASK, tid, 8, _mask_at) < 0:
         raise ProcessLookupError(tid)
-    return mask.value
+    return _mask.value
 
 
 def set_sigmask(tid: int, mask: int) -> None:

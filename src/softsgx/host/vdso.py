@@ -50,10 +50,10 @@ class Image:
     read and execute; `slots` gives what goes to ``data_offset``, one page, read
     only once written. ``size`` is all of it, a multiple of the page size.
 
-    ``enter`` is ``__vdso_sgx_enter_enclave``; ``enclu`` its ENCLU (an ``int3``,
-    and the AEP), ``enclu_end`` where EEXIT goes, ``enclu_fault`` where an
-    exception goes. ``syscall``, ``cpuid`` and ``xgetbv`` are that instruction and
-    an ``int3`` behind it.
+    ``enter`` is ``__vdso_sgx_enter_enclave``; ``enclu`` where its ENCLU begins (a
+    system call, and the AEP), ``enclu_end`` where that ends and EEXIT goes,
+    ``enclu_fault`` where an exception goes. ``syscall``, ``cpuid`` and ``xgetbv``
+    are that instruction and an ``int3`` behind it, ``undefined`` is a UD2.
     """
 
     __slots__ = (
@@ -68,6 +68,7 @@ class Image:
         "slot_offsets",
         "symbols",
         "syscall",
+        "undefined",
         "xgetbv",
     )
 
@@ -85,6 +86,7 @@ class Image:
             self.syscall = symbols["softsgx_syscall"]
             self.cpuid = symbols["softsgx_cpuid"]
             self.xgetbv = symbols["softsgx_xgetbv"]
+            self.undefined = symbols["softsgx_undefined"]
             self.slot_offsets = {
                 name[len(_SLOT) :]: at for name, at in symbols.items() if name.startswith(_SLOT)
             }

@@ -1,8 +1,9 @@
-"""ENCLU, exceptions and signals of threads, at their signal-delivery stops.
+"""ENCLU, and the signal-delivery stops of threads.
 
-The hot path is `quick`: an EENTER from our vDSO by a known TCS, and an EEXIT. One
+The ENCLU of our vDSO is a system call, at whose seccomp stop `vdso_enclu` runs.
+The hot path is `quick`: an EENTER from there by a known TCS, and an EEXIT. One
 load of registers, one look at the instruction, one store and continue; whatever
-it does not know at once it leaves to `signal` → `_enclu`.
+it does not know at once it leaves to `vdso_enclu` or `signal`, and `_enclu`.
 """
 
 from __future__ import annotations
@@ -11,31 +12,42 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from softsgx.device.process import FETCH, READ, WRITE
+from softsgx.device.process import READ, WRITE
 from softsgx.host import ptrace
 from softsgx.law.rule import FAULT
 from softsgx.sdm import leaves as sdm
-from softsgx.sgx.enclu import Thread, aex, edeccssa, eenter, eexit, eresume
+from softsgx.sgx.enclu import Thread, edeccssa, eenter, eexit, eresume
 from softsgx.sgx.inside import LEAVES, run_leaf
-from softsgx.supervisor import execve, paths
-from softsgx.supervisor.remote import wait_stop
+from softsgx.supervisor import execve, masks, paths
+from softsgx.supervisor.exceptions import (
+    deliver,
+    exception,
+    flush,
+    in_handler,
+    leave,
+    page_fields,
+    raise_inside,
+)
+from softsgx.supervisor.outside import fault_signal
 from softsgx.supervisor.tracee import Tracee
-from softsgx.uapi.regs import NAMES, ORIG_RAX, RAX, RBX, RDI, RDX, RIP, RSI
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, RAX, RBX, RCX, RIP
 
 if TYPE_CHECKING:
     from softsgx.supervisor.sgx import Sgx
 
-__all__ = ["quick", "signal", "syscall_inside"]
+__all__ = ["quick", "signal", "syscall_inside", "vdso_enclu"]
 
 SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV = 4, 5, 7, 8, 11
-_SI_KERNEL = 0x80
 _SYNCHRONOUS = (SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV)
 _ENCLU = sdm.ENCLU_BYTES
+_EENTER, _ERESUME, _EEXIT = sdm.EENTER, sdm.ERESUME, sdm.EEXIT
+_NONE_BLOCKED = 1 << 31  # of vdso.S
+_QUICK_EENTER = (_NONE_BLOCKED | _EENTER) << 32 | nr.NR_exit
+_MINUS_1 = (1 << 64) - 1
+_SIGILL_STOP = SIGILL << 8 | 0x7F  # as a wait status
 _PF, _GP, _UD = sdm.VECTOR_PF, sdm.VECTOR_GP, sdm.VECTOR_UD
 _MAX_RETRIES = 8
-# SDM, Table "Illegal Instructions Inside an Enclave": INS, OUTS, IN, OUT, INT n are #UD there.
-_ILLEGAL = frozenset(bytes((b,)) for b in b"\x6c\x6d\x6e\x6f\xe4\xe5\xe6\xe7\xec\xed\xee\xef\xcd")
-_UCONTEXT_ERR, _UCONTEXT_TRAPNO, _UCONTEXT_CR2 = 192, 200, 216
 
 
 class _XState:
@@ -53,14 +65,6 @@ class _XState:
         ptrace.set_xstate(self.tid, image)
 
 
-class _Named:
-    """Registers by name, as the instruction decoder wants them."""
-
-    def __init__(self, view: Any) -> None:
-        self.__dict__.update(zip(NAMES, view, strict=True))
-        self.rflags = self.__dict__["eflags"]
-
-
 def _thread(sgx: Sgx, tracee: Tracee) -> Thread:
     thread: Thread | None = tracee.thread
     if thread is None:
@@ -69,17 +73,19 @@ def _thread(sgx: Sgx, tracee: Tracee) -> Thread:
 
 
 def quick(sgx: Sgx) -> Callable[[Tracee, int], None]:
-    """`signal` for threads that have been inside: what it uses is looked up once, here."""
-    view, regs = sgx.view, sgx.sup.regs
-    load, store_and_cont = regs.load, regs.store_and_cont
-    behind_enclu = execve.image().enclu + 1
+    """The stops of threads that have been inside: what is used is looked up once, here.
 
-    def stopped(tracee: Tracee, number: int) -> None:
+    The function's status: that of a SIGILL or of a seccomp stop.
+    """
+    sup, view, regs = sgx.sup, sgx.view, sgx.sup.regs
+    load, store_and_cont = regs.load, regs.store_and_cont
+
+    def stopped(tracee: Tracee, status: int) -> None:
         tid, thread = tracee.tid, tracee.thread
         load(tid)
-        if number == SIGILL:
-            tcs = thread.tcs
-            if tcs is not None and view[RAX] == sdm.EEXIT and not tracee.illegal:
+        if status == _SIGILL_STOP:
+            usual = tracee.odd is None and not sgx.ignored
+            if usual and thread.tcs is not None and view[RAX] == _EEXIT:
                 enclave = thread.enclave
                 at = view[RIP] - enclave.base
                 is_enclu = 0 <= at < enclave.size and enclave.memory.view[at : at + 3] == _ENCLU
@@ -87,18 +93,25 @@ def quick(sgx: Sgx) -> Callable[[Tracee, int], None]:
                     tracee.stopped = False
                     store_and_cont(tid)
                     return
-        elif number == SIGTRAP and view[RAX] == sdm.EENTER and not tracee.illegal:
-            space = tracee.space
-            if space.image and view[RIP] == space.image + behind_enclu:
-                enclave = space.sgx.tcs_enclaves.get(view[RBX])
-                if enclave is not None:
-                    view[RIP] -= 1
-                    if not eenter(thread, enclave, view):
-                        tracee.stopped = False
-                        store_and_cont(tid)
-                        return
-                    view[RIP] += 1
-        _signal(sgx, tracee, number)
+            _signal(sgx, tracee, SIGILL)
+            return
+        space = tracee.space
+        if view[RIP] != space.entry:
+            sup.system_call(tracee)
+            return
+        if view[ORIG_RAX] == _QUICK_EENTER:
+            enclave = space.sgx.tcs_enclaves.get(view[RBX])
+            if enclave is not None:
+                view[RAX], view[ORIG_RAX] = _EENTER, _MINUS_1
+                view[RIP] -= 3
+                view[RCX] = space.aep
+                if not eenter(thread, enclave, view):
+                    tracee.stopped = False
+                    store_and_cont(tid)
+                    return
+                view[RIP] += 3
+                view[ORIG_RAX] = _QUICK_EENTER
+        vdso_enclu(sgx, tracee)
 
     return stopped
 
@@ -113,18 +126,9 @@ def _signal(sgx: Sgx, tracee: Tracee, number: int) -> None:
     sup, view = sgx.sup, sgx.view
     thread = tracee.thread
     inside = thread is not None and thread.tcs is not None
-    if tracee.illegal:
-        view[RIP], tracee.illegal = tracee.illegal, 0
-        if number == SIGTRAP:
-            _raise_inside(sgx, tracee, _UD, 0, 0, SIGILL, 2)
-            return
-    if number == SIGTRAP:
-        base = tracee.space.image
-        if base and view[RIP] - 1 == base + execve.image().enclu:
-            view[RIP] -= 1
-            _enclu(sgx, tracee)
-            return
-    elif number == SIGILL:
+    if (tracee.odd is not None or sgx.ignored) and _unusual(sgx, tracee, number, inside):
+        return
+    if number == SIGILL:
         rip = view[RIP]
         if inside:
             enclave = thread.enclave
@@ -138,33 +142,83 @@ def _signal(sgx: Sgx, tracee: Tracee, number: int) -> None:
     if not inside:
         if number in (SIGILL, SIGSEGV) and execve.emulate_cpuid(sup, tracee, number):
             return
-        sup.cont(tracee, number)
+        sup.cont(tracee, fault_signal(sgx, tracee, number))
         return
     if number in _SYNCHRONOUS:
         info = ptrace.get_siginfo(tracee.tid)
         (code,) = struct.unpack_from("<i", info, 8)
         if code > 0:
             (addr,) = struct.unpack_from("<Q", info, 16)
-            _exception(sgx, tracee, number, code, addr)
+            exception(sgx, tracee, number, code, addr)
             return
-    _aex(sgx, tracee, -1, 0, 0)
+    leave(sgx, tracee, -1, 0, 0)
     sup.regs.store(tracee.tid)
-    sup.cont(tracee, number)
+    if tracee.odd is None:
+        sup.cont(tracee, number)
+    else:
+        ptrace.singlestep(tracee.tid, number)
+        in_handler(sgx, tracee)
+
+
+def _unusual(sgx: Sgx, tracee: Tracee, number: int, inside: bool) -> bool:
+    """A signal where signals are blocked, ignored or used by us: True if it is dealt with."""
+    sup, view = sgx.sup, sgx.view
+    it = tracee.odd
+    if it is not None and it.forced == number:
+        it.forced = 0
+        sup.cont(tracee, number)
+        return True
+    at_enclu = number == SIGILL and not inside and tracee.space.peek(view[RIP], 3) == _ENCLU
+    illegal = False
+    if it is not None and it.illegal:
+        view[RIP], it.illegal = it.illegal, 0
+        (code,) = struct.unpack_from("<i", ptrace.get_siginfo(tracee.tid), 8)
+        illegal = number == SIGILL and code > 0
+    if masks.arrived(sgx, tracee, number, inside or at_enclu):
+        sup.regs.store(tracee.tid)
+        sup.cont(tracee)
+        return True
+    if illegal:
+        raise_inside(sgx, tracee, _UD, 0, 0, SIGILL, 2)
+        return True
+    return False
+
+
+def vdso_enclu(sgx: Sgx, tracee: Tracee) -> None:
+    """The seccomp stop of the vDSO's ENCLU: as if it stood in the last three bytes."""
+    view = sgx.view
+    thread = tracee.thread
+    if thread is not None and thread.tcs is not None:
+        syscall_inside(sgx, tracee)
+        return
+    word = view[ORIG_RAX] >> 32
+    view[ORIG_RAX] = _MINUS_1
+    view[RAX] = word & ~_NONE_BLOCKED
+    view[RIP] -= 3
+    view[RCX] = tracee.space.aep
+    tracee.at_call = True
+    _enclu(sgx, tracee, word < _NONE_BLOCKED)
+    tracee.at_call = False
 
 
 # -- ENCLU ---------------------------------------------------------------------------------
 
 
-def _enclu(sgx: Sgx, tracee: Tracee) -> None:
-    """The instruction at RIP is an ENCLU. ``regs`` are loaded."""
+def _enclu(sgx: Sgx, tracee: Tracee, may_block: bool = False) -> None:
+    """The instruction at RIP is an ENCLU. ``regs`` are loaded.
+
+    may_block: whether the thread's mask has to be looked at when it enters.
+    """
     sup, view = sgx.sup, sgx.view
     thread = tracee.thread or _thread(sgx, tracee)
     leaf = view[RAX] & 0xFFFFFFFF
     for _ in range(_MAX_RETRIES):
         changed = -1
-        if leaf == sdm.EEXIT:
+        if leaf == _EEXIT:
             error = eexit(thread, view)
-        elif leaf in (sdm.EENTER, sdm.ERESUME):
+            if tracee.odd is not None and not error:
+                masks.left(tracee)
+        elif leaf in (_EENTER, _ERESUME):
             process = tracee.space.sgx or sgx.process(tracee.space)
             tcs = view[RBX]
             enclave = process.tcs_enclaves.get(tcs)
@@ -175,10 +229,12 @@ def _enclu(sgx: Sgx, tracee: Tracee) -> None:
             if enclave is None:
                 thread.fault_addr, thread.fault_code = tcs, sdm.PF_U
                 error = FAULT | (_PF if not tcs & 0xFFF else _GP)
-            elif leaf == sdm.EENTER:
+            elif leaf == _EENTER:
                 error = eenter(thread, enclave, view)
             else:
                 error = eresume(thread, enclave, view)
+            if may_block and not error:
+                masks.entered(tracee)
         elif leaf == sdm.EDECCSSA:
             error = edeccssa(thread, view)
         elif leaf in LEAVES:
@@ -192,7 +248,9 @@ def _enclu(sgx: Sgx, tracee: Tracee) -> None:
                 file = _file(sgx, thread)
                 if file is not None:
                     sgx.mappings.pages_changed(file, changed, changed + 1)
-                    _flush(sgx, tracee)
+                    flush(sgx, tracee)
+            if tracee.odd is not None:
+                masks.settle(sgx, tracee)
             if sgx.record is not None:
                 sgx.record.flush()
             tracee.stopped = False
@@ -204,9 +262,9 @@ def _enclu(sgx: Sgx, tracee: Tracee) -> None:
     addr = thread.fault_addr & -4096 if vector == _PF else 0
     code = thread.fault_code if vector == _PF else 0
     if thread.tcs is not None:
-        _raise_inside(sgx, tracee, vector, code, addr)
+        raise_inside(sgx, tracee, vector, code, addr)
     else:
-        _deliver(sgx, tracee, vector, code, addr, leaf)
+        deliver(sgx, tracee, vector, code, addr, leaf)
 
 
 def _file(sgx: Sgx, thread: Thread) -> Any:
@@ -233,205 +291,22 @@ def _cure(sgx: Sgx, tracee: Tracee, thread: Thread) -> bool:
         # EAUG: the page is there now, pending; the instruction itself decides again.
         if sgx.record is not None:
             addr = thread.fault_addr
-            sgx.record.augment(tracee.tid, addr, _page_fields(before, addr))
-        _flush(sgx, tracee)
+            sgx.record.augment(tracee.tid, addr, page_fields(before, addr))
+        flush(sgx, tracee)
         return True
     return False
-
-
-def _flush(sgx: Sgx, tracee: Tracee) -> None:
-    """Let the real protections follow, from a stop where ``regs`` are loaded."""
-    mappings = sgx.mappings
-    if mappings.dirty:
-        saved = sgx.view[ORIG_RAX]
-        with mappings.calls(tracee) as call:
-            mappings.flush(tracee, call)
-        sgx.view[ORIG_RAX] = saved
-
-
-# -- exceptions and signals inside ---------------------------------------------------------
-
-
-def _aex(sgx: Sgx, tracee: Tracee, vector: int, errcd: int, maddr: int) -> None:
-    was = aex(tracee.thread, sgx.view, vector, errcd, maddr)
-    sgx.view[ORIG_RAX] = (1 << 64) - 1
-    if sgx.record is not None:
-        sgx.record.aex(tracee.tid, vector, errcd, maddr, was[0])
-
-
-def _exception(sgx: Sgx, tracee: Tracee, number: int, si_code: int, addr: int) -> None:
-    """A synchronous signal while inside: what the CPU raised, or a page fault to handle."""
-    view = sgx.view
-    if number in (SIGSEGV, SIGBUS) and not (number == SIGSEGV and si_code == _SI_KERNEL):
-        if number == SIGBUS and si_code == 1:
-            _raise_inside(sgx, tracee, sdm.VECTOR_AC, 0, 0)
-            return
-        _page_fault(sgx, tracee, addr, si_code)
-        return
-    if number == SIGSEGV:
-        vector = _GP
-        if tracee.space.peek(view[RIP], 1) in _ILLEGAL:
-            vector, number, si_code = _UD, SIGILL, 2
-    elif number == SIGFPE:
-        vector = sdm.VECTOR_DE if si_code in (1, 2) else _float_vector(tracee, view[RIP])
-    elif number == SIGTRAP:
-        vector = sdm.VECTOR_DB if si_code == 2 else sdm.VECTOR_BP
-        if vector == sdm.VECTOR_BP:
-            view[RIP] -= 1  # SDM, "INT3 inside an enclave": a fault unless it is debugged
-    else:
-        vector = _UD
-    _raise_inside(sgx, tracee, vector, 0, 0, number, si_code)
-
-
-def _float_vector(tracee: Tracee, rip: int) -> int:
-    """#MF for an x87 instruction, #XM for an SSE one."""
-    code = tracee.space.peek(rip, 2)
-    x87 = code[:1] == b"\x9b" or (bool(code) and code[0] & 0xF8 == 0xD8)
-    return sdm.VECTOR_MF if x87 else sdm.VECTOR_XM
-
-
-def _page_fault(sgx: Sgx, tracee: Tracee, addr: int, si_code: int) -> None:
-    """A #PF at ``addr`` while inside."""
-    from softsgx.host import insn
-
-    thread, view = tracee.thread, sgx.view
-    process = sgx.process(tracee.space)
-    process.tid = tracee.tid
-    code = tracee.space.peek(view[RIP], 15)
-    prot = _real_prot(process, addr)
-    kind = insn.access_kind(code, view[RIP], _Named(view), addr, prot=prot)
-    kind = {insn.FETCH: FETCH, insn.WRITE: WRITE}.get(kind, READ)
-    enclave = thread.enclave
-    vma = process.mm.find(addr)
-    if vma is None and not enclave.base <= addr < enclave.end:
-        bits = sdm.PF_U | {WRITE: sdm.PF_W, FETCH: sdm.PF_I, READ: 0}[kind]
-        if si_code == 2 and _pte_present(process.space.pid, addr):
-            bits |= sdm.PF_P
-        _raise_inside(sgx, tracee, _PF, bits, addr & -4096, SIGSEGV, si_code)
-        return
-    result = process.page_fault(addr, kind, _pte_present(process.space.pid, addr))
-    if sgx.record is not None:
-        sgx.record.fault(tracee.tid, addr, kind, result, _page_fields(enclave, addr))
-    if result.signal == 0:
-        file = vma.file if vma is not None else None
-        page = addr - enclave.base >> 12
-        if file is not None and not sgx.mappings.dirty:
-            sgx.mappings.pages_changed(file, page, page + 1)
-        _flush(sgx, tracee)
-        sgx.sup.regs.store(tracee.tid)
-        sgx.sup.cont(tracee)
-        return
-    _flush(sgx, tracee)
-    _raise_inside(sgx, tracee, _PF, result.error_code, addr & -4096, result.signal, result.si_code)
-
-
-def _page_fields(enclave: Any, addr: int) -> dict[str, int] | None:
-    """The state of the page at an address, for the recording."""
-    if not enclave.base <= addr < enclave.end:
-        return None
-    fields: dict[str, int] = enclave.page_schema.unpack(enclave.pages[addr - enclave.base >> 12])
-    return fields
-
-
-def _real_prot(process: Any, addr: int) -> int | None:
-    """What the real mapping allowed at an enclave's address: it often tells the access alone."""
-    vma = process.mm.find(addr)
-    if vma is None or vma.file.base_file not in process.native:
-        return None
-    enclave = vma.file.enclave
-    if not enclave.base <= addr < enclave.end:
-        return None
-    return int(process.native[vma.file.base_file][addr - enclave.base >> 12])
-
-
-def _pte_present(pid: int, addr: int) -> bool:
-    """Whether the page was ever touched here: bit 0 of the CPU's error code."""
-    try:
-        with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as f:
-            f.seek(addr >> 12 << 3)
-            return bool(int.from_bytes(f.read(8), "little") >> 63)
-    except (OSError, ValueError):
-        return True
 
 
 def syscall_inside(sgx: Sgx, tracee: Tracee) -> Any:
     """A system call instruction inside an enclave is #UD (SDM, "Illegal Instructions").
 
-    No signal can be injected at a seccomp stop, so the thread is sent to the int3 of
+    No signal can be injected at a seccomp stop, so the thread is sent to the UD2 of
     our vDSO: at the stop that follows it is put back and the exception raised.
     """
     sup, view = sgx.sup, sgx.view
-    tracee.illegal = view[RIP] - 2
-    view[RAX], view[ORIG_RAX] = view[ORIG_RAX], (1 << 64) - 1
-    view[RIP] = tracee.space.image + execve.image().enclu
+    masks.odd(tracee).illegal = view[RIP] - 2
+    view[RAX], view[ORIG_RAX] = view[ORIG_RAX], _MINUS_1
+    view[RIP] = tracee.space.image + execve.image().undefined
     sup.regs.store(tracee.tid)
     sup.cont(tracee)
     return paths.DONE
-
-
-def _raise_inside(
-    sgx: Sgx, tracee: Tracee, vector: int, code: int, addr: int, number: int = 0, si_code: int = 0
-) -> None:
-    """An exception inside: AEX, then what the kernel does with it at the AEP."""
-    _aex(sgx, tracee, vector, code, addr)
-    _deliver(sgx, tracee, vector, code, addr, sdm.ERESUME, number, si_code)
-
-
-def _deliver(
-    sgx: Sgx, tracee: Tracee, vector: int, code: int, addr: int, leaf: int,
-    number: int = 0, si_code: int = 0,
-) -> None:  # fmt: skip
-    """An exception with RIP at an ENCLU or at the AEP: the vDSO's fixup, or a signal.
-
-    Source: Linux arch/x86/entry/vdso/extable.c, fixup_vdso_exception().
-    """
-    sup, view = sgx.sup, sgx.view
-    base = tracee.space.image
-    img = execve.image()
-    if base and view[RIP] == base + img.enclu and vector not in (sdm.VECTOR_DB, sdm.VECTOR_BP):
-        view[RAX] = leaf
-        view[RDI], view[RSI], view[RDX] = vector, code, addr
-        view[RIP] = base + img.enclu_fault
-        if sgx.record is not None:
-            sgx.record.exception(tracee.tid, vector, code, addr, "vdso", 0, leaf)
-        sup.regs.store(tracee.tid)
-        sup.cont(tracee)
-        return
-    if not number:
-        number, si_code = _signal_of(vector, code)
-    if sgx.record is not None:
-        sgx.record.exception(tracee.tid, vector, code, addr, "signal", number, leaf)
-        sgx.record.flush()
-    sup.regs.store(tracee.tid)
-    if number in (SIGILL, SIGFPE):
-        addr = view[RIP]  # Linux do_error_trap(): where the thread is now, the AEP
-    info = struct.pack("<iiixxxxQ", number, 0, si_code, addr if vector != _GP else 0)
-    ptrace.set_siginfo(tracee.tid, info.ljust(128, b"\0"))
-    mask = ptrace.get_sigmask(tracee.tid)
-    if mask >> number - 1 & 1:  # force_sig(): an exception cannot be blocked
-        ptrace.set_sigmask(tracee.tid, mask & ~(1 << number - 1))
-    ptrace.singlestep(tracee.tid, number)
-    _patch_frame(sgx, tracee, vector, code, addr)
-
-
-def _signal_of(vector: int, code: int) -> tuple[int, int]:
-    if vector == _PF:
-        return SIGSEGV, 2 if code & sdm.PF_P else 1
-    if vector == _UD:
-        return SIGILL, 2
-    return SIGSEGV, _SI_KERNEL
-
-
-def _patch_frame(sgx: Sgx, tracee: Tracee, vector: int, code: int, addr: int) -> None:
-    """At the first instruction of the handler: the frame tells the exception of the enclave."""
-    status = wait_stop(tracee.tid)
-    if status >> 8 != SIGTRAP:
-        sgx.sup.dispatch(tracee, status)
-        return
-    sup, view = sgx.sup, sgx.view
-    sup.regs.load(tracee.tid)
-    frame = view[RDX]
-    ptrace.write_memory(tracee.tid, frame + _UCONTEXT_ERR, struct.pack("<QQ", code, vector))
-    if vector == _PF:
-        ptrace.write_memory(tracee.tid, frame + _UCONTEXT_CR2, struct.pack("<Q", addr))
-    sup.cont(tracee)

@@ -62,7 +62,7 @@ def exec_stop(sup: Supervisor, tracee: Tracee) -> None:
         space.poke(base, img.contents)
         space.poke(base + img.data_offset, vdso.slots(contents, real, base))
         space.poke(slot, struct.pack("<Q", base))
-        space.image = base
+        space.image, space.aep, space.entry = base, base + img.enclu, base + img.enclu_end
     if sup.options.cpuid and space.native_cpuid:
         for m in maps:
             if m.prot & 4 and m.inode and not m.shared:

@@ -56,11 +56,12 @@ def launch(argv: list[str]) -> tuple[int, int]:
     Raises SoftsgxError if it cannot be traced or executed.
     """
     path = find_program(argv[0])
+    program = bpf.base_program()
     ready_r, ready_w = os.pipe()
     fail_r, fail_w = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _child(path, argv, ready_r, fail_w)
+        _child(path, argv, program, ready_r, fail_w)
     os.close(ready_r)
     os.close(fail_w)
     try:
@@ -77,11 +78,10 @@ def launch(argv: list[str]) -> tuple[int, int]:
     return pid, fail_r
 
 
-def _child(path: str, argv: list[str], ready: int, fail: int) -> None:
+def _child(path: str, argv: list[str], program: bytes, ready: int, fail: int) -> None:
     try:
         os.read(ready, 1)
         os.close(ready)
-        program = bpf.base_program()
         if ptrace.seccomp_filter(program):
             # Without CAP_SYS_ADMIN: give up setuid programs first.
             ptrace.prctl(_NO_NEW_PRIVS, 1)

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Supervisor"]
 
 _WALL = 0x40000000
+_SECCOMP_STOP = ptrace.EVENT_SECCOMP << 16 | signals.SIGTRAP << 8 | 0x7F
+_ENCLU = b"\x0f\x01\xd7"
 _CLONE_VM, _CLONE_THREAD = 0x100, 0x10000
-_FAULTS = (signals.SIGILL << 8 | 0x7F, signals.SIGTRAP << 8 | 0x7F)  # as wait statuses
+_QUICK = (signals.SIGILL << 8 | 0x7F, _SECCOMP_STOP)  # as wait statuses
 _SIGNALS = (signals.SIGTERM, signals.SIGHUP, signals.SIGUSR1, signals.SIGUSR2)
 
 
@@ -135,9 +137,9 @@ class Supervisor:
                     self.early[tid] = status  # a new child that is faster than its parent's event
                 continue
             try:
-                if tracee.thread is not None and status in _FAULTS and self.quick is not None:
+                if tracee.thread is not None and status in _QUICK and self.quick is not None:
                     tracee.stopped, tracee.vforking = True, False
-                    self.quick(tracee, status >> 8)
+                    self.quick(tracee, status)
                 else:
                     self.dispatch(tracee, status)
             except Ended as ended:
@@ -221,7 +223,8 @@ class Supervisor:
         else:
             space = AddressSpace(tid)
             old = parent.space
-            space.image, space.patched = old.image, list(old.patched)
+            space.image, space.aep, space.entry = old.image, old.aep, old.entry
+            space.patched = list(old.patched)
             space.native_cpuid = old.native_cpuid
             space.watched, space.ranges = set(old.watched), list(old.ranges)
             child = Tracee(tid, tid, space)
@@ -279,6 +282,13 @@ class Supervisor:
 
     def _seccomp(self, tracee: Tracee) -> None:
         self.regs.load(tracee.tid)
+        if self.view[RIP] == tracee.space.entry:
+            (self.sgx or self.load_sgx()).vdso_enclu(tracee)
+        else:
+            self.system_call(tracee)
+
+    def system_call(self, tracee: Tracee) -> None:
+        """A system call at its seccomp stop, with its registers loaded."""
         view = self.view
         call = view[ORIG_RAX]
         if call == nr.NR_mmap:
@@ -322,22 +332,16 @@ class Supervisor:
     # -- signals -----------------------------------------------------------------------
 
     def _signal(self, tracee: Tracee, number: int) -> None:
-        if number in (signals.SIGILL, signals.SIGTRAP) and tracee.thread is None:
+        if number == signals.SIGILL and tracee.thread is None:
             self.regs.load(tracee.tid)
             if execve.emulate_cpuid(self, tracee, number):
                 return
-            if self.sgx is None and self._is_enclu(tracee, number):
+            if self.sgx is None and tracee.space.peek(self.view[RIP], 3) == _ENCLU:
                 self.load_sgx()
         if self.sgx is None:
             self.cont(tracee, number)
         else:
             self.sgx.signal(tracee, number)
-
-    def _is_enclu(self, tracee: Tracee, number: int) -> bool:
-        if number == signals.SIGILL:
-            return tracee.space.peek(self.view[RIP], 3) == b"\x0f\x01\xd7"
-        image = tracee.space.image
-        return bool(image) and self.view[RIP] - 1 == image + execve.image().enclu
 
     def load_sgx(self) -> Any:
         """The part that knows enclaves, imported at first use."""

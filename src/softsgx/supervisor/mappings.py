@@ -19,11 +19,11 @@ from softsgx.host import bpf, ptrace
 from softsgx.law.rule import At
 from softsgx.model.effect import Map, Move, Protect, Unmap
 from softsgx.sgx.epcm import PageTable
-from softsgx.supervisor import paths
+from softsgx.supervisor import masks, paths
 from softsgx.supervisor.execve import image
 from softsgx.supervisor.host_process import HostProcess
 from softsgx.supervisor.remote import Remote, wait_stop
-from softsgx.supervisor.tracee import Tracee
+from softsgx.supervisor.tracee import AddressSpace, Tracee
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
 
@@ -113,8 +113,16 @@ class Mappings:
 
     def calls(self, tracee: Tracee) -> Remote:
         """Remote calls in a tracee whose registers are in the loop's buffer."""
+        if tracee.at_call:
+            tracee.at_call = False
+            self.sgx.sup.cancel(tracee)
         insn = tracee.space.image + image().syscall
         return Remote(tracee, insn, self.sgx.sup.regs)
+
+    @staticmethod
+    def scratch(space: AddressSpace) -> int:
+        """Where in a process arguments of remote calls can lie: it can read them there."""
+        return space.image + image().data_offset + _SCRATCH
 
     def flush(self, tracee: Tracee, call: Remote) -> None:
         """Carry out all that is noted; ``call`` makes calls in ``tracee``."""
@@ -234,7 +242,7 @@ class Mappings:
     def _remote_fd(self, call: Remote, file: EnclaveFile, flags: int = _O_RDWR_CLOEXEC) -> int:
         """A new fd in the tracee of the memfd that a file of ours is."""
         space = call.tracee.space
-        where = space.image + image().data_offset + _SCRATCH
+        where = self.scratch(space)
         space.poke(where, f"/proc/{os.getpid()}/fd/{self.sgx.fds[file]}".encode() + b"\0")
         return call(nr.NR_open, where, flags)
 
@@ -300,6 +308,7 @@ class Mappings:
     ) -> None:
         """Make sure that memory calls on [start, end) stop in this process."""
         space = process.space
+        masks.learn(self.sgx, call.tracee.tgid, call)
         if any(a <= start and end <= b for a, b in space.ranges):
             return
         e = file.enclave
@@ -314,7 +323,7 @@ class Mappings:
     def _install(self, call: Remote, program: bytes) -> None:
         """seccomp(SECCOMP_SET_MODE_FILTER) for all threads of the process."""
         space = call.tracee.space
-        where = space.image + image().data_offset + _SCRATCH
+        where = self.scratch(space)
         space.poke(where, struct.pack("<HxxxxxxQ", len(program) // 8, where + 16) + program)
         for flags in (1, 0):  # TSYNC, or this thread alone if the threads differ
             error = call(nr.NR_seccomp, 1, flags, where)

@@ -18,7 +18,7 @@ from softsgx.host import bpf, ptrace, state
 from softsgx.host.memfd import MemfdMemory
 from softsgx.law.rule import Stop
 from softsgx.sgx.enclave import EnclaveMemory
-from softsgx.supervisor import enter, mmcalls
+from softsgx.supervisor import enter, masks, mmcalls
 from softsgx.supervisor.host_process import HostProcess
 from softsgx.supervisor.mappings import Mappings
 from softsgx.supervisor.tracee import AddressSpace, Tracee
@@ -84,6 +84,8 @@ class Sgx:
         self.cpus = os.sched_getaffinity(0)
         self.files: dict[tuple[int, int], Any] = {}
         self.fds: dict[Any, int] = {}
+        self.watched: set[int] = set()
+        self.ignored: dict[int, dict[int, bytes]] = {}
         options = sup.options
         self.device = _HostDevice(
             self,
@@ -116,9 +118,17 @@ class Sgx:
         for start, end in parent.sgx.not_inherited:
             process.mm.forget(start, end)
         child.sgx = process
+        if parent.pid in self.watched:
+            self.watched.add(child.pid)
+            if parent.pid in self.ignored:
+                self.ignored[child.pid] = dict(self.ignored[parent.pid])
 
     def thread_ended(self, tracee: Tracee) -> None:
         """A thread that ends inside leaves its TCS busy for ever, as on hardware: it did AEX."""
+        if tracee.tid == tracee.tgid:
+            self.watched.discard(tracee.tgid)
+            self.ignored.pop(tracee.tgid, None)
+        tracee.odd = None
         thread = tracee.thread
         if thread is not None and thread.tcs is not None:
             thread.tcs.cssa += 1
@@ -212,6 +222,9 @@ class Sgx:
             return self.sup.device_paths.fstat(self.sup, tracee, call, self.view[RDI] & 0xFFFFFFFF)
         if call in (nr.NR_readlink, nr.NR_readlinkat):
             return self.sup.device_paths.readlink(self.sup, tracee, call)
+        if call == nr.NR_rt_sigaction:
+            masks.sigaction(self, tracee)
+            return None
         if call in bpf.FILE_CALLS:
             file = self.file_of(tracee, self.view[RDI] & 0xFFFFFFFF)
             return None if file is None else -errno.EINVAL
@@ -259,9 +272,9 @@ class Sgx:
 
             verify(process)
 
-    def signal(self, tracee: Tracee, number: int) -> None:
-        """A signal-delivery stop of a thread, or an exception of an enclave."""
-        enter.signal(self, tracee, number)
+    # Methods without a call in between: every ECALL takes both.
+    signal = enter.signal
+    vdso_enclu = enter.vdso_enclu
 
 
 def _enclave(file: Any) -> bool:

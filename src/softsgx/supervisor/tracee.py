@@ -18,12 +18,14 @@ class AddressSpace:
     """A process's memory (its mm), shared by its threads and by a vfork child.
 
     pid: of a process that lives in it. image: base address of our vDSO in it, 0
-    while there is none. sgx: the device's `SgxProcess`, None until it meets the
-    device. patched: CPUID sites by address (two bytes each). tracees: those that
-    run in it.
+    while there is none. aep, entry: where its ENCLU begins and ends. sgx: the
+    device's `SgxProcess`, None until it meets the device. patched: CPUID sites by
+    address (two bytes each). tracees: those that run in it.
     """
 
     __slots__ = (
+        "aep",
+        "entry",
         "image",
         "mem_fd",
         "native_cpuid",
@@ -37,7 +39,7 @@ class AddressSpace:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.image = 0
+        self.image = self.aep = self.entry = 0
         self.mem_fd = -1
         self.sgx: Any = None
         self.patched: list[int] = []
@@ -74,17 +76,19 @@ class Tracee:
 
     space: its address space. thread: its `sgx.enclu.Thread`, None until it
     enters. stopped: whether it is in a ptrace stop now. vforking: it waits for its
-    vfork child and cannot be interrupted. illegal: where inside it made a system call.
+    vfork child and cannot be interrupted. at_call: it stands at a system call's entry,
+    where no remote call is possible. odd: a `masks.Odd`, None nearly always.
     """
 
-    __slots__ = ("illegal", "space", "stopped", "tgid", "thread", "tid", "vforking")
+    __slots__ = ("at_call", "odd", "space", "stopped", "tgid", "thread", "tid", "vforking")
 
     def __init__(self, tid: int, tgid: int, space: AddressSpace) -> None:
         self.tid, self.tgid, self.space = tid, tgid, space
         self.thread: Any = None
         self.stopped = True
         self.vforking = False
-        self.illegal = 0
+        self.at_call = False
+        self.odd: Any = None
         space.tracees.add(tid)
 
     def read(self, addr: int, length: int) -> bytes:

@@ -120,6 +120,7 @@ NR_process_vm_writev = _row(
 NR_seccomp = _row(317, "seccomp", "op", "flags", "uargs")
 NR_memfd_create = _row(319, "memfd_create", "uname", "flags")
 NR_execveat = _row(322, "execveat", "dfd", "filename", "argv", "envp", "flags")
+NR_rt_tgsigqueueinfo = _row(297, "rt_tgsigqueueinfo", "tgid", "pid", "sig", "uinfo")
 NR_statx = _row(332, "statx", "dfd", "filename", "flags", "mask", "buffer")
 NR_rseq = _row(334, "rseq", "rseq", "rseq_len", "flags", "sig")
 NR_pkey_mprotect = _row(329, "pkey_mprotect", "start", "len", "prot", "pkey")

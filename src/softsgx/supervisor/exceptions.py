@@ -1,0 +1,232 @@
+"""Exceptions and signals of a thread that is inside an enclave: AEX, and what follows it.
+
+What the kernel would do at the AEP: the fix-up of the vDSO, or a signal.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+from softsgx.device.process import FETCH, READ, WRITE
+from softsgx.host import ptrace
+from softsgx.sdm import leaves as sdm
+from softsgx.sgx.enclu import aex
+from softsgx.supervisor import execve, masks
+from softsgx.supervisor.remote import wait_stop
+from softsgx.supervisor.tracee import Tracee
+from softsgx.uapi.regs import NAMES, ORIG_RAX, RAX, RDI, RDX, RIP, RSI
+
+if TYPE_CHECKING:
+    from softsgx.supervisor.sgx import Sgx
+
+__all__ = ["deliver", "exception", "flush", "in_handler", "leave"]
+__all__ += ["page_fields", "raise_inside"]
+
+SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV = 4, 5, 7, 8, 11
+_SI_KERNEL = 0x80
+_PF, _GP, _UD = sdm.VECTOR_PF, sdm.VECTOR_GP, sdm.VECTOR_UD
+# SDM, Table "Illegal Instructions Inside an Enclave": INS, OUTS, IN, OUT, INT n are #UD there.
+_ILLEGAL = frozenset(bytes((b,)) for b in b"\x6c\x6d\x6e\x6f\xe4\xe5\xe6\xe7\xec\xed\xee\xef\xcd")
+_UCONTEXT_ERR, _UCONTEXT_TRAPNO, _UCONTEXT_CR2 = 192, 200, 216
+
+
+class _Named:
+    """Registers by name, as the instruction decoder wants them."""
+
+    def __init__(self, view: Any) -> None:
+        self.__dict__.update(zip(NAMES, view, strict=True))
+        self.rflags = self.__dict__["eflags"]
+
+
+def flush(sgx: Sgx, tracee: Tracee) -> None:
+    """Let the real protections follow, from a stop where ``regs`` are loaded."""
+    mappings = sgx.mappings
+    if mappings.dirty:
+        saved = sgx.view[ORIG_RAX]
+        with mappings.calls(tracee) as call:
+            mappings.flush(tracee, call)
+        sgx.view[ORIG_RAX] = saved
+
+
+def leave(sgx: Sgx, tracee: Tracee, vector: int, errcd: int, maddr: int) -> None:
+    """AEX; vector: the exception, or -1 for a signal."""
+    was = aex(tracee.thread, sgx.view, vector, errcd, maddr)
+    if tracee.odd is not None:
+        masks.left(tracee)
+    sgx.view[ORIG_RAX] = (1 << 64) - 1
+    if sgx.record is not None:
+        sgx.record.aex(tracee.tid, vector, errcd, maddr, was[0])
+
+
+def exception(sgx: Sgx, tracee: Tracee, number: int, si_code: int, addr: int) -> None:
+    """A synchronous signal while inside: what the CPU raised, or a page fault to handle."""
+    view = sgx.view
+    if number in (SIGSEGV, SIGBUS) and not (number == SIGSEGV and si_code == _SI_KERNEL):
+        if number == SIGBUS and si_code == 1:
+            raise_inside(sgx, tracee, sdm.VECTOR_AC, 0, 0)
+            return
+        _page_fault(sgx, tracee, addr, si_code)
+        return
+    if number == SIGSEGV:
+        vector = _GP
+        if tracee.space.peek(view[RIP], 1) in _ILLEGAL:
+            vector, number, si_code = _UD, SIGILL, 2
+    elif number == SIGFPE:
+        vector = sdm.VECTOR_DE if si_code in (1, 2) else _float_vector(tracee, view[RIP])
+    elif number == SIGTRAP:
+        vector = sdm.VECTOR_DB if si_code == 2 else sdm.VECTOR_BP
+        if vector == sdm.VECTOR_BP:
+            view[RIP] -= 1  # SDM, "INT3 inside an enclave": a fault unless it is debugged
+    else:
+        vector = _UD
+    raise_inside(sgx, tracee, vector, 0, 0, number, si_code)
+
+
+def _float_vector(tracee: Tracee, rip: int) -> int:
+    """#MF for an x87 instruction, #XM for an SSE one."""
+    code = tracee.space.peek(rip, 2)
+    x87 = code[:1] == b"\x9b" or (bool(code) and code[0] & 0xF8 == 0xD8)
+    return sdm.VECTOR_MF if x87 else sdm.VECTOR_XM
+
+
+def _page_fault(sgx: Sgx, tracee: Tracee, addr: int, si_code: int) -> None:
+    """A #PF at ``addr`` while inside."""
+    from softsgx.host import insn
+
+    thread, view = tracee.thread, sgx.view
+    process = sgx.process(tracee.space)
+    process.tid = tracee.tid
+    code = tracee.space.peek(view[RIP], 15)
+    prot = _real_prot(process, addr)
+    kind = insn.access_kind(code, view[RIP], _Named(view), addr, prot=prot)
+    kind = {insn.FETCH: FETCH, insn.WRITE: WRITE}.get(kind, READ)
+    enclave = thread.enclave
+    vma = process.mm.find(addr)
+    if vma is None and not enclave.base <= addr < enclave.end:
+        bits = sdm.PF_U | {WRITE: sdm.PF_W, FETCH: sdm.PF_I, READ: 0}[kind]
+        if si_code == 2 and _pte_present(process.space.pid, addr):
+            bits |= sdm.PF_P
+        raise_inside(sgx, tracee, _PF, bits, addr & -4096, SIGSEGV, si_code)
+        return
+    result = process.page_fault(addr, kind, _pte_present(process.space.pid, addr))
+    if sgx.record is not None:
+        sgx.record.fault(tracee.tid, addr, kind, result, page_fields(enclave, addr))
+    if result.signal == 0:
+        file = vma.file if vma is not None else None
+        page = addr - enclave.base >> 12
+        if file is not None and not sgx.mappings.dirty:
+            sgx.mappings.pages_changed(file, page, page + 1)
+        flush(sgx, tracee)
+        if tracee.odd is not None:
+            masks.settle(sgx, tracee)
+        sgx.sup.regs.store(tracee.tid)
+        sgx.sup.cont(tracee)
+        return
+    flush(sgx, tracee)
+    raise_inside(sgx, tracee, _PF, result.error_code, addr & -4096, result.signal, result.si_code)
+
+
+def page_fields(enclave: Any, addr: int) -> dict[str, int] | None:
+    """The state of the page at an address, for the recording."""
+    if not enclave.base <= addr < enclave.end:
+        return None
+    fields: dict[str, int] = enclave.page_schema.unpack(enclave.pages[addr - enclave.base >> 12])
+    return fields
+
+
+def _real_prot(process: Any, addr: int) -> int | None:
+    """What the real mapping allowed at an enclave's address: it often tells the access alone."""
+    vma = process.mm.find(addr)
+    if vma is None or vma.file.base_file not in process.native:
+        return None
+    enclave = vma.file.enclave
+    if not enclave.base <= addr < enclave.end:
+        return None
+    return int(process.native[vma.file.base_file][addr - enclave.base >> 12])
+
+
+def _pte_present(pid: int, addr: int) -> bool:
+    """Whether the page was ever touched here: bit 0 of the CPU's error code."""
+    try:
+        with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as f:
+            f.seek(addr >> 12 << 3)
+            return bool(int.from_bytes(f.read(8), "little") >> 63)
+    except (OSError, ValueError):
+        return True
+
+
+def raise_inside(
+    sgx: Sgx, tracee: Tracee, vector: int, code: int, addr: int, number: int = 0, si_code: int = 0
+) -> None:
+    """An exception inside: AEX, then what the kernel does with it at the AEP."""
+    leave(sgx, tracee, vector, code, addr)
+    deliver(sgx, tracee, vector, code, addr, sdm.ERESUME, number, si_code)
+
+
+def deliver(
+    sgx: Sgx, tracee: Tracee, vector: int, code: int, addr: int, leaf: int,
+    number: int = 0, si_code: int = 0,
+) -> None:  # fmt: skip
+    """An exception with RIP at an ENCLU or at the AEP: the vDSO's fixup, or a signal.
+
+    Source: Linux arch/x86/entry/vdso/extable.c, fixup_vdso_exception().
+    """
+    sup, view, space = sgx.sup, sgx.view, tracee.space
+    at_vdso = space.image and view[RIP] in (space.aep, space.entry - 3)
+    if at_vdso and vector not in (sdm.VECTOR_DB, sdm.VECTOR_BP):
+        view[RAX] = leaf
+        view[RDI], view[RSI], view[RDX] = vector, code, addr
+        view[RIP] = space.image + execve.image().enclu_fault
+        if sgx.record is not None:
+            sgx.record.exception(tracee.tid, vector, code, addr, "vdso", 0, leaf)
+        if tracee.odd is not None:
+            masks.settle(sgx, tracee)
+        sup.regs.store(tracee.tid)
+        sup.cont(tracee)
+        return
+    if not number:
+        number, si_code = _signal_of(vector, code)
+    if sgx.record is not None:
+        sgx.record.exception(tracee.tid, vector, code, addr, "signal", number, leaf)
+        sgx.record.flush()
+    sup.regs.store(tracee.tid)
+    if number in (SIGILL, SIGFPE):
+        addr = view[RIP]  # Linux do_error_trap(): where the thread is now, the AEP
+    info = struct.pack("<iiixxxxQ", number, 0, si_code, addr if vector != _GP else 0)
+    if masks.fatal(sgx, tracee, number):
+        masks.force(sgx, tracee, number)
+        return
+    ptrace.set_siginfo(tracee.tid, info.ljust(128, b"\0"))
+    ptrace.singlestep(tracee.tid, number)
+    in_handler(sgx, tracee, (code, vector, addr))
+
+
+def _signal_of(vector: int, code: int) -> tuple[int, int]:
+    if vector == _PF:
+        return SIGSEGV, 2 if code & sdm.PF_P else 1
+    if vector == _UD:
+        return SIGILL, 2
+    return SIGSEGV, _SI_KERNEL
+
+
+def in_handler(sgx: Sgx, tracee: Tracee, exception: tuple[int, int, int] | None = None) -> None:
+    """At the first instruction of the handler: the frame tells the exception of the enclave.
+
+    exception: error code, vector and address.
+    """
+    status = wait_stop(tracee.tid)
+    if status >> 8 != SIGTRAP:
+        sgx.sup.dispatch(tracee, status)
+        return
+    sup, view = sgx.sup, sgx.view
+    sup.regs.load(tracee.tid)
+    if exception is not None:
+        code, vector, addr = exception
+        frame = view[RDX]
+        ptrace.write_memory(tracee.tid, frame + _UCONTEXT_ERR, struct.pack("<QQ", code, vector))
+        if vector == _PF:
+            ptrace.write_memory(tracee.tid, frame + _UCONTEXT_CR2, struct.pack("<Q", addr))
+    if tracee.odd is not None:
+        masks.settle(sgx, tracee)
+    sup.cont(tracee)

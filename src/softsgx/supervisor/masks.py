@@ -1,0 +1,203 @@
+"""Masks, dispositions and pending signals over a stay in an enclave, as hardware leaves them.
+
+On hardware EEXIT and a page added by a fault are no signals, and what goes wrong
+inside is answered in the vDSO. Here each is an exception, and Linux forces an
+exception's signal: where a thread blocks it or a process ignores it, the handler
+becomes SIG_DFL and the signal is unblocked before the tracer hears of it
+(kernel/signal.c, force_sig_info_to_task()). So:
+
+- what a thread blocks of these signals is unblocked while it is inside, and a
+  signal that somebody sent meanwhile is held until the thread blocks it again;
+- what a process ignores is known from the calls that it makes (one filter more
+  where an enclave is mapped) and is written back after each exception.
+
+Asking for the disposition at each entry was rejected: two remote calls.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+from softsgx.host import ptrace
+from softsgx.supervisor.remote import Remote
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, R10, RDI, RSI
+
+if TYPE_CHECKING:
+    from softsgx.supervisor.sgx import Sgx
+    from softsgx.supervisor.tracee import Tracee
+
+__all__ = ["Odd", "arrived", "entered", "fatal", "force", "learn", "left", "odd", "settle"]
+__all__ += ["sigaction"]
+
+# Not SIGTRAP: #BP and #DB are signals on hardware, too.
+_FORCED = (4, 7, 8, 11)  # SIGILL, SIGBUS, SIGFPE, SIGSEGV
+_FORCED_MASK = sum(1 << s - 1 for s in _FORCED)
+_SIG_IGN = 1
+_SIGACTION_BYTES = 32  # of the kernel: handler, flags, restorer, mask
+_MAP_PRIVATE_ANONYMOUS, _PROT_READ_WRITE = 0x22, 3
+
+
+class Odd:
+    """What is unusual about a thread's signals; most threads have none of it.
+
+    blocked: the true mask while it is inside with another, -1 otherwise. held:
+    siginfo of signals that would be pending. reset: a signal whose disposition is to
+    be made SIG_IGN again. forced: one that is on its way to kill. illegal: where
+    inside it made a system call.
+    """
+
+    __slots__ = ("blocked", "forced", "held", "illegal", "reset")
+
+    def __init__(self) -> None:
+        self.blocked = -1
+        self.held: list[bytes] = []
+        self.reset = self.forced = self.illegal = 0
+
+
+def odd(tracee: Tracee) -> Odd:
+    """The thread's, made if it had none."""
+    if tracee.odd is None:
+        tracee.odd = Odd()
+    found: Odd = tracee.odd
+    return found
+
+
+def entered(tracee: Tracee) -> None:
+    """It is about to run inside: nothing that has to arrive there is blocked."""
+    mask = ptrace.get_sigmask(tracee.tid)
+    if mask & _FORCED_MASK:
+        odd(tracee).blocked = mask
+        ptrace.set_sigmask(tracee.tid, mask & ~_FORCED_MASK)
+
+
+def left(tracee: Tracee) -> None:
+    """It is outside again: its mask is what it was."""
+    it: Odd = tracee.odd
+    if it.blocked >= 0:
+        ptrace.set_sigmask(tracee.tid, it.blocked)
+        it.blocked = -1
+    if not (it.held or it.reset or it.forced or it.illegal):
+        tracee.odd = None
+
+
+def arrived(sgx: Sgx, tracee: Tracee, number: int, ours: bool) -> bool:
+    """At a signal-delivery stop: True if the signal is none that the thread is to see now.
+
+    ours: the thread is inside, or at an ENCLU. Nothing was resumed.
+    """
+    it: Odd | None = tracee.odd
+    blocked = it is not None and it.blocked >= 0 and it.blocked >> number - 1 & 1
+    ignored = ours and number in sgx.ignored.get(tracee.tgid, ())
+    if not blocked and not ignored:
+        return False
+    info = ptrace.get_siginfo(tracee.tid)
+    (code,) = struct.unpack_from("<i", info, 8)
+    if code > 0:
+        if ignored:
+            odd(tracee).reset = number
+        return False
+    if blocked:
+        assert it is not None
+        # A signal below 32 is pending once (kernel/signal.c, legacy_queue()).
+        if all(known[:4] != info[:4] for known in it.held):
+            it.held.append(info)
+        return True
+    return False
+
+
+def settle(sgx: Sgx, tracee: Tracee) -> None:
+    """Write back what was ignored and, if it is outside, send again what was held.
+
+    At a stop where remote calls are possible and the registers are loaded.
+    """
+    it: Odd = tracee.odd
+    held: list[bytes] = [] if it.blocked >= 0 else it.held
+    if not held and not it.reset:
+        return
+    space = tracee.space
+    where = sgx.mappings.scratch(space)
+    with _calls(sgx, tracee) as call:
+        action = sgx.ignored.get(tracee.tgid, {}).get(it.reset)
+        if action is not None:
+            space.poke(where, action)
+            call(nr.NR_rt_sigaction, it.reset, where, 0, 8)
+        it.reset = 0
+        for info in held:
+            space.poke(where, info)
+            ids = call(nr.NR_getpid), call(nr.NR_gettid)  # in its own pid namespace
+            call(nr.NR_rt_tgsigqueueinfo, *ids, int.from_bytes(info[:4], "little"), where)
+    if held:
+        it.held = []
+    if it.blocked < 0 and not it.forced:
+        tracee.odd = None
+
+
+def _calls(sgx: Sgx, tracee: Tracee) -> Remote:
+    sgx.view[ORIG_RAX] = (1 << 64) - 1
+    return sgx.mappings.calls(tracee)
+
+
+def fatal(sgx: Sgx, tracee: Tracee, number: int) -> bool:
+    """Whether an exception's signal cannot be handled now: blocked, or ignored."""
+    mask = ptrace.get_sigmask(tracee.tid)
+    return bool(mask >> number - 1 & 1) or number in sgx.ignored.get(tracee.tgid, ())
+
+
+def force(sgx: Sgx, tracee: Tracee, number: int) -> None:
+    """Deliver an exception's signal that cannot be handled: its default, which is to kill."""
+    it = odd(tracee)
+    it.forced = number
+    space = tracee.space
+    where = sgx.mappings.scratch(space)
+    with _calls(sgx, tracee) as call:
+        space.poke(where, bytes(_SIGACTION_BYTES))
+        call(nr.NR_rt_sigaction, number, where, 0, 8)
+    sgx.ignored.get(tracee.tgid, {}).pop(number, None)
+    mask = ptrace.get_sigmask(tracee.tid)
+    ptrace.set_sigmask(tracee.tid, mask & ~(1 << number - 1))
+    sgx.sup.cont(tracee, number)
+
+
+# -- what a process ignores ----------------------------------------------------------------
+
+
+def learn(sgx: Sgx, tgid: int, call: Any) -> None:
+    """A process maps its first enclave: what it ignores by now. From then on it is traced."""
+    if tgid in sgx.watched:
+        return
+    sgx.watched.add(tgid)
+    try:
+        with open(f"/proc/{tgid}/status", "rb") as f:
+            (line,) = [x for x in f if x.startswith(b"SigIgn:")]
+    except (OSError, ValueError):
+        return
+    ignored = int(line.split()[1], 16) & _FORCED_MASK
+    if not ignored:
+        return
+    page = call(nr.NR_mmap, 0, 4096, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
+    for number in _FORCED:
+        if page > 0 and ignored >> number - 1 & 1:
+            call(nr.NR_rt_sigaction, number, 0, page, 8)
+            _note(sgx, tgid, number, call.tracee.space.peek(page, _SIGACTION_BYTES))
+    call(nr.NR_munmap, page, 4096)
+
+
+def sigaction(sgx: Sgx, tracee: Tracee) -> None:
+    """At the seccomp stop of an rt_sigaction."""
+    view = sgx.view
+    number = view[RDI] & 0xFFFFFFFF
+    if tracee.tgid in sgx.watched and number in _FORCED and view[RSI] and view[R10] == 8:
+        _note(sgx, tracee.tgid, number, tracee.read(view[RSI], _SIGACTION_BYTES))
+
+
+def _note(sgx: Sgx, tgid: int, number: int, action: bytes) -> None:
+    if len(action) < _SIGACTION_BYTES:
+        return
+    if action[:8] == struct.pack("<Q", _SIG_IGN):
+        sgx.ignored.setdefault(tgid, {})[number] = action
+    elif tgid in sgx.ignored:
+        sgx.ignored[tgid].pop(number, None)
+        if not sgx.ignored[tgid]:
+            del sgx.ignored[tgid]
