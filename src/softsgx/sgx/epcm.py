@@ -1,10 +1,10 @@
 """The state of an enclave's pages: what the EPCM holds, and what a driver adds.
 
 `PAGE` names the fields. `PageTable` keeps one packed word a page for ELRANGE of
-any size: a two-level table like the CPU's own, whose leaves are flat arrays of
-eight bytes a page and whose uniform leaves (all absent, say) are one int. So a
-64 GiB enclave with little in it costs a list of 32,768 ints, and an operation
-on a range of equal pages costs one step a leaf. Rejected: numpy over the whole
+any size: a three-level table like the CPU's own, whose leaves are flat arrays of
+eight bytes a page and whose uniform parts (all absent, say) are one int, for 2 MiB
+or for 1 GiB. So a 64 GiB enclave with little in it costs some lists of 512, and an
+operation on a range of equal pages costs one step a GiB. Rejected: numpy over the whole
 range (its import costs more than the start-up) and a sorted run list (its
 worst case is an object a page).
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 from softsgx.law.state import Schema
 from softsgx.sdm.leaves import PT_REG, PT_TCS, PT_TRIM
@@ -33,88 +34,103 @@ PAGE = Schema(
 
 _LEAF_BITS = 9
 _LEAF = 1 << _LEAF_BITS
+_TOP_BITS = 2 * _LEAF_BITS
+_TOP = 1 << _TOP_BITS
+_Table: TypeAlias = "list[int | array[int]]"
 
 assert (PT_TCS, PT_REG, PT_TRIM) == (1, 2, 4)  # what three bits of pt have to hold
 
 
 class PageTable:
-    """One packed word of `PAGE` (or a schema that extends it) for each page of ELRANGE."""
+    """One packed word of `PAGE` (or a schema that extends it) for each page of ELRANGE.
 
-    __slots__ = ("leaves", "n_pages")
+    An entry of ``top`` stands for 2^18 pages: a word if they are all equal, else a list of
+    512 entries for 512 pages each: a word, or an array of words.
+    """
+
+    __slots__ = ("n_pages", "top")
 
     def __init__(self, n_pages: int) -> None:
         self.n_pages = n_pages
-        self.leaves: list[int | array[int]] = [0] * -(-n_pages // _LEAF)
+        self.top: list[int | _Table] = [0] * -(-n_pages // _TOP)
 
     def __getitem__(self, page: int) -> int:
-        leaf = self.leaves[page >> _LEAF_BITS]
+        table = self.top[page >> _TOP_BITS]
+        if isinstance(table, int):
+            return table
+        leaf = table[page >> _LEAF_BITS & _LEAF - 1]
         return leaf if isinstance(leaf, int) else leaf[page & _LEAF - 1]
 
     def __setitem__(self, page: int, word: int) -> None:
-        index = page >> _LEAF_BITS
-        leaf = self.leaves[index]
-        if isinstance(leaf, int):
-            if leaf == word:
-                return
-            leaf = self.leaves[index] = array("Q", (leaf,)) * _LEAF
-        leaf[page & _LEAF - 1] = word
+        self.fill(page, page + 1, word)
 
     def copy(self) -> PageTable:
         """An independent copy."""
         new = PageTable(0)
         new.n_pages = self.n_pages
-        new.leaves = [leaf if isinstance(leaf, int) else leaf[:] for leaf in self.leaves]
+        new.top = [
+            table
+            if isinstance(table, int)
+            else [leaf if isinstance(leaf, int) else leaf[:] for leaf in table]
+            for table in self.top
+        ]
         return new
 
     def fill(self, first: int, last: int, word: int) -> None:
         """Set the pages [first, last) to one word."""
         while first < last:
-            index, at = first >> _LEAF_BITS, first & _LEAF - 1
-            n = min(_LEAF - at, last - first)
-            if n == _LEAF:
-                self.leaves[index] = word
-            else:
-                leaf = self.leaves[index]
-                if isinstance(leaf, int):
-                    leaf = self.leaves[index] = array("Q", (leaf,)) * _LEAF
-                leaf[at : at + n] = array("Q", (word,)) * n
-            first += n
+            index = first >> _TOP_BITS
+            end = min(last, index + 1 << _TOP_BITS)
+            table = self.top[index]
+            if end - first == _TOP:
+                self.top[index] = word
+            elif table != word:
+                if isinstance(table, int):
+                    table = self.top[index] = [table] * _LEAF
+                _fill(table, first & _TOP - 1, (end - 1 & _TOP - 1) + 1, word)
+                if end & _TOP - 1 == 0 and table.count(word) == _LEAF:
+                    self.top[index] = word
+            first = end
+
+    def _pieces(self, first: int, last: int) -> Iterator[tuple[int, int, int | array[int]]]:
+        """[first, last) as ranges with one word, or with the array of a leaf (from its start)."""
+        while first < last:
+            index = first >> _TOP_BITS
+            stop = min(last, index + 1 << _TOP_BITS)
+            table = self.top[index]
+            if isinstance(table, int):
+                yield first, stop, table
+                first = stop
+                continue
+            while first < stop:
+                end = min(stop, (first >> _LEAF_BITS) + 1 << _LEAF_BITS)
+                yield first, end, table[first >> _LEAF_BITS & _LEAF - 1]
+                first = end
 
     def runs(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
         """Maximal runs of equal pages in [first, last): (first, last, word), in order."""
         start, word = first, self[first] if first < last else 0
-        while first < last:
-            index, at = first >> _LEAF_BITS, first & _LEAF - 1
-            n = min(_LEAF - at, last - first)
-            leaf = self.leaves[index]
+        for a, b, leaf in self._pieces(first, last):
             if isinstance(leaf, int):
                 if leaf != word:
-                    if start < first:
-                        yield start, first, word
-                    start, word = first, leaf
+                    yield start, a, word
+                    start, word = a, leaf
             else:
-                for i in range(at, at + n):
-                    if leaf[i] != word:
-                        here = first + i - at
-                        if start < here:
-                            yield start, here, word
-                        start, word = here, leaf[i]
-            first += n
+                for here in range(a, b):
+                    if leaf[here & _LEAF - 1] != word:
+                        yield start, here, word
+                        start, word = here, leaf[here & _LEAF - 1]
         if start < last:
             yield start, last, word
 
     def distinct(self, first: int, last: int) -> list[int]:
         """The distinct words of the pages [first, last), in order of first appearance."""
         found: dict[int, None] = {}
-        while first < last:
-            index, at = first >> _LEAF_BITS, first & _LEAF - 1
-            n = min(_LEAF - at, last - first)
-            leaf = self.leaves[index]
+        for a, b, leaf in self._pieces(first, last):
             if isinstance(leaf, int):
                 found[leaf] = None
             else:
-                found.update(dict.fromkeys(leaf[at : at + n]))
-            first += n
+                found.update(dict.fromkeys(leaf[a & _LEAF - 1 : (b - 1 & _LEAF - 1) + 1]))
         return list(found)
 
     def update(self, first: int, last: int, change: Callable[[int], int]) -> None:
@@ -127,10 +143,26 @@ class PageTable:
     def count(self, bit: int = 1) -> int:
         """How many pages have a bit of ``bit`` set (default: present)."""
         total = 0
-        for i, leaf in enumerate(self.leaves):
+        for a, b, leaf in self._pieces(0, self.n_pages):
             if isinstance(leaf, int):
-                if leaf & bit:
-                    total += min(_LEAF, self.n_pages - (i << _LEAF_BITS))
+                total += b - a if leaf & bit else 0
             else:
-                total += sum(1 for w in leaf if w & bit)
+                total += sum(1 for w in leaf[: (b - 1 & _LEAF - 1) + 1] if w & bit)
         return total
+
+
+def _fill(table: _Table, first: int, last: int, word: int) -> None:
+    """Set the pages [first, last) of a table; a leaf that is filled to its end may be one word."""
+    while first < last:
+        index, at = first >> _LEAF_BITS, first & _LEAF - 1
+        n = min(_LEAF - at, last - first)
+        leaf = table[index]
+        if n == _LEAF:
+            table[index] = word
+        elif leaf != word:
+            if isinstance(leaf, int):
+                leaf = table[index] = array("Q", (leaf,)) * _LEAF
+            leaf[at : at + n] = array("Q", (word,)) * n
+            if at + n == _LEAF and leaf.count(word) == _LEAF:
+                table[index] = word
+        first += n
