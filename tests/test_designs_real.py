@@ -94,6 +94,22 @@ def test_v20_a_failed_eadd_kills_the_enclave(script: Script) -> None:
     )
 
 
+def test_v20_faults_before_init_are_sigbus(script: Script) -> None:
+    script(
+        "v20",
+        """
+        0 open e rw -> 0
+        0 create e -> 0
+        0 mmap e all rw -> 0
+        0 add e p0 via=v20 perm=rw -> 0
+        0 touch p0 -> signal 7
+        0 touch p1 -> signal 7
+        0 mprotect p0 - -> 0
+        0 touch p0 -> signal 11
+        """,
+    )
+
+
 def test_v20_asks_for_nothing_between_the_pages_and_the_loader(script: Script) -> None:
     script(
         "v20",
@@ -235,6 +251,51 @@ def test_segments_points_1_to_5(script: Script) -> None:
         1 mmap t p1 r -> 0
         """,
     )
+
+
+def test_segments_an_fd_keeps_the_enclave(script: Script) -> None:
+    script(
+        "segments",
+        *load("segments", "p0 src=anon_rw perm=rw segment=rw"),
+        """
+        0 segmentfd e s rw -> 0
+        0 mapsegment e p0 rw rw -> 0
+        0 poke p0 8 -> 0
+        0 close e -> 0
+        0 fork 1 -> 0
+        1 munmap all -> 0
+        0 munmap p0 -> 0
+        0 open e rw -> 0
+        0 mmap s p0 rw -> 0
+        0 peek p0 -> 0xc3c3c300000008b8
+        """,
+    )
+
+
+def test_safe_to_execute_sees_the_mappings_of_other_processes(script: Script) -> None:
+    # Without an LSM nothing is refused: what is held is that the bit and the mappings are real.
+    script(
+        "safe-to-execute",
+        *load("safe-to-execute", "p0 src=file_rx perm=rwx", "p1 src=anon_rw perm=rwx"),
+        """
+        0 mmap e p0 rx -> 0
+        0 fork 1 -> 0
+        1 mmap e p0 rw -> 0
+        1 poke p0 3 -> 0
+        1 call p0 -> fault 14 0x15
+        0 call p0 -> 0x3
+        1 mprotect p0 rx -> 0
+        1 call p0 -> 0x3
+        """,
+    )
+
+
+@pytest.mark.parametrize("design", ["safe-to-execute", "source-vma"])
+def test_a_loader_for_linux_runs_as_it_is(
+    softsgx: Softsgx, guest: Callable[[str], Path], design: str
+) -> None:
+    done = softsgx("--design", design, "--", guest("intel_like"))
+    assert (done.returncode, "not ok" in done.stdout) == (0, False), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@
  *   enter                        an operation that does nothing
  *   peek PLACE | poke PLACE N    by enclave code; poke makes the page a function that returns N
  *   call PLACE                   run it: a page pN begins as a function that returns 0x1000 + N
+ *   touch PLACE                  read it from outside: the value, or `signal NUMBER`
  *   accept PLACE MASK [pending|trim] | emodpe PLACE MASK
  *   fork WORKER | spawn WORKER PROGRAM (another file of this program) | exit
  * Sources: anon_rw, anon_r, anon_rx, anon_rwx; file_r, file_rx, file_rw, file_rwx: private mappings of
@@ -34,6 +35,8 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -397,6 +400,26 @@ static void order_inside(void)
 	answer_entry(&c, !nothing);
 }
 
+static sigjmp_buf outside;
+
+static void on_signal(int number) { siglongjmp(outside, number); }
+
+static void order_touch(void)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	int number;
+
+	sigaction(SIGSEGV, &action, NULL);
+	sigaction(SIGBUS, &action, NULL);
+	number = sigsetjmp(outside, 1);
+	if (number)
+		answer("signal %d", number);
+	else
+		answer("%#lx", *(volatile uint64_t *)(BASE + place(word(1)).off));
+	signal(SIGSEGV, SIG_DFL);
+	signal(SIGBUS, SIG_DFL);
+}
+
 static void order_enclu(void)
 {
 	uint64_t flags = SI_REG | mask(word(2));
@@ -470,7 +493,7 @@ static void obey(void)
 		{"send recv", order_send}, {"fork spawn", order_fork}, {"mmap", order_mmap},
 		{"restrict trim remove", order_sgx2}, {"iocmprotect extend mapsegment", order_design},
 		{"segmentfd", order_segmentfd}, {"peek poke call enter", order_inside},
-		{"accept emodpe", order_enclu},
+		{"accept emodpe", order_enclu}, {"touch", order_touch},
 	};
 	const char *name = word(0);
 	struct place a, b;

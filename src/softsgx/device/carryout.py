@@ -126,6 +126,10 @@ class CarryOut:
         whole = self.law.maps_whole
         if ordinary or (not whole and not prot):
             asked = 0 if self.none_first and not file.segment else prot
+            if placed_at is not None and getattr(self.law, "ioc_mprotect", None) is not None:
+                # "skips alignment stuff if MAP_FIXED": a loader that tries the device with one
+                # page gets it where Linux would have put it.
+                addr, flags, placed_at = placed_at, flags | MAP_FIXED, None
             return process.mm.mmap(addr, length, asked, flags, file, offset, placed_at)  # type: ignore[no-any-return]
         effects: list[Effect] = []
         if not whole:
