@@ -20,8 +20,15 @@ from softsgx.uapi.regs import NAMES, ORIG_RAX, RAX, RDI, RDX, RIP, RSI
 if TYPE_CHECKING:
     from softsgx.supervisor.sgx import Sgx
 
-__all__ = ["deliver", "exception", "flush", "in_handler", "leave"]
-__all__ += ["page_fields", "raise_inside"]
+__all__ = [
+    "deliver",
+    "exception",
+    "flush",
+    "in_handler",
+    "leave",
+    "page_fields",
+    "raise_inside",
+]
 
 SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV = 4, 5, 7, 8, 11
 _SI_KERNEL = 0x80

@@ -28,8 +28,18 @@ if TYPE_CHECKING:
     from softsgx.supervisor.sgx import Sgx
     from softsgx.supervisor.tracee import Tracee
 
-__all__ = ["Odd", "arrived", "entered", "fatal", "force", "learn", "left", "odd", "settle"]
-__all__ += ["sigaction"]
+__all__ = [
+    "Odd",
+    "arrived",
+    "entered",
+    "fatal",
+    "force",
+    "learn",
+    "left",
+    "odd",
+    "settle",
+    "sigaction",
+]
 
 # Not SIGTRAP: #BP and #DB are signals on hardware, too.
 _FORCED = (4, 7, 8, 11)  # SIGILL, SIGBUS, SIGFPE, SIGSEGV
