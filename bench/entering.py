@@ -9,7 +9,7 @@ from bench.common import Row, figures, guest, in_turn, program, softsgx
 
 __all__ = ["rows"]
 
-_CALLS = 5000
+_CALLS = 2000  # some 100 ms: a short run is left alone by other work more often
 
 
 def rows(rounds: int) -> list[Row]:
@@ -23,7 +23,7 @@ def rows(rounds: int) -> list[Row]:
     ):
         calls = str(_CALLS // threads)
         ours, theirs = in_turn(
-            rounds,
+            rounds * 2,
             lambda c=calls, t=threads, e=extra: figures(softsgx(ecall, c, str(t), *e)),  # type: ignore[misc]
             lambda c=calls, t=threads: figures([str(bare), c, str(t)]),  # type: ignore[misc]
         )
