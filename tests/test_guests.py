@@ -23,7 +23,7 @@ Guest = Callable[[str], Path]
 _GUESTS = {
     "threads": ((), 12),
     "signals": (("200",), 11),
-    "masks": ((), 21),
+    "masks": ((), 26),
     "opens": ((), 30),
     "avx": ((), 15),
     "nested": ((), 16),

@@ -165,6 +165,41 @@ static void pending(void)
 	CHECK_EQ(delivered, 3, "pending_delivered");
 }
 
+static void *sends(void *arg)
+{
+	for (int i = 0; i < 5; i++)
+		pthread_kill(*(pthread_t *)arg, sync_signals[i]);
+	return NULL;
+}
+
+/* The same for signals that come while the thread computes inside, every one of them blocked. */
+static void sent_inside(void)
+{
+	pthread_t self = pthread_self(), other;
+	sigset_t set, old, now;
+	int missing = 0;
+
+	delivered = 0;
+	sigemptyset(&set);
+	for (int i = 0; i < 5; i++) {
+		signal(sync_signals[i], handler);
+		sigaddset(&set, sync_signals[i]);
+	}
+	pthread_sigmask(SIG_BLOCK, &set, &old);
+	pthread_create(&other, NULL, sends, &self);
+	check(encl_op(&e, OP_SUM, 1, 10000000, 0, 0) == mix(1, 10000000), "sent_inside", " ");
+	pthread_join(other, NULL);
+	use_enclave("sent_inside_uses");
+	sigpending(&now);
+	for (int i = 0; i < 5; i++)
+		if (!sigismember(&now, sync_signals[i]))
+			missing = sync_signals[i];
+	check(!missing, "sent_inside_pending", "signal %d is not pending", missing);
+	CHECK_EQ(delivered, 0, "sent_inside_not_delivered");
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	CHECK_EQ(delivered, 5, "sent_inside_delivered");
+}
+
 /* SA_RESETHAND would show a signal that was swallowed on the way. */
 static void once_only(void)
 {
@@ -211,6 +246,7 @@ int main(void)
 	raw_fatal(true, "raw_blocked_kills");
 	raw_fatal(false, "raw_ignored_kills");
 	pending();
+	sent_inside();
 	once_only();
 	altstack();
 	return tap_failed;
