@@ -15,7 +15,7 @@ from softsgx.checker.move import File, LocalCell, Move
 from softsgx.checker.sources import SOURCES
 from softsgx.checker.world import BASE, PAGE_BYTES, World
 from softsgx.law.rule import At, Request
-from softsgx.law.values import RW, RWX, R, Value, W, eq, has, implies, ite, no, subset
+from softsgx.law.values import RW, RWX, R, Value, W, X, eq, has, implies, ite, no, subset
 from softsgx.sdm.leaves import PT_REG, PT_TCS, PT_TRIM
 
 __all__ = ["build_moves"]
@@ -372,46 +372,50 @@ def _pass(b: _Builder, p: int, q: int) -> None:
 
 
 def _entries(b: _Builder, p: int) -> None:
-    """Ways to map an RW page of the enclave (TCS, stack) that some loader added."""
+    """Ways to map what entering takes, beside the pages of the world: RW pages (TCS, stack)
+    and an RX page, which some loader added.
+    """
     ways = ["mmap", "mmap-validate", "mprotect"]
     ways += ["ioc-mprotect"] if b.has_rule("ioc_mprotect") else []
     ways += ["map-segment", "segment-fd"] if b.has_rule("map_segment") else []
-    for way in ways:
-        m = b.start("entry", p=p, way=way)
-        fd = m.get(f"process{p}.fd")
-        if way == "segment-fd":
-            fd = fd | eq(m.get(f"process{p}.segment_fd"), RW)
-        m.require(fd & m.get("enclave.created"))
-        segments = b.world.has_segments
-        page = LocalCell(b.world.page_schema)
-        source = _Choice(m, p)
-        at = b.at(m, p, page=page, source=source)
-        _load_rules(b, m, at, _secinfo(RW, RW if segments else 0))
-        vma = LocalCell(b.world.vma_schema)
-        _entry_mapping(b, m, p, way, page, vma)
-        seen = At(page=page, vma=vma, enclave=At(created=1, initialized=1, dead=0))
-        m.require(has(b.law.accessible(seen), RW))
-        m.set(f"process{p}.entry", 1)
-        b.done(m)
+    for name, prot in (("entry", RW), ("code", R | X)):
+        for way in ways:
+            m = b.start(name, p=p, way=way)
+            fd = m.get(f"process{p}.fd")
+            if way == "segment-fd":
+                fd = fd | eq(m.get(f"process{p}.segment_fd"), prot)
+            m.require(fd & m.get("enclave.created"))
+            page = LocalCell(b.world.page_schema)
+            source = _Choice(m, p)
+            at = b.at(m, p, page=page, source=source)
+            _load_rules(b, m, at, _secinfo(prot, prot if b.world.has_segments else 0))
+            vma = LocalCell(b.world.vma_schema)
+            _entry_mapping(b, m, p, way, page, vma, prot)
+            seen = At(page=page, vma=vma, enclave=At(created=1, initialized=1, dead=0))
+            m.require(has(b.law.accessible(seen), prot))
+            m.set(f"process{p}.{name}", 1)
+            b.done(m)
 
 
-def _entry_mapping(b: _Builder, m: Move, p: int, way: str, page: Any, vma: Any) -> None:
+def _entry_mapping(
+    b: _Builder, m: Move, p: int, way: str, page: Any, vma: Any, prot: int
+) -> None:  # fmt: skip
     device, law = File(m), b.law
     at = b.at(m, p, page=page, vma=vma, file=device)
     if way in ("mmap", "mmap-validate"):
-        law.mmap(m, at, b.request(0, prot=RW, map_type=1 if way == "mmap" else 3))
+        law.mmap(m, at, b.request(0, prot=prot, map_type=1 if way == "mmap" else 3))
         return
+    segment = b.at(m, p, page=page, vma=vma, file=File(m, prot))
     if way == "segment-fd":
-        at = b.at(m, p, page=page, vma=vma, file=File(m, RW))
-        law.mmap(m, at, b.request(0, prot=RW))
+        law.mmap(m, segment, b.request(0, prot=prot))
         return
     law.mmap(m, at, b.request(0, prot=0))
     if way == "mprotect":
-        law.mprotect(m, at, b.request(0, prot=RW))
+        law.mprotect(m, at, b.request(0, prot=prot))
     elif way == "ioc-mprotect":
-        law.ioc_mprotect(m, at, b.request(0, prot=RW))
+        law.ioc_mprotect(m, at, b.request(0, prot=prot))
     else:
-        law.map_segment(m, b.at(m, p, page=page, vma=vma, file=File(m, RW)), b.request(0, prot=RW))
+        law.map_segment(m, segment, b.request(0, prot=prot))
 
 
 def _inside(b: _Builder, p: int, i: int) -> None:

@@ -54,10 +54,12 @@ def step_words(step: Step) -> str:
     """One step of a trace as a sentence without a full stop."""
     move, args = step.move, step.args
     meta = move.meta
-    if move.name == "entry":
+    if move.name in ("entry", "code"):
+        what, prot = {"entry": ("TCS and stack", "RW"), "code": ("entry code", "RX")}[move.name]
+        way = _WAYS[str(meta["way"])].replace("RW", prot)
         return (
-            f"process {meta['p']} maps its TCS and stack, from {SOURCES[args['source']].words},"
-            f" with {_WAYS[str(meta['way'])]}: it can enter"
+            f"process {meta['p']} maps the enclave's {what}, added from"
+            f" {SOURCES[args['source']].words}, with {way}"
         )
     if move.name == "mremap":
         where = f"over page {meta['j']}" if int(meta["j"]) < 1 << 20 else "out of ELRANGE"
@@ -107,7 +109,8 @@ def invariant_words(world: World, cubes: list[Clause]) -> list[str]:
 _FLAGS = {
     "fd": ("has the device's fd", "does not have the device's fd"),
     "started": ("exists", "does not exist"),
-    "entry": ("can enter", "cannot enter"),
+    "entry": ("has TCS and stack mapped", "has no TCS and stack mapped"),
+    "code": ("has entry code mapped", "has no entry code mapped"),
     "mapped": ("is there", "is not there"),
     "asked": ("was asked of the LSM for X", "was not asked of the LSM for X"),
     "opened": ("is open", "is not open"),

@@ -8,7 +8,7 @@ chosen in a first step, which no trace counts.
 Simplifications, each an over-approximation of what a loader could do or no loss: a VMA
 is one page long (a rule over a range asks no more than each page alone would need, or
 refuses more); all addresses are fixed in advance; a process that has once mapped an RW
-page of the enclave as TCS and stack keeps it, so that it can enter ("some page lets me
+page of the enclave as TCS and stack, or an RX page as code, keeps it ("some page lets me
 enter": pages are then independent but for mremap); code inside does whatever its pages
 allow; a descriptor is never closed.
 """
@@ -87,7 +87,7 @@ class World:
                 add(f"may{p}.{name}", 4, frozen=True)
             add(f"may{p}.process", 1, frozen=True)
             add(f"may{p}.file", 2, frozen=True)
-            for field in ("fd", "started", "entry"):
+            for field in ("fd", "started", "entry", "code"):
                 add(f"process{p}.{field}", 1)
             if self.has_segments:
                 add(f"process{p}.segment_fd", 3)
@@ -202,8 +202,11 @@ class World:
         return ite(self.design.driver_access(at), at.vma.prot, 0)
 
     def enters(self, p: int) -> Value:
-        """The condition that process ``p`` can enter the enclave."""
-        return self.now("enclave.initialized") & self.now(f"process{p}.entry")
+        """The condition that process ``p`` can enter the enclave, and run some code of it."""
+        code: Value = self.now(f"process{p}.code")
+        for i in range(self.n_pages):
+            code = code | has(self.access(p, i), X)
+        return self.now("enclave.initialized") & self.now(f"process{p}.entry") & code
 
     def runs(self, p: int, i: int) -> Value:
         """The condition that process ``p`` runs page ``i``."""
