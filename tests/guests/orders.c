@@ -88,9 +88,15 @@ static void answer_entry(struct call *c, bool value)
 
 	if (ret)
 		answer("vdso %d", ret);
-	else if (run.function != EEXIT)
+	else if (run.function != EEXIT) {
+		struct call back = {.op = OP_DECCSSA};
+		struct sgx_enclave_run again = {0};
+
+		/* The interrupted computation is given up; its SSA frame is wanted back. */
+		if (run.function != EENTER)
+			encl_call(&e, me % e.threads, &back, &again);
 		answer("fault %u %#x", run.exception_vector, run.exception_error_code);
-	else
+	} else
 		answer("%#lx", value ? c->ret : 0);
 }
 
