@@ -19,7 +19,7 @@ show() {
 
 say '# A loader and an enclave that know nothing of softsgx, on a machine without SGX.'
 show "softsgx run --record hello.jsonl -- hello ${1:-you}"
-show "softsgx show hello.jsonl | grep -E 'open|CREATE|INIT|RX|EENTER|EEXIT'"
+show "softsgx show hello.jsonl | grep -E 'open\(|CREATE|INIT|RX|EENTER|EEXIT'"
 say '' \
     "# Sean Christopherson's design of 23 May 2019: to run an enclave takes READ and EXECUTE on" \
     '# the device, and no WRITE. This loader has an unmodified file:'
