@@ -347,3 +347,13 @@ def test_apparmor_does_not_detect_w_and_x_through_a_read_only_fd(
     """findings: w is asked of shared mappings alone, and this one is not."""
     assert enclaves(SEED, confined(tmp_path, "rm"), *grown("rwx", "r"))[-1] == "0"
     assert enclaves.denied() == []
+
+
+def test_vm_may_makes_data_need_write_too(enclaves: Enclaves) -> None:
+    """findings: private memory could be executed, so an RW page counts as W and X."""
+    options = LOADER + booleans(write=False)
+    design = "ioc-mprotect:open=rdonly"
+    lines = load(design, "p0 src=anon_rw perm=rw", mode="r")
+    lines = [*lines[: lines.index("0 mmap e all - -> 0") + 1], "0 iocmprotect e p0 rw"]
+    assert enclaves(design, options, *lines)[-1] == "EACCES"
+    assert enclaves.denied() == [("process", ["execmem"])]
