@@ -15,7 +15,7 @@ from softsgx.sdm.leaves import ATTR_DEBUG, PAGE_SIZE, TCS_DBGOPTIN, XFRM_AVX
 from softsgx.sdm.structs import GPRSGX, TCS
 from softsgx.sgx.epcm import PageTable
 
-__all__ = ["Enclave", "EnclaveMemory", "Tcs"]
+__all__ = ["Enclave", "EnclaveMemory", "Tcs", "xsave_bytes"]
 
 _U64 = (1 << 64) - 1
 _PAGE_OF_ZEROS = bytes(PAGE_SIZE)

@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Options", "Supervisor"]
+__all__ = ["Options", "Supervisor", "cache_dir"]
 
 _WALL = 0x40000000
 _SECCOMP_STOP = ptrace.EVENT_SECCOMP << 16 | signals.SIGTRAP << 8 | 0x7F

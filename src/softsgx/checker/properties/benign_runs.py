@@ -8,6 +8,8 @@ from softsgx.checker.properties.base import REACHED, prop
 from softsgx.checker.world import EXECMOD, EXECUTE, WRITE, World
 from softsgx.law.values import R, Value, X, has, no
 
+__all__ = ["conditions"]
+
 
 @prop(
     "benign-runs",

@@ -8,6 +8,8 @@ from softsgx.checker.properties.base import prop
 from softsgx.checker.world import EXECUTE, World
 from softsgx.law.values import Value, has, no
 
+__all__ = ["conditions"]
+
 
 @prop(
     "execute-needed",

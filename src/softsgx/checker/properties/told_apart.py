@@ -8,6 +8,8 @@ from softsgx.checker.properties.base import TOLD_APART, prop
 from softsgx.checker.world import World
 from softsgx.law.values import Value, no
 
+__all__ = ["conditions"]
+
 
 @prop(
     "told-apart",

@@ -8,6 +8,8 @@ from softsgx.checker.properties.base import prop
 from softsgx.checker.world import World
 from softsgx.law.values import Value, no
 
+__all__ = ["conditions"]
+
 
 @prop(
     "unvetted-code",
