@@ -298,6 +298,43 @@ def test_a_loader_for_linux_runs_as_it_is(
     assert (done.returncode, "not ok" in done.stdout) == (0, False), done.stdout + done.stderr
 
 
+def test_another_program_that_never_opened_the_device(
+    script: Script, guest: Callable[[str], Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.symlink_to(guest("orders"))
+    script(
+        "ioc-mprotect",
+        *load("ioc-mprotect", "p0 src=file_rx perm=rx"),
+        f"""
+        0 spawn 1 {other} -> 0
+        0 send e 1 -> 0
+        1 recv f -> 0
+        """,
+        *mapped("ioc-mprotect", 1, "f"),
+        """
+        1 iocmprotect f p0 rx -> 0
+        1 call p0 -> 0x1000
+        0 call p0 -> fault 14 0x14
+        1 extend f p0 w -> 0
+        0 iocmprotect e p0 rw -> 0
+        """,
+    )
+    script(
+        "segments",
+        *load("segments", "p0 src=file_rx perm=rx segment=rx"),
+        f"""
+        0 spawn 1 {other} -> 0
+        0 segmentfd e s rx -> 0
+        0 send s 1 -> 0
+        1 recv f -> 0
+        1 mmap f p0 rx -> 0
+        1 mprotect p0 rw -> EACCES
+        1 mprotect p0 r -> 0
+        """,
+    )
+
+
 @pytest.mark.parametrize(
     ("option", "other", "same"),
     [("deny", "EBUSY", "EBUSY"), ("same-segment", "EBUSY", "0")],
