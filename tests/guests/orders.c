@@ -15,10 +15,10 @@
  *   close F | send F WORKER | recv F
  *   create F | init F            INIT signs what was added, in its order
  *   add F PLACE KEY=VALUE…       via=pages|region|v20, src=SOURCE, perm=MASK, segment=MASK|auto, measure=1,
- *                                mrmask=N, len=BYTES, type=N, skew=BYTES (addresses), flags=N
+ *                                dir=DIRECTORY of a file source, mrmask=N, len=BYTES, type=N, skew=BYTES (addresses), flags=N
  *   aug F PLACE perm=MASK …      region after INIT, from no source
- *   mmap F PLACE MASK [any|private|noreplace]   any: not MAP_FIXED, answers the offset from ELRANGE
- *   mprotect PLACE MASK | munmap PLACE | mremap PLACE PLACE
+ *   mmap F PLACE MASK [any|private|validate|noreplace]   any: not MAP_FIXED, answers the offset from ELRANGE
+ *   mprotect PLACE MASK | munmap PLACE | mremap PLACE PLACE | foreign PLACE (memory of no enclave)
  *   iocmprotect F PLACE MASK | extend F PLACE MASK
  *   mapsegment F PLACE SEGMENT MASK | segmentfd F NEW SEGMENT
  *   restrict F PLACE MASK | trim F PLACE | remove F PLACE
@@ -27,7 +27,7 @@
  *   peek PLACE | poke PLACE N    by enclave code; poke makes the page a function that returns N
  *   call PLACE                   run it: a page pN begins as a function that returns 0x1000 + N
  *   touch PLACE                  read it from outside: the value, or `signal NUMBER`
- *   accept PLACE MASK [pending|trim] | emodpe PLACE MASK
+ *   accept PLACE MASK [pending|trim] | emodpe PLACE MASK | acceptcopy PLACE FROM MASK
  *   fork WORKER | spawn WORKER PROGRAM (another file of this program) | exit
  * Sources: anon_rw, anon_r, anon_rx, anon_rwx; file_r, file_rx, file_rw, file_rwx: private mappings of
  * a file; written_r, written_rx: the same, written to before; shared_r, shared_rx: MAP_SHARED of a
@@ -155,7 +155,7 @@ static struct place place(const char *name)
 
 static int source_file(const void *content, uint64_t len, int mode)
 {
-	const char *dir = getenv("ORDERS_DIR");
+	const char *dir = option("dir", getenv("ORDERS_DIR"));
 	char path[4096];
 	int fd;
 
@@ -339,6 +339,8 @@ static void order_mmap(void)
 		at = NULL;
 	if (!strcmp(word(4), "private"))
 		flags ^= MAP_SHARED | MAP_PRIVATE;
+	if (!strcmp(word(4), "validate"))
+		flags |= MAP_SHARED_VALIDATE;
 	got = mmap(at, where.len, (int)mask(word(3)), flags, *var(1), 0);
 	if (got == MAP_FAILED)
 		return answer_call(-1);
@@ -439,6 +441,13 @@ static void order_enclu(void)
 	answer_entry(&c, true);
 }
 
+static void order_acceptcopy(void)
+{
+	struct call c = {.op = OP_ENCLU, .a = EACCEPTCOPY, .b = BASE + place(word(1)).off,
+			 .c = SI_REG | mask(word(3)), .d = BASE + place(word(2)).off};
+	answer_entry(&c, true);
+}
+
 /* -- workers ------------------------------------------------------------------------------- */
 
 static void order_send(void)
@@ -500,6 +509,7 @@ static void obey(void)
 		{"restrict trim remove", order_sgx2}, {"iocmprotect extend mapsegment", order_design},
 		{"segmentfd", order_segmentfd}, {"peek poke call enter", order_inside},
 		{"accept emodpe", order_enclu}, {"touch", order_touch},
+		{"acceptcopy", order_acceptcopy},
 	};
 	const char *name = word(0);
 	struct place a, b;
@@ -522,6 +532,9 @@ static void obey(void)
 	a = place(word(1));
 	if (!strcmp(name, "mprotect"))
 		return answer_call(mprotect((void *)(BASE + a.off), a.len, (int)mask(word(2))));
+	if (!strcmp(name, "foreign"))
+		return answer_call(mmap((void *)(BASE + a.off), a.len, PROT_READ | PROT_WRITE,
+					MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED ? -1 : 0);
 	if (!strcmp(name, "munmap"))
 		return answer_call(munmap((void *)(BASE + a.off), a.len));
 	if (!strcmp(name, "mremap")) {
