@@ -8,7 +8,7 @@ so the pairs hold the order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from errno import EACCES, EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENOTTY, EPERM
+from errno import EACCES, EBADF, EBUSY, EFAULT, EINVAL, EIO, ENODEV, ENOENT, ENOTTY, EPERM
 from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,10 +18,12 @@ import pytest
 from softsgx.designs.linux import Linux60, Linux511
 from softsgx.device import Device
 from softsgx.device.build import Segment, add_segment, create, init, measure, tcs_page
+from softsgx.law.rule import Stop
 from softsgx.sdm.leaves import PT_REG, PT_TCS, PT_TRIM, SGX_PAGE_NOT_MODIFIABLE
 from softsgx.sdm.sigstruct import sign
 from softsgx.sdm.structs import SECINFO, SECS, SIGSTRUCT
 from softsgx.uapi import sgx as uapi
+from softsgx.uapi.mman import MAP_FIXED, MAP_SHARED
 
 KEY = (Path(__file__).parent / "data/sigstruct/test-key.pem").read_bytes()
 BASE, SIZE = 0x7000_0000_0000, 0x10000
@@ -369,6 +371,16 @@ def test_a_second_vma_behind_the_source() -> None:
     assert case.run() == EACCES
     assert case.after().count == 0x1000
     assert case.enclave.memory.read(0x4000, 4096) == b"\1" * 4096
+
+
+def test_an_enclave_is_no_source() -> None:
+    """Its VMAs are VM_IO and VM_PFNMAP, which get_user_pages() refuses."""
+    case = AddPages()
+    case.fields["src"] = case.memory.place(BASE, bytes(0x1000))
+    case.memory.place(BASE + 0x1000, bytes(0x1000))
+    assert case.process.mmap(BASE + 0x1000, 0x1000, R, MAP_SHARED | MAP_FIXED, case.fd) > 0
+    assert case.run() == EFAULT
+    assert case.after().count == 0x1000
 
 
 # -- INIT ----------------------------------------------------------------------------------
@@ -749,4 +761,12 @@ def test_an_ioctl_on_what_is_no_enclave() -> None:
     process = Device().process()
     fd = process.open("/dev/sgx_provision")
     assert process.ioctl(fd, uapi.SGX_IOC_ENCLAVE_CREATE, 0) == -ENOTTY
-    assert process.ioctl(fd + 1, uapi.SGX_IOC_ENCLAVE_CREATE, 0) == -9
+    assert process.ioctl(fd + 1, uapi.SGX_IOC_ENCLAVE_CREATE, 0) == -EBADF
+
+
+def test_nodes_that_do_not_exist() -> None:
+    process = Device().process()
+    for path in ("/dev/sgx/enclave", "/dev/null", ""):
+        with pytest.raises(Stop) as stop:
+            process.open(path)
+        assert stop.value.errno == ENOENT

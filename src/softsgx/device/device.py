@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EBADF, ENOTTY
+from errno import EBADF, ENOENT, ENOTTY
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -59,14 +59,18 @@ class Device:
             self.ioctls |= self.carry_out.rows()
 
     def open(self, path: str, fmode: int = RW, process: Any = None) -> Any:
-        """Open a device node; ``fmode`` is R and W. Raises `Stop` if the LSM denies it."""
+        """Open a device node; ``fmode`` is R and W.
+
+        Raises `Stop` if the LSM denies it, and with ENOENT where the design has no such node.
+        """
         path = self.design.aliases.get(path, path)
         enclave_path, provision_path = self.design.paths
         if path == provision_path:
             provision = ProvisionFile(path, fmode)
             self.run.ask("file_open", At(file=provision, process=process), fmode=fmode)
             return provision
-        assert path == enclave_path
+        if path != enclave_path:
+            raise Stop(ENOENT, f"{path} is no device node of the design {self.design.name}")
         self.opened += 1
         file = EnclaveFile(Enclave(self.design.page_schema), path, fmode, self.opened, self)
         at = At(file=file, enclave=file.enclave, process=process)

@@ -149,6 +149,8 @@ def add_range(
             addr = src + done
             if source is None or not source.start <= addr < source.end:
                 source = memory.source(addr)
+                if process.enclave_at(addr) is not None:
+                    source = _unreadable(source)  # get_user_pages() takes no VM_IO, no VM_PFNMAP
             stop_at = min(length, done + (PAGE_SIZE if r.pt == PT_TCS else _CHUNK))
             stop_at = min(stop_at, max(source.end - src, done + PAGE_SIZE))
             first = offset + done >> 12
