@@ -102,6 +102,10 @@ class Checker:
         return result
 
     def _tell(self, result: Result, system: System, answer: Answer) -> None:
+        unless = PROPERTIES[result.property].unless or (
+            "runs" if PROPERTIES[result.property].kind != NEVER else ""
+        )
+        holds = getattr(system.world, unless) if unless else None
         steps, start = answer.steps or [], answer.start or {}
         result.steps = [step_words(s) for s in steps]
         result.permissions = permission_words(system.world, start)
@@ -112,11 +116,23 @@ class Checker:
             "pages": system.world.n_pages,
             "processes": system.world.n_processes,
             "permissions": {n: v for n, v in start.items() if n.startswith("may") and v},
-            "steps": [
-                {"step": s.move.name, **s.move.meta, **s.args, "words": w}
-                for s, w in zip(steps, result.steps, strict=True)
-            ],
+            "steps": [],
         }
+        before = start
+        for step, words in zip(steps, result.steps, strict=True):
+            data = {"step": step.move.name, **step.move.meta, **step.args, "words": words}
+            if step.move.name == "eaccept":
+                page = f"page{step.move.meta['i']}."
+                names = ("perm", "pt", "pending", "modified", "pr")
+                data |= {name: before[page + name] for name in names}
+            result.trace["steps"].append(data)
+            before = step.after
+        runs = [
+            {"p": p, "i": i, "written": before[f"ghost{i}.written"]}
+            for p, i in system.world.pairs()
+            if holds and system.holds(system.graph.truth(holds(p, i)), before)
+        ]
+        result.trace["runs"] = runs
 
     def _within(self, held: State, system: System) -> int:
         """The literal: nobody holds more than in ``held``."""

@@ -34,7 +34,8 @@ class Result:
     invariant in words (what never is), or the reason. vacuous: a proof that says
     nothing, since nothing of the kind can run at all. benign: what `benign-runs` says.
     weaker: (permissions, number of steps) of another trace with fewer permissions.
-    trace: the steps as data, for `softsgx replay`.
+    trace: the steps as data, for `softsgx replay`; its ``runs`` are the pages that run at the
+    end, of those that the property speaks of.
     """
 
     __slots__ = (

@@ -16,6 +16,7 @@ usage: softsgx run [options] [--] PROGRAM [ARGS…]   run a program with a softw
        softsgx policy RECORDING                    what the LSM's policy lacks for that run
        softsgx designs [NAME]                      the kernel interfaces, and their rules
        softsgx check [DESIGN…]                     look for holes in the designs
+       softsgx replay TRACE                        run one of its traces on real processes
        softsgx doctor                              whether this machine can run it
        softsgx include                             where softsgx_designs.h is, for -I
        softsgx --version
@@ -86,7 +87,7 @@ def _command(args: list[str]) -> int:
         from softsgx.cli.run import run
 
         return run(rest)
-    if name in ("check", "designs", "doctor", "explain", "include", "policy", "show"):
+    if name in ("check", "replay", "designs", "doctor", "explain", "include", "policy", "show"):
         from importlib import import_module
 
         _any_text()
