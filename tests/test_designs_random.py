@@ -9,10 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from softsgx.device import Process
+from softsgx.designs.registry import make_design
+from softsgx.device import Device, Process
 from softsgx.law.values import mask_name
 from softsgx.sdm.leaves import PT_REG, SECINFO_PT_SHIFT
 from softsgx.sdm.structs import SECINFO
@@ -40,10 +42,16 @@ STEPS = 150
 class Foretold(World):
     """The same enclave without a process; ``line(order)`` is the order with its answer."""
 
-    def __init__(self, design: str, seed: int) -> None:
+    def __init__(self, design: str, seed: int, carry_out: bool = False) -> None:
         super().__init__(design)
-        self.rng = random.Random(f"{design} {seed}")
+        if carry_out:
+            self.device = Device(make_design(design), lsm=self.lsm, carry_out=True)
+            self.process = Process(self.device)
+            self.fd = self.process.open(self.device.design.paths[0])
+            self.file = self.process.files[self.fd]
+        self.rng = random.Random(f"{design} {seed} {carry_out}")
         self.name = design.partition(":")[0]
+        self.loader = "linux-6.0" if carry_out else self.name  # whose calls are made
         self.workers = [self.process]
         self.content: dict[int, int] = {}
         self.fds: dict[int, str] = {}
@@ -61,23 +69,28 @@ class Foretold(World):
             perm = self.rng.choice((R, R | W, R | X, RWX))
             prot, may = SOURCES[kind]
             segment, more = 0, ""
-            if self.name == "segments":
+            if self.loader == "segments":
                 segment = self.rng.choice([m for m in (R, R | W, R | X, RWX) if not perm & ~m])
                 more = f" segment={mask_name(segment).lower()}"
-            if self.name in ("v20", "linux-6.0"):
+            if self.loader in ("v20", "linux-6.0"):
                 self.add(FIRST + page, perm, prot, may)
             else:
                 done = self.region(FIRST + page, perm, segment=segment, prot=prot, may=may)
                 assert done == 0
             self.content[page] = 0x1000 + page
             orders.append(f"p{page} src={kind} perm={mask_name(perm).lower()}{more}")
-        if self.name == "segments":  # those of the enclave's own parts
+        if self.loader == "segments":  # those of the enclave's own parts
             assert self.region(0, R | X, segment=R | X, prot=R) == 0
             assert self.region(1, R | W, segment=R | W, prot=R) == 0
+        elif self.name == "segments":
+            self.add(0, R | X, R | X, RWX)
+            self.add(1, R | W, R | W, RWX)
         self.initialized()
-        if self.name in ("ioc-mprotect", "segments"):
+        if self.loader == "linux-6.0" and self.name != "linux-6.0":
+            self.mmap(0, 0)
+        elif self.loader in ("ioc-mprotect", "segments"):
             assert self.mmap(0, 0, 16) == 0
-        elif self.name == "v20":
+        elif self.loader == "v20":
             assert self.mmap(0, RWX, 16) == 0
         return orders
 
@@ -85,13 +98,25 @@ class Foretold(World):
         """A page by the ioctl of v20 or of Linux."""
         src = self.put(bytes(PAGE), prot=prot, may=may)
         secinfo = self.put(SECINFO.pack(flags=perm | PT_REG << SECINFO_PT_SHIFT))
-        if self.name == "v20":
+        if self.loader == "v20":
             addr = BASE + page * PAGE
             arg = sgx.ADD_PAGE_V20.pack(addr=addr, src=src, secinfo=secinfo)
             assert self.ioctl(sgx.SGX_IOC_ENCLAVE_ADD_PAGE_V20, arg) == 0
             return
         arg = sgx.ENCLAVE_ADD_PAGES.pack(src=src, offset=page * PAGE, length=PAGE, secinfo=secinfo)
         assert self.ioctl(sgx.SGX_IOC_ENCLAVE_ADD_PAGES, arg) == 0
+
+    # Through the process, so that they are carried out, if they are to be.
+
+    def mmap(
+        self, page: int, prot: int, n: int = 1, process: Process | None = None,
+        file: Any = None, flags: int = 0x11,
+    ) -> int:  # fmt: skip
+        fd = next((k for k, f in self.process.files.items() if f is file), self.fd)
+        return min(0, self.process.mmap(BASE + page * PAGE, n * PAGE, prot, flags, fd))
+
+    def mprotect(self, page: int, prot: int, n: int = 1, process: Process | None = None) -> int:
+        return self.process.mprotect(BASE + page * PAGE, n * PAGE, prot)
 
     def range(self) -> tuple[int, int, str]:
         page = self.rng.randrange(PAGES)
@@ -111,7 +136,7 @@ class Foretold(World):
             "v20": ["protect", "unmap"],
             "ioc-mprotect": ["give", "give", "give", "none", "extend", "protect", "aug", "remap"],
             "segments": ["segment", "segment", "segment", "through", "protect", "aug", "remap"],
-        }.get(self.name, ["map", "map", "protect", "protect", "unmap", "remap"])
+        }.get(self.loader, ["map", "map", "protect", "protect", "unmap", "remap"])
         kind = self.rng.choice([*kinds, "peek", "peek", "poke", "poke", "call", "call", "fork"])
         order, answer = getattr(self, f"do_{kind}")()
         return f"{worker} {order} -> {answer}"
@@ -223,12 +248,25 @@ def test_what_was_foretold(
     softsgx: Softsgx, guest: Callable[[str], Path], design: str, seed: int
 ) -> None:
     told = Foretold(design, seed)
-    adds = told.adds()
-    script = load(design, *adds) + [told.step() for _ in range(STEPS)]
+    script = load(design, *told.adds()) + [told.step() for _ in range(STEPS)]
+    hold(softsgx, guest, script, "--design", design)
+
+
+@pytest.mark.parametrize("design", ["v20", "segments", "ioc-mprotect:source=prot", "source-vma"])
+def test_what_was_foretold_of_a_loader_for_linux(
+    softsgx: Softsgx, guest: Callable[[str], Path], design: str
+) -> None:
+    told = Foretold(design, 0, carry_out=True)
+    script = load("linux-6.0", *told.adds()) + [told.step() for _ in range(STEPS)]
+    hold(softsgx, guest, script, "--design", design, "--carry-out")
+
+
+def hold(softsgx: Softsgx, guest: Callable[[str], Path], script: list[str], *args: str) -> None:
     orders = [line.partition(" -> ")[0] for line in script]
-    node = "/dev/sgx_enclave" if design.startswith("linux") else "/dev/sgx/enclave"
+    linux = "--carry-out" in args or args[1].startswith("linux")
+    node = "/dev/sgx_enclave" if linux else "/dev/sgx/enclave"
     done = softsgx(
-        "--design", design, "--verify", "--", guest("orders"),
+        *args, "--verify", "--", guest("orders"),
         stdin="\n".join(orders) + "\n", env={"SGX_DEVICE": node},
     )  # fmt: skip
     answers = done.stdout.splitlines()
