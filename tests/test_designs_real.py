@@ -6,6 +6,8 @@ model alone are in test_designs_*.py.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +170,43 @@ def test_ioc_mprotect_point_2_bounds_by_the_source(script: Script) -> None:
         0 iocmprotect e p1 rw -> EACCES
         0 iocmprotect e p2 rw -> 0
         """,
+    )
+
+
+@pytest.fixture
+def noexec(tmp_path: Path) -> dict[str, str]:
+    """The environment in which the order `noexec` mounts a directory of the test's own."""
+    program = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x20000) and 1)"
+    if subprocess.run([sys.executable, "-c", program], check=False).returncode:
+        pytest.skip(
+            "no mount namespace of our own; run as root, or with CAP_SYS_ADMIN, to force it"
+        )
+    return {"ORDERS_DIR": str(tmp_path)}
+
+
+def test_a_noexec_source_has_no_vm_mayexec(script: Script, noexec: dict[str, str]) -> None:
+    build, base = load("ioc-mprotect", "p0 src=file_r perm=rx"), 3
+    script(
+        "ioc-mprotect",
+        *build[:base],
+        "0 noexec -> 0",
+        *build[base:],
+        """
+        0 iocmprotect e p0 rx -> EACCES
+        0 iocmprotect e p0 rw -> 0
+        """,
+        env=noexec,
+    )
+    script(
+        "linux-6.0",
+        """
+        0 open e rw -> 0
+        0 create e -> 0
+        0 noexec -> 0
+        0 add e p0 src=file_r perm=rx via=pages -> EACCES
+        0 add e p0 src=file_rx perm=rx via=pages -> EPERM
+        """,
+        env=noexec,
     )
 
 

@@ -28,6 +28,7 @@
  *   call PLACE                   run it: a page pN begins as a function that returns 0x1000 + N
  *   touch PLACE                  read it from outside: the value, or `signal NUMBER`
  *   accept PLACE MASK [pending|trim] | emodpe PLACE MASK | acceptcopy PLACE FROM MASK
+ *   noexec                       ORDERS_DIR is on a noexec mount from now on, for this worker
  *   fork WORKER | spawn WORKER PROGRAM (another file of this program) | exit
  * Sources: anon_rw, anon_r, anon_rx, anon_rwx; file_r, file_rx, file_rw, file_rwx: private mappings of
  * a file; written_r, written_rx: the same, written to before; shared_r, shared_rx: MAP_SHARED of a
@@ -35,11 +36,13 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -167,6 +170,17 @@ static int source_file(const void *content, uint64_t len, int mode)
 	fd = open(path, mode);
 	unlink(path);
 	return fd;
+}
+
+static void order_noexec(void)
+{
+	const char *dir = getenv("ORDERS_DIR");
+
+	if (unshare(CLONE_NEWNS) && unshare(CLONE_NEWUSER | CLONE_NEWNS))
+		return answer_call(-1);
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		return answer_call(-1);
+	answer_call(mount("none", dir ? dir : "/tmp", "tmpfs", MS_NOEXEC, NULL));
 }
 
 static void *source(const char *kind, const void *content, uint64_t len)
@@ -509,6 +523,7 @@ static void obey(void)
 		{"restrict trim remove", order_sgx2}, {"iocmprotect extend mapsegment", order_design},
 		{"segmentfd", order_segmentfd}, {"peek poke call enter", order_inside},
 		{"accept emodpe", order_enclu}, {"touch", order_touch},
+		{"noexec", order_noexec},
 		{"acceptcopy", order_acceptcopy},
 	};
 	const char *name = word(0);
