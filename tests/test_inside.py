@@ -359,6 +359,13 @@ def test_ereport_writes_432_bytes_and_no_register() -> None:
     assert c.enclave.memory.read(OUTPUT + 432, 80) == b"\xee" * 80
 
 
+def test_ereport_does_not_look_at_what_is_reserved_in_targetinfo() -> None:
+    """The SDM's KEYREQUEST must have zeros there; of TARGETINFO it does not say so."""
+    c = ereport()
+    c.structure[511] = 0xFF
+    assert c.run() == 0
+
+
 def egetkey() -> Inside:
     request = KEYREQUEST.pack(keyname=sdm.KEY_SEAL, keypolicy=1)
     return Inside(sdm.EGETKEY, request, rbx=OPERAND, rcx=OUTPUT)

@@ -12,7 +12,7 @@ import pytest
 from softsgx.sdm import leaves
 from softsgx.sdm.structs import KEYREQUEST, REPORT, SECS, SIGSTRUCT, TARGETINFO
 from softsgx.sgx.keys import CPUSVN, Identity, cmac, egetkey, keyrequest_faults, report_mac
-from softsgx.sgx.report import ereport, targetinfo_faults
+from softsgx.sgx.report import ereport
 
 ROOT = bytes(range(32))
 FULL = (
@@ -262,12 +262,3 @@ def test_a_changed_report_does_not_verify(at: int) -> None:
     report[at] ^= 1
     mac = report_mac(key(leaves.KEY_REPORT, keyid=bytes(32)), bytes(report))
     assert mac != REPORT.unpack(report).mac
-
-
-def test_targetinfo_faults() -> None:
-    info = bytearray(targetinfo(identity()))
-    assert not targetinfo_faults(bytes(info))
-    for at in (49, 56, 511):
-        bad = bytearray(info)
-        bad[at] = 1
-        assert targetinfo_faults(bytes(bad))

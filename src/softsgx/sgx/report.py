@@ -5,12 +5,7 @@ from __future__ import annotations
 from softsgx.sdm.structs import REPORT, TARGETINFO
 from softsgx.sgx.keys import CPUSVN, Identity, report_key, report_mac
 
-__all__ = ["ereport", "targetinfo_faults"]
-
-
-def targetinfo_faults(targetinfo: bytes) -> bool:
-    """Whether EREPORT of these 512 bytes is #GP(0): a reserved byte is not zero."""
-    return not TARGETINFO.reserved_zero(targetinfo)
+__all__ = ["ereport"]
 
 
 def ereport(
@@ -20,7 +15,8 @@ def ereport(
 
     ``reportdata`` has 64 bytes; ``keyid`` (32) is the device's CR_REPORT_KEYID, random for each
     boot. The target verifies: EGETKEY of REPORT_KEY with the report's KEYID, then
-    :func:`softsgx.sgx.keys.report_mac`. SDM, EREPORT, "Operation".
+    :func:`softsgx.sgx.keys.report_mac`. Reserved bytes of TARGETINFO are not looked at. SDM,
+    EREPORT, "Operation".
     """
     report = REPORT.pack(
         cpusvn=CPUSVN,
