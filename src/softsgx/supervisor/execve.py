@@ -204,8 +204,9 @@ def _answer(sup: Supervisor, tracee: Tracee, leaf: int, subleaf: int) -> tuple[i
     )
 
 
-# Topology: what each core answers for itself. Everything else is asked once a run.
-_PER_CORE = frozenset((1, 0xB, 0x1F, 0x8000001E, 0x80000026))
+# Topology, and what the two kinds of cores of a hybrid processor tell of themselves: each core
+# answers for itself. Everything else is asked once a run.
+_PER_CORE = frozenset((1, 4, 0xB, 0x18, 0x1A, 0x1F, 0x8000001E, 0x80000026))
 _MAX_ANSWERS = 4096
 
 
