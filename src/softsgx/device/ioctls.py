@@ -177,7 +177,9 @@ def add_range(
             at = At(page=cell, source=source, enclave=enclave, process=process, file=file)
             rule(run, at, r)
             if schema.get(word, "present"):
-                enclave.memory.discard(offset + done, n)  # a second EADD, which a design allowed
+                # A second EADD, which a design allowed: what was there is measured first.
+                enclave.measurement.digest()
+                enclave.memory.discard(offset + done, n)
             enclave.load(offset + done, data, r.flags, measure)
             pages.fill(first, last, cell.words[0])
             enclave.touch()
