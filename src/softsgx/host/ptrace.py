@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -200,6 +201,7 @@ def set_sigmask(tid: int, mask: int) -> None:
 
 
 _xbuffer = ctypes.create_string_buffer(16384)
+_xview = memoryview(_xbuffer).cast("B")
 _xiov = _Iovec(ctypes.addressof(_xbuffer), 16384)
 
 
@@ -208,19 +210,22 @@ def get_xstate(tid: int) -> bytes:
     _xiov.len = 16384
     if _ptrace(_GETREGSET, tid, _NT_X86_XSTATE, ctypes.addressof(_xiov)) < 0:
         raise ProcessLookupError(tid)
-    return _xbuffer.raw[: _xiov.len]
+    return bytes(_xview[: _xiov.len])
 
 
 def set_xstate(tid: int, image: bytes | bytearray) -> None:
     """Replace its XSAVE image; the length has to be what `get_xstate` gave."""
-    ctypes.memmove(_xbuffer, bytes(image), len(image))
+    _xview[: len(image)] = image
     _xiov.len = len(image)
     if _ptrace(_SETREGSET, tid, _NT_X86_XSTATE, ctypes.addressof(_xiov)) < 0:
         raise _fail("PTRACE_SETREGSET", tid)
 
 
-_local, _remote = _Iovec(), _Iovec()
-_local_at, _remote_at = ctypes.addressof(_local), ctypes.addressof(_remote)
+_iovecs = ctypes.create_string_buffer(32)  # ours, then the tracee's: set by one pack_into
+_ours_at = ctypes.addressof(_iovecs)
+_theirs_at = _ours_at + 16
+_set_iovecs = struct.Struct("QQQQ").pack_into
+_U64 = (1 << 64) - 1
 
 
 _SMALL = 65536
@@ -233,9 +238,8 @@ def read_memory(pid: int, addr: int, length: int) -> bytes:
     """Up to ``length`` bytes of its memory: fewer where a page cannot be read."""
     if length > _SMALL:
         return _read_large(pid, addr, length)
-    _local.base, _local.len = _small_at, length
-    _remote.base, _remote.len = addr, length
-    n = _readv(pid, _local_at, 1, _remote_at, 1, 0)
+    _set_iovecs(_iovecs, 0, _small_at, length, addr & _U64, length)
+    n = _readv(pid, _ours_at, 1, _theirs_at, 1, 0)
     return bytes(_small_view[:n]) if n > 0 else b""
 
 
@@ -258,10 +262,15 @@ def _read_large(pid: int, addr: int, length: int) -> bytes:
 
 def write_memory(pid: int, addr: int, data: bytes) -> int:
     """Write to its memory as the process itself could; the number of bytes written."""
-    buffer = ctypes.create_string_buffer(data, len(data))
-    _local.base, _local.len = ctypes.addressof(buffer), len(data)
-    _remote.base, _remote.len = addr, len(data)
-    return max(int(_writev(pid, _local_at, 1, _remote_at, 1, 0)), 0)
+    length = len(data)
+    if length > _SMALL:
+        buffer = ctypes.create_string_buffer(data, length)
+        at = ctypes.addressof(buffer)
+    else:
+        _small_view[:length] = data
+        at = _small_at
+    _set_iovecs(_iovecs, 0, at, length, addr & _U64, length)
+    return max(int(_writev(pid, _ours_at, 1, _theirs_at, 1, 0)), 0)
 
 
 def pidfd_getfd(pid: int, fd: int) -> int:
