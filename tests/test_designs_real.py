@@ -387,12 +387,12 @@ def test_segments_option_readd(script: Script, option: str, other: str, same: st
         0 add e base via=region segment=auto -> 0
         0 add e p0 via=region perm=rx segment=rx -> 0
         0 add e p0 via=region perm=rx segment=rwx -> {other}
-        0 add e p0 via=region perm=rx segment=rx -> {same}
+        0 add e p0 via=region perm=rx segment=rx value=7 -> {same}
         0 init e -> 0
         """,
         *mapped("segments"),
         "0 mapsegment e p0 rx rx -> 0",
-        "0 call p0 -> 0x1000",
+        f"0 call p0 -> {'0x7' if same == '0' else '0x1000'}",
     )
 
 

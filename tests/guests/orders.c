@@ -15,7 +15,8 @@
  *   close F | send F WORKER | recv F
  *   create F | init F            INIT signs what was added, in its order
  *   add F PLACE KEY=VALUE…       via=pages|region|v20, src=SOURCE, perm=MASK, segment=MASK|auto, measure=1,
- *                                dir=DIRECTORY of a file source, mrmask=N, len=BYTES, type=N, skew=BYTES (addresses), flags=N
+ *                                dir=DIRECTORY of a file source, mrmask=N, type=N, skew=BYTES (of the
+ *                                place), value=N (what it returns)
  *   aug F PLACE perm=MASK …      region after INIT, from no source
  *   mmap F PLACE MASK [any|private|validate|noreplace]   any: not MAP_FIXED, answers the offset from ELRANGE
  *   mprotect PLACE MASK | munmap PLACE | mremap PLACE PLACE | foreign PLACE (memory of no enclave)
@@ -286,7 +287,8 @@ static void order_add(bool late)
 				     !late && number(option("measure", "1")), false};
 
 		for (uint64_t at = 0; at < where.len; at += PAGE)
-			function(content + at, 0x1000 + (where.off - test_pages + at) / PAGE);
+			function(content + at, option("value", NULL) ? number(option("value", NULL))
+				 : 0x1000 + (where.off - test_pages + at) / PAGE);
 		ret = add_one(*var(1), &s, late ? "none" : "anon_rw");
 		if (!ret && !late) {
 			s.src = memcpy(mmap(NULL, s.len, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), content, s.len);
