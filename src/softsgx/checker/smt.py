@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from softsgx.checker.answer import Answer, Clause
@@ -25,27 +25,14 @@ def _z3() -> Any:
     return z3
 
 
-def _formulas(z3: Any, graph: Graph, roots: Iterable[int], free: dict[int, Any]) -> dict[int, Any]:
-    """A Z3 term for each variable of the cones of the roots; ``free``: of the free ones."""
-    terms: dict[int, Any] = {0: z3.BoolVal(False)}
-
-    def of(lit: int) -> Any:
-        return z3.Not(terms[lit >> 1]) if lit & 1 else terms[lit >> 1]
-
-    for v in graph.cone(roots):
-        pair = graph.fanins[v]
-        terms[v] = free[v] if pair is None else z3.And(of(pair[0]), of(pair[1]))
-    return terms
-
-
-def _literal(z3: Any, terms: dict[int, Any], lit: int) -> Any:
-    return z3.Not(terms[lit >> 1]) if lit & 1 else terms[lit >> 1]
-
-
-def _smt2(graph: Graph, roots: Iterable[int], names: dict[int, str], prefix: str) -> list[str]:
+def _smt2(
+    graph: Graph, roots: Iterable[int], names: dict[int, str], prefix: str,
+    declared: Collection[int] = (),
+) -> list[str]:  # fmt: skip
     """SMT-LIB for the gates of the roots' cones: a constant ``PREFIXn`` for each of them.
 
-    names: of the free variables, as SMT-LIB terms; one that it lacks is declared. Text,
+    names: of the free variables, as SMT-LIB terms; one that it lacks is declared, if it
+    is not ``declared`` already. Text,
     since making terms one by one costs ten times what solving does.
     """
     lines = []
@@ -54,7 +41,7 @@ def _smt2(graph: Graph, roots: Iterable[int], names: dict[int, str], prefix: str
         if pair is None:
             if v in names:
                 lines.append(f"(define-fun {prefix}{v} () Bool {names[v]})")
-            else:
+            elif v not in declared:
                 lines.append(f"(declare-const {prefix}{v} Bool)")
         else:
             a, b = (_text(lit, prefix) for lit in pair)
@@ -109,35 +96,41 @@ def bounded(system: System, bad: int, max_depth: int = 12, timeout_s: float = 60
     """A shortest trace to ``bad``, or the bound up to which there is none."""
     z3 = _z3()
     graph = system.graph
-    latches = system.latches()
-    roots = [bad, *(nxt for *_, nxt in latches)]
-    variables = [v for v in graph.cone(roots) if graph.fanins[v] is None]
-    state_vars = {lit >> 1 for _, _, lit, _ in latches}
-    inputs = [v for v in variables if v not in state_vars]
-    state: dict[int, Any] = {lit >> 1: z3.BoolVal(False) for _, _, lit, _ in latches}
+    latches = _needed(system, bad)
+    roots = [bad, *latches.values()]
+    inputs = [v for v in graph.cone(roots) if graph.fanins[v] is None and v not in latches]
     solver = z3.Solver()
-    frames: list[dict[int, Any]] = []
     deadline = time.monotonic() + timeout_s
+    # A solver remembers what it has declared.
+    solver.from_string("\n".join(f"(define-fun d0_{v} () Bool false)" for v in latches))
     for depth in range(max_depth + 2):
-        chosen = {v: z3.Bool(f"i{v}@{depth}") for v in inputs}
-        terms = _formulas(z3, graph, roots, state | chosen)
-        solver.push()
-        solver.add(_literal(z3, terms, bad))
+        here, after = f"d{depth}_", f"d{depth + 1}_"
+        solver.from_string("\n".join(_smt2(graph, roots, {}, here, set(latches))))
         solver.set("timeout", max(1, int(1000 * (deadline - time.monotonic()))))
-        answer = solver.check()
+        reached = z3.Bool(f"{here}{bad >> 1}")
+        answer = solver.check(z3.Not(reached) if bad & 1 else reached)
         if answer == z3.sat:
             model = solver.model()
-            values = [
-                {2 * v: int(z3.is_true(model.eval(t, True))) for v, t in f.items()} for f in frames
-            ]
-            return replay_inputs(system, bad, values, "z3 bounded")
+            true = {d.name() for d in model.decls() if z3.is_true(model[d])}
+            frames = [{2 * v: int(f"d{n}_{v}" in true) for v in inputs} for n in range(depth)]
+            return replay_inputs(system, bad, frames or [{}], "z3 bounded")
         if answer != z3.unsat or time.monotonic() > deadline:
             return Answer(None, max(0, depth - 2), "z3 bounded")
-        solver.pop()
-        frames.append(chosen)
-        state = {}
-        for name, i, lit, nxt in latches:
-            bit = z3.Bool(f"{name}.{i}@{depth + 1}")
-            solver.add(bit == _literal(z3, terms, nxt))
-            state[lit >> 1] = bit
+        lines = []
+        for v, nxt in latches.items():
+            lines.append(f"(declare-const {after}{v} Bool)")
+            lines.append(f"(assert (= {after}{v} {_text(nxt, here)}))")
+        solver.from_string("\n".join(lines))
     return Answer(None, max_depth, "z3 bounded")
+
+
+def _needed(system: System, bad: int) -> dict[int, int]:
+    """The next values of the bits of the state that ``bad`` depends on, after any steps."""
+    every = {lit >> 1: nxt for _, _, lit, nxt in system.latches()}
+    needed: dict[int, int] = {}
+    roots = [bad]
+    while roots:
+        found = [v for v in system.graph.cone(roots) if v in every and v not in needed]
+        needed.update({v: every[v] for v in found})
+        roots = [every[v] for v in found]
+    return needed
