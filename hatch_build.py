@@ -8,6 +8,7 @@ artifacts. ``python hatch_build.py`` does the same without an install.
 
 from __future__ import annotations
 
+import compileall
 import os
 import struct
 import subprocess
@@ -118,8 +119,13 @@ class VdsoBuildHook(BuildHookInterface):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build the object, add it to the wheel, and make the wheel's tag say x86-64."""
-        del version
+        """Build the objects, add them to the wheel, and make the wheel's tag say x86-64.
+
+        pip compiles what it copies, but not an editable install. Without byte code, which
+        some keep Python from writing, every start compiles the modules anew: twice the time.
+        """
+        if version == "editable":
+            compileall.compile_dir(Path(self.root) / "src", quiet=1)
         try:
             build_vdso(Path(self.root))
             build_interleave(Path(self.root))
