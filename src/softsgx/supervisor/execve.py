@@ -121,13 +121,14 @@ def _patch(
     while at < len(here):  # a page at a time: two calls for all its sites
         first = here[at]
         behind = bisect_left(here, (first | 0xFFF) + 1, at)
-        code = bytearray(space.peek(first, here[behind - 1] + 2 - first))
+        was = space.peek(first, here[behind - 1] + 2 - first)
+        code = bytearray(was)
         for addr in here[at:behind]:
             if code[addr - first : addr - first + 2] == cpuidsites.CPUID_BYTES:
                 code[addr - first : addr - first + 2] = cpuidsites.UD2_BYTES
                 if addr not in space.patched:
                     insort(space.patched, addr)
-        if code:
+        if code != was:
             space.poke(first, code)
         at = behind
 
