@@ -69,6 +69,8 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     machine = _machine()
     print(", ".join(f"{k}: {v}" for k, v in machine.items()))
+    if machine["load"] > machine["cores"] / 2:
+        print("the machine is busy: every figure is too high, and a ratio of two runs may mislead")
     print(f"  {'':44}{'softsgx':>12}{'bare':>12} {'ratio':>7}  {'of':12}target")
     all_rows: dict[str, list[Row]] = {}
     start = time.monotonic()
