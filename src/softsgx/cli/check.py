@@ -48,6 +48,7 @@ def _parser() -> Any:
                    help="take designs and properties from a file, too")  # fmt: skip
     p.add_argument("--trace-dir", metavar="DIR", help="write each trace as a JSON file")
     p.add_argument("--json", action="store_true", help="a list of objects on standard output")
+    p.add_argument("--markdown", action="store_true", help="the table alone, as Markdown")
     p.add_argument("-v", "--verbose", action="store_true", help="traces and invariants of all")
     p.add_argument("--jobs", type=int, default=0, metavar="N", help="default: one a processor")
     p.add_argument("--list", action="store_true", help="print the properties, and leave")
@@ -157,9 +158,16 @@ def check(args: list[str]) -> int:
         json.dump([r.as_json() for r in results], sys.stdout, indent=2, ensure_ascii=False)
         print()
     else:
-        from softsgx.report.checks import print_results
+        from softsgx.report.checks import markdown, print_results
 
+        if a.markdown:
+            print(markdown(results), end="")
+            return _status(results)
         print_results(results, details=a.verbose or len(texts) == 1)
+    return _status(results)
+
+
+def _status(results: list[Any]) -> int:
     return int(any(r.verdict == "refuted" for r in results))
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["print_results"]
+__all__ = ["markdown", "print_results"]
 
 
 def _title(result: Any, defaults: dict[str, dict[str, str]]) -> str:
@@ -15,6 +15,12 @@ def _title(result: Any, defaults: dict[str, dict[str, str]]) -> str:
         f"{k}={v}" for k, v in result.options.items() if defaults.get(result.design, {}).get(k) != v
     ]
     return str(result.design) + (":" + ",".join(chosen) if chosen else "")
+
+
+def _defaults() -> dict[str, dict[str, str]]:
+    from softsgx.designs.registry import DESIGNS
+
+    return {n: {o: v[0] for o, v in d.options.items()} for n, d in DESIGNS.items()}
 
 
 def _cell(result: Any) -> str:
@@ -30,9 +36,7 @@ _STYLES = {"refuted": "bold red", "bounded": "yellow", "proved": "green"}
 
 def print_results(results: list[Any], *, details: bool) -> None:
     """The verdicts as a table (rich's in a terminal, if it is there), details on demand."""
-    from softsgx.designs.registry import DESIGNS
-
-    defaults = {n: {o: v[0] for o, v in d.options.items()} for n, d in DESIGNS.items()}
+    defaults = _defaults()
     titles = list(dict.fromkeys(_title(r, defaults) for r in results))
     names = list(dict.fromkeys(r.property for r in results))
     by = {(_title(r, defaults), r.property): r for r in results}
@@ -55,6 +59,29 @@ def _plain(results: list[Any], defaults: dict[str, dict[str, str]]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+def markdown(results: list[Any]) -> str:
+    """The verdicts as a Markdown page: a row a design, a column a property."""
+    defaults = _defaults()
+    titles = list(dict.fromkeys(_title(r, defaults) for r in results))
+    names = list(dict.fromkeys(r.property for r in results))
+    by = {(_title(r, defaults), r.property): r for r in results}
+    marks = {"refuted": "**no**", "proved": "yes"}
+    lines = [
+        "| design | " + " | ".join(f"`{n}`" for n in names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for title in titles:
+        cells = []
+        for name in names:
+            r = by[title, name]
+            mark = marks.get(r.verdict, f"none in {r.bound}")
+            if r.verdict == "refuted" and r.steps:
+                mark += f" {len(r.steps)}"
+            cells.append("vacuous" if r.vacuous else mark)
+        lines.append(f"| `{title}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _rich(titles: list[str], names: list[str], by: dict[tuple[str, str], Any]) -> bool:
