@@ -1,3 +1,5 @@
+"""The values that the checker runs rules on: they compute as ints do."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,3 +1,5 @@
+"""``softsgx check`` as a user meets it."""
+
 from __future__ import annotations
 
 import json

@@ -17,7 +17,7 @@ from softsgx.checker.move import Move
 from softsgx.checker.system import State, System
 from softsgx.errors import UsageError
 
-__all__ = ["Explorer", "explore"]
+__all__ = ["Explorer", "explore", "slices"]
 
 _FREE_LIMIT = 12
 

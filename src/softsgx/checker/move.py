@@ -16,7 +16,7 @@ from softsgx.law.rule import At, Request
 from softsgx.law.values import RWX, Value, W, eq, has, ite, no, subset
 from softsgx.lsm import selinux
 
-__all__ = ["File", "Move", "StateCell"]
+__all__ = ["File", "LocalCell", "Move", "StateCell"]
 
 _HOOKS = selinux.SelinuxHooks()
 # What every process is granted: not what the thread is about.

@@ -8,7 +8,7 @@ from typing import Any
 
 from softsgx.errors import UsageError
 
-__all__ = ["check"]
+__all__ = ["check", "load_file"]
 
 _DESCRIPTION = """\
 Explore what processes can do with an enclave under a design: every order of calls, with

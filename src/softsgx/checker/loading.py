@@ -1,0 +1,157 @@
+"""Moves that open the device and build an enclave: who may load what, from which source."""
+
+from __future__ import annotations
+
+from softsgx.checker.builder import Builder, Zero
+from softsgx.checker.move import File, Move
+from softsgx.checker.sources import SOURCES
+from softsgx.law.rule import At, Request
+from softsgx.law.values import RW, RWX, R, Value, W, eq, has, implies, ite, no, subset
+from softsgx.sdm.leaves import PT_REG
+
+__all__ = [
+    "SourceChoice", "add_moves", "augment_moves", "create_moves", "init_moves", "load_rules",
+    "open_moves", "secinfo", "touch_moves",
+]  # fmt: skip
+
+
+def open_moves(b: Builder) -> None:
+    """Open of the device, read-only and read-write."""
+    for fmode in (R, RW):
+        m = b.start("open", p=0, fmode=fmode)
+        m.require(no(m.get("enclave.opened")))
+        file = File(m)
+        file.fmode = fmode
+        b.law.open(m, b.at(m, 0, file=file), Request(fmode=fmode))
+        m.set("enclave.opened", 1)
+        m.set("enclave.fd_writes", int(bool(fmode & W)))
+        m.set("process0.fd", 1)
+        b.done(m)
+
+
+def create_moves(b: Builder, p: int) -> None:
+    """SGX_IOC_ENCLAVE_CREATE."""
+    m = b.start("create", p=p)
+    at = b.ioctl(m, p)
+    if b.has_rule("may_create"):
+        b.law.may_create(m, at, None)
+    m.require(no(m.get("enclave.created")))  # one ELRANGE, whatever a design allows
+    b.law.create(m, at, b.request(0, ecreate=0))
+    m.set("enclave.created", 1)
+    b.done(m)
+
+
+def init_moves(b: Builder, p: int) -> None:
+    """SGX_IOC_ENCLAVE_INIT, with a SIGSTRUCT that fits."""
+    m = b.start("init", p=p)
+    at = b.ioctl(m, p)
+    b.law.may_build(m, at, None)
+    r = Request(
+        vendor_known=1, attributes_allowed=1, attributes_supported=1, miscselect_supported=1,
+        xfrm_supported=1, einit=Zero(0),
+    )  # fmt: skip
+    if b.has_rule("may_init"):
+        b.law.may_init(m, at, r)
+    b.law.init(m, at, r)
+    b.done(m)
+
+
+class SourceChoice:
+    """A source VMA that the loader chooses: each fact is a function of its number."""
+
+    def __init__(self, m: Move, p: int) -> None:
+        g = m.world.graph
+        number = m.arg("source", (len(SOURCES) - 1).bit_length())
+        self._pick = [eq(number, n) for n in range(len(SOURCES))]
+        m.require(g.value([g.any_of(g.truth(c) for c in self._pick)]))
+        self.prot, self.may = self.fact("prot"), self.fact("may")
+        self.modified, self.noexec = self.fact("modified"), self.fact("noexec")
+        self.intact, self.allowed = self.fact("intact"), self.fact("allowed")
+        self.anonymous = no(self.fact("file"))
+        self.mapped = 1
+        self.readable = has(self.prot, R)
+        self.path = ""
+        m.require(subset(self.fact("file_perms"), m.get(f"may{p}.file")))
+        m.require(implies(self.fact("execmem"), m.get(f"may{p}.process")))
+
+    def fact(self, name: str) -> Value:
+        value: Value = 0
+        for pick, source in zip(self._pick, SOURCES, strict=True):
+            value = value | ite(pick, getattr(source, name), 0)
+        return value
+
+
+def load_rules(b: Builder, m: Move, at: At, r: Request) -> None:
+    """What an EADD asks, from SECINFO on: the rules of the design, in its order."""
+    law = b.law
+    law.validate_secinfo(m, at, r)
+    if b.has_rule("add_page_worker"):
+        law.validate_tcs(m, at, r)
+        law.add_page(m, at, r)
+        law.add_page_worker(m, at, r)
+    elif b.has_rule("add_region"):
+        if b.has_rule("validate_segment"):
+            law.validate_segment(m, at, r)
+        law.add_region(m, at, r)
+    else:
+        law.add_page(m, at, r)
+
+
+def secinfo(perm: Value, segment: Value = 0) -> Request:
+    """The arguments of an EADD: a PT_REG page with these permissions, into this segment."""
+    return Request(
+        pt=PT_REG, perm=perm, flags=0, reserved_zero=1, tcs_valid=1, inside=1, aligned=1,
+        measure=0, source_given=0, segment=segment,
+    )  # fmt: skip
+
+
+def add_moves(b: Builder, p: int, i: int) -> None:
+    """EADD of a page from any source, with any SECINFO."""
+    m = b.start("add", p=p, i=i)
+    at = b.ioctl(m, p)
+    b.law.may_build(m, at, None)
+    source = SourceChoice(m, p)
+    perm = m.arg("perm", 3)
+    segment = m.arg("segment", 3, chosen=True) if b.world.has_segments else 0
+    at = b.at(m, p, page=m.page(i), source=source)
+    load_rules(b, m, at, secinfo(perm, segment))
+    b.content(
+        m, i, written=0, allowed=source.allowed, intact=source.intact, noexec=source.noexec,
+        source_may=source.may, loaded=1,
+    )  # fmt: skip
+    b.page_changed(m, i, new=True)
+    b.done(m)
+
+
+def _fresh(b: Builder, m: Move, i: int) -> None:
+    """A zeroed page has no content that anyone could have asked about, and no source."""
+    b.content(m, i, written=0, allowed=1, intact=0, noexec=0, source_may=RWX, loaded=0)
+    b.page_changed(m, i, new=True)
+
+
+def augment_moves(b: Builder, p: int, i: int) -> None:
+    """EAUG by ADD_REGION, in designs that have it."""
+    if not (b.has_rule("augment") and b.has_rule("validate_augment")):
+        return
+    m = b.start("augment", p=p, i=i)
+    at = b.ioctl(m, p)
+    b.law.sgx2_ready(m, at, b.request(i))
+    r = secinfo(m.arg("perm", 3), m.arg("segment", 3, chosen=True) if b.world.has_segments else 0)
+    at = b.at(m, p, page=m.page(i))
+    b.law.validate_augment(m, at, r)
+    if b.has_rule("validate_segment"):
+        b.law.validate_segment(m, at, r)
+    b.law.augment(m, at, r)
+    _fresh(b, m, i)
+    b.done(m)
+
+
+def touch_moves(b: Builder, p: int, i: int) -> None:
+    """A page fault where no page is."""
+    m = b.start("touch", p=p, i=i)
+    page, vma = m.page(i), m.vma(p, i)
+    m.require(vma.mapped & no(eq(vma.prot, 0)) & no(page.present))
+    b.law.fault_absent(m, b.at(m, p, page=page, vma=vma), None)
+    if any(name.startswith(f"page{i}.") for name in m.new):
+        _fresh(b, m, i)
+        b.done(m)
