@@ -17,7 +17,8 @@ from tests.cache import ROOT
 
 _PACKAGE = ROOT / "src" / "softsgx"
 _SOURCES = (".py", ".c", ".h", ".S", ".lds", ".sh")
-_LINES = 450
+# A table of cases is read row by row: tests may be longer.
+_LINES, _LINES_OF_TESTS = 450, 650
 
 
 def _tracked() -> list[Path]:
@@ -92,7 +93,8 @@ def test_files_are_short_enough_to_read() -> None:
         for path in TRACKED
         if path.suffix in _SOURCES
         and not path.is_relative_to(ROOT / "tests" / "data")
-        and (lines := path.read_bytes().count(b"\n")) >= _LINES
+        and (lines := path.read_bytes().count(b"\n"))
+        >= (_LINES_OF_TESTS if path.is_relative_to(ROOT / "tests") else _LINES)
     }
     assert long == {}
 
