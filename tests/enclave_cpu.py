@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from softsgx.device import Device
 from softsgx.device.build import Segment, add_segment, create, init, tcs_page
@@ -14,13 +15,33 @@ from softsgx.law.rule import FAULT
 from softsgx.sdm.leaves import EENTER, ERESUME, PF_P, PF_SGX, PF_U, PF_W, VECTOR_GP, VECTOR_PF
 from softsgx.sdm.sigstruct import sign
 from softsgx.sdm.structs import GPRSGX
+from softsgx.sgx.enclu import aex
 from softsgx.sgx.measure import Measurement
 from softsgx.uapi.mman import MAP_FIXED, MAP_SHARED
 from softsgx.uapi.regs import EFLAGS, NAMES, NREGS, RAX, RIP
 
 __all__ = [
-    "ABSENT", "AEP", "BASE", "BV", "GP", "MXCSR", "NOT_BY_EPCM", "PF", "READ_ONLY", "SIZE",
-    "Cpu", "R", "W", "X", "changed",
+    "ABSENT",
+    "AEP",
+    "BASE",
+    "BV",
+    "GP",
+    "GPR0",
+    "MXCSR",
+    "NOT_BY_EPCM",
+    "PF",
+    "READ_ONLY",
+    "SIZE",
+    "SSA",
+    "Answer",
+    "Cpu",
+    "Mistake",
+    "R",
+    "W",
+    "X",
+    "changed",
+    "left",
+    "poke",
 ]  # fmt: skip
 
 KEY = (Path(__file__).parent / "data/sigstruct/test-key.pem").read_bytes()
@@ -109,3 +130,30 @@ class Cpu:
 
 def changed(before: list[int], after: list[int]) -> set[str]:
     return {NAMES[i] for i in range(NREGS) if before[i] != after[i]}
+
+
+def left() -> Cpu:
+    """A thread that was interrupted inside."""
+    cpu = Cpu()
+    cpu.enter()
+    aex(cpu.thread, cpu.regs)
+    return cpu
+
+
+def poke(offset: int, value: int, size: int = 8) -> Callable[[Cpu], None]:
+    return lambda c: c.enclave.memory.write(0x1000 + offset, value.to_bytes(size, "little"))
+
+
+GPR0 = 4096 - GPRSGX.size
+
+
+Answer: TypeAlias = tuple[int, int, int]
+Mistake: TypeAlias = tuple[str, Answer, Callable[[Cpu], dict[str, int] | None]]
+SSA: list[Mistake] = [
+    ("ssa not mapped", (PF, 0x1000, ABSENT), lambda c: c.map(1, 2, 0)),
+    ("ssa read-only", (PF, 0x1000, READ_ONLY), lambda c: c.map(1, 2, R)),
+    ("ssa pending", (PF, 0x1000, NOT_BY_EPCM), lambda c: c.page(1, pending=1)),
+    ("ssa modified", (PF, 0x1000, NOT_BY_EPCM), lambda c: c.page(1, modified=1)),
+    ("ssa no PT_REG", (PF, 0x1000, NOT_BY_EPCM), lambda c: c.page(1, pt=4)),
+    ("ssa read-only by EPCM", (PF, 0x1000, NOT_BY_EPCM), lambda c: c.page(1, perm=R)),
+]
