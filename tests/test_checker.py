@@ -206,6 +206,31 @@ def test_safe_to_execute_forgets_a_mapping_that_was_there_before_eadd() -> None:
     assert writable < added
 
 
+@needs_abc
+@pytest.mark.parametrize(
+    ("lsm", "held"), [("apparmor", "process 0 holds r m on the device"), ("none", "nothing")]
+)
+def test_apparmor_picks_nothing_up(lsm: str, held: str) -> None:
+    """The seed hopes that it "picks up extra protections"; a read-only fd's VMA is private."""
+    checker = Checker(
+        make_design("ioc-mprotect:open=rdonly,source=prot"), Options(1, 1, lsm=lsm)
+    )  # fmt: skip
+    result = checker.check(PROPERTIES["modified-code"])
+    assert result.verdict == "refuted"
+    assert result.lsm == lsm
+    assert result.permissions[0].endswith(held)
+
+
+@needs_abc
+def test_apparmor_looks_at_no_segment() -> None:
+    checker = Checker(make_design("segments"), Options(1, 1, lsm="apparmor"))
+    assert checker.check(PROPERTIES["asked"]).verdict == "refuted"
+    assert (
+        Checker(make_design("segments"), Options(1, 1)).check(PROPERTIES["asked"]).verdict
+        == "proved"
+    )
+
+
 def _by_name(text: str, names: list[str]) -> dict[str, Result]:
     results = Checker(make_design(text), Options(1, 2)).check_all(names)
     return {r.property: r for r in results}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from softsgx.checker.builder import Builder, Zero
 from softsgx.checker.move import File, Move
-from softsgx.checker.sources import SOURCES
+from softsgx.checker.sources import FILE_EXECUTE, SOURCES
 from softsgx.law.rule import At, Request
 from softsgx.law.values import RW, RWX, R, Value, W, eq, has, implies, ite, no, subset
 from softsgx.sdm.leaves import PT_REG
@@ -68,11 +68,17 @@ class SourceChoice:
         self.modified, self.noexec = self.fact("modified"), self.fact("noexec")
         self.intact, self.allowed = self.fact("intact"), self.fact("allowed")
         self.anonymous = no(self.fact("file"))
+        perms, execmem = self.fact("file_perms"), self.fact("execmem")
+        if m.world.lsm != "selinux":  # m of files is all that AppArmor asks
+            perms, execmem = perms & FILE_EXECUTE, 0
+            self.allowed = self.allowed & no(self.anonymous)
+        if m.world.lsm == "none":
+            perms = self.allowed = 0
         self.mapped = 1
         self.readable = has(self.prot, R)
         self.path = ""
-        m.require(subset(self.fact("file_perms"), m.get(f"may{p}.file")))
-        m.require(implies(self.fact("execmem"), m.get(f"may{p}.process")))
+        m.require(subset(perms, m.get(f"may{p}.file")))
+        m.require(implies(execmem, m.get(f"may{p}.process")))
 
     def fact(self, name: str) -> Value:
         value: Value = 0

@@ -1,8 +1,8 @@
 """One kind of step, built by running a design's rules on the state's variables.
 
 A `Move` is the context that evaluates the rules: `need` adds to its guard, `ask` becomes
-SELinux's questions (`softsgx.lsm.selinux`) over permissions that are left open, and
-assignments give the next state. So a step is exactly what the device would do.
+the LSM's questions (`softsgx.lsm.selinux`, `softsgx.lsm.apparmor`) over permissions that are
+left open, and assignments give the next state. So a step is exactly what the device would do.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from softsgx.checker.circuit import Chosen
 from softsgx.checker.world import EXECMOD, READ, SEGMENTS, World
 from softsgx.law.rule import At, Request
 from softsgx.law.values import RWX, Value, W, eq, has, ite, no, subset
-from softsgx.lsm import selinux
+from softsgx.lsm import apparmor, selinux
 
 __all__ = ["File", "LocalCell", "Move", "StateCell"]
 
-_HOOKS = selinux.SelinuxHooks()
+_HOOKS: dict[str, Any] = {
+    "selinux": selinux.SelinuxHooks(),
+    "apparmor": apparmor.AppArmorHooks(),
+    "none": None,
+}
 # What every process is granted: not what the thread is about.
 _GRANTED = (
     selinux.MAP | selinux.OPEN | selinux.IOCTL | selinux.CREATE | selinux.GETATTR | selinux.SETATTR
@@ -83,6 +87,10 @@ class File:
         # Never 0: a rule may branch on that much.
         self.fmode = mode if isinstance(mode, int) else Chosen(mode.graph, mode.lits)
         self.private = is_segment & int(bool(getattr(world.design, "inode_private", 0)))
+        # AppArmor looks at no anonymous inode. What it remembers of a file is what it would
+        # answer again, since permissions never change here.
+        self.unmediated = is_segment
+        self.allow = 0
         self._page = page
 
     def inside(self, _start: int, _end: int) -> int:
@@ -153,9 +161,10 @@ class Move:
         rule(self, at, r)
 
     def ask(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> None:
-        """SELinux's questions of a hook."""
-        rule = getattr(_HOOKS, hook)
-        rule(_Questions(self, when), at, Request(**what))
+        """The module's questions of a hook, if it has it."""
+        rule = getattr(_HOOKS[self.world.lsm], hook, None)
+        if rule is not None:
+            rule(_Questions(self, when), at, Request(**what))
 
     # -- places ----------------------------------------------------------------------------
 
@@ -205,6 +214,26 @@ class _Questions:
             held = (held & RWX) | ite(has(held, EXECMOD), selinux.EXECMOD, 0) | _GRANTED
             move.need(0, subset(perms, held))
             move.asked_x = move.asked_x | has(perms, selinux.EXECUTE) | has(perms, selinux.EXECMOD)
+
+    def path(self, at: Any, _obj: Any, _op: str, mask: Value, **_others: Value) -> None:
+        """AppArmor: the profile allows r, w and m; m is the bit of EXECUTE."""
+        move = self._move
+        mask = ite(self._when, mask, 0)
+        move.need(0, subset(mask, move.get(f"may{at.process.index}.device") & RWX))
+        move.asked_x = move.asked_x | has(mask, apparmor.M)
+
+    def unconfined(self, _at: Any) -> Value:
+        """Every process is confined."""
+        return 0
+
+    def delegated(self, _at: Any, _obj: Any) -> Value:
+        """No file was opened by an unconfined process."""
+        return 0
+
+    checked = delegated
+
+    def remember(self, _at: Any, _obj: Any, _mask: Value) -> None:
+        """See `File.allow`."""
 
     def mapped(self, at: Any) -> Any:
         """Every mapping here is of the enclave's file."""

@@ -34,7 +34,7 @@ class Checker:
         self._reached: dict[str, Answer] = {}
 
     def _make(self, pages: int, processes: int) -> tuple[World, System]:
-        world = World(self.design, pages, processes)
+        world = World(self.design, pages, processes, self.options.lsm)
         build_moves(world)
         fixed = {n: v for n, v in self.options.permissions.items() if n in world.vars}
         return world, System(world, fixed)
@@ -78,6 +78,7 @@ class Checker:
         """The verdict on one property."""
         begun = time.monotonic()
         result = Result(self.design.name, dict(self.design.chosen), prop.name)
+        result.lsm = self.options.lsm
         if prop.kind == TOLD_APART:
             self._told_apart(prop, result)
         else:
@@ -113,6 +114,7 @@ class Checker:
             "design": result.design,
             "options": result.options,
             "property": result.property,
+            "lsm": result.lsm,
             "pages": system.world.n_pages,
             "processes": system.world.n_processes,
             "permissions": {n: v for n, v in start.items() if n.startswith("may") and v},

@@ -11,18 +11,20 @@ class Options:
     """How to check. permissions: given ones, variable → mask; all others are left open.
 
     pages, processes: of the world. timeout_s: for one question to an engine. engine:
-    "auto" (ABC, or Z3 where it is missing), "abc", "z3" (bounded) or "explicit".
+    "auto" (ABC, or Z3 where it is missing), "abc", "z3" (bounded) or "explicit". lsm:
+    "selinux", "apparmor" or "none".
     """
 
-    __slots__ = ("engine", "max_depth", "pages", "permissions", "processes", "timeout_s")
+    __slots__ = ("engine", "lsm", "max_depth", "pages", "permissions", "processes", "timeout_s")
 
     def __init__(
         self, pages: int = 2, processes: int = 2, permissions: dict[str, int] | None = None,
-        *, timeout_s: int = 60, engine: str = "auto", max_depth: int = 12,
+        *, timeout_s: int = 60, engine: str = "auto", max_depth: int = 12, lsm: str = "selinux",
     ) -> None:  # fmt: skip
         self.pages, self.processes = pages, processes
         self.permissions = dict(permissions or {})
         self.timeout_s, self.engine, self.max_depth = timeout_s, engine, max_depth
+        self.lsm = lsm
 
 
 class Result:
@@ -39,12 +41,13 @@ class Result:
     """
 
     __slots__ = (
-        "benign", "bound", "design", "method", "options", "permissions", "property", "seconds",
-        "steps", "trace", "vacuous", "verdict", "weaker", "why",
+        "benign", "bound", "design", "lsm", "method", "options", "permissions", "property",
+        "seconds", "steps", "trace", "vacuous", "verdict", "weaker", "why",
     )  # fmt: skip
 
     def __init__(self, design: str, options: dict[str, str], property_name: str) -> None:
         self.design, self.options, self.property = design, options, property_name
+        self.lsm = "selinux"
         self.verdict = "bounded"
         self.bound: int | None = None
         self.steps: list[str] = []
@@ -61,7 +64,7 @@ class Result:
         """The result as an object of JSON; the trace goes into files of its own."""
         return {
             name: getattr(self, name) for name in (
-                "design", "options", "property", "verdict", "bound", "vacuous", "benign", "steps",
-                "permissions", "weaker", "why", "method", "seconds",
+                "design", "options", "lsm", "property", "verdict", "bound", "vacuous", "benign",
+                "steps", "permissions", "weaker", "why", "method", "seconds",
             )
         }  # fmt: skip

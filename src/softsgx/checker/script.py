@@ -219,11 +219,17 @@ class _Writer:
             yield Order(f"{p} {call}")
 
 
+def _check_lsm(trace: dict[str, Any]) -> None:
+    if trace.get("lsm", "selinux") != "selinux":
+        raise _cannot("it is not of SELinux's questions")
+
+
 def orders_of(trace: dict[str, Any], program: str, noexec: str = "") -> list[Order]:
     """The orders of a trace; ``program``: the path whose copies ``-1``, ``-2``… the other
     processes execute; ``noexec``: a directory of a noexec mount, or "". Raises UsageError
     where a step has no order.
     """
+    _check_lsm(trace)
     return list(_Writer(trace, program, noexec).all())
 
 

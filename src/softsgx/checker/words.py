@@ -13,6 +13,7 @@ from softsgx.law.values import mask_name
 
 __all__ = ["invariant_words", "permission_words", "step_words"]
 
+_APPARMOR = {"device": ("r", "w", "m", ""), "file": ("m", ""), "process": ("",)}
 _STEPS = {
     "open": "process {p} opens the device {fmode}",
     "create": "process {p} creates the enclave (ECREATE)",
@@ -89,8 +90,10 @@ def permission_words(world: World, start: State | Mapping[str, int]) -> list[str
         for name, value in start.items():
             owner, _, kind = name.partition(".")
             if owner == f"may{p}" and value:
-                names = KINDS[kind]
-                held = " ".join(n.upper() for i, n in enumerate(names) if value >> i & 1)
+                names = _APPARMOR[kind] if world.lsm == "apparmor" else KINDS[kind]
+                held = " ".join(
+                    (n if len(n) < 2 else n.upper()) for i, n in enumerate(names) if value >> i & 1
+                )
                 parts.append(f"{held} on {object_name(kind)}" if kind != "process" else held)
         lines.append(f"process {p} holds " + ("; ".join(parts) or "nothing"))
     return lines

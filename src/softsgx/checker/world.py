@@ -61,19 +61,23 @@ class Var:
 class World:
     """State variables of a design with ``n_pages`` pages and ``n_processes`` processes.
 
+    lsm: whose questions are asked: "selinux", "apparmor" or "none".
     ``moves`` (see `softsgx.checker.moves`) are what can happen; ``now(name)`` is a
     variable's value before a step.
     """
 
-    def __init__(self, design: Any, n_pages: int = 1, n_processes: int = 2) -> None:
-        self.design, self.n_pages, self.n_processes = design, n_pages, n_processes
+    def __init__(
+        self, design: Any, n_pages: int = 1, n_processes: int = 2, lsm: str = "selinux"
+    ) -> None:  # fmt: skip
+        self.design, self.n_pages, self.n_processes, self.lsm = design, n_pages, n_processes, lsm
         self.graph = Graph()
         self.vars: dict[str, Var] = {}
         self.page_schema: Schema = design.page_schema
         self.vma_schema: Schema = getattr(design, "vma_schema", VMA)
         self.has_segments = "segment" in self.page_schema.fields
         self.objects = ["device"]
-        if self.has_segments and not getattr(design, "inode_private", 0):
+        mediated = lsm == "selinux" and not getattr(design, "inode_private", 0)
+        if self.has_segments and mediated:
             self.objects += [f"segment{s}" for s in SEGMENTS]
         self._declare()
         self.moves: list[Any] = []
@@ -144,13 +148,17 @@ class World:
     @property
     def authority_words(self) -> str:
         """What counts as authority to run modified code in this design."""
-        return AUTHORITY[1] if "safe" in self.page_schema.fields else AUTHORITY[0]
+        only = "safe" in self.page_schema.fields and self.lsm == "selinux"
+        return AUTHORITY[1] if only else AUTHORITY[0]
 
     def holds(self, p: int, vma: Any) -> Value:
         """The permissions of process ``p`` on the object that a VMA is of.
 
-        An inode that is S_PRIVATE has no permissions: there EXECMEM stands for all.
+        An inode that is S_PRIVATE has no permissions: there EXECMEM stands for all. So has
+        a segment to AppArmor, which knows no EXECMEM either; without an LSM nobody holds any.
         """
+        if self.lsm == "none":
+            return 0
         device = self.now(f"may{p}.device")
         if not self.has_segments:
             return device
@@ -159,6 +167,8 @@ class World:
         for s in SEGMENTS:
             if len(self.objects) > 1:
                 held = self.now(f"may{p}.segment{s}")
+            elif self.lsm == "apparmor":
+                held = 0
             else:
                 held = ite(execmem, READ | WRITE | EXECUTE | EXECMOD, READ)
             mask = ite(eq(vma.segment, s), held, mask)

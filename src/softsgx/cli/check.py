@@ -39,6 +39,10 @@ def _parser() -> Any:
         " of processes that are not named it is left open",
     )  # fmt: skip
     p.add_argument(
+        "--lsm", choices=("selinux", "apparmor", "none"), default="selinux",
+        help="whose questions are asked (default selinux)",
+    )  # fmt: skip
+    p.add_argument(
         "--engine", choices=("auto", "abc", "z3", "explicit"), default="auto",
         help="who decides (default auto: abc, or z3 within a bound where abc is missing)",
     )  # fmt: skip
@@ -145,7 +149,13 @@ def check(args: list[str]) -> int:
     for text in a.permissions:
         held |= parse_permissions(text, a.processes)
     options = Options(
-        a.pages, a.processes, held, timeout_s=a.timeout, engine=a.engine, max_depth=a.bound
+        a.pages,
+        a.processes,
+        held,
+        timeout_s=a.timeout,
+        engine=a.engine,
+        max_depth=a.bound,
+        lsm=a.lsm,
     )
     _tell_engine(options)
     tasks = [(text, a.property, options, a.load) for text in texts]
