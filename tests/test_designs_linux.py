@@ -8,7 +8,7 @@ so the pairs hold the order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from errno import EACCES, EBADF, EBUSY, EFAULT, EINVAL, EIO, ENOENT, ENOTTY
+from errno import EACCES, EBADF, EBUSY, EFAULT, EINVAL, EIO, ENOENT, ENOMEM, ENOTTY
 from typing import Any
 
 import pytest
@@ -98,6 +98,17 @@ def test_ecreate_faults_are_eio(fields: dict[str, Any]) -> None:
     case = Create()
     case.secs.update(fields)
     assert case.run() == EIO
+    assert not case.enclave.created
+
+
+def test_an_enclave_that_this_machine_cannot_hold_is_enomem() -> None:
+    class Small(Device):
+        def make_memory(self, file: Any, size_bytes: int) -> Any:
+            raise OSError(ENOMEM, "no room")
+
+    case = Create()
+    case.process.device = Small()
+    assert case.run() == ENOMEM
     assert not case.enclave.created
 
 

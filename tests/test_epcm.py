@@ -25,6 +25,7 @@ from softsgx.sdm.leaves import (
     SGX_PAGE_NOT_MODIFIABLE,
 )
 from softsgx.sgx import epcm
+from softsgx.sgx.enclave import EnclaveMemory
 from softsgx.sgx.epcm import PAGE, PageTable
 from softsgx.sgx.pagerules import PageRules
 
@@ -114,6 +115,15 @@ def test_the_largest_enclave_can_be_made() -> None:
     table.fill(5, (1 << 34) - 5, 3)
     assert table.distinct(0, 1 << 34) == [0, 3]
     assert table[1 << 33] == 3
+
+
+def test_memory_is_sparse_and_can_be_given_back() -> None:
+    memory = EnclaveMemory(1 << 36)
+    for offset in (0, 1 << 35, (1 << 36) - 4096):
+        memory.write(offset, b"secret")
+    memory.discard(4096, (1 << 36) - 8192)
+    assert memory.read(1 << 35, 6) == bytes(6)
+    assert memory.read(0, 6) == memory.read((1 << 36) - 4096, 6) == b"secret"
 
 
 def test_words_of_64_bits() -> None:

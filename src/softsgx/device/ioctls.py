@@ -9,7 +9,7 @@ returns (0 or -errno); `Stop` and `Fault` pass through them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EFAULT, EINVAL, ENOTTY
+from errno import EFAULT, EINVAL, ENOMEM, ENOTTY
 from typing import Any
 
 from softsgx.device import create as checks
@@ -81,10 +81,14 @@ def _create(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
 
 
 def created(device: Any, process: Any, file: EnclaveFile, secs: Any) -> None:
-    """ECREATE has accepted the SECS: the enclave exists."""
+    """ECREATE has accepted the SECS: the enclave exists. Raises Stop if this machine cannot."""
     enclave = file.enclave
+    try:
+        memory = device.make_memory(file, secs.size)
+    except OSError as error:
+        raise Stop(ENOMEM, f"memory for an enclave of {secs.size:#x} bytes") from error
     enclave.attributes_allowed = checks.ATTRIBUTES_ALLOWED
-    enclave.ecreate(secs, device.make_memory(file, secs.size), device.make_measurement(secs))
+    enclave.ecreate(secs, memory, device.make_measurement(secs))
     enclave.key_root = device.key_root
     device.on_create(process, file)
 

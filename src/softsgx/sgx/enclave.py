@@ -31,7 +31,8 @@ class EnclaveMemory:
 
     def __init__(self, size_bytes: int) -> None:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
-        self.view = memoryview(mmap.mmap(-1, size_bytes, flags=flags))
+        self._map = mmap.mmap(-1, size_bytes, flags=flags)
+        self.view = memoryview(self._map)
 
     def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes at an offset in ELRANGE."""
@@ -43,7 +44,7 @@ class EnclaveMemory:
 
     def discard(self, offset: int, length: int) -> None:
         """Make a range zero again and give its memory back."""
-        self.view[offset : offset + length] = bytes(length)
+        self._map.madvise(mmap.MADV_DONTNEED, offset, length)
 
 
 class Tcs:
