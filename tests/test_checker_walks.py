@@ -1,0 +1,186 @@
+"""Random walks of the checker's world, taken by a real process: what the one allows and refuses,
+so does the other.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from softsgx.checker.answer import Step
+from softsgx.checker.move import Move
+from softsgx.checker.moves import build_moves
+from softsgx.checker.script import domain, orders_of, policy_of
+from softsgx.checker.sources import SOURCES
+from softsgx.checker.system import State, System
+from softsgx.checker.words import step_words
+from softsgx.checker.world import World
+from softsgx.designs.registry import make_design
+from tests.command import Softsgx
+
+pytestmark = pytest.mark.skipif(
+    ctypes.util.find_library("sepol") is None,
+    reason="no engine here; to run it: apt-get install libsepol2",
+)
+
+DESIGNS = [
+    "linux-6.0", "linux-5.11", "safe-to-execute", "safe-to-execute:clear=always", "source-vma",
+    "source-vma:snapshot=may", "ioc-mprotect", "ioc-mprotect:open=rdonly",
+    "ioc-mprotect:open=rdonly,source=prot",
+]  # fmt: skip
+HELD = [
+    {"may0.device": 15, "may0.process": 1},
+    {"may0.device": 7, "may0.process": 0},
+    {"may0.device": 7, "may0.process": 1},
+    {"may0.device": 5, "may0.process": 0},
+    {"may0.device": 3, "may0.process": 0},
+]
+# The order is refused for another reason, or answers 0 where the world has nothing to do.
+NEVER_TRIED = {"munmap", "foreign", "fork", "touch", "to-tcs", "code", "entry", "create", "open"}
+NOEXEC = range(8, 12)
+MALLOC, FILE_RX = 0, 6
+
+
+class Walk:
+    """A walk of the model, and the orders with the answers that it foretells."""
+
+    def __init__(self, text: str, held: dict[str, int], seed: int) -> None:
+        self.random = random.Random(seed)
+        world = World(make_design(text), 2, 1)
+        build_moves(world)
+        self.system = System(world, held | {"may0.file": 3})
+        self.state: State = self.system.start({})
+        self.trace: dict[str, Any] = {
+            "design": world.design.name, "options": world.design.chosen, "processes": 1,
+            "permissions": {n: v for n, v in (held | {"may0.file": 3}).items() if v},
+            "steps": [],
+        }  # fmt: skip
+        self.possible: list[bool] = []
+        self.sgx2 = world.design.sgx2  # without it the device has no SGX2 in its CPU, either
+
+    def add(self, move: Move, args: dict[str, int], possible: bool) -> None:
+        data = {"step": move.name, **move.meta, **args}
+        data["words"] = step_words(Step(move, args, self.state))
+        if move.name == "eaccept":
+            page = f"page{move.meta['i']}."
+            names = ("perm", "pt", "pending", "modified", "pr")
+            data |= {name: self.state[page + name] for name in names}
+        self.trace["steps"].append(data)
+        self.possible.append(possible)
+
+    def named(self, name: str, **meta: Any) -> Iterator[Move]:
+        for move in self.system.moves:
+            if move.name == name and all(move.meta[k] == v for k, v in meta.items()):
+                yield move
+
+    def take(self, move: Move, args: dict[str, int]) -> bool:
+        after = self.system.step(self.state, move, args)
+        if after is not None:
+            self.add(move, args, True)
+            self.state = after
+        return after is not None
+
+    def enter(self) -> None:
+        """What entering takes is mapped by one order, code and all: as the program adds it."""
+        for move in self.named("entry"):
+            way = move.meta["way"]
+            code = next(self.named("code", way=way), None)
+            both = self.system.step(self.state, move, {"source": MALLOC})
+            if code is None or both is None or way == "mmap-validate":
+                continue
+            both = self.system.step(both, code, {"source": FILE_RX})
+            if both is not None:
+                self.add(move, {"source": MALLOC}, True)
+                self.state = both
+                return
+
+    def tries(self, move: Move, args: dict[str, int]) -> bool:
+        """Whether a real process would be refused for what the world refuses it for."""
+        if move.name in NEVER_TRIED or args.get("source", 0) in NOEXEC:
+            return False
+        source = SOURCES[args.get("source", 0)]
+        if source.execmem > self.state["may0.process"]:
+            return False  # sources are not confined, only the device is
+        i = move.meta.get("i", 0)
+        # The driver refuses an mmap when what lay there is gone already.
+        if move.name == "mmap" and self.state[f"vma0_{i}.mapped"]:
+            return False
+        if move.name == "eaccept":
+            page = f"page{i}."
+            return bool(self.state[page + "pending"] or self.state[page + "pt"] == 4)
+        if move.name in ("emodpe", "eacceptcopy"):
+            return bool(self.state["process0.code"])
+        return True
+
+    def run(self, n_steps: int) -> None:
+        opened = list(self.named("open"))
+        self.random.shuffle(opened)
+        for move in opened:
+            if self.take(move, {}):
+                break
+        else:
+            return
+        while len(self.trace["steps"]) < n_steps:
+            r = self.random.random()
+            if r < 0.04 and not self.state["process0.code"] and self.state["enclave.created"]:
+                self.enter()
+            move = self.random.choice(self.system.moves)
+            if self.random.random() < 0.1 and not self.state["enclave.created"]:
+                move = next(self.named("create"))
+            args = {name: self.random.randrange(1 << width) for name, width in move.args}
+            if args.get("source", 0) >= len(SOURCES) or args.get("source", 0) in NOEXEC:
+                continue
+            # Foreign memory can be protected and moved, too, which is not the world's business.
+            if move.name in ("entry", "code", "to-tcs", "foreign") or self.random.random() < 0.5 * (
+                move.name in ("munmap", "mremap")
+            ):
+                continue
+            if move.name == "init" and self.random.random() < 0.7:
+                continue
+            if move.name == "eaccept" and not self.tries(move, args):
+                continue
+            # The world lets any mapping be read, as x86 may; the program reads to touch a page.
+            reads = move.name in ("touch", "emodpe", "eaccept", "eacceptcopy")
+            if reads and not (self.state[f"vma0_{move.meta['i']}.prot"] & 1 and self.sgx2):
+                continue
+            if not self.take(move, args) and self.tries(move, args) and self.random.random() < 0.4:
+                self.add(move, args, False)
+
+
+@pytest.mark.parametrize("text", DESIGNS)
+def test_a_real_process_goes_where_the_model_goes(
+    text: str, softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path
+) -> None:
+    refused = 0
+    for seed, held in enumerate(HELD):
+        walk = Walk(text, held, seed)
+        walk.run(60)
+        cil = tmp_path / f"{seed}.cil"
+        cil.write_text(policy_of(walk.trace))
+        program = guest("orders")
+        orders = orders_of(walk.trace, str(program))
+        done = softsgx(
+            "--design", text, "--selinux", "minimal", "--selinux", cil, f"--context={domain(0)}",
+            "--", program, stdin="\n".join(o.text for o in orders) + "\n",
+            env={"SGX_DEVICE": "/dev/sgx_enclave" if "linux" in text else "/dev/sgx/enclave"},
+        )  # fmt: skip
+        answers = done.stdout.splitlines()
+        told: list[str] = []
+        for order, answer in zip(orders, answers, strict=False):
+            told.append(f"{order.text} -> {answer}")
+            if order.answer is None:
+                continue
+            possible = walk.possible[order.step - 1]
+            words = walk.trace["steps"][order.step - 1]["words"]
+            story = "\n".join([*told, f"the model says {possible}: {words}", done.stderr])
+            if "poke tls.1" in order.text and not possible:
+                continue
+            assert (answer == "0") == possible, story
+            refused += not possible
+        assert len(answers) == len(orders), done.stderr
+    assert refused > 20
