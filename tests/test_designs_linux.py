@@ -16,6 +16,7 @@ import pytest
 from softsgx.designs.linux import Linux60, Linux511
 from softsgx.device import Device
 from softsgx.device.build import Segment, add_segment, create, measure, tcs_page
+from softsgx.device.memory import Source
 from softsgx.law.rule import Stop
 from softsgx.sdm.leaves import PT_REG, PT_TCS, PT_TRIM
 from softsgx.sdm.structs import SECINFO, SECS
@@ -290,6 +291,19 @@ def test_a_source_that_ends_in_the_middle() -> None:
     case.data = bytes(0x1000)
     assert case.run() == EFAULT
     assert case.after().count == 0x1000
+
+
+@pytest.mark.parametrize("there", [0, 1, 2])
+def test_a_source_whose_file_is_shorter_than_its_vma(there: int) -> None:
+    """The VMA can be read, and the access to a page behind the end of the file cannot."""
+    case = AddPages()
+    src = 0x5000_0000
+    content = bytearray(b"\7" * there * 0x1000)
+    case.memory.areas.append((src, content, Source(src, src + 0x8000)))
+    case.fields |= {"src": src, "length": 0x3000}
+    assert case.run() == EFAULT
+    assert case.after().count == there * 0x1000
+    assert case.enclave.memory.read(0x4000, 0x3000) == bytes(content).ljust(0x3000, b"\0")
 
 
 def test_a_second_vma_behind_the_source() -> None:
