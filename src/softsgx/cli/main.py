@@ -32,7 +32,17 @@ def main(argv: list[str] | None = None) -> int:
     2: the user's mistake, or this machine cannot; 70: a bug in softsgx. The
     traceback of a bug is printed where SOFTSGX_DEBUG is set.
     """
-    args = sys.argv[1:] if argv is None else argv
+    status = _status(sys.argv[1:] if argv is None else argv)
+    # Who read our output may have gone; the interpreter must not flush into it at its end.
+    for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+    return status
+
+
+def _status(args: list[str]) -> int:
     try:
         return _command(args)
     except InternalError as e:
@@ -41,8 +51,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"softsgx: {e}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Who read our output has gone; the interpreter must not flush into it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except KeyboardInterrupt:
         return 130
