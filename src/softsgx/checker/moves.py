@@ -34,7 +34,7 @@ from softsgx.checker.mapping import (
 from softsgx.checker.move import File, LocalCell, Move
 from softsgx.checker.world import World
 from softsgx.law.rule import At, Request
-from softsgx.law.values import RW, R, W, X, eq, has, no
+from softsgx.law.values import RW, R, W, X, eq, has, implies, no
 from softsgx.sdm.leaves import PT_TCS, PT_TRIM
 
 __all__ = ["build_moves"]
@@ -111,6 +111,8 @@ def _inside(b: Builder, p: int, i: int) -> None:
             )
         else:
             r = Request(perm=m.arg("perm", 3))
+            if leaf == "eacceptcopy":  # SDM: #GP for a SECINFO with W and not R
+                m.require(implies(has(r.perm, W), has(r.perm, R)))
         getattr(b.law, leaf)(m, b.at(m, p, page=page), r)
         if leaf == "eacceptcopy":
             b.content(m, i, written=1, allowed=0, intact=0)

@@ -91,7 +91,6 @@ class _Writer:
             "ioc-mprotect": f"{p} iocmprotect e {page} {_mask(s.get('prot', 0))}",
             "munmap": f"{p} munmap {page}",
             "write": f"{p} poke {page} {POKED}",
-            "emodpe": f"{p} emodpe {page} {_mask(s.get('perm', 0))}",
             "restrict": f"{p} restrict e {page} {_mask(s.get('perm', 0))}",
             "trim": f"{p} trim e {page}",
             "remove": f"{p} remove e {page}",
@@ -180,6 +179,10 @@ class _Writer:
 
     def _code(self, _s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
         yield Order(f"{p} touch code", None)
+
+    def _emodpe(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        # EMODPE leaves RAX alone: the leaf's number.
+        yield Order(f"{p} emodpe {page} {_mask(s['perm'])}", "0x6")
 
     def _eacceptcopy(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
         # The other thread's TLS page holds nothing that is needed.
