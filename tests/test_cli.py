@@ -332,18 +332,20 @@ def test_doctor_tells_of_memory_files_that_are_too_small(softsgx: Softsgx) -> No
     assert any(line.startswith("missing memfd_create") for line in done.stdout.splitlines())
 
 
-def test_doctor_leaves_nothing_running(softsgx: Softsgx) -> None:
-    group = os.getpgrp()
-    before = _processes(group)
-    _doctor(softsgx)
-    assert _processes(group) <= before | {os.getpid()}
+def test_doctor_leaves_nothing_running() -> None:
+    command = [sys.executable, "-m", "softsgx", "doctor"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        process.communicate(timeout=60)
+        assert _processes(process.pid) == set()
 
 
-def _processes(group: int) -> set[int]:
+def _processes(session: int) -> set[int]:
     found = set()
     for name in os.listdir("/proc"):
         try:
-            if name.isdigit() and os.getpgid(int(name)) == group:
+            if name.isdigit() and os.getsid(int(name)) == session:
                 found.add(int(name))
         except ProcessLookupError:
             continue

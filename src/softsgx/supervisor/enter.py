@@ -228,14 +228,14 @@ def _enclu(sgx: Sgx, tracee: Tracee, may_block: bool = False) -> None:
                     process.tcs_enclaves[tcs] = enclave
             if enclave is None:
                 thread.fault_addr, thread.fault_code = tcs, sdm.PF_U
-                error = FAULT | (_PF if not tcs & 0xFFF else _GP)
+                error = FAULT | (_PF if not tcs & 0xFFF and thread.tcs is None else _GP)
             elif leaf == _EENTER:
                 error = eenter(thread, enclave, view)
             else:
                 error = eresume(thread, enclave, view)
             if may_block and not error:
                 masks.entered(tracee)
-        elif leaf == sdm.EDECCSSA:
+        elif leaf == sdm.EDECCSSA and sgx.device.design.sgx2:
             error = edeccssa(thread, view)
         elif leaf in LEAVES:
             error, changed = run_leaf(thread, sgx.device.design, sgx.device.run, view)
@@ -259,7 +259,7 @@ def _enclu(sgx: Sgx, tracee: Tracee, may_block: bool = False) -> None:
         if error != FAULT | _PF or not _cure(sgx, tracee, thread):
             break
     vector = error & 0xFF
-    addr = thread.fault_addr & -4096 if vector == _PF else 0
+    addr = thread.fault_addr if vector == _PF else 0
     code = thread.fault_code if vector == _PF else 0
     if thread.tcs is not None:
         raise_inside(sgx, tracee, vector, code, addr)

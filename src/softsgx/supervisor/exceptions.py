@@ -9,6 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from softsgx.device.process import FETCH, READ, WRITE
+from softsgx.errors import InternalError
 from softsgx.host import ptrace
 from softsgx.sdm import leaves as sdm
 from softsgx.sgx.enclu import aex
@@ -29,6 +30,8 @@ __all__ = [
     "page_fields",
     "raise_inside",
 ]
+
+_MAX_RETRIES = 100
 
 SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV = 4, 5, 7, 8, 11
 _SI_KERNEL = 0x80
@@ -114,12 +117,13 @@ def _page_fault(sgx: Sgx, tracee: Tracee, addr: int, si_code: int) -> None:
         bits = sdm.PF_U | {WRITE: sdm.PF_W, FETCH: sdm.PF_I, READ: 0}[kind]
         if si_code == 2 and _pte_present(process.space.pid, addr):
             bits |= sdm.PF_P
-        raise_inside(sgx, tracee, _PF, bits, addr & -4096, SIGSEGV, si_code)
+        raise_inside(sgx, tracee, _PF, bits, addr, SIGSEGV, si_code)
         return
     result = process.page_fault(addr, kind, _pte_present(process.space.pid, addr))
     if sgx.record is not None:
         sgx.record.fault(tracee.tid, addr, kind, result, page_fields(enclave, addr))
     if result.signal == 0:
+        _count_retry(tracee, (view[RIP], addr, enclave.generation))
         file = vma.file if vma is not None else None
         page = addr - enclave.base >> 12
         if file is not None and not sgx.mappings.dirty:
@@ -131,7 +135,15 @@ def _page_fault(sgx: Sgx, tracee: Tracee, addr: int, si_code: int) -> None:
         sgx.sup.cont(tracee)
         return
     flush(sgx, tracee)
-    raise_inside(sgx, tracee, _PF, result.error_code, addr & -4096, result.signal, result.si_code)
+    raise_inside(sgx, tracee, _PF, result.error_code, addr, result.signal, result.si_code)
+
+
+def _count_retry(tracee: Tracee, fault: tuple[int, int, int]) -> None:
+    """An access that faults again with nothing changed would do so for ever."""
+    count = tracee.retries[1] + 1 if tracee.retries[0] == fault else 0
+    tracee.retries = (fault, count)
+    if count >= _MAX_RETRIES:
+        raise InternalError(f"the access of {fault[0]:#x} to {fault[1]:#x} faults for ever")
 
 
 def page_fields(enclave: Any, addr: int) -> dict[str, int] | None:
@@ -180,6 +192,8 @@ def deliver(
     Source: Linux arch/x86/entry/vdso/extable.c, fixup_vdso_exception().
     """
     sup, view, space = sgx.sup, sgx.view, tracee.space
+    if vector == _PF:
+        addr &= -4096  # SDM, "Page Fault Reporting": only MADDR in the SSA has the offset
     at_vdso = space.image and view[RIP] in (space.aep, space.entry - 3)
     if at_vdso and vector not in (sdm.VECTOR_DB, sdm.VECTOR_BP):
         view[RAX] = leaf

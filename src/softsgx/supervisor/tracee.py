@@ -80,13 +80,24 @@ class Tracee:
     where no remote call is possible. odd: a `masks.Odd`, None nearly always.
     """
 
-    __slots__ = ("at_call", "odd", "space", "stopped", "tgid", "thread", "tid", "vforking")
+    __slots__ = (
+        "at_call",
+        "odd",
+        "retries",
+        "space",
+        "stopped",
+        "tgid",
+        "thread",
+        "tid",
+        "vforking",
+    )
 
     def __init__(self, tid: int, tgid: int, space: AddressSpace) -> None:
         self.tid, self.tgid, self.space = tid, tgid, space
         self.thread: Any = None
         self.stopped = True
         self.vforking = False
+        self.retries: tuple[object, int] = (None, 0)
         self.at_call = False
         self.odd: Any = None
         space.tracees.add(tid)
