@@ -20,10 +20,13 @@ _PREFERRED = {
 }
 
 
+# Steps that any process with the device's fd may take: the first one, if it can.
+_ANYBODY = ("create", "init", "add")
+
+
 def _same_place(move: Move, other: Move) -> bool:
-    return move.name == other.name and all(
-        move.meta.get(k) == other.meta.get(k) for k in ("p", "q", "i", "j", "fmode")
-    )
+    keys = ("q", "i", "j", "fmode") if move.name in _ANYBODY else ("p", "q", "i", "j", "fmode")
+    return move.name == other.name and all(move.meta.get(k) == other.meta.get(k) for k in keys)
 
 
 def _alternatives(system: System, step: Step) -> Iterator[tuple[Move, dict[str, int]]]:

@@ -67,6 +67,9 @@ class _Writer:
 
     def all(self) -> Iterator[Order]:
         steps = self.trace["steps"]
+        loaders = {s["p"] for s in steps if s["step"] in ("create", "add")}
+        if len(loaders | {s["p"] for s in steps if s["step"] == "init"}) > 1:
+            raise _cannot("the program signs what one process added, and here two build")
         forked = {s["q"] for s in steps if s["step"] == "fork"}
         used = {s[k] for s in steps for k in ("p", "q") if k in s}
         for q in sorted(used - forked - {0}):
