@@ -14,6 +14,7 @@ from typing import Any
 from softsgx.law.rule import FAULT
 from softsgx.law.values import mask_name
 from softsgx.sdm import leaves as sdm
+from softsgx.sdm.cpuid import SGX_LEAF
 from softsgx.uapi.errno import errno_name
 
 __all__ = ["Formatter"]
@@ -269,7 +270,7 @@ class Formatter:
         return f"{what} -> {to}"
 
     def _cpuid(self, e: dict[str, Any]) -> str | None:
-        if e["leaf"] not in (7, sdm.CPUID_SGX_LEAF):
+        if e["leaf"] not in (7, SGX_LEAF):
             return None  # answered as the CPU would: the C library asks dozens of these
         regs = " ".join(f"{r}={e[r]:#010x}" for r in ("eax", "ebx", "ecx", "edx"))
         return f"CPUID {e['leaf']:#x}.{e['subleaf']:#x} -> {regs}"

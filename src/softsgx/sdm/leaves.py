@@ -227,14 +227,6 @@ PF_PK = 1 << 5
 PF_SS = 1 << 6
 PF_SGX = 1 << 15
 
-# CPUID, "Intel SGX Capability Enumeration Leaf".
-CPUID_SGX_LEAF = 0x12
-CPUID_7_EBX_SGX = 1 << 2
-CPUID_7_ECX_SGX_LC = 1 << 30
-CPUID_12_EAX_SGX1 = 1 << 0
-CPUID_12_EAX_SGX2 = 1 << 1
-CPUID_12_EAX_EDECCSSA = 1 << 11
-
 
 def exitinfo(vector: int, exit_type: int) -> int:
     """A valid EXITINFO (32 bits) for an exception ``vector`` of type EXIT_TYPE_*."""

@@ -76,7 +76,6 @@ class Supervisor:
         self.record = options.recorder
         self.tracees: dict[int, Tracee] = {}
         self.early: dict[int, int] = {}
-        self.pending: list[tuple[int, int]] = []
         self.regs = ptrace.Registers()
         self.spare_regs = ptrace.Registers()
         self.view = self.regs.view
@@ -127,10 +126,7 @@ class Supervisor:
     def _loop(self) -> None:
         wait, tracees = os.waitpid, self.tracees
         while tracees:
-            if self.pending:
-                tid, status = self.pending.pop(0)
-            else:
-                tid, status = wait(-1, _WALL)
+            tid, status = wait(-1, _WALL)
             tracee = tracees.get(tid)
             if tracee is None:
                 if os.WIFSTOPPED(status):
@@ -313,7 +309,7 @@ class Supervisor:
         if self.sgx is not None and self.sgx.mmap(tracee):
             return
         wants = view[RDX] & 4 and not view[R10] & 0x20 and self.options.cpuid
-        if wants and tracee.space.native_cpuid is True and tracee.space.image:
+        if wants and tracee.space.native_cpuid and tracee.space.image:
             execve.patch_mapping(self, tracee, view[R8] & 0xFFFFFFFF, view[RSI])
             return
         self.cont(tracee)
