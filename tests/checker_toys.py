@@ -29,8 +29,8 @@ class Careful(IocMprotect):
         return at.page.present & subset(at.vma.prot, at.page.vm_may)
 
     @rule("mseal(2)")
-    def replace(self, k: Context, at: Any, r: Any) -> None:
-        k.need(EPERM, 0, "the mapping is sealed")
+    def driver_unmap(self, k: Context, at: Any, r: Any) -> None:
+        k.need(EPERM, r.own, "the mapping is sealed")
 
 
 class _CodeIsWritable(Careful):
@@ -84,7 +84,9 @@ class _AsksRead(Careful):
 
 class _NotSealed(Careful):
     name = "not-sealed"
-    replace = None  # type: ignore[assignment]
+
+    def driver_unmap(self, k: Context, at: Any, r: Any) -> None:
+        pass
 
 
 class _Moves(Careful):

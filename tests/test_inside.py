@@ -249,6 +249,7 @@ def test_emodpe_adds_whatever_leaves_w_with_r(have: int, more: int) -> None:
     """It asks nobody: the maximum of the driver is for mappings, not for the EPCM."""
     c = emodpe()
     c.page(4, perm=have, max=R)
+    c.map(4, 5, R)  # or a fault would not map it
     flags(more)(c)
     refused = bool(more & W and not (have | more) & R)
     before = list(c.regs)

@@ -82,17 +82,21 @@ def mprotect_moves(b: Builder, p: int, i: int) -> None:
 
 
 def unmap_moves(b: Builder, p: int, i: int) -> None:
-    """munmap, and foreign memory in the place of a mapping."""
+    """munmap, and foreign memory in the place of a mapping or in the hole that one left."""
     for name in ("munmap", "foreign"):
         m = b.start(name, p=p, i=i)
         m.require(m.get(f"vma{p}_{i}.mapped"))
-        if name == "foreign":
-            if b.has_rule("replace"):  # a design whose VMAs are sealed, say, as mseal(2) does
-                cells = {"page": m.page(i, p), "vma": m.vma(p, i)}
-                b.law.replace(m, b.at(m, p, **cells), b.request(i))
-            _disturbs(m)
+        b.law.unmap(m, b.at(m, p, page=m.page(i, p), vma=m.vma(p, i)), b.request(i, own=0))
         m.vma(p, i).clear()
+        if name == "foreign":
+            _disturbs(m)
+        else:
+            m.set(f"vma{p}_{i}.hole", m.get("enclave.created"))
         b.done(m)
+    m = b.start("foreign", p=p, i=i)
+    m.require(m.get(f"vma{p}_{i}.hole"))
+    _disturbs(m)
+    b.done(m)
 
 
 def _disturbs(m: Move) -> None:

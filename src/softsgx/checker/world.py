@@ -100,6 +100,7 @@ class World:
                     add(f"vma{p}_{i}.{f.name}", f.width)
                 add(f"vma{p}_{i}.mapped", 1)
                 add(f"vma{p}_{i}.asked", 1)
+                add(f"vma{p}_{i}.hole", 1)
         for field in ("opened", "fd_writes", "created", "initialized", "disturbed"):
             add(f"enclave.{field}", 1)
         for i in range(self.n_pages):

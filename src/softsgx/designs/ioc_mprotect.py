@@ -14,25 +14,47 @@ from typing import Any, ClassVar
 from softsgx.designs.seed import SeedDesign
 from softsgx.law.rule import Context, rule
 from softsgx.law.values import R as READ
-from softsgx.law.values import W, X, any_, eq, has, implies, ite, no, subset
+from softsgx.law.values import Value, W, X, any_, eq, has, implies, ite, minus, subset
+from softsgx.mm.rules import VMA
 from softsgx.sgx.epcm import PAGE
 
 __all__ = ["IocMprotect"]
 
 
 class IocMprotect(SeedDesign):
-    """``ioc-mprotect``. ``page.vm_may``: VM_MAYREAD, VM_MAYWRITE, VM_MAYEXEC of a page."""
+    """``ioc-mprotect``. ``page.vm_may``: VM_MAYREAD, VM_MAYWRITE, VM_MAYEXEC of a page.
+
+    For repairs: ``page.source_may``, the source's VM_MAY*; ``vma.write``: the LSM was asked
+    for W when the mapping got its permissions.
+    """
 
     name = "ioc-mprotect"
     title = "the seed's proposal: mmap PROT_NONE, permissions by SGX_IOC_MPROTECT"
     # Point 1: "Track VM_MAY{READ,WRITE,EXEC} flags for each enclave page."
-    page_schema = PAGE.extend(vm_may=3)
+    page_schema = PAGE.extend(vm_may=3, source_may=3)
+    vma_schema = VMA.extend(write=1)
     options: ClassVar[dict[str, tuple[str, ...]]] = {
         # Point 2 says VM_MAY*; a private source always has all of them but on noexec mounts.
         "source": ("vm_may", "prot"),
         # Whether SGX_IOC_MPROTECT to W needs an fd that is open for writing, as mmap would.
         "open": ("rdwr", "rdonly"),
+        # Whether the driver's VMAs are VM_SHARED whatever the mode of the fd: only then is
+        # WRITE, and not EXECMEM, what point 6 asks for.
+        "vm_shared": ("by-mode", "always"),
+        # EXTEND_PERMISSIONS that adds X asks nobody; with "counts-as-write" the page may be
+        # written, too, from then on, so that mapping it asks for WRITE.
+        "extend": ("free", "counts-as-write"),
+        # What a fault checks again: nothing; the page's VM_MAY*, as Linux does with its
+        # maximum; and that WRITE was asked for, if the page demands it by now.
+        "fault": ("present", "bound", "asked"),
+        "source_may": ("ignored", "noexec", "kept"),
+        "elrange": ("open", "sealed"),
     }
+    repairs = frozenset(("vm_shared", "extend", "fault", "source_may", "elrange"))
+    repaired: ClassVar[dict[str, str]] = {
+        "source": "prot", "open": "rdonly", "vm_shared": "always", "extend": "counts-as-write",
+        "fault": "asked", "source_may": "kept", "elrange": "sealed",
+    }  # fmt: skip
 
     # Point 2 replaces today's EADD.
     add_page = None  # type: ignore[assignment]
@@ -69,11 +91,22 @@ class IocMprotect(SeedDesign):
         """A VMA with no permissions and, point 4, none that mprotect() could give it."""
         k.need(EACCES, eq(r.prot, 0), "PROT_NONE")
         at.vma.may = 0
+        if self.chose("vm_shared", "always"):
+            at.vma.shared = 1
 
-    @rule('seed, point 5: "Deny mremap() post-ECREATE"')
     def driver_mremap(self, k: Context, at: Any, r: Any) -> None:
-        """The address and size of the enclave are fixed at ECREATE, in hardware."""
-        k.need(EINVAL, no(at.enclave.created), "not created: ELRANGE is fixed by ECREATE")
+        """Point 5, whatever the options say."""
+        self.deny_mremap(k, at, r)
+
+    def still_allowed(self, at: Any) -> Value:
+        """The repairs of the fault: VM_MAY* as they are now, and what was asked for them."""
+        page, vma = at.page, at.vma
+        holds: Value = 1
+        if self.chose("fault", "bound", "asked"):
+            holds = subset(vma.prot, page.vm_may)
+        if self.chose("fault", "asked"):
+            holds = holds & implies(has(page.vm_may, W | X), vma.write)
+        return holds
 
     @rule('seed, point 6: "SGX_IOC_MPROTECT works like normal mprotect(), except …"')
     def ioc_mprotect(self, k: Context, at: Any, r: Any) -> None:
@@ -90,10 +123,17 @@ class IocMprotect(SeedDesign):
         asked = READ | X | ite(w_and_x, W, 0)
         k.ask("file_mprotect", at, reqprot=asked, prot=asked)
         at.vma.prot = r.prot
+        if self.chose("fault", "asked"):
+            at.vma.write = w_and_x
 
     @rule('seed, point 7: "SGX_IOC_EXTEND_PERMISSIONS … This can only extend!"')
     def extend_permissions(self, k: Context, at: Any, r: Any) -> None:
         """Add VM_MAY* bits to pages; they still have to be mapped by SGX_IOC_MPROTECT."""
         k.need(EINVAL, at.enclave.created, "created")
-        k.need(ENOMEM, at.page.present, "a page is everywhere in the range")
-        at.page.vm_may = at.page.vm_may | r.perm
+        page = at.page
+        k.need(ENOMEM, page.present, "a page is everywhere in the range")
+        more = minus(r.perm, page.vm_may)
+        if self.chose("extend", "counts-as-write"):
+            more = more | ite(has(more, X), W, 0)
+        k.need(EACCES, self.within_source(at, more), "no more than the source's VM_MAY*")
+        page.vm_may = page.vm_may | more

@@ -1,4 +1,4 @@
-"""The designs by name, with their options as ``NAME:OPTION=VALUE,…``."""
+"""The designs by name, with their options as ``NAME:OPTION=VALUE,…``, or ``NAME:repaired``."""
 
 from __future__ import annotations
 
@@ -21,13 +21,21 @@ DESIGNS: dict[str, type[Design]] = {
 
 
 def make_design(text: str) -> Design:
-    """The design that ``text`` names. Raises UsageError for an unknown name or option."""
+    """The design that ``text`` names. Raises UsageError for an unknown name or option.
+
+    The word ``repaired`` among the options stands for those of `Design.repaired`.
+    """
     name, _, rest = text.partition(":")
     cls = DESIGNS.get(name)
     if cls is None:
         raise UsageError(f"no design {name!r}; there are {', '.join(DESIGNS)}")
-    chosen = {}
+    chosen: dict[str, str] = {}
     for part in rest.split(",") if rest else ():
+        if part == "repaired":
+            if not cls.repaired:
+                raise UsageError(f"design {name} has no repairs")
+            chosen = cls.repaired | chosen
+            continue
         option, equals, value = part.partition("=")
         if not equals:
             raise UsageError(f"design {name}: {part!r} is not OPTION=VALUE")

@@ -6,14 +6,18 @@ written since has not, and needs FILE__EXECMOD to be executed.
 
 from __future__ import annotations
 
+from errno import EACCES
 from typing import Any, ClassVar
 
 from softsgx.designs.seed import SeedDesign
 from softsgx.law.rule import Context, rule
-from softsgx.law.values import Value, W, X, any_, has, ite, minus, no
+from softsgx.law.values import RW, RWX, Value, W, X, any_, has, implies, ite, minus, no
+from softsgx.mm.rules import VMA
 from softsgx.sgx.epcm import PAGE
 
 __all__ = ["SafeToExecute"]
+
+MAP_SHARED = 1
 
 
 class SafeToExecute(SeedDesign):
@@ -22,15 +26,35 @@ class SafeToExecute(SeedDesign):
     ``page.mapped`` is no memory of the driver's but what it finds in all mappings
     of the page, less the one that is being replaced or changed: the union of their
     permissions.
+    For repairs: ``page.source_may``, the source's VM_MAY*; ``vma.execmod``: EXECMOD was
+    asked for the mapping.
     """
 
     name = "safe-to-execute"
     title = "Lutomirski's first idea: EADD from executable memory is safe to execute, until written"
-    page_schema = PAGE.extend(safe=1, mapped=3)
+    page_schema = PAGE.extend(safe=1, mapped=3, source_may=3)
+    vma_schema = VMA.extend(execmod=1)
     options: ClassVar[dict[str, tuple[str, ...]]] = {
         # When a writable mapping clears the bit.
         "clear": ("initialized", "always"),
+        # Whether EADD sets the bit of a page that is mapped writable already.
+        "eadd": ("source", "unmapped"),
+        # What a fault checks again: nothing, or that a page that is not safe by now is
+        # executable only where EXECMOD was asked for.
+        "fault": ("present", "safe"),
+        # EXECMOD alone, or WRITE, too, which is what the seed has in its place.
+        "execmod": ("alone", "with-write"),
+        "source_may": ("ignored", "noexec", "kept"),
+        # Whether the driver's VMAs have VM_MAYWRITE and VM_SHARED whatever the mode of the fd:
+        # then data that may be mapped "W freely" need no fd that is open for writing.
+        "open": ("rdwr", "rdonly"),
+        "elrange": ("open", "no-mremap", "sealed"),
     }
+    repairs = frozenset(("eadd", "fault", "execmod", "source_may", "open", "elrange"))
+    repaired: ClassVar[dict[str, str]] = {
+        "clear": "always", "eadd": "unmapped", "fault": "safe", "execmod": "with-write",
+        "source_may": "kept", "open": "rdonly", "elrange": "sealed",
+    }  # fmt: skip
 
     @rule("Linux SGX_IOC_ENCLAVE_ADD_PAGES, for today's loaders", each=True)
     def add_page(self, k: Context, at: Any, r: Any) -> None:
@@ -39,7 +63,10 @@ class SafeToExecute(SeedDesign):
 
     def added(self, k: Context, at: Any, r: Any) -> None:
         """EADD sets the bit if the source VMA is executable."""
-        at.page.safe = has(at.source.prot, X)
+        page = at.page
+        page.safe = has(at.source.prot, X)
+        if self.chose("eadd", "unmapped"):
+            page.safe = page.safe & no(has(page.mapped, W))
 
     def ask_mmap(self, k: Context, at: Any, r: Any) -> None:
         """The LSM hears of R and X only: "a page may be mapped W freely"."""
@@ -61,16 +88,39 @@ class SafeToExecute(SeedDesign):
         safe = page.present & page.safe
         other_x, other_w = has(page.mapped, X), has(page.mapped, W)
         modified = (x & no(safe)) | (x & w) | (w & other_x) | (x & other_w)
-        k.ask("file_execmod", at, when=any_(modified))
+        modified = any_(modified)
+        k.ask("file_execmod", at, when=modified)
+        if self.chose("execmod", "with-write"):
+            k.ask("mmap_file", at, when=modified, reqprot=RW, prot=RW, map_type=MAP_SHARED)
+        if self.chose("fault", "safe"):
+            at.vma.execmod = at.vma.execmod | modified
         page.safe = ite(w & self._clears(at), 0, page.safe)
 
     def _clears(self, at: Any) -> Value:
         return 1 if self.chosen["clear"] == "always" else at.enclave.initialized
 
+    def still_allowed(self, at: Any) -> Value:
+        """The repairs of the fault: EXECMOD for what is not safe by now, the source's VM_MAY*."""
+        holds = self.within_source(at, at.vma.prot)
+        if self.chose("fault", "safe"):
+            unsafe = has(at.vma.prot, X) & no(at.page.safe)
+            holds = holds & implies(unsafe, at.vma.execmod)
+        return holds
+
     def driver_mmap(self, k: Context, at: Any, r: Any) -> None:
-        """sgx_mmap(): EXECMOD, and the bit."""
+        """sgx_mmap(): the source's VM_MAY* if they are kept, EXECMOD, and the bit."""
+        self.keep_to_source(k, at, r)
         self.ask_execmod(k, at, r)
+        if self.chose("open", "rdonly"):
+            at.vma.may = RWX
+            at.vma.shared = 1
 
     def driver_mprotect(self, k: Context, at: Any, r: Any) -> None:
-        """sgx_vma_mprotect(): EXECMOD, and the bit."""
+        """sgx_vma_mprotect(): the same."""
+        self.keep_to_source(k, at, r)
         self.ask_execmod(k, at, r)
+
+    @rule("a repair: no mapping grants more than the source VMA's VM_MAY* had")
+    def keep_to_source(self, k: Context, at: Any, r: Any) -> None:
+        """With ``source_may=kept`` a mapping stays within what each page came with."""
+        k.need(EACCES, self.within_source(at, r.prot), "within the sources' VM_MAY*")

@@ -4,19 +4,21 @@ The mails speak of how pages are mapped and of EADD's arguments. For all else (t
 checks of CREATE and INIT, SGX2, how errors look) these designs take the driver
 that was merged, so that one loader and one set of checks can be run under each.
 None of them has Linux 5.11's maximum of a page: each brings its own bound.
+Beside the mails' options a design has *repairs*: the smallest changes that close what
+the checker found in it. Those that more than one design can have are stated here.
 Rejected: v20 as the parent. It has no SGX2, which the seed's point 7 is about,
 and its asynchronous EADD would only hide which page was refused.
 """
 
 from __future__ import annotations
 
-from errno import EBUSY, EFAULT, EINVAL, EIO
+from errno import EACCES, EBUSY, EFAULT, EINVAL, EIO, EPERM
 from typing import Any, ClassVar
 
 from softsgx.designs.base import SIGBUS
 from softsgx.designs.linux import Linux60
 from softsgx.law.rule import Context, rule
-from softsgx.law.values import RW, RWX, Value, eq, has, implies, ite, no
+from softsgx.law.values import RW, RWX, Value, X, eq, has, implies, ite, no, subset
 from softsgx.sdm.leaves import PT_REG, PT_TCS
 
 __all__ = ["SeedDesign"]
@@ -35,20 +37,67 @@ class SeedDesign(Linux60):
 
     may_map = None  # type: ignore[assignment]
 
+    def chose(self, option: str, *values: str) -> bool:
+        """Whether the design has the option, with one of these values."""
+        return self.chosen.get(option) in values
+
     def driver_mmap(self, k: Context, at: Any, r: Any) -> None:
         """Whatever the design says, in its own words."""
 
     def driver_mprotect(self, k: Context, at: Any, r: Any) -> None:
         """Whatever the design says, in its own words."""
 
+    def still_allowed(self, at: Any) -> Value:
+        """What a fault looks at once more, of the page as it is now; the mails: nothing."""
+        return 1
+
     def driver_access(self, at: Any) -> Value:
         """A page that is there is mapped as the VMA says; the EPCM limits the rest."""
-        return at.page.present
+        return at.page.present & self.still_allowed(at)
 
     @rule("Linux sgx_vma_fault(), without the maximum")
     def fault(self, k: Context, at: Any, r: Any) -> None:
         """A page fault where a page is: the driver maps it."""
         k.need(SIGBUS, at.page.present, "a page is there")
+        k.need(SIGBUS, self.still_allowed(at), "the page still allows what the VMA does")
+
+    # -- repairs: ELRANGE stays ----------------------------------------------------------
+
+    @rule('seed, point 5: "Deny mremap() post-ECREATE"')
+    def deny_mremap(self, k: Context, at: Any, r: Any) -> None:
+        """The address and size of the enclave are fixed at ECREATE, in hardware."""
+        k.need(EINVAL, no(at.enclave.created), "not created: ELRANGE is fixed by ECREATE")
+
+    def driver_mremap(self, k: Context, at: Any, r: Any) -> None:
+        """Linux's mremap moves what lies there; with a repair it does not."""
+        if self.chose("elrange", "no-mremap", "sealed"):
+            self.deny_mremap(k, at, r)
+
+    @rule("mseal(2), Linux commit 8be7258aad44 (in v6.10), for all but the enclave's own mappings")
+    def seal(self, k: Context, at: Any, r: Any) -> None:
+        """After ECREATE an enclave's mapping gives way to another one of the enclave only."""
+        k.need(EPERM, no(at.enclave.created) | r.own, "not sealed: ELRANGE is fixed by ECREATE")
+
+    def driver_unmap(self, k: Context, at: Any, r: Any) -> None:
+        """Linux unmaps whatever lies there; with a repair it does not."""
+        if self.chose("elrange", "sealed"):
+            self.seal(k, at, r)
+
+    # -- repairs: the source's VM_MAY* ---------------------------------------------------
+
+    @rule("Linux __sgx_encl_add_page(): VM_MAYEXEC of the source", each=True)
+    def vet_source(self, k: Context, at: Any, r: Any) -> None:
+        """EADD's source: none of a noexec mount, or its VM_MAY* go with the page."""
+        if self.chose("source_may", "noexec"):
+            k.need(EACCES, has(at.source.may, X), "the source VMA has VM_MAYEXEC")
+        if self.chose("source_may", "kept"):
+            at.page.source_may = at.source.may
+
+    def within_source(self, at: Any, prot: Value) -> Value:
+        """The condition that ``prot`` is no more than the VM_MAY* that each page came with."""
+        if not self.chose("source_may", "kept"):
+            return 1
+        return subset(prot, ite(at.page.present, at.page.source_may, RWX))
 
     @rule('seed: "SGX_IOC_ADD_REGION, i.e. EADD"; Linux sgx_encl_add_page()', each=True)
     def add_region(self, k: Context, at: Any, r: Any) -> None:
@@ -63,6 +112,7 @@ class SeedDesign(Linux60):
         k.need(EIO, r.tcs_valid, "EADD accepts the TCS")
         k.leaf(self.eadd, at, r, failed=EIO, faulted=EIO)
         at.page.max = ite(eq(r.pt, PT_TCS), RW, r.perm)
+        self.vet_source(k, at, r)
         self.added(k, at, r)
 
     def added(self, k: Context, at: Any, r: Any) -> None:
@@ -83,7 +133,18 @@ class SeedDesign(Linux60):
         k.need(EBUSY, no(at.page.present), "no page there yet")
         k.leaf(self.eaug, at, r, failed=EIO, faulted=EIO)
         at.page.max = RWX
+        self.made(k, at, r)
         self.augmented(k, at, r)
 
     def augmented(self, k: Context, at: Any, r: Any) -> None:
-        """What the design remembers of a page that EAUG has just made."""
+        """What the design remembers of a page that ADD_REGION has just made by EAUG."""
+
+    def fault_absent(self, k: Context, at: Any, r: Any) -> None:
+        """EAUG by touching, as in Linux."""
+        super().fault_absent(k, at, r)
+        self.made(k, at, r)
+
+    def made(self, k: Context, at: Any, r: Any) -> None:
+        """What the design remembers of a page without a source, however it was made."""
+        if self.chose("source_may", "kept"):
+            at.page.source_may = RWX

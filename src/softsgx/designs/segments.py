@@ -13,11 +13,13 @@ from typing import Any, ClassVar
 from softsgx.designs.base import SIGBUS
 from softsgx.designs.seed import SeedDesign
 from softsgx.law.rule import Context, rule
-from softsgx.law.values import RWX, Value, eq, implies, ite, no, subset
+from softsgx.law.values import RWX, Value, W, X, eq, has, implies, ite, no, subset
 from softsgx.mm.rules import VMA
 from softsgx.sgx.epcm import PAGE
 
 __all__ = ["Segments"]
+
+MAP_SHARED = 1
 
 
 class Segments(SeedDesign):
@@ -38,7 +40,15 @@ class Segments(SeedDesign):
         "inode": ("labelled", "private"),
         # Footnote [0] against the seed's answer to it.
         "readd": ("deny", "same-segment"),
+        # Whether EADD looks at its source: the segment within the source's VM_MAY*; and X only
+        # from memory that was executable.
+        "source": ("any", "may", "vetted"),
+        # Whether mapping pages of a segment with W and X always asks for WRITE and EXECUTE.
+        "wx": ("by-prot", "write"),
+        "elrange": ("open", "sealed"),
     }
+    repairs = frozenset(("source", "wx", "elrange"))
+    repaired: ClassVar[dict[str, str]] = {"source": "vetted", "wx": "write", "elrange": "sealed"}
 
     add_page = None  # type: ignore[assignment]
 
@@ -92,6 +102,7 @@ class Segments(SeedDesign):
     @rule('seed: "restrict mremap() to avoid mapping pages that aren\'t part of the segment"')
     def driver_mremap(self, k: Context, at: Any, r: Any) -> None:
         """The device's mapping stays; a segment's may only cover pages of the segment."""
+        super().driver_mremap(k, at, r)
         k.need(EINVAL, no(eq(at.vma.segment, 0)), "not the device's own mapping")
         k.need(EINVAL, int(r.new_start is not None), "a place that is known")
         new = at.file.pages(r.new_start, r.new_end)
@@ -150,6 +161,31 @@ class Segments(SeedDesign):
             k.need(EBUSY, same, "no page there yet, or one of the same segment")
             page.present = ite(eq(page.segment, r.segment), 0, page.present)
         super().add_region(k, at, r)
+
+    def vet_source(self, k: Context, at: Any, r: Any) -> None:
+        """A repair: the segment promises no more than the source could do."""
+        self.keep_to_source(k, at, r)
+
+    @rule("a repair: a segment that asks the LSM about code has to know where it comes from")
+    def keep_to_source(self, k: Context, at: Any, r: Any) -> None:
+        """The segment within the source's VM_MAY*, and X from executable memory."""
+        source, segment = at.source, r.segment
+        if self.chose("source", "may", "vetted"):
+            k.need(EACCES, subset(segment, source.may), "segment within the source's VM_MAY*")
+        if self.chose("source", "vetted"):
+            vetted = implies(has(segment, X), has(source.prot, X))
+            k.need(EACCES, vetted, "code from executable memory")
+
+    @rule('a repair, as the seed\'s point 6: "sets VM_WRITE iff …"')
+    def ask_mmap(self, k: Context, at: Any, r: Any) -> None:
+        """What is mapped; with ``wx=write`` all of a segment that has W and X, shared."""
+        both: Value = 0
+        if self.chose("wx", "write"):
+            both = has(at.file.segment, W | X)
+        k.ask(
+            "mmap_file", at, when=no(both), reqprot=r.reqprot, prot=r.prot, map_type=r.map_type
+        )  # fmt: skip
+        k.ask("mmap_file", at, when=both, reqprot=RWX, prot=RWX, map_type=MAP_SHARED)
 
     def added(self, k: Context, at: Any, r: Any) -> None:
         """The page is of the segment from now on."""

@@ -83,6 +83,19 @@ class EnclaveFile:
             words.append(0)
         return PageCells(self, words, first, last, runs)
 
+    def first_run(self, first: int, last: int) -> tuple[int, Cell]:
+        """The pages from ``first`` on that are in one state, before ``last``: (end, cell).
+
+        A field ``mapped`` is filled in; `softsgx.device.pagecells.stored` takes it out again.
+        """
+        e = self.enclave
+        if "mapped" in e.page_schema.fields and self.device is not None:
+            processes = self.device.processes
+            _, end, word = mapped_runs(e, first, last, processes, None, 0, 0)[0]
+        else:
+            _, end, word = next(e.pages.runs(first, last))
+        return end, e.page_schema.cell(word)
+
     def inside(self, start: int, end: int) -> int:
         """1 if [start, end) lies within ELRANGE."""
         return int(self.enclave.base <= start and end <= self.enclave.end)

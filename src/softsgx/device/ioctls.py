@@ -15,6 +15,7 @@ from typing import Any
 from softsgx.device import create as checks
 from softsgx.device.files import EnclaveFile, ProvisionFile
 from softsgx.device.memory import Fault
+from softsgx.device.pagecells import stored
 from softsgx.law.rule import At, Request, Stop
 from softsgx.sdm.leaves import (
     ATTR_PROVISIONKEY,
@@ -158,7 +159,8 @@ def add_range(
             stop_at = min(length, done + (PAGE_SIZE if r.pt == PT_TCS else _CHUNK))
             stop_at = min(stop_at, max(source.end - src, done + PAGE_SIZE))
             first = offset + done >> 12
-            _, last, word = next(pages.runs(first, offset + stop_at >> 12))
+            last, cell = file.first_run(first, offset + stop_at >> 12)
+            word = cell.words[0]
             n = (last - first) * PAGE_SIZE
             data = b""
             if source.readable:
@@ -174,7 +176,6 @@ def add_range(
                             source = _unreadable(source)
                     else:
                         source = _unreadable(source)
-            cell = schema.cell(word)
             tcs = checks.tcs_of_eadd(data) if r.pt == PT_TCS and data else data
             r.__dict__["tcs_valid"] = int(tcs is not None)
             data = tcs or b""
@@ -185,7 +186,7 @@ def add_range(
                 enclave.measurement.digest()
                 enclave.memory.discard(offset + done, n)
             enclave.load(offset + done, data, r.flags, measure)
-            pages.fill(first, last, cell.words[0])
+            pages.fill(first, last, stored(schema, cell.words[0]))
             enclave.touch()
             device.on_pages(file, first, last)
             done += n

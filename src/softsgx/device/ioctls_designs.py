@@ -175,6 +175,7 @@ def map_segment(
         covered=_covered(process, file, start, end),
     )
     device.design.map_segment(device.run, at, r)
+    mm.may_unmap(start, end, segment)
     mm.keep(at)
     vma.load(cell)
     effects: list[Effect] = mm.replace(vma, MAP_SHARED | MAP_FIXED)

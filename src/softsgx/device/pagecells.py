@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from softsgx.law.state import Cell
+from softsgx.law.state import Cell, Schema
 
-__all__ = ["PageCells", "mapped_runs"]
+__all__ = ["PageCells", "mapped_runs", "stored"]
 
 
 class PageCells(Cell):
@@ -47,18 +47,22 @@ class PageCells(Cell):
         changed = {old: new for old, new in pairs if old != new}
         if not changed or self._first >= self._last:
             return
-        enclave, derived = self._file.enclave, 0
+        enclave = self._file.enclave
         if self._runs is not None:
-            f = self.schema.fields["mapped"]
-            derived = f.mask << f.shift
             for first, last, word in self._runs:
                 if word in changed:
-                    enclave.pages.fill(first, last, changed[word] & ~derived)
+                    enclave.pages.fill(first, last, stored(self.schema, changed[word]))
         else:
             enclave.pages.update(self._first, self._last, lambda w: changed.get(w, w))
         enclave.touch()
         if self._file.device is not None:
             self._file.device.on_pages(self._file.base_file, self._first, self._last)
+
+
+def stored(schema: Schema, word: int) -> int:
+    """A page's word as it is kept: a field ``mapped`` is found in the mappings each time."""
+    f = schema.fields.get("mapped")
+    return word if f is None else word & ~(f.mask << f.shift)
 
 
 def mapped_runs(

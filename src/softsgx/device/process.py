@@ -187,9 +187,19 @@ class Process:
     # -- what the CPU asks -------------------------------------------------------------
 
     def access(self, addr: int) -> int:
-        """What the page tables allow at an address of an enclave: the mask of its VMA."""
+        """What the page tables allow at an address of an enclave: the mask of its VMA.
+
+        0 where the driver's fault would not map the page.
+        """
         vma = self.mm.find(addr)
         if vma is None or not isinstance(vma.file, EnclaveFile):
+            return 0
+        enclave = vma.file.enclave
+        if not enclave.base <= addr < enclave.end:
+            return 0
+        page = enclave.page_schema.cell(enclave.pages[addr - enclave.base >> 12])
+        at = At(page=page, vma=vma.cell(self.mm.schema_for(vma.file)), enclave=enclave)
+        if not self.device.design.driver_access(at):
             return 0
         return vma.prot | vma.prot >> 1 & 1  # what can be written can be read, on x86
 

@@ -110,7 +110,7 @@ class MmStruct:
     def replace(self, vma: Vma, flags: int = 0) -> list[Effect]:
         """Map ``vma`` in place of whatever lies there; for ioctls that map.
 
-        flags: MAP_* for the effect. The caller has asked the rules.
+        flags: MAP_* for the effect. The caller has asked the rules, `may_unmap` too.
         """
         effects = self.unmap(vma.start, vma.end)
         offset = vma.offset_at(vma.start)
@@ -168,6 +168,20 @@ class MmStruct:
             page = file.pages(start, end, self) if start < end <= TASK_SIZE else None
             cells |= {"enclave": file.enclave, "page": page}
         return At(**cells)
+
+    def may_unmap(self, start: int, end: int, file: Any = None) -> None:
+        """Ask the rules of each VMA in ``[start, end)`` whether it may go; raises Stop.
+
+        file: what is mapped in its place, None for nothing or foreign memory.
+        """
+        enclave = getattr(file, "enclave", None)
+        for vma in self.vmas.overlapping(start, end):
+            if vma.special:
+                own = int(enclave is not None and vma.file.enclave is enclave)
+                lo, hi = max(start, vma.start), min(end, vma.end)
+                cell = vma.cell(self.schema_for(vma.file))
+                at = self.at(vma.file, cell, vma, lo, hi)
+                self.law_for(vma.file).unmap(self.run, at, Request(start=lo, end=hi, own=own))
 
     @staticmethod
     def keep(at: At) -> None:
@@ -306,12 +320,19 @@ class MmStruct:
         return self.vmas.change(vma, changed), changed.prot
 
     def munmap(self, start: int, length: int) -> Outcome:
-        """The system call munmap. Follows do_vmi_munmap()."""
+        """The system call munmap; nothing is unmapped if one VMA may not be.
+
+        Follows do_vmi_munmap().
+        """
         if start & PAGE_SIZE - 1 or start > TASK_SIZE or length > TASK_SIZE - start:
             return Outcome(errno=EINVAL, why="an aligned range in user space")
         if not length:
             return Outcome(errno=EINVAL, why="length is not 0")
         end = start + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
+        try:
+            self.may_unmap(start, end)
+        except Stop as stop:
+            return Outcome(errno=stop.errno, why=stop.why)
         return Outcome(effects=self.unmap(start, end))
 
     def mremap(

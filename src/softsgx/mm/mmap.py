@@ -70,19 +70,23 @@ class _Shmem:
 class _NewVma(Cell):
     """The cell of a VMA in the making, which knows whether the mmap rule got to assign it.
 
-    That is the point where Linux has unmapped what lay there: a driver that
-    refuses after it leaves a hole.
+    That is the point where Linux has unmapped what lay there, if that may go
+    (``unmapping`` raises Stop): a driver that refuses after it leaves a hole.
     """
 
-    __slots__ = ("assigned",)
+    __slots__ = ("assigned", "unmapping")
     assigned: bool
+    unmapping: Callable[[], None]
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, unmapping: Callable[[], None]) -> None:
         super().__init__(schema, [0])
         object.__setattr__(self, "assigned", False)
+        object.__setattr__(self, "unmapping", unmapping)
 
     def __setattr__(self, name: str, value: Value) -> None:
-        object.__setattr__(self, "assigned", True)
+        if not self.assigned:
+            self.unmapping()
+            object.__setattr__(self, "assigned", True)
         super().__setattr__(name, value)
 
 
@@ -139,7 +143,7 @@ def mmap(
         start = mm.place(size, addr, align_bytes) if 0 < size <= TASK_SIZE else 0
     map_type = flags & MAP_TYPE
     vma = Vma(start, start + size, prot & PROT_RWX_MASK, file=file)
-    cell = _NewVma(mm.schema_for(file))
+    cell = _NewVma(mm.schema_for(file), lambda: mm.may_unmap(start, start + size, file))
     request = Request(
         start=start,
         end=start + size,

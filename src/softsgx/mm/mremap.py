@@ -106,6 +106,7 @@ def mremap(
         return call.fail(*refused)
     try:
         _ask(call, vma)
+        _may_clear(call, vma)
     except Stop as stop:
         return call.fail(stop.errno, stop.why)
     if call.elsewhere():
@@ -195,6 +196,12 @@ def _ask(call: _Remap, vma: Vma) -> None:
     mm.law_for(vma.file).mremap(mm.run, at, request)
 
 
+def _may_clear(call: _Remap, vma: Vma) -> None:
+    """Ask whether what lies at the destination of MREMAP_FIXED may go; raises Stop."""
+    if call.flags & MREMAP_FIXED:
+        call.mm.may_unmap(call.new_addr, call.new_addr + call.new_len, vma.file)
+
+
 def _clear_destination(call: _Remap) -> None:
     """Unmap the destination of MREMAP_FIXED and the tail that a shrink gives up."""
     if call.flags & MREMAP_FIXED:
@@ -242,6 +249,7 @@ def _move_all(call: _Remap) -> Outcome:
             return call.fail(*refused)
         try:
             _ask(call, vma)
+            _may_clear(call, vma)
         except Stop as stop:
             return call.fail(stop.errno, stop.why)
         _move_to(call)

@@ -2,7 +2,7 @@
 
 These are "kernel facts that are not a design's to change": a design inherits
 them and fills in the driver's parts (`get_unmapped_area`, `driver_mmap`,
-`driver_mprotect`, `driver_mremap`). The order of the checks is the order of
+`driver_mprotect`, `driver_mremap`, `driver_unmap`). The order of the checks is the order of
 the answers, so each rule names the kernel function that it follows (Linux 6.1).
 """
 
@@ -69,6 +69,14 @@ class MmRules(Law):
         """Mremap of a VMA: whatever the driver says."""
         self.driver_mremap(k, at, r)
 
+    @rule("Linux mm/vma.c vms_gather_munmap_vmas(): all VMAs are looked at before any is unmapped")
+    def unmap(self, k: Context, at: Any, r: Any) -> None:
+        """A VMA is unmapped, or gives way to another mapping: whatever the driver says.
+
+        ``r.own``: to one of the same enclave.
+        """
+        self.driver_unmap(k, at, r)
+
     def ask_mmap(self, k: Context, at: Any, r: Any) -> None:
         """What the LSM is asked before an mmap; a design may ask less, or more."""
         k.ask("mmap_file", at, reqprot=r.reqprot, prot=r.prot, map_type=r.map_type)
@@ -96,3 +104,6 @@ class MmRules(Law):
 
     def driver_mremap(self, k: Context, at: Any, r: Any) -> None:
         """The driver's vm_ops->mremap, or a rule of its own against mremap."""
+
+    def driver_unmap(self, k: Context, at: Any, r: Any) -> None:
+        """A driver's word against munmap and MAP_FIXED; Linux has sealing (mseal(2)) alone."""

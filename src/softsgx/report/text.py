@@ -216,7 +216,8 @@ class Formatter:
     def _mm(self, e: dict[str, Any]) -> str:
         call, args = e["call"], e["args"]
         if call == "replace":
-            return f"foreign memory over {args[0]:#x}-{args[1]:#x}"
+            refused = f" {self._answer(e)}" if e["answer"] < 0 else ""
+            return f"foreign memory over {args[0]:#x}-{args[1]:#x}{refused}"
         how = _MM_ARGS.get(call, ())
         shown = [(how[i] if i < len(how) else hex)(v) for i, v in enumerate(args)]
         big = call in ("mmap", "mremap")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from softsgx.device.files import EnclaveFile, PathFile
 from softsgx.host import procmaps
-from softsgx.law.rule import At
+from softsgx.law.rule import At, Stop
 from softsgx.mm.vma import Vma
 from softsgx.model.outcome import Outcome
 from softsgx.supervisor import paths
@@ -175,8 +175,17 @@ def _log(sgx: Sgx, tracee: Tracee, call: str, args: Any, answer: int, why: str) 
 
 
 def _replaced(sgx: Sgx, tracee: Tracee, process: HostProcess, start: int, end: int) -> None:
-    """Let a call run that may put foreign memory over an enclave; believe it if it succeeds."""
+    """Let a call run that may put foreign memory over an enclave; believe it if it succeeds.
+
+    A design may refuse it: it looks first, though Linux would look at the arguments.
+    """
     sup = sgx.sup
+    try:
+        process.mm.may_unmap(start, end)
+    except Stop as stop:
+        _log(sgx, tracee, "replace", (start, end), -stop.errno, stop.why)
+        sup.finish(tracee, -stop.errno)
+        return
     Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
     sup.regs.load(tracee.tid)
     if sgx.view[RAX] < 1 << 47:
@@ -262,7 +271,10 @@ def _munmap(sgx: Sgx, tracee: Tracee, process: HostProcess) -> Any:
     if start & 0xFFF or end <= start or end > 1 << 47:
         return None
     if process.mm.overlapping(start, end):
-        process.mm.munmap(start, end - start)
+        outcome = process.mm.munmap(start, end - start)
+        if outcome.errno:
+            _log(sgx, tracee, "munmap", (start, end - start), -outcome.errno, outcome.why)
+            return -outcome.errno
         sgx.mappings.unmapped(process, start, end)
         process.mm_changed()
         _log(sgx, tracee, "munmap", (start, end - start), 0, "")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from softsgx.checker.properties.base import prop
 from softsgx.checker.world import WRITE, World
-from softsgx.law.values import Value, W, X, has, no
+from softsgx.law.values import Value, has, no
 
 __all__ = ["conditions"]
 
@@ -16,8 +16,8 @@ __all__ = ["conditions"]
     "whoever runs a page that may be both written and executed holds WRITE",
 )
 def conditions(world: World) -> Iterator[Value]:
-    """A page whose maximum has W and X runs in a process without WRITE on its object."""
+    """A page that may run modified, by the design's own word, runs in a process without WRITE."""
     for p, i in world.pairs():
-        both = has(world.page_bound(world.page_now(i)), W | X)
+        both = world.demands_authority(world.page_now(i))
         writer = has(world.holds(p, world.vma_now(p, i)), WRITE)
         yield world.runs(p, i) & both & no(writer)
