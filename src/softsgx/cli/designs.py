@@ -11,10 +11,12 @@ __all__ = ["designs"]
 
 HELP = """\
 usage: softsgx designs [--json] [NAME[:OPTION=VALUE,…]]
+       softsgx designs NAME:repaired
        softsgx designs --markdown DIRECTORY [--check]
 
 Without NAME: the designs and their options (the default value first). With it: the
 design's rules, in the order of their checks, printed from the rules that are enforced.
+A repair is an option that no mail has and that closes a hole; `repaired` makes them all.
 
   --json      the same for programs
   --markdown  write a page for each design, and their comparison, to DIRECTORY
@@ -93,6 +95,8 @@ def _facts(design: Any) -> dict[str, Any]:
         "paths": list(design.paths),
         "sgx2": bool(design.sgx2),
         "options": {name: list(values) for name, values in design.options.items()},
+        "repairs": dict(design.repairs),
+        "repaired": dict(design.repaired),
         **({"chosen": design.chosen} if hasattr(design, "chosen") else {}),
     }
 
@@ -111,8 +115,8 @@ def _print_table() -> None:
     width = max(map(len, DESIGNS))
     for cls in DESIGNS.values():
         print(f"{cls.name:{width}}  {cls.title}")
-        for option in _options(cls.options):
-            print(f"{'':{width}}    {option}")
+        for name, option in zip(cls.options, _options(cls.options), strict=True):
+            print(f"{'':{width}}    {option}{' (a repair)' if name in cls.repairs else ''}")
 
 
 def _print_rules(design: Any) -> None:
@@ -121,7 +125,8 @@ def _print_rules(design: Any) -> None:
     print(f"{design.name}: {design.title}")
     print(f"devices {', '.join(design.paths)}; {'SGX1 and SGX2' if design.sgx2 else 'SGX1'}")
     for name, value in design.chosen.items():
-        print(f"option {name}={value} (of {', '.join(design.options[name])})")
+        repair = "; a repair" if name in design.repairs else ""
+        print(f"option {name}={value} (of {', '.join(design.options[name])}{repair})")
     law = None
     for rule in design_rules(design):
         if rule.law != law:

@@ -29,8 +29,9 @@ class Design(MmRules, PageRules):
     aliases: further names of them. abi: whose numbers and structures the ioctls have.
     maps_whole: mmap of the device is of ELRANGE as a whole.
     sgx2: whether the driver offers SGX2. options: name → (values, default first).
-    repairs: those of the options that no mail has: changes that close a hole which the
-    checker found. repaired: the values of all options with which every property holds.
+    repairs: those of the options that no mail has (changes that close a hole which the
+    checker found), each with what later kernels and patches did about it. repaired: the
+    values of options with which every property holds.
     """
 
     title = ""
@@ -41,7 +42,7 @@ class Design(MmRules, PageRules):
     maps_whole = False
     page_schema = PAGE
     options: ClassVar[dict[str, tuple[str, ...]]] = {}
-    repairs: ClassVar[frozenset[str]] = frozenset()
+    repairs: ClassVar[dict[str, str]] = {}
     repaired: ClassVar[dict[str, str]] = {}
 
     def __init__(self, **chosen: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from errno import EACCES, EINVAL, ENOMEM
 from typing import Any, ClassVar
 
-from softsgx.designs.seed import SeedDesign
+from softsgx.designs.seed import LATER_ELRANGE, LATER_SOURCE_MAY, SeedDesign
 from softsgx.law.rule import Context, rule
 from softsgx.law.values import R as READ
 from softsgx.law.values import Value, W, X, any_, eq, has, implies, ite, minus, subset
@@ -50,7 +50,15 @@ class IocMprotect(SeedDesign):
         "source_may": ("ignored", "noexec", "kept"),
         "elrange": ("open", "sealed"),
     }
-    repairs = frozenset(("vm_shared", "extend", "fault", "source_may", "elrange"))
+    repairs: ClassVar[dict[str, str]] = {
+        "vm_shared": "not done: no later patch gives WRITE of the device the sense of EXECMOD",
+        "extend": "not done: SGX2's ioctl that relaxed permissions was dropped before it was merged"
+        " (v3 of the series, April 2022), and EAUG's maximum is RWX",
+        "fault": "`bound` is what was merged: sgx_encl_load_page_in_vma() looks at the page's"
+        " maximum at every fault since 5.11; no fault looks at what the LSM was asked",
+        "source_may": LATER_SOURCE_MAY,
+        "elrange": LATER_ELRANGE,
+    }
     repaired: ClassVar[dict[str, str]] = {
         "source": "prot", "open": "rdonly", "vm_shared": "always", "extend": "counts-as-write",
         "fault": "asked", "source_may": "kept", "elrange": "sealed",
@@ -94,9 +102,9 @@ class IocMprotect(SeedDesign):
         if self.chose("vm_shared", "always"):
             at.vma.shared = 1
 
-    def driver_mremap(self, k: Context, at: Any, r: Any) -> None:
+    def denies_mremap(self) -> bool:
         """Point 5, whatever the options say."""
-        self.deny_mremap(k, at, r)
+        return True
 
     def still_allowed(self, at: Any) -> Value:
         """The repairs of the fault: VM_MAY* as they are now, and what was asked for them."""
@@ -132,8 +140,8 @@ class IocMprotect(SeedDesign):
         k.need(EINVAL, at.enclave.created, "created")
         page = at.page
         k.need(ENOMEM, page.present, "a page is everywhere in the range")
-        more = minus(r.perm, page.vm_may)
+        more = r.perm
         if self.chose("extend", "counts-as-write"):
-            more = more | ite(has(more, X), W, 0)
+            more = more | ite(has(minus(r.perm, page.vm_may), X), W, 0)
         k.need(EACCES, self.within_source(at, more), "no more than the source's VM_MAY*")
         page.vm_may = page.vm_may | more

@@ -9,7 +9,7 @@ from __future__ import annotations
 from errno import EACCES
 from typing import Any, ClassVar
 
-from softsgx.designs.seed import SeedDesign
+from softsgx.designs.seed import LATER_ELRANGE, LATER_OPEN, LATER_SOURCE_MAY, SeedDesign
 from softsgx.law.rule import Context, rule
 from softsgx.law.values import RW, RWX, Value, W, X, any_, has, implies, ite, minus, no
 from softsgx.mm.rules import VMA
@@ -50,7 +50,14 @@ class SafeToExecute(SeedDesign):
         "open": ("rdwr", "rdonly"),
         "elrange": ("open", "no-mremap", "sealed"),
     }
-    repairs = frozenset(("eadd", "fault", "execmod", "source_may", "open", "elrange"))
+    repairs: ClassVar[dict[str, str]] = {
+        "eadd": "not needed: what was merged has a maximum of each page, and no bit to clear",
+        "fault": "the fault looks again since 5.11, at the page's maximum",
+        "execmod": "not done; the RFC of June 2019 had EXECMOD alone for what was written",
+        "source_may": LATER_SOURCE_MAY,
+        "open": LATER_OPEN,
+        "elrange": LATER_ELRANGE,
+    }
     repaired: ClassVar[dict[str, str]] = {
         "clear": "always", "eadd": "unmapped", "fault": "safe", "execmod": "with-write",
         "source_may": "kept", "open": "rdonly", "elrange": "sealed",

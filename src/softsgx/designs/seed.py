@@ -21,7 +21,20 @@ from softsgx.law.rule import Context, rule
 from softsgx.law.values import RW, RWX, Value, X, eq, has, implies, ite, no, subset
 from softsgx.sdm.leaves import PT_REG, PT_TCS
 
-__all__ = ["SeedDesign"]
+__all__ = ["LATER_ELRANGE", "LATER_OPEN", "LATER_SOURCE_MAY", "SeedDesign"]
+
+LATER_ELRANGE = (
+    "Linux has had mseal(2) since 6.10, which a loader may use; its driver seals nothing, and"
+    " moves (mremap) and holes are allowed to this day"
+)
+LATER_OPEN = (
+    "not done: Linux 5.11 demands an fd that is open for writing of every enclave with data"
+)
+LATER_SOURCE_MAY = (
+    "`noexec` is what was merged: EADD of a source without VM_MAYEXEC is EACCES since 5.11,"
+    ' as "Enforce noexec filesystem restriction for enclaves" of the RFC of June 2019;'
+    " nothing kept VM_MAYWRITE"
+)
 
 
 class SeedDesign(Linux60):
@@ -63,25 +76,21 @@ class SeedDesign(Linux60):
 
     # -- repairs: ELRANGE stays ----------------------------------------------------------
 
+    def denies_mremap(self) -> bool:
+        """Whether ELRANGE's mappings stay where ECREATE found them."""
+        return self.chose("elrange", "no-mremap", "sealed")
+
     @rule('seed, point 5: "Deny mremap() post-ECREATE"')
-    def deny_mremap(self, k: Context, at: Any, r: Any) -> None:
-        """The address and size of the enclave are fixed at ECREATE, in hardware."""
-        k.need(EINVAL, no(at.enclave.created), "not created: ELRANGE is fixed by ECREATE")
-
     def driver_mremap(self, k: Context, at: Any, r: Any) -> None:
-        """Linux's mremap moves what lies there; with a repair it does not."""
-        if self.chose("elrange", "no-mremap", "sealed"):
-            self.deny_mremap(k, at, r)
+        """The address and size of the enclave are fixed at ECREATE, in hardware."""
+        if self.denies_mremap():
+            k.need(EINVAL, no(at.enclave.created), "not created: ELRANGE is fixed by ECREATE")
 
-    @rule("mseal(2), Linux commit 8be7258aad44 (in v6.10), for all but the enclave's own mappings")
-    def seal(self, k: Context, at: Any, r: Any) -> None:
-        """After ECREATE an enclave's mapping gives way to another one of the enclave only."""
-        k.need(EPERM, no(at.enclave.created) | r.own, "not sealed: ELRANGE is fixed by ECREATE")
-
+    @rule("a repair: mseal(2), Linux commit 8be7258aad44 (in v6.10), but for the enclave's own")
     def driver_unmap(self, k: Context, at: Any, r: Any) -> None:
-        """Linux unmaps whatever lies there; with a repair it does not."""
+        """Sealed, an enclave's mapping gives way to another one of the enclave only."""
         if self.chose("elrange", "sealed"):
-            self.seal(k, at, r)
+            k.need(EPERM, no(at.enclave.created) | r.own, "not sealed: ELRANGE is fixed by ECREATE")
 
     # -- repairs: the source's VM_MAY* ---------------------------------------------------
 

@@ -11,7 +11,7 @@ from errno import EACCES, EBUSY, EINVAL, ENOENT, ENOMEM
 from typing import Any, ClassVar
 
 from softsgx.designs.base import SIGBUS
-from softsgx.designs.seed import SeedDesign
+from softsgx.designs.seed import LATER_ELRANGE, SeedDesign
 from softsgx.law.rule import Context, rule
 from softsgx.law.values import RWX, Value, W, X, eq, has, implies, ite, no, subset
 from softsgx.mm.rules import VMA
@@ -47,7 +47,12 @@ class Segments(SeedDesign):
         "wx": ("by-prot", "write"),
         "elrange": ("open", "sealed"),
     }
-    repairs = frozenset(("source", "wx", "elrange"))
+    repairs: ClassVar[dict[str, str]] = {
+        "source": "in the RFC of June 2019 the hook enclave_load() asked the LSM about EADD's source;"
+        " of it the noexec check alone was merged",
+        "wx": "the RFC of June 2019 had SGX_MAPWX for mappings that are W and X; it was not merged",
+        "elrange": LATER_ELRANGE,
+    }
     repaired: ClassVar[dict[str, str]] = {"source": "vetted", "wx": "write", "elrange": "sealed"}
 
     add_page = None  # type: ignore[assignment]

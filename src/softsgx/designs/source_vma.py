@@ -9,7 +9,7 @@ from __future__ import annotations
 from errno import EACCES
 from typing import Any, ClassVar
 
-from softsgx.designs.seed import SeedDesign
+from softsgx.designs.seed import LATER_ELRANGE, LATER_OPEN, SeedDesign
 from softsgx.law.rule import Context, rule
 from softsgx.law.values import RW, RWX, Value, W, X, all_, any_, has, implies, ite, subset
 from softsgx.law.values import R as READ
@@ -44,7 +44,15 @@ class SourceVma(SeedDesign):
         "open": ("rdwr", "rdonly"),
         "elrange": ("open", "no-mremap", "sealed"),
     }
-    repairs = frozenset(("bound", "execute", "wx", "open", "elrange"))
+    repairs: ClassVar[dict[str, str]] = {
+        "bound": "merged in 5.11 with another bound, SECINFO: sgx_encl_may_map() refuses what goes"
+        " beyond it, sgx_encl_load_page_in_vma() at every fault",
+        "execute": "merged: the LSM's ordinary questions about the device come first, whatever the"
+        " page's maximum",
+        "wx": "the RFC of June 2019 asked for it (SGX_MAPWX, EXECMOD); nothing of it was merged",
+        "open": LATER_OPEN,
+        "elrange": LATER_ELRANGE,
+    }
     repaired: ClassVar[dict[str, str]] = {
         "bound": "strict", "execute": "ask", "wx": "write", "open": "rdonly",
         "elrange": "sealed",

@@ -87,18 +87,36 @@ def _of(cls: type[Design] | None) -> list[RuleText]:
 def _own_fields(design: Design) -> list[str]:
     epcm = {"present", "pt", "perm", "pending", "modified", "pr"}
     fields = [name for name in design.page_schema.fields if name not in epcm]
-    # The maximum is remembered by all, and looked at by Linux alone.
+    # The maximum is remembered by all, and looked at by Linux alone; others are a repair's.
+    said = " ".join(line for rule in design_rules(design) for line in rule.lines)
+    fields = [name for name in fields if f"page.{name}" in said]
     return [n for n in fields if n != "max" or getattr(design, "may_map", None) is not None]
+
+
+_REPAIRS = """\
+### Repairs
+No mail has these. Each closes a hole that `softsgx check` finds; `softsgx repair {name}` looks for
+the fewest that a property takes."""
 
 
 def _options(cls: type[Design]) -> list[str]:
     if not cls.options:
         return []
     lines = ["## Options", "", "| option | values, the default first |", "|---|---|"]
-    for name, values in cls.options.items():
+    of_mail = {n: v for n, v in cls.options.items() if n not in cls.repairs}
+    for name, values in of_mail.items():
         lines.append(f"| `{name}` | {', '.join(f'`{value}`' for value in values)} |")
-    example = f"{cls.name}:" + ",".join(f"{n}={v[-1]}" for n, v in cls.options.items())
-    return [*lines, "", f"For example `softsgx run --design {example} -- ./loader`.", ""]
+    example = f"{cls.name}:" + ",".join(f"{n}={v[-1]}" for n, v in of_mail.items())
+    lines += ["", f"For example `softsgx run --design {example} -- ./loader`.", ""]
+    if cls.repairs:
+        lines += [_REPAIRS.format(name=cls.name), ""]
+        lines += ["| repair | values | what later kernels did |", "|---|---|---|"]
+        for name, later in cls.repairs.items():
+            of = ", ".join(f"`{value}`" for value in cls.options[name])
+            lines.append(f"| `{name}` | {of} | {later} |")
+        all_ = ",".join(f"{n}={v}" for n, v in cls.repaired.items())
+        lines += ["", f"`{cls.name}:repaired` is `{cls.name}:{all_}`.", ""]
+    return lines
 
 
 def _questions(rules: list[RuleText]) -> list[str]:
@@ -165,11 +183,15 @@ def _instructions() -> str:
 
 
 def _variants_of(cls: type[Design]) -> Iterator[dict[str, str]]:
-    """The choices of options, those with the fewest that are not the default first."""
-    every = [
-        dict(zip(cls.options, values, strict=True)) for values in product(*cls.options.values())
-    ]
+    """The choices of options, those with the fewest that are not the default first.
+
+    Repairs are all made or none.
+    """
+    free = [v[:1] if name in cls.repairs else v for name, v in cls.options.items()]
+    every = [dict(zip(cls.options, values, strict=True)) for values in product(*free)]
     yield from sorted(every, key=lambda chosen: _distance(cls, chosen))
+    if cls.repaired:
+        yield {name: values[0] for name, values in cls.options.items()} | cls.repaired
 
 
 def _distance(cls: type[Design], chosen: dict[str, str]) -> int:
@@ -178,6 +200,8 @@ def _distance(cls: type[Design], chosen: dict[str, str]) -> int:
 
 def _name(cls: type[Design], chosen: dict[str, str]) -> str:
     other = [f"{n}={v}" for n, v in chosen.items() if v != cls.options[n][0]]
+    if cls.repaired and all(chosen[n] == v for n, v in cls.repaired.items()):
+        other = ["repaired"]
     return f"`{cls.name}{':' if other else ''}{','.join(other)}`"
 
 
@@ -262,7 +286,7 @@ are anonymous inodes, at which AppArmor never looks.
 def _overview() -> str:
     lines = [_HEAD, _TOP.rstrip(), "", "| design | what it is | options |", "|---|---|---|"]
     for cls in DESIGNS.values():
-        options = ", ".join(f"`{name}`" for name in cls.options) or "—"
+        options = ", ".join(f"`{n}`" for n in cls.options if n not in cls.repairs) or "—"
         lines.append(f"| [{cls.name}]({cls.name}.md) | {cls.title} | {options} |")
     lines += ["", *_abilities(), "", _COMPARISON.rstrip(), ""]
     for text, lsm in ((_SELINUX, _selinux()), (_APPARMOR, _apparmor())):
