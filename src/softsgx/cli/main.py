@@ -16,6 +16,7 @@ usage: softsgx run [options] [--] PROGRAM [ARGS…]   run a program with a softw
        softsgx policy RECORDING                    what the LSM's policy lacks for that run
        softsgx designs [NAME]                      the kernel interfaces, and their rules
        softsgx check [DESIGN…]                     look for holes in the designs
+       softsgx repair [DESIGN…]                    the fewest changes that close them
        softsgx replay TRACE                        run one of its traces on real processes
        softsgx doctor                              whether this machine can run it
        softsgx include                             where softsgx_designs.h is, for -I
@@ -95,7 +96,9 @@ def _command(args: list[str]) -> int:
         from softsgx.cli.run import run
 
         return run(rest)
-    if name in ("check", "replay", "designs", "doctor", "explain", "include", "policy", "show"):
+    if name in (
+        "check", "designs", "doctor", "explain", "include", "policy", "repair", "replay", "show"
+    ):  # fmt: skip
         from importlib import import_module
 
         _any_text()

@@ -48,7 +48,7 @@ class Segments(SeedDesign):
         "elrange": ("open", "sealed"),
     }
     repairs: ClassVar[dict[str, str]] = {
-        "source": "in the RFC of June 2019 the hook enclave_load() asked the LSM about EADD's source;"
+        "source": "in the RFC of June 2019 enclave_load() asked the LSM about the source of EADD;"
         " of it the noexec check alone was merged",
         "wx": "the RFC of June 2019 had SGX_MAPWX for mappings that are W and X; it was not merged",
         "elrange": LATER_ELRANGE,
