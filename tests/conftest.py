@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,3 +70,14 @@ def kernel_source() -> Path:
         except MissingSource as e:
             reason = str(e)
     pytest.skip(reason)
+
+
+@pytest.fixture
+def noexec(tmp_path: Path) -> dict[str, str]:
+    """The environment in which the order `noexec` mounts a directory of the test's own."""
+    program = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x20000) and 1)"
+    if subprocess.run([sys.executable, "-c", program], check=False).returncode:
+        pytest.skip(
+            "no mount namespace of our own; run as root, or with CAP_SYS_ADMIN, to force it"
+        )
+    return {"ORDERS_DIR": str(tmp_path)}

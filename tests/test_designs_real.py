@@ -6,8 +6,6 @@ model alone are in test_designs_*.py.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,17 +169,6 @@ def test_ioc_mprotect_point_2_bounds_by_the_source(script: Script) -> None:
         0 iocmprotect e p2 rw -> 0
         """,
     )
-
-
-@pytest.fixture
-def noexec(tmp_path: Path) -> dict[str, str]:
-    """The environment in which the order `noexec` mounts a directory of the test's own."""
-    program = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x20000) and 1)"
-    if subprocess.run([sys.executable, "-c", program], check=False).returncode:
-        pytest.skip(
-            "no mount namespace of our own; run as root, or with CAP_SYS_ADMIN, to force it"
-        )
-    return {"ORDERS_DIR": str(tmp_path)}
 
 
 def test_a_noexec_source_has_no_vm_mayexec(script: Script, noexec: dict[str, str]) -> None:

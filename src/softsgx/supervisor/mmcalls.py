@@ -165,6 +165,8 @@ def _reserve(sgx: Sgx, call: Remote, file: EnclaveFile, addr: int, size: int, fl
 
 def _carry_out(sgx: Sgx, process: HostProcess, call: Remote, effects: Any, fd: int = -1) -> int:
     error = sgx.mappings.carry_out(process, call, effects, fd)
+    # A design may remember of a page that it was mapped, which other mappings of it feel.
+    sgx.mappings.flush(call.tracee, call)
     process.mm_changed()
     return error
 
