@@ -19,7 +19,7 @@ from softsgx.checker.prove import Checker
 from softsgx.checker.result import Options
 from softsgx.checker.system import State, System
 
-__all__ = ["ALL", "Repair", "changes_of", "search"]
+__all__ = ["ALL", "Repair", "changes_of", "search", "standing"]
 
 ALL = "all"
 """The name under which every property at once is sought."""
@@ -180,3 +180,16 @@ def search(
     """
     wanted = list(PROPERTIES) if names is None else names
     return _Search(type(design), design.chosen, options or Options()).run(wanted, tell)
+
+
+def standing(
+    design: Any, names: list[str] | None = None, options: Options | None = None
+) -> Iterator[tuple[str, str]]:
+    """(property, "proved", "vacuous" or "refuted") of a design, one after the other.
+
+    Cheaper than `Checker.check`: no trace is told.
+    """
+    found = _Search(type(design), design.chosen, options or Options())
+    checker = found.checker({})
+    for name in list(PROPERTIES) if names is None else names:
+        yield name, found.verdict(checker, PROPERTIES[name])
