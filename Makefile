@@ -23,13 +23,15 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help setup demo test lint bench format wheel clean
+.PHONY: help setup demo test lint bench format guests findings wheel clean
 
 help:
 	@echo 'make demo     run a small enclave under softsgx and show what happened'
 	@echo 'make test     the test suite (ARGS go to pytest)'
 	@echo 'make lint     ruff, mypy --strict, import-linter, codespell'
 	@echo 'make bench    the benchmarks (ARGS go to bench/run.py)'
+	@echo 'make guests   the test programs, into .cache/guests (orders is what replay needs)'
+	@echo 'make findings write docs/findings.md and docs/findings/ (ten minutes; ARGS go to tools/findings.py)'
 	@echo 'make format   let ruff rewrite what it can'
 	@echo 'make wheel    build dist/*.whl'
 	@echo 'make clean    remove .venv, caches and build output'
@@ -67,6 +69,13 @@ bench: setup
 format: setup
 	@$(BIN)/ruff check --fix-only $(CODE)
 	@$(BIN)/ruff format $(CODE)
+
+guests: setup
+	@mkdir -p .cache/guests
+	@$(MAKE) -s -C tests/guests OUT='$(abspath .cache/guests)'
+
+findings: setup
+	@$(BIN)/python tools/findings.py $(ARGS)
 
 wheel: setup
 	@$(BIN)/python -m build --wheel --outdir dist
