@@ -27,7 +27,7 @@ from softsgx.uapi.mman import (
     PROT_GROWSDOWN,
     PROT_GROWSUP,
 )
-from tests.mm_process import REFUSING_FILE, MmProcess, TestFile
+from tests.mm_process import REFUSING_FILE, MmProcess, TestFile, kernel_version
 
 R, W, X = 1, 2, 4
 BASE = 0x10_0000
@@ -78,6 +78,13 @@ class NoMremap(ToyLaw):
 
     def driver_mremap(self, k: Context, at: Any, r: Any) -> None:
         k.need(EPERM, 0, "never")
+
+
+class Sealed(ToyLaw):
+    """Its VMAs give way to another mapping of the same enclave only."""
+
+    def driver_unmap(self, k: Context, at: Any, r: Any) -> None:
+        k.need(EPERM, r.own, "sealed")
 
 
 class Denies:
@@ -231,6 +238,68 @@ def test_the_law_refuses_an_mremap_before_anything_changes() -> None:
     assert spans(mm) == [(0, 2, "r--s"), (8, 10, "r--p")]
     # Ordinary memory is not the driver's.
     assert mm.mremap(at(8), 2 * PAGE_SIZE, PAGE_SIZE, 0).errno == 0
+
+
+def test_a_sealed_vma_gives_way_to_its_own_enclave_alone() -> None:
+    mm, file, other = make(Sealed()), ToyFile([7] * 4), ToyFile([7] * 4)
+    mm.mmap(at(0), 2 * PAGE_SIZE, R, SHARED, file)
+    mm.mmap(at(2), PAGE_SIZE, R, ANON)
+    before = spans(mm)
+    for refused in (
+        mm.munmap(at(1), 2 * PAGE_SIZE),
+        mm.mmap(at(0), 3 * PAGE_SIZE, R, ANON),
+        mm.mmap(at(1), PAGE_SIZE, R, SHARED, other),
+        mm.mremap(at(2), PAGE_SIZE, PAGE_SIZE, MOVE_TO, at(1)),
+    ):
+        assert (refused.errno, refused.why, refused.effects) == (EPERM, "sealed", ())
+    assert spans(mm) == before
+    assert mm.mmap(at(1), PAGE_SIZE, R | W, SHARED, file).errno == 0
+    assert mm.munmap(at(2), PAGE_SIZE).errno == 0
+    assert spans(mm) == [(0, 1, "r--s"), (1, 2, "rw-s")]
+
+
+def test_what_an_mmap_is_refused_for_before_its_place_is_cleared_comes_first() -> None:
+    run = Run(Denies("mmap_file"))
+    for law, errno in ((make(Sealed()), EPERM), (make(Sealed(), run=run), EACCES)):
+        law.adopt(Vma(at(0), at(1), R, special=True, file=ToyFile([7])))
+        assert law.mmap(at(0), PAGE_SIZE, R, ANON).errno == errno
+    mm = make(Sealed())
+    mm.adopt(Vma(at(0), at(1), R, special=True, file=ToyFile([7])))
+    assert mm.mmap(at(0), PAGE_SIZE, R | W, SHARED, ToyFile([7], fmode=R)).errno == EACCES
+
+
+@pytest.mark.skipif(
+    kernel_version() < (6, 10), reason="this kernel has no mseal(2); to run it: Linux 6.10 or later"
+)
+def test_sealed_vmas_refuse_as_a_real_kernels_do() -> None:
+    """Ordinary memory that is sealed by mseal(2), against a driver's VMAs under the rule."""
+    calls = [
+        ("munmap", [0, 3]), ("munmap", [1, 1]), ("munmap", [2, 1]), ("munmap", [1, 9]),
+        ("mmap", [0, 2]), ("mmap", [1, 1]), ("mmap", [0, 6]), ("mmap", [2, 3]),
+        ("mremap", [4, 1, 1]), ("mremap", [4, 1, 2]), ("mremap", [4, 1, 6]),
+    ]  # fmt: skip
+    for name, (first, n, *to) in calls:
+        with MmProcess(arena_pages=10) as process:
+            base = process.start
+            mm = make(Sealed())
+            for page in (0, 2, 4):
+                process.order("mmap", base + page * PAGE_SIZE, PAGE_SIZE, R, ANON, -1, 0)
+                mm.mmap(base + page * PAGE_SIZE, PAGE_SIZE, R, ANON)
+            process.order("mmap", base + PAGE_SIZE, PAGE_SIZE, R, ANON, -1, 0)
+            assert process.order("mseal", base + PAGE_SIZE, PAGE_SIZE, 0) == 0
+            mm.adopt(Vma(base + PAGE_SIZE, base + 2 * PAGE_SIZE, R, special=True, file=ToyFile([])))
+            start, length = base + first * PAGE_SIZE, n * PAGE_SIZE
+            args = {
+                "munmap": [start, length],
+                "mmap": [start, length, R, ANON, -1, 0],
+                "mremap": [start, length, length, MOVE_TO, *(base + t * PAGE_SIZE for t in to)],
+            }[name]
+            model = getattr(mm, name)(*(args[:4] if name == "mmap" else args))
+            real = process.order(name, *args)
+            assert (model.errno or 0) == (-real if -4096 < real < 0 else 0), (name, first, n)
+            kept = [(start, end) for start, end, *_ in process.lines()]
+            pages = {a for s, e in kept for a in range(s, e, PAGE_SIZE)}
+            assert {a for v in mm for a in range(v.start, v.end, PAGE_SIZE)} == pages
 
 
 def test_the_lsm_is_asked_before_the_arguments_are_looked_at() -> None:

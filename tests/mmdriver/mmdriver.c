@@ -11,6 +11,7 @@
  *   mprotect ADDR LEN PROT
  *   munmap ADDR LEN
  *   mremap ADDR OLD NEW FLAGS NEW_ADDR
+ *   mseal ADDR LEN
  *   touch ADDR              write a byte
  *   fork                    the child goes on, its pid is the answer
  *
@@ -30,6 +31,9 @@
 #include <unistd.h>
 
 #define PAGE 4096UL
+#ifndef SYS_mseal
+#define SYS_mseal 462 /* since Linux 6.10 */
+#endif
 
 static sigjmp_buf fault;
 static int fds[16];
@@ -125,6 +129,8 @@ int main(int argc, char **argv)
 			result = call(SYS_munmap, a);
 		} else if (!strcmp(name, "mremap")) {
 			result = call(SYS_mremap, a);
+		} else if (!strcmp(name, "mseal")) {
+			result = call(SYS_mseal, a);
 		} else if (!strcmp(name, "touch")) {
 			result = touch(a[0]);
 		} else if (!strcmp(name, "arena")) {
