@@ -6,7 +6,7 @@ What the rules of a driver decide is asked of the law, for files with
 ``special`` set; everything else follows Linux's own rules. Written from 6.1,
 with what later kernels show to user space where ``version`` says so.
 
-Not modelled: limits (RLIMIT_*, max_map_count, overcommit), huge pages, mseal,
+Not modelled: limits (RLIMIT_*, max_map_count, overcommit), huge pages, mseal(2) itself,
 memory policies, userfaultfd and protection keys, which merging compares too.
 """
 
