@@ -13,23 +13,24 @@
  *
  *   open F MODE [PATH]           MODE r, w or rw; PATH else as SGX_DEVICE says
  *   close F | send F WORKER | recv F
- *   create F | init F            INIT signs what was added, in its order
+ *   create F | init F            INIT signs what all workers added, in its order
  *   add F PLACE KEY=VALUE…       via=pages|region|v20, src=SOURCE, perm=MASK, segment=MASK|auto, measure=1,
  *                                dir=DIRECTORY of a file source, mrmask=N, type=N, skew=BYTES (of the
- *                                place), value=N (what it returns)
+ *                                place), value=N (what it returns), content=tcs (no function, but a TCS)
  *   aug F PLACE perm=MASK …      region after INIT, from no source
  *   mmap F PLACE MASK [any|private|validate|noreplace]   any: not MAP_FIXED, answers the offset from ELRANGE
  *   mprotect PLACE MASK | munmap PLACE | mremap PLACE PLACE | foreign PLACE (memory of no enclave)
  *   iocmprotect F PLACE MASK | extend F PLACE MASK
  *   mapsegment F PLACE SEGMENT MASK | segmentfd F NEW SEGMENT
- *   restrict F PLACE MASK | trim F PLACE | remove F PLACE
+ *   restrict F PLACE MASK | trim F PLACE | totcs F PLACE | remove F PLACE
  *   ioctl F NUMBER POINTER       as it is
  *   enter                        an operation that does nothing
  *   peek PLACE | poke PLACE N    by enclave code; poke makes the page a function that returns N
  *   call PLACE                   run it: a page pN begins as a function that returns 0x1000 + N
  *   touch PLACE                  read it from outside: the value, or `signal NUMBER`
- *   accept PLACE MASK [pending|trim] | emodpe PLACE MASK | acceptcopy PLACE FROM MASK
- *   noexec                       ORDERS_DIR is on a noexec mount from now on, for this worker
+ *   accept PLACE MASK [pending|restricted|trim|tcs] | emodpe PLACE MASK | acceptcopy PLACE FROM MASK
+ *   noexec [DIRECTORY]           it, else ORDERS_DIR, is a noexec mount from now on, for this worker
+ *   could SOURCE MASK            whether memory like a source may become MASK: mprotect's answer
  *   fork WORKER | spawn WORKER PROGRAM (another file of this program) | exit
  * Sources: anon_rw, anon_r, anon_rx, anon_rwx; file_r, file_rx, file_rw, file_rwx: private mappings of
  * a file; written_r, written_rx: the same, written to before; shared_r, shared_rx: MAP_SHARED of a
@@ -55,6 +56,7 @@
 #define TEST_PAGES 16
 #define WORKERS 8
 #define FIRST_SOCKET 100 /* the same numbers in every worker: orders, then inboxes */
+#define ADDED_FD 99      /* what was added, in memory that all workers share */
 
 static struct encl e;
 static uint64_t test_pages; /* offset of p0 */
@@ -175,7 +177,7 @@ static int source_file(const void *content, uint64_t len, int mode)
 
 static void order_noexec(void)
 {
-	const char *dir = getenv("ORDERS_DIR");
+	const char *dir = nwords > 1 ? word(1) : getenv("ORDERS_DIR");
 
 	if (unshare(CLONE_NEWNS) && unshare(CLONE_NEWUSER | CLONE_NEWNS))
 		return answer_call(-1);
@@ -213,10 +215,55 @@ static void *source(const char *kind, const void *content, uint64_t len)
 	return p;
 }
 
+static void order_could(void)
+{
+	static uint8_t content[PAGE] __attribute__((aligned(4096)));
+	void *p = source(word(1), content, PAGE);
+
+	answer_call(p == MAP_FAILED ? -1 : mprotect(p, PAGE, (int)mask(word(2))));
+}
+
 /* -- building ------------------------------------------------------------------------------ */
 
-static struct encl_seg added[64]; /* what INIT signs */
-static int nadded;
+/* What INIT signs: all that any worker added, in its order. */
+struct measured {
+	uint64_t off, len, flags;
+	bool measure;
+	uint64_t content; /* offset in `content` of the pages that were added */
+};
+static struct {
+	int n;
+	uint64_t used;
+	struct measured seg[64];
+	uint8_t content[4 << 20] __attribute__((aligned(4096)));
+} *added;
+
+static void share_added(bool first)
+{
+	if (first) {
+		int fd = memfd_create("added", 0);
+
+		if (fd < 0 || dup2(fd, ADDED_FD) < 0 || ftruncate(ADDED_FD, sizeof(*added)))
+			bail("added", strerror(errno));
+		close(fd);
+	}
+	added = mmap(NULL, sizeof(*added), PROT_READ | PROT_WRITE, MAP_SHARED, ADDED_FD, 0);
+	if (added == MAP_FAILED)
+		bail("added", strerror(errno));
+}
+
+static void remember(const struct encl_seg *s)
+{
+	struct measured *m = &added->seg[added->n];
+
+	if (added->n == sizeof(added->seg) / sizeof(added->seg[0])
+	    || added->used + s->len > sizeof(added->content))
+		bail("added", "too much to sign");
+	*m = (struct measured){s->off, s->len, s->flags, s->measure, added->used};
+	memcpy(added->content + m->content, s->src, s->len);
+	added->used += s->len;
+	added->n++;
+}
 
 /* A function that returns `value`. */
 static void function(uint8_t *at, uint64_t value)
@@ -286,14 +333,17 @@ static void order_add(bool late)
 		struct encl_seg s = {"test", where.off, where.len, flags, content,
 				     !late && number(option("measure", "1")), false};
 
+		memset(content, 0, where.len);
 		for (uint64_t at = 0; at < where.len; at += PAGE)
-			function(content + at, option("value", NULL) ? number(option("value", NULL))
+			if (!strcmp(option("content", ""), "tcs"))
+				/* What EACCEPT of a page that EMODT made a TCS wants. */
+				*(struct tcs *)(content + at) = (struct tcs){.nssa = 1, .fslimit = 0xfff, .gslimit = 0xfff};
+			else
+				function(content + at, option("value", NULL) ? number(option("value", NULL))
 				 : 0x1000 + (where.off - test_pages + at) / PAGE);
 		ret = add_one(*var(1), &s, late ? "none" : "anon_rw");
-		if (!ret && !late) {
-			s.src = memcpy(mmap(NULL, s.len, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), content, s.len);
-			added[nadded++] = s;
-		}
+		if (!ret && !late)
+			remember(&s);
 		return answer_call(ret);
 	}
 	for (int i = 0; i < e.nseg && !ret; i++) {
@@ -309,7 +359,7 @@ static void order_add(bool late)
 		s.repeat = false;
 		ret = add_one(*var(1), &s, s.flags & SI_X ? "file_rx" : "anon_rw");
 		if (!ret)
-			added[nadded++] = s;
+			remember(&s);
 	}
 	answer_call(ret);
 }
@@ -317,15 +367,19 @@ static void order_add(bool late)
 static void order_init(void)
 {
 	struct sgx_enclave_init arg = {.sigstruct = (uint64_t)&e.sig};
-	struct encl_seg planned[sizeof(e.seg) / sizeof(e.seg[0])];
-	int n = e.nseg;
+	struct encl whole = e;
 
-	memcpy(planned, e.seg, sizeof(planned));
-	memcpy(e.seg, added, sizeof(added[0]) * (size_t)nadded);
-	e.nseg = nadded;
-	encl_sign(&e);
-	memcpy(e.seg, planned, sizeof(planned));
-	e.nseg = n;
+	_Static_assert(sizeof(added->seg) / sizeof(added->seg[0]) <= sizeof(e.seg) / sizeof(e.seg[0]),
+		       "what was added can be signed");
+	whole.nseg = 0;
+	for (int i = 0; i < added->n; i++) {
+		const struct measured *m = &added->seg[i];
+
+		whole.seg[whole.nseg++] = (struct encl_seg){
+			"added", m->off, m->len, m->flags, added->content + m->content, m->measure, false};
+	}
+	encl_sign(&whole);
+	e.sig = whole.sig;
 	answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_INIT, &arg));
 }
 
@@ -367,12 +421,12 @@ static void order_sgx2(void)
 {
 	struct place where = place(word(2));
 	struct sgx_enclave_restrict_permissions r = {where.off, where.len, mask(word(3)), 0, 0};
-	struct sgx_enclave_modify_types m = {where.off, where.len, 4, 0, 0};
+	struct sgx_enclave_modify_types m = {where.off, where.len, !strcmp(word(0), "trim") ? 4 : 1, 0, 0};
 	struct sgx_enclave_remove_pages d = {where.off, where.len, 0};
 
 	if (!strcmp(word(0), "restrict"))
 		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS, &r));
-	else if (!strcmp(word(0), "trim"))
+	else if (strcmp(word(0), "remove"))
 		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_MODIFY_TYPES, &m));
 	else
 		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_REMOVE_PAGES, &d));
@@ -450,8 +504,12 @@ static void order_enclu(void)
 
 	if (!strcmp(word(3), "pending"))
 		flags |= SI_PENDING;
+	if (!strcmp(word(3), "restricted"))
+		flags |= SI_PR;
 	if (!strcmp(word(3), "trim"))
 		flags = SI_TRIM | SI_MODIFIED;
+	if (!strcmp(word(3), "tcs"))
+		flags = SI_TCS | SI_MODIFIED;
 	struct call c = {.op = OP_ENCLU, .a = strcmp(word(0), "accept") ? EMODPE : EACCEPT,
 			 .b = BASE + place(word(1)).off, .c = flags};
 	answer_entry(&c, true);
@@ -522,10 +580,10 @@ static void obey(void)
 	} table[] = {
 		{"open", order_open}, {"create", order_create}, {"init", order_init},
 		{"send recv", order_send}, {"fork spawn", order_fork}, {"mmap", order_mmap},
-		{"restrict trim remove", order_sgx2}, {"iocmprotect extend mapsegment", order_design},
+		{"restrict trim totcs remove", order_sgx2}, {"iocmprotect extend mapsegment", order_design},
 		{"segmentfd", order_segmentfd}, {"peek poke call enter", order_inside},
 		{"accept emodpe", order_enclu}, {"touch", order_touch},
-		{"noexec", order_noexec},
+		{"noexec", order_noexec}, {"could", order_could},
 		{"acceptcopy", order_acceptcopy},
 	};
 	const char *name = word(0);
@@ -614,6 +672,7 @@ int main(int argc, char **argv)
 		bail("plan", e.err);
 	e.base = e.secs.base = BASE;
 	test_pages = e.free;
+	share_added(argc < 2);
 	if (argc > 1) {
 		me = atoi(argv[1]);
 		work();

@@ -135,6 +135,7 @@ class Checker:
             if holds and system.holds(system.graph.truth(holds(p, i)), before)
         ]
         result.trace["runs"] = runs
+        result.trace["end"] = end_of(system, before)
 
     def _within(self, held: State, system: System) -> int:
         """The literal: nobody holds more than in ``held``."""

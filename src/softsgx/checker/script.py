@@ -1,8 +1,9 @@
-"""A trace as orders for real processes, and the SELinux policy that gives them its permissions.
+"""A trace as orders for real processes.
 
 The orders are those of the program `orders` (tests/guests/orders.c in the sources), a
 loader that does what it is told. What the world leaves out (the enclave's own code and
-stack) is added as that program's plan has it.
+stack) is added as that program's plan has it. What the processes may do is
+`softsgx.checker.confine`'s; what the end of a trace is shown by, `evidence`'s.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from softsgx.checker.permissions import KINDS
+from softsgx.checker.confine import domain, policy_of
+from softsgx.checker.sources import SOURCES
 from softsgx.errors import UsageError
-from softsgx.law.values import RW, RWX, R, X, mask_name
-from softsgx.sdm.leaves import PT_TRIM
+from softsgx.law.values import RW, R, W, X, mask_name
+from softsgx.sdm.leaves import PT_TCS, PT_TRIM
 
-__all__ = ["Order", "domain", "orders_of", "policy_of"]
+__all__ = ["POKED", "Order", "domain", "orders_of", "policy_of", "value_of"]
 
 POKED = 0x4242
+"""What a page returns that was written, when it is called."""
+POKED_AGAIN = 0x4343
 _PLAN = tuple(
     f"{name}.{n}" for n in range(2) for name in ("stack", "tcs", "ssa", "tls")
 )  # of the program's own enclave: two threads
@@ -27,22 +31,29 @@ _SOURCES = (
     "anon_rw", "anon_r", "file_r", "file_rw", "written_r", "shared_r", "file_rx", "shared_rx",
     "file_r", "file_rw", "written_rw", "shared_r", "anon_rx", "anon_rwx", "written_rx",
 )  # fmt: skip
-_NOEXEC = range(8, 12)
+_TYPES = {
+    "MAP_SHARED": "mmap", "MAP_PRIVATE": "mmap-private", "MAP_SHARED_VALIDATE": "mmap-validate",
+}  # fmt: skip
 
 
-_TYPES = {"MAP_SHARED": "mmap", "MAP_SHARED_VALIDATE": "mmap-validate"}
+def value_of(i: int) -> int:
+    """What page ``i`` returns as it was added."""
+    return 0x1000 + i
 
 
 class Order:
     """One line for the program: ``text``, the ``answer`` that the model predicts (None: any).
 
-    step: the number of the trace's step that it is of, from 1 on; 0: beside them.
+    step: the number of the trace's step that it is of, from 1 on; 0: beside them. shows:
+    what it is for where it is of no step, but shows something of the state at the end.
     """
 
-    __slots__ = ("answer", "step", "text")
+    __slots__ = ("answer", "shows", "step", "text")
 
-    def __init__(self, text: str, answer: str | None = "0", step: int = 0) -> None:
-        self.text, self.answer, self.step = text, answer, step
+    def __init__(
+        self, text: str, answer: str | None = "0", step: int = 0, shows: str = ""
+    ) -> None:  # fmt: skip
+        self.text, self.answer, self.step, self.shows = text, answer, step, shows
 
 
 def _mask(mask: int) -> str:
@@ -54,8 +65,12 @@ def _cannot(what: str) -> UsageError:
 
 
 class _Writer:
-    def __init__(self, trace: dict[str, Any], program: str, noexec: str) -> None:
-        self.trace, self.program, self.noexec = trace, program, noexec
+    def __init__(
+        self, trace: dict[str, Any], program: str, noexec: str, mount: bool, own: str, sources: str
+    ) -> None:
+        self.trace, self.program, self.noexec, self.mount = trace, program, noexec, mount
+        self.own = f" dir={own}" if own else ""
+        self.sources = f" dir={sources}" if sources else ""
         self.design = str(trace["design"])
         self.via = {"v20": "v20", "linux-6.0": "pages", "linux-5.11": "pages"}.get(
             self.design, "region"
@@ -63,13 +78,16 @@ class _Writer:
         self.reserved: set[int] = set()
         self.entered: set[int] = set()
         self.holders: set[int] = set()
+        self.mounted: set[int] = set()
         self.created = False
+        # What each page was added from; no entry: zeroed (EAUG), or absent.
+        self.added: dict[int, int] = {}
+        # Pages that are to be a TCS: EACCEPT looks at their content.
+        accepts = [s for s in trace["steps"] if s["step"] == "eaccept" and s["pt"] == PT_TCS]
+        self.tcs = {s["i"] for s in accepts}
 
     def all(self) -> Iterator[Order]:
         steps = self.trace["steps"]
-        loaders = {s["p"] for s in steps if s["step"] in ("create", "add")}
-        if len(loaders | {s["p"] for s in steps if s["step"] == "init"}) > 1:
-            raise _cannot("the program signs what one process added, and here two build")
         forked = {s["q"] for s in steps if s["step"] == "fork"}
         used = {s[k] for s in steps for k in ("p", "q") if k in s}
         for q in sorted(used - forked - {0}):
@@ -78,11 +96,9 @@ class _Writer:
             for order in self.step(step):
                 order.step = number
                 yield order
-        for run in self.trace.get("runs", ()):
-            if run["p"] not in self.entered:
-                continue
-            value = POKED if run["written"] else 0x1000 + run["i"]
-            yield Order(f"{run['p']} call p{run['i']}", f"{value:#x}", len(steps))
+        for order in self.end():
+            order.step = len(steps)
+            yield order
 
     def step(self, s: dict[str, Any]) -> Iterator[Order]:
         name, p = s["step"], s["p"]
@@ -95,6 +111,7 @@ class _Writer:
             "munmap": f"{p} munmap {page}",
             "write": f"{p} poke {page} {POKED}",
             "restrict": f"{p} restrict e {page} {_mask(s.get('perm', 0))}",
+            "to-tcs": f"{p} totcs e {page}",
             "trim": f"{p} trim e {page}",
             "remove": f"{p} remove e {page}",
             "foreign": f"{p} foreign {page}",
@@ -114,7 +131,7 @@ class _Writer:
     def _create(self, _s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
         yield Order(f"{p} create e")
         auto = " segment=auto" if self.design == "segments" else ""
-        yield Order(f"{p} add e base via={self.via}{auto}")
+        yield Order(f"{p} add e base via={self.via}{auto}{self.own}")
         self.created = True
         if self.design == "segments":  # before anything else is mapped there
             for q in sorted(self.holders):
@@ -125,23 +142,36 @@ class _Writer:
 
     def _add(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
         more = f"src={_SOURCES[s['source']]} perm={_mask(s['perm'])}{self._segment(s)}"
-        if s["source"] in _NOEXEC:
-            if not self.noexec:
-                raise _cannot("it takes a directory of a noexec mount")
-            more += f" dir={self.noexec}"
-        yield Order(f"{p} add e {page} via={self.via} {more}")
+        self.added[s["i"]] = s["source"]
+        if SOURCES[s["source"]].noexec:
+            yield from self._mount(p)
+        where = self._directory(s["source"])
+        content = " content=tcs" if s["i"] in self.tcs else ""
+        yield Order(f"{p} add e {page} via={self.via} {more}{where}{content}")
+
+    def _directory(self, source: int) -> str:
+        return f" dir={self.noexec}" if SOURCES[source].noexec else self.sources
+
+    def _mount(self, p: int) -> Iterator[Order]:
+        if not self.noexec:
+            raise _cannot("it takes a directory of a noexec mount")
+        if self.mount and p not in self.mounted:
+            self.mounted.add(p)
+            yield Order(f"{p} noexec {self.noexec}")
 
     def _augment(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        self.added.pop(s["i"], None)
         yield Order(f"{p} aug e {page} via=region perm={_mask(s['perm'])}{self._segment(s)}")
 
-    def _touch(self, _s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+    def _touch(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        self.added.pop(s["i"], None)
         yield Order(f"{p} touch {page}", None)
 
     def _mmap(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
         yield from self._map(_TYPES[s["type"]], p, page, s["prot"])
 
     def _mmap_segment(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
-        way = "segment-fd" if s["type"] == "MAP_SHARED" else "segment-fd-validate"
+        way = _TYPES[s["type"]].replace("mmap", "segment-fd")
         yield from self._map(way, p, page, s["prot"], s["segment"])
 
     def _map_segment(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
@@ -151,8 +181,9 @@ class _Writer:
         yield Order(f"{p} mremap {page} p{min(int(s['j']), 15)}")
 
     def _fork(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
-        self.reserved |= {s["q"]} if p in self.reserved else set()
-        self.entered |= {s["q"]} if p in self.entered else set()
+        for those in (self.reserved, self.entered, self.holders, self.mounted):
+            if p in those:
+                those.add(s["q"])
         yield Order(f"{p} fork {s['q']}")
 
     def _pass(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
@@ -168,9 +199,11 @@ class _Writer:
         yield Order(f"{s['q']} recv s")
 
     def _eaccept(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
-        how = "trim" if s["pt"] == PT_TRIM else "pending" if s["pending"] else ""
-        if not how:
-            raise _cannot("there is no order to accept a restricted page or a TCS")
+        how = {PT_TRIM: "trim", PT_TCS: "tcs"}.get(
+            s["pt"], "pending" if s["pending"] else "restricted"
+        )
+        if how == "tcs" and s["i"] not in self.added:
+            raise _cannot("EACCEPT takes a zeroed page for no TCS")
         yield Order(f"{p} accept {page} {_mask(s['perm'])} {how}")
 
     def _entry(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
@@ -202,7 +235,7 @@ class _Writer:
         self, way: str, p: int, place: str, prot: int, segment: int = 0
     ) -> Iterator[Order]:  # fmt: skip
         mask = _mask(prot)
-        how = " validate" if way.endswith("-validate") else ""
+        how = "".join(f" {h}" for h in ("validate", "private") if way.endswith("-" + h))
         if self.design == "v20":  # maps whole enclaves only
             yield from self._reserve(p)
             yield Order(f"{p} mprotect {place} {mask}")
@@ -224,62 +257,84 @@ class _Writer:
             }[way]
             yield Order(f"{p} {call}")
 
+    # -- what shows the state at the end ---------------------------------------------------
 
-def _check_lsm(trace: dict[str, Any]) -> None:
-    if trace.get("lsm", "selinux") != "selinux":
-        raise _cannot("it is not of SELinux's questions")
+    def end(self) -> Iterator[Order]:
+        """What the processes can do now, as far as the property speaks of it."""
+        for run in self.trace.get("runs", ()):
+            p, i = run["p"], run["i"]
+            if p in self.entered:
+                yield from self._run(p, i, POKED if run["written"] else None)
+        name = self.trace.get("property", "")
+        maker = getattr(self, "_end_" + name.replace("-", "_"), None)
+        for place in self.trace.get("end", ()):
+            if maker is not None:
+                yield from maker(place, place["p"], place["i"])
+        last = self.trace["steps"][-1:]
+        if name == "elrange-fixed" and last and last[0]["step"] in ("mremap", "foreign"):
+            # Where the enclave was: memory of its own, zeroed, or nothing.
+            there = {"foreign": "0", "mremap": "signal 11"}[last[0]["step"]]
+            yield Order(f"{last[0]['p']} touch p{last[0]['i']}", there, shows="left")
+
+    def _run(self, p: int, i: int, value: int | None) -> Iterator[Order]:
+        if value is None and i not in self.added:
+            writer = self._writer(i)
+            if writer is None:
+                return  # zeroes are no code that could tell anything
+            value = POKED
+            yield Order(f"{writer} poke p{i} {value}", shows="write")
+        value = value_of(i) if value is None else value
+        yield Order(f"{p} call p{i}", f"{value:#x}", shows="run")
+
+    def _writer(self, i: int) -> int | None:
+        return next(
+            (
+                place["p"]
+                for place in self.trace.get("end", ())
+                if place["i"] == i and place["access"] & W and place["p"] in self.entered
+            ),
+            None,
+        )
+
+    def _end_writable_alias(self, place: dict[str, Any], p: int, i: int) -> Iterator[Order]:
+        writer = self._writer(i)
+        if place["access"] & X and not place["authority"] and writer is not None:
+            yield Order(f"{writer} poke p{i} {POKED_AGAIN}", shows="write")
+            yield Order(f"{p} call p{i}", f"{POKED_AGAIN:#x}", shows="run again")
+
+    def _end_source_bound(self, place: dict[str, Any], p: int, i: int) -> Iterator[Order]:
+        if place["tables"] & ~place["source_may"]:
+            yield from self._could(p, i, place["tables"])
+
+    def _end_noexec(self, place: dict[str, Any], p: int, i: int) -> Iterator[Order]:
+        if place["access"] & X and i in self.added and SOURCES[self.added[i]].noexec:
+            yield from self._could(p, i, X)
+
+    def _could(self, p: int, i: int, mask: int) -> Iterator[Order]:
+        """The kernel's own word on the source: nobody may make it so."""
+        source = self.added[i]
+        if SOURCES[source].noexec:
+            yield from self._mount(p)
+        where = self._directory(source)
+        yield Order(f"{p} could {_SOURCES[source]} {_mask(mask)}{where}", "EACCES", shows="could")
+
+    def _end_page_bound(self, place: dict[str, Any], p: int, i: int) -> Iterator[Order]:
+        beyond = place["access"] & ~place["bound"]
+        if p in self.entered and beyond & W:
+            yield Order(f"{p} poke p{i} {POKED}", shows="write")
+        if p in self.entered and beyond & R:
+            yield Order(f"{p} peek p{i}", None, shows="read")
 
 
-def orders_of(trace: dict[str, Any], program: str, noexec: str = "") -> list[Order]:
+def orders_of(
+    trace: dict[str, Any], program: str, noexec: str = "", *, mount: bool = False, own: str = "",
+    sources: str = "",
+) -> list[Order]:  # fmt: skip
     """The orders of a trace; ``program``: the path whose copies ``-1``, ``-2``… the other
-    processes execute; ``noexec``: a directory of a noexec mount, or "". Raises UsageError
-    where a step has no order.
+    processes execute.
+
+    noexec: a directory of a noexec mount, or "". mount: the program makes it one, for each
+    process that needs it. own, sources: directories for the files of the enclave's own parts
+    and of the trace's pages. Raises UsageError where a step has no order.
     """
-    _check_lsm(trace)
-    return list(_Writer(trace, program, noexec).all())
-
-
-def domain(p: int) -> str:
-    """The type of process ``p``."""
-    return f"trace_process_{p}_t"
-
-
-def policy_of(trace: dict[str, Any]) -> str:
-    """A CIL module beside softsgx's minimal policy: a domain for each process of a trace,
-    with what the trace says that it holds, and nothing else of the enclave.
-    """
-    lines = []
-    for p in range(trace["processes"]):
-        t = domain(p)
-        lines += [
-            f"(type {t})",
-            f"(typeattributeset domain ({t}))",
-            f"(roletype system_r {t})",
-            f"(allow {t} sgx_enclave_device_t (chr_file (open getattr map ioctl)))",
-            f"(allowx {t} sgx_enclave_device_t (ioctl chr_file ((range 0xa400 0xa4ff))))",
-            f"(allow {t} domain (process (transition sigchld)))",
-        ]
-        for mask in range(1, RWX + 1):
-            word = _mask(mask)
-            segment = f"sgx_segment_{word}_t"
-            lines += [
-                f'(typetransition {t} {t} anon_inode "[sgx_segment_{word}]" {segment})',
-                f"(allow {t} {segment} (anon_inode (create getattr map ioctl)))",
-            ]
-        if "entry" in {s["step"] for s in trace["steps"] if s["p"] == p}:
-            # The program's own code, where the world's enclave is one page that is entered.
-            lines.append(f"(allow {t} sgx_segment_rx_t (anon_inode (read execute)))")
-        held = {n.partition(".")[2]: v for n, v in trace["permissions"].items()
-                if v and n.startswith(f"may{p}.")}  # fmt: skip
-        for kind, bits in held.items():
-            names = " ".join(n for i, n in enumerate(KINDS[kind]) if bits >> i & 1)
-            target = {
-                "device": f"sgx_enclave_device_t (chr_file ({names}))",
-                "process": f"self (process ({names}))",
-                "file": f"ordinary (file ({names}))",
-            }.get(kind)
-            if target is None:
-                word = _mask(int(kind[7:]))
-                target = f"sgx_segment_{word}_t (anon_inode ({names}))"
-            lines.append(f"(allow {t} {target})")
-    return "\n".join(lines) + "\n"
+    return list(_Writer(trace, program, noexec, mount, own, sources).all())

@@ -28,12 +28,16 @@ def confinement(chosen: dict[str, Any], program: str) -> Confinement:
     if "selinux" in chosen and "apparmor" in chosen:
         raise UsageError("--selinux and --apparmor: Linux runs one of them; choose")
     if "selinux" in chosen:
+        if "profile" in chosen:
+            raise UsageError("--profile is AppArmor's; for SELinux write --context PATH=CONTEXT")
         return _selinux(chosen)
     for name in _SELINUX:
         if name in chosen:
             raise UsageError(f"--{name} belongs to --selinux FILE, which is missing")
     if "apparmor" in chosen:
         return _apparmor(chosen, program)
+    if "profile" in chosen:
+        raise UsageError("--profile belongs to --apparmor FILE, which is missing")
     raise UsageError("--audit needs a security module: give --selinux or --apparmor too")
 
 
@@ -106,6 +110,16 @@ def _selinux(chosen: dict[str, Any]) -> Confinement:
     )
 
 
+def _profile_rule(text: str, policy: AppArmorPolicy) -> tuple[str, str]:
+    """``/PATH=NAME``: the file that is executed, and the profile of who executes it."""
+    path, equals, name = text.rpartition("=")
+    if not equals or not path.startswith("/") or not name:
+        raise UsageError(f"--profile {text}: write /PATH=NAME, with a profile's name")
+    if name != UNCONFINED:
+        policy.profile(name)
+    return os.path.realpath(path), name
+
+
 def _apparmor(chosen: dict[str, Any], program: str) -> Confinement:
     path, name = chosen["apparmor"], ""
     if not os.path.exists(path):
@@ -113,8 +127,11 @@ def _apparmor(chosen: dict[str, Any], program: str) -> Confinement:
         if colon and os.path.exists(head):
             path, name = head, tail
     policy = AppArmorPolicy.load(path)
+    rules = dict(_profile_rule(text, policy) for text in chosen.get("profile", ()))
     if name:
         policy.profile(name)
+    elif os.path.realpath(program) in rules:
+        name = rules[os.path.realpath(program)]
     else:
         attached = policy.attached_to(os.path.realpath(program))
         names = policy.names()
@@ -127,6 +144,7 @@ def _apparmor(chosen: dict[str, Any], program: str) -> Confinement:
     return Confinement(
         AppArmorLsm(policy, UNCONFINED),
         start=name,
+        rules=rules,
         audit=chosen.get("audit"),
-        setup={"policy": [os.path.abspath(path)], "profile": name},
+        setup={"policy": [os.path.abspath(path)], "profile": name, "rules": rules},
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from softsgx.errors import UsageError
 
@@ -14,70 +17,99 @@ HELP = """\
 usage: softsgx replay [--print] [--orders PROGRAM] [--noexec DIRECTORY] TRACE
 
 Run a trace that 'softsgx check --trace-dir' wrote on real processes, under its design
-and under an SELinux policy that gives each process what the trace says and no more. The
-last lines show the effect: enclave code that runs says so by its value. Status: 0 if all
-happened as the checker says, 1 if not, 2 if the trace cannot be replayed.
+and under an SELinux policy (or AppArmor profiles, or none, as the trace was checked) that
+gives each process what the trace says and no more. Enclave code that runs says so by its
+value. The last lines say how the property is broken, by what the processes and the LSM
+were seen to do. Status: 0 if all happened as the checker says and the property is seen to
+be broken (of benign-runs: to hold), 1 if not, 2 if the trace cannot be replayed.
 
   --orders PROGRAM  the loader that takes orders (tests/guests/orders.c of the sources;
                     'make guests' builds it; default: $SOFTSGX_ORDERS)
   --noexec DIR      a directory of a noexec mount, for traces that need one (default: one
-                    of /proc/mounts that can be written)
+                    of /proc/mounts that can be written, or else the loader mounts one in a
+                    mount namespace of its own, which takes root or user namespaces)
   --print           print the orders and the policy, and run nothing
 """
 
 
 def replay(args: list[str]) -> int:
     """Replay a trace. Raises UsageError if it cannot be."""
-    import json
-    import os
-
-    program = os.environ.get("SOFTSGX_ORDERS", "")
-    only_print, noexec = False, _noexec_directory()
+    program, noexec = os.environ.get("SOFTSGX_ORDERS", ""), ""
+    only_print = False
     names = []
     rest = iter(args)
     for arg in rest:
+        name, equals, value = arg.partition("=")
         if arg in ("-h", "--help"):
             print(HELP, end="")
             return 0
         if arg == "--print":
             only_print = True
-        elif arg == "--orders":
-            program = next(rest, "")
-        elif arg == "--noexec":
-            noexec = next(rest, "")
+        elif name in ("--orders", "--noexec"):
+            value = value if equals else next(rest, "")
+            if not value:
+                raise UsageError(f"{name} needs a value; see 'softsgx replay --help'")
+            if name == "--orders":
+                program = value
+            else:
+                noexec = value
         elif arg.startswith("-"):
             raise UsageError(f"no option {arg}; see 'softsgx replay --help'")
         else:
             names.append(arg)
     if len(names) != 1:
         raise UsageError("replay takes one trace; see 'softsgx replay --help'")
-    try:
-        trace = json.loads(Path(names[0]).read_text(encoding="utf-8"))
-        trace["steps"], trace["permissions"], trace["processes"]
-    except OSError as e:
-        raise UsageError(f"{names[0]}: {e.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{names[0]}: not a trace of 'softsgx check --trace-dir'") from None
-    from softsgx.checker.script import orders_of, policy_of
-
+    if noexec:
+        _check_noexec(noexec)
+    trace = _read(names[0])
     if only_print:
-        for order in orders_of(trace, program or "orders", noexec or "/NOEXEC"):
-            print(order.text)
-        print()
-        print(policy_of(trace), end="")
+        _print(trace, program or "orders", noexec or "/NOEXEC")
         return 0
     if not program or not os.access(program, os.X_OK):
         raise UsageError(
             f"replay needs the program that takes orders, not {program!r};"
             " see --orders in 'softsgx replay --help'"
         )
-    return _run(trace, os.path.abspath(program), noexec)
+    return _run(trace, os.path.abspath(program), noexec or _noexec_directory())
+
+
+def _read(path: str) -> dict[str, Any]:
+    import json
+
+    from softsgx.designs.registry import make_design
+
+    try:
+        trace = json.loads(Path(path).read_text(encoding="utf-8"))
+        ok = all(isinstance(step["words"], str) and step["p"] >= 0 for step in trace["steps"])
+        ok = ok and all(value >= 0 for value in trace["permissions"].values())
+        ok = ok and trace["processes"] > 0 and isinstance(trace["property"], str)
+        make_design(_design(trace))
+    except OSError as e:
+        raise UsageError(f"{path}: {e.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        ok = False
+    if not ok:
+        raise UsageError(f"{path}: not a trace of 'softsgx check --trace-dir'")
+    found: dict[str, Any] = trace
+    if found.setdefault("lsm", "selinux") not in ("selinux", "apparmor", "none"):
+        raise UsageError(f"{path}: a trace of an LSM that is unknown here: {found['lsm']!r}")
+    return found
+
+
+def _design(trace: dict[str, Any]) -> str:
+    options = ",".join(f"{k}={v}" for k, v in trace["options"].items())
+    return str(trace["design"]) + (":" + options if options else "")
+
+
+def _check_noexec(directory: str) -> None:
+    if not os.path.isdir(directory) or not os.access(directory, os.W_OK):
+        raise UsageError(f"--noexec {directory}: not a directory that can be written")
+    if not os.statvfs(directory).f_flag & os.ST_NOEXEC:
+        raise UsageError(f"--noexec {directory}: not on a noexec mount")
 
 
 def _noexec_directory() -> str:
     """A directory that is the root of a noexec mount and can be written, or ""."""
-    import os
-
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -90,55 +122,138 @@ def _noexec_directory() -> str:
     return ""
 
 
+class _Setup:
+    """A directory with all that a replay needs: copies of the program, files' places, policy."""
+
+    def __init__(self, directory: str, trace: dict[str, Any], noexec: str) -> None:
+        self.trace = trace
+        self.directory = Path(directory)
+        self.program = f"{directory}/orders"
+        self.own, self.sources = f"{directory}/own", f"{directory}/sources"
+        self.noexec, self.mount = noexec or f"{directory}/noexec", not noexec
+
+    def orders(self) -> list[Any]:
+        from softsgx.checker.script import orders_of
+
+        return orders_of(
+            self.trace, self.program, self.noexec, mount=self.mount, own=self.own,
+            sources=self.sources,
+        )  # fmt: skip
+
+    def policy(self) -> str:
+        from softsgx.checker.confine import policy_of, profiles_of
+
+        if self.trace["lsm"] == "selinux":
+            return policy_of(self.trace, self.sources)
+        if self.trace["lsm"] == "apparmor":
+            return profiles_of(self.trace, self.own, self.sources, self.noexec)
+        return ""
+
+    def fill(self, program: str) -> None:
+        """Make the files."""
+        import shutil
+
+        shutil.copy(program, self.program)
+        for p in range(1, self.trace["processes"]):
+            shutil.copy(program, f"{self.program}-{p}")
+        for path in (self.own, self.sources, f"{self.directory}/noexec"):
+            os.mkdir(path)
+        (self.directory / "policy").write_text(self.policy(), encoding="utf-8")
+
+    def options(self) -> list[str]:
+        """Those of ``softsgx run`` that confine the processes."""
+        from softsgx.checker.confine import domain, profile
+
+        others = range(1, self.trace["processes"])
+        policy = str(self.directory / "policy")
+        if self.trace["lsm"] == "selinux":
+            return [
+                "--selinux=minimal", f"--selinux={policy}", f"--context={domain(0)}",
+                *(f"--context={self.program}-{p}={domain(p)}" for p in others),
+            ]  # fmt: skip
+        if self.trace["lsm"] == "apparmor":
+            return [
+                f"--apparmor={policy}:{profile(0)}",
+                *(f"--profile={self.program}-{p}={profile(p)}" for p in others),
+            ]
+        return []
+
+
+def _print(trace: dict[str, Any], program: str, noexec: str) -> None:
+    setup = _Setup(os.path.dirname(program) or ".", trace, noexec)
+    setup.program = program
+    for order in setup.orders():
+        print(order.text)
+    if trace["lsm"] != "none":
+        print()
+        print(setup.policy(), end="")
+
+
 def _run(trace: dict[str, Any], program: str, noexec: str) -> int:
-    import os
-    import shutil
-    import subprocess
     import tempfile
 
-    from softsgx.checker.script import domain, orders_of, policy_of
-
     with tempfile.TemporaryDirectory(prefix="softsgx-replay-") as directory:
-        copy = str(Path(directory, "orders"))
-        shutil.copy(program, copy)
-        context = [f"--context={domain(0)}"]
-        for p in range(1, trace["processes"]):
-            shutil.copy(program, f"{copy}-{p}")
-            context.append(f"--context={copy}-{p}={domain(p)}")
-        cil = Path(directory, "trace.cil")
-        cil.write_text(policy_of(trace), encoding="utf-8")
-        orders = orders_of(trace, copy, noexec)
-        design = trace["design"]
-        if trace["options"]:
-            design += ":" + ",".join(f"{k}={v}" for k, v in trace["options"].items())
-        linux = design.startswith("linux")
-        done = subprocess.run(
-            [
-                sys.executable, "-m", "softsgx", "run", "--design", design,
-                "--selinux", "minimal", "--selinux", str(cil), *context, "--", copy,
-            ],
-            input="\n".join(o.text for o in orders) + "\n", capture_output=True, text=True,
-            check=False, env=os.environ | {
-                "SGX_DEVICE": "/dev/sgx_enclave" if linux else "/dev/sgx/enclave",
-            },
-        )  # fmt: skip
-    answers = done.stdout.splitlines()
-    return _report(trace, orders, answers, done.stderr)
+        setup = _Setup(directory, trace, noexec)
+        orders = setup.orders()
+        setup.fill(program)
+        with open(f"{directory}/errors", "w+", encoding="utf-8", errors="replace") as errors:
+            taken = list(_take(setup, orders, errors))
+            errors.seek(0)
+            said = errors.read()
+    for one in taken:
+        if " noexec " in one.order.text and one.answer != "0":
+            raise UsageError(
+                "this trace cannot be replayed: it takes a noexec mount, and to mount one is"
+                f" {one.answer}; run it as root, or give one with --noexec DIR"
+            )
+    return _report(trace, taken, said)
 
 
-def _report(trace: dict[str, Any], orders: list[Any], answers: list[str], errors: str) -> int:
+def _take(setup: _Setup, orders: list[Any], errors: IO[str]) -> Iterator[Any]:
+    """Give one order after the other, and see what is recorded of each."""
+    import json
+    import subprocess
+
+    from softsgx.checker.confine import device_of
+    from softsgx.checker.evidence import Taken
+
+    record = setup.directory / "record"
+    record.touch()
+    with record.open(encoding="utf-8") as recorded, subprocess.Popen(
+        [
+            sys.executable, "-m", "softsgx", "run", "--design", _design(setup.trace),
+            "--no-cpuid", f"--record={record}", *setup.options(), "--", setup.program,
+        ],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+        env=os.environ | {"SGX_DEVICE": device_of(setup.trace["design"])},
+    ) as run:  # fmt: skip
+        assert run.stdin is not None
+        assert run.stdout is not None
+        with suppress(BrokenPipeError):  # at the latest at the end: the run ended early
+            for order in orders:
+                run.stdin.write(order.text + "\n")
+                run.stdin.flush()
+                answer = run.stdout.readline().rstrip("\n") or "nothing"
+                # An event is written before the process that it is of runs on.
+                lines = recorded.readlines()
+                yield Taken(order, answer, [json.loads(line) for line in lines])
+
+
+def _report(trace: dict[str, Any], taken: list[Any], errors: str) -> int:
+    from softsgx.checker.evidence import evidence
+
     step = 0
-    for n, order in enumerate(orders):
-        while step < order.step:
+    for one in taken:
+        while step < one.order.step:
             step += 1
             print(f"{step:2}. {trace['steps'][step - 1]['words']}")
-        answer = answers[n] if n < len(answers) else "nothing"
-        wrong = order.answer is not None and answer != order.answer
-        print(f"      {order.text} -> {answer}")
-        if wrong:
-            print(f"not as the checker says: {order.answer} was expected")
-            if errors:
-                print(errors, file=sys.stderr, end="")
+        print(f"      {one.order.text} -> {one.answer}")
+        if one.order.answer not in (None, one.answer):
+            print(f"not as the checker says: {one.order.answer} was expected")
+            print(errors, file=sys.stderr, end="")
             return 1
     print("all as the checker says")
-    return 0
+    seen = evidence(trace, taken)
+    for line in seen.lines:
+        print(line)
+    return 0 if seen.holds else 1

@@ -39,10 +39,11 @@ A security module decides about the device (nothing else is asked about):
   --permissive                   denials are logged, not enforced
   --file-contexts FILE           labels of paths, in the syntax of file_contexts(5)
   --apparmor FILE[:NAME]         a profile file, and the profile in it that PROGRAM gets
+  --profile /PATH=NAME           the profile of processes that execute PATH; can be repeated
   --audit FILE                   append the kernel's audit lines to FILE
 """
-_LSM = ("selinux", "context", "boolean", "file-contexts", "apparmor", "audit")
-_REPEATED = frozenset(("--selinux", "--context", "--boolean"))
+_LSM = ("selinux", "context", "boolean", "file-contexts", "apparmor", "profile", "audit")
+_REPEATED = frozenset(("--selinux", "--context", "--boolean", "--profile"))
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
