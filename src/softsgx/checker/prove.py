@@ -11,6 +11,7 @@ from typing import Any
 
 from softsgx.checker import abc, smt
 from softsgx.checker.answer import BOUNDED, PROVED, REFUTED, Answer
+from softsgx.checker.ending import end_of
 from softsgx.checker.explore import explore
 from softsgx.checker.moves import build_moves
 from softsgx.checker.plain import make_plain
