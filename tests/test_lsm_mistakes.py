@@ -41,6 +41,20 @@ _MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "broken profile": (("--apparmor", "README"), "README: the profile does not compile"),
     "unknown profile": (("--apparmor", "profile:nobody"), "no profile named 'nobody'"),
     "which profile": (("--apparmor", "profile"), "choose one"),
+    "unknown profile of a program": (
+        ("--apparmor", "profile:a", "--profile", "/bin/sh=nobody"),
+        "no profile named 'nobody'",
+    ),
+    "a profile of no path": (("--apparmor", "profile:a", "--profile", "b"), "write /PATH=NAME"),
+    "a path without a profile": (
+        ("--apparmor", "profile:a", "--profile=/bin/sh="),
+        "write /PATH=NAME",
+    ),
+    "no --apparmor": (("--profile", "/bin/sh=a"), "belongs to --apparmor"),
+    "a profile for SELinux": (
+        ("--selinux", "minimal", "--profile", "/bin/sh=a"),
+        "write --context PATH=CONTEXT",
+    ),
     "audit into nothing": (("--selinux", "minimal", "--audit", "no/log"), "No such file"),
 }
 

@@ -164,6 +164,33 @@ def test_contexts_by_program_and_by_the_policys_transitions(
     _passes(softsgx(*deny, *options, "--", program))
 
 
+def test_apparmor_profiles_by_program(guest: Guest, softsgx: Softsgx, tmp_path: Path) -> None:
+    program, audit, record = guest("intel_like"), tmp_path / "audit", tmp_path / "run"
+    profile = tmp_path / "profile"
+    profile.write_text(PROFILE.format(enclave="rwm", flags=""))
+    shell = ("--", "/bin/sh", "-c", f"{program}; true")
+    rules: tuple[str, ...]
+    for name, rules, said in (
+        ("loader", (), "ok ecall"),
+        ("loader", (f"{program}=other",), "not ok open"),
+        ("other", (f"{program}=loader",), "ok ecall"),
+        ("other", (f"{program}=unconfined",), "ok ecall"),
+        ("other", ("/bin/true=loader",), "not ok open"),
+    ):
+        audit.unlink(missing_ok=True)
+        options = [f"--profile={rule}" for rule in rules]
+        done = softsgx(
+            "--apparmor", f"{profile}:{name}", *options, "--audit", audit, "--record", record,
+            *shell,
+        )  # fmt: skip
+        assert any(line.startswith(said) for line in _lines(done)), (name, rules, done.stdout)
+        asked = {line["profile"] for line in _audit(audit)}
+        assert asked == ({"other"} if said == "not ok open" else set()), (name, rules)
+    # Without a name the program that is started has the rule's, as any other would.
+    _passes(softsgx("--apparmor", profile, f"--profile={program}=loader", "--", program))
+    assert f'"rules":{{"{program}":"other"}}' in record.read_text()
+
+
 def test_a_descriptor_from_another_process_is_asked_about_again(
     guest: Guest, softsgx: Softsgx, tmp_path: Path
 ) -> None:
