@@ -199,9 +199,8 @@ class _Writer:
         yield Order(f"{s['q']} recv s")
 
     def _eaccept(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
-        how = {PT_TRIM: "trim", PT_TCS: "tcs"}.get(
-            s["pt"], "pending" if s["pending"] else "restricted"
-        )
+        new = "pending" if s["pending"] else "restricted" if s["pr"] else ""
+        how = {PT_TRIM: "trim", PT_TCS: "tcs"}.get(s["pt"], new)
         if how == "tcs" and s["i"] not in self.added:
             raise _cannot("EACCEPT takes a zeroed page for no TCS")
         yield Order(f"{p} accept {page} {_mask(s['perm'])} {how}")
