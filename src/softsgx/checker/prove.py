@@ -7,23 +7,47 @@ checked by Z3. Where ABC is missing Z3 alone searches within a bound, and says s
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from softsgx.checker import abc, smt
 from softsgx.checker.answer import BOUNDED, PROVED, REFUTED, Answer
+from softsgx.checker.anypages import AnyPages
+from softsgx.checker.circuit import TRUE
 from softsgx.checker.ending import end_of
 from softsgx.checker.explore import explore
+from softsgx.checker.induction import minimal
+from softsgx.checker.invariants import invariant_words
 from softsgx.checker.moves import build_moves
 from softsgx.checker.plain import make_plain
 from softsgx.checker.properties import PROPERTIES
 from softsgx.checker.properties.base import NEVER, REACHED, TOLD_APART, Property
 from softsgx.checker.result import Options, Result
 from softsgx.checker.system import State, System
-from softsgx.checker.words import invariant_words, permission_words, step_words
+from softsgx.checker.words import permission_words, step_words
 from softsgx.checker.world import World
 from softsgx.errors import InternalError
+from softsgx.law.values import Value
 
-__all__ = ["Checker"]
+__all__ = ["Checker", "at_least", "within"]
+
+
+def _held(world: World, held: State, value: int) -> Iterator[int]:
+    for name, var in world.vars.items():
+        for i, lit in enumerate(var.lits if var.frozen else ()):
+            if held[name] >> i & 1 == value:
+                yield lit
+
+
+def within(world: World, held: State) -> int:
+    """The literal: nobody holds more than in ``held``."""
+    return world.graph.all_of(lit ^ 1 for lit in _held(world, held, 0))
+
+
+def at_least(world: World, held: State) -> int:
+    """The literal: everybody holds what they hold in ``held``."""
+    return world.graph.all_of(_held(world, held, 1))
 
 
 class Checker:
@@ -33,6 +57,7 @@ class Checker:
         self.design, self.options = design, options or Options()
         self.world, self.system = self._make(self.options.pages, self.options.processes)
         self._reached: dict[str, Answer] = {}
+        self._any: dict[int, AnyPages] = {}
 
     def _make(self, pages: int, processes: int) -> tuple[World, System]:
         world = World(self.design, pages, processes, self.options.lsm)
@@ -73,13 +98,21 @@ class Checker:
             self._reached[what] = self.decide(bad)
         return self._reached[what]
 
+    def _any_pages(self, n_processes: int) -> AnyPages:
+        if n_processes not in self._any:
+            o = self.options
+            self._any[n_processes] = AnyPages(
+                self.design, n_processes, o.lsm, o.permissions, o.timeout_s
+            )
+        return self._any[n_processes]
+
     # -- properties ----------------------------------------------------------------------
 
     def check(self, prop: Property) -> Result:
         """The verdict on one property."""
         begun = time.monotonic()
         result = Result(self.design.name, dict(self.design.chosen), prop.name)
-        result.lsm = self.options.lsm
+        result.lsm, result.processes = self.options.lsm, self.options.processes
         if prop.kind == TOLD_APART:
             self._told_apart(prop, result)
         else:
@@ -89,6 +122,7 @@ class Checker:
             reached = answer.reached
             if reached is None:
                 result.verdict, result.bound = BOUNDED, answer.depth
+                result.pages = self.options.pages
             else:
                 result.verdict = PROVED if reached == (prop.kind == REACHED) else REFUTED
             if reached:
@@ -97,11 +131,40 @@ class Checker:
                 if prop.kind == NEVER and self._engine() == "abc":
                     result.weaker = self._weaker(bad, answer)
             elif reached is False:
-                result.why = invariant_words(self.world, answer.invariant or [])
+                self._tell_proof(result, self.system, bad, answer, prop.conditions)
                 if prop.kind == NEVER and prop.unless:
                     result.vacuous = self.reaches(prop.unless).reached is False
         result.seconds = round(time.monotonic() - begun, 2)
         return result
+
+    def _tell_proof(
+        self, result: Result, system: System, bad: int, answer: Answer,
+        conditions: Callable[[World], Iterable[Value]],
+        also: Callable[[World], int] = lambda _: TRUE,
+    ) -> None:  # fmt: skip
+        """The invariant, for any number of pages if it can be. also: a further condition."""
+        world = system.world
+        result.pages = world.n_pages
+        if answer.invariant is None:
+            result.coupled = "all states were seen"
+            return
+        pages = self._any_pages(world.n_processes)
+        wanted: int | str = pages.why_not or pages.bad(conditions)
+        if isinstance(wanted, int):
+            wanted = world_bad = pages.world.graph.and_(wanted, also(pages.world))
+            found = pages.prove(world_bad, answer.invariant)
+            if isinstance(found, list):
+                result.pages = None
+                found = pages.smaller(world_bad, found)
+                result.why += invariant_words(pages.world, found, any_pages=True)
+                return
+            wanted = found
+        result.coupled = wanted
+        cubes = minimal(system, bad, answer.invariant)
+        wrong = smt.check_invariant(system, bad, cubes)
+        if wrong:
+            raise InternalError(f"the smaller invariant is none: {wrong}")
+        result.why += invariant_words(world, cubes)
 
     def _tell(self, result: Result, system: System, answer: Answer) -> None:
         unless = PROPERTIES[result.property].unless or (
@@ -138,34 +201,12 @@ class Checker:
         result.trace["runs"] = runs
         result.trace["end"] = end_of(system, before)
 
-    def _within(self, held: State, system: System) -> int:
-        """The literal: nobody holds more than in ``held``."""
-        g = system.graph
-        return g.all_of(
-            lit ^ 1
-            for name, var in system.world.vars.items()
-            if var.frozen
-            for i, lit in enumerate(var.lits)
-            if not held[name] >> i & 1
-        )
-
-    def _at_least(self, held: State, system: System) -> int:
-        """The literal: everybody holds what they hold in ``held``."""
-        g = system.graph
-        return g.all_of(
-            lit
-            for name, var in system.world.vars.items()
-            if var.frozen
-            for i, lit in enumerate(var.lits)
-            if held[name] >> i & 1
-        )
-
     def _weaker(self, bad: int, answer: Answer) -> dict[str, Any] | None:
         """Another trace, maybe longer, for which strictly fewer permissions are enough."""
         system, found = self.system, None
         held = answer.start
         while held is not None and (answer.depth or 0):
-            fewer = system.graph.and_(self._within(held, system), self._at_least(held, system) ^ 1)
+            fewer = system.graph.and_(within(self.world, held), at_least(self.world, held) ^ 1)
             other = abc.solve(
                 system, system.graph.and_(bad, fewer), timeout_s=self.options.timeout_s
             )
@@ -186,12 +227,21 @@ class Checker:
         More permissions allow more, so those that are just enough for the file's enclave
         are tried, one minimal set after the other.
         """
-        world, system = self._make(1, 1)
+        world, system = self._make(self.options.pages, 1)
         g = world.graph
+        result.pages, result.processes = world.n_pages, 1
         file, made = (world.some([c]) for c in prop.conditions(world))
-        open_ = file
-        tried: list[str] = []
+        tried: list[State] = []
+
+        def others(world: World) -> int:
+            """Permissions other than those that were tried, or more."""
+            return world.graph.all_of(at_least(world, held) ^ 1 for held in tried)
+
+        def one(which: int) -> Callable[[World], Iterable[Value]]:
+            return lambda w: [list(prop.conditions(w))[which]]
+
         while True:
+            open_ = g.and_(file, others(world))
             answer = self.decide(open_, system)
             result.method = answer.method
             if answer.reached is None:
@@ -199,24 +249,28 @@ class Checker:
                 return
             if not answer.reached or answer.start is None:
                 result.verdict = REFUTED
-                result.why = tried or ["the enclave of an unmodified file never runs"]
+                self._tell_proof(result, system, open_, answer, one(0), others)
+                result.why = [
+                    line + ": a generated enclave runs, too"
+                    for held in tried
+                    for line in permission_words(world, held)
+                ] or ["the enclave of an unmodified file never runs"]
                 return
             make_plain(system, open_, answer)
-            within = self._within(answer.start, system)
-            other = self.decide(g.and_(made, within), system)
+            start = answer.start
+            both = g.and_(made, within(world, start))
+            other = self.decide(both, system)
             if other.reached is None:
                 result.verdict, result.bound = BOUNDED, other.depth
                 return
             if not other.reached:
                 result.verdict = PROVED
+                fewer = partial(within, held=start)
+                self._tell_proof(result, system, both, other, one(1), fewer)
                 self._tell(result, system, answer)
                 result.method = other.method
                 return
-            tried += [
-                line + ": a generated enclave runs, too"
-                for line in permission_words(system.world, answer.start)
-            ]
-            open_ = g.and_(open_, self._at_least(answer.start, system) ^ 1)
+            tried.append(start)
 
     def check_all(self, names: list[str] | None = None) -> list[Result]:
         """The verdicts on properties by name (default all), in the order of the table."""

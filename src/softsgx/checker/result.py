@@ -35,14 +35,16 @@ class Result:
     steps within which nothing was found, None where the verdict needs no bound. why: an
     invariant in words (what never is), or the reason. vacuous: a proof that says
     nothing, since nothing of the kind can run at all. benign: what `benign-runs` says.
+    pages, processes: for how many a proof holds; pages is None for any number, and where a
+    trace tells, which stays one with more. coupled: why a proof is for its pages only.
     weaker: (permissions, number of steps) of another trace with fewer permissions.
     trace: the steps as data, for `softsgx replay`; its ``runs`` are the pages that run at the
     end, of those that the property speaks of.
     """
 
     __slots__ = (
-        "benign", "bound", "design", "lsm", "method", "options", "permissions", "property",
-        "seconds", "steps", "trace", "vacuous", "verdict", "weaker", "why",
+        "benign", "bound", "coupled", "design", "lsm", "method", "options", "pages", "permissions",
+        "processes", "property", "seconds", "steps", "trace", "vacuous", "verdict", "weaker", "why",
     )  # fmt: skip
 
     def __init__(self, design: str, options: dict[str, str], property_name: str) -> None:
@@ -56,15 +58,33 @@ class Result:
         self.method = ""
         self.seconds = 0.0
         self.vacuous = False
+        self.pages: int | None = None
+        self.processes = 0
+        self.coupled = ""
         self.benign = ""
         self.weaker: dict[str, Any] | None = None
         self.trace: dict[str, Any] | None = None
+
+    @property
+    def scope(self) -> str:
+        """For which worlds a verdict that is no trace holds: a phrase."""
+        if self.steps:
+            return ""
+        pages = "any number of pages" if self.pages is None else _count(self.pages, "page")
+        processes = _count(self.processes, "process")
+        return f"for {pages} and {processes}" + (f": {self.coupled}" if self.coupled else "")
 
     def as_json(self) -> dict[str, Any]:
         """The result as an object of JSON; the trace goes into files of its own."""
         return {
             name: getattr(self, name) for name in (
-                "design", "options", "lsm", "property", "verdict", "bound", "vacuous", "benign",
-                "steps", "permissions", "weaker", "why", "method", "seconds",
+                "design", "options", "lsm", "property", "verdict", "bound", "pages", "processes",
+                "scope", "vacuous", "benign", "steps", "permissions", "weaker", "why", "method",
+                "seconds",
             )
         }  # fmt: skip
+
+
+def _count(number: int, what: str) -> str:
+    many = what + ("es" if what.endswith("s") else "s")
+    return f"{number} {what if number == 1 else many}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from softsgx.checker.answer import Answer, Clause
@@ -12,7 +12,7 @@ from softsgx.checker.replay import replay_inputs
 from softsgx.checker.system import System
 from softsgx.errors import UnsupportedError
 
-__all__ = ["bounded", "check_invariant"]
+__all__ = ["Steps", "bounded", "check_invariant"]
 
 
 def _z3() -> Any:
@@ -56,11 +56,14 @@ def _text(lit: int, prefix: str) -> str:
     return f"(not {prefix}{lit >> 1})" if lit & 1 else f"{prefix}{lit >> 1}"
 
 
-def check_invariant(system: System, bad: int, cubes: list[Clause]) -> str:
+def check_invariant(
+    system: System, bad: int, cubes: Sequence[Clause], assumed: Sequence[Sequence[int]] = ()
+) -> str:
     """Check by Z3 that the cubes' complement is an inductive invariant that excludes ``bad``.
 
     "" if so, else which of the conditions fails. The invariant is taken together
-    with "not bad", as PDR does.
+    with "not bad", as PDR does. assumed: cubes of literals (of inputs, too) that are
+    excluded before each step.
     """
     z3 = _z3()
     graph = system.graph
@@ -70,26 +73,130 @@ def check_invariant(system: System, bad: int, cubes: list[Clause]) -> str:
     then = [[latch[n, i][1] ^ (value ^ 1) for n, i, value in cube] for cube in cubes]
     # "not bad" after the step: bad's cone once more, over the next values of the state.
     support = [v for v in graph.cone([bad]) if graph.fanins[v] is None]
-    roots = [bad, *(next_of[v] for v in support), *(x for c in (*now, *then) for x in c)]
+    roots = [bad, *(next_of[v] for v in support), *(x for c in (*now, *then, *assumed) for x in c)]
     lines = _smt2(graph, roots, {}, "n")
     lines += _smt2(graph, [bad], {v: _text(next_of[v], "n") for v in support}, "m")
 
-    def one_of(cubes_of: list[list[int]], last: str) -> str:
+    def one_of(cubes_of: Sequence[Sequence[int]], last: str) -> str:
         texts = [f"(and true {' '.join(_text(x, 'n') for x in cube)})" for cube in cubes_of]
         return f"(or {last} {' '.join(texts)})"
 
     excluded = one_of(now, _text(bad, "n"))
+    others = one_of(assumed, "false")
     state = set(next_of)
     zero = [f"(not n{v})" for v in graph.cone(roots) if v in state]
     for what, claim in (
         ("it does not hold at the start", f"(and {excluded} {' '.join(zero)})"),
-        ("a step leaves it", f"(and (not {excluded}) {one_of(then, _text(bad, 'm'))})"),
+        (
+            "a step leaves it",
+            f"(and (not {excluded}) (not {others}) {one_of(then, _text(bad, 'm'))})",
+        ),
     ):
         claimed = z3.Solver()
         claimed.from_string("\n".join([*lines, f"(assert {claim})"]))
         if claimed.check() != z3.unsat:
             return what
     return ""
+
+
+class Steps:
+    """One step of a system, in a solver that stays: what follows from which cubes.
+
+    Before the step "not bad" holds, as in `check_invariant`. elsewhere: further cubes of
+    literals that are excluded before the step where a cube is.
+    """
+
+    def __init__(
+        self, system: System, bad: int,
+        elsewhere: Callable[[Clause], Sequence[Sequence[int]]] | None = None,
+    ) -> None:  # fmt: skip
+        self._z3 = _z3()
+        self._graph = graph = system.graph
+        self._latch = {(name, i): (lit, nxt) for name, i, lit, nxt in system.latches()}
+        self._elsewhere = elsewhere or (lambda _: ())
+        self._solver = self._z3.SolverFor("QF_FD")
+        self._known: set[int] = set()
+        self._number: dict[Clause, int] = {}
+        self._ask = 0
+        next_of = {lit >> 1: nxt for lit, nxt in self._latch.values()}
+        support = [v for v in graph.cone([bad]) if graph.fanins[v] is None]
+        lines = self._gates([bad, *(next_of[v] for v in support)])
+        lines += _smt2(graph, [bad], {v: _text(next_of[v], "n") for v in support}, "m")
+        lines.append(f"(assert (not {_text(bad, 'n')}))")
+        lines += ["(declare-const vbad Bool)", f"(assert (=> vbad {_text(bad, 'm')}))"]
+        self._solver.from_string("\n".join(lines))
+
+    def _gates(self, roots: Sequence[int]) -> list[str]:
+        graph, lines = self._graph, []
+        for v in graph.cone([r for r in roots if r >> 1 not in self._known]):
+            if v not in self._known:
+                self._known.add(v)
+                pair = graph.fanins[v]
+                lines.append(f"(declare-const n{v} Bool)")
+                if pair is not None:
+                    a, b = (_text(x, "n") for x in pair)
+                    lines.append(f"(assert (= n{v} (and {a} {b})))")
+        return lines
+
+    def _add(self, cubes: Iterable[Clause]) -> None:
+        """For each new cube: ``sN``, it is excluded before; ``vN``, it holds after the step."""
+        lines: list[str] = []
+        for cube in cubes:
+            if cube in self._number:
+                continue
+            k = self._number[cube] = len(self._number)
+            now = [self._latch[n, i][0] ^ (value ^ 1) for n, i, value in cube]
+            then = [self._latch[n, i][1] ^ (value ^ 1) for n, i, value in cube]
+            others = list(self._elsewhere(cube))
+            lines += self._gates([*now, *then, *(x for lits in others for x in lits)])
+            lines += [f"(declare-const s{k} Bool)", f"(declare-const v{k} Bool)"]
+            for lits in (now, *others):
+                texts = " ".join(_text(x, "n") for x in lits)
+                lines.append(f"(assert (=> s{k} (not (and true {texts}))))")
+            texts = " ".join(_text(x, "n") for x in then)
+            lines.append(f"(assert (= v{k} (and true {texts})))")
+        if lines:
+            self._solver.from_string("\n".join(lines))
+
+    def core(self, target: Clause | None, cubes: Sequence[Clause]) -> list[Clause] | None:
+        """Of cubes, those whose exclusion excludes ``target`` (None: bad) after a step.
+
+        None where they do not.
+        """
+        z3 = self._z3
+        self._add([*cubes, *([target] if target else [])])
+        goal = z3.Bool("vbad" if target is None else f"v{self._number[target]}")
+        chosen = {f"s{self._number[c]}": c for c in cubes}
+        if self._solver.check([goal, *map(z3.Bool, chosen)]) != z3.unsat:
+            return None
+        return [chosen[n] for x in self._solver.unsat_core() if (n := x.decl().name()) in chosen]
+
+    def _leaves(self, cubes: Sequence[Clause], *, bad: bool) -> bool:
+        """Whether a step leads from outside of the cubes into one (or to bad)."""
+        self._add(cubes)
+        numbers = [self._number[c] for c in cubes]
+        self._ask += 1
+        one_of = " ".join(["vbad" if bad else "false", *(f"v{k}" for k in numbers)])
+        self._solver.from_string(
+            f"(declare-const a{self._ask} Bool)\n(assert (=> a{self._ask} (or {one_of})))"
+        )
+        names = [f"a{self._ask}", *(f"s{k}" for k in numbers)]
+        return bool(self._solver.check([self._z3.Bool(n) for n in names]) != self._z3.unsat)
+
+    def inductive(self, cubes: Sequence[Clause]) -> bool:
+        """Whether to be outside of the cubes, and of bad, is preserved by each step."""
+        return not self._leaves(cubes, bad=True)
+
+    def houdini(self, cubes: Iterable[Clause]) -> list[Clause]:
+        """The most of the cubes to be outside of which is preserved by each step."""
+        left = [c for c in dict.fromkeys(cubes) if any(v for _, _, v in c)]  # not at the start
+        while left and self._leaves(left, bad=False):
+            model = self._solver.model()
+            left = [
+                c for c in left
+                if not self._z3.is_true(model[self._z3.Bool(f"v{self._number[c]}")])
+            ]  # fmt: skip
+        return left
 
 
 def bounded(system: System, bad: int, max_depth: int = 12, timeout_s: float = 60.0) -> Answer:

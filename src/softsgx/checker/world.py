@@ -61,15 +61,19 @@ class Var:
 class World:
     """State variables of a design with ``n_pages`` pages and ``n_processes`` processes.
 
-    lsm: whose questions are asked: "selinux", "apparmor" or "none".
+    lsm: whose questions are asked: "selinux", "apparmor" or "none". open_ended: there may be
+    further pages, so whether some page gives a process code to run is a variable
+    (``anywhere{p}.code``) and not found in the world's own (see `softsgx.checker.anypages`).
     ``moves`` (see `softsgx.checker.moves`) are what can happen; ``now(name)`` is a
     variable's value before a step.
     """
 
     def __init__(
-        self, design: Any, n_pages: int = 1, n_processes: int = 2, lsm: str = "selinux"
+        self, design: Any, n_pages: int = 1, n_processes: int = 2, lsm: str = "selinux",
+        *, open_ended: bool = False,
     ) -> None:  # fmt: skip
         self.design, self.n_pages, self.n_processes, self.lsm = design, n_pages, n_processes, lsm
+        self.open_ended = open_ended
         self.graph = Graph()
         self.vars: dict[str, Var] = {}
         self.page_schema: Schema = design.page_schema
@@ -95,6 +99,8 @@ class World:
                 add(f"process{p}.{field}", 1)
             if self.has_segments:
                 add(f"process{p}.segment_fd", 3)
+            if self.open_ended:
+                add(f"anywhere{p}.code", 1)
             for i in range(self.n_pages):
                 for f in self.vma_schema.fields.values():
                     add(f"vma{p}_{i}.{f.name}", f.width)
@@ -103,6 +109,10 @@ class World:
                 add(f"vma{p}_{i}.hole", 1)
         for field in ("opened", "fd_writes", "created", "initialized", "disturbed"):
             add(f"enclave.{field}", 1)
+        if self.lsm == "apparmor":  # what it remembers of the device's file
+            add("enclave.granted", 3)
+            for p in range(self.n_processes):
+                add(f"process{p}.checked", 1)
         for i in range(self.n_pages):
             for f in self.page_schema.fields.values():
                 if f.name != "mapped":  # found in the mappings, not kept
@@ -215,8 +225,11 @@ class World:
     def enters(self, p: int) -> Value:
         """The condition that process ``p`` can enter the enclave, and run some code of it."""
         code: Value = self.now(f"process{p}.code")
-        for i in range(self.n_pages):
-            code = code | has(self.access(p, i), X)
+        if self.open_ended:
+            code = code | self.now(f"anywhere{p}.code")
+        else:
+            for i in range(self.n_pages):
+                code = code | has(self.access(p, i), X)
         return self.now("enclave.initialized") & self.now(f"process{p}.entry") & code
 
     def runs(self, p: int, i: int) -> Value:
