@@ -39,6 +39,7 @@ TABLES = [
     (SEED, "selinux"),
     ("segments:readd=same-segment", "selinux"),
     ("source-vma:snapshot=may", "selinux"),
+    ("linux-6.0", "apparmor"),
     (SEED, "apparmor"),
     ("segments", "apparmor"),
     ("source-vma", "apparmor"),
@@ -266,7 +267,29 @@ def test_each_process_of_a_trace_has_its_own_profile(
     for held, want in ({"may0.device": 1, "may1.device": 1}, 0), ({"may0.device": 1}, 1):
         status, shown = _replay(trace | {"permissions": held}, guest, tmp_path, capsys)
         assert status == want, shown
-        assert f"1 create e -> {'EACCES' if want else '0'}" in shown
+        # Not when it arrives, as in a kernel, but when it is used first.
+        assert f"1 ioctl e 0xa4ff 0 -> {'EACCES' if want else 'ENOTTY'}" in shown
+
+
+def test_who_comes_second_to_a_file_is_not_asked_about(
+    guest: Guest, tmp_path: Path, capsys: Capture
+) -> None:
+    """AppArmor asks for m of the profile that is new to a file, or of all the others."""
+    steps = _steps(
+        ("open", {"p": 0, "fmode": 1}),
+        ("create", {"p": 0}),
+        ("add", {"p": 0, "i": 0, "source": FILE_R, "perm": RX}),
+        ("pass", {"p": 0, "q": 1}),
+        ("mmap", {"p": 1, "i": 0, "prot": RX, "type": "MAP_SHARED"}),
+    )
+    trace = {
+        "design": "linux-6.0", "options": {}, "property": "mine", "lsm": "apparmor", "pages": 1,
+        "processes": 2, "steps": steps,
+    }  # fmt: skip
+    for first, second, want in ((5, 1, "0"), (1, 5, "EACCES")):
+        held = {"may0.device": first, "may1.device": second}
+        _, shown = _replay(trace | {"permissions": held}, guest, tmp_path, capsys)
+        assert f"1 mmap e p0 rx -> {want}" in shown
 
 
 # -- every kind of step ------------------------------------------------------------------------

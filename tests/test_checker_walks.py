@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes.util
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import pytest
 
 from softsgx.checker.answer import Step
+from softsgx.checker.confine import domain, policy_of, profile, profiles_of
 from softsgx.checker.move import Move
 from softsgx.checker.moves import build_moves
-from softsgx.checker.script import domain, orders_of, policy_of
+from softsgx.checker.script import orders_of
 from softsgx.checker.sources import SOURCES
 from softsgx.checker.system import State, System
 from softsgx.checker.words import step_words
@@ -27,6 +29,10 @@ from tests.command import Softsgx
 pytestmark = pytest.mark.skipif(
     ctypes.util.find_library("sepol") is None,
     reason="no engine here; to run it: apt-get install libsepol2",
+)
+needs_apparmor = pytest.mark.skipif(
+    shutil.which("apparmor_parser", path="/usr/bin:/bin:/usr/sbin:/sbin") is None,
+    reason="no engine here; to run it: apt-get install apparmor",
 )
 
 DESIGNS = [
@@ -204,3 +210,64 @@ def test_a_real_process_goes_where_the_model_goes(
             assert happened == possible, story
             refused += not possible
     assert refused > 20
+
+
+# -- AppArmor, of two profiles -----------------------------------------------------------------
+
+PAIRS = [(1, 5), (5, 1), (3, 7), (7, 3), (5, 5), (7, 5), (3, 1)]
+
+
+@needs_apparmor
+@pytest.mark.parametrize("held", PAIRS, ids=[f"{a}-{b}" for a, b in PAIRS])
+def test_apparmor_remembers_whom_it_asked_as_the_model_does(
+    held: tuple[int, int], softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """One file, two profiles: who maps what after whom decides which of them is looked at."""
+    world = World(make_design("linux-6.0"), 2, 2, "apparmor")
+    moves = {(m.name, *m.meta.values()): m for m in build_moves(world)}
+    system = System(world, {"may0.device": held[0], "may1.device": held[1]})
+    chance, outcomes = random.Random(10 * held[0] + held[1]), set()
+    for _ in range(4):
+        state = system.start({})
+        steps: list[dict[str, Any]] = []
+        possible: list[bool] = []
+        tried = [
+            ("open", 0, 3 if held[0] & 2 else 1), ("create", 0), ("add", 0, 0), ("add", 0, 1),
+            *[("mmap", 0, chance.randrange(2), "MAP_SHARED") for _ in range(chance.randrange(3))],
+            ("pass", 0, 1),
+            *[("mmap", chance.randrange(2), chance.randrange(2), "MAP_SHARED") for _ in range(12)],
+        ]  # fmt: skip
+        for key in tried:
+            move = moves[key]
+            args = {"source": 0, "perm": 7} if key[0] == "add" else {}
+            if key[0] == "mmap":
+                fd_writes = state["enclave.fd_writes"]
+                args = {"prot": chance.choice((1, 4, 5, 3, 7) if fd_writes else (1, 4, 5))}
+            after = system.step(state, move, args)
+            steps.append({"step": key[0], **move.meta, **args, "words": str(key)})
+            possible.append(after is not None)
+            state = after or state
+        trace = {
+            "design": "linux-6.0", "options": {}, "processes": 2, "steps": steps,
+            "permissions": {"may0.device": held[0], "may1.device": held[1]},
+        }  # fmt: skip
+        profiles = tmp_path / "profiles"
+        profiles.write_text(profiles_of(trace, "/", "/"))
+        program = tmp_path / "orders"
+        for copy in (program, Path(f"{program}-1")):
+            shutil.copy(guest("orders"), copy)
+        orders = orders_of(trace, str(program))
+        done = softsgx(
+            "--design=linux-6.0", f"--apparmor={profiles}:{profile(0)}",
+            f"--profile={program}-1={profile(1)}", "--", program,
+            stdin="\n".join(o.text for o in orders) + "\n",
+            env={"SGX_DEVICE": "/dev/sgx_enclave"},
+        )  # fmt: skip
+        told = []
+        for order, answer in zip(orders, done.stdout.splitlines(), strict=True):
+            told.append(f"{order.text} -> {answer}")
+            # The descriptor is asked about when it is used first: by an ioctl.
+            if " mmap " in order.text or " ioctl " in order.text:
+                assert (order.answer == answer) == possible[order.step - 1], "\n".join(told)
+                outcomes.add(answer)
+    assert {"0", "EACCES"} <= outcomes or held[0] == held[1]

@@ -144,12 +144,13 @@ class _Seen:
 
     def _is(self, verdict: dict[str, Any], i: int) -> bool:
         """Whether a question was about the object that mappings of page ``i`` are of."""
-        if self.lsm == "apparmor":
-            return bool(verdict["target"] == device_of(self.trace["design"]))
         kind = "sgx_enclave_device_t"
         for _, s in self.steps():
             if s.get("i") == i and s.get("segment") and s["step"] in ("add", "augment"):
                 kind = f"sgx_segment_{mask_name(s['segment']).lower()}_t"
+        if self.lsm == "apparmor":  # which knows no segments
+            device = device_of(self.trace["design"])
+            return "segment" not in kind and bool(verdict["target"] == device)
         return kind in verdict["target"].split(":")
 
     def granted(self, p: int, i: int) -> set[str]:

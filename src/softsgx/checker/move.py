@@ -13,7 +13,7 @@ from typing import Any
 from softsgx.checker.circuit import Chosen
 from softsgx.checker.world import EXECMOD, READ, SEGMENTS, World
 from softsgx.law.rule import At, Request
-from softsgx.law.values import RWX, Value, W, eq, has, ite, no, subset
+from softsgx.law.values import RWX, Value, W, X, eq, has, ite, no, subset
 from softsgx.lsm import apparmor, selinux
 
 __all__ = ["File", "LocalCell", "Move", "StateCell"]
@@ -87,11 +87,14 @@ class File:
         # Never 0: a rule may branch on that much.
         self.fmode = mode if isinstance(mode, int) else Chosen(mode.graph, mode.lits)
         self.private = is_segment & int(bool(getattr(world.design, "inode_private", 0)))
-        # AppArmor looks at no anonymous inode. What it remembers of a file is what it would
-        # answer again, since permissions never change here.
+        # AppArmor looks at no anonymous inode.
         self.unmediated = is_segment
-        self.allow = 0
-        self._page = page
+        self._page, self._move = page, move
+
+    @property
+    def allow(self) -> Value:
+        """What AppArmor has granted on the device's file, whoever asked for it."""
+        return self._move.get("enclave.granted")
 
     def inside(self, _start: int, _end: int) -> int:
         """Within ELRANGE; the world has no mapping across its end."""
@@ -165,6 +168,10 @@ class Move:
         rule = getattr(_HOOKS[self.world.lsm], hook, None)
         if rule is not None:
             rule(_Questions(self, when), at, Request(**what))
+            if self.world.lsm == "apparmor" and "prot" in what:
+                # It heard of X, whether it remembered an answer or not.
+                heard = ite(when, what["prot"], 0)
+                self.asked_x = self.asked_x | (has(heard, X) & no(at.file.unmediated))
 
     # -- places ----------------------------------------------------------------------------
 
@@ -215,12 +222,37 @@ class _Questions:
             move.need(0, subset(perms, held))
             move.asked_x = move.asked_x | has(perms, selinux.EXECUTE) | has(perms, selinux.EXECMOD)
 
-    def path(self, at: Any, _obj: Any, _op: str, mask: Value, **_others: Value) -> None:
-        """AppArmor: the profile allows r, w and m; m is the bit of EXECUTE."""
+    # AppArmor remembers of a file which permissions were granted on it, and for which
+    # profiles. Here profiles that allow the same are one, for they give the same answers.
+
+    def _may(self, p: int) -> Value:
+        return self._move.get(f"may{p}.device") & RWX
+
+    def _checked_others(self, p: int) -> dict[int, Value]:
+        """Whether the file was checked for a process whose profile is another than ``p``'s."""
         move = self._move
+        return {
+            q: move.get(f"process{q}.checked") & no(eq(self._may(q), self._may(p)))
+            for q in range(move.world.n_processes)
+        }
+
+    def path(self, at: Any, _obj: Any, op: str, mask: Value, others: Value = 0) -> None:
+        """AppArmor: the profile allows r, w and m; m is the bit of EXECUTE.
+
+        Linux __file_path_perm(): this profile if it is new to the file; then, for what
+        is new, those that are not: where there are any, a profile that is known is not asked.
+        """
+        move, p = self._move, at.process.index
         mask = ite(self._when, mask, 0)
-        move.need(0, subset(mask, move.get(f"may{at.process.index}.device") & RWX))
-        move.asked_x = move.asked_x | has(mask, apparmor.M)
+        known = self._checked_others(p)
+        elsewhere: Value = 0
+        for value in known.values():
+            elsewhere = elsewhere | value
+        again = others & no(elsewhere)
+        own: Value = 1 if op == "open" else no(move.get(f"process{p}.checked")) | again
+        move.need(0, subset(ite(own, mask, 0), self._may(p)))
+        for q, value in known.items():
+            move.need(0, subset(ite(others & value, mask, 0), self._may(q)))
 
     def unconfined(self, _at: Any) -> Value:
         """Every process is confined."""
@@ -230,10 +262,21 @@ class _Questions:
         """No file was opened by an unconfined process."""
         return 0
 
-    checked = delegated
+    def checked(self, at: Any, _obj: Any) -> Value:
+        """Whether the file was checked for no other profile."""
+        elsewhere: Value = 0
+        for value in self._checked_others(at.process.index).values():
+            elsewhere = elsewhere | value
+        return no(elsewhere)
 
-    def remember(self, _at: Any, _obj: Any, _mask: Value) -> None:
-        """See `File.allow`."""
+    def remember(self, at: Any, _obj: Any, mask: Value) -> None:
+        """What was granted, and for whom."""
+        move, p = self._move, at.process.index
+        mask = ite(self._when, mask, 0)
+        move.set("enclave.granted", move.get("enclave.granted") | mask)
+        for q in range(move.world.n_processes):
+            same = no(eq(mask, 0)) & eq(self._may(q), self._may(p))
+            move.set(f"process{q}.checked", move.get(f"process{q}.checked") | same)
 
     def mapped(self, at: Any) -> Any:
         """Every mapping here is of the enclave's file."""

@@ -76,7 +76,8 @@ class _Writer:
             self.design, "region"
         )
         self.reserved: set[int] = set()
-        self.entered: set[int] = set()
+        self.entered: dict[int, str] = {}  # how TCS and stack were mapped
+        self.coded: set[int] = set()
         self.holders: set[int] = set()
         self.mounted: set[int] = set()
         self.created = False
@@ -109,7 +110,6 @@ class _Writer:
             "mprotect": f"{p} mprotect {page} {_mask(s.get('prot', 0))}",
             "ioc-mprotect": f"{p} iocmprotect e {page} {_mask(s.get('prot', 0))}",
             "munmap": f"{p} munmap {page}",
-            "write": f"{p} poke {page} {POKED}",
             "restrict": f"{p} restrict e {page} {_mask(s.get('perm', 0))}",
             "to-tcs": f"{p} totcs e {page}",
             "trim": f"{p} trim e {page}",
@@ -181,14 +181,17 @@ class _Writer:
         yield Order(f"{p} mremap {page} p{min(int(s['j']), 15)}")
 
     def _fork(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
-        for those in (self.reserved, self.entered, self.holders, self.mounted):
+        for those in (self.reserved, self.coded, self.holders, self.mounted):
             if p in those:
                 those.add(s["q"])
+        if p in self.entered:
+            self.entered[s["q"]] = self.entered[p]
         yield Order(f"{p} fork {s['q']}")
 
     def _pass(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
         yield Order(f"{p} send e {s['q']}")
         yield Order(f"{s['q']} recv e")
+        yield from self._use(s["q"], "e")
         self.holders.add(s["q"])
         if self.created and self.design == "segments":
             yield from self._reserve(s["q"])
@@ -197,29 +200,51 @@ class _Writer:
         yield Order(f"{p} segmentfd e s {_mask(s['segment'])}")
         yield Order(f"{p} send s {s['q']}")
         yield Order(f"{s['q']} recv s")
+        yield from self._use(s["q"], "s")
+
+    def _use(self, p: int, fd: str) -> Iterator[Order]:
+        """The first use of a descriptor that was received, at which its receiver is asked about.
+
+        No driver knows the ioctl.
+        """
+        yield Order(f"{p} ioctl {fd} 0xa4ff 0", "ENOTTY")
 
     def _eaccept(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
         new = "pending" if s["pending"] else "restricted" if s["pr"] else ""
         how = {PT_TRIM: "trim", PT_TCS: "tcs"}.get(s["pt"], new)
         if how == "tcs" and s["i"] not in self.added:
             raise _cannot("EACCEPT takes a zeroed page for no TCS")
+        yield from self._enter(p)
         yield Order(f"{p} accept {page} {_mask(s['perm'])} {how}")
 
     def _entry(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
-        self.entered.add(p)
+        self.entered[p] = str(s["way"])
         for part in _RW_PARTS:
             yield from self._map(str(s["way"]), p, part, RW, RW)
-        # Code of the enclave's own, whatever else the trace runs.
-        yield from self._map(str(s["way"]), p, "code", R | X, R | X)
 
-    def _code(self, _s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
+    def _enter(self, p: int) -> Iterator[Order]:
+        """Code of the enclave's own, whatever else the trace runs: once it runs something."""
+        if p in self.entered and p not in self.coded:
+            self.coded.add(p)
+            yield from self._map(self.entered[p], p, "code", R | X, R | X)
+
+    def _code(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
+        if p not in self.coded:
+            self.coded.add(p)
+            yield from self._map(str(s["way"]), p, "code", R | X, R | X)
         yield Order(f"{p} touch code", None)
 
+    def _write(self, _s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        yield from self._enter(p)
+        yield Order(f"{p} poke {page} {POKED}")
+
     def _emodpe(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        yield from self._enter(p)
         # EMODPE leaves RAX alone: the leaf's number.
         yield Order(f"{p} emodpe {page} {_mask(s['perm'])}", "0x6")
 
     def _eacceptcopy(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        yield from self._enter(p)
         # The other thread's TLS page holds nothing that is needed.
         yield Order(f"{p} poke tls.1 {POKED}")
         yield Order(f"{p} acceptcopy {page} tls.1 {_mask(s['perm'])}")
@@ -281,8 +306,10 @@ class _Writer:
             if writer is None:
                 return  # zeroes are no code that could tell anything
             value = POKED
+            yield from self._enter(writer)
             yield Order(f"{writer} poke p{i} {value}", shows="write")
         value = value_of(i) if value is None else value
+        yield from self._enter(p)
         yield Order(f"{p} call p{i}", f"{value:#x}", shows="run")
 
     def _writer(self, i: int) -> int | None:
@@ -298,6 +325,7 @@ class _Writer:
     def _end_writable_alias(self, place: dict[str, Any], p: int, i: int) -> Iterator[Order]:
         writer = self._writer(i)
         if place["access"] & X and not place["authority"] and writer is not None:
+            yield from self._enter(writer)
             yield Order(f"{writer} poke p{i} {POKED_AGAIN}", shows="write")
             yield Order(f"{p} call p{i}", f"{POKED_AGAIN:#x}", shows="run again")
 
@@ -319,6 +347,8 @@ class _Writer:
 
     def _end_page_bound(self, place: dict[str, Any], p: int, i: int) -> Iterator[Order]:
         beyond = place["access"] & ~place["bound"]
+        if beyond & (R | W):
+            yield from self._enter(p)
         if p in self.entered and beyond & W:
             yield Order(f"{p} poke p{i} {POKED}", shows="write")
         if p in self.entered and beyond & R:
