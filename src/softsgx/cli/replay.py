@@ -215,7 +215,7 @@ def _take(setup: _Setup, orders: list[Any], errors: IO[str]) -> Iterator[Any]:
     import subprocess
 
     from softsgx.checker.confine import device_of
-    from softsgx.checker.evidence import Taken
+    from softsgx.checker.seen import Taken
 
     record = setup.directory / "record"
     record.touch()
