@@ -141,7 +141,9 @@ FLAWS: dict[type[Careful], set[str]] = {
     },
     _AnythingRuns: {"unvetted-code", "noexec", "source-bound", "told-apart"},
     _AnythingIsWritten: {"source-bound"},
-    _StaleMappings: {"page-bound", "modified-code", "writable-alias", "unvetted-code"},
+    _StaleMappings: {
+        "page-bound", "modified-code", "writable-alias", "unvetted-code", "told-apart",
+    },
     _AsksNothing: {"execute-needed", "asked"},
     _AsksRead: {"execute-needed", "asked"},
     _NotSealed: {"elrange-fixed"},

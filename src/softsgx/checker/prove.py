@@ -221,16 +221,24 @@ class Checker:
             "steps": [step_words(s) for s in found.steps or []],
         }
 
-    def _told_apart(self, prop: Property, result: Result) -> None:
+    def told_apart(self, prop: Property) -> str:
+        """The verdict on a property of the kind TOLD_APART alone."""
+        result = Result(self.design.name, {}, prop.name)
+        self._told_apart(prop, result, tell=False)
+        return result.verdict
+
+    def _told_apart(self, prop: Property, result: Result, tell: bool = True) -> None:
         """Look for permissions that let one kind of enclave run and not the other.
 
         More permissions allow more, so those that are just enough for the file's enclave
-        are tried, one minimal set after the other.
+        are tried, one minimal set after the other. The other kind may use as many processes
+        as there are, each with these permissions: a loader that forks keeps its label.
         """
         world, system = self._make(self.options.pages, 1)
         g = world.graph
-        result.pages, result.processes = world.n_pages, 1
-        file, made = (world.some([c]) for c in prop.conditions(world))
+        result.pages = world.n_pages
+        file, _ = (world.some([c]) for c in prop.conditions(world))
+        _, made = (self.world.some([c]) for c in prop.conditions(self.world))
         tried: list[State] = []
 
         def others(world: World) -> int:
@@ -249,6 +257,8 @@ class Checker:
                 return
             if not answer.reached or answer.start is None:
                 result.verdict = REFUTED
+                if not tell:
+                    return
                 self._tell_proof(result, system, open_, answer, one(0), others)
                 result.why = [
                     line + ": a generated enclave runs, too"
@@ -258,15 +268,22 @@ class Checker:
                 return
             make_plain(system, open_, answer)
             start = answer.start
-            both = g.and_(made, within(world, start))
-            other = self.decide(both, system)
+            everyone = {
+                name: start["may0." + name.partition(".")[2]]
+                for name, var in self.world.vars.items()
+                if var.frozen
+            }
+            both = self.world.graph.and_(made, within(self.world, everyone))
+            other = self.decide(both)
             if other.reached is None:
                 result.verdict, result.bound = BOUNDED, other.depth
                 return
             if not other.reached:
                 result.verdict = PROVED
-                fewer = partial(within, held=start)
-                self._tell_proof(result, system, both, other, one(1), fewer)
+                if not tell:
+                    return
+                fewer = partial(within, held=everyone)
+                self._tell_proof(result, self.system, both, other, one(1), fewer)
                 self._tell(result, system, answer)
                 result.method = other.method
                 return

@@ -101,7 +101,7 @@ class _Search:
     def verdict(self, checker: Checker, prop: Property) -> str:
         """Whether it is proved, vacuous or refuted; what is bounded is not mended, either."""
         if prop.kind == TOLD_APART:
-            return PROVED if checker.check(prop).verdict == PROVED else REFUTED
+            return PROVED if checker.told_apart(prop) == PROVED else REFUTED
         bad = checker.world.some(prop.conditions(checker.world))
         known = self.traces.setdefault(prop.name, [])
         if prop.kind == NEVER and any(t.works(checker.system, bad) for t in known):
