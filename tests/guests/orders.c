@@ -16,7 +16,8 @@
  *   create F | init F            INIT signs what all workers added, in its order
  *   add F PLACE KEY=VALUE…       via=pages|region|v20, src=SOURCE, perm=MASK, segment=MASK|auto, measure=1,
  *                                dir=DIRECTORY of a file source, mrmask=N, type=N, skew=BYTES (of the
- *                                place), value=N (what it returns), content=tcs (no function, but a TCS)
+ *                                place), value=N (what it returns), content=tcs (no function, but a TCS);
+ *                                of several parts: code=SOURCE of the code, datadir=DIRECTORY of the rest
  *   aug F PLACE perm=MASK …      region after INIT, from no source
  *   mmap F PLACE MASK [any|private|validate|noreplace]   any: not MAP_FIXED, answers the offset from ELRANGE
  *   mprotect PLACE MASK | munmap PLACE | mremap PLACE PLACE | foreign PLACE (memory of no enclave)
@@ -32,9 +33,7 @@
  *   noexec [DIRECTORY]           it, else ORDERS_DIR, is a noexec mount from now on, for this worker
  *   could SOURCE MASK            whether memory like a source may become MASK: mprotect's answer
  *   fork WORKER | spawn WORKER PROGRAM (another file of this program) | exit
- * Sources: anon_rw, anon_r, anon_rx, anon_rwx; file_r, file_rx, file_rw, file_rwx: private mappings of
- * a file; written_r, written_rx: the same, written to before; shared_r, shared_rx: MAP_SHARED of a
- * file opened for reading; shared_rw. ORDERS_DIR in the environment says where files are.
+ * Sources: see lib/source.h. ORDERS_DIR in the environment says where files are.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -48,15 +47,16 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "added.h"
 #include "loader.h"
 #include "softsgx_designs.h"
+#include "source.h"
 #include "tap.h"
 
 #define BASE 0x100000000000ull
 #define TEST_PAGES 16
 #define WORKERS 8
 #define FIRST_SOCKET 100 /* the same numbers in every worker: orders, then inboxes */
-#define ADDED_FD 99      /* what was added, in memory that all workers share */
 
 static struct encl e;
 static uint64_t test_pages; /* offset of p0 */
@@ -126,10 +126,9 @@ static const char *option(const char *name, const char *otherwise)
 
 static uint64_t number(const char *text) { return strtoull(text, NULL, 0); }
 
-static uint64_t mask(const char *text)
-{
-	return (strchr(text, 'r') ? 1 : 0) | (strchr(text, 'w') ? 2 : 0) | (strchr(text, 'x') ? 4 : 0);
-}
+static uint64_t mask(const char *text) { return (uint64_t)letters(text); }
+
+static const char *directory(const char *name) { return option(name, getenv("ORDERS_DIR")); }
 
 struct place {
 	uint64_t off, len;
@@ -159,22 +158,6 @@ static struct place place(const char *name)
 
 /* -- sources ------------------------------------------------------------------------------- */
 
-static int source_file(const void *content, uint64_t len, int mode)
-{
-	const char *dir = option("dir", getenv("ORDERS_DIR"));
-	char path[4096];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/orders-source-XXXXXX", dir ? dir : "/tmp");
-	fd = mkstemp(path);
-	if (fd < 0 || write(fd, content, len) != (ssize_t)len)
-		return -1;
-	close(fd);
-	fd = open(path, mode);
-	unlink(path);
-	return fd;
-}
-
 static void order_noexec(void)
 {
 	const char *dir = nwords > 1 ? word(1) : getenv("ORDERS_DIR");
@@ -186,84 +169,15 @@ static void order_noexec(void)
 	answer_call(mount("none", dir ? dir : "/tmp", "tmpfs", MS_NOEXEC, NULL));
 }
 
-static void *source(const char *kind, const void *content, uint64_t len)
-{
-	int prot = (int)mask(strchr(kind, '_') ? strchr(kind, '_') : ""), fd;
-	char *p;
-
-	if (!strncmp(kind, "anon", 4)) {
-		p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (p != MAP_FAILED)
-			memcpy(p, content, len);
-		return p != MAP_FAILED && mprotect(p, len, prot) ? MAP_FAILED : p;
-	}
-	if (!strncmp(kind, "shared", 6)) {
-		fd = source_file(content, len, prot & PROT_WRITE ? O_RDWR : O_RDONLY);
-		p = mmap(NULL, len, prot, MAP_SHARED, fd, 0);
-	} else if (!strncmp(kind, "written", 7)) {
-		fd = source_file(content, len, O_RDONLY);
-		p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-		for (uint64_t at = 0; p != MAP_FAILED && at < len; at += PAGE)
-			((volatile char *)p)[at] = ((volatile char *)p)[at];
-		if (p != MAP_FAILED && mprotect(p, len, prot))
-			p = MAP_FAILED;
-	} else {
-		fd = source_file(content, len, O_RDONLY);
-		p = mmap(NULL, len, prot, MAP_PRIVATE, fd, 0);
-	}
-	close(fd);
-	return p;
-}
-
 static void order_could(void)
 {
 	static uint8_t content[PAGE] __attribute__((aligned(4096)));
-	void *p = source(word(1), content, PAGE);
+	void *p = source(word(1), directory("dir"), content, PAGE);
 
 	answer_call(p == MAP_FAILED ? -1 : mprotect(p, PAGE, (int)mask(word(2))));
 }
 
 /* -- building ------------------------------------------------------------------------------ */
-
-/* What INIT signs: all that any worker added, in its order. */
-struct measured {
-	uint64_t off, len, flags;
-	bool measure;
-	uint64_t content; /* offset in `content` of the pages that were added */
-};
-static struct {
-	int n;
-	uint64_t used;
-	struct measured seg[64];
-	uint8_t content[4 << 20] __attribute__((aligned(4096)));
-} *added;
-
-static void share_added(bool first)
-{
-	if (first) {
-		int fd = memfd_create("added", 0);
-
-		if (fd < 0 || dup2(fd, ADDED_FD) < 0 || ftruncate(ADDED_FD, sizeof(*added)))
-			bail("added", strerror(errno));
-		close(fd);
-	}
-	added = mmap(NULL, sizeof(*added), PROT_READ | PROT_WRITE, MAP_SHARED, ADDED_FD, 0);
-	if (added == MAP_FAILED)
-		bail("added", strerror(errno));
-}
-
-static void remember(const struct encl_seg *s)
-{
-	struct measured *m = &added->seg[added->n];
-
-	if (added->n == sizeof(added->seg) / sizeof(added->seg[0])
-	    || added->used + s->len > sizeof(added->content))
-		bail("added", "too much to sign");
-	*m = (struct measured){s->off, s->len, s->flags, s->measure, added->used};
-	memcpy(added->content + m->content, s->src, s->len);
-	added->used += s->len;
-	added->n++;
-}
 
 /* A function that returns `value`. */
 static void function(uint8_t *at, uint64_t value)
@@ -274,7 +188,7 @@ static void function(uint8_t *at, uint64_t value)
 	at[5] = at[6] = at[7] = 0xc3;
 }
 
-static long add_one(int fd, const struct encl_seg *s, const char *otherwise)
+static long add_one(int fd, const struct encl_seg *s, const char *from, const char *dir)
 {
 	const char *via = option("via", "pages");
 	struct secinfo info = {.flags = s->flags};
@@ -284,8 +198,8 @@ static long add_one(int fd, const struct encl_seg *s, const char *otherwise)
 
 	if (option("type", NULL))
 		info.flags = (info.flags & 7) | number(option("type", NULL)) << 8;
-	if (strcmp(otherwise, "none")) {
-		src = source(option("src", otherwise), s->src, s->len);
+	if (strcmp(from, "none")) {
+		src = source(from, dir, s->src, s->len);
 		if (src == MAP_FAILED)
 			return -1;
 	}
@@ -341,7 +255,7 @@ static void order_add(bool late)
 			else
 				function(content + at, option("value", NULL) ? number(option("value", NULL))
 				 : 0x1000 + (where.off - test_pages + at) / PAGE);
-		ret = add_one(*var(1), &s, late ? "none" : "anon_rw");
+		ret = add_one(*var(1), &s, late ? "none" : option("src", "anon_rw"), directory("dir"));
 		if (!ret && !late)
 			remember(&s);
 		return answer_call(ret);
@@ -357,7 +271,11 @@ static void order_add(bool late)
 			memcpy(whole, s.src, s.len);
 		s.src = whole;
 		s.repeat = false;
-		ret = add_one(*var(1), &s, s.flags & SI_X ? "file_rx" : "anon_rw");
+		if (s.flags & SI_X)
+			ret = add_one(*var(1), &s, option("code", option("src", "file_rx")), directory("dir"));
+		else
+			ret = add_one(*var(1), &s, option("src", "anon_rw"),
+				      option("datadir", directory("dir")));
 		if (!ret)
 			remember(&s);
 	}
@@ -367,19 +285,8 @@ static void order_add(bool late)
 static void order_init(void)
 {
 	struct sgx_enclave_init arg = {.sigstruct = (uint64_t)&e.sig};
-	struct encl whole = e;
 
-	_Static_assert(sizeof(added->seg) / sizeof(added->seg[0]) <= sizeof(e.seg) / sizeof(e.seg[0]),
-		       "what was added can be signed");
-	whole.nseg = 0;
-	for (int i = 0; i < added->n; i++) {
-		const struct measured *m = &added->seg[i];
-
-		whole.seg[whole.nseg++] = (struct encl_seg){
-			"added", m->off, m->len, m->flags, added->content + m->content, m->measure, false};
-	}
-	encl_sign(&whole);
-	e.sig = whole.sig;
+	sign_added(&e);
 	answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_INIT, &arg));
 }
 

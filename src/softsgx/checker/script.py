@@ -45,7 +45,8 @@ class Order:
     """One line for the program: ``text``, the ``answer`` that the model predicts (None: any).
 
     step: the number of the trace's step that it is of, from 1 on; 0: beside them. shows:
-    what it is for where it is of no step, but shows something of the state at the end.
+    what it is for where it is none of the step's: "own", to map the enclave's own code, or to
+    show something of the state at the end.
     """
 
     __slots__ = ("answer", "shows", "step", "text")
@@ -131,11 +132,26 @@ class _Writer:
     def _create(self, _s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
         yield Order(f"{p} create e")
         auto = " segment=auto" if self.design == "segments" else ""
-        yield Order(f"{p} add e base via={self.via}{auto}{self.own}")
+        yield from self._base(p, auto)
         self.created = True
         if self.design == "segments":  # before anything else is mapped there
             for q in sorted(self.holders):
                 yield from self._reserve(q)
+
+    def _base(self, p: int, auto: str) -> Iterator[Order]:
+        """The enclave's own parts: data from where the trace has TCS and stack from, if it says.
+
+        Code is mapped shared from an fd for reading: it can be RX and never W.
+        """
+        entry = next((s for s in self.trace["steps"] if s["step"] == "entry"), None)
+        code = next((s for s in self.trace["steps"] if s["step"] == "code"), None)
+        sources = f" code={_SOURCES[code['source']] if code else 'shared_rx'}"
+        if entry is not None:
+            sources += f" src={_SOURCES[entry['source']]}"
+            if SOURCES[entry["source"]].noexec:
+                yield from self._mount(p)
+                sources += f" datadir={self.noexec}"
+        yield Order(f"{p} add e base via={self.via}{auto}{self.own}{sources}")
 
     def _segment(self, s: dict[str, Any]) -> str:
         return f" segment={_mask(s['segment'])}" if "segment" in s else ""
@@ -226,7 +242,9 @@ class _Writer:
         """Code of the enclave's own, whatever else the trace runs: once it runs something."""
         if p in self.entered and p not in self.coded:
             self.coded.add(p)
-            yield from self._map(self.entered[p], p, "code", R | X, R | X)
+            for order in self._map(self.entered[p], p, "code", R | X, R | X):
+                order.shows = "own"
+                yield order
 
     def _code(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
         if p not in self.coded:
