@@ -31,7 +31,7 @@ class Design(MmRules, PageRules):
     sgx2: whether the driver offers SGX2. options: name → (values, default first).
     repairs: those of the options that no mail has (changes that close a hole which the
     checker found), each with what later kernels and patches did about it. repaired: the
-    values of options with which every property holds.
+    values of options with which every property holds, by SELinux's questions.
     """
 
     title = ""
