@@ -14,6 +14,11 @@ __all__ = ["conditions"]
 @prop(
     "asked",
     "for each page executable in a process, the LSM was asked for X in that process",
+    source="seed, point 6: SGX_IOC_MPROTECT's \"call to security_file_mprotect() is"
+    ' VM_READ|VM_EXEC by default"; Linux vm_mmap_pgoff() asks security_mmap_file(),'
+    " do_mprotect_pkey() security_file_mprotect()",
+    means="Enclave pages became executable in a process without any question to the LSM. Policy"
+    " can neither deny nor audit it, whatever its rules are.",
 )
 def conditions(world: World) -> Iterator[Value]:
     """A page can be executed through a mapping for which X was never asked.

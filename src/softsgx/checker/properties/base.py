@@ -7,6 +7,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from softsgx.checker.world import World
+from softsgx.errors import UsageError
 from softsgx.law.values import Value
 
 __all__ = ["NEVER", "PROPERTIES", "REACHED", "TOLD_APART", "Property", "load_all", "prop"]
@@ -21,22 +22,27 @@ _ORDER = (
 )  # fmt: skip
 
 
+Conditions = Callable[[World], Iterable[Value]]
+
+
 class Property:
     """A property: ``name``, its definition in ``words``, its ``kind``.
 
+    source: the sentence of the mail or the rule of the kernel that it comes from. means: what
+    it says to who writes policy when a design breaks it, a sentence or two, or "".
     conditions: of a world, the conditions of which none may hold (one has to be
     reachable). unless: the name of a `World` method of process and page without which
     a proof says nothing ("runs", "runs_unprivileged"), or "".
     """
 
-    __slots__ = ("conditions", "kind", "name", "unless", "words")
+    __slots__ = ("conditions", "kind", "means", "name", "source", "unless", "words")
 
     def __init__(
         self, name: str, words: str, kind: str, unless: str,
-        conditions: Callable[[World], Iterable[Value]],
+        conditions: Conditions, *, source: str, means: str = "",
     ) -> None:  # fmt: skip
         self.name, self.words, self.kind, self.unless = name, words, kind, unless
-        self.conditions = conditions
+        self.conditions, self.source, self.means = conditions, source, means
 
 
 PROPERTIES: dict[str, Property] = {}
@@ -44,14 +50,25 @@ PROPERTIES: dict[str, Property] = {}
 
 
 def prop(
-    name: str, words: str, *, kind: str = NEVER, unless: str = "runs"
-) -> Callable[[Callable[[World], Iterable[Value]]], Callable[[World], Iterable[Value]]]:
-    """Register a function of a world that gives a property's conditions."""
+    name: str, words: str, *, source: str, means: str = "", kind: str = NEVER, unless: str = "runs"
+) -> Callable[[Conditions], Conditions]:
+    """Register a function of a world that gives a property's conditions; see `Property`.
 
-    def register(
-        conditions: Callable[[World], Iterable[Value]],
-    ) -> Callable[[World], Iterable[Value]]:
-        PROPERTIES[name] = Property(name, words, kind, unless, conditions)
+    Raises UsageError where the name is taken, or something that has to be said is empty.
+    """
+    if name in PROPERTIES:
+        raise UsageError(f"there is a property {name!r} already")
+    if not (name and words and source):
+        raise UsageError(f"property {name!r} needs a name, words and a source")
+    if kind not in (NEVER, REACHED, TOLD_APART):
+        raise UsageError(f"property {name!r}: there is no kind {kind!r}")
+    if unless and not hasattr(World, unless):
+        raise UsageError(f"property {name!r}: a World has no {unless!r}")
+
+    def register(conditions: Conditions) -> Conditions:
+        PROPERTIES[name] = Property(
+            name, words, kind, unless, conditions, source=source, means=means
+        )  # fmt: skip
         return conditions
 
     return register

@@ -17,6 +17,9 @@ __all__ = ["conditions"]
     " (must be reachable)",
     kind=REACHED,
     unless="",
+    source='seed: "The idea here is to require READ and EXECUTE to run an enclave"',
+    means="Even an enclave of unmodified code takes more than READ and EXECUTE. Policy has to"
+    " grant WRITE or EXECMEM to every loader, and says nothing by it.",
 )
 def conditions(world: World) -> Iterator[Value]:
     """Unmodified code runs where no process holds more than READ and EXECUTE.

@@ -14,6 +14,10 @@ __all__ = ["conditions"]
 @prop(
     "execute-needed",
     "nobody runs enclave code without EXECUTE on the object",
+    source='seed: Andy Lutomirski "was talking about requiring FILE__EXECUTE to run an enclave";'
+    ' "FILE__EXECUTE would be needed to mmap() any enclave pages PROT_EXEC"',
+    means="A domain runs enclave code although policy grants it no EXECUTE on the object. To"
+    " withhold EXECUTE is then no way to keep a program from running enclaves.",
 )
 def conditions(world: World) -> Iterator[Value]:
     """A page runs in a process without EXECUTE on the object that is mapped."""

@@ -16,6 +16,10 @@ __all__ = ["conditions"]
     "EXTEND_PERMISSIONS never takes a permission away, and"
     " no sequence of calls lets a process shed a WRITE requirement",
     unless="",
+    source="seed, point 7: \"This can only extend! E.g. userspace can't circumvent the WRITE"
+    ' requirement by clearing VM_MAYWRITE"',
+    means="A process gets rid of the requirement that goes with a writable and executable page,"
+    " and keeps the page. Whoever was refused WRITE runs the same code without it.",
 )
 def conditions(world: World) -> Iterator[Value]:
     """A page that once demanded authority, and was not loaded anew, can be run without."""

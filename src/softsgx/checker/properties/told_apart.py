@@ -17,6 +17,11 @@ __all__ = ["conditions"]
     " that is generated on the fly",
     kind=TOLD_APART,
     unless="",
+    source="seed: the permissions \"can't be used to distinguish between an enclave that is being"
+    " loaded from an unmodified file and an enclave that is being generated on the fly, e.g."
+    ' Graphene"',
+    means="No policy lets enclaves of unmodified files run and keeps generated ones out. Who"
+    " allows one kind allows both.",
 )
 def conditions(world: World) -> Iterator[Value]:
     """Two conditions: unmodified code of a file runs; code that was made or written runs."""

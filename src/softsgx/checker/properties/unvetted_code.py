@@ -15,6 +15,10 @@ __all__ = ["conditions"]
     "unvetted-code",
     "no process without authority runs content whose execution no LSM was ever asked about",
     unless="runs_unprivileged",
+    source='seed: "your original idea of tracking "safe to execute" and Cedric\'s of propagating'
+    ' the permissions from the source VMA"',
+    means="Content of which no LSM ever said that it may be executed runs in a domain without"
+    " authority: a file that policy marks as no program, or data of the heap.",
 )
 def conditions(world: World) -> Iterator[Value]:
     """A page runs without authority whose content was never allowed to be executed."""

@@ -15,6 +15,11 @@ __all__ = ["conditions"]
     "writable-alias",
     "while a page runs in a process without authority, no process can write it",
     unless="runs_unprivileged",
+    source='seed: "only require WRITE on /dev/sgx/enclave when the enclave can execute modified'
+    ' memory", for two mappings of one page: pages of an enclave are shared by all that'
+    " map it",
+    means="One mapping of a page is executed while another, maybe of another process, can be"
+    " written. That is W+X in two pieces, of which each alone looks harmless to an LSM.",
 )
 def conditions(world: World) -> Iterator[Value]:
     """A page runs without authority, and some process (maybe the same one) can write it."""

@@ -1,0 +1,286 @@
+#!/usr/bin/env python3
+"""Write docs/findings.md and docs/findings/: what the checker, and real processes, say.
+
+    .venv/bin/python tools/findings.py [--runs FILE] [--repairs FILE]
+
+Every design is checked, each trace replayed on real processes, and repairs are looked for:
+the pages are made of what those commands print. The stories at the head of docs/findings.md
+are findings-told.md beside this file, whose runs a test runs again. To write the pages anew
+without minutes of search: --repairs takes what ``softsgx repair --json`` printed, --runs keeps
+verdicts and replays in a file, or takes them from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from softsgx.checker.properties import PROPERTIES  # noqa: E402
+from softsgx.designs.registry import DESIGNS  # noqa: E402
+from tests.cache import build, cache_directory  # noqa: E402
+
+__all__ = ["main", "table"]
+
+SEED = "ioc-mprotect:source=prot,open=rdonly"
+REPAIRED = [name for name, cls in DESIGNS.items() if cls.repaired]
+BEGIN = [*REPAIRED, SEED]
+"""Where the search for repairs begins."""
+
+HEAD = "<!-- Written by tools/findings.py; do not edit. -->\n"
+Row = dict[str, Any]
+
+
+# -- what is run -----------------------------------------------------------------------------
+
+
+def _softsgx(*args: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "softsgx", *args], capture_output=True, text=True, check=False
+    )
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"softsgx {' '.join(args)}: {done.stderr}")
+    return done.stdout
+
+
+def variants() -> list[str]:
+    """Every design, with each value of its mail's options, and with its repairs."""
+    found = []
+    for name, cls in DESIGNS.items():
+        found.append(name)
+        for option, values in cls.options.items():
+            if option not in cls.repairs:
+                found += [f"{name}:{option}={value}" for value in values[1:]]
+        found += [SEED] * (SEED.partition(":")[0] == name) + _repaired(name)
+    return found
+
+
+def _repaired(name: str) -> list[str]:
+    return [f"{name}:repaired"] if DESIGNS[name].repaired else []
+
+
+def _check(texts: list[str], traces: str) -> list[Row]:
+    rows: list[Row] = json.loads(_softsgx("check", *texts, "--json", "--trace-dir", traces))
+    return rows
+
+
+def _replay(path: Path, program: Path) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "softsgx", "replay", "--orders", str(program), str(path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        print(f"{path.name} does not replay: {done.stdout[-300:]}{done.stderr}", file=sys.stderr)
+    return re.sub(r"/tmp/softsgx-replay-\w+", "/tmp/replay", done.stdout).splitlines()
+
+
+# -- what is written -------------------------------------------------------------------------
+
+
+def _title(row: Row) -> str:
+    cls = DESIGNS[row["design"]]
+    chosen = row["options"]
+    if cls.repaired and all(chosen[n] == v for n, v in cls.repaired.items()):
+        return f"{cls.name}:repaired"
+    other = [f"{n}={v}" for n, v in chosen.items() if v != cls.options[n][0]]
+    return cls.name + (":" + ",".join(other) if other else "")
+
+
+def _mark(row: Row) -> str:
+    if row["verdict"] == "bounded":
+        return f"none in {row['bound']}"
+    if row["verdict"] == "refuted":
+        return "**no**" + (f" {len(row['steps'])}" if row["steps"] else "")
+    if row["vacuous"]:
+        return "vacuous"
+    return "yes" if row["pages"] is None else f"yes, {row['pages']} pages"
+
+
+def table(rows: list[Row]) -> Iterator[str]:
+    """The verdicts: a row a design, a column a property."""
+    yield "| design | " + " | ".join(f"`{name}`" for name in PROPERTIES) + " |"
+    yield "|---" * (len(PROPERTIES) + 1) + "|"
+    by = {(_title(row), row["property"]): row for row in rows}
+    for title in dict.fromkeys(_title(row) for row in rows):
+        cells = [_mark(by[title, name]) for name in PROPERTIES]
+        yield f"| `{title}` | " + " | ".join(cells) + " |"
+
+
+def _repairs(repairs: list[Row]) -> Iterator[str]:
+    yield "| property | " + " | ".join(f"`{text}`" for text in BEGIN) + " |"
+    yield "|---" * (len(BEGIN) + 1) + "|"
+    by = {(row["design"], row["property"]): row for row in repairs}
+    for name in [*PROPERTIES, "all"]:
+        title = f"`{name}`" if name in PROPERTIES else "all of them"
+        yield f"| {title} | " + " | ".join(_sets(by.get((t, name))) for t in BEGIN) + " |"
+
+
+def _sets(row: Row | None) -> str:
+    if row is None or row["before"] == "proved":
+        return "—"
+    told = [
+        " ".join(f"`{n}={v}`" for n, v in s.items()) + ("" if ok else " ¹")
+        for s, ok in zip(row["sets"], row["benign"], strict=True)
+    ]
+    return " or ".join(told) or f"none of {row['tried']}"
+
+
+def _later() -> Iterator[str]:
+    yield "| design | repair | what later kernels did |"
+    yield "|---|---|---|"
+    for name in REPAIRED:
+        for option, later in DESIGNS[name].repairs.items():
+            values = "`, `".join(DESIGNS[name].options[option][1:])
+            yield f"| [{name}](designs/{name}.md) | `{option}`: `{values}` | {later} |"
+
+
+def _page(name: str, rows: list[Row], repairs: list[Row], replays: dict[str, list[str]]) -> str:
+    """The holes and proofs of one design."""
+    lines = [HEAD, f"# What was found in `{name}`", ""]
+    lines += [f"[All designs](../findings.md) · [its rules](../designs/{name}.md)", ""]
+    titles = [t for t in dict.fromkeys(map(_title, rows)) if t in (name, SEED, *_repaired(name))]
+    for title in titles:
+        mine = [row for row in rows if _title(row) == title]
+        refuted = [row for row in mine if row["verdict"] == "refuted"]
+        if refuted:
+            lines += [f"## Holes in `{title}`", ""]
+        mends = {row["property"]: row for row in repairs if row["design"] == title}
+        for row in refuted:
+            lines += _hole(row, mends.get(row["property"]), replays.get(_key(row), []))
+        lines += [f"## What holds in `{title}`", ""]
+        for row in mine:
+            if row["verdict"] != "refuted":
+                lines += _proof(row)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _key(row: Row) -> str:
+    return f"{_title(row)} {row['property']}"
+
+
+def _hole(row: Row, mend: Row | None, replay: list[str]) -> Iterator[str]:
+    prop = PROPERTIES[row["property"]]
+    steps = f" in {len(row['steps'])} steps" if row["steps"] else ""
+    yield f"### `{prop.name}` is refuted{steps}"
+    yield f"Must hold: {prop.words}. {prop.means}"
+    yield ""
+    if row["steps"]:
+        yield "; ".join(p for p in row["permissions"] if not p.endswith("holds nothing")) + "."
+        yield ""
+        yield "```text"
+        yield from replay or [f"{n:2}. {step}" for n, step in enumerate(row["steps"], 1)]
+        yield "```"
+    elif row["why"]:
+        yield from (f"- {_short(line)}" for line in row["why"][:12])
+        if len(row["why"]) > 12:
+            yield f"- … and {len(row['why']) - 12} lines more"
+    if row["weaker"]:
+        held = "; ".join(p for p in row["weaker"]["permissions"] if not p.endswith("nothing"))
+        yield f"With less, in {len(row['weaker']['steps'])} steps: {held}."
+    if mend is not None:
+        yield ""
+        yield f"The smallest repair: {_sets(mend).removesuffix(' ¹')}."
+    yield ""
+
+
+def _short(line: str) -> str:
+    return line[:1].upper() + line[1:]
+
+
+def _proof(row: Row) -> Iterator[str]:
+    prop = PROPERTIES[row["property"]]
+    what = _mark(row) if row["verdict"] == "bounded" else "proved"
+    if row["vacuous"]:
+        what += ", of nothing: no process can run anything of the kind"
+    elif row["verdict"] == "proved" and row["scope"]:
+        what += f" {row['scope']}"
+    elif row["why"]:  # a run that shows that it can be, and a proof of what cannot
+        what += f" for {row['pages'] or 'any number of'} pages, {row['processes']} processes"
+    yield f"### `{prop.name}`: {what}"
+    yield f"{prop.words[:1].upper()}{prop.words[1:]}. By {row['method']}."
+    yield ""
+    if row["steps"]:
+        yield "; ".join(p for p in row["permissions"] if not p.endswith("holds nothing")) + "."
+        yield ""
+        yield "```text"
+        yield from (f"{n:2}. {step}" for n, step in enumerate(row["steps"], 1))
+        yield "```"
+    if row["why"] and not row["vacuous"]:
+        yield "The invariant:"
+        yield ""
+        yield from (f"- {_short(line)}" for line in row["why"])
+    yield ""
+
+
+def main() -> None:
+    """Run everything, and write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repairs", metavar="FILE", help="what 'softsgx repair --json' printed")
+    parser.add_argument("--runs", metavar="FILE", help="verdicts and replays: kept, or taken")
+    args = parser.parse_args()
+    if args.runs and Path(args.runs).exists():
+        rows, replays = json.loads(Path(args.runs).read_text(encoding="utf-8"))
+    else:
+        rows, replays = _run_all()
+        if args.runs:
+            Path(args.runs).write_text(json.dumps([rows, replays]), encoding="utf-8")
+    if args.repairs:
+        repairs = json.loads(Path(args.repairs).read_text(encoding="utf-8"))
+    else:
+        repairs = json.loads(_softsgx("repair", *BEGIN, "--json"))
+    _write(rows, replays, repairs)
+
+
+def _run_all() -> tuple[list[Row], dict[str, list[str]]]:
+    """Every verdict, and what the replays of the traces print, by `_key`."""
+    guests = cache_directory("guests")
+    program = guests / "orders"
+    build(["make", "-s", "-C", ROOT / "tests" / "guests", f"OUT={guests}", program])
+    with tempfile.TemporaryDirectory() as directory:
+        rows = _check(variants(), directory)
+        shown = [row for row in rows if _title(row) in (*DESIGNS, SEED)]
+        paths = {_key(row): _trace(row, Path(directory)) for row in shown}
+        there = {key: path for key, path in paths.items() if path.exists()}
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            replayed = pool.map(lambda p: _replay(p, program), there.values())
+            return rows, dict(zip(there, replayed, strict=True))
+
+
+def _write(rows: list[Row], replays: dict[str, list[str]], repairs: list[Row]) -> None:
+    told = Path(__file__).with_name("findings-told.md").read_text(encoding="utf-8")
+    parts = {
+        "<!-- table -->": "\n".join(table(rows)),
+        "<!-- repairs -->": "\n".join(_repairs(repairs)),
+        "<!-- later -->": "\n".join(_later()),
+        "<!-- pages -->": " · ".join(f"[{name}](findings/{name}.md)" for name in DESIGNS),
+    }
+    for mark, text in parts.items():
+        told = told.replace(mark, text)
+    docs = ROOT / "docs"
+    (docs / "findings.md").write_text(HEAD + told, encoding="utf-8")
+    (docs / "findings").mkdir(exist_ok=True)
+    for name in DESIGNS:
+        mine = [row for row in rows if row["design"] == name]
+        (docs / "findings" / f"{name}.md").write_text(
+            _page(name, mine, repairs, replays), encoding="utf-8"
+        )
+
+
+def _trace(row: Row, directory: Path) -> Path:
+    options = "".join(f"+{k}={v}" for k, v in row["options"].items())
+    return directory / f"{row['design']}{options}.{row['property']}.json"
+
+
+if __name__ == "__main__":
+    main()
