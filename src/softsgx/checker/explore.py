@@ -8,11 +8,13 @@ states made one by one. Python's own ints do the work of a vector unit.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import compress, product
 
 from softsgx.checker.answer import Answer, Step
+from softsgx.checker.limits import size_words
 from softsgx.checker.move import Move
 from softsgx.checker.system import State, System
 from softsgx.errors import UsageError
@@ -20,6 +22,18 @@ from softsgx.errors import UsageError
 __all__ = ["Explorer", "explore", "slices"]
 
 _FREE_LIMIT = 12
+_PART = 1 << 14
+"""States that are looked at together: more are no faster, and their slices take memory."""
+_LOOK = 1 << 12
+"""New states after which limits are looked at again."""
+_SLOT_BYTES, _GROWING = 40, 3
+"""A state's place in the list of its level, and its arguments; while a dict grows, the old
+table and the new one, of twice the size, are there at once."""
+
+
+def _parts(states: list[int]) -> Iterator[list[int]]:
+    for at in range(0, len(states), _PART):
+        yield states[at : at + _PART]
 
 
 def slices(states: Sequence[int], width: int) -> list[int]:
@@ -99,27 +113,64 @@ class Explorer:
                         )
                     yield old, number, args, old & keep | put
 
-    def run(self, bad: int, *, max_states: int = 1 << 21, timeout_s: float = 60.0) -> Answer:
-        """Search until ``bad`` is reached, all states are seen, or a limit is met."""
+    def run(
+        self, bad: int, *, max_states: int | None = None, timeout_s: float = 60.0,
+        memory_bytes: int | None = None,
+    ) -> Answer:  # fmt: skip
+        """Search until ``bad`` is reached, all states are seen, or a limit is met.
+
+        memory_bytes: of what is remembered of states, as measured while it grows.
+        """
         deadline = time.monotonic() + timeout_s
+
+        def limit() -> str:
+            if max_states is not None and len(self.seen) > max_states:
+                return f"stopped at {max_states:,} states"
+            if memory_bytes is not None and self._bytes() > memory_bytes:
+                return f"stopped at the memory bound of {size_words(memory_bytes)}"
+            return f"stopped after {timeout_s:g} s" if time.monotonic() > deadline else ""
+
+        try:
+            return self._run(bad, limit)
+        except MemoryError:
+            states = len(self.seen)
+            self.seen.clear()
+            return Answer(None, self.levels - 1, f"explicit, {states:,} states, out of memory")
+
+    def _run(self, bad: int, limit: Callable[[], str]) -> Answer:
         level = [self.pack(s) for s in self.starts()]
         for s in level:
             self.seen[s] = (s, -1, 0)
         is_bad = self.system.condition(bad)
         while level:
-            hits = is_bad(slices(level, self.width), (), (1 << len(level)) - 1)[0]
-            if hits:
-                return self._trace(level[(hits & -hits).bit_length() - 1])
-            following: list[int] = []
-            for old, number, args, new in self.successors(level):
-                if new not in self.seen:
-                    self.seen[new] = (old, number, args)
-                    following.append(new)
+            for part in _parts(level):
+                hits = is_bad(slices(part, self.width), (), (1 << len(part)) - 1)[0]
+                if hits:
+                    return self._trace(part[(hits & -hits).bit_length() - 1])
             self.levels += 1
+            following: list[int] = []
+            for part in _parts(level):
+                for old, number, args, new in self.successors(part):
+                    if new not in self.seen:
+                        self.seen[new] = (old, number, args)
+                        following.append(new)
+                        why = "" if len(following) % _LOOK else limit()
+                        if why:
+                            return self._bounded(why)
             level = following
-            if level and (len(self.seen) > max_states or time.monotonic() > deadline):
-                return Answer(None, self.levels - 1, f"explicit, {len(self.seen)} states")
-        return Answer(False, self.levels - 1, f"explicit, all {len(self.seen)} states")
+            why = limit() if level else ""
+            if why:
+                return self._bounded(why)
+        return Answer(False, self.levels - 1, f"explicit, all {len(self.seen):,} states")
+
+    def _bounded(self, why: str) -> Answer:
+        return Answer(None, self.levels - 1, f"explicit, {len(self.seen):,} states, {why}")
+
+    def _bytes(self) -> int:
+        """What the states take: the table, as large as it is while it grows, and its entries."""
+        last = next(reversed(self.seen))
+        entry = sys.getsizeof(last) + sys.getsizeof(self.seen[last]) + _SLOT_BYTES
+        return len(self.seen) * entry + _GROWING * sys.getsizeof(self.seen)
 
     def _trace(self, state: int) -> Answer:
         steps: list[Step] = []
@@ -132,7 +183,7 @@ class Explorer:
             state = before
         steps.reverse()
         return Answer(
-            True, len(steps), f"explicit, {len(self.seen)} states", start=self.unpack(state),
+            True, len(steps), f"explicit, {len(self.seen):,} states", start=self.unpack(state),
             steps=steps,
         )  # fmt: skip
 
@@ -146,7 +197,10 @@ def _arguments(move: Move, args: int) -> dict[str, int]:
 
 
 def explore(
-    system: System, bad: int, *, max_states: int = 1 << 21, timeout_s: float = 60.0
-) -> Answer:
+    system: System, bad: int, *, max_states: int | None = None, timeout_s: float = 60.0,
+    memory_bytes: int | None = None,
+) -> Answer:  # fmt: skip
     """A shortest trace to ``bad`` by explicit search, or the proof or bound that there is none."""
-    return Explorer(system).run(bad, max_states=max_states, timeout_s=timeout_s)
+    return Explorer(system).run(
+        bad, max_states=max_states, timeout_s=timeout_s, memory_bytes=memory_bytes
+    )

@@ -74,10 +74,14 @@ class Checker:
         if bad <= 1:
             return Answer(bool(bad), 0, "constant", steps=[], start=system.start({}), invariant=[])
         if engine == "explicit":
-            return explore(system, bad, timeout_s=options.timeout_s)
+            return explore(
+                system, bad, timeout_s=options.timeout_s, memory_bytes=options.memory_bytes
+            )
         if engine == "z3":
             return smt.bounded(system, bad, options.max_depth, options.timeout_s)
-        answer = abc.solve(system, bad, timeout_s=options.timeout_s)
+        answer = abc.solve(
+            system, bad, timeout_s=options.timeout_s, memory_bytes=options.memory_bytes
+        )
         if answer.reached is False:
             wrong = smt.check_invariant(system, bad, answer.invariant or [])
             if wrong:
@@ -208,8 +212,9 @@ class Checker:
         while held is not None and (answer.depth or 0):
             fewer = system.graph.and_(within(self.world, held), at_least(self.world, held) ^ 1)
             other = abc.solve(
-                system, system.graph.and_(bad, fewer), timeout_s=self.options.timeout_s
-            )
+                system, system.graph.and_(bad, fewer), timeout_s=self.options.timeout_s,
+                memory_bytes=self.options.memory_bytes,
+            )  # fmt: skip
             if not other.reached or other.start is None:
                 break
             make_plain(system, bad, other)

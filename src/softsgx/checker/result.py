@@ -10,21 +10,26 @@ __all__ = ["Options", "Result"]
 class Options:
     """How to check. permissions: given ones, variable → mask; all others are left open.
 
-    pages, processes: of the world. timeout_s: for one question to an engine. engine:
-    "auto" (ABC, or Z3 where it is missing), "abc", "z3" (bounded) or "explicit". lsm:
-    "selinux", "apparmor" or "none".
+    pages, processes: of the world. timeout_s: for one question to an engine. memory_bytes:
+    the most that an engine may take for one, None for no bound. engine: "auto" (ABC, or Z3
+    where it is missing), "abc", "z3" (bounded) or "explicit". lsm: "selinux", "apparmor" or
+    "none".
     """
 
-    __slots__ = ("engine", "lsm", "max_depth", "pages", "permissions", "processes", "timeout_s")
+    __slots__ = (
+        "engine", "lsm", "max_depth", "memory_bytes", "pages", "permissions", "processes",
+        "timeout_s",
+    )  # fmt: skip
 
     def __init__(
         self, pages: int = 2, processes: int = 2, permissions: dict[str, int] | None = None,
         *, timeout_s: int = 60, engine: str = "auto", max_depth: int = 12, lsm: str = "selinux",
+        memory_bytes: int | None = None,
     ) -> None:  # fmt: skip
         self.pages, self.processes = pages, processes
         self.permissions = dict(permissions or {})
         self.timeout_s, self.engine, self.max_depth = timeout_s, engine, max_depth
-        self.lsm = lsm
+        self.lsm, self.memory_bytes = lsm, memory_bytes
 
 
 class Result:
