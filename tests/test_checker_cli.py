@@ -76,7 +76,7 @@ def test_a_design_and_a_property_from_a_file(
         "from softsgx.designs.linux import Linux60\n"
         "class Mine(Linux60):\n"
         "    name = 'mine'\n"
-        "@prop('opened', 'nobody opens the device', unless='')\n"
+        "@prop('opened', 'nobody opens the device', source='a test', unless='')\n"
         "def conditions(world):\n"
         "    yield world.now('enclave.opened')\n"
     )

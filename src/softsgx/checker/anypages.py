@@ -181,7 +181,7 @@ class AnyPages:
         g, deadline = self.world.graph, time.monotonic() + self.timeout_s
         parts = [part for cube in known for part in self._parts(cube)]
         steps = smt.Steps(self.free, bad, self._elsewhere)
-        proved = steps.houdini(parts)
+        proved = steps.houdini((part,) for part in dict.fromkeys(parts))
         if not self.check(bad, proved):
             return proved
         if abc.find_abc() is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from softsgx.checker.circuit import FALSE
 from softsgx.checker.move import File, LocalCell, Move
 from softsgx.checker.world import BASE, PAGE_BYTES, World
-from softsgx.law.rule import At, Request
+from softsgx.law.rule import At, Request, rules_of
 from softsgx.law.values import Value, no, subset
 
 __all__ = ["Builder", "Zero"]
@@ -20,11 +21,33 @@ class Zero(int):
         return 0
 
 
+def _recording(design: Any) -> Any:
+    """A copy of a design that notes in each move which of its rules were run."""
+
+    def noted(name: str, rule: Any) -> Any:
+        @functools.wraps(rule)
+        def run(self: Any, k: Any, *cells: Any, **more: Any) -> Any:
+            if isinstance(k, Move):
+                k.rules.setdefault(name)
+            return rule(self, k, *cells, **more)
+
+        return run
+
+    own = {
+        name: noted(name, getattr(type(design), name))
+        for name in rules_of(design)
+        if callable(getattr(type(design), name, None))
+    }
+    copy: Any = object.__new__(type(type(design).__name__, (type(design),), own))
+    copy.__dict__.update(design.__dict__)
+    return copy
+
+
 class Builder:
     """Collects the moves of a world; ``inputs``: the argument bits that they share."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.law = world, world.design
+        self.world, self.law = world, _recording(world.design)
         self.inputs: list[int] = []
         self.moves: list[Move] = []
 

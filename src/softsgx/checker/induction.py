@@ -1,4 +1,4 @@
-"""Invariants made small: cubes that are not needed go, and literals that are not needed.
+"""Induction: proofs with lemmas, where it breaks, and invariants made small.
 
 PDR stops at the first invariant it finds, process by process and page by page. Here the
 same cube is taken for all processes and pages where that is an invariant, too, then cubes
@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import permutations
 
-from softsgx.checker.answer import Clause
-from softsgx.checker.pages import places, renamed_cube
-from softsgx.checker.smt import Steps
+from softsgx.checker.answer import Answer, Clause, Step
+from softsgx.checker.pages import orbit
+from softsgx.checker.smt import Steps, check_invariant
 from softsgx.checker.system import System
 
-__all__ = ["minimal"]
+__all__ = ["breaks", "by_induction", "minimal"]
 
 Elsewhere = Callable[[Clause], Sequence[Sequence[int]]]
 
@@ -37,10 +36,49 @@ def minimal(
     needed = _needed(steps, cubes)
     if needed is None:
         return list(cubes)
-    orbits = [_orbit(system, c) for c in needed]
+    orbits = [orbit(system.world, c) for c in needed]
     groups = _closed(steps, list(dict.fromkeys(orbits)), needed)
     groups = _drop_literals(system, steps, groups, deadline)
     return _flat(_drop_groups(steps, groups, deadline))
+
+
+def by_induction(system: System, bad: int, lemmas: Sequence[Clause]) -> Answer | None:
+    """The proof that ``bad`` is never reached, where lemmas and one step show it."""
+    needed = _needed(Steps(system, bad), lemmas)
+    if needed is None or check_invariant(system, bad, needed):
+        return None
+    many = f"{len(needed)} lemma" + ("s" if len(needed) != 1 else "")
+    return Answer(False, 0, f"z3 induction, {many}", invariant=needed)
+
+
+def breaks(system: System, bad: int, lemmas: Sequence[Clause], most: int = 3) -> list[Step]:
+    """Steps, of different kinds, that lead to ``bad`` from states that lemmas allow.
+
+    What they start from may not be reachable; ``after`` is that state.
+    """
+    steps, found = Steps(system, bad), list[Step]()
+    ready = system.world.vars["ready"].lits[0]
+    steps.forbid([ready ^ 1])
+    while len(found) < most:
+        try:
+            true = steps.leaves(lemmas, bad=True, into=())
+        except TimeoutError:
+            break
+        if true is None:
+            break
+        move, args = system.decode({lit: int(lit >> 1 in true) for lit in system.inputs})
+        if move is None:
+            steps.forbid(lit ^ (lit >> 1 not in true) for lit in system.choice)
+        else:
+            for n, other in enumerate(system.moves):
+                if other.name == move.name:
+                    steps.forbid(lit ^ 1 ^ (n >> i & 1) for i, lit in enumerate(system.choice))
+            state = {
+                name: sum(int(lit >> 1 in true) << i for i, lit in enumerate(var.lits))
+                for name, var in system.world.vars.items()
+            }
+            found.append(Step(move, args, state))
+    return found
 
 
 Group = tuple[Clause, ...]
@@ -67,26 +105,14 @@ def _needed(steps: Steps, cubes: Sequence[Clause]) -> list[Clause] | None:
     return [c for c in cubes if c in found]
 
 
-def _orbit(system: System, cube: Clause) -> Group:
-    """A cube with its processes and pages renamed in every way."""
-    world, (own, on) = system.world, places(cube)
-    return tuple(
-        dict.fromkeys(
-            renamed_cube(cube, dict(zip(own, to, strict=True)), dict(zip(on, where, strict=True)))
-            for to in permutations(range(world.n_processes), len(own))
-            for where in permutations(range(world.n_pages), len(on))
-        )
-    )
-
-
 def _closed(steps: Steps, orbits: list[Group], needed: Sequence[Clause]) -> list[Group]:
     """Whole orbits, where an invariant with them is one; else the part that was needed."""
     orbits = list({frozenset(o): o for o in orbits}.values())
     if steps.inductive(_flat(orbits)):
         return orbits
     groups = [tuple(c for c in needed if c in set(o)) for o in orbits]
-    for n, orbit in enumerate(orbits):
-        whole = [*groups[:n], orbit, *groups[n + 1 :]]
+    for n, whole_orbit in enumerate(orbits):
+        whole = [*groups[:n], whole_orbit, *groups[n + 1 :]]
         if steps.inductive(_flat(whole)):
             groups = whole
     return groups
@@ -100,7 +126,7 @@ def _drop_literals(
         while at < len(groups[n][0]) and time.monotonic() < deadline:
             less = groups[n][0][:at] + groups[n][0][at + 1 :]
             # The start, where all is 0, must stay outside.
-            smaller = _orbit(system, less) if any(v for _, _, v in less) else ()
+            smaller = orbit(system.world, less) if any(v for _, _, v in less) else ()
             trial = [*groups[:n], smaller, *groups[n + 1 :]]
             if smaller and steps.inductive(_flat(trial)):
                 groups = trial

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from softsgx.errors import UsageError
 
-__all__ = ["LEAST_BYTES", "bound_myself", "default_bytes", "parse_size", "size_words"]
+__all__ = [
+    "LEAST_BYTES", "bound_myself", "default_bytes", "out_of_memory", "parse_size", "size_words",
+]  # fmt: skip
 
 LEAST_BYTES = 1 << 20
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-_SHARE = 0.75
-"""Of what is available: engines leave some to all else."""
+_SHARE = 0.4
+"""Of what is available: a worker may take twice its engine's (see `pool`), and leave some."""
 
 
 def parse_size(text: str) -> int:
@@ -69,13 +71,32 @@ def _group_limits() -> list[int]:
 
 
 def bound_myself(more_bytes: int) -> None:
-    """Let this process grow by so much and no further; malloc() fails then, not the machine.
+    """Let this process's data grow by so much and no further; malloc() fails then.
 
-    Of the address space: what it has now, and ``more_bytes``.
+    Of private writable mappings, RLIMIT_DATA. Rejected: RLIMIT_AS, which counts the stack:
+    where that cannot grow there is no error to handle, but SIGSEGV.
     """
-    now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    limit = now * resource.getpagesize() + more_bytes
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = _data_bytes() + more_bytes
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _data_bytes() -> int:
+    """What Linux counts against RLIMIT_DATA (and the stack): VmData of proc(5)."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an exception is due to a memory bound: Python's own, or Z3's."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        if type(error).__name__ == "Z3Exception" and "out of memory" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

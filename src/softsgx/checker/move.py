@@ -109,7 +109,8 @@ class Move:
     """A kind of step: ``name`` and who does it, its arguments, guard and next state.
 
     args: (name, width in bits) of what the one who acts chooses. guard: a literal.
-    new: the next value, as literals, of each variable that changes.
+    new: the next value, as literals, of each variable that changes. rules: the names of the
+    design's rules that it ran, in their order.
     """
 
     def __init__(self, world: World, name: str, inputs: list[int], **meta: int | str) -> None:
@@ -121,6 +122,7 @@ class Move:
         self.guard = world.vars["ready"].lits[0]
         self.new: dict[str, tuple[int, ...]] = {}
         self.asked_x: Value = 0
+        self.rules: dict[str, None] = {}
         self.enclave = StateCell(self, "enclave.", {"dead": 0, "size": 0})
 
     def arg(self, name: str, width: int, chosen: bool = False) -> Any:

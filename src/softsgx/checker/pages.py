@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import permutations
 
 from softsgx.checker.answer import Clause
 from softsgx.checker.circuit import FALSE, Graph
@@ -11,8 +12,8 @@ from softsgx.checker.move import Move
 from softsgx.checker.world import Var, World
 
 __all__ = [
-    "acting", "disjuncts", "page_of", "places", "renamed", "renamed_cube", "renaming", "support",
-    "why_coupled", "with_pages",
+    "acting", "disjuncts", "orbit", "page_of", "places", "renamed", "renamed_cube", "renaming",
+    "support", "why_coupled", "with_pages",
 ]  # fmt: skip
 
 _PLACE = re.compile(r"(may|process|anywhere|vma)(\d+)")
@@ -57,6 +58,18 @@ def renamed_cube(cube: Clause, processes: Mapping[int, int], pages: Mapping[int,
         return with_pages(name, pages)
 
     return tuple(sorted((other(n), i, value) for n, i, value in cube))
+
+
+def orbit(world: World, cube: Clause) -> tuple[Clause, ...]:
+    """A cube of all processes and pages: itself with these renamed in every way."""
+    own, on = places(cube)
+    return tuple(
+        dict.fromkeys(
+            renamed_cube(cube, dict(zip(own, to, strict=True)), dict(zip(on, where, strict=True)))
+            for to in permutations(range(world.n_processes), len(own))
+            for where in permutations(range(world.n_pages), len(on))
+        )
+    )
 
 
 def renaming(variables: Mapping[str, Var], pages: Mapping[int, int]) -> dict[int, int]:

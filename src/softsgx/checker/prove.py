@@ -1,7 +1,8 @@
 """Decides properties of a design: refuted, proved, or nothing found within a bound.
 
 ABC decides; its traces are run again on ints and told plainly, its invariants are
-checked by Z3. Where ABC is missing Z3 alone searches within a bound, and says so.
+checked by Z3. Where ABC is missing Z3 alone proves what it can by induction, and searches
+within a bound, and says so.
 """
 
 from __future__ import annotations
@@ -12,25 +13,28 @@ from functools import partial
 from typing import Any
 
 from softsgx.checker import abc, smt
-from softsgx.checker.answer import BOUNDED, PROVED, REFUTED, Answer
+from softsgx.checker.answer import BOUNDED, PROVED, REFUTED, Answer, Clause
 from softsgx.checker.anypages import AnyPages
 from softsgx.checker.circuit import TRUE
 from softsgx.checker.ending import end_of
 from softsgx.checker.explore import explore
-from softsgx.checker.induction import minimal
+from softsgx.checker.induction import breaks, by_induction, minimal
 from softsgx.checker.invariants import invariant_words
+from softsgx.checker.lemmas import lemmas
 from softsgx.checker.moves import build_moves
 from softsgx.checker.plain import make_plain
 from softsgx.checker.properties import PROPERTIES
 from softsgx.checker.properties.base import NEVER, REACHED, TOLD_APART, Property
 from softsgx.checker.result import Options, Result
 from softsgx.checker.system import State, System
-from softsgx.checker.words import permission_words, step_words
+from softsgx.checker.words import permission_words, rule_words, step_words
 from softsgx.checker.world import World
 from softsgx.errors import InternalError
 from softsgx.law.values import Value
 
 __all__ = ["Checker", "at_least", "within"]
+
+_LEMMAS_S = 30
 
 
 def _held(world: World, held: State, value: int) -> Iterator[int]:
@@ -58,6 +62,7 @@ class Checker:
         self.world, self.system = self._make(self.options.pages, self.options.processes)
         self._reached: dict[str, Answer] = {}
         self._any: dict[int, AnyPages] = {}
+        self._lemmas: dict[System, list[Clause]] = {}
 
     def _make(self, pages: int, processes: int) -> tuple[World, System]:
         world = World(self.design, pages, processes, self.options.lsm)
@@ -78,7 +83,8 @@ class Checker:
                 system, bad, timeout_s=options.timeout_s, memory_bytes=options.memory_bytes
             )
         if engine == "z3":
-            return smt.bounded(system, bad, options.max_depth, options.timeout_s)
+            proved = by_induction(system, bad, self._lemmas_of(system))
+            return proved or smt.bounded(system, bad, options.max_depth, options.timeout_s)
         answer = abc.solve(
             system, bad, timeout_s=options.timeout_s, memory_bytes=options.memory_bytes
         )
@@ -88,6 +94,12 @@ class Checker:
                 raise InternalError(f"ABC's invariant is none: {wrong}")
             answer.method += ", invariant checked by z3"
         return answer
+
+    def _lemmas_of(self, system: System) -> list[Clause]:
+        if system not in self._lemmas:
+            within_s = min(_LEMMAS_S, self.options.timeout_s / 2)
+            self._lemmas[system] = lemmas(system, within_s=within_s)
+        return self._lemmas[system]
 
     def _engine(self) -> str:
         if self.options.engine == "auto":
@@ -125,8 +137,7 @@ class Checker:
             result.method = answer.method
             reached = answer.reached
             if reached is None:
-                result.verdict, result.bound = BOUNDED, answer.depth
-                result.pages = self.options.pages
+                self._tell_bound(result, self.system, bad, answer)
             else:
                 result.verdict = PROVED if reached == (prop.kind == REACHED) else REFUTED
             if reached:
@@ -141,6 +152,14 @@ class Checker:
         result.seconds = round(time.monotonic() - begun, 2)
         return result
 
+    def _tell_bound(self, result: Result, system: System, bad: int, answer: Answer) -> None:
+        """How far was searched, and where a proof by induction would break."""
+        result.verdict, result.bound = BOUNDED, answer.depth
+        result.cover(system.world.n_pages, system.world.n_processes)
+        for step in breaks(system, bad, self._lemmas_of(system)):
+            rule = rule_words(self.design, step.move)
+            result.breaks.append(step_words(step) + (f": {rule}" if rule else ""))
+
     def _tell_proof(
         self, result: Result, system: System, bad: int, answer: Answer,
         conditions: Callable[[World], Iterable[Value]],
@@ -148,9 +167,8 @@ class Checker:
     ) -> None:  # fmt: skip
         """The invariant, for any number of pages if it can be. also: a further condition."""
         world = system.world
-        result.pages = world.n_pages
         if answer.invariant is None:
-            result.coupled = "all states were seen"
+            result.cover(world.n_pages, world.n_processes, "all states were seen")
             return
         pages = self._any_pages(world.n_processes)
         wanted: int | str = pages.why_not or pages.bad(conditions)
@@ -158,12 +176,12 @@ class Checker:
             wanted = world_bad = pages.world.graph.and_(wanted, also(pages.world))
             found = pages.prove(world_bad, answer.invariant)
             if isinstance(found, list):
-                result.pages = None
+                result.cover(None, world.n_processes)
                 found = pages.smaller(world_bad, found)
                 result.why += invariant_words(pages.world, found, any_pages=True)
                 return
             wanted = found
-        result.coupled = wanted
+        result.cover(world.n_pages, world.n_processes, wanted)
         cubes = minimal(system, bad, answer.invariant)
         wrong = smt.check_invariant(system, bad, cubes)
         if wrong:
@@ -241,7 +259,6 @@ class Checker:
         """
         world, system = self._make(self.options.pages, 1)
         g = world.graph
-        result.pages = world.n_pages
         file, _ = (world.some([c]) for c in prop.conditions(world))
         _, made = (self.world.some([c]) for c in prop.conditions(self.world))
         tried: list[State] = []
@@ -258,7 +275,7 @@ class Checker:
             answer = self.decide(open_, system)
             result.method = answer.method
             if answer.reached is None:
-                result.verdict, result.bound = BOUNDED, answer.depth
+                self._tell_bound(result, system, open_, answer)
                 return
             if not answer.reached or answer.start is None:
                 result.verdict = REFUTED
@@ -281,7 +298,7 @@ class Checker:
             both = self.world.graph.and_(made, within(self.world, everyone))
             other = self.decide(both)
             if other.reached is None:
-                result.verdict, result.bound = BOUNDED, other.depth
+                self._tell_bound(result, self.system, both, other)
                 return
             if not other.reached:
                 result.verdict = PROVED

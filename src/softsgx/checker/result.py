@@ -42,14 +42,18 @@ class Result:
     nothing, since nothing of the kind can run at all. benign: what `benign-runs` says.
     pages, processes: for how many a proof holds; pages is None for any number, and where a
     trace tells, which stays one with more. coupled: why a proof is for its pages only.
+    breaks: of a bounded verdict, the steps that lead to the bad state from states that proved
+    lemmas allow, each with the rule that it runs: there a proof by induction ends. scope: for
+    which worlds a verdict holds that no trace shows: a phrase.
     weaker: (permissions, number of steps) of another trace with fewer permissions.
     trace: the steps as data, for `softsgx replay`; its ``runs`` are the pages that run at the
     end, of those that the property speaks of.
     """
 
     __slots__ = (
-        "benign", "bound", "coupled", "design", "lsm", "method", "options", "pages", "permissions",
-        "processes", "property", "seconds", "steps", "trace", "vacuous", "verdict", "weaker", "why",
+        "benign", "bound", "breaks", "coupled", "design", "lsm", "method", "options", "pages",
+        "permissions", "processes", "property", "scope", "seconds", "steps", "trace", "vacuous",
+        "verdict", "weaker", "why",
     )  # fmt: skip
 
     def __init__(self, design: str, options: dict[str, str], property_name: str) -> None:
@@ -65,27 +69,26 @@ class Result:
         self.vacuous = False
         self.pages: int | None = None
         self.processes = 0
-        self.coupled = ""
+        self.coupled = self.scope = ""
+        self.breaks: list[str] = []
         self.benign = ""
         self.weaker: dict[str, Any] | None = None
         self.trace: dict[str, Any] | None = None
 
-    @property
-    def scope(self) -> str:
-        """For which worlds a verdict that is no trace holds: a phrase."""
-        if self.steps:
-            return ""
-        pages = "any number of pages" if self.pages is None else _count(self.pages, "page")
-        processes = _count(self.processes, "process")
-        return f"for {pages} and {processes}" + (f": {self.coupled}" if self.coupled else "")
+    def cover(self, pages: int | None, processes: int, coupled: str = "") -> None:
+        """Say for which worlds the verdict holds. pages: None for any number."""
+        self.pages, self.processes, self.coupled = pages, processes, coupled
+        many = "any number of pages" if pages is None else _count(pages, "page")
+        self.scope = f"for {many} and {_count(processes, 'process')}"
+        self.scope += f": {coupled}" if coupled else ""
 
     def as_json(self) -> dict[str, Any]:
         """The result as an object of JSON; the trace goes into files of its own."""
         return {
             name: getattr(self, name) for name in (
                 "design", "options", "lsm", "property", "verdict", "bound", "pages", "processes",
-                "scope", "vacuous", "benign", "steps", "permissions", "weaker", "why", "method",
-                "seconds",
+                "scope", "vacuous", "benign", "steps", "permissions", "weaker", "why", "breaks",
+                "method", "seconds",
             )
         }  # fmt: skip
 

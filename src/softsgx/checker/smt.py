@@ -14,6 +14,8 @@ from softsgx.errors import UnsupportedError
 
 __all__ = ["Steps", "bounded", "check_invariant"]
 
+_STEP_S = 20
+
 
 def _z3() -> Any:
     try:
@@ -115,9 +117,11 @@ class Steps:
         self._latch = {(name, i): (lit, nxt) for name, i, lit, nxt in system.latches()}
         self._elsewhere = elsewhere or (lambda _: ())
         self._solver = self._z3.SolverFor("QF_FD")
+        self._solver.set("timeout", 1000 * _STEP_S)
         self._known: set[int] = set()
         self._number: dict[Clause, int] = {}
         self._ask = 0
+        self._bools: dict[str, Any] = {}
         next_of = {lit >> 1: nxt for lit, nxt in self._latch.values()}
         support = [v for v in graph.cone([bad]) if graph.fanins[v] is None]
         lines = self._gates([bad, *(next_of[v] for v in support)])
@@ -158,6 +162,14 @@ class Steps:
         if lines:
             self._solver.from_string("\n".join(lines))
 
+    def forbid(self, literals: Iterable[int]) -> None:
+        """From now on these do not hold at once before a step, inputs included."""
+        lits = list(literals)
+        texts = " ".join(_text(x, "n") for x in lits)
+        self._solver.from_string(
+            "\n".join([*self._gates(lits), f"(assert (not (and true {texts})))"])
+        )
+
     def core(self, target: Clause | None, cubes: Sequence[Clause]) -> list[Clause] | None:
         """Of cubes, those whose exclusion excludes ``target`` (None: bad) after a step.
 
@@ -165,38 +177,85 @@ class Steps:
         """
         z3 = self._z3
         self._add([*cubes, *([target] if target else [])])
-        goal = z3.Bool("vbad" if target is None else f"v{self._number[target]}")
+        goal = self._bool("vbad" if target is None else f"v{self._number[target]}")
         chosen = {f"s{self._number[c]}": c for c in cubes}
-        if self._solver.check([goal, *map(z3.Bool, chosen)]) != z3.unsat:
+        if self._solver.check([goal, *map(self._bool, chosen)]) != z3.unsat:
             return None
         return [chosen[n] for x in self._solver.unsat_core() if (n := x.decl().name()) in chosen]
 
-    def _leaves(self, cubes: Sequence[Clause], *, bad: bool) -> bool:
-        """Whether a step leads from outside of the cubes into one (or to bad)."""
+    def leaves(
+        self, cubes: Sequence[Clause], *, bad: bool, into: Sequence[Clause] | None = None
+    ) -> set[int] | None:
+        """A step from outside of the cubes into one (or to bad), or None.
+
+        Told by the variables of the state and of the inputs that are set. Raises TimeoutError.
+
+        into: those that it may lead into, if not into all.
+        """
         self._add(cubes)
         numbers = [self._number[c] for c in cubes]
+        ends = numbers if into is None else [self._number[c] for c in into]
         self._ask += 1
-        one_of = " ".join(["vbad" if bad else "false", *(f"v{k}" for k in numbers)])
+        one_of = " ".join(["vbad" if bad else "false", *(f"v{k}" for k in ends)])
         self._solver.from_string(
             f"(declare-const a{self._ask} Bool)\n(assert (=> a{self._ask} (or {one_of})))"
         )
         names = [f"a{self._ask}", *(f"s{k}" for k in numbers)]
-        return bool(self._solver.check([self._z3.Bool(n) for n in names]) != self._z3.unsat)
+        answer = self._solver.check([self._bool(n) for n in names])
+        if answer == self._z3.unsat:
+            return None
+        if answer != self._z3.sat:
+            raise TimeoutError
+        # The state and the inputs alone: to read a value of Z3's takes longer than to compute it.
+        model, free = self._solver.model(), self._graph.fanins
+        ours = [v for v in self._known if free[v] is None and v]
+        return {v for v in ours if self._z3.is_true(model[self._bool(f"n{v}")])}
 
     def inductive(self, cubes: Sequence[Clause]) -> bool:
         """Whether to be outside of the cubes, and of bad, is preserved by each step."""
-        return not self._leaves(cubes, bad=True)
+        try:
+            return self.leaves(cubes, bad=True) is None
+        except TimeoutError:
+            return False
 
-    def houdini(self, cubes: Iterable[Clause]) -> list[Clause]:
-        """The most of the cubes to be outside of which is preserved by each step."""
-        left = [c for c in dict.fromkeys(cubes) if any(v for _, _, v in c)]  # not at the start
-        while left and self._leaves(left, bad=False):
-            model = self._solver.model()
-            left = [
-                c for c in left
-                if not self._z3.is_true(model[self._z3.Bool(f"v{self._number[c]}")])
-            ]  # fmt: skip
-        return left
+    def after(self, true: set[int]) -> dict[tuple[str, int], int]:
+        """Each bit of the state after the step with these bits set."""
+        roots = [nxt for _, nxt in self._latch.values()]
+        return dict(
+            zip(self._latch, self._graph.evaluate(roots, dict.fromkeys(true, 1)), strict=True)
+        )
+
+    def houdini(
+        self, groups: Iterable[Sequence[Clause]], deadline: float = float("inf"),
+        nearby: Callable[[set[int], Sequence[Clause]], Collection[Clause]] | None = None,
+    ) -> list[Clause]:  # fmt: skip
+        """The most of the cubes to be outside of which is preserved by each step.
+
+        Groups stay or go as a whole. None stays where there is no answer in time. nearby:
+        further cubes that are left, of some, from the state in a counterexample.
+        """
+        # At the start all is 0.
+        left = [g for g in groups if all(any(v for _, _, v in c) for c in g)]
+        while left:
+            every = list(dict.fromkeys(c for g in left for c in g))
+            try:
+                true = self.leaves(every, bad=False)
+            except TimeoutError:
+                break
+            if true is None:
+                return every
+            if time.monotonic() > deadline:
+                break
+            after = self.after(true)
+            gone = {c for c in every if all(after[n, i] == value for n, i, value in c)}
+            gone |= set(nearby(true, every)) if nearby else set()
+            left = [g for g in left if gone.isdisjoint(g)]
+        return []
+
+    def _bool(self, name: str) -> Any:
+        if name not in self._bools:
+            self._bools[name] = self._z3.Bool(name)
+        return self._bools[name]
 
 
 def bounded(system: System, bad: int, max_depth: int = 12, timeout_s: float = 60.0) -> Answer:

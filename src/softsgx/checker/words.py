@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from softsgx.checker.answer import Step
+from softsgx.checker.move import Move
 from softsgx.checker.permissions import KINDS, object_name
 from softsgx.checker.sources import SOURCES
 from softsgx.checker.system import State
 from softsgx.checker.world import World
+from softsgx.law.rule import rules_of
 from softsgx.law.values import mask_name
 
-__all__ = ["APPARMOR", "permission_words", "step_words"]
+__all__ = ["APPARMOR", "permission_words", "rule_words", "step_words"]
 
 APPARMOR = {"device": ("r", "w", "m", ""), "file": ("m", ""), "process": ("",)}
 """The names of permissions, where they are AppArmor's."""
@@ -81,6 +84,17 @@ def step_words(step: Step) -> str:
     known["of"] = f"segment {mask_name(segment)}" if segment else ""
     template = _STEPS.get(move.name, move.name + " {p}")
     return template.format_map(known)
+
+
+def rule_words(law: Any, move: Move) -> str:
+    """The rule that decides a move, and its source: the design's own that was run last."""
+    rules = rules_of(law)
+    ran = [name for name in move.rules if name in rules]
+    own = [n for n in ran if not rules[n][1].__module__.startswith(("softsgx.mm", "softsgx.sgx"))]
+    if not ran:
+        return ""
+    name = (own or ran)[-1]
+    return f"rule {name} ({rules[name][0].source})"
 
 
 def permission_words(world: World, start: State | Mapping[str, int]) -> list[str]:

@@ -6,7 +6,8 @@ import os
 import sys
 from typing import Any
 
-from softsgx.errors import UsageError
+from softsgx.cli.load import blame, is_loaded, load_file
+from softsgx.errors import SoftsgxError, UsageError
 
 __all__ = ["check", "load_file"]
 
@@ -28,9 +29,13 @@ def _parser() -> Any:
         "softsgx check", description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    p.add_argument("designs", nargs="*", metavar="DESIGN[:OPTION=VALUE,…]", help="default: all")
+    p.add_argument(
+        "designs", nargs="*", metavar="DESIGN[:OPTION=VALUE,…]",
+        help="default: all, or those of the files that are loaded",
+    )  # fmt: skip
     p.add_argument("--property", action="append", metavar="NAME", help="default: all; repeatable")
-    p.add_argument("--variants", action="store_true", help="each design with all its options")
+    p.add_argument("--variants", action="store_true",
+                   help="each design with all its options, but for repairs")  # fmt: skip
     p.add_argument("--processes", type=int, default=2, metavar="N", help="default 2")
     p.add_argument("--pages", type=int, default=2, metavar="N", help="default 2")
     p.add_argument(
@@ -47,6 +52,11 @@ def _parser() -> Any:
         help="who decides (default auto: abc, or z3 within a bound where abc is missing)",
     )  # fmt: skip
     p.add_argument("--timeout", type=int, default=60, metavar="S", help="for one question")
+    p.add_argument(
+        "--memory", metavar="SIZE",
+        help="that an engine may take for one question, as in 512M or 2G"
+        " (default: 40 % of what is free, shared by all jobs)",
+    )  # fmt: skip
     p.add_argument("--bound", type=int, default=12, metavar="STEPS", help="of z3's search")
     p.add_argument("--load", action="append", default=[], metavar="FILE.py",
                    help="take designs and properties from a file, too")  # fmt: skip
@@ -55,39 +65,19 @@ def _parser() -> Any:
     p.add_argument("--markdown", action="store_true", help="the table alone, as Markdown")
     p.add_argument("-v", "--verbose", action="store_true", help="traces and invariants of all")
     p.add_argument("--jobs", type=int, default=0, metavar="N", help="default: one a processor")
-    p.add_argument("--list", action="store_true", help="print the properties, and leave")
+    p.add_argument("--list", action="store_true",
+                   help="print the properties and where they come from, and leave")  # fmt: skip
     return p
 
 
-def load_file(path: str) -> list[str]:
-    """Run a file that defines designs (classes) or registers properties: the designs' names.
-
-    Raises UsageError if it cannot be run.
-    """
-    import runpy
-
-    from softsgx.designs.base import Design
-    from softsgx.designs.registry import DESIGNS
-
-    try:
-        scope = runpy.run_path(path)
-    except Exception as e:
-        raise UsageError(f"--load {path}: {type(e).__name__}: {e}") from e
-    names = []
-    for value in scope.values():
-        own = isinstance(value, type) and value.__module__ == "<run_path>"
-        if own and issubclass(value, Design) and value.name:
-            DESIGNS[value.name] = value
-            names.append(value.name)
-    return names
-
-
 def _variants(name: str) -> list[str]:
+    """The design with every choice of its options; repairs stay as they are by default."""
     from itertools import product
 
     from softsgx.designs.registry import DESIGNS
 
-    options = DESIGNS[name].options
+    design = DESIGNS[name]
+    options = {o: v for o, v in design.options.items() if o not in design.repairs}
     return [
         name + (":" if chosen else "") + ",".join(f"{o}={v}" for o, v in chosen)
         for values in product(*options.values())
@@ -97,39 +87,50 @@ def _variants(name: str) -> list[str]:
     ]
 
 
-def _one(task: tuple[str, list[str] | None, Any, list[str]]) -> list[Any]:
-    """The results for one design; in a process of its own."""
-    text, properties, options, files = task
-    from softsgx.checker.prove import Checker
-    from softsgx.designs.registry import make_design
+def _list(verbose: bool) -> None:
+    """The properties: what has to hold, where it comes from; verbose: what a violation means."""
+    from shutil import get_terminal_size
+    from textwrap import wrap
 
-    for path in files:
-        load_file(path)
-    return Checker(make_design(text), options).check_all(properties)
+    from softsgx.checker.properties import PROPERTIES
+
+    width = min(get_terminal_size().columns, 100)
+    for p in PROPERTIES.values():
+        print(p.name)
+        for said in (p.words, f"Source: {p.source}", p.means if verbose else ""):
+            for line in wrap(" ".join(said.split()), max(width - 4, 20), break_long_words=False):
+                print("    " + line)
 
 
-def _run(tasks: list[Any], jobs: int) -> list[Any]:
-    if jobs == 1 or len(tasks) == 1:
-        return [r for task in tasks for r in _one(task)]
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
+def _make(text: str) -> Any:
+    """A design; what a class of the user's own raises is the user's mistake."""
+    from softsgx.designs.registry import DESIGNS, make_design
 
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=get_context("fork")) as pool:
-        return [r for found in pool.map(_one, tasks) for r in found]
+    try:
+        return make_design(text)
+    except SoftsgxError:
+        raise
+    except Exception as e:
+        cls = DESIGNS.get(text.partition(":")[0])
+        if cls is None or not is_loaded(cls):
+            raise
+        path = str(sys.modules[cls.__module__].__file__)
+        where = blame(e, [path]) or path
+        raise UsageError(f"{where}: design {text}: {type(e).__name__}: {e}") from e
 
 
 def check(args: list[str]) -> int:
     """Check designs; 1 if a property is refuted. Raises UsageError."""
     a = _parser().parse_args(args)
+    from softsgx.checker.limits import default_bytes, parse_size
     from softsgx.checker.permissions import parse_permissions
     from softsgx.checker.properties import PROPERTIES
     from softsgx.checker.result import Options
-    from softsgx.designs.registry import DESIGNS, make_design
+    from softsgx.designs.registry import DESIGNS
 
     loaded = [name for path in a.load for name in load_file(path)]
     if a.list:
-        for p in PROPERTIES.values():
-            print(f"{p.name:15} {p.words}")
+        _list(a.verbose)
         return 0
     for value, least, most, name in (
         (a.pages, 1, 8, "pages"), (a.processes, 1, 8, "processes"),
@@ -144,22 +145,19 @@ def check(args: list[str]) -> int:
     if a.variants:
         texts = [v for t in texts for v in (_variants(t) if t in DESIGNS else [t])]
     for text in texts:
-        make_design(text)
+        _make(text)
     held: dict[str, int] = {}
     for text in a.permissions:
         held |= parse_permissions(text, a.processes)
+    jobs = a.jobs or len(os.sched_getaffinity(0))
+    memory_bytes = parse_size(a.memory) if a.memory else default_bytes(jobs)
     options = Options(
-        a.pages,
-        a.processes,
-        held,
-        timeout_s=a.timeout,
-        engine=a.engine,
-        max_depth=a.bound,
-        lsm=a.lsm,
-    )
+        a.pages, a.processes, held, timeout_s=a.timeout, engine=a.engine, max_depth=a.bound,
+        lsm=a.lsm, memory_bytes=memory_bytes,
+    )  # fmt: skip
     _tell_engine(options)
-    tasks = [(text, a.property, options, a.load) for text in texts]
-    results = _run(tasks, a.jobs or os.cpu_count() or 1)
+    pairs = [(text, name) for text in texts for name in a.property or PROPERTIES]
+    results = _run(pairs, options, jobs, a.load)
     if a.trace_dir:
         _write_traces(a.trace_dir, results)
     if a.json:
@@ -177,6 +175,14 @@ def check(args: list[str]) -> int:
     return _status(results)
 
 
+def _run(pairs: list[tuple[str, str]], options: Any, jobs: int, files: list[str]) -> list[Any]:
+    from softsgx.checker.pool import check_pairs
+    from softsgx.report.progress import progress
+
+    with progress(sys.stderr) as tell:
+        return check_pairs(pairs, options, jobs, tell=tell, own=files)
+
+
 def _status(results: list[Any]) -> int:
     return int(any(r.verdict == "refuted" for r in results))
 
@@ -188,7 +194,7 @@ def _tell_engine(options: Any) -> None:
         raise UsageError("--engine abc: there is no berkeley-abc; install Debian's package")
     if options.engine == "auto" and find_abc() is None:
         print(
-            "softsgx: berkeley-abc is missing: Z3 alone, which proves nothing and searches"
+            "softsgx: berkeley-abc is missing: Z3 alone, which proves less and searches"
             f" {options.max_depth} steps deep",
             file=sys.stderr,
         )

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from softsgx.cli.check import load_file
+from softsgx.cli.load import load_file
 from softsgx.errors import UsageError
 
 __all__ = ["repair"]

@@ -27,8 +27,20 @@ def _cell(result: Any) -> str:
     if result.verdict == "refuted":
         return f"refuted ({len(result.steps)})" if result.steps else "refuted"
     if result.verdict == "bounded":
-        return f"none in {result.bound}"
-    return "proved, vacuous" if result.vacuous else "proved"
+        return _bounded(result)
+    if result.vacuous:
+        return "proved, vacuous"
+    return "proved" if result.steps or result.pages is None else f"proved ({_pages(result)})"
+
+
+def _bounded(result: Any) -> str:
+    """How far nothing was found; -1 is not even the start."""
+    none = result.bound is None or result.bound < 0
+    return "undecided" if none else f"none in {result.bound}"
+
+
+def _pages(result: Any) -> str:
+    return f"{result.pages} page" + ("" if result.pages == 1 else "s")
 
 
 _STYLES = {"refuted": "bold red", "bounded": "yellow", "proved": "green"}
@@ -76,7 +88,7 @@ def markdown(results: list[Any]) -> str:
         cells = []
         for name in names:
             r = by[title, name]
-            mark = marks.get(r.verdict, f"none in {r.bound}")
+            mark = marks.get(r.verdict) or _bounded(r)
             if r.verdict == "refuted" and r.steps:
                 mark += f" {len(r.steps)}"
             cells.append("vacuous" if r.vacuous else mark)
@@ -123,7 +135,14 @@ def _details(result: Any) -> Iterable[str]:
             yield f"  {n:2}. {step}"
     yield from result.why
     if result.verdict == "bounded":
-        yield f"nothing found within {result.bound} steps"
+        if result.bound is None or result.bound < 0:
+            yield f"nothing is known: {result.method}"
+        else:
+            yield f"nothing found within {result.bound} steps"
+        for line in getattr(result, "breaks", ()):
+            yield f"induction breaks at: {line}"
+    if result.scope:
+        yield result.scope
     if result.vacuous:
         yield "vacuous: nothing of the kind can run at all"
     yield f"benign-runs: {result.benign}; by {result.method}, {result.seconds:.2f} s"

@@ -1,0 +1,158 @@
+"""Engines end at a bound of memory or time, and what they say of it is true."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from softsgx.checker import abc
+from softsgx.checker.explore import Explorer, explore
+from softsgx.checker.limits import default_bytes, parse_size, size_words
+from softsgx.checker.moves import build_moves
+from softsgx.checker.pool import check_pairs
+from softsgx.checker.properties import PROPERTIES
+from softsgx.checker.result import Options
+from softsgx.checker.system import System
+from softsgx.checker.world import World
+from softsgx.designs.registry import make_design
+from softsgx.errors import UsageError
+
+needs_abc = pytest.mark.skipif(
+    abc.find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
+)
+HELD = {
+    f"may{p}.{kind}": value
+    for p in (0, 1)
+    for kind, value in (("device", 7), ("process", 0), ("file", 1))
+}
+
+
+def _question(design: str, name: str, pages: int = 2, processes: int = 2) -> tuple[System, int]:
+    world = World(make_design(design), pages, processes)
+    build_moves(world)
+    system = System(world, {n: v for n, v in HELD.items() if n in world.vars})
+    return system, world.some(PROPERTIES[name].conditions(world))
+
+
+def test_sizes_are_read_and_said() -> None:
+    assert parse_size("2G") == parse_size("2GiB") == 2 << 30
+    assert parse_size("1.5m") == 3 << 19
+    assert parse_size("1048576") == 1 << 20
+    for wrong in ("", "G", "-1G", "2X", "1K", "99999999T"):
+        with pytest.raises(UsageError, match="--memory"):
+            parse_size(wrong)
+    assert [size_words(n) for n in (2 << 30, 3 << 19, 500)] == ["2 GiB", "1.5 MiB", "500 bytes"]
+    assert default_bytes(1) >= default_bytes(2) >= 256 << 20
+
+
+# -- explicit --------------------------------------------------------------------------------
+
+
+def test_the_explicit_search_stops_at_its_memory_bound() -> None:
+    system, bad = _question("v20", "asked")
+    explorer = Explorer(system)
+    explorer.run(bad, max_states=1)  # circuits are compiled now
+    bound = 16 << 20
+    explorer = Explorer(system)
+    tracemalloc.start()
+    try:
+        answer = explorer.run(bad, memory_bytes=bound)
+        taken, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert answer.reached is None
+    states = len(explorer.seen)
+    assert answer.method == f"explicit, {states:,} states, stopped at the memory bound of 16 MiB"
+    # It neither takes more than it says, but for the slices of one part, nor stops far below.
+    assert bound / 4 < taken < bound
+    assert peak < bound + (16 << 20)
+
+
+def test_the_bound_of_a_search_that_stopped_holds() -> None:
+    """Whatever stops it, and in the middle of a level: all shorter traces were looked at."""
+    system, bad = _question("safe-to-execute", "source-bound", 1, 1)
+    shortest = explore(system, bad)
+    assert shortest.reached
+    assert shortest.depth == 4
+    depths = []
+    for most in (1, 10, 100, 1000):
+        answer = explore(system, bad, max_states=most)
+        if answer.reached is None:
+            assert f"stopped at {most:,} states" in answer.method
+            depths.append(answer.depth)
+    assert depths == sorted(depths)
+    assert set(depths) <= set(range(4))
+    out_of_time = explore(system, bad, timeout_s=0)
+    assert (out_of_time.reached, out_of_time.depth) == (None, 0)
+    assert "stopped after 0 s" in out_of_time.method
+
+
+# -- abc -------------------------------------------------------------------------------------
+
+
+@needs_abc
+def test_abc_that_has_no_memory_is_no_error() -> None:
+    system, bad = _question("safe-to-execute", "writable-alias")
+    answer = abc.solve(system, bad, memory_bytes=8 << 20)
+    assert answer.reached is None
+    assert answer.depth == -1
+    assert "with the memory bound of 8 MiB" in answer.method
+
+
+@needs_abc
+def test_none_within_a_bound_is_true_of_abc() -> None:
+    system, bad = _question("v20", "noexec")
+    for most in (0, 3, 5):
+        answer = abc.solve(system, bad, prove=False, max_depth=most)
+        assert (answer.reached, answer.depth) == (None, most)
+    assert abc.solve(system, bad, prove=False, max_depth=6).depth == 6
+
+
+@needs_abc
+def test_abc_that_has_no_time_says_how_far_it_came() -> None:
+    system, bad = _question("safe-to-execute", "writable-alias", 3, 3)
+    answer = abc.solve(system, bad, prove=False, timeout_s=1)
+    if answer.reached:
+        pytest.skip("it took less than a second; to run it: a slower machine")
+    assert 0 <= answer.depth < 10  # a trace has 10 steps
+    assert answer.method == "abc bmc3: no answer in 1 s"
+
+
+def _fake(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_abc_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOFTSGX_ABC", _fake(tmp_path / "abc", "exec tail -f /dev/null"))
+    monkeypatch.setattr(abc, "_GRACE_S", -0.9)
+    system, bad = _question("v20", "noexec", 1, 1)
+    answer = abc.solve(system, bad, timeout_s=1)
+    assert (answer.reached, answer.depth) == (None, -1)
+    assert answer.method.count("killed after") == 2
+
+
+def test_a_bound_counts_completed_frames_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "No output asserted in 5 frames. Resource limit reached (timeout 9 sec)."
+    monkeypatch.setenv("SOFTSGX_ABC", _fake(tmp_path / "abc", f"echo '{said}'"))
+    system, bad = _question("v20", "noexec", 1, 1)
+    # Frames 0 to 4: the permissions, the start, and three steps.
+    assert abc.solve(system, bad, timeout_s=9).depth == 3
+
+
+# -- z3, and whatever takes place beside an engine -------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["z3", "explicit", "auto"])
+def test_a_worker_without_memory_is_a_bounded_answer(engine: str) -> None:
+    options = Options(2, 2, HELD, engine=engine, memory_bytes=1 << 20)
+    results = check_pairs([("safe-to-execute", "asked"), ("v20", "asked")], options, 1)
+    assert [r.verdict for r in results] == ["bounded", "bounded"]
+    for r in results:
+        assert r.bound == -1
+        assert "memory bound of 1 MiB" in r.method
