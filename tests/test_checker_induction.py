@@ -74,7 +74,7 @@ def test_a_proof_without_abc_is_for_any_number_of_pages(monkeypatch: pytest.Monk
 def test_the_step_that_breaks_induction_leads_to_the_bad_state() -> None:
     system = _system(MovesAnywhere(), 2)
     known, bad = lemmas(system), _bad(system, "page-bound")
-    found = breaks(system, bad, known, most=4)
+    found = breaks(system, bad, known)
     assert len({s.move.name for s in found}) == len(found) > 1
     for step in found:
         assert not system.holds(bad, step.after)

@@ -51,15 +51,15 @@ def by_induction(system: System, bad: int, lemmas: Sequence[Clause]) -> Answer |
     return Answer(False, 0, f"z3 induction, {many}", invariant=needed)
 
 
-def breaks(system: System, bad: int, lemmas: Sequence[Clause], most: int = 3) -> list[Step]:
-    """Steps, of different kinds, that lead to ``bad`` from states that lemmas allow.
+def breaks(system: System, bad: int, lemmas: Sequence[Clause]) -> list[Step]:
+    """A step of each kind of move that leads to ``bad`` from states that lemmas allow.
 
     What they start from may not be reachable; ``after`` is that state.
     """
     steps, found = Steps(system, bad), list[Step]()
     ready = system.world.vars["ready"].lits[0]
     steps.forbid([ready ^ 1])
-    while len(found) < most:
+    while True:
         try:
             true = steps.leaves(lemmas, bad=True, into=())
         except TimeoutError:
@@ -78,7 +78,7 @@ def breaks(system: System, bad: int, lemmas: Sequence[Clause], most: int = 3) ->
                 for name, var in system.world.vars.items()
             }
             found.append(Step(move, args, state))
-    return found
+    return sorted(found, key=lambda s: system.moves.index(s.move))
 
 
 Group = tuple[Clause, ...]
