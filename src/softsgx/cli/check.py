@@ -49,13 +49,14 @@ def _parser() -> Any:
     )  # fmt: skip
     p.add_argument(
         "--engine", choices=("auto", "abc", "z3", "explicit"), default="auto",
-        help="who decides (default auto: abc, or z3 within a bound where abc is missing)",
+        help="who decides (default auto: abc; where it is missing z3, by induction, then within"
+        " a bound)",
     )  # fmt: skip
     p.add_argument("--timeout", type=int, default=60, metavar="S", help="for one question")
     p.add_argument(
         "--memory", metavar="SIZE",
         help="that an engine may take for one question, as in 512M or 2G"
-        " (default: 40 % of what is free, shared by all jobs)",
+        " (default: 40 %% of what is free, shared by all jobs)",
     )  # fmt: skip
     p.add_argument("--bound", type=int, default=12, metavar="STEPS", help="of z3's search")
     p.add_argument("--load", action="append", default=[], metavar="FILE.py",
