@@ -1,14 +1,16 @@
 """Checks pairs of design and property in processes of their own, a pair at a time.
 
-A worker keeps the circuits of the design that it is at, and gets its next pair from that
+A worker makes the circuits of the design that it is at, and gets its next pair from that
 design while there is one; then from a design that nobody is at, then from the one with the
-most left. Results come in the order of the pairs, whoever was first.
+most left. It forks for each pair, so a pair's answer does not depend on what was asked
+before it, and what a solver takes is given back. Results come in the order of the pairs,
+whoever was first.
 
-Each worker is a process group with the solvers that it starts, so one kill ends them all:
-at Ctrl-C, at an error, and where the parent is gone (a pipe that only it holds open ends).
-Each bounds its own memory: what its engine may take, and as much again for all else.
-Rejected: `concurrent.futures`, which leaves a solver behind, and whose "a child process
-terminated abruptly" does not say at what.
+Each worker is a process group with its copies and the solvers that they start, so one kill
+ends them all: at Ctrl-C, at an error, and where the parent is gone (a pipe that only it
+holds open ends). Each copy bounds its own memory: what its engine may take, and as much
+again for all else. Rejected: `concurrent.futures`, which leaves a solver behind, and whose
+"a child process terminated abruptly" does not say at what.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ from typing import Any
 from softsgx.checker.answer import BOUNDED, PROVED, REFUTED
 from softsgx.checker.limits import bound_myself, out_of_memory, size_words
 from softsgx.checker.properties import PROPERTIES
+from softsgx.checker.properties.base import NEVER
+from softsgx.checker.prove import Checker
 from softsgx.checker.result import Options, Result
 from softsgx.designs.registry import make_design
 from softsgx.errors import InternalError, SoftsgxError, UsageError
@@ -50,14 +53,12 @@ class _Worker:
     """One process. ``at``: the pair that it checks, or None; ``design``: whose circuits it has."""
 
     def __init__(
-        self, options: Options, faults: Sequence[str], alive: tuple[Connection, Connection]
+        self, options: Options, own: Sequence[str], alive: tuple[Connection, Connection]
     ) -> None:
         self.pipe, theirs = _context.Pipe()
         self.at: int | None = None
         self.design = ""
-        self.process = _context.Process(
-            target=_work, args=(theirs, self.pipe, options, faults, alive), daemon=True
-        )
+        self.process = _context.Process(target=_work, args=(theirs, self.pipe, options, own, alive))
         self.process.start()
         theirs.close()
 
@@ -86,6 +87,8 @@ def check_pairs(
     for a mistake in one of these, InternalError for one of ours, SoftsgxError for a worker
     that died; each names the pair.
     """
+    with suppress(ImportError):
+        import z3  # noqa: F401  # once, not in each worker
     asked = list(dict.fromkeys([*pairs, *((text, BENIGN) for text, _ in pairs)]))
     found: dict[int, Result] = {}
     waiting = list(range(len(asked)))
@@ -100,7 +103,7 @@ def check_pairs(
                     n = _next(worker, workers, waiting, asked)
                     worker.at, worker.design = n, asked[n][0]
                     with suppress(BrokenPipeError):  # seen below, as its end
-                        worker.pipe.send((n, *asked[n]))
+                        worker.pipe.send(asked[n])
             tell(len(found), len(asked), [asked[w.at] for w in workers if w.at is not None])
             busy = {w.pipe: w for w in workers if w.at is not None}
             for pipe in wait(list(busy), _TICK_S):
@@ -108,9 +111,6 @@ def check_pairs(
                 assert worker.at is not None
                 found[worker.at] = _answer(worker, asked[worker.at], options)
                 worker.at = None
-                if worker.process.exitcode is not None:
-                    worker.end()
-                    workers[workers.index(worker)] = _Worker(options, own, alive)
         tell(len(found), len(asked), ())
     finally:
         for worker in workers:
@@ -143,24 +143,23 @@ def _next(
 
 
 def _answer(worker: _Worker, pair: Pair, options: Options) -> Result:
-    """What a worker has sent. Raises what it raised, or that it is dead."""
-    where = f"{pair[0]}: {pair[1]}"
+    """What a worker has sent. Raises what it raised, or that a process is dead."""
     try:
-        kind, what, last = worker.pipe.recv()
+        kind, what = worker.pipe.recv()
     except (EOFError, OSError):
         worker.process.join()
-        code = worker.process.exitcode or 0
-        how = f"was ended by {_signal_name(-code)}" if code < 0 else f"has ended with status {code}"
-        if options.memory_bytes is not None and code in _MEMORY_DEATHS:
-            return _no_memory(*pair, options, f"the process that checks it {how}")
-        raise SoftsgxError(f"{where}: the process that checks it {how}") from None
-    if last:
-        worker.process.join()
+        kind, what = "died", worker.process.exitcode or 0
     if kind == "result":
         assert isinstance(what, Result)
         return what
+    if kind == "died":
+        how = f"was ended by {_signal_name(-what)}" if what < 0 else f"has ended with status {what}"
+        how = f"the process that checks it {how}"
+        if options.memory_bytes is not None and what in _MEMORY_DEATHS:
+            return _no_memory(*pair, options, how)
+        kind, what = "softsgx", how
     raise {"usage": UsageError, "softsgx": SoftsgxError}.get(kind, InternalError)(
-        f"{where}: {what}"
+        f"{pair[0]}: {pair[1]}: {what}"
     )
 
 
@@ -203,56 +202,114 @@ def _work(
     faulthandler.disable()  # an end for want of memory is an answer
     parents.close()
     alive[1].close()
-    threading.Thread(target=_end_with, args=(alive[0],), daemon=True).start()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        _answers(pipe, options, own)
+        _Asked(options, own, alive[0]).serve(pipe)
     pipe.close()
 
 
-def _end_with(alive: Connection) -> None:
-    """Wait until the parent is gone, then end this process and its solvers."""
-    with suppress(EOFError, OSError):
-        alive.recv()
-    os.killpg(0, signal.SIGKILL)
+Told = tuple[str, Any]
+"""What comes of a pair: its kind ("result", "died", "usage" …), and the result or a line."""
 
 
-def _answers(pipe: Connection, options: Options, own: Sequence[str]) -> None:
-    from softsgx.checker.prove import Checker
+class _Asked:
+    """A worker's side: the circuits of one design at a time, and copies that use them."""
 
-    if options.memory_bytes is not None:
-        with suppress(ImportError):
-            import z3
+    def __init__(self, options: Options, own: Sequence[str], alive: Connection) -> None:
+        self.options, self.own, self.alive = options, own, alive
+        self.text = ""
+        self.checker: Checker | None = None
+        self.wanted: set[str] = set()
 
-            z3.set_param("memory_max_size", max(1, options.memory_bytes >> 20))
-        # Z3 ends the process where malloc() fails, so its own bound has to be met first.
-        bound_myself(2 * options.memory_bytes)
-    design, checker = "", None
-    while True:
-        _, text, name = pipe.recv()
-        begun, last = time.monotonic(), False
-        try:
+    def serve(self, pipe: Connection) -> None:
+        """Answer until the parent says no more."""
+        while True:
+            self._wait(pipe)
+            pair = pipe.recv()
+            pipe.send(self.answer(*pair))
+
+    def _wait(self, pipe: Connection) -> None:
+        """Wait for what comes; where the parent is gone, end with all copies and solvers."""
+        if self.alive in wait([pipe, self.alive]):
+            os.killpg(0, signal.SIGKILL)
+
+    def answer(self, text: str, name: str) -> Told:
+        """What comes of a pair."""
+        if text != self.text:
+            self.checker, self.text = None, text
+            self.wanted.clear()
             try:
-                if checker is None or text != design:
-                    checker = None
-                    checker = Checker(make_design(text), options)
-                    design = text
-                answer: tuple[str, Any] = ("result", checker.check(PROPERTIES[name]))
+                checker = Checker(make_design(text), self.options)
+                checker.prepare()
             except Exception as e:
-                if not out_of_memory(e):
-                    raise
-                result = _no_memory(text, name, options, "stopped")
-                result.seconds = round(time.monotonic() - begun, 2)
-                answer, checker = ("result", result), None
-                last = True  # Z3 does not recover
-        except InternalError as e:
-            answer = ("internal", str(e).partition(" (this is a bug")[0])
-        except SoftsgxError as e:
-            answer = ("usage" if isinstance(e, UsageError) else "softsgx", str(e))
+                self.text = ""
+                return self._exception(e, text, name)
+            self.checker = checker
+        prop = PROPERTIES[name]
+        if prop.kind == NEVER and prop.unless:
+            self._reaches(prop.unless)
+        return self._copy(lambda: self._check(name))
+
+    def _reaches(self, what: str) -> None:
+        """Answer once what proofs of several pairs ask: from the second of them on."""
+        assert self.checker is not None
+        if what not in self.wanted:
+            self.wanted.add(what)
+        elif not self.checker.remembers(what):
+            kind, reached = self._copy(lambda: self._reached(what))
+            if kind == "reached" and reached is not None:
+                self.checker.remember(what, reached)
+
+    def _copy(self, work: Callable[[], Told]) -> Told:
+        """Do it in a copy of this process."""
+        theirs, ours = _context.Pipe(duplex=False)
+        process = _context.Process(target=self._in_copy, args=(ours, work))
+        process.start()
+        ours.close()
+        self._wait(theirs)
+        try:
+            told: Told = theirs.recv()
+        except EOFError:
+            process.join()
+            told = "died", process.exitcode
+        process.join()
+        theirs.close()
+        return told
+
+    def _in_copy(self, pipe: Connection, work: Callable[[], Told]) -> None:
+        memory_bytes = self.options.memory_bytes
+        if memory_bytes is not None:
+            with suppress(ImportError):
+                import z3
+
+                z3.set_param("memory_max_size", max(1, memory_bytes >> 20))
+            # Z3 ends the process where malloc() fails, so its own bound has to be met first.
+            bound_myself(2 * memory_bytes)
+        pipe.send(work())
+
+    def _reached(self, what: str) -> Told:
+        assert self.checker is not None
+        with suppress(Exception):
+            return "reached", self.checker.reaches(what).reached
+        return "reached", None
+
+    def _check(self, name: str) -> Told:
+        assert self.checker is not None
+        begun = time.monotonic()
+        try:
+            return "result", self.checker.check(PROPERTIES[name])
         except Exception as e:
-            answer = _fault(e, text, name, own)
-        pipe.send((*answer, last))
-        if last:
-            return
+            if out_of_memory(e):
+                result = _no_memory(self.text, name, self.options, "stopped")
+                result.seconds = round(time.monotonic() - begun, 2)
+                return "result", result
+            return self._exception(e, self.text, name)
+
+    def _exception(self, error: Exception, text: str, name: str) -> Told:
+        if isinstance(error, InternalError):
+            return "internal", str(error).partition(" (this is a bug")[0]
+        if isinstance(error, SoftsgxError):
+            return ("usage" if isinstance(error, UsageError) else "softsgx"), str(error)
+        return _fault(error, text, name, self.own)
 
 
 def _fault(error: Exception, text: str, name: str, own: Sequence[str]) -> tuple[str, str]:

@@ -21,10 +21,11 @@ from softsgx.checker.explore import explore
 from softsgx.checker.induction import breaks, by_induction, minimal
 from softsgx.checker.invariants import invariant_words
 from softsgx.checker.lemmas import lemmas
+from softsgx.checker.limits import out_of_memory
 from softsgx.checker.moves import build_moves
 from softsgx.checker.plain import make_plain
 from softsgx.checker.properties import PROPERTIES
-from softsgx.checker.properties.base import NEVER, REACHED, TOLD_APART, Property
+from softsgx.checker.properties.base import NEVER, REACHED, TABLE, TOLD_APART, Property
 from softsgx.checker.result import Options, Result
 from softsgx.checker.system import State, System
 from softsgx.checker.words import permission_words, rule_words, step_words
@@ -109,9 +110,7 @@ class Checker:
     def reaches(self, what: str) -> Answer:
         """Whether a condition of the world's ("runs", "runs_unprivileged") can hold at all."""
         if what not in self._reached:
-            condition = getattr(self.world, what)
-            bad = self.world.some(condition(p, i) for p, i in self.world.pairs())
-            self._reached[what] = self.decide(bad)
+            self._reached[what] = self.decide(self._runs(what))
         return self._reached[what]
 
     def _any_pages(self, n_processes: int) -> AnyPages:
@@ -121,6 +120,33 @@ class Checker:
                 self.design, n_processes, o.lsm, o.permissions, o.timeout_s
             )
         return self._any[n_processes]
+
+    # -- before anything is asked ---------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make what most questions need, for copies of this process that ask one each.
+
+        The table's conditions become gates in one order, so that a solver gets the same
+        circuit, and finds the same trace, whichever questions came before.
+        """
+        for name in TABLE:
+            self.world.some(PROPERTIES[name].conditions(self.world))
+        for what in ("runs", "runs_unprivileged"):
+            self._runs(what)
+        if self._engine() == "abc":
+            self._any_pages(self.options.processes)
+
+    def remember(self, what: str, reached: bool) -> None:
+        """Take an answer of `reaches` from a copy of this process."""
+        self._reached[what] = Answer(reached, 0, "")
+
+    def remembers(self, what: str) -> bool:
+        """Whether `reaches` was answered."""
+        return what in self._reached
+
+    def _runs(self, what: str) -> int:
+        condition = getattr(self.world, what)
+        return self.world.some(condition(p, i) for p, i in self.world.pairs())
 
     # -- properties ----------------------------------------------------------------------
 
@@ -156,7 +182,13 @@ class Checker:
         """How far was searched, and where a proof by induction would break."""
         result.verdict, result.bound = BOUNDED, answer.depth
         result.cover(system.world.n_pages, system.world.n_processes)
-        for step in breaks(system, bad, self._lemmas_of(system)):
+        try:
+            steps = breaks(system, bad, self._lemmas_of(system))
+        except Exception as e:
+            if not out_of_memory(e):
+                raise
+            return  # the bound was found, and stands
+        for step in steps:
             rule = rule_words(self.design, step.move)
             result.breaks.append(step_words(step) + (f": {rule}" if rule else ""))
 

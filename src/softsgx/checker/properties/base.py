@@ -10,16 +10,17 @@ from softsgx.checker.world import World
 from softsgx.errors import UsageError
 from softsgx.law.values import Value
 
-__all__ = ["NEVER", "PROPERTIES", "REACHED", "TOLD_APART", "Property", "load_all", "prop"]
+__all__ = ["NEVER", "PROPERTIES", "REACHED", "TABLE", "TOLD_APART", "Property", "load_all", "prop"]
 
 NEVER, REACHED, TOLD_APART = "never", "reached", "told apart"
 """Kinds: a condition that must never hold; one that must be reachable; the last is by itself."""
 
-_ORDER = (
+TABLE = (
     "modified-code", "writable-alias", "unvetted-code", "noexec", "source-bound", "page-bound",
     "wx-needs-write", "execute-needed", "asked", "no-wx", "elrange-fixed", "extend-only",
     "benign-runs", "told-apart",
 )  # fmt: skip
+"""The properties that ship, in the order in which they are told."""
 
 
 Conditions = Callable[[World], Iterable[Value]]
@@ -79,7 +80,7 @@ def load_all() -> None:
     package = import_module("softsgx.checker.properties")
     for found in iter_modules(package.__path__):
         import_module(f"softsgx.checker.properties.{found.name}")
-    known = {name: PROPERTIES[name] for name in _ORDER if name in PROPERTIES}
+    known = {name: PROPERTIES[name] for name in TABLE if name in PROPERTIES}
     rest = {name: p for name, p in PROPERTIES.items() if name not in known}
     PROPERTIES.clear()
     PROPERTIES.update(known | rest)
