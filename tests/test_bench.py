@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.checker import one_by_one, system
+from softsgx.checker.explore import Explorer
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -37,3 +40,10 @@ def test_an_unknown_benchmark_is_refused() -> None:
     )
     assert done.returncode == 2
     assert "nothing" in done.stderr
+
+
+def test_the_search_and_its_plain_baseline_see_the_same_states() -> None:
+    steps = system("linux-5.11", {"may0.device": 1, "may0.process": 0, "may0.file": 0}, 1, 1)
+    explorer = Explorer(steps)
+    assert explorer.run(0).reached is False
+    assert one_by_one(steps, 10_000) == len(explorer.seen) > 100
