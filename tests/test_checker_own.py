@@ -1,0 +1,64 @@
+"""The file in docs/checking.md is one: its property and design say what the page says."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from softsgx.checker.abc import find_abc
+from softsgx.checker.properties import PROPERTIES
+from softsgx.checker.properties.base import TABLE
+from softsgx.cli.main import main
+from softsgx.designs.registry import DESIGNS
+from tests.cache import ROOT
+
+PAGE = (ROOT / "docs" / "checking.md").read_text()
+needs_abc = pytest.mark.skipif(
+    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
+)
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Iterator[Path]:
+    (source,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    file = tmp_path / "mine.py"
+    file.write_text(source)
+    yield file
+    DESIGNS.pop("strict", None)
+    PROPERTIES.pop("code-stays", None)
+
+
+@needs_abc
+def test_the_example_says_what_the_page_says(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *table = re.findall(r"^(?:\$ softsgx )?(.*code-stays.*)$", PAGE, re.MULTILINE)[1:4]
+    args = command.replace("mine.py", str(mine)).split()
+    assert args[0] == "check"
+    assert main([*args, "--json"]) == 1
+    results = json.loads(capsys.readouterr().out)
+    told = [
+        (r["design"], r["verdict"] + (f" ({len(r['steps'])})" if r["steps"] else ""), r["benign"])
+        for r in results
+    ]
+    assert told == [tuple(re.split(r"\s{2,}", row)[i] for i in (0, 2, 3)) for row in table]
+    assert results[0]["pages"] is None
+    assert results[0]["why"] == ["for every page i, never: page i has WX in its maximum"]
+
+
+def test_the_example_is_listed(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--load", str(mine), "--list", "-v"]) == 0
+    out = capsys.readouterr().out
+    assert "code-stays" in out
+    assert "our own rule" in out
+    assert "The hash of the file" in out
+    assert "proved" not in out
+
+
+def test_every_property_of_the_table_is_on_the_page() -> None:
+    section = PAGE.partition("## The properties\n")[2].partition("\n## ")[0]
+    assert tuple(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)) == TABLE
