@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import z3
 
 from softsgx.checker import abc
 from softsgx.checker.explore import Explorer, explore
@@ -13,7 +15,9 @@ from softsgx.checker.limits import default_bytes, parse_size, size_words
 from softsgx.checker.moves import build_moves
 from softsgx.checker.pool import check_pairs
 from softsgx.checker.properties import PROPERTIES
+from softsgx.checker.prove import Checker
 from softsgx.checker.result import Options
+from softsgx.checker.smt import Undecided, bounded, check_invariant
 from softsgx.checker.system import System
 from softsgx.checker.world import World
 from softsgx.designs.registry import make_design
@@ -146,6 +150,37 @@ def test_a_bound_counts_completed_frames_alone(
 
 
 # -- z3, and whatever takes place beside an engine -------------------------------------------
+
+
+def test_z3_that_has_no_time_says_how_far_it_came() -> None:
+    system, bad = _question("safe-to-execute", "writable-alias")
+    for seconds in (0, 2):
+        answer = bounded(system, bad, 12, seconds)
+        assert answer.reached is None
+        assert -1 <= answer.depth < 10  # a trace has 10 steps
+        assert answer.method == f"z3 bounded, stopped after {seconds} s"
+    answer = bounded(system, bad, 3)
+    assert (answer.reached, answer.depth, answer.method) == (None, 3, "z3 bounded")
+
+
+@needs_abc
+def test_an_invariant_that_z3_does_not_check_in_time_proves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    system, bad = _question("linux-6.0", "noexec")
+    cubes = abc.solve(system, bad).invariant
+    assert cubes
+    unknown = SimpleNamespace(
+        set=lambda *_: None, from_string=lambda _: None, check=lambda: z3.unknown,
+        reason_unknown=lambda: "timeout",
+    )  # fmt: skip
+    monkeypatch.setattr(z3, "Solver", lambda: unknown)
+    with pytest.raises(Undecided, match="z3 could not check the invariant: timeout"):
+        check_invariant(system, bad, cubes)
+    checker = Checker(make_design("linux-6.0"), Options(1, 1))
+    answer = checker.decide(checker.world.some(PROPERTIES["noexec"].conditions(checker.world)))
+    assert (answer.reached, answer.depth) == (None, -1)
+    assert answer.method == "abc pdr; z3 could not check the invariant: timeout"
 
 
 @pytest.mark.parametrize("engine", ["z3", "explicit", "auto"])

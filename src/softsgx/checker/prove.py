@@ -90,7 +90,11 @@ class Checker:
             system, bad, timeout_s=options.timeout_s, memory_bytes=options.memory_bytes
         )
         if answer.reached is False:
-            wrong = smt.check_invariant(system, bad, answer.invariant or [])
+            cubes = answer.invariant or []
+            try:
+                wrong = smt.check_invariant(system, bad, cubes, timeout_s=options.timeout_s)
+            except smt.Undecided as e:
+                return Answer(None, -1, f"{answer.method}; {e}")
             if wrong:
                 raise InternalError(f"ABC's invariant is none: {wrong}")
             answer.method += ", invariant checked by z3"

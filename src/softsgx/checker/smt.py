@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from softsgx.checker.answer import Answer, Clause
 from softsgx.checker.circuit import Graph
+from softsgx.checker.limits import out_of_memory
 from softsgx.checker.replay import replay_inputs
 from softsgx.checker.system import System
-from softsgx.errors import UnsupportedError
+from softsgx.errors import SoftsgxError, UnsupportedError
 
-__all__ = ["Steps", "bounded", "check_invariant"]
+__all__ = ["Steps", "Undecided", "bounded", "check_invariant"]
 
 _STEP_S = 20
 
@@ -58,14 +59,20 @@ def _text(lit: int, prefix: str) -> str:
     return f"(not {prefix}{lit >> 1})" if lit & 1 else f"{prefix}{lit >> 1}"
 
 
+class Undecided(SoftsgxError):
+    """Z3 did not say whether an invariant is one."""
+
+
 def check_invariant(
-    system: System, bad: int, cubes: Sequence[Clause], assumed: Sequence[Sequence[int]] = ()
-) -> str:
+    system: System, bad: int, cubes: Sequence[Clause], assumed: Sequence[Sequence[int]] = (),
+    *, timeout_s: float | None = None,
+) -> str:  # fmt: skip
     """Check by Z3 that the cubes' complement is an inductive invariant that excludes ``bad``.
 
     "" if so, else which of the conditions fails. The invariant is taken together
     with "not bad", as PDR does. assumed: cubes of literals (of inputs, too) that are
-    excluded before each step.
+    excluded before each step. Raises Undecided where Z3 does not know in time, MemoryError
+    where it has no memory left.
     """
     z3 = _z3()
     graph = system.graph
@@ -95,8 +102,16 @@ def check_invariant(
         ),
     ):
         claimed = z3.Solver()
+        if timeout_s is not None:
+            claimed.set("timeout", max(1, int(1000 * timeout_s)))
         claimed.from_string("\n".join([*lines, f"(assert {claim})"]))
-        if claimed.check() != z3.unsat:
+        answer = claimed.check()
+        if answer == z3.unknown:
+            why = claimed.reason_unknown()
+            if "memory" in why:
+                raise MemoryError(f"z3: {why}")
+            raise Undecided(f"z3 could not check the invariant: {why}")
+        if answer != z3.unsat:
             return what
     return ""
 
@@ -259,18 +274,38 @@ class Steps:
 
 
 def bounded(system: System, bad: int, max_depth: int = 12, timeout_s: float = 60.0) -> Answer:
-    """A shortest trace to ``bad``, or the bound up to which there is none."""
+    """A shortest trace to ``bad``, or the bound up to which there is none; -1: none at all."""
+    deadline, done = time.monotonic() + timeout_s, -1
+    try:
+        for depth, answer in _frames(system, bad, max_depth, deadline):
+            if answer is not None:
+                return answer
+            done = depth
+    except Exception as e:
+        if not out_of_memory(e):
+            raise
+        return Answer(None, max(done, -1), "z3 bounded, stopped at the memory bound")
+    why = "" if done >= max_depth else f", stopped after {timeout_s:g} s"
+    return Answer(None, max(done, -1), f"z3 bounded{why}")
+
+
+def _frames(
+    system: System, bad: int, max_depth: int, deadline: float
+) -> Iterator[tuple[int, Answer | None]]:
+    """For each depth that was decided: it, and the trace that ends there; -1 is before the start.
+
+    It ends where there is no time left.
+    """
     z3 = _z3()
     graph = system.graph
     latches = _needed(system, bad)
     roots = [bad, *latches.values()]
     inputs = [v for v in graph.cone(roots) if graph.fanins[v] is None and v not in latches]
     solver = z3.Solver()
-    deadline = time.monotonic() + timeout_s
     # A solver remembers what it has declared.
     solver.from_string("\n".join(f"(define-fun d0_{v} () Bool false)" for v in latches))
-    for depth in range(max_depth + 2):
-        here, after = f"d{depth}_", f"d{depth + 1}_"
+    for frame in range(max_depth + 2):
+        here, after = f"d{frame}_", f"d{frame + 1}_"
         solver.from_string("\n".join(_smt2(graph, roots, {}, here, set(latches))))
         solver.set("timeout", max(1, int(1000 * (deadline - time.monotonic()))))
         reached = z3.Bool(f"{here}{bad >> 1}")
@@ -278,16 +313,21 @@ def bounded(system: System, bad: int, max_depth: int = 12, timeout_s: float = 60
         if answer == z3.sat:
             model = solver.model()
             true = {d.name() for d in model.decls() if z3.is_true(model[d])}
-            frames = [{2 * v: int(f"d{n}_{v}" in true) for v in inputs} for n in range(depth)]
-            return replay_inputs(system, bad, frames or [{}], "z3 bounded")
-        if answer != z3.unsat or time.monotonic() > deadline:
-            return Answer(None, max(0, depth - 2), "z3 bounded")
+            frames = [{2 * v: int(f"d{n}_{v}" in true) for v in inputs} for n in range(frame)]
+            yield frame - 1, replay_inputs(system, bad, frames or [{}], "z3 bounded")
+            return
+        if answer == z3.unknown and "memory" in solver.reason_unknown():
+            raise MemoryError
+        if answer != z3.unsat:
+            return
+        yield frame - 1, None
+        if time.monotonic() > deadline:
+            return
         lines = []
         for v, nxt in latches.items():
             lines.append(f"(declare-const {after}{v} Bool)")
             lines.append(f"(assert (= {after}{v} {_text(nxt, here)}))")
         solver.from_string("\n".join(lines))
-    return Answer(None, max_depth, "z3 bounded")
 
 
 def _needed(system: System, bad: int) -> dict[int, int]:
