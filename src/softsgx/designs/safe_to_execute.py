@@ -11,13 +11,11 @@ from typing import Any, ClassVar
 
 from softsgx.designs.seed import LATER_ELRANGE, LATER_OPEN, LATER_SOURCE_MAY, SeedDesign
 from softsgx.law.rule import Context, rule
-from softsgx.law.values import RW, RWX, Value, W, X, any_, has, implies, ite, minus, no
+from softsgx.law.values import RW, Value, W, X, any_, has, implies, ite, minus, no
 from softsgx.mm.rules import VMA
 from softsgx.sgx.epcm import PAGE
 
 __all__ = ["SafeToExecute"]
-
-MAP_SHARED = 1
 
 
 class SafeToExecute(SeedDesign):
@@ -98,7 +96,7 @@ class SafeToExecute(SeedDesign):
         modified = any_(modified)
         k.ask("file_execmod", at, when=modified)
         if self.chose("execmod", "with-write"):
-            k.ask("mmap_file", at, when=modified, reqprot=RW, prot=RW, map_type=MAP_SHARED)
+            self.ask_shared(k, at, RW, when=modified)
         if self.chose("fault", "safe"):
             at.vma.execmod = at.vma.execmod | modified
         page.safe = ite(w & self._clears(at), 0, page.safe)
@@ -118,9 +116,7 @@ class SafeToExecute(SeedDesign):
         """sgx_mmap(): the source's VM_MAY* if they are kept, EXECMOD, and the bit."""
         self.keep_to_source(k, at, r)
         self.ask_execmod(k, at, r)
-        if self.chose("open", "rdonly"):
-            at.vma.may = RWX
-            at.vma.shared = 1
+        self.mmap_whatever_mode(at)
 
     def driver_mprotect(self, k: Context, at: Any, r: Any) -> None:
         """sgx_vma_mprotect(): the same."""

@@ -37,6 +37,9 @@ LATER_SOURCE_MAY = (
 )
 
 
+MAP_SHARED = 1
+
+
 class SeedDesign(Linux60):
     """Base of the designs of May 2019: Linux 6.0's driver without its maximum of a page."""
 
@@ -73,6 +76,21 @@ class SeedDesign(Linux60):
         """A page fault where a page is: the driver maps it."""
         k.need(SIGBUS, at.page.present, "a page is there")
         k.need(SIGBUS, self.still_allowed(at), "the page still allows what the VMA does")
+
+    # -- repairs: what the LSM is asked ----------------------------------------------------
+
+    def ask_shared(self, k: Context, at: Any, prot: Value, when: Value) -> None:
+        """Ask for ``prot`` as of a shared mapping, whatever is mapped: W is WRITE, and no EXECMEM.
+
+        As the seed's point 6 has it: the call "sets VM_WRITE iff …".
+        """
+        k.ask("mmap_file", at, when=when, reqprot=prot, prot=prot, map_type=MAP_SHARED)
+
+    def mmap_whatever_mode(self, at: Any) -> None:
+        """With ``open=rdonly``, do_mmap()'s limits for an fd that is not open for writing go."""
+        if self.chose("open", "rdonly"):
+            at.vma.may = RWX
+            at.vma.shared = 1
 
     # -- repairs: ELRANGE stays ----------------------------------------------------------
 

@@ -19,8 +19,6 @@ from softsgx.sgx.epcm import PAGE
 
 __all__ = ["Segments"]
 
-MAP_SHARED = 1
-
 
 class Segments(SeedDesign):
     """``segments``. ``page.segment``: the mask that the page was promised to, 0 if none.
@@ -190,7 +188,7 @@ class Segments(SeedDesign):
         k.ask(
             "mmap_file", at, when=no(both), reqprot=r.reqprot, prot=r.prot, map_type=r.map_type
         )  # fmt: skip
-        k.ask("mmap_file", at, when=both, reqprot=RWX, prot=RWX, map_type=MAP_SHARED)
+        self.ask_shared(k, at, RWX, when=both)
 
     def added(self, k: Context, at: Any, r: Any) -> None:
         """The page is of the segment from now on."""

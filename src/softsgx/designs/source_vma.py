@@ -18,8 +18,6 @@ from softsgx.sgx.epcm import PAGE
 
 __all__ = ["SourceVma"]
 
-MAP_SHARED = 1
-
 
 class SourceVma(SeedDesign):
     """``source-vma``. ``page.bound``: the source's permissions at EADD; 0 where no page is.
@@ -109,7 +107,7 @@ class SourceVma(SeedDesign):
         """With ``wx=write``: WRITE and EXECUTE for X of a page that may be written, too."""
         if self.chose("wx", "write"):
             both = any_(at.page.present & has(at.page.bound, W | X)) & has(r.prot, X)
-            k.ask("mmap_file", at, when=both, reqprot=RWX, prot=RWX, map_type=MAP_SHARED)
+            self.ask_shared(k, at, RWX, when=both)
             at.vma.write = at.vma.write | both
 
     def still_allowed(self, at: Any) -> Value:
@@ -127,9 +125,7 @@ class SourceVma(SeedDesign):
         """sgx_mmap(): the repairs alone."""
         self.keep_to_bound(k, at, r)
         self.ask_write(k, at, r)
-        if self.chose("open", "rdonly"):
-            at.vma.may = RWX
-            at.vma.shared = 1
+        self.mmap_whatever_mode(at)
 
     def driver_mprotect(self, k: Context, at: Any, r: Any) -> None:
         """sgx_vma_mprotect(): the repairs alone."""
