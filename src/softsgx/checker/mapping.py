@@ -86,7 +86,7 @@ def unmap_moves(b: Builder, p: int, i: int) -> None:
     for name in ("munmap", "foreign"):
         m = b.start(name, p=p, i=i)
         m.require(m.get(f"vma{p}_{i}.mapped"))
-        b.law.unmap(m, b.at(m, p, page=m.page(i, p), vma=m.vma(p, i)), b.request(i, own=0))
+        b.law.unmap(m, b.at(m, p, vma=m.vma(p, i)), b.request(i, own=0))
         m.vma(p, i).clear()
         if name == "foreign":
             _disturbs(m)

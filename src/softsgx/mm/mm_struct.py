@@ -172,15 +172,18 @@ class MmStruct:
     def may_unmap(self, start: int, end: int, file: Any = None) -> None:
         """Ask the rules of each VMA in ``[start, end)`` whether it may go; raises Stop.
 
-        file: what is mapped in its place, None for nothing or foreign memory.
+        file: what is mapped in its place, None for nothing or foreign memory. The rule is of
+        the VMA: its ``at`` has no pages.
         """
         enclave = getattr(file, "enclave", None)
         for vma in self.vmas.overlapping(start, end):
             if vma.special:
                 own = int(enclave is not None and vma.file.enclave is enclave)
                 lo, hi = max(start, vma.start), min(end, vma.end)
-                cell = vma.cell(self.schema_for(vma.file))
-                at = self.at(vma.file, cell, vma, lo, hi)
+                at = At(
+                    vma=vma.cell(self.schema_for(vma.file)), area=vma, file=vma.file,
+                    enclave=vma.file.enclave, process=self.process,
+                )  # fmt: skip
                 self.law_for(vma.file).unmap(self.run, at, Request(start=lo, end=hi, own=own))
 
     @staticmethod
