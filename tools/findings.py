@@ -28,10 +28,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from softsgx.checker.properties import PROPERTIES  # noqa: E402
-from softsgx.designs.registry import DESIGNS  # noqa: E402
+from softsgx.checker.result import trace_name  # noqa: E402
+from softsgx.designs.registry import DESIGNS, design_text  # noqa: E402
+from softsgx.report.checks import verdict_table  # noqa: E402
 from tests.cache import build, cache_directory  # noqa: E402
 
-__all__ = ["main", "table"]
+__all__ = ["main"]
 
 SEED = "ioc-mprotect:source=prot,open=rdonly"
 REPAIRED = [name for name, cls in DESIGNS.items() if cls.repaired]
@@ -89,12 +91,7 @@ def _replay(path: Path, program: Path) -> list[str]:
 
 
 def _title(row: Row) -> str:
-    cls = DESIGNS[row["design"]]
-    chosen = row["options"]
-    if cls.repaired and all(chosen[n] == v for n, v in cls.repaired.items()):
-        return f"{cls.name}:repaired"
-    other = [f"{n}={v}" for n, v in chosen.items() if v != cls.options[n][0]]
-    return cls.name + (":" + ",".join(other) if other else "")
+    return design_text(row["design"], row["options"])
 
 
 def _mark(row: Row) -> str:
@@ -105,16 +102,6 @@ def _mark(row: Row) -> str:
     if row["vacuous"]:
         return "vacuous"
     return "yes" if row["pages"] is None else f"yes, {row['pages']} pages"
-
-
-def table(rows: list[Row]) -> Iterator[str]:
-    """The verdicts: a row a design, a column a property."""
-    yield "| design | " + " | ".join(f"`{name}`" for name in PROPERTIES) + " |"
-    yield "|---" * (len(PROPERTIES) + 1) + "|"
-    by = {(_title(row), row["property"]): row for row in rows}
-    for title in dict.fromkeys(_title(row) for row in rows):
-        cells = [_mark(by[title, name]) for name in PROPERTIES]
-        yield f"| `{title}` | " + " | ".join(cells) + " |"
 
 
 def _repairs(repairs: list[Row]) -> Iterator[str]:
@@ -165,6 +152,15 @@ def _page(name: str, rows: list[Row], repairs: list[Row], replays: dict[str, lis
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _place(row: Row) -> tuple[str, dict[str, str], str]:
+    return row["design"], row["options"], row["property"]
+
+
+def _who(permissions: list[str]) -> str:
+    """Who holds something."""
+    return "; ".join(p for p in permissions if not p.endswith("holds nothing")) + "."
+
+
 def _key(row: Row) -> str:
     return f"{_title(row)} {row['property']}"
 
@@ -176,7 +172,7 @@ def _hole(row: Row, mend: Row | None, replay: list[str]) -> Iterator[str]:
     yield f"Must hold: {prop.words}. {prop.means}"
     yield ""
     if row["steps"]:
-        yield "; ".join(p for p in row["permissions"] if not p.endswith("holds nothing")) + "."
+        yield _who(row["permissions"])
         yield ""
         yield "```text"
         yield from replay or [f"{n:2}. {step}" for n, step in enumerate(row["steps"], 1)]
@@ -186,8 +182,8 @@ def _hole(row: Row, mend: Row | None, replay: list[str]) -> Iterator[str]:
         if len(row["why"]) > 12:
             yield f"- … and {len(row['why']) - 12} lines more"
     if row["weaker"]:
-        held = "; ".join(p for p in row["weaker"]["permissions"] if not p.endswith("nothing"))
-        yield f"With less, in {len(row['weaker']['steps'])} steps: {held}."
+        held = _who(row["weaker"]["permissions"])
+        yield f"With less, in {len(row['weaker']['steps'])} steps: {held}"
     if mend is not None:
         yield ""
         yield f"The smallest repair: {_sets(mend).removesuffix(' ¹')}."
@@ -211,7 +207,7 @@ def _proof(row: Row) -> Iterator[str]:
     yield f"{prop.words[:1].upper()}{prop.words[1:]}. By {row['method']}."
     yield ""
     if row["steps"]:
-        yield "; ".join(p for p in row["permissions"] if not p.endswith("holds nothing")) + "."
+        yield _who(row["permissions"])
         yield ""
         yield "```text"
         yield from (f"{n:2}. {step}" for n, step in enumerate(row["steps"], 1))
@@ -250,7 +246,7 @@ def _run_all() -> tuple[list[Row], dict[str, list[str]]]:
     with tempfile.TemporaryDirectory() as directory:
         rows = _check(variants(), directory)
         shown = [row for row in rows if _title(row) in (*DESIGNS, SEED)]
-        paths = {_key(row): _trace(row, Path(directory)) for row in shown}
+        paths = {_key(row): Path(directory, trace_name(*_place(row))) for row in shown}
         there = {key: path for key, path in paths.items() if path.exists()}
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             replayed = pool.map(lambda p: _replay(p, program), there.values())
@@ -260,7 +256,9 @@ def _run_all() -> tuple[list[Row], dict[str, list[str]]]:
 def _write(rows: list[Row], replays: dict[str, list[str]], repairs: list[Row]) -> None:
     told = Path(__file__).with_name("findings-told.md").read_text(encoding="utf-8")
     parts = {
-        "<!-- table -->": "\n".join(table(rows)),
+        "<!-- table -->": "\n".join(
+            verdict_table({(_title(row), row["property"]): _mark(row) for row in rows})
+        ),
         "<!-- repairs -->": "\n".join(_repairs(repairs)),
         "<!-- later -->": "\n".join(_later()),
         "<!-- pages -->": " · ".join(f"[{name}](findings/{name}.md)" for name in DESIGNS),
@@ -275,11 +273,6 @@ def _write(rows: list[Row], replays: dict[str, list[str]], repairs: list[Row]) -
         (docs / "findings" / f"{name}.md").write_text(
             _page(name, mine, repairs, replays), encoding="utf-8"
         )
-
-
-def _trace(row: Row, directory: Path) -> Path:
-    options = "".join(f"+{k}={v}" for k, v in row["options"].items())
-    return directory / f"{row['design']}{options}.{row['property']}.json"
 
 
 if __name__ == "__main__":

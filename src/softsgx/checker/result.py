@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Options", "Result"]
+__all__ = ["Options", "Result", "trace_name"]
 
 
 class Options:
@@ -96,3 +96,9 @@ class Result:
 def _count(number: int, what: str) -> str:
     many = what + ("es" if what.endswith("s") else "s")
     return f"{number} {what if number == 1 else many}"
+
+
+def trace_name(design: str, options: dict[str, str], property_name: str) -> str:
+    """The name of the file that ``softsgx check --trace-dir`` writes a trace to."""
+    chosen = "".join(f"+{k}={v}" for k, v in options.items())
+    return f"{design}{chosen}.{property_name}.json"

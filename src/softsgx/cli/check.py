@@ -205,9 +205,10 @@ def _write_traces(directory: str, results: list[Any]) -> None:
     import json
     from pathlib import Path
 
+    from softsgx.checker.result import trace_name
+
     Path(directory).mkdir(parents=True, exist_ok=True)
     for r in results:
         if r.trace is not None:
-            options = "".join(f"+{k}={v}" for k, v in r.options.items())
-            path = Path(directory, f"{r.design}{options}.{r.property}.json")
+            path = Path(directory, trace_name(r.design, r.options, r.property))
             path.write_text(json.dumps(r.trace, indent=2) + "\n", encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from softsgx.designs.base import Design
 from softsgx.designs.ioc_mprotect import IocMprotect
 from softsgx.designs.linux import Linux60, Linux511
@@ -11,7 +13,7 @@ from softsgx.designs.source_vma import SourceVma
 from softsgx.designs.v20 import V20
 from softsgx.errors import UsageError
 
-__all__ = ["DESIGNS", "make_design"]
+__all__ = ["DESIGNS", "design_text", "make_design"]
 
 DESIGNS: dict[str, type[Design]] = {
     cls.name: cls
@@ -41,3 +43,17 @@ def make_design(text: str) -> Design:
             raise UsageError(f"design {name}: {part!r} is not OPTION=VALUE")
         chosen[option] = value
     return cls(**chosen)
+
+
+def design_text(name: str, chosen: Mapping[str, str], *, word: bool = True) -> str:
+    """A text that `make_design` takes for a design with these options, without the defaults.
+
+    word: ``NAME:repaired`` where all repairs are made, whatever other options say.
+    """
+    cls = DESIGNS.get(name)
+    repaired = cls.repaired if cls is not None and word else {}
+    if repaired and all(chosen[n] == v for n, v in repaired.items()):
+        return f"{name}:repaired"
+    usual = {} if cls is None else {n: values[0] for n, values in cls.options.items()}
+    other = [f"{n}={v}" for n, v in chosen.items() if usual.get(n) != v]
+    return name + (":" + ",".join(other) if other else "")

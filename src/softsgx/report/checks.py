@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["markdown", "print_results"]
+from softsgx.designs.registry import design_text
+
+__all__ = ["markdown", "print_results", "verdict_table"]
 
 
-def _title(result: Any, defaults: dict[str, dict[str, str]]) -> str:
+def _title(result: Any) -> str:
     """The design with the options that are not its default."""
-    chosen = [
-        f"{k}={v}" for k, v in result.options.items() if defaults.get(result.design, {}).get(k) != v
-    ]
-    return str(result.design) + (":" + ",".join(chosen) if chosen else "")
-
-
-def _defaults() -> dict[str, dict[str, str]]:
-    from softsgx.designs.registry import DESIGNS
-
-    return {n: {o: v[0] for o, v in d.options.items()} for n, d in DESIGNS.items()}
+    return design_text(result.design, result.options, word=False)
 
 
 def _cell(result: Any) -> str:
@@ -48,52 +41,52 @@ _STYLES = {"refuted": "bold red", "bounded": "yellow", "proved": "green"}
 
 def print_results(results: list[Any], *, details: bool) -> None:
     """The verdicts as a table (rich's in a terminal, if it is there), details on demand."""
-    defaults = _defaults()
-    titles = list(dict.fromkeys(_title(r, defaults) for r in results))
+    titles = list(dict.fromkeys(_title(r) for r in results))
     names = list(dict.fromkeys(r.property for r in results))
-    by = {(_title(r, defaults), r.property): r for r in results}
+    by = {(_title(r), r.property): r for r in results}
     if not (sys.stdout.isatty() and _rich(titles, names, by)):
-        _plain(results, defaults)
+        _plain(results)
     if details:
         for result in results:
             print()
-            print(f"{_title(result, defaults)}: {result.property}: {_cell(result)}")
+            print(f"{_title(result)}: {result.property}: {_cell(result)}")
             for line in _details(result):
                 print("  " + line)
 
 
-def _plain(results: list[Any], defaults: dict[str, dict[str, str]]) -> None:
+def _plain(results: list[Any]) -> None:
     rows = [("design", "property", "verdict", "benign-runs", "method", "seconds")]
     rows += [
-        (_title(r, defaults), r.property, _cell(r), r.benign, r.method, f"{r.seconds:.2f}")
-        for r in results
+        (_title(r), r.property, _cell(r), r.benign, r.method, f"{r.seconds:.2f}") for r in results
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
 
 
-def markdown(results: list[Any]) -> str:
-    """The verdicts as a Markdown page: a row a design, a column a property."""
-    defaults = _defaults()
-    titles = list(dict.fromkeys(_title(r, defaults) for r in results))
-    names = list(dict.fromkeys(r.property for r in results))
-    by = {(_title(r, defaults), r.property): r for r in results}
-    marks = {"refuted": "**no**", "proved": "yes"}
-    lines = [
-        "| design | " + " | ".join(f"`{n}`" for n in names) + " |",
-        "|---" * (len(names) + 1) + "|",
-    ]
+def verdict_table(marks: Mapping[tuple[str, str], str]) -> list[str]:
+    """Marks by design and property as lines of Markdown: a row a design, a column a property."""
+    titles, names = (list(dict.fromkeys(key[i] for key in marks)) for i in (0, 1))
+    lines = ["| design | " + " | ".join(f"`{n}`" for n in names) + " |"]
+    lines.append("|---" * (len(names) + 1) + "|")
     for title in titles:
-        cells = []
-        for name in names:
-            r = by[title, name]
-            mark = marks.get(r.verdict) or _bounded(r)
-            if r.verdict == "refuted" and r.steps:
-                mark += f" {len(r.steps)}"
-            cells.append("vacuous" if r.vacuous else mark)
+        cells = [marks[title, name] for name in names]
         lines.append(f"| `{title}` | " + " | ".join(cells) + " |")
+    return lines
+
+
+def markdown(results: list[Any]) -> str:
+    """The verdicts as a Markdown page."""
+    lines = verdict_table({(_title(r), r.property): _mark(r) for r in results})
     return "\n".join(lines) + "\n"
+
+
+def _mark(result: Any) -> str:
+    if result.vacuous:
+        return "vacuous"
+    if result.verdict == "refuted":
+        return "**no**" + (f" {len(result.steps)}" if result.steps else "")
+    return "yes" if result.verdict == "proved" else _bounded(result)
 
 
 def _rich(titles: list[str], names: list[str], by: dict[tuple[str, str], Any]) -> bool:
@@ -139,7 +132,7 @@ def _details(result: Any) -> Iterable[str]:
             yield f"nothing is known: {result.method}"
         else:
             yield f"nothing found within {result.bound} steps"
-        for line in getattr(result, "breaks", ()):
+        for line in result.breaks:
             yield f"induction breaks at: {line}"
     if result.scope:
         yield result.scope

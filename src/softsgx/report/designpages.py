@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any
 
 from softsgx.designs.base import Design
-from softsgx.designs.registry import DESIGNS
+from softsgx.designs.registry import DESIGNS, design_text
 from softsgx.law.rule import rules_of
 from softsgx.policy.lsm import PolicyLsm
 from softsgx.report.comparison import TASKS, Needs, needs, told_apart
@@ -198,13 +198,6 @@ def _distance(cls: type[Design], chosen: dict[str, str]) -> int:
     return sum(value != cls.options[name][0] for name, value in chosen.items())
 
 
-def _name(cls: type[Design], chosen: dict[str, str]) -> str:
-    other = [f"{n}={v}" for n, v in chosen.items() if v != cls.options[n][0]]
-    if cls.repaired and all(chosen[n] == v for n, v in cls.repaired.items()):
-        other = ["repaired"]
-    return f"`{cls.name}{':' if other else ''}{','.join(other)}`"
-
-
 def _rows(lsm: PolicyLsm) -> Iterator[tuple[str, list[Needs]]]:
     """Each design, and each choice of options with which something is different."""
     for cls in DESIGNS.values():
@@ -217,7 +210,7 @@ def _rows(lsm: PolicyLsm) -> Iterator[tuple[str, list[Needs]]]:
             found = [needs(make, lsm, task) for task in TASKS]
             if found not in seen:
                 seen.append(found)
-                yield _name(cls, chosen), found
+                yield f"`{design_text(cls.name, chosen)}`", found
 
 
 _GLUE = "<br>or "
