@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
-from softsgx.cli.load import blame, is_loaded, load_file
-from softsgx.errors import SoftsgxError, UsageError
+from softsgx.errors import UsageError
 
-__all__ = ["check", "load_file"]
+__all__ = ["check"]
 
 _DESCRIPTION = """\
 Explore what processes can do with an enclave under a design: every order of calls, with
@@ -19,25 +17,11 @@ steps, or nothing was found within a bound. Status: 1 if something was refuted, 
 
 
 def _parser() -> Any:
-    import argparse
+    from softsgx.cli.world import WorldParser
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> Any:
-            raise UsageError(f"{message}; see 'softsgx check --help'")
-
-    p = Parser(
-        "softsgx check", description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    p.add_argument(
-        "designs", nargs="*", metavar="DESIGN[:OPTION=VALUE,…]",
-        help="default: all, or those of the files that are loaded",
-    )  # fmt: skip
-    p.add_argument("--property", action="append", metavar="NAME", help="default: all; repeatable")
+    p = WorldParser("check", _DESCRIPTION, "default: all, or those of the files that are loaded")
     p.add_argument("--variants", action="store_true",
                    help="each design with all its options, but for repairs")  # fmt: skip
-    p.add_argument("--processes", type=int, default=2, metavar="N", help="default 2")
-    p.add_argument("--pages", type=int, default=2, metavar="N", help="default 2")
     p.add_argument(
         "--permissions", action="append", default=[], metavar="P:OBJECT=PERM,…;…",
         help="what process P holds, e.g. '0:device=read,execute;file=execute' or '1:none';"
@@ -52,20 +36,15 @@ def _parser() -> Any:
         help="who decides (default auto: abc; where it is missing z3, by induction, then within"
         " a bound)",
     )  # fmt: skip
-    p.add_argument("--timeout", type=int, default=60, metavar="S", help="for one question")
     p.add_argument(
         "--memory", metavar="SIZE",
         help="that an engine may take for one question, as in 512M or 2G"
         " (default: 40 %% of what is free, shared by all jobs)",
     )  # fmt: skip
     p.add_argument("--bound", type=int, default=12, metavar="STEPS", help="of z3's search")
-    p.add_argument("--load", action="append", default=[], metavar="FILE.py",
-                   help="take designs and properties from a file, too")  # fmt: skip
     p.add_argument("--trace-dir", metavar="DIR", help="write each trace as a JSON file")
-    p.add_argument("--json", action="store_true", help="a list of objects on standard output")
     p.add_argument("--markdown", action="store_true", help="the table alone, as Markdown")
     p.add_argument("-v", "--verbose", action="store_true", help="traces and invariants of all")
-    p.add_argument("--jobs", type=int, default=0, metavar="N", help="default: one a processor")
     p.add_argument("--list", action="store_true",
                    help="print the properties and where they come from, and leave")  # fmt: skip
     return p
@@ -103,23 +82,6 @@ def _list(verbose: bool) -> None:
                 print("    " + line)
 
 
-def _make(text: str) -> Any:
-    """A design; what a class of the user's own raises is the user's mistake."""
-    from softsgx.designs.registry import DESIGNS, make_design
-
-    try:
-        return make_design(text)
-    except SoftsgxError:
-        raise
-    except Exception as e:
-        cls = DESIGNS.get(text.partition(":")[0])
-        if cls is None or not is_loaded(cls):
-            raise
-        path = str(sys.modules[cls.__module__].__file__)
-        where = blame(e, [path]) or path
-        raise UsageError(f"{where}: design {text}: {type(e).__name__}: {e}") from e
-
-
 def check(args: list[str]) -> int:
     """Check designs; 1 if a property is refuted. Raises UsageError."""
     a = _parser().parse_args(args)
@@ -127,38 +89,29 @@ def check(args: list[str]) -> int:
     from softsgx.checker.permissions import parse_permissions
     from softsgx.checker.properties import PROPERTIES
     from softsgx.checker.result import Options
+    from softsgx.cli.world import design_of, world_of
     from softsgx.designs.registry import DESIGNS
 
-    loaded = [name for path in a.load for name in load_file(path)]
+    loaded = world_of(a, {} if a.list else {"bound": (1, 1000)})
     if a.list:
         _list(a.verbose)
         return 0
-    for value, least, most, name in (
-        (a.pages, 1, 8, "pages"), (a.processes, 1, 8, "processes"),
-        (a.timeout, 1, 86400, "timeout"), (a.bound, 1, 1000, "bound"), (a.jobs, 0, 1024, "jobs"),
-    ):  # fmt: skip
-        if not least <= value <= most:
-            raise UsageError(f"--{name} is from {least} to {most}, not {value}")
-    for name in a.property or ():
-        if name not in PROPERTIES:
-            raise UsageError(f"no property {name!r}; there are {', '.join(PROPERTIES)}")
     texts = a.designs or loaded or list(DESIGNS)
     if a.variants:
         texts = [v for t in texts for v in (_variants(t) if t in DESIGNS else [t])]
     for text in texts:
-        _make(text)
+        design_of(text)
     held: dict[str, int] = {}
     for text in a.permissions:
         held |= parse_permissions(text, a.processes)
-    jobs = a.jobs or len(os.sched_getaffinity(0))
-    memory_bytes = parse_size(a.memory) if a.memory else default_bytes(jobs)
+    memory_bytes = parse_size(a.memory) if a.memory else default_bytes(a.jobs)
     options = Options(
         a.pages, a.processes, held, timeout_s=a.timeout, engine=a.engine, max_depth=a.bound,
         lsm=a.lsm, memory_bytes=memory_bytes,
     )  # fmt: skip
     _tell_engine(options)
     pairs = [(text, name) for text in texts for name in a.property or PROPERTIES]
-    results = _run(pairs, options, jobs, a.load)
+    results = _run(pairs, options, a.jobs, a.load)
     if a.trace_dir:
         _write_traces(a.trace_dir, results)
     if a.json:
