@@ -210,6 +210,14 @@ static int64_t give(void)
 	return answer;
 }
 
+/* Looks while the enclave's stack is live: below RSP nothing has to last. */
+static int64_t give_above_stack(void)
+{
+	for (int i = 0; i < 24; i++) /* nothing that the enclave pushed was overwritten */
+		CHECK(((char *)handled[3])[i] == 0x5a);
+	return answer;
+}
+
 static void leaves_values(greg_t *r)
 {
 	push_three(r);
@@ -223,7 +231,7 @@ static void case_handler(void)
 	static const int64_t answers[] = { 0, -1, -7, INT_MIN, 0x500000000, 0x9fffffff9 };
 	enclave = leaves_values;
 	run.user_handler = (uint64_t)handler;
-	handle = give;
+	handle = give_above_stack;
 	for (unsigned i = 0; i < sizeof(answers) / sizeof(*answers); i++) {
 		answer = answers[i]; /* an int: the upper half is not looked at */
 		run.function = 0;
@@ -234,8 +242,6 @@ static void case_handler(void)
 		CHECK(handled[6] == (uint64_t)&run);
 		CHECK(handled[7] % 16 == 8 && handled[7] < handled[3]);
 		CHECK(!(handled[8] & DF));
-		for (int j = 0; j < 24; j++) /* nothing that the enclave pushed was overwritten */
-			CHECK(((char *)handled[3])[j] == 0x5a);
 	}
 }
 
