@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from softsgx.law.rule import Run
+from softsgx.mm.madvise import madvise
 from softsgx.mm.mm_struct import MmStruct
+from softsgx.mm.mseal import mseal
+from softsgx.mm.remap_file_pages import remap_file_pages
 from softsgx.mm.vma import PAGE_SIZE, Vma
 from softsgx.model.outcome import Outcome
 from softsgx.uapi import mman
@@ -41,6 +44,14 @@ _extra = st.sampled_from(
     + [0, 0, mman.MAP_FIXED | mman.MAP_NORESERVE, mman.MAP_FIXED | mman.MAP_STACK]
 )
 _move = st.sampled_from([0, 1, 1, 3, 3, 3, 3, 5, 7, 7, 2, 4, 8])
+# What changes a VMA, or depends on what it is; of the others some of every kind. Those that
+# throw pages away make the model's `touch` no other.
+_ADVICES = [
+    *(mman.MADV_NORMAL, mman.MADV_RANDOM, mman.MADV_SEQUENTIAL) * 2,
+    *(mman.MADV_DONTFORK, mman.MADV_DOFORK, mman.MADV_WIPEONFORK, mman.MADV_KEEPONFORK) * 2,
+    *(mman.MADV_DONTDUMP, mman.MADV_DODUMP, mman.MADV_DONTNEED, mman.MADV_FREE),
+    *(mman.MADV_COLD, mman.MADV_WILLNEED, 5, 77),
+]
 
 
 class MmMachine(RuleBasedStateMachine):
@@ -179,6 +190,27 @@ class MmMachine(RuleBasedStateMachine):
         real = self.process.order("mremap", addr, old, length, flags, new_addr)
         placed = real if real >= 0 else None
         self._check(real, self.mm.mremap(addr, old, length, flags, new_addr, placed))
+
+    @rule(page=_page, count=_count, odd=_odd, advice=st.sampled_from(_ADVICES))
+    def madvise(self, page: int, count: int, odd: int, advice: int) -> None:
+        addr, length = self._span(page, count, odd)
+        real = self.process.order("madvise", addr, length, advice)
+        self._check(real, madvise(self.mm, addr, length, advice))
+
+    @rule(page=_page, count=_count, odd=_odd, pgoff=st.integers(0, 6), flags=_page)
+    def remap_file_pages(self, page: int, count: int, odd: int, pgoff: int, flags: int) -> None:
+        addr, length = self._span(page, count, odd)
+        args = (addr, length, int(flags == 1), pgoff, 0x10000 if flags == 2 else 0)
+        real = self.process.order("remap_file_pages", *args)
+        self._check(real, remap_file_pages(self.mm, *args))
+
+    @rule(page=_page, count=_count, odd=_odd, flags=st.sampled_from([0] * 9 + [1]), dice=_page)
+    def mseal(self, page: int, count: int, odd: int, flags: int, dice: int) -> None:
+        if dice or kernel_version() < (6, 10):  # what is sealed stays: seldom
+            return
+        addr, length = self._span(page, min(count, 2), odd)
+        real = self.process.order("mseal", addr, length, flags)
+        self._check(real, mseal(self.mm, addr, length, flags))
 
     @rule(page=_page)
     def touch(self, page: int) -> None:

@@ -11,7 +11,11 @@
  *   mprotect ADDR LEN PROT
  *   munmap ADDR LEN
  *   mremap ADDR OLD NEW FLAGS NEW_ADDR
- *   mseal ADDR LEN
+ *   mseal ADDR LEN FLAGS
+ *   madvise ADDR LEN ADVICE
+ *   remap_file_pages ADDR SIZE PROT PGOFF FLAGS
+ *   msync ADDR LEN FLAGS
+ *   mlock ADDR LEN, munlock ADDR LEN
  *   touch ADDR              write a byte
  *   fork                    the child goes on, its pid is the answer
  *
@@ -95,7 +99,7 @@ static int read_line(char *line, size_t size)
 int main(int argc, char **argv)
 {
 	struct sigaction action = { .sa_handler = on_fault, .sa_flags = SA_NODEFER };
-	char line[256], name[16];
+	char line[256], name[32];
 
 	for (int i = 1; i < argc && i <= 16; i++) {
 		int mode = argv[i][0] == '+' ? O_RDWR : argv[i][0] == '-' ? O_WRONLY : O_RDONLY;
@@ -114,7 +118,7 @@ int main(int argc, char **argv)
 		char *rest;
 		long result;
 
-		if (sscanf(line, "%15s", name) != 1)
+		if (sscanf(line, "%31s", name) != 1)
 			return 2;
 		rest = strstr(line, name) + strlen(name);
 		for (int i = 0; i < 6; i++)
@@ -131,6 +135,16 @@ int main(int argc, char **argv)
 			result = call(SYS_mremap, a);
 		} else if (!strcmp(name, "mseal")) {
 			result = call(SYS_mseal, a);
+		} else if (!strcmp(name, "madvise")) {
+			result = call(SYS_madvise, a);
+		} else if (!strcmp(name, "remap_file_pages")) {
+			result = call(SYS_remap_file_pages, a);
+		} else if (!strcmp(name, "msync")) {
+			result = call(SYS_msync, a);
+		} else if (!strcmp(name, "mlock")) {
+			result = call(SYS_mlock, a);
+		} else if (!strcmp(name, "munlock")) {
+			result = call(SYS_munlock, a);
 		} else if (!strcmp(name, "touch")) {
 			result = touch(a[0]);
 		} else if (!strcmp(name, "arena")) {

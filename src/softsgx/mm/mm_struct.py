@@ -6,14 +6,15 @@ What the rules of a driver decide is asked of the law, for files with
 ``special`` set; everything else follows Linux's own rules. Written from 6.1,
 with what later kernels show to user space where ``version`` says so.
 
-Not modelled: limits (RLIMIT_*, max_map_count, overcommit), huge pages, mseal(2) itself,
-memory policies, userfaultfd and protection keys, which merging compares too.
+Not modelled: limits (RLIMIT_*, max_map_count, overcommit), huge pages, memory policies and
+userfaultfd, which merging compares too. `madvise`, `mseal` and `remap_file_pages` are
+modules of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from errno import EINVAL, ENOMEM
+from errno import EINVAL, ENOMEM, EPERM
 from typing import Any
 
 from softsgx.law.rule import At, Context, Request, Run, Stop
@@ -34,9 +35,14 @@ from softsgx.uapi.mman import (
     PROT_SEM,
     PROT_WRITE,
     VM_ACCOUNT,
+    VM_DONTCOPY,
     VM_GROWSDOWN,
     VM_LOCKED,
     VM_NORESERVE,
+    VM_PKEY_MASK,
+    VM_PKEY_SHIFT,
+    VM_SEALED,
+    VM_WIPEONFORK,
 )
 
 __all__ = ["MmStruct"]
@@ -124,8 +130,12 @@ class MmStruct:
             self.law, self.run, process=process, version=self.version, min_addr=self.min_addr
         )
         for vma in self.vmas:
+            if vma.flags & VM_DONTCOPY:
+                continue
             new = vma.copy()
             new.flags &= ~VM_LOCKED
+            if new.flags & VM_WIPEONFORK:
+                new.anon, new.forked = None, False
             if new.anon is not None:
                 new.anon, new.forked = AnonVma(), True
             child.vmas.insert(new)
@@ -172,11 +182,13 @@ class MmStruct:
     def may_unmap(self, start: int, end: int, file: Any = None) -> None:
         """Ask the rules of each VMA in ``[start, end)`` whether it may go; raises Stop.
 
-        file: what is mapped in its place, None for nothing or foreign memory. The rule is of
+        A sealed one may not: can_modify_vma(), in vms_gather_munmap_vmas(). file: what is mapped in its place, None for nothing or foreign memory. The rule is of
         the VMA: its ``at`` has no pages.
         """
         enclave = getattr(file, "enclave", None)
         for vma in self.vmas.overlapping(start, end):
+            if vma.flags & VM_SEALED:
+                raise Stop(EPERM, "the VMA is not sealed")
             if vma.special:
                 own = int(enclave is not None and vma.file.enclave is enclave)
                 lo, hi = max(start, vma.start), min(end, vma.end)
@@ -241,10 +253,11 @@ class MmStruct:
             top = vma.start
         return top - size & -align_bytes
 
-    def mprotect(self, start: int, length: int, prot: int) -> Outcome:
+    def mprotect(self, start: int, length: int, prot: int, pkey: int = -1) -> Outcome:
         """The system call mprotect, VMA by VMA; those before the one that fails stay changed.
 
-        Follows do_mprotect_pkey().
+        pkey: pkey_mprotect's, which the caller knows to be allocated. Follows
+        do_mprotect_pkey().
         """
         grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
         if grows == PROT_GROWSDOWN | PROT_GROWSUP:
@@ -267,7 +280,7 @@ class MmStruct:
             if grows == PROT_GROWSUP or not first.flags & VM_GROWSDOWN:
                 return Outcome(errno=EINVAL, why="the VMA grows that way")
             start = first.start
-        return self.protect(start, end, prot & ~(PROT_GROWSDOWN | PROT_GROWSUP))
+        return self.protect(start, end, prot & ~(PROT_GROWSDOWN | PROT_GROWSUP), pkey=pkey)
 
     def protect(
         self,
@@ -275,6 +288,7 @@ class MmStruct:
         end: int,
         prot: int,
         rule: Callable[[Context, Any, Any], None] | None = None,
+        pkey: int = -1,
     ) -> Outcome:
         """Change the VMAs of ``[start, end)`` by a rule, one after the other.
 
@@ -300,8 +314,10 @@ class MmStruct:
                 ask(self.run, at, request)
             except Stop as stop:
                 return Outcome(errno=stop.errno, effects=effects, why=stop.why)
+            if vma.flags & VM_SEALED:  # mprotect_fixup(), behind the driver's word
+                return Outcome(errno=EPERM, effects=effects, why="the VMA is not sealed")
             self.keep(at)
-            vma, new_prot = self._change(vma, here, stop_at, cell)
+            vma, new_prot = self._change(vma, here, stop_at, cell, pkey)
             effects.append(Protect(here, stop_at, new_prot, vma.file))
             here = vma.end
             vma = self.vmas.find(here)
@@ -309,10 +325,14 @@ class MmStruct:
             return Outcome(errno=ENOMEM, effects=effects, why="no hole in the range")
         return Outcome(effects=effects)
 
-    def _change(self, vma: Vma, start: int, end: int, cell: Cell) -> tuple[Vma, int]:
+    def _change(
+        self, vma: Vma, start: int, end: int, cell: Cell, pkey: int = -1
+    ) -> tuple[Vma, int]:
         """mprotect_fixup(): split, change, merge. The VMA at ``start`` and its prot."""
         changed = vma.piece(start, end)
         changed.load(cell)
+        if pkey >= 0:
+            changed.flags = changed.flags & ~VM_PKEY_MASK | pkey << VM_PKEY_SHIFT
         if changed.same_attributes(vma):
             return vma, vma.prot
         if changed.prot & PROT_WRITE:

@@ -9,7 +9,7 @@ VMAs") (in v6.17)), but not those of a driver with a get_unmapped_area, as SGX's
 
 from __future__ import annotations
 
-from errno import EFAULT, EINVAL, ENOMEM
+from errno import EFAULT, EINVAL, ENOMEM, EPERM
 from typing import TYPE_CHECKING
 
 from softsgx.errors import InternalError
@@ -17,7 +17,7 @@ from softsgx.law.rule import Request, Stop
 from softsgx.mm.vma import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE, Vma
 from softsgx.model.effect import Effect, Move, Unmap
 from softsgx.model.outcome import Outcome
-from softsgx.uapi.mman import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
+from softsgx.uapi.mman import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, VM_SEALED
 
 if TYPE_CHECKING:
     from softsgx.mm.mm_struct import MmStruct
@@ -95,6 +95,8 @@ def mremap(
     vma = mm.vmas.find(addr)
     if vma is None:
         return call.fail(EFAULT, "a VMA holds the address")
+    if vma.flags & VM_SEALED:
+        return call.fail(EPERM, "the VMA is not sealed")
     if not modern and call.elsewhere():
         why = _bad_destination(call)
         if why:
@@ -102,18 +104,21 @@ def mremap(
     refused = _refused(call, vma)
     if refused:
         if not modern and call.elsewhere():
-            _clear_destination(call)
+            try:
+                _clear_destination(call)
+            except Stop as stop:
+                refused = stop.errno, stop.why
         return call.fail(*refused)
     try:
         _ask(call, vma)
         _may_clear(call, vma)
+        if call.elsewhere():
+            return _move_to(call)
+        if call.new_len <= call.old_len:
+            _shrink(call)
+            return call.done(addr)
     except Stop as stop:
         return call.fail(stop.errno, stop.why)
-    if call.elsewhere():
-        return _move_to(call)
-    if call.new_len <= call.old_len:
-        call.unmap(addr + call.new_len, addr + call.old_len)
-        return call.done(addr)
     return _grow(call, vma)
 
 
@@ -207,12 +212,20 @@ def _clear_destination(call: _Remap) -> None:
     if call.flags & MREMAP_FIXED:
         call.unmap(call.new_addr, call.new_addr + call.new_len)
     if call.old_len > call.new_len:
-        call.unmap(call.addr + call.new_len, call.addr + call.old_len)
-        call.old_len = call.new_len
+        _shrink(call)
+
+
+def _shrink(call: _Remap) -> None:
+    """shrink_vma(): unmap the tail, whatever VMAs it reaches; raises Stop at a sealed one."""
+    start, end = call.addr + call.new_len, call.addr + call.old_len
+    if any(vma.flags & VM_SEALED for vma in call.mm.vmas.overlapping(start, end)):
+        raise Stop(EPERM, "the VMA is not sealed")
+    call.unmap(start, end)
+    call.old_len = min(call.old_len, call.new_len)
 
 
 def _move_to(call: _Remap) -> Outcome:
-    """mremap_to() once the checks have passed."""
+    """mremap_to() once the checks have passed; raises Stop at a sealed tail."""
     _clear_destination(call)
     if call.mm.vmas.find(call.addr) is None:
         # With an old length of 0 the destination may be the source itself.
@@ -244,15 +257,17 @@ def _move_all(call: _Remap) -> Outcome:
         vma = call.mm.vmas.find(call.addr)
         if vma is None or (i and vma.special):
             return call.fail(EFAULT, "a driver's VMA moves alone")
+        if vma.flags & VM_SEALED:
+            return call.fail(EPERM, "the VMA is not sealed")
         refused = _refused(call, vma)
         if refused:
             return call.fail(*refused)
         try:
             _ask(call, vma)
             _may_clear(call, vma)
+            _move_to(call)
         except Stop as stop:
             return call.fail(stop.errno, stop.why)
-        _move_to(call)
     return call.done(start + shift)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Effect", "Map", "Move", "Protect", "Unmap"]
+__all__ = ["Advise", "Effect", "Map", "Move", "Protect", "Unmap"]
 
 
 class Effect:
@@ -93,3 +93,12 @@ class Move(Effect):
         self.old_start, self.old_end = old_start, old_end
         self.new_start, self.new_end = new_start, new_end
         self.keep, self.file = keep, file
+
+
+class Advise(Effect):
+    """The VMA over ``[start, end)``, of ``file``, was given an advice (MADV_*) that it keeps."""
+
+    __slots__ = ("advice", "end", "file", "start")
+
+    def __init__(self, start: int, end: int, advice: int, file: Any = None) -> None:
+        self.start, self.end, self.advice, self.file = start, end, advice, file
