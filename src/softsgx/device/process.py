@@ -11,7 +11,10 @@ from typing import Any
 from softsgx.device.files import EnclaveFile
 from softsgx.device.memory import Fault, Source
 from softsgx.law.rule import At, Stop
+from softsgx.mm.madvise import madvise
 from softsgx.mm.mm_struct import MmStruct
+from softsgx.mm.mseal import mseal
+from softsgx.mm.remap_file_pages import remap_file_pages
 from softsgx.sdm.leaves import PF_P, PF_SGX, PF_U, PF_W
 from softsgx.sgx.enclave import Enclave, xsave_bytes
 from softsgx.sgx.enclu import Thread
@@ -179,6 +182,18 @@ class Process:
     def mremap(self, addr: int, old: int, new: int, flags: int, new_addr: int = 0) -> int:
         """The system call mremap: the address or -errno."""
         return self._changed(self.mm.mremap(addr, old, new, flags, new_addr))
+
+    def madvise(self, addr: int, length: int, advice: int) -> int:
+        """The system call madvise: 0 or -errno."""
+        return self._changed(madvise(self.mm, addr, length, advice))
+
+    def mseal(self, addr: int, length: int, flags: int = 0) -> int:
+        """The system call mseal: 0 or -errno."""
+        return self._changed(mseal(self.mm, addr, length, flags))
+
+    def remap_file_pages(self, addr: int, size: int, prot: int, pgoff: int, flags: int = 0) -> int:
+        """The system call remap_file_pages: 0 or -errno."""
+        return self._changed(remap_file_pages(self.mm, addr, size, prot, pgoff, flags))
 
     def _changed(self, outcome: Any) -> int:
         self.mm_changed()

@@ -7,9 +7,10 @@ walk, and the VMAs before it stay changed.
 
 from __future__ import annotations
 
-from errno import EACCES, EFAULT, EINVAL, ENODEV, ENOMEM, EPERM
+from errno import EACCES, EAGAIN, EFAULT, EINVAL, ENODEV, ENOMEM, EPERM
 from typing import TYPE_CHECKING
 
+from softsgx.law.rule import Stop
 from softsgx.mm.vma import PAGE_SIZE, Vma
 from softsgx.model.effect import Advise, Effect
 from softsgx.model.outcome import Outcome
@@ -83,7 +84,7 @@ def madvise(
 ) -> Outcome:
     """The system call madvise on the model.
 
-    known: the advices that this kernel knows. Effects name what a real mapping has to
+    known: what this kernel takes for an advice. Effects name what a real mapping has to
     be given too. KSM, huge pages and swapping are not modelled.
     """
     if advice not in known:
@@ -91,7 +92,7 @@ def madvise(
     if start & PAGE_SIZE - 1:
         return Outcome(errno=EINVAL, why="address is page-aligned")
     size = length + PAGE_SIZE - 1 & _U64 & -PAGE_SIZE
-    if length and not size or start + size > _U64:
+    if (length and not size) or start + size > _U64:
         return Outcome(errno=EINVAL, why="range does not overflow")
     if not size:
         return Outcome()
@@ -110,7 +111,10 @@ def madvise(
         error, why = _refused(vma, advice)
         if error:
             return Outcome(errno=error, effects=effects, why=why)
-        vma = _apply(mm, vma, here, stop_at, advice, effects)
+        try:
+            vma = _apply(mm, vma, here, stop_at, advice, effects)
+        except Stop as stop:  # ENOMEM, which madvise calls EAGAIN
+            return Outcome(errno=EAGAIN, effects=effects, why=stop.why)
         here = max(stop_at, vma.end)
     if hole:
         return Outcome(errno=ENOMEM, effects=effects, why="no hole in the range")
@@ -121,9 +125,9 @@ def _refused(vma: Vma, advice: int) -> tuple[int, str]:
     """madvise_vma_behavior(): the errno of an advice that the VMA refuses, or 0."""
     if advice in _INJECT:
         return EFAULT, "pages that can be poisoned"
-    if vma.flags & mman.VM_SEALED and advice in _DISCARD:
-        if vma.anonymous and not vma.prot & mman.PROT_WRITE:
-            return EPERM, "the VMA is not sealed"
+    only_read = vma.anonymous and not vma.prot & mman.PROT_WRITE
+    if vma.flags & mman.VM_SEALED and only_read and advice in _DISCARD:
+        return EPERM, "the VMA is not sealed"
     if advice == mman.MADV_REMOVE:
         return _remove(vma)
     if advice == mman.MADV_WIPEONFORK and not vma.anonymous:
@@ -151,9 +155,7 @@ def _remove(vma: Vma) -> tuple[int, str]:
     return (ENODEV, "a regular file") if vma.special else (0, "")
 
 
-def _apply(
-    mm: MmStruct, vma: Vma, start: int, end: int, advice: int, effects: list[Effect]
-) -> Vma:
+def _apply(mm: MmStruct, vma: Vma, start: int, end: int, advice: int, effects: list[Effect]) -> Vma:
     """madvise_update_vma(): split, change, merge. The VMA that now ends the range."""
     gone, come = _FLAGS.get(advice, (0, 0))
     if vma.special and advice in {mman.MADV_DONTDUMP, mman.MADV_DODUMP}:

@@ -6,9 +6,9 @@ What the rules of a driver decide is asked of the law, for files with
 ``special`` set; everything else follows Linux's own rules. Written from 6.1,
 with what later kernels show to user space where ``version`` says so.
 
-Not modelled: limits (RLIMIT_*, max_map_count, overcommit), huge pages, memory policies and
-userfaultfd, which merging compares too. `madvise`, `mseal` and `remap_file_pages` are
-modules of their own.
+Not modelled: limits (RLIMIT_*, overcommit; vm.max_map_count is `VmaList.limit`), huge pages,
+memory policies and userfaultfd, which merging compares too. `madvise`, `mseal` and
+`remap_file_pages` are modules of their own.
 """
 
 from __future__ import annotations
@@ -182,9 +182,11 @@ class MmStruct:
     def may_unmap(self, start: int, end: int, file: Any = None) -> None:
         """Ask the rules of each VMA in ``[start, end)`` whether it may go; raises Stop.
 
-        A sealed one may not: can_modify_vma(), in vms_gather_munmap_vmas(). file: what is mapped in its place, None for nothing or foreign memory. The rule is of
-        the VMA: its ``at`` has no pages.
+        A sealed one may not: can_modify_vma(), in vms_gather_munmap_vmas(). file: what is
+        mapped in its place, None for nothing or foreign memory. The rule is of the VMA: its
+        ``at`` has no pages.
         """
+        self.vmas.may_remove(start, end)
         enclave = getattr(file, "enclave", None)
         for vma in self.vmas.overlapping(start, end):
             if vma.flags & VM_SEALED:
@@ -316,8 +318,11 @@ class MmStruct:
                 return Outcome(errno=stop.errno, effects=effects, why=stop.why)
             if vma.flags & VM_SEALED:  # mprotect_fixup(), behind the driver's word
                 return Outcome(errno=EPERM, effects=effects, why="the VMA is not sealed")
+            try:
+                vma, new_prot = self._change(vma, here, stop_at, cell, pkey)
+            except Stop as stop:
+                return Outcome(errno=stop.errno, effects=effects, why=stop.why)
             self.keep(at)
-            vma, new_prot = self._change(vma, here, stop_at, cell, pkey)
             effects.append(Protect(here, stop_at, new_prot, vma.file))
             here = vma.end
             vma = self.vmas.find(here)

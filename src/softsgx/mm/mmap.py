@@ -163,6 +163,7 @@ def mmap(
         _need(EINVAL, length, "length is not 0")
         _need(ENOMEM, size, "length does not overflow")
         _need(EOVERFLOW, offset + size <= _U64, "offset does not overflow")
+        mm.vmas.need_room(0)
         _need(ENOMEM, size <= TASK_SIZE, "length fits into user space")
         law.get_unmapped_area(mm.run, at, request)
         _need(ENOMEM, 0 <= start <= TASK_SIZE - size, "end lies in user space")

@@ -26,6 +26,7 @@ __all__ = ["mremap"]
 
 _U64 = (1 << 64) - 1
 _SINCE_MULTI = (6, 17)
+_CROWDED = "well below vm.max_map_count"
 
 
 class _Remap:
@@ -90,6 +91,8 @@ def mremap(
         why = _bad_destination(call)
         if why:
             return call.fail(EINVAL, why)
+        if _crowded(call):
+            return call.fail(ENOMEM, _CROWDED)
     if modern and call.flags & MREMAP_FIXED and call.old_len == call.new_len:
         return _move_all(call)
     vma = mm.vmas.find(addr)
@@ -101,6 +104,8 @@ def mremap(
         why = _bad_destination(call)
         if why:
             return call.fail(EINVAL, why)
+        if _crowded(call):
+            return call.fail(ENOMEM, _CROWDED)
     refused = _refused(call, vma)
     if refused:
         if not modern and call.elsewhere():
@@ -142,6 +147,11 @@ def _bad_arguments(call: _Remap, other_length: bool) -> str:
     if call.mm.version >= _SINCE_MULTI and call.new_len > TASK_SIZE:
         return "new length fits into user space"
     return ""
+
+
+def _crowded(call: _Remap) -> bool:
+    """mremap_to() keeps clear of vm.max_map_count, so as not to fail half-way."""
+    return len(call.mm.vmas) + 2 >= call.mm.vmas.limit - 3
 
 
 def _bad_destination(call: _Remap) -> str:
@@ -218,6 +228,7 @@ def _clear_destination(call: _Remap) -> None:
 def _shrink(call: _Remap) -> None:
     """shrink_vma(): unmap the tail, whatever VMAs it reaches; raises Stop at a sealed one."""
     start, end = call.addr + call.new_len, call.addr + call.old_len
+    call.mm.vmas.may_remove(start, end)
     if any(vma.flags & VM_SEALED for vma in call.mm.vmas.overlapping(start, end)):
         raise Stop(EPERM, "the VMA is not sealed")
     call.unmap(start, end)
@@ -284,6 +295,8 @@ def _grow(call: _Remap, vma: Vma) -> Outcome:
         return call.done(call.addr)
     if not call.flags & MREMAP_MAYMOVE:
         return call.fail(ENOMEM, "room to grow in place")
+    if len(mm.vmas) >= mm.vmas.limit - 3:
+        return call.fail(ENOMEM, _CROWDED)
     if call.new_len > TASK_SIZE:
         return call.fail(ENOMEM, "new length fits into user space")
     new_addr = call.placed_at if call.placed_at is not None else mm.place(call.new_len)

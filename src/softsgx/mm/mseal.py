@@ -9,6 +9,7 @@ from __future__ import annotations
 from errno import EINVAL, ENOMEM
 from typing import TYPE_CHECKING
 
+from softsgx.law.rule import Stop
 from softsgx.mm.vma import PAGE_SIZE
 from softsgx.model.outcome import Outcome
 from softsgx.uapi.mman import VM_SEALED
@@ -31,7 +32,7 @@ def mseal(mm: MmStruct, start: int, length: int, flags: int = 0) -> Outcome:
     if start & PAGE_SIZE - 1:
         return Outcome(errno=EINVAL, why="address is page-aligned")
     size = length + PAGE_SIZE - 1 & _U64 & -PAGE_SIZE
-    if length and not size or start + size > _U64:
+    if (length and not size) or start + size > _U64:
         return Outcome(errno=EINVAL, why="range does not overflow")
     end, here = start + size, start
     for vma in mm.vmas.overlapping(start, end):
@@ -40,20 +41,23 @@ def mseal(mm: MmStruct, start: int, length: int, flags: int = 0) -> Outcome:
         here = vma.end
     if size and here < end:
         return Outcome(errno=ENOMEM, why="no hole in the range")
-    seal(mm, start, end)
-    return Outcome()
+    return seal(mm, start, end)
 
 
-def seal(mm: MmStruct, start: int, end: int) -> None:
+def seal(mm: MmStruct, start: int, end: int) -> Outcome:
     """Seal what the model has in a range, whatever lies between."""
     here = start
     while here < end:
         vma = mm.vmas.first_after(here)
         if vma is None or vma.start >= end:
-            return
+            break
         first, last = max(vma.start, here), min(vma.end, end)
         if not vma.flags & VM_SEALED:
             changed = vma.piece(first, last)
             changed.flags |= VM_SEALED
-            vma = mm.vmas.change(vma, changed)
+            try:
+                vma = mm.vmas.change(vma, changed)
+            except Stop as stop:
+                return Outcome(errno=stop.errno, why=stop.why)
         here = max(last, vma.end)
+    return Outcome()

@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING
 from softsgx.mm.mmap import mmap
 from softsgx.mm.vma import PAGE_SHIFT, PAGE_SIZE
 from softsgx.model.outcome import Outcome
-from softsgx.uapi.mman import MAP_FIXED, MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE, MAP_SHARED
-from softsgx.uapi.mman import VM_LOCKED
+from softsgx.uapi.mman import (
+    MAP_FIXED,
+    MAP_LOCKED,
+    MAP_NONBLOCK,
+    MAP_POPULATE,
+    MAP_SHARED,
+    VM_LOCKED,
+)
 
 if TYPE_CHECKING:
     from softsgx.mm.mm_struct import MmStruct

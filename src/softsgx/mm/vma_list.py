@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from errno import ENOMEM
 from operator import attrgetter
 
 from softsgx.errors import InternalError
+from softsgx.law.rule import Stop
 from softsgx.mm.vma import Vma
 
 __all__ = ["VmaList"]
@@ -24,14 +26,16 @@ class VmaList:
 
     merge_unfaulted: a range with an anon_vma may merge into a neighbour without
     one; Linux commit 879bca0a2c4f ("mm/vma: fix incorrectly disallowed
-    anonymous VMA merges") (in v6.16).
+    anonymous VMA merges") (in v6.16). limit: how many VMAs there may be: what
+    vm.max_map_count leaves for those that are modelled here.
     """
 
-    __slots__ = ("_vmas", "merge_unfaulted")
+    __slots__ = ("_vmas", "limit", "merge_unfaulted")
 
     def __init__(self, merge_unfaulted: bool = True) -> None:
         self._vmas: list[Vma] = []
         self.merge_unfaulted = merge_unfaulted
+        self.limit = 1 << 62
 
     def __iter__(self) -> Iterator[Vma]:
         return iter(self._vmas)
@@ -65,6 +69,17 @@ class VmaList:
         if i < len(self._vmas) and self._vmas[i].start < vma.end:
             raise InternalError(f"{vma!r} overlaps {self._vmas[i]!r}")
         self._vmas.insert(i, vma)
+
+    def need_room(self, more: int = 1) -> None:
+        """split_vma() and its like: Stop with ENOMEM where ``more`` VMAs would be too many."""
+        if len(self._vmas) + more > self.limit:
+            raise Stop(ENOMEM, "no more VMAs than vm.max_map_count")
+
+    def may_remove(self, start: int, end: int) -> None:
+        """vms_gather_munmap_vmas(): only one VMA that is cut in two makes one more."""
+        vma = self.find(start)
+        if vma is not None and vma.start < start and end < vma.end:
+            self.need_room()
 
     def remove(self, start: int, end: int) -> list[Vma]:
         """Take everything out of ``[start, end)``: the pieces that lay there.
@@ -149,7 +164,8 @@ class VmaList:
 
         Follows vma_modify() and vma_merge_existing_range(): merges with a
         neighbour if the range reaches that side of ``vma``, splits else.
-        Returns the VMA that now covers the range.
+        Returns the VMA that now covers the range; Stop if it would have to be split
+        where `need_room` has none.
         """
         vmas = self._vmas
         i = bisect_right(vmas, vma.start, key=_end)
@@ -168,6 +184,9 @@ class VmaList:
         pieces.append(result)
         if not at_end:
             pieces.append(vma.piece(changed.end, vma.end))
+        more = len(pieces) - 1 - (left is not None) - (right is not None)
+        if more > 0:
+            self.need_room(more)
         vmas[i - (left is not None) : i + 1 + (right is not None)] = pieces
         return result
 
