@@ -74,7 +74,7 @@ class SourceChoice:
             self.allowed = self.allowed & no(self.anonymous)
         if m.world.lsm == "none":
             perms = self.allowed = 0
-        self.mapped = 1
+        self.found = 1
         self.readable = has(self.prot, R)
         self.path = ""
         m.require(subset(perms, m.get(f"may{p}.file")))

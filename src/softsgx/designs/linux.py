@@ -1,16 +1,22 @@
 """What Linux merged in the end: 5.11 (SGX1) and 6.0 (SGX2), the default designs.
 
 The maximum of a page's mapping is what its SECINFO said at EADD; nothing else
-is asked, and the LSM sees the device's inode only. Orders follow Linux 6.1,
+is asked, and the LSM sees the device's inode only. A design has what the release that
+it is named after had, no more: a check that came later is in none of its rules, and each
+rule cites the commits that it follows and the release that first had them. Orders are those of
 arch/x86/kernel/cpu/sgx/{ioctl,encl,driver}.c.
+
+Later checks that none of them has: SECS.SIZE is a power of two (commit 0d3e0dfd68fb of March
+2025, in v6.14), which here is ECREATE's to find (EIO). Stable kernels took it over.
 """
 
 from __future__ import annotations
 
 from errno import EACCES, EBUSY, EFAULT, EINVAL, EIO, ENODEV, EPERM
-from typing import Any
+from typing import Any, ClassVar
 
 from softsgx.designs.base import SIGBUS, Design
+from softsgx.designs.cited import Release, commit
 from softsgx.law.rule import Context, rule
 from softsgx.law.values import RW, RWX, Value, X, eq, has, implies, ite, no, subset
 from softsgx.sdm.leaves import PT_REG, PT_TCS, PT_TRIM
@@ -18,6 +24,28 @@ from softsgx.sdm.leaves import PT_REG, PT_TCS, PT_TRIM
 __all__ = ["Linux60", "Linux511"]
 
 MAP_PRIVATE = 2
+_U64 = 1 << 64
+_DRIVER = commit("3fe0778edac8", "x86/sgx: Add an SGX misc driver interface", "5.11")
+_CREATE = commit("888d24911787", "x86/sgx: Add SGX_IOC_ENCLAVE_CREATE", "5.11")
+_ADD = commit("c6d26d370767", "x86/sgx: Add SGX_IOC_ENCLAVE_ADD_PAGES", "5.11")
+_NOT_EMPTY = commit(
+    "a4b9c48b9651",
+    "x86/sgx: Return -EINVAL on a zero length buffer in sgx_ioc_enclave_add_pages()",
+    "5.11",
+)
+_INIT = commit("9d0c151b41fe", "x86/sgx: Add SGX_IOC_ENCLAVE_INIT", "5.11")
+_PROVISION = commit("c82c61865024", "x86/sgx: Add SGX_IOC_ENCLAVE_PROVISION", "5.11")
+_RESTRICT = commit(
+    "ff08530a5232", "x86/sgx: Support restricting of enclave page permissions", "6.0"
+)
+_EAUG = commit("5a90d2c3f5ef", "x86/sgx: Support adding of pages to an initialized enclave", "6.0")
+_TIGHTEN = commit(
+    "7b013e723a1f",
+    "x86/sgx: Tighten accessible memory range after enclave initialization",
+    "6.0",
+)
+_TYPES = commit("45d546b8c109", "x86/sgx: Support modifying SGX page type", "6.0")
+_REMOVE = commit("9849bb27152c", "x86/sgx: Support complete page removal", "6.0")
 
 
 class Linux511(Design):
@@ -25,6 +53,7 @@ class Linux511(Design):
 
     name = "linux-5.11"
     title = "what Linux 5.11 merged: a page's maximum is its SECINFO (SGX1)"
+    release: ClassVar[Release] = (5, 11)
 
     # -- mapping -----------------------------------------------------------------------
 
@@ -33,14 +62,9 @@ class Linux511(Design):
         if at.file is not None:
             k.need(EINVAL, no(eq(r.map_type, MAP_PRIVATE)), "not MAP_PRIVATE")
 
-    @rule('Linux sgx_encl_may_map(); commit 3fe0778edac8 ("x86/sgx: Add an SGX misc driver…")')
+    @rule(f"Linux sgx_encl_may_map(), {_DRIVER}")
     def may_map(self, k: Context, at: Any, r: Any) -> None:
         """A mapping may ask no more than the maximum of any page that exists in it."""
-        k.need(
-            EACCES,
-            implies(at.enclave.initialized, at.file.inside(r.start, r.end)),
-            "within ELRANGE after EINIT",
-        )
         k.need(EACCES, no(at.process.read_implies_exec), "no READ_IMPLIES_EXEC")
         k.need(EACCES, subset(r.prot, ite(at.page.present, at.page.max, RWX)), "prot within max")
 
@@ -56,36 +80,39 @@ class Linux511(Design):
         """sgx_encl_load_page_in_vma(): the fault checks the maximum again."""
         return at.page.present & self.within_max(at)
 
-    @rule("Linux sgx_vma_fault()")
+    @rule(f"Linux sgx_vma_fault(), sgx_encl_load_page(), {_DRIVER}")
     def fault(self, k: Context, at: Any, r: Any) -> None:
         """A page fault where a page is: the VMA has to stay within the page's maximum."""
         k.need(SIGBUS, self.within_max(at), "the VMA's prot within max")
 
-    @rule("Linux sgx_vma_fault() without SGX2")
+    @rule(f"Linux sgx_vma_fault(), sgx_encl_load_page(), {_DRIVER}")
     def fault_absent(self, k: Context, at: Any, r: Any) -> None:
         """A page fault where no page is: SIGBUS."""
         k.need(SIGBUS, at.page.present, "a page was added there")
 
     # -- building ----------------------------------------------------------------------
 
-    @rule("Linux sgx_ioc_enclave_create(), sgx_encl_create()")
+    @rule(f"Linux sgx_encl_create(), {_CREATE}; mm/shmem.c __shmem_file_setup()")
     def create(self, k: Context, at: Any, r: Any) -> None:
-        """SGX_IOC_ENCLAVE_CREATE, after SECS was read: ``r.ecreate`` is ECREATE's answer."""
-        k.need(EINVAL, r.size_is_power_of_two, "SECS.SIZE is a power of two")
+        """SGX_IOC_ENCLAVE_CREATE, after SECS was read: ``r.ecreate`` is ECREATE's answer.
+
+        ``r.backing_bytes``: what the file for evicted pages would hold, as a loff_t.
+        """
+        k.need(EINVAL, r.backing_bytes >= 0, "the backing file's size is no negative loff_t")
         k.need(EIO, eq(r.ecreate, 0), "ECREATE accepts the SECS")
 
-    @rule("Linux sgx_ioc_enclave_create(): SGX_ENCL_CREATED")
+    @rule(f"Linux sgx_ioc_enclave_create(): SGX_ENCL_CREATED, {_CREATE}")
     def may_create(self, k: Context, at: Any, r: Any) -> None:
         """Only once."""
         k.need(EINVAL, no(at.enclave.created), "not yet created")
 
-    @rule("Linux sgx_ioc_enclave_add_pages(), sgx_ioc_enclave_init()")
+    @rule(f"Linux sgx_ioc_enclave_add_pages(), {_ADD}; sgx_ioc_enclave_init(), {_INIT}")
     def may_build(self, k: Context, at: Any, r: Any) -> None:
         """Pages are added, and EINIT is run, between ECREATE and EINIT."""
         k.need(EINVAL, at.enclave.created, "created")
         k.need(EINVAL, no(at.enclave.initialized), "not yet initialized")
 
-    @rule("Linux sgx_validate_secinfo()")
+    @rule(f"Linux sgx_validate_secinfo(), {_ADD}")
     def validate_secinfo(self, k: Context, at: Any, r: Any) -> None:
         """SECINFO of EADD: PT_REG or PT_TCS, W needs R, a TCS has no permissions."""
         k.need(EINVAL, eq(r.pt, PT_REG) | eq(r.pt, PT_TCS), "PT_REG or PT_TCS")
@@ -93,26 +120,33 @@ class Linux511(Design):
         k.need(EINVAL, implies(eq(r.pt, PT_TCS), eq(r.perm, 0)), "a TCS has no permissions")
         k.need(EINVAL, r.reserved_zero, "reserved bits are 0")
 
-    @rule("Linux sgx_validate_offset_length()")
+    @rule(f"Linux sgx_ioc_enclave_add_pages(), {_ADD}; {_NOT_EMPTY}")
     def validate_range(self, k: Context, at: Any, r: Any) -> None:
-        """Offset and length: page aligned, not empty, no overflow, within the enclave."""
+        """Offset and length: page aligned, not empty; the last page is within the enclave.
+
+        The sum is one of 64 bits: what wraps around gets as far as the pages themselves.
+        """
         k.need(EINVAL, eq(r.offset % 4096, 0), "offset is page aligned")
         k.need(EINVAL, (r.length > 0) & eq(r.length % 4096, 0), "length is whole pages")
-        k.need(EINVAL, r.offset + r.length < 1 << 64, "no overflow")
-        k.need(EINVAL, r.offset + r.length <= at.enclave.size, "within the enclave")
+        last = (r.offset + r.length - 4096) % _U64
+        k.need(EINVAL, last < at.enclave.size, "within the enclave")
 
-    @rule("Linux sgx_encl_add_page(), __sgx_encl_add_page()", each=True)
+    @rule(f"Linux sgx_encl_add_page(), __sgx_encl_add_page(), {_ADD}", each=True)
     def add_page(self, k: Context, at: Any, r: Any) -> None:
-        """EADD of one page from ``at.source``; its SECINFO is the maximum for ever."""
+        """EADD of one page from ``at.source``; its SECINFO is the maximum for ever.
+
+        The source is the VMA that find_vma() gives: where none is mapped, the next one above.
+        """
         k.need(EBUSY, no(at.page.present), "no page there yet")
-        k.need(EFAULT, at.source.mapped, "the source is mapped")
+        k.need(EFAULT, at.source.found, "a VMA at src or above it")
         k.need(EACCES, has(at.source.may, X), "the source VMA has VM_MAYEXEC")
         k.need(EFAULT, at.source.readable, "the source can be read")
+        k.need(EIO, r.inside, "EADD: the page is in ELRANGE")
         k.need(EIO, r.tcs_valid, "EADD accepts the TCS")
         k.leaf(self.eadd, at, r, failed=EIO, faulted=EIO)
         at.page.max = ite(eq(r.pt, PT_TCS), RW, r.perm)
 
-    @rule("Linux sgx_ioc_enclave_init(), sgx_encl_init()")
+    @rule(f"Linux sgx_ioc_enclave_init(), sgx_encl_init(), {_INIT}")
     def init(self, k: Context, at: Any, r: Any) -> None:
         """SGX_IOC_ENCLAVE_INIT: ``r.einit`` is EINIT's answer, computed last."""
         k.need(EINVAL, r.vendor_known, "SIGSTRUCT.VENDOR is 0 or 0x8086")
@@ -123,7 +157,7 @@ class Linux511(Design):
         k.need(EPERM, eq(r.einit(), 0), "EINIT accepts the SIGSTRUCT")
         at.enclave.initialized = 1
 
-    @rule("Linux sgx_ioc_enclave_provision(), sgx_set_attribute()")
+    @rule(f"Linux sgx_ioc_enclave_provision(), {_PROVISION}")
     def provision(self, k: Context, at: Any, r: Any) -> None:
         """SGX_IOC_ENCLAVE_PROVISION: the fd has to be an open /dev/sgx_provision."""
         k.need(EINVAL, r.fd_open, "an open fd")
@@ -131,33 +165,41 @@ class Linux511(Design):
 
 
 class Linux60(Linux511):
-    """Linux 6.0 and later: SGX2."""
+    """Linux 6.0: SGX2."""
 
     name = "linux-6.0"
     title = "what Linux 6.0 has: as 5.11, and pages that come, go and change (SGX2); the default"
+    release: ClassVar[Release] = (6, 0)
     sgx2 = True
 
-    @rule("Linux sgx_ioc_sgx2_ready()")
+    @rule(f"Linux sgx_encl_may_map(), {_DRIVER}; {_TIGHTEN}")
+    def may_map(self, k: Context, at: Any, r: Any) -> None:
+        """As before, and of an initialized enclave only ELRANGE can be mapped."""
+        inside = at.file.inside(r.start, r.end)
+        k.need(EACCES, implies(at.enclave.initialized, inside), "within ELRANGE after EINIT")
+        super().may_map(k, at, r)
+
+    @rule(f"Linux sgx_ioc_sgx2_ready(), {_RESTRICT}")
     def sgx2_ready(self, k: Context, at: Any, r: Any) -> None:
         """SGX2 ioctls: the CPU has SGX2 and the enclave is initialized."""
         k.need(ENODEV, r.sgx2, "SGX2 in the CPU")
         k.need(EINVAL, at.enclave.initialized, "initialized")
 
-    @rule("Linux sgx_vma_fault(), sgx_encl_eaug_page()")
+    @rule(f"Linux sgx_vma_fault(), sgx_encl_eaug_page(), {_EAUG}")
     def fault_absent(self, k: Context, at: Any, r: Any) -> None:
         """A page fault where no page is: EAUG if the enclave is initialized, maximum RWX."""
         k.need(SIGBUS, at.enclave.initialized, "initialized")
         k.leaf(self.eaug, at, r, failed=SIGBUS, faulted=SIGBUS)
         at.page.max = RWX
 
-    @rule("Linux sgx_enclave_restrict_permissions()", each=True)
+    @rule(f"Linux sgx_enclave_restrict_permissions(), {_RESTRICT}", each=True)
     def restrict_permissions(self, k: Context, at: Any, r: Any) -> None:
         """SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS of one page; the maximum stays."""
         k.need(EFAULT, at.page.present, "a page is there")
         k.need(EINVAL, eq(at.page.pt, PT_REG), "PT_REG")
         k.leaf(self.emodpr, at, r, failed=EFAULT, faulted=EFAULT)
 
-    @rule("Linux sgx_enclave_modify_types()", each=True)
+    @rule(f"Linux sgx_enclave_modify_types(), {_TYPES}", each=True)
     def modify_type(self, k: Context, at: Any, r: Any) -> None:
         """SGX_IOC_ENCLAVE_MODIFY_TYPES of one page: to a TCS (maximum RW) or to TRIM."""
         page, old = at.page, at.page.pt
@@ -169,7 +211,7 @@ class Linux60(Linux511):
         k.leaf(self.emodt, at, r, failed=EFAULT, faulted=EFAULT)
         page.max = ite(to_tcs, RW, page.max)
 
-    @rule("Linux sgx_encl_remove_pages()", each=True)
+    @rule(f"Linux sgx_encl_remove_pages(), {_REMOVE}", each=True)
     def remove_page(self, k: Context, at: Any, r: Any) -> None:
         """SGX_IOC_ENCLAVE_REMOVE_PAGES of one page: trimmed, and accepted by the enclave."""
         k.need(EFAULT, at.page.present, "a page is there")

@@ -134,8 +134,9 @@ class SeedDesign(Linux60):
         of the thread refuses data for where it came from.
         """
         k.need(EBUSY, no(at.page.present), "no page there yet")
-        k.need(EFAULT, at.source.mapped, "the source is mapped")
+        k.need(EFAULT, at.source.found, "a VMA at src or above it")
         k.need(EFAULT, at.source.readable, "the source can be read")
+        k.need(EIO, r.inside, "EADD: the page is in ELRANGE")
         k.need(EIO, r.tcs_valid, "EADD accepts the TCS")
         k.leaf(self.eadd, at, r, failed=EIO, faulted=EIO)
         at.page.max = ite(eq(r.pt, PT_TCS), RW, r.perm)
@@ -158,6 +159,7 @@ class SeedDesign(Linux60):
     def augment(self, k: Context, at: Any, r: Any) -> None:
         """EAUG of one page by ADD_REGION: RW and pending, ``r.perm`` is what it is meant for."""
         k.need(EBUSY, no(at.page.present), "no page there yet")
+        k.need(EIO, r.inside, "EAUG: the page is in ELRANGE")
         k.leaf(self.eaug, at, r, failed=EIO, faulted=EIO)
         at.page.max = RWX
         self.made(k, at, r)

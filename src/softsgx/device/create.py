@@ -67,6 +67,7 @@ def ecreate_error(raw: bytes, secs: Any, xfrm_supported: int) -> int:
         or secs.attributes & ~ATTRIBUTES_SUPPORTED
         or not secs.attributes & ATTR_MODE64BIT
         or not 2 * PAGE_SIZE <= secs.size <= MAX_SIZE
+        or secs.size & (secs.size - 1)
         or secs.baseaddr & (secs.size - 1)
         or secs.baseaddr + secs.size > _TOP
         or (not secs.attributes & ATTR_KSS and (any(secs.configid) or secs.configsvn))

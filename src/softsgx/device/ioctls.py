@@ -2,7 +2,7 @@
 
 A row is a number, its handler and the design's rule that has to exist for it:
 a design without the rule has no such ioctl (-ENOTTY). Handlers follow the order
-of Linux 6.1's ioctl.c; every decision is a rule's. They return what the ioctl
+of Linux's ioctl.c; every decision is a rule's. They return what the ioctl
 returns (0 or -errno); `Stop` and `Fault` pass through them.
 """
 
@@ -16,7 +16,7 @@ from softsgx.device import create as checks
 from softsgx.device.files import EnclaveFile, ProvisionFile
 from softsgx.device.memory import Fault
 from softsgx.device.pagecells import stored
-from softsgx.law.rule import At, Request, Stop
+from softsgx.law.rule import FAULT, At, Request, Stop
 from softsgx.sdm.leaves import (
     ATTR_PROVISIONKEY,
     PAGE_SIZE,
@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 _CHUNK = 1 << 20
+_U64 = 1 << 64
 
 
 class Ioctl:
@@ -75,10 +76,17 @@ def _create(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     raw = process.memory.read(params.src, SECS.size)
     secs = SECS.unpack(raw)
     error = checks.ecreate_error(raw, secs, device.xfrm_supported)
-    power = int(secs.size > 0 and secs.size & (secs.size - 1) == 0)
-    device.design.create(k, at, Request(size_is_power_of_two=power, ecreate=error))
+    r = Request(backing_bytes=_backing_bytes(secs.size), ecreate=error)
+    device.design.create(k, at, r)
     created(device, process, file, secs)
     return 0
+
+
+def _backing_bytes(size: int) -> int:
+    """sgx_encl_create(): the pages, SECS and 128 bytes a page more, as shmem sees the sum."""
+    pages = (size + PAGE_SIZE) % _U64
+    total = (pages + (pages >> 5)) % _U64
+    return total if total < _U64 // 2 else total - _U64
 
 
 def created(device: Any, process: Any, file: EnclaveFile, secs: Any) -> None:
@@ -156,10 +164,16 @@ def add_range(
                 source = memory.source(addr)
                 if process.enclave_at(addr) is not None:
                     source = _unreadable(source)  # get_user_pages() takes no VM_IO, no VM_PFNMAP
-            stop_at = min(length, done + (PAGE_SIZE if r.pt == PT_TCS else _CHUNK))
+            to = (offset + done) % _U64  # a design may let the sum wrap around
+            inside = to < enclave.size
+            room = enclave.size - to if inside and r.pt != PT_TCS else PAGE_SIZE
+            stop_at = done + min(length - done, room, _CHUNK)
             stop_at = min(stop_at, max(source.end - src, done + PAGE_SIZE))
-            first = offset + done >> 12
-            last, cell = file.first_run(first, offset + stop_at >> 12)
+            first = to >> 12
+            if inside:
+                last, cell = file.first_run(first, to + stop_at - done >> 12)
+            else:
+                last, cell = first + 1, schema.cell(0)
             word = cell.words[0]
             n = (last - first) * PAGE_SIZE
             data = b""
@@ -177,15 +191,15 @@ def add_range(
                     else:
                         source = _unreadable(source)
             tcs = checks.tcs_of_eadd(data) if r.pt == PT_TCS and data else data
-            r.__dict__["tcs_valid"] = int(tcs is not None)
+            r.__dict__.update(tcs_valid=int(tcs is not None), inside=int(inside))
             data = tcs or b""
             at = At(page=cell, source=source, enclave=enclave, process=process, file=file)
             rule(run, at, r)
             if schema.get(word, "present"):
                 # A second EADD, which a design allowed: what was there is measured first.
                 enclave.measurement.digest()
-                enclave.memory.discard(offset + done, n)
-            enclave.load(offset + done, data, r.flags, measure)
+                enclave.memory.discard(to, n)
+            enclave.load(to, data, r.flags, measure)
             pages.fill(first, last, stored(schema, cell.words[0]))
             enclave.touch()
             device.on_pages(file, first, last)
@@ -198,7 +212,8 @@ def add_range(
 def _unreadable(source: Any) -> Any:
     from softsgx.device.memory import Source
 
-    return Source(source.start, source.end, 0, source.may, mapped=source.mapped)
+    facts = {"mapped": source.mapped, "found": source.found}
+    return Source(source.start, source.end, 0, source.may, **facts)
 
 
 def _init(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
@@ -256,8 +271,12 @@ def each_page(
     first, end = params.offset >> 12, params.offset + params.length >> 12
     done = first
     answer = None
-    for a, b, word in list(enclave.pages.runs(first, end)):
+    # A design may let the sum wrap around: no page is beyond the enclave.
+    within = min(end, enclave.pages.n_pages)
+    runs = list(enclave.pages.runs(first, within)) if first < within else []
+    for a, b, word in [*runs, (max(first, within), end, 0)] if within < end else runs:
         cell = enclave.page_schema.cell(word)
+        r.__dict__["inside"] = int(a < enclave.pages.n_pages)
         try:
             at = At(page=cell, enclave=enclave, process=process, file=file)
             rule(device.run, at, r)
@@ -274,7 +293,7 @@ def each_page(
 
 
 def _sgx2_finish(process: Any, arg: int, layout: Any, params: Any, stop: Stop | None) -> int:
-    if stop is not None and stop.code:
+    if stop is not None and stop.code and not stop.code & FAULT:
         params.result = stop.code
     process.memory.write(arg, layout.pack_record(params))
     if stop is not None:

@@ -19,11 +19,14 @@ class Source:
     """A piece of a process's memory that EADD copies from: the source VMA's facts.
 
     start, end: bytes, half-open. mapped, readable: 0 or 1. prot, may: masks.
+    found: whether find_vma() finds one; where nothing is mapped, ``may`` is of the next one above.
     anonymous: no file. modified: a private file mapping that was written to.
     path: of the file, or "".
     """
 
-    __slots__ = ("anonymous", "end", "mapped", "may", "modified", "path", "prot", "start")
+    __slots__ = (
+        "anonymous", "end", "found", "mapped", "may", "modified", "path", "prot", "start",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -33,11 +36,13 @@ class Source:
         may: int = 7,
         *,
         mapped: int = 1,
+        found: int = 1,
         anonymous: int = 1,
         modified: int = 0,
         path: str = "",
     ) -> None:
         self.start, self.end, self.prot, self.may = start, end, prot, may
+        self.found = found
         self.mapped, self.anonymous, self.modified, self.path = mapped, anonymous, modified, path
 
     @property
@@ -61,4 +66,6 @@ class UserMemory(Protocol):
         """All of ``data``, or Fault."""
 
     def source(self, addr: int) -> Source:
-        """The VMA at an address, clipped to nothing; ``mapped`` is 0 where there is none."""
+        """The VMA at an address; where there is none ``mapped`` is 0, and ``found`` tells of one
+        above.
+        """

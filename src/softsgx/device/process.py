@@ -68,7 +68,9 @@ class ByteMemory:
         for _, _, source in self.areas:
             if source.start <= addr < source.end:
                 return source
-        return Source(addr, addr + 4096, 0, 0, mapped=0)
+        above = [source for _, _, source in self.areas if source.start > addr]
+        may = min(above, key=lambda source: source.start).may if above else 0
+        return Source(addr, addr + 4096, 0, may, mapped=0, found=int(bool(above)))
 
 
 class XState:

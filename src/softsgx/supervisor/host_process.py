@@ -99,9 +99,8 @@ class _HostMemory:
         if found is None:
             found = self._parse_vma(addr)
         start, end, prot, shared, dev, inode = found
-        if not start <= addr < end:
-            # find_vma() takes the next one above; its pages below are not mapped.
-            return Source(addr, addr + 4096, 0, 7 if end > start else 0, mapped=int(end > start))
+        if end <= start:
+            return Source(addr, addr + 4096, 0, 0, mapped=0, found=0)
         may = 7
         if inode or shared:
             # Of a private mapping they depend on the mount alone; a shared one may have been
@@ -109,11 +108,14 @@ class _HostMemory:
             key = (start, end, dev, inode)
             known = None if shared else self._may.get(key)
             if known is None:
-                flags = procmaps.smaps_vmflags(self.process.space.pid, addr) or frozenset()
+                flags = procmaps.smaps_vmflags(self.process.space.pid, start) or frozenset()
                 known = ("mr" in flags) | ("mw" in flags) << 1 | ("me" in flags) << 2
                 if not shared:
                     self._may[key] = known
             may = known
+        if addr < start:
+            # find_vma() takes the next one above; its pages below are not mapped.
+            return Source(addr, addr + 4096, 0, may, mapped=0)
         confinement = self.process.sgx.sup.lsm
         if prot & _VMA_EXEC and confinement is not None:
             confinement.source(self.process, addr, prot)
