@@ -145,7 +145,8 @@ class MachineState(RuleBasedStateMachine):
         if not enclave.created:
             return True
         base = enclave.base
-        if enclave.initialized and not base <= start <= end <= base + enclave.size:
+        within = base <= start <= end <= base + enclave.size
+        if self.design.release >= (6, 0) and enclave.initialized and not within:
             return False
         return all(
             not prot & ~most
