@@ -165,7 +165,7 @@ def _seccomp() -> Result:
     from softsgx.host import bpf, ptrace
 
     def body() -> None:
-        program = bpf.base_program()
+        program = bpf.base_program(0)
         if ptrace.seccomp_filter(program):
             ptrace.prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
             error = ptrace.seccomp_filter(program)
@@ -186,20 +186,25 @@ def _seccomp() -> Result:
     return _stopped_child(body, parent)
 
 
-def _pidfd_getfd() -> Result:
-    from softsgx.host import ptrace
+def _listener() -> Result:
+    """What descriptors of the device are handed over by; /proc does where it is missing."""
+    from softsgx.host import bpf, notify, ptrace
+    from softsgx.supervisor.launch import socket_pair
 
-    fd = os.open("/dev/null", os.O_RDONLY)
-
-    def parent(pid: int) -> Result:
-        try:
-            own = ptrace.pidfd_getfd(pid, fd)
-        except OSError as e:
-            return False, f"{e.strerror}; it needs Linux 5.6, and a container that allows it"
-        same = os.path.sameopenfile(fd, own)
-        return same, "" if same else "gave another file"
-
-    return _stopped_child(signal.pause, parent)
+    ours, theirs = socket_pair()
+    pid = os.fork()
+    if pid == 0:
+        ptrace.prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
+        error = notify.send_listener(theirs, bpf.base_program(1))
+        os._exit(error)
+    os.close(theirs)
+    fd = notify.receive_listener(ours)
+    os.close(ours)
+    _, status = os.waitpid(pid, 0)
+    if fd >= 0:
+        os.close(fd)
+        return True, ""
+    return False, f"{os.strerror(os.waitstatus_to_exitcode(status))}; /proc/PID/fd is used instead"
 
 
 def _memfd() -> Result:
@@ -313,7 +318,7 @@ _CHECKS: tuple[tuple[str, int, Callable[[], Result]], ...] = (
     ("x86-64 Linux", _STOP, _machine),
     ("ptrace of a child", 1, _ptrace),
     ("seccomp filter that stops for the tracer", 1, _seccomp),
-    ("pidfd_getfd", 1, _pidfd_getfd),
+    ("seccomp user notification", 0, _listener),
     ("memfd_create", 1, _memfd),
     ("process_vm_readv and process_vm_writev", 1, _memory),
     ("softsgx's vDSO object", 1, _vdso),

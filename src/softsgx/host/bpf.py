@@ -1,9 +1,9 @@
 """The seccomp filters: which system calls stop, and which run at full speed.
 
-A base filter from the start (`base_program`), and one more for each ELRANGE
-when it becomes known (`range_program`): filters only ever add stops. A tiny
-assembler keeps them readable; classic BPF has 32-bit words, so 64-bit
-comparisons are two.
+A base filter from the start (`base_program`), one more for each descriptor of the device
+(`fd_program`) and for each ELRANGE when it becomes known (`range_program`): filters only ever
+add stops. Which calls they are is read off the table of all calls (`softsgx.uapi.syscalls`). A
+tiny assembler keeps them readable; classic BPF has 32-bit words, so 64-bit comparisons are two.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import struct
 
 from softsgx.host import vdso
 from softsgx.uapi import syscalls as nr
+from softsgx.uapi.syscalls import SYSCALLS
 
 __all__ = ["base_program", "fd_program", "range_program"]
 
-_LD, _JEQ, _JGT, _JGE, _JSET, _RET = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
+_LD, _JEQ, _JGT, _JGE, _JSET, _RET, _JA = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06, 0x05
 _AND, _ADDX, _ST, _LDM, _LDI, _TAX, _JGEX = 0x54, 0x0C, 0x02, 0x60, 0x00, 0x07, 0x3D
-ALLOW, TRACE = 0x7FFF0000, 0x7FF00000
+ALLOW, TRACE, NOTIFY = 0x7FFF0000, 0x7FF00000, 0x7FC00000
+OTHER = 1
+"""Of a stop's message: the call is by another numbering than the table's, or has no row."""
 _NR, _ARCH, _IP_LO, _IP_HI, _ARGS = 0, 4, 8, 12, 16
 _X86_64 = 0xC000003E
 
@@ -39,38 +42,79 @@ class _Program:
     def label(self, name: str) -> None:
         self.labels[name] = len(self.code)
 
+    def ends(self) -> None:
+        """The two ends that every program has."""
+        self.label("allow")
+        self.op(_RET, ALLOW)
+        self.label("trace")
+        self.op(_RET, TRACE)
+
+    def by_number(self, wanted: dict[int, str], unknown: str) -> None:
+        """From the call's number in the accumulator to a label; others are allowed.
+
+        unknown: where the numbers behind the table go. A search, since the table is long.
+        """
+        spans: list[tuple[int, str]] = [(0, "allow")]
+        for number in sorted(wanted):
+            if spans[-1] == (number, "allow"):
+                spans.pop()
+            if not spans or spans[-1][1] != wanted[number]:
+                spans.append((number, wanted[number]))
+            spans.append((number + 1, "allow"))
+        spans.append((nr.FIRST_UNKNOWN, unknown))
+        merged = [s for i, s in enumerate(spans) if not i or s[1] != spans[i - 1][1]]
+        self._search(merged)
+
+    def _search(self, spans: list[tuple[int, str]]) -> None:
+        if len(spans) == 1:
+            target = spans[0][1]
+            if target == "allow":
+                self.op(_RET, ALLOW)
+            elif target == "trace":
+                self.op(_RET, TRACE)
+            else:
+                self.op(_JA, 0, target)
+            return
+        half = len(spans) // 2
+        right = f"from {len(self.code)}"
+        self.op(_JGE, spans[half][0], right)
+        self._search(spans[:half])
+        self.label(right)
+        self._search(spans[half:])
+
     def assemble(self) -> bytes:
         out = []
         for at, (code, k, yes, no) in enumerate(self.code):
             t = self.labels[yes] - at - 1 if yes else 0
             f = self.labels[no] - at - 1 if no else 0
-            out.append(struct.pack("<HBBI", code, t, f, k))
+            far, near = (t, 0) if code == _JA else (k, t)
+            out.append(struct.pack("<HBBI", code, near, f, far))
         return b"".join(out)
 
 
-TRACED = (
-    *(nr.NR_open, nr.NR_openat, nr.NR_openat2, nr.NR_stat, nr.NR_lstat, nr.NR_newfstatat),
-    *(nr.NR_statx, nr.NR_access, nr.NR_faccessat, nr.NR_faccessat2),
-)
-"""Calls whose path may be the device's: the tracer has to read it."""
-
-
-def base_program() -> bytes:
-    """Paths; ioctls of our magic; shared or executable mappings of files; SHM_REMAP; entering.
+def base_program(cookie: int) -> bytes:
+    """Paths; other processes' memory; our ioctls; some mappings of files; SHM_REMAP; entering.
 
     The vDSO's ENCLU is the call exit, made at its place in any page: a thread that
-    ends elsewhere stops for nothing in one of 4096 programs.
+    ends elsewhere stops for nothing in one of 4096 programs. With ``cookie`` as its
+    second argument it asks for a descriptor (`softsgx.host.notify`).
     """
     p = _Program()
+    wanted = {
+        n: "trace"
+        for n, row in SYSCALLS.items()
+        if (row.path is not None and row.path.stops)
+        or (row.vma is not None and row.vma.stops and row.of_kind("pid", "pidfd"))
+    }
+    wanted |= {nr.NR_ioctl: "ioctl", nr.NR_mmap: "mmap", nr.NR_exit: "exit", nr.NR_shmat: "shmat"}
     p.op(_LD, _ARCH)
-    p.op(_JEQ, _X86_64, "", "allow")
+    p.op(_JEQ, _X86_64, "number")
+    p.op(_RET, ALLOW)
+    p.label("number")
     p.op(_LD, _NR)
-    for call in TRACED:
-        p.op(_JEQ, call, "trace")
-    p.op(_JEQ, nr.NR_ioctl, "ioctl")
-    p.op(_JEQ, nr.NR_mmap, "mmap")
-    p.op(_JEQ, nr.NR_exit, "exit")
-    p.op(_JEQ, nr.NR_shmat, "shmat", "allow")
+    p.by_number(wanted, "unknown")
+    p.label("unknown")
+    p.op(_JGE, nr.X32_BIT, "allow", "trace")
     p.label("ioctl")
     p.op(_LD, _arg(1))
     p.op(_AND, 0xFF00)
@@ -82,48 +126,49 @@ def base_program() -> bytes:
     p.op(_LD, _arg(2))
     p.op(_JSET, 0x4, "trace", "allow")  # PROT_EXEC: CPUID may have to be patched
     p.label("exit")
+    p.op(_LD, _arg(1))
+    p.op(_JEQ, cookie & 0xFFFFFFFF, "", "place")
+    p.op(_LD, _arg(1, True))
+    p.op(_JEQ, cookie >> 32, "", "place")
+    p.op(_RET, NOTIFY)
+    p.label("place")
     p.op(_LD, _IP_LO)
     p.op(_AND, 0xFFF)
     p.op(_JEQ, vdso.load_image().enclu_end & 0xFFF, "trace", "allow")
     p.label("shmat")
     p.op(_LD, _arg(2))
     p.op(_JSET, 0o40000, "trace", "allow")  # SHM_REMAP
-    p.label("allow")
-    p.op(_RET, ALLOW)
-    p.label("trace")
-    p.op(_RET, TRACE)
+    p.ends()
     return p.assemble()
 
 
-FILE_CALLS = frozenset(
-    (
-        *(nr.NR_read, nr.NR_write, nr.NR_pread64, nr.NR_pwrite64, nr.NR_readv, nr.NR_writev),
-        *(nr.NR_ftruncate, nr.NR_fallocate),
-    )
-)
-"""What a file that is no memory refuses with EINVAL."""
-
-
 def fd_program(fd: int) -> bytes:
-    """For a process that has opened the device as ``fd``: what can be done to the fd."""
+    """For a process in which ``fd`` is the device's: what can be done to it."""
     p = _Program()
+    wanted: dict[int, str] = {}
+    kinds: set[tuple[int, ...]] = set()
+    for n, row in SYSCALLS.items():
+        if row.file is not None and row.file.stops and n != nr.NR_mmap:
+            indices = row.of_kind("fd", "pidfd")
+            kinds.add(indices)
+            wanted[n] = f"fd {indices}"
+    wanted[nr.NR_mmap] = "mmap"
     p.op(_LD, _ARCH)
-    p.op(_JEQ, _X86_64, "", "allow")
+    p.op(_JEQ, _X86_64, "number")
+    p.op(_RET, ALLOW)
+    p.label("number")
     p.op(_LD, _NR)
-    for call in (nr.NR_fstat, nr.NR_readlink, nr.NR_readlinkat):
-        p.op(_JEQ, call, "trace")
-    for call in sorted(FILE_CALLS):
-        p.op(_JEQ, call, "fd")
-    p.op(_JEQ, nr.NR_mmap, "", "allow")
+    p.by_number(wanted, "allow")
+    p.label("mmap")
     p.op(_LD, _arg(3))
     p.op(_JSET, 0x20, "allow", "trace")
-    p.label("fd")
-    p.op(_LD, _arg(0))
-    p.op(_JEQ, fd, "trace")
-    p.label("allow")
-    p.op(_RET, ALLOW)
-    p.label("trace")
-    p.op(_RET, TRACE)
+    for indices in sorted(kinds):
+        p.label(f"fd {indices}")
+        for index in indices:
+            p.op(_LD, _arg(index))
+            p.op(_JEQ, fd, "trace")
+        p.op(_JA, 0, "allow")
+    p.ends()
     return p.assemble()
 
 
@@ -142,32 +187,48 @@ def _less(p: _Program, slot: int, bound: int, target: str) -> None:
 def range_program(start: int, end: int, stub: int) -> bytes:
     """Calls that concern [start, end): memory calls that overlap it, and any call made inside.
 
-    And what is done to the signals of exceptions, since a forced one changes it.
+    And what is done to the signals of exceptions, since a forced one changes it; what takes
+    addresses in a structure; and every call by another numbering than this one, whose
+    arguments nobody here reads: 32-bit calls (`int 0x80`) and x32's.
     A system call instruction inside an enclave is #UD. ``stub`` is the address
     behind the tracer's own ``syscall`` instruction, which passes. A range whose
     end overflows is let through: Linux refuses it.
     """
     p = _Program()
+    wanted: dict[int, str] = {}
+    for n, row in SYSCALLS.items():
+        if row.vma is None or not row.vma.stops:
+            continue
+        if row.of_kind("addr"):
+            assert (row.of_kind("addr"), row.of_kind("len")) == ((0,), (1,))
+            wanted[n] = "overlap"
+        elif not row.of_kind("pid", "pidfd") and n != nr.NR_shmat:
+            wanted[n] = "trace"
+    wanted |= {nr.NR_mremap: "mremap", nr.NR_mmap: "mmap", nr.NR_rt_sigaction: "sigaction"}
     p.op(_LD, _ARCH)
-    p.op(_JEQ, _X86_64, "", "allow")
+    p.op(_JEQ, _X86_64, "place")
+    p.op(_RET, TRACE | OTHER)
+    p.label("place")
     p.op(_LD, _IP_LO)
     p.op(_ST, 0)
     p.op(_JEQ, stub & 0xFFFFFFFF, "", "foreign")
     p.op(_LD, _IP_HI)
-    p.op(_JEQ, stub >> 32, "allow")
+    p.op(_JEQ, stub >> 32, "ours")
     p.label("foreign")
     p.op(_LD, _IP_HI)
     p.op(_ST, 1)
     _less(p, 0, start, "outside")
-    _less(p, 0, end, "trace")
+    _less(p, 0, end, "inside")
+    p.op(_JA, 0, "outside")
+    p.label("ours")
+    p.op(_RET, ALLOW)
+    p.label("inside")
+    p.op(_RET, TRACE)
     p.label("outside")
     p.op(_LD, _NR)
-    p.op(_JEQ, nr.NR_mremap, "mremap")
-    p.op(_JEQ, nr.NR_mmap, "mmap")
-    for call in (nr.NR_mprotect, nr.NR_munmap, nr.NR_pkey_mprotect, nr.NR_madvise):
-        p.op(_JEQ, call, "overlap")
-    p.op(_JEQ, nr.NR_rt_sigaction, "sigaction")
-    p.op(_JEQ, nr.NR_remap_file_pages, "trace", "allow")
+    p.by_number(wanted, "unknown")
+    p.label("unknown")
+    p.op(_RET, TRACE | OTHER)
     p.label("sigaction")
     p.op(_LD, _arg(0))
     for number in (4, 7, 8):  # SIGILL, SIGBUS, SIGFPE
@@ -175,7 +236,11 @@ def range_program(start: int, end: int, stub: int) -> bytes:
     p.op(_JEQ, 11, "trace", "allow")  # SIGSEGV
     p.label("mremap")
     p.op(_LD, _arg(3))
-    p.op(_JSET, 0x6, "trace", "overlap")  # MREMAP_FIXED, MREMAP_DONTUNMAP
+    p.op(_JSET, 0x6, "trace")  # MREMAP_FIXED, MREMAP_DONTUNMAP
+    p.op(_LD, _arg(1))  # an old length of 0 names the page at its address
+    p.op(_JEQ, 0, "", "overlap")
+    p.op(_LD, _arg(1, True))
+    p.op(_JEQ, 0, "trace", "overlap")
     p.label("mmap")
     p.op(_LD, _arg(3))
     p.op(_JSET, 0x10, "overlap", "allow")  # MAP_FIXED
@@ -207,8 +272,5 @@ def range_program(start: int, end: int, stub: int) -> bytes:
     p.label("below_end")
     _less(p, 2, start + 1, "allow")  # it ends at or below the start
     p.op(_RET, TRACE)
-    p.label("allow")
-    p.op(_RET, ALLOW)
-    p.label("trace")
-    p.op(_RET, TRACE)
+    p.ends()
     return p.assemble()

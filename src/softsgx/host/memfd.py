@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 
 from softsgx.host import ptrace
 from softsgx.sgx.enclave import EnclaveMemory
 
-__all__ = ["MemfdMemory"]
+__all__ = ["MemfdMemory", "decoy", "new_memory"]
+
+_SEALED = 0xF  # SEAL, SHRINK, GROW, WRITE
+
+
+def decoy(secret: bool = True) -> int:
+    """What a program's descriptor of the device really is: an empty file that holds nothing.
+
+    A file of memfd_secret(2) has no read, no write, no poll and no seals, as the driver's has
+    none. Where the kernel offers none: a memfd that is sealed. Whatever a call that nobody
+    looks at does to it, no enclave's memory is behind it. secret: whether it may be the former,
+    which cannot be opened a second time by its name in /proc.
+    """
+    fd = ptrace.memfd_secret() if secret else -1
+    if fd < 0:
+        fd = os.memfd_create("softsgx", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALED)
+    os.fchmod(fd, 0o600)
+    return fd
+
+
+def new_memory(path: str) -> int:
+    """The file that an enclave's pages are in, named after its device in /proc/PID/maps."""
+    return os.memfd_create(path, os.MFD_CLOEXEC)
 
 
 class MemfdMemory(EnclaveMemory):

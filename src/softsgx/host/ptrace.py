@@ -12,6 +12,8 @@ import ctypes
 import os
 import struct
 
+from softsgx.uapi import syscalls as nr
+
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,11 +35,12 @@ __all__ = [
     "get_xstate",
     "interrupt",
     "listen",
-    "pidfd_getfd",
+    "memfd_secret",
     "prctl",
     "punch_hole",
     "read_memory",
     "seccomp_filter",
+    "seccomp_listener",
     "seize",
     "set_siginfo",
     "set_sigmask",
@@ -53,6 +56,10 @@ _GETREGSET, _SETREGSET = 0x4204, 0x4205
 _SEIZE, _INTERRUPT, _LISTEN = 0x4206, 0x4207, 0x4208
 _GETSIGMASK, _SETSIGMASK = 0x420A, 0x420B
 _NT_X86_XSTATE = 0x202
+
+_NR_SECCOMP, _NR_MEMFD_SECRET = nr.NR_seccomp, nr.NR_memfd_secret
+_FILTER_FLAG_NEW_LISTENER = 8
+_O_CLOEXEC = 0o2000000
 
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_VFORK_DONE = 1, 2, 3, 4, 5
 EVENT_SECCOMP, EVENT_STOP = 7, 128
@@ -273,18 +280,6 @@ def write_memory(pid: int, addr: int, data: bytes) -> int:
     return max(int(_writev(pid, _ours_at, 1, _theirs_at, 1, 0)), 0)
 
 
-def pidfd_getfd(pid: int, fd: int) -> int:
-    """Our own descriptor of the file that ``fd`` is in another process."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        got = _syscall(438, pidfd, fd, 0)
-        if got < 0:
-            raise _fail("pidfd_getfd", pid)
-        return int(got)
-    finally:
-        os.close(pidfd)
-
-
 def prctl(option: int, *args: int) -> int:
     """Change a property of our own process (the system call prctl)."""
     words = [ctypes.c_ulong(a) for a in args] + [ctypes.c_ulong(0)] * (4 - len(args))
@@ -295,13 +290,26 @@ class _Fprog(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def seccomp_filter(program: bytes) -> int:
-    """Install a BPF program on ourselves; 0 or the errno."""
+def _set_filter(program: bytes, flags: int) -> int:
     buffer = ctypes.create_string_buffer(program, len(program))
     fprog = _Fprog(len(program) // 8, ctypes.addressof(buffer))
-    if _syscall(317, 1, 0, ctypes.byref(fprog)) < 0:
-        return ctypes.get_errno()
-    return 0
+    got = int(_syscall(_NR_SECCOMP, 1, flags, ctypes.byref(fprog)))
+    return got if got >= 0 else -ctypes.get_errno()
+
+
+def seccomp_filter(program: bytes) -> int:
+    """Install a BPF program on ourselves; 0 or the errno."""
+    return -_set_filter(program, 0)
+
+
+def seccomp_listener(program: bytes) -> int:
+    """The same with a listener for its user notifications: its descriptor, or -errno."""
+    return _set_filter(program, _FILTER_FLAG_NEW_LISTENER)
+
+
+def memfd_secret() -> int:
+    """A descriptor of an empty secret memory file, or -1 where the kernel offers none."""
+    return int(_syscall(_NR_MEMFD_SECRET, _O_CLOEXEC))
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:

@@ -276,3 +276,7 @@ tracer_label softsgx_undefined
 	.cfi_undefined %rip
 	ud2
 	.cfi_endproc
+
+/* The name of a node like the device's, for calls that the kernel answers for it. */
+tracer_label softsgx_null
+	.asciz "/dev/null"

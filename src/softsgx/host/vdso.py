@@ -53,7 +53,8 @@ class Image:
     ``enter`` is ``__vdso_sgx_enter_enclave``; ``enclu`` where its ENCLU begins (a
     system call, and the AEP), ``enclu_end`` where that ends and EEXIT goes,
     ``enclu_fault`` where an exception goes. ``syscall``, ``cpuid`` and ``xgetbv``
-    are that instruction and an ``int3`` behind it, ``undefined`` is a UD2.
+    are that instruction and an ``int3`` behind it, ``undefined`` is a UD2, ``null`` the
+    name of /dev/null.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class Image:
         "enclu_end",
         "enclu_fault",
         "enter",
+        "null",
         "size",
         "slot_offsets",
         "symbols",
@@ -86,6 +88,7 @@ class Image:
             self.syscall = symbols["softsgx_syscall"]
             self.cpuid = symbols["softsgx_cpuid"]
             self.xgetbv = symbols["softsgx_xgetbv"]
+            self.null = symbols["softsgx_null"]
             self.undefined = symbols["softsgx_undefined"]
             self.slot_offsets = {
                 name[len(_SLOT) :]: at for name, at in symbols.items() if name.startswith(_SLOT)

@@ -198,6 +198,10 @@ class Recorder:
         """Another call on a device node's path."""
         self._put("path", tid, call, path, answer)
 
+    def refused(self, tid: int, call: int, args: list[int], answer: int, why: str) -> None:
+        """A system call that nothing here knows; ``args`` are its six registers."""
+        self._put("refused", tid, call, args, answer, why)
+
     def ioctl(
         self, tid: int, fd: int, file: Any, cmd: int, arg: int, answer: int, why: str, memory: Any
     ) -> None:

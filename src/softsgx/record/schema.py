@@ -29,6 +29,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     # Calls on the device's paths: ``answer`` is what the call returned, -errno on failure.
     "open": ("path", "fmode", "answer", "why"),
     "path": ("call", "path", "answer"),
+    # A call without a row in the table of them all, or a 32-bit one, that named an enclave.
+    "refused": ("call", "args", "answer", "why"),
     # ``args``: the argument's structure after the call, by its field names.
     "ioctl": ("fd", "enclave", "name", "cmd", "arg", "args", "answer", "why"),
     # mmap, mprotect, munmap, mremap, madvise; "replace": foreign memory over an enclave.

@@ -185,6 +185,10 @@ class Formatter:
     def _path(self, e: dict[str, Any]) -> str:
         return f'{e["call"]}("{e["path"]}") {self._answer(e)}'
 
+    def _refused(self, e: dict[str, Any]) -> str:
+        args = ", ".join(hex(value) for value in e["args"])
+        return f"syscall_{e['call']}({args}) {self._answer(e)}"
+
     def _ioctl(self, e: dict[str, Any]) -> str:
         args = e["args"]
         if args is None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import struct
+from errno import EACCES
 
 from softsgx.errors import UnsupportedError, UsageError
 from softsgx.host import bpf, ptrace, signals
+from softsgx.host.notify import (
+    Listener,
+    new_cookie,
+    receive_listener,
+    send_listener,
+)
 
-__all__ = ["find_program", "launch"]
+__all__ = ["find_program", "launch", "socket_pair"]
 
 _NO_NEW_PRIVS = 38
 
@@ -48,20 +55,25 @@ def _check_elf(path: str) -> None:
         raise UsageError(f"{path}: not an x86-64 program (ELF machine {machine})")
 
 
-def launch(argv: list[str]) -> tuple[int, int]:
+def launch(argv: list[str]) -> tuple[int, int, Listener | None]:
     """Start ``argv`` as a seized, filtered child on its way into exec.
 
-    Returns its pid and a pipe that tells why exec failed (empty: it did not).
+    Returns its pid, a pipe that tells why exec failed (empty: it did not), and what gives
+    descriptors to it and its descendants, if the kernel lets us have it.
 
     Raises SoftsgxError if it cannot be traced or executed.
     """
     path = find_program(argv[0])
-    program = bpf.base_program()
+    cookie = new_cookie()
+    program = bpf.base_program(cookie)
+    ours, theirs = socket_pair()
     ready_r, ready_w = os.pipe()
     fail_r, fail_w = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _child(path, argv, program, ready_r, fail_w)
+        os.close(ours)
+        _child(path, argv, program, ready_r, theirs, fail_w)
+    os.close(theirs)
     os.close(ready_r)
     os.close(fail_w)
     try:
@@ -75,16 +87,31 @@ def launch(argv: list[str]) -> tuple[int, int]:
         ) from None
     os.write(ready_w, b"x")
     os.close(ready_w)
-    return pid, fail_r
+    fd = receive_listener(ours)
+    os.close(ours)
+    return pid, fail_r, Listener(fd, cookie) if fd >= 0 else None
 
 
-def _child(path: str, argv: list[str], program: bytes, ready: int, fail: int) -> None:
+def socket_pair() -> tuple[int, int]:
+    """Two connected sockets, as descriptors."""
+    import _socket
+
+    ours, theirs = _socket.socketpair()
+    return ours.detach(), theirs.detach()
+
+
+def _child(path: str, argv: list[str], program: bytes, ready: int, sock: int, fail: int) -> None:
     try:
         os.read(ready, 1)
         os.close(ready)
-        if ptrace.seccomp_filter(program):
+        error = send_listener(sock, program)
+        if error == EACCES:
             # Without CAP_SYS_ADMIN: give up setuid programs first.
             ptrace.prctl(_NO_NEW_PRIVS, 1)
+            error = send_listener(sock, program)
+        os.close(sock)
+        if error:
+            # The chain of filters has a listener already: descriptors go the other way.
             error = ptrace.seccomp_filter(program)
             if error:
                 os.write(fail, f"seccomp: {os.strerror(error)}".encode())

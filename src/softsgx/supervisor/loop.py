@@ -16,11 +16,14 @@ from softsgx.supervisor.remote import Ended, to_exit_stop
 from softsgx.supervisor.tracee import AddressSpace, Tracee
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, R8, R10, RAX, RDI, RDX, RIP, RSI
+from softsgx.uapi.syscalls import SYSCALLS
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from softsgx.host.notify import Listener
 
 __all__ = ["Options", "Supervisor", "cache_dir"]
 
@@ -80,6 +83,7 @@ class Supervisor:
         self.spare_regs = ptrace.Registers()
         self.view = self.regs.view
         self.main_pid = 0
+        self.listener: Listener | None = None
         self.main_status: int | None = None
         self.sgx: Any = None
         self.quick: Any = None
@@ -97,7 +101,7 @@ class Supervisor:
 
     def run(self, argv: list[str]) -> int:
         """Run a program to its end, and its children; its wait status."""
-        pid, fail = launch(argv)
+        pid, fail, self.listener = launch(argv)
         self.main_pid = pid
         space = AddressSpace(pid)
         self.tracees[pid] = Tracee(pid, pid, space)
@@ -112,6 +116,8 @@ class Supervisor:
                 signals.signal(s, handler)
             why = os.read(fail, 4096)
             os.close(fail)
+            if self.listener is not None:
+                self.listener.close()
             if self.sgx is not None:
                 self.sgx.close()
         if why:
@@ -290,7 +296,8 @@ class Supervisor:
         if call == nr.NR_mmap:
             self._mmap(tracee)
             return
-        if call in paths.HANDLED:
+        row = SYSCALLS.get(call)
+        if row is not None and row.path is not None and row.path.stops:
             answer = self.device_paths.handle(self, tracee, call)
         elif self.sgx is not None:
             answer = self.sgx.syscall(tracee, call)

@@ -7,7 +7,6 @@ what the design's rule `accessible` gives.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +21,8 @@ from softsgx.sgx.epcm import PageTable
 from softsgx.supervisor import masks, paths
 from softsgx.supervisor.execve import image
 from softsgx.supervisor.host_process import HostProcess
-from softsgx.supervisor.remote import Remote, wait_stop
-from softsgx.supervisor.tracee import AddressSpace, Tracee
+from softsgx.supervisor.remote import Remote, scratch, wait_stop
+from softsgx.supervisor.tracee import Tracee
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Mappings"]
 
 _SHARED_FIXED = 0x11
-_SCRATCH = 0x400  # in the page of slots behind our vDSO
-_O_RDWR, _O_RDWR_CLOEXEC = 0o2, 0o2000002
 _MAX_FILTERS = 16
 _USER_END = 1 << 47
 _RESTART = {-512 & (1 << 64) - 1, -513 & (1 << 64) - 1, -514 & (1 << 64) - 1}
@@ -104,11 +101,7 @@ class Mappings:
             value = error or value
         made, self.new_fd = self.new_fd, None
         if made is not None:
-            value = self._remote_fd(call, made[0], _O_RDWR | made[1])
-            space = call.tracee.space
-            if 0 <= value not in space.watched and len(space.watched) < _MAX_FILTERS:
-                space.watched.add(value)
-                self._install(call, bpf.fd_program(value))
+            value = self.sgx.install_fd(call, *made)
         return value
 
     def calls(self, tracee: Tracee) -> Remote:
@@ -117,12 +110,7 @@ class Mappings:
             tracee.at_call = False
             self.sgx.sup.cancel(tracee)
         insn = tracee.space.image + image().syscall
-        return Remote(tracee, insn, self.sgx.sup.regs)
-
-    @staticmethod
-    def scratch(space: AddressSpace) -> int:
-        """Where in a process arguments of remote calls can lie: it can read them there."""
-        return space.image + image().data_offset + _SCRATCH
+        return Remote(tracee, insn, self.sgx.sup.regs, self.sgx.sup.listener)
 
     def flush(self, tracee: Tracee, call: Remote) -> None:
         """Carry out all that is noted; ``call`` makes calls in ``tracee``."""
@@ -208,16 +196,13 @@ class Mappings:
             table.fill(first, last, mask)
 
     def map(
-        self, process: HostProcess, call: Remote, file: EnclaveFile, start: int, end: int,
-        fd: int = -1,
-    ) -> int:  # fmt: skip
+        self, process: HostProcess, call: Remote, file: EnclaveFile, start: int, end: int
+    ) -> int:
         """Make the real mapping of a VMA of an enclave: 0 or -errno."""
         e = file.enclave
-        own = fd < 0 or file.base_file is not file
-        if own:
-            fd = self._remote_fd(call, file.base_file)
-            if fd < 0:
-                return fd
+        fd = call.give(self.sgx.memory_fd(file), cloexec=True, spare=True)
+        if fd < 0:
+            return fd
         lo, hi = max(start, e.base), min(end, e.end)
         pieces = [(start, end, 0)]
         if e.created and lo < hi:
@@ -230,8 +215,7 @@ class Mappings:
                         return got
                     self._note("mmap", process, a, b, offset)
         finally:
-            if own:
-                call(nr.NR_close, fd)
+            call(nr.NR_close, fd)
         self.filter(process, call, file, start, end)
         if e.created and lo < hi:
             first, last = lo - e.base >> 12, hi - e.base >> 12
@@ -239,24 +223,17 @@ class Mappings:
             self._protect(process, call, file, self.wanted(process, file, first, last))
         return 0
 
-    def _remote_fd(self, call: Remote, file: EnclaveFile, flags: int = _O_RDWR_CLOEXEC) -> int:
-        """A new fd in the tracee of the memfd that a file of ours is."""
-        space = call.tracee.space
-        where = self.scratch(space)
-        space.poke(where, f"/proc/{os.getpid()}/fd/{self.sgx.fds[file]}".encode() + b"\0")
-        return call(nr.NR_open, where, flags)
-
-    def carry_out(self, process: HostProcess, call: Remote, effects: Any, fd: int = -1) -> int:
+    def carry_out(self, process: HostProcess, call: Remote, effects: Any) -> int:
         """Do what the model says was done: 0, or -errno of the kernel's if it refused."""
         for effect in effects:
-            error = self._carry_out(process, call, effect, fd)
+            error = self._carry_out(process, call, effect)
             if error < 0:
                 return error
         return 0
 
-    def _carry_out(self, process: HostProcess, call: Remote, effect: Any, fd: int) -> int:
+    def _carry_out(self, process: HostProcess, call: Remote, effect: Any) -> int:
         if isinstance(effect, Map):
-            return self.map(process, call, effect.file, effect.start, effect.end, fd)
+            return self.map(process, call, effect.file, effect.start, effect.end)
         if isinstance(effect, Protect):
             file = effect.file
             if not isinstance(file, EnclaveFile):
@@ -295,12 +272,17 @@ class Mappings:
     # -- filters -----------------------------------------------------------------------
 
     def watch_fd(self, tracee: Tracee, fd: int) -> None:
-        """From the exit stop of an open: hear of what is done to the fd."""
+        """From the exit stop of a call: hear of what is done to the fd."""
         space = tracee.space
-        if not space.image or fd in space.watched or len(space.watched) >= _MAX_FILTERS:
-            return
-        space.watched.add(fd)
-        with self.calls(tracee) as call:
+        if space.image and fd not in space.watched and len(space.watched) < _MAX_FILTERS:
+            with self.calls(tracee) as call:
+                self.watch(call, fd)
+
+    def watch(self, call: Remote, fd: int) -> None:
+        """The same by remote calls. Behind the last filter the decoy answers for itself."""
+        watched = call.tracee.space.watched
+        if fd not in watched and len(watched) < _MAX_FILTERS:
+            watched.add(fd)
             self._install(call, bpf.fd_program(fd))
 
     def filter(
@@ -323,7 +305,7 @@ class Mappings:
     def _install(self, call: Remote, program: bytes) -> None:
         """seccomp(SECCOMP_SET_MODE_FILTER) for all threads of the process."""
         space = call.tracee.space
-        where = self.scratch(space)
+        where = scratch(space)
         space.poke(where, struct.pack("<HxxxxxxQ", len(program) // 8, where + 16) + program)
         for flags in (1, 0):  # TSYNC, or this thread alone if the threads differ
             error = call(nr.NR_seccomp, 1, flags, where)
@@ -346,7 +328,7 @@ class Mappings:
         regs.load(tracee.tid)
         _prepare_restart(regs)
         insn = process.space.image + image().syscall
-        with Remote(tracee, insn, regs) as other:
+        with Remote(tracee, insn, regs, self.sgx.sup.listener) as other:
             yield other
         self.sgx.sup.cont(tracee)
 

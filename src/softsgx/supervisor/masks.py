@@ -20,7 +20,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from softsgx.host import ptrace
-from softsgx.supervisor.remote import Remote
+from softsgx.supervisor.remote import Remote, scratch
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, R10, RDI, RSI
 
@@ -127,7 +127,7 @@ def settle(sgx: Sgx, tracee: Tracee) -> None:
     if not held and not it.reset:
         return
     space = tracee.space
-    where = sgx.mappings.scratch(space)
+    where = scratch(space)
     with _calls(sgx, tracee) as call:
         action = sgx.ignored.get(tracee.tgid, {}).get(it.reset)
         if action is not None:
@@ -160,7 +160,7 @@ def force(sgx: Sgx, tracee: Tracee, number: int) -> None:
     it = odd(tracee)
     it.forced = number
     space = tracee.space
-    where = sgx.mappings.scratch(space)
+    where = scratch(space)
     with _calls(sgx, tracee) as call:
         space.poke(where, bytes(_SIGACTION_BYTES))
         call(nr.NR_rt_sigaction, number, where, 0, 8)

@@ -122,7 +122,7 @@ def _map_enclave(sgx: Sgx, tracee: Tracee, file: EnclaveFile) -> None:
                 call(nr.NR_munmap, placed, size)
             _carry_out(sgx, process, call, outcome.effects)
         else:
-            answer = _carry_out(sgx, process, call, outcome.effects, fd & _LOW) or outcome.value
+            answer = _carry_out(sgx, process, call, outcome.effects) or outcome.value
         process.mm_changed()
     _log(sgx, tracee, "mmap", (addr, length, prot, flags, fd & _LOW, offset), answer, outcome.why)
     view[RAX] = answer & (1 << 64) - 1
@@ -163,8 +163,8 @@ def _reserve(sgx: Sgx, call: Remote, file: EnclaveFile, addr: int, size: int, fl
     return start
 
 
-def _carry_out(sgx: Sgx, process: HostProcess, call: Remote, effects: Any, fd: int = -1) -> int:
-    error = sgx.mappings.carry_out(process, call, effects, fd)
+def _carry_out(sgx: Sgx, process: HostProcess, call: Remote, effects: Any) -> int:
+    error = sgx.mappings.carry_out(process, call, effects)
     # A design may remember of a page that it was mapped, which other mappings of it feel.
     sgx.mappings.flush(call.tracee, call)
     process.mm_changed()

@@ -8,27 +8,31 @@ together allow, so that the CPU itself faults where SGX would.
 
 from __future__ import annotations
 
-import errno
+import fcntl
 import os
 from typing import TYPE_CHECKING, Any
 
 from softsgx.device.device import Device
 from softsgx.device.files import EnclaveFile, PathFile
-from softsgx.host import bpf, ptrace, state
-from softsgx.host.memfd import MemfdMemory
+from softsgx.host import ptrace, state
+from softsgx.host.memfd import MemfdMemory, decoy, new_memory
 from softsgx.law.rule import Stop
 from softsgx.sgx.enclave import EnclaveMemory
-from softsgx.supervisor import enter, masks, mmcalls
+from softsgx.supervisor import enter, filecalls, masks, mmcalls
 from softsgx.supervisor.host_process import HostProcess
 from softsgx.supervisor.mappings import Mappings
+from softsgx.supervisor.remote import Remote
 from softsgx.supervisor.tracee import AddressSpace, Tracee
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RDI, RDX, RSI
+from softsgx.uapi.syscalls import SYSCALLS
 
 if TYPE_CHECKING:
     from softsgx.supervisor.loop import Supervisor
 
 __all__ = ["Sgx"]
+
+_STATUS_FLAGS = os.O_APPEND | os.O_NONBLOCK
 
 
 class _HostDevice(Device):
@@ -39,8 +43,9 @@ class _HostDevice(Device):
         self.sgx = sgx
 
     def make_memory(self, file: EnclaveFile, size_bytes: int) -> EnclaveMemory:
-        """The memfd that the guest's fd is."""
-        return MemfdMemory(os.dup(self.sgx.fds[file]), size_bytes)
+        """A memfd, which mappings made before ECREATE have already."""
+        fd = self.sgx.early.pop(file, None)
+        return MemfdMemory(new_memory(file.path) if fd is None else fd, size_bytes)
 
     def make_measurement(self, secs: Any) -> Any:
         """Hashing in a thread of its own, on any core."""
@@ -60,13 +65,8 @@ class _HostDevice(Device):
             self.sgx.mappings.effects.append((process, effects))
 
     def install(self, process: Any, file: EnclaveFile, flags: int) -> int:  # noqa: ARG002
-        """Note that the caller gets an fd, a memfd of the file's name; 0 until it is there."""
-        sgx = self.sgx
-        if file not in sgx.fds:
-            own = sgx.fds[file] = os.memfd_create(file.path)
-            s = os.fstat(own)
-            sgx.files[s.st_dev, s.st_ino] = file
-        sgx.mappings.new_fd = (file, flags)
+        """Note that the caller gets an fd; 0 until it is there."""
+        self.sgx.mappings.new_fd = (file, flags)
         return 0
 
     def on_pages(self, file: EnclaveFile, first: int, last: int) -> None:
@@ -83,7 +83,7 @@ class Sgx:
         self.record = sup.record
         self.cpus = os.sched_getaffinity(0)
         self.files: dict[tuple[int, int], Any] = {}
-        self.fds: dict[Any, int] = {}
+        self.early: dict[Any, int] = {}
         self.watched: set[int] = set()
         self.ignored: dict[int, dict[int, bytes]] = {}
         options = sup.options
@@ -159,7 +159,8 @@ class Sgx:
             if file in kept:
                 continue
             del self.files[key]
-            os.close(self.fds.pop(file))
+            if file in self.early:
+                os.close(self.early.pop(file))
             if _enclave(file) and file.base_file is file:
                 self.mappings.forget(file)
                 if file.enclave.created:
@@ -189,15 +190,38 @@ class Sgx:
             return None, stop.errno
         return file, 0
 
-    def opened(self, tracee: Tracee, file: Any, fd: int) -> None:
-        """The guest has ``fd`` for a file: remember which memfd it is. At an exit stop."""
-        own = ptrace.pidfd_getfd(tracee.tgid, fd)
+    def memory_fd(self, file: EnclaveFile) -> int:
+        """The file that an enclave's pages are in, or will be."""
+        file = file.base_file
+        if file.enclave.created:
+            fd: int = file.enclave.memory.fd
+            return fd
+        if file not in self.early:
+            self.early[file] = new_memory(file.path)
+        return self.early[file]
+
+    def install_fd(self, call: Remote, file: Any, flags: int) -> int:
+        """Give a tracee a new descriptor of a file, opened with ``flags``: its number or -errno."""
+        listener = call.listener
+        own = decoy(secret=listener is not None)
+        if isinstance(file, PathFile):
+            path_only = os.open(f"/proc/self/fd/{own}", os.O_PATH | os.O_CLOEXEC)
+            os.close(own)
+            own = path_only
+        elif flags & _STATUS_FLAGS:
+            fcntl.fcntl(own, fcntl.F_SETFL, flags & _STATUS_FLAGS)
         s = os.fstat(own)
-        self.files[s.st_dev, s.st_ino] = file
-        self.fds[file] = own
+        fd = call.give(own, cloexec=bool(flags & os.O_CLOEXEC))
+        os.close(own)
+        if fd >= 0:
+            self.files[s.st_dev, s.st_ino] = file
+            self.mappings.watch(call, fd)
+        return fd
+
+    def opened(self, tracee: Tracee, file: Any, fd: int) -> None:
+        """The guest's open of a file was answered."""
         if self.record is not None:
             self.record.open(tracee.tid, file.path, getattr(file, "fmode", 0), fd, "")
-        self.mappings.watch_fd(tracee, fd)
 
     def file_of(self, tracee: Tracee, fd: int) -> Any:
         """The device file that an fd of a process is, or None."""
@@ -216,18 +240,16 @@ class Sgx:
         thread = tracee.thread
         if thread is not None and thread.tcs is not None:
             return enter.syscall_inside(self, tracee)
-        if call == nr.NR_ioctl:
-            return self._ioctl(tracee)
-        if call == nr.NR_fstat:
-            return self.sup.device_paths.fstat(self.sup, tracee, call, self.view[RDI] & 0xFFFFFFFF)
-        if call in (nr.NR_readlink, nr.NR_readlinkat):
-            return self.sup.device_paths.readlink(self.sup, tracee, call)
+        row = SYSCALLS.get(call)
+        if row is None or (tracee.space.ranges and ptrace.event_message(tracee.tid) & 0xFFFF):
+            return filecalls.unknown(self, tracee, call, row is not None)
+        if row.file is not None and row.file.stops:
+            answer = filecalls.handle(self, tracee, row)
+            if answer is not None:
+                return answer
         if call == nr.NR_rt_sigaction:
             masks.sigaction(self, tracee)
             return None
-        if call in bpf.FILE_CALLS:
-            file = self.file_of(tracee, self.view[RDI] & 0xFFFFFFFF)
-            return None if file is None else -errno.EINVAL
         return mmcalls.handle(self, tracee, call)
 
     def mmap(self, tracee: Tracee) -> bool:
@@ -238,11 +260,9 @@ class Sgx:
             return True
         return mmcalls.mmap(self, tracee)
 
-    def _ioctl(self, tracee: Tracee) -> Any:
+    def ioctl(self, tracee: Tracee, file: Any) -> Any:
+        """An ioctl on a device's file that is not the VFS's own."""
         view = self.view
-        file = self.file_of(tracee, view[RDI] & 0xFFFFFFFF)
-        if file is None:
-            return None
         process = self.process(tracee.space)
         process.tid = tracee.tid
         cmd, arg = view[RSI] & 0xFFFFFFFF, view[RDX]

@@ -32,7 +32,7 @@ def verify(process: HostProcess) -> None:
 def _verify(process: HostProcess, file: Any) -> None:
     expected = _merge(_expected(process, file))
     e: Any = file.enclave
-    inode = os.fstat(process.sgx.fds[file]).st_ino
+    inode = os.fstat(process.sgx.memory_fd(file)).st_ino
     real = _merge(
         (m.start, m.end, m.prot, m.offset)
         for m in procmaps.maps(process.space.pid)

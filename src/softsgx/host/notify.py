@@ -1,0 +1,118 @@
+"""Descriptors of ours put into a tracee: seccomp's user notification and its ADDFD.
+
+A tracee that makes the call of `GIVE` waits in the kernel until the tracer hands it a
+descriptor, whose number the call returns. Neither pidfd_getfd(2) nor /proc is needed, no
+permission of the tracee over its tracer, and no name that a program could open. A filter that
+the tracee inherits knows the call by a number that is drawn for each run.
+
+Rejected: opening /proc/PID/fd/N of the tracer in the tracee, which fails once it has changed
+its user or its mounts; SCM_RIGHTS, which takes four calls and a socket in the tracee. Both ends
+of a run without a listener (the chain of filters has one already, EBUSY) go the first way.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import struct
+from errno import EMFILE
+
+from softsgx.host import ptrace
+from softsgx.uapi import syscalls as nr
+
+__all__ = ["GIVE", "Listener", "new_cookie", "receive_listener", "send_listener"]
+
+GIVE = nr.NR_exit
+"""The call that asks: our vDSO makes it too, so a program's own filter has to allow it.
+Without a tracer the kernel answers ENOSYS; the thread never ends by it."""
+
+# Linux, include/uapi/linux/seccomp.h.
+_RECV, _SEND, _ADDFD = 0xC0502100, 0xC0182101, 0x40182103
+_NOTIF_BYTES = 80
+_ADDFD_FLAG_SEND = 2
+_WAIT_MS = 20
+_O_CLOEXEC = 0o2000000
+
+
+def new_cookie() -> int:
+    """64 random bits, which the filter compares with the call's second argument."""
+    return int.from_bytes(os.urandom(8), "little")
+
+
+class Listener:
+    """The tracer's end: ``fd`` is ours from now on."""
+
+    def __init__(self, fd: int, cookie: int) -> None:
+        self.fd, self.cookie = fd, cookie
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+
+    def close(self) -> None:
+        """No more descriptors."""
+        os.close(self.fd)
+
+    def asked(self) -> tuple[int, int] | None:
+        """(the notification's id, the thread's tid), or None if nobody has asked in 20 ms."""
+        if not self._poll.poll(_WAIT_MS):
+            return None
+        notice = bytearray(_NOTIF_BYTES)
+        try:
+            fcntl.ioctl(self.fd, _RECV, notice)
+        except (FileNotFoundError, InterruptedError):  # it was killed while it waited
+            return None
+        ident, tid = struct.unpack_from("<QI", notice)
+        return ident, tid
+
+    def give(self, ident: int, fd: int, cloexec: bool) -> int:
+        """Answer with a descriptor for our ``fd``: 0, or the errno that the asker gets.
+
+        Raises ProcessLookupError if the asker is gone.
+        """
+        flags = _O_CLOEXEC if cloexec else 0
+        asked = struct.pack("<QIIII", ident, _ADDFD_FLAG_SEND, fd, 0, flags)
+        try:
+            fcntl.ioctl(self.fd, _ADDFD, asked)
+        except FileNotFoundError:
+            raise ProcessLookupError from None
+        except OSError as error:
+            number = error.errno or EMFILE
+            self.refuse(ident, number)
+            return number
+        return 0
+
+    def refuse(self, ident: int, errno: int) -> None:
+        """Answer with an error."""
+        try:
+            fcntl.ioctl(self.fd, _SEND, struct.pack("<QqiI", ident, 0, -errno, 0))
+        except FileNotFoundError:
+            raise ProcessLookupError from None
+
+
+def send_listener(sock: int, program: bytes) -> int:
+    """In the child: install the filter, send its listener over a socket; 0 or the errno."""
+    import _socket
+
+    fd = ptrace.seccomp_listener(program)
+    if fd < 0:
+        return -fd
+    end = _socket.socket(fileno=sock)
+    end.sendmsg([b"x"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", fd))])
+    end.detach()
+    os.close(fd)
+    return 0
+
+
+def receive_listener(sock: int) -> int:
+    """In the tracer: the descriptor that the child sent before it closed its end, or -1."""
+    import _socket
+
+    end = _socket.socket(fileno=sock)
+    try:
+        _, rights, _, _ = end.recvmsg(1, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+    finally:
+        end.detach()
+    for level, kind, data in rights:
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+            return int(struct.unpack_from("i", data)[0])
+    return -1
