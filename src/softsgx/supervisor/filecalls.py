@@ -32,6 +32,8 @@ _SEEK_MAX = 4
 _F_DUPFD, _F_DUPFD_CLOEXEC, _F_GETFL, _F_SETFL = 0, 1030, 3, 4
 _F_SETLEASE, _F_ADD_SEALS, _F_GET_SEALS = 1024, 1033, 1034
 _O_ACCMODE, _O_DIRECT = 3, 0o40000
+# Linux, include/uapi/linux/falloc.h: nothing or one mode, with KEEP_SIZE (1) where that goes.
+_FALLOC_MODES = frozenset((0, 1, 3, 8, 0x10, 0x11, 0x20, 0x40, 0x41))
 _MAX_ERROR = -4096 & (1 << 64) - 1
 # Linux, do_vfs_ioctl(): what the VFS answers before the driver is asked; FIONREAD and
 # FIOQSIZE it answers for regular files, directories and links alone.
@@ -157,9 +159,37 @@ def _by_name(call: int) -> Callable[[Sgx, Tracee, Any], Any]:
     return ask
 
 
-def _special(sgx: Sgx, tracee: Tracee, file: Any) -> Any:  # noqa: ARG001
-    """xattr_permission(): no user attributes of a special file, and of the others none."""
-    return -errno.EBADF if isinstance(file, PathFile) else -errno.EPERM
+def _change_xattr(call: int) -> Callable[[Sgx, Tracee, Any], Any]:
+    def change(sgx: Sgx, tracee: Tracee, file: Any) -> Any:
+        if isinstance(file, PathFile):
+            return -errno.EBADF
+        return paths.change_xattr(sgx.sup, tracee, call, RDI, sgx.view[RSI])
+
+    return change
+
+
+def _sendfile(sgx: Sgx, tracee: Tracee, file: Any) -> Any:
+    """do_sendfile(): the offset is read first; to send nothing always works."""
+    view = sgx.view
+    if view[RDX] and len(tracee.read(view[RDX], 8)) < 8:
+        return -errno.EFAULT
+    mode = 2 if sgx.file_of(tracee, view[RDI] & _LOW) is file else 1
+    if not getattr(file, "fmode", 0) & mode:
+        return -errno.EBADF
+    return -errno.EINVAL if view[R10] else 0
+
+
+def _fallocate(sgx: Sgx, tracee: Tracee, file: Any) -> Any:  # noqa: ARG001
+    """vfs_fallocate(): its arguments, in its order, before it sees that this is no file for it."""
+    view = sgx.view
+    mode, offset, length = view[RSI] & _LOW, view[RDX], view[R10]
+    if isinstance(file, PathFile):
+        return -errno.EBADF
+    if offset >> 63 or length >> 63 or not length:
+        return -errno.EINVAL
+    if mode not in _FALLOC_MODES:
+        return -errno.EOPNOTSUPP
+    return -errno.ENODEV if file.fmode & 2 else -errno.EBADF
 
 
 HANDLERS: dict[int, Callable[[Sgx, Tracee, Any], Any]] = {
@@ -171,8 +201,10 @@ HANDLERS: dict[int, Callable[[Sgx, Tracee, Any], Any]] = {
     nr.NR_fstatfs: _by_name(nr.NR_statfs),
     nr.NR_fgetxattr: _by_name(nr.NR_getxattr),
     nr.NR_flistxattr: _by_name(nr.NR_listxattr),
-    nr.NR_fsetxattr: _special,
-    nr.NR_fremovexattr: _special,
+    nr.NR_fsetxattr: _change_xattr(nr.NR_setxattr),
+    nr.NR_fremovexattr: _change_xattr(nr.NR_removexattr),
+    nr.NR_fallocate: _fallocate,
+    nr.NR_sendfile: _sendfile,
 }
 """By the number of a row that says ``handled`` of its file; mmap is the memory calls'."""
 

@@ -138,6 +138,8 @@ class DevicePaths:
             return self._access(tracee, view, call, node)
         if call in _MAGIC:
             return -errno.EINVAL  # no symbolic link
+        if "xattr" in name:
+            return change_xattr(sup, tracee, call, path_arg, view[_ARGS[1]])
         who = Creds(tracee.tid)
         last = [view[r] for r in _ARGS]
         at = row.of_kind("path")[0] + 1
@@ -356,6 +358,20 @@ def instead(sup: Supervisor, tracee: Tracee, call: int, changed: dict[int, int])
     regs.store(tracee.tid)
     sup.cont(tracee)
     return DONE
+
+
+def change_xattr(sup: Supervisor, tracee: Tracee, call: int, where: int, name_at: int) -> Any:
+    """Setxattr and removexattr on a node: of the user's none may be, the others are not kept.
+
+    Mistakes in the arguments are the kernel's to tell, which is asked about /dev/null; a change
+    that it could grant must not reach that.
+    """
+    name = tracee.read_string(name_at, 256)
+    if name and name.startswith((b"security.", b"trusted.", b"system.")):
+        admin = Creds(tracee.tid).capable(21)  # CAP_SYS_ADMIN
+        return -errno.EOPNOTSUPP if admin else -errno.EPERM
+    at = stand_in(tracee.space)
+    return None if not at else instead(sup, tracee, call, {where: at})
 
 
 def _umask(tid: int) -> int:

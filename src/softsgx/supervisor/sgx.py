@@ -21,7 +21,7 @@ from softsgx.sgx.enclave import EnclaveMemory
 from softsgx.supervisor import enter, filecalls, masks, mmcalls
 from softsgx.supervisor.host_process import HostProcess
 from softsgx.supervisor.mappings import Mappings
-from softsgx.supervisor.remote import Remote
+from softsgx.supervisor.remote import Remote, scratch
 from softsgx.supervisor.tracee import AddressSpace, Tracee
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RDI, RDX, RSI
@@ -204,15 +204,13 @@ class Sgx:
         """Give a tracee a new descriptor of a file, opened with ``flags``: its number or -errno."""
         listener = call.listener
         own = decoy(secret=listener is not None)
-        if isinstance(file, PathFile):
-            path_only = os.open(f"/proc/self/fd/{own}", os.O_PATH | os.O_CLOEXEC)
-            os.close(own)
-            own = path_only
-        elif flags & _STATUS_FLAGS:
+        if flags & _STATUS_FLAGS:
             fcntl.fcntl(own, fcntl.F_SETFL, flags & _STATUS_FLAGS)
         s = os.fstat(own)
         fd = call.give(own, cloexec=bool(flags & os.O_CLOEXEC))
         os.close(own)
+        if isinstance(file, PathFile) and fd >= 0:
+            _only_its_path(call, fd, flags & os.O_CLOEXEC)
         if fd >= 0:
             self.files[s.st_dev, s.st_ino] = file
             self.mappings.watch(call, fd)
@@ -242,7 +240,8 @@ class Sgx:
             return enter.syscall_inside(self, tracee)
         row = SYSCALLS.get(call)
         if row is None or (tracee.space.ranges and ptrace.event_message(tracee.tid) & 0xFFFF):
-            return filecalls.unknown(self, tracee, call, row is not None)
+            foreign = row is not None or bool(call & nr.X32_BIT)
+            return filecalls.unknown(self, tracee, call, foreign)
         if row.file is not None and row.file.stops:
             answer = filecalls.handle(self, tracee, row)
             if answer is not None:
@@ -295,6 +294,17 @@ class Sgx:
     # Methods without a call in between: every ECALL takes both.
     signal = enter.signal
     vdso_enclu = enter.vdso_enclu
+
+
+def _only_its_path(call: Remote, fd: int, cloexec: int) -> None:
+    """Make a descriptor one of O_PATH, which cannot be handed over as such."""
+    space = call.tracee.space
+    where = scratch(space)
+    space.poke(where, f"/proc/self/fd/{fd}".encode() + b"\0")
+    made = call(nr.NR_open, where, os.O_PATH | cloexec)
+    if made >= 0:
+        call(nr.NR_dup3, made, fd, cloexec)
+        call(nr.NR_close, made)
 
 
 def _enclave(file: Any) -> bool:

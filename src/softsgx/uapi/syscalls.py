@@ -14,7 +14,7 @@ The VMA is one with VM_PFNMAP, VM_IO, VM_DONTEXPAND and VM_DONTDUMP (Linux commi
 
 from __future__ import annotations
 
-from errno import EINVAL, ENODEV, EOPNOTSUPP, EPERM, ESPIPE
+from errno import EINVAL, EOPNOTSUPP, EPERM, ESPIPE
 
 __all__ = [
     "FIRST_UNKNOWN", "READ", "SYSCALLS", "WRITE", "X32_BIT", "Answer", "Argument", "Syscall",
@@ -187,7 +187,7 @@ NR_alarm = _row(37, "alarm", "seconds")
 NR_setitimer = _row(38, "setitimer", "which value ovalue")
 NR_getpid = _row(39, "getpid")
 NR_sendfile = _row(40, "sendfile", "out_fd:fd in_fd:fd offset count",
-    file=_refuses(EINVAL, "do_splice_direct(): neither ->splice_read nor ->splice_write"))
+    file=_handled("do_sendfile(): EINVAL, neither ->splice_read nor ->splice_write"))
 NR_socket = _row(41, "socket", "family type protocol")
 NR_connect = _row(42, "connect", "fd:fd uservaddr addrlen",
     file=_native("sockfd_lookup(): ENOTSOCK"))
@@ -355,9 +355,9 @@ NR_gettid = _row(186, "gettid")
 NR_readahead = _row(187, "readahead", "fd:fd offset count",
     file=_refuses(EINVAL, "ksys_readahead(): no regular file", READ))
 NR_setxattr = _row(188, "setxattr", "path:path name value size flags",
-    path=_refuses(EPERM, "xattr_permission() of a special file"))
+    path=_handled("xattr_permission() of a special file"))
 NR_lsetxattr = _row(189, "lsetxattr", "path:path name value size flags",
-    path=_refuses(EPERM, "xattr_permission() of a special file"))
+    path=_handled("xattr_permission() of a special file"))
 NR_fsetxattr = _row(190, "fsetxattr", "fd:fd name value size flags",
     file=_handled("xattr_permission() of a special file"))
 NR_getxattr = _row(191, "getxattr", "path:path name value size",
@@ -372,9 +372,9 @@ NR_llistxattr = _row(195, "llistxattr", "path:path list size",
 NR_flistxattr = _row(196, "flistxattr", "fd:fd list size",
     file=_handled("xattr_permission() of a special file"))
 NR_removexattr = _row(197, "removexattr", "path:path name",
-    path=_refuses(EPERM, "xattr_permission() of a special file"))
+    path=_handled("xattr_permission() of a special file"))
 NR_lremovexattr = _row(198, "lremovexattr", "path:path name",
-    path=_refuses(EPERM, "xattr_permission() of a special file"))
+    path=_handled("xattr_permission() of a special file"))
 NR_fremovexattr = _row(199, "fremovexattr", "fd:fd name",
     file=_handled("xattr_permission() of a special file"))
 NR_tkill = _row(200, "tkill", "pid sig")
@@ -485,7 +485,7 @@ NR_signalfd = _row(282, "signalfd", "ufd:fd user_mask sizemask",
 NR_timerfd_create = _row(283, "timerfd_create", "clockid flags")
 NR_eventfd = _row(284, "eventfd", "count")
 NR_fallocate = _row(285, "fallocate", "fd:fd mode offset len",
-    file=_refuses(ENODEV, "vfs_fallocate(): no regular file", WRITE))
+    file=_handled("vfs_fallocate(): ENODEV, no regular file"))
 NR_timerfd_settime = _row(286, "timerfd_settime", "ufd:fd flags utmr otmr",
     file=_native("timerfd_fget(): EINVAL"))
 NR_timerfd_gettime = _row(287, "timerfd_gettime", "ufd:fd otmr",
