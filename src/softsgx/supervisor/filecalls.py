@@ -169,10 +169,12 @@ def _change_xattr(call: int) -> Callable[[Sgx, Tracee, Any], Any]:
 
 
 def _sendfile(sgx: Sgx, tracee: Tracee, file: Any) -> Any:
-    """do_sendfile(): the offset is read first; to send nothing always works."""
+    """sendfile64(): the offset is read first and written last; to send nothing works."""
     view = sgx.view
-    if view[RDX] and len(tracee.read(view[RDX], 8)) < 8:
-        return -errno.EFAULT
+    if view[RDX]:
+        offset = tracee.read(view[RDX], 8)
+        if len(offset) < 8 or ptrace.write_memory(tracee.tid, view[RDX], offset) < 8:
+            return -errno.EFAULT
     mode = 2 if sgx.file_of(tracee, view[RDI] & _LOW) is file else 1
     if not getattr(file, "fmode", 0) & mode:
         return -errno.EBADF
