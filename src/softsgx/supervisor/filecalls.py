@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from softsgx.device.files import PathFile
+from softsgx.host import ptrace
 from softsgx.law.rule import At, Stop
 from softsgx.supervisor import paths
 from softsgx.supervisor.node import Creds

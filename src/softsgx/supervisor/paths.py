@@ -92,9 +92,8 @@ class DevicePaths:
             if node.gone and call not in _CREATES:
                 return -errno.ENOENT
             answer = self._answer(sup, tracee, call, node, i, path_arg)
-            if sup.record is not None and call not in _OPENS and answer is not None:
-                told = 0 if answer is DONE else answer
-                sup.record.path(tracee.tid, nr.syscall_name(call), found, told)
+            if sup.record is not None and isinstance(answer, int) and call not in _OPENS:
+                sup.record.path(tracee.tid, nr.syscall_name(call), found, answer)
             return answer
         return None
 
@@ -355,6 +354,9 @@ def instead(sup: Supervisor, tracee: Tracee, call: int, changed: dict[int, int])
     regs.load(tracee.tid)
     for register in changed:
         view[register] = before[register]
+    if sup.record is not None:
+        answer = view[RAX] - (1 << 64) if view[RAX] >> 63 else view[RAX]
+        sup.record.path(tracee.tid, nr.syscall_name(call), "/dev/null", answer)
     regs.store(tracee.tid)
     sup.cont(tracee)
     return DONE
