@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from softsgx.uapi.syscalls import SYSCALLS, Syscall
+from softsgx.supervisor.filecalls import HANDLERS
+from softsgx.uapi.syscalls import SYSCALLS, NR_mmap, Syscall
 from tests.command import Softsgx
 from tests.test_guests import Guest
 
@@ -91,3 +92,8 @@ def test_lseek_and_the_ends_of_the_list(softsgx: Softsgx, guest: Guest, tmp_path
     ]  # fmt: skip
     shown = softsgx.command("show", record).stdout
     assert shown.count("a call that softsgx has no row for") == 1
+
+
+def test_every_row_that_wants_a_handler_has_one() -> None:
+    wants = {nr for nr, row in SYSCALLS.items() if row.file and row.file.how == "handled"}
+    assert wants == {*HANDLERS, NR_mmap}

@@ -25,7 +25,7 @@ from softsgx.uapi.syscalls import SYSCALLS, Syscall
 if TYPE_CHECKING:
     from softsgx.supervisor.sgx import Sgx
 
-__all__ = ["HANDLERS", "handle"]
+__all__ = ["HANDLERS", "handle", "unknown"]
 
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)
 _LOW = 0xFFFFFFFF
@@ -182,6 +182,28 @@ def _sendfile(sgx: Sgx, tracee: Tracee, file: Any) -> Any:
     return -errno.EINVAL if view[R10] else 0
 
 
+def _sync_file_range(sgx: Sgx, tracee: Tracee, file: Any) -> Any:
+    """sync_file_range(): what the kernel finds no fault with fails since this is no file."""
+    if isinstance(file, PathFile):
+        return -errno.EBADF
+    Remote.step(tracee.tid)
+    sgx.sup.regs.load(tracee.tid)
+    if not sgx.view[RAX]:
+        sgx.view[RAX] = -errno.ESPIPE & (1 << 64) - 1
+        sgx.sup.regs.store(tracee.tid)
+    sgx.sup.cont(tracee)
+    return paths.DONE
+
+
+def _splice(sgx: Sgx, tracee: Tracee, file: Any) -> Any:
+    """splice(): nothing to do is no mistake."""
+    view = sgx.view
+    if not view[R8]:
+        return 0 if not view[R9] & ~0xF & _LOW else -errno.EINVAL
+    mode = 1 if sgx.file_of(tracee, view[RDI] & _LOW) is file else 2
+    return -errno.EINVAL if getattr(file, "fmode", 0) & mode else -errno.EBADF
+
+
 def _fallocate(sgx: Sgx, tracee: Tracee, file: Any) -> Any:  # noqa: ARG001
     """vfs_fallocate(): its arguments, in its order, before it sees that this is no file for it."""
     view = sgx.view
@@ -208,6 +230,8 @@ HANDLERS: dict[int, Callable[[Sgx, Tracee, Any], Any]] = {
     nr.NR_fremovexattr: _change_xattr(nr.NR_removexattr),
     nr.NR_fallocate: _fallocate,
     nr.NR_sendfile: _sendfile,
+    nr.NR_sync_file_range: _sync_file_range,
+    nr.NR_splice: _splice,
 }
 """By the number of a row that says ``handled`` of its file; mmap is the memory calls'."""
 

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Creds", "Node"]
+__all__ = ["Creds", "Node", "make_node"]
 
 _MISC_MAJOR = 10
 _MINORS = {"enclave": 125, "provision": 126}

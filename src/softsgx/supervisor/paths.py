@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from softsgx.supervisor.loop import Supervisor
 
-__all__ = ["DONE", "DevicePaths", "instead", "stand_in"]
+__all__ = ["DONE", "DevicePaths", "change_xattr", "instead", "stand_in"]
 
 DONE = object()
 """The handler has let the tracee run itself."""

@@ -468,10 +468,10 @@ NR_unshare = _row(272, "unshare", "unshare_flags")
 NR_set_robust_list = _row(273, "set_robust_list", "head len")
 NR_get_robust_list = _row(274, "get_robust_list", "pid head_ptr len_ptr")
 NR_splice = _row(275, "splice", "fd_in:fd off_in fd_out:fd off_out len flags",
-    file=_refuses(EINVAL, "do_splice(), generic_file_rw_checks(): no regular file"))
+    file=_handled("do_splice(): EINVAL, no pipe with it and no ->splice_read"))
 NR_tee = _row(276, "tee", "fdin:fd fdout:fd len flags", file=_native("do_tee(): EINVAL, no pipe"))
 NR_sync_file_range = _row(277, "sync_file_range", "fd:fd offset nbytes flags",
-    file=_refuses(ESPIPE, "sync_file_range(): no regular file"))
+    file=_handled("sync_file_range(): ESPIPE, no regular file"))
 NR_vmsplice = _row(278, "vmsplice", "fd:fd iov nr_segs flags",
     file=_native("vmsplice_type(): EBADF, no pipe"),
     vma=_handled("check_vma_flags(): VM_IO, VM_PFNMAP: EFAULT"))
