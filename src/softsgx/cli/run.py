@@ -25,6 +25,9 @@ Run PROGRAM with a software SGX device.
   --carry-out                    under a design that never shipped: carry out the calls of a
                                  loader for Linux 6.0 as the design's own
   --epc SIZE                     what CPUID reports as EPC, e.g. 64M (default 128M)
+  --dev-mode MODE, --dev-owner USER, --dev-group GROUP
+                                 of the device's nodes (default 0666, root, root)
+  --dev-noexec, --dev-exec       as if they lay on a noexec mount, or not (default: as /dev does)
   --record FILE                  append every event to FILE ('softsgx show FILE' prints it)
   -v, --verbose                  print every event to standard error
   --no-cpuid                     leave the CPUID instruction alone
@@ -63,6 +66,8 @@ def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     takes = {"--design": "design", "--epc": "epc", "--record": "record"}
     takes |= {f"--{name}": name for name in _LSM}
     flags = {"-v": "verbose", "--verbose": "verbose", "--no-cpuid": "no_cpuid"}
+    takes |= {"--dev-mode": "dev_mode", "--dev-owner": "dev_owner", "--dev-group": "dev_group"}
+    flags |= {"--dev-noexec": "dev_noexec", "--dev-exec": "dev_exec"}
     flags |= {"--verify": "verify", "--permissive": "permissive", "--carry-out": "carry_out"}
     rest = list(args)
     while rest:
@@ -108,6 +113,7 @@ def run(args: list[str]) -> int:
 
         design = make_design(chosen["design"])
         options.make_design = lambda: design
+    _nodes(options, chosen)
     options.cpuid = not chosen.get("no_cpuid")
     options.carry_out = bool(chosen.get("carry_out"))
     options.verify = bool(chosen.get("verify"))
@@ -128,6 +134,36 @@ def run(args: list[str]) -> int:
     if os.WIFSIGNALED(status):
         return _die(os.WTERMSIG(status))
     return os.WEXITSTATUS(status)
+
+
+def _nodes(options: Options, chosen: dict[str, Any]) -> None:
+    """What the device's nodes are like. Raises UsageError."""
+    if "dev_mode" in chosen:
+        text = chosen["dev_mode"]
+        if not text.isascii() or not text.isdigit() or set(text) & set("89") or len(text) > 4:
+            raise UsageError(f"--dev-mode {text}: not a mode; give an octal one, like 0660")
+        options.dev_mode = int(text, 8)
+    if "dev_owner" in chosen:
+        options.dev_uid = _id("owner", chosen["dev_owner"])
+    if "dev_group" in chosen:
+        options.dev_gid = _id("group", chosen["dev_group"])
+    if "dev_noexec" in chosen or "dev_exec" in chosen:
+        if "dev_noexec" in chosen and "dev_exec" in chosen:
+            raise UsageError("--dev-noexec and --dev-exec exclude each other")
+        options.dev_noexec = "dev_noexec" in chosen
+
+
+def _id(what: str, name: str) -> int:
+    """A user's or a group's number."""
+    if name.isascii() and name.isdigit() and int(name) < 1 << 32:
+        return int(name)
+    import grp
+    import pwd
+
+    try:
+        return grp.getgrnam(name).gr_gid if what == "group" else pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise UsageError(f"--dev-{what} {name}: there is none; give its name or number") from None
 
 
 def _recorder(chosen: dict[str, Any], design: Any, argv: list[str], options: Options) -> Any:

@@ -12,6 +12,7 @@ from softsgx.errors import UsageError
 from softsgx.host import ptrace, signals
 from softsgx.supervisor import execve, paths
 from softsgx.supervisor.launch import launch
+from softsgx.supervisor.node import Node
 from softsgx.supervisor.remote import Ended, to_exit_stop
 from softsgx.supervisor.tracee import AddressSpace, Tracee
 from softsgx.uapi import syscalls as nr
@@ -45,10 +46,23 @@ class Options:
     """What ``softsgx run`` was asked for. design: a Design, made when first needed.
 
     lsm: a `softsgx.supervisor.lsm.Confinement`, None for no LSM. carry_out: calls of
-    loaders for Linux are carried out as the design's own.
+    loaders for Linux are carried out as the design's own. dev_mode, dev_uid, dev_gid: of the
+    device's nodes. dev_noexec: whether they lie on a noexec mount, None: as /dev does.
     """
 
-    __slots__ = ("carry_out", "cpuid", "epc_bytes", "lsm", "make_design", "recorder", "verify")
+    __slots__ = (
+        "carry_out",
+        "cpuid",
+        "dev_gid",
+        "dev_mode",
+        "dev_noexec",
+        "dev_uid",
+        "epc_bytes",
+        "lsm",
+        "make_design",
+        "recorder",
+        "verify",
+    )
 
     def __init__(self, make_design: Any = None, epc_bytes: int = 128 << 20) -> None:
         self.make_design = make_design
@@ -58,17 +72,22 @@ class Options:
         self.verify = False
         self.carry_out = False
         self.cpuid = True
+        self.dev_mode, self.dev_uid, self.dev_gid = 0o666, 0, 0
+        self.dev_noexec: bool | None = None
 
 
 def _device_paths(options: Options) -> paths.DevicePaths:
+    def node(path: str) -> Node:
+        return Node(path, options.dev_mode, options.dev_uid, options.dev_gid)
+
     design = options.make_design() if options.make_design else None
     if design is None:
-        return paths.DevicePaths()
+        return paths.DevicePaths(node=node)
     if not options.carry_out:
-        return paths.DevicePaths(design.paths, design.aliases)
+        return paths.DevicePaths(design.paths, design.aliases, node)
     from softsgx.device.carryout import CarryOut
 
-    return paths.DevicePaths(design.paths, CarryOut.aliases(design))
+    return paths.DevicePaths(design.paths, CarryOut.aliases(design), node)
 
 
 class Supervisor:

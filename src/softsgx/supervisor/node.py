@@ -10,12 +10,7 @@ import os
 import stat
 import struct
 
-# Not from typing, whose import takes 10 ms: type checkers know the name.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-__all__ = ["Creds", "Node", "make_node"]
+__all__ = ["Creds", "Node"]
 
 _MISC_MAJOR = 10
 _MINORS = {"enclave": 125, "provision": 126}
@@ -142,8 +137,3 @@ class Node:
         major, minor = os.major(self.device), os.minor(self.device)
         struct.pack_into("<IIII", buf, 128, _MISC_MAJOR, self.minor, major, minor)
         return bytes(buf)
-
-
-def make_node(path: str, options: Any) -> Node:
-    """A node as the options of the run want it."""
-    return Node(path, options.dev_mode, options.dev_uid, options.dev_gid)

@@ -96,6 +96,10 @@ class Sgx:
             xfrm_supported=_xfrm(sup),
             carry_out=options.carry_out,
         )
+        noexec = options.dev_noexec
+        if noexec is None:
+            noexec = bool(os.statvfs("/dev").f_flag & os.ST_NOEXEC)
+        self.noexec = int(noexec)
         self.mappings = Mappings(self)
         self.processes: set[HostProcess] = self.device.processes
         if self.record is None and not options.verify:
@@ -188,6 +192,8 @@ class Sgx:
             if self.record is not None:
                 self.record.open(tracee.tid, path, fmode, -stop.errno, stop.why)
             return None, stop.errno
+        if isinstance(file, EnclaveFile):
+            file.noexec = self.noexec
         return file, 0
 
     def memory_fd(self, file: EnclaveFile) -> int:
