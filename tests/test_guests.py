@@ -25,6 +25,7 @@ _GUESTS = {
     "signals": (("200",), 11),
     "masks": ((), 26),
     "opens": ((), 30),
+    "peeks": ((), 25),
     "avx": ((), 15),
     "nested": ((), 16),
     "rawenclu": ((), 46),

@@ -205,6 +205,7 @@ def range_program(start: int, end: int, stub: int) -> bytes:
         elif not row.of_kind("pid", "pidfd") and n != nr.NR_shmat:
             wanted[n] = "trace"
     wanted |= {nr.NR_mremap: "mremap", nr.NR_mmap: "mmap", nr.NR_rt_sigaction: "sigaction"}
+    wanted[nr.NR_ioctl] = "ioctl"
     p.op(_LD, _ARCH)
     p.op(_JEQ, _X86_64, "place")
     p.op(_RET, TRACE | OTHER)
@@ -234,6 +235,9 @@ def range_program(start: int, end: int, stub: int) -> bytes:
     for number in (4, 7, 8):  # SIGILL, SIGBUS, SIGFPE
         p.op(_JEQ, number, "trace")
     p.op(_JEQ, 11, "trace", "allow")  # SIGSEGV
+    p.label("ioctl")
+    p.op(_LD, _arg(1))
+    p.op(_JEQ, 0xC020AA00, "trace", "allow")  # UFFDIO_REGISTER
     p.label("mremap")
     p.op(_LD, _arg(3))
     p.op(_JSET, 0x6, "trace")  # MREMAP_FIXED, MREMAP_DONTUNMAP

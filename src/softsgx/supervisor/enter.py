@@ -18,7 +18,7 @@ from softsgx.law.rule import FAULT
 from softsgx.sdm import leaves as sdm
 from softsgx.sgx.enclu import Thread, edeccssa, eenter, eexit, eresume
 from softsgx.sgx.inside import LEAVES, run_leaf
-from softsgx.supervisor import execve, masks, paths
+from softsgx.supervisor import execve, masks, outside, paths
 from softsgx.supervisor.exceptions import (
     deliver,
     exception,
@@ -28,7 +28,6 @@ from softsgx.supervisor.exceptions import (
     page_fields,
     raise_inside,
 )
-from softsgx.supervisor.outside import fault_signal
 from softsgx.supervisor.tracee import Tracee
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RAX, RBX, RCX, RIP
@@ -142,7 +141,7 @@ def _signal(sgx: Sgx, tracee: Tracee, number: int) -> None:
     if not inside:
         if number in (SIGILL, SIGSEGV) and execve.emulate_cpuid(sup, tracee, number):
             return
-        sup.cont(tracee, fault_signal(sgx, tracee, number))
+        sup.cont(tracee, outside.fault(sgx, tracee, number) or 0)
         return
     if number in _SYNCHRONOUS:
         info = ptrace.get_siginfo(tracee.tid)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from softsgx.supervisor.sgx import Sgx
 
 __all__ = [
+    "Named",
     "deliver",
     "exception",
     "flush",
@@ -29,6 +30,7 @@ __all__ = [
     "leave",
     "page_fields",
     "raise_inside",
+    "real_prot",
 ]
 
 _MAX_RETRIES = 100
@@ -41,7 +43,7 @@ _ILLEGAL = frozenset(bytes((b,)) for b in b"\x6c\x6d\x6e\x6f\xe4\xe5\xe6\xe7\xec
 _UCONTEXT_ERR, _UCONTEXT_TRAPNO, _UCONTEXT_CR2 = 192, 200, 216
 
 
-class _Named:
+class Named:
     """Registers by name, as the instruction decoder wants them."""
 
     def __init__(self, view: Any) -> None:
@@ -108,8 +110,8 @@ def _page_fault(sgx: Sgx, tracee: Tracee, addr: int, si_code: int) -> None:
     process = sgx.process(tracee.space)
     process.tid = tracee.tid
     code = tracee.space.peek(view[RIP], 15)
-    prot = _real_prot(process, addr)
-    kind = insn.access_kind(code, view[RIP], _Named(view), addr, prot=prot)
+    prot = real_prot(process, addr)
+    kind = insn.access_kind(code, view[RIP], Named(view), addr, prot=prot)
     kind = {insn.FETCH: FETCH, insn.WRITE: WRITE}.get(kind, READ)
     enclave = thread.enclave
     vma = process.mm.find(addr)
@@ -154,7 +156,7 @@ def page_fields(enclave: Any, addr: int) -> dict[str, int] | None:
     return fields
 
 
-def _real_prot(process: Any, addr: int) -> int | None:
+def real_prot(process: Any, addr: int) -> int | None:
     """What the real mapping allowed at an enclave's address: it often tells the access alone."""
     vma = process.mm.find(addr)
     if vma is None or vma.file.base_file not in process.native:

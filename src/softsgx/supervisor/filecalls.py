@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from softsgx.device.files import PathFile
 from softsgx.host import ptrace
 from softsgx.law.rule import At, Stop
-from softsgx.supervisor import paths
+from softsgx.supervisor import paths, peeks
 from softsgx.supervisor.node import Creds
 from softsgx.supervisor.remote import Remote
 from softsgx.supervisor.tracee import Tracee
@@ -55,10 +55,22 @@ def handle(sgx: Sgx, tracee: Tracee, row: Syscall) -> Any:
     if taken is None:
         taken = _fds[row.nr] = row.of_kind("fd", "pidfd")
     for index in taken:
-        file = sgx.file_of(tracee, sgx.view[_ARGS[index]] & _LOW)
+        fd = sgx.view[_ARGS[index]] & _LOW
+        file = sgx.file_of(tracee, fd)
         if file is not None:
             return _answer(sgx, tracee, row, file)
+        if fd in tracee.space.mem_fds:
+            return _on_memory(sgx, tracee, row)
     return None
+
+
+def _on_memory(sgx: Sgx, tracee: Tracee, row: Syscall) -> Any:
+    """A call on a descriptor of /proc/PID/mem."""
+    answer = row.file
+    duplicates = row.nr == nr.NR_fcntl and sgx.view[RSI] & _LOW in (_F_DUPFD, _F_DUPFD_CLOEXEC)
+    if duplicates or (answer is not None and answer.how == "follows"):
+        return _followed(sgx, tracee, tracee.space.mem_fds)
+    return peeks.mem_call(sgx, tracee, row.nr)
 
 
 def _answer(sgx: Sgx, tracee: Tracee, row: Syscall, file: Any) -> Any:
@@ -80,13 +92,15 @@ def _answer(sgx: Sgx, tracee: Tracee, row: Syscall, file: Any) -> Any:
     return value
 
 
-def _followed(sgx: Sgx, tracee: Tracee) -> Any:
+def _followed(sgx: Sgx, tracee: Tracee, also: set[int] | None = None) -> Any:
     """A call that gives another descriptor of the same file: hear of what is done to it, too."""
     Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
     sgx.sup.regs.load(tracee.tid)
     fd = sgx.view[RAX]
     if fd < _MAX_ERROR:
         sgx.mappings.watch_fd(tracee, fd & _LOW)
+        if also is not None:
+            also.add(fd & _LOW)
     sgx.sup.cont(tracee)
     return paths.DONE
 

@@ -86,7 +86,7 @@ class DevicePaths:
             found = self._named(sup, tracee, call, dir_arg, path_arg)
             if found is None:
                 continue
-            if isinstance(found, int):
+            if not isinstance(found, str):
                 return found
             node = self.nodes[found]
             if node.gone and call not in _CREATES:
@@ -99,7 +99,7 @@ class DevicePaths:
 
     def _named(
         self, sup: Supervisor, tracee: Tracee, call: int, dir_arg: int | None, path_arg: int
-    ) -> str | int | None:
+    ) -> Any:
         """The device that one path of a call names, an answer, or None."""
         view = sup.view
         raw = tracee.read_string(view[path_arg])
@@ -217,9 +217,7 @@ class DevicePaths:
                 return node
         return None
 
-    def _unusual(
-        self, sup: Supervisor, tracee: Tracee, call: int, dirfd: int, raw: bytes
-    ) -> str | int | None:
+    def _unusual(self, sup: Supervisor, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any:
         """A path that does not end in a device's name: its device, an answer, or None."""
         view, sgx = sup.view, sup.sgx
         if sgx is not None and (b"fd/" in raw or call in _MAGIC):
@@ -232,6 +230,8 @@ class DevicePaths:
                 ):
                     return None
                 return str(file.path)
+        if call in _OPENS and raw[raw.rfind(b"/") + 1 :] == b"mem":
+            return self._memory(sup, tracee)
         for name in self.names:
             at = raw.find(name + b"/")
             if at > 0 and self._resolve(tracee, dirfd, raw[: at + len(name)]) is not None:
@@ -247,6 +247,23 @@ class DevicePaths:
                 file = self._magic_link(sup, tracee, dirfd, raw)
                 return None if file is None else str(file.path)
         return None
+
+    @staticmethod
+    def _memory(sup: Supervisor, tracee: Tracee) -> Any:
+        """The open of /proc/PID/mem: what is done to the descriptor may concern an enclave."""
+        Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
+        sup.regs.load(tracee.tid)
+        fd = sup.view[RAX]
+        if fd < 1 << 31:
+            try:
+                name = os.readlink(f"/proc/{tracee.tid}/fd/{fd}")
+            except OSError:
+                name = ""
+            if name.startswith("/proc/") and name.endswith("/mem"):
+                tracee.space.mem_fds.add(fd)
+                sup.load_sgx().mappings.watch_fd(tracee, fd)
+        sup.cont(tracee)
+        return DONE
 
     @staticmethod
     def _where(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:

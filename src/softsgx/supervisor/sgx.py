@@ -18,7 +18,7 @@ from softsgx.host import ptrace, state
 from softsgx.host.memfd import MemfdMemory, decoy, new_memory
 from softsgx.law.rule import Stop
 from softsgx.sgx.enclave import EnclaveMemory
-from softsgx.supervisor import enter, filecalls, masks, mmcalls
+from softsgx.supervisor import enter, filecalls, masks, mmcalls, peeks
 from softsgx.supervisor.host_process import HostProcess
 from softsgx.supervisor.mappings import Mappings
 from softsgx.supervisor.remote import Remote, scratch
@@ -252,6 +252,8 @@ class Sgx:
             answer = filecalls.handle(self, tracee, row)
             if answer is not None:
                 return answer
+        if call in peeks.HANDLERS:
+            return peeks.handle(self, tracee, call)
         if call == nr.NR_rt_sigaction:
             masks.sigaction(self, tracee)
             return None

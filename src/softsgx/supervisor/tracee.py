@@ -20,7 +20,8 @@ class AddressSpace:
     pid: of a process that lives in it. image: base address of our vDSO in it, 0
     while there is none. aep, entry: where its ENCLU begins and ends. sgx: the
     device's `SgxProcess`, None until it meets the device. patched: CPUID sites by
-    address (two bytes each). tracees: those that run in it.
+    address (two bytes each). tracees: those that run in it. watched: the descriptors that a
+    filter stops calls on; mem_fds: those of them that are of /proc/PID/mem.
     """
 
     __slots__ = (
@@ -28,6 +29,7 @@ class AddressSpace:
         "entry",
         "image",
         "mem_fd",
+        "mem_fds",
         "native_cpuid",
         "patched",
         "pid",
@@ -46,6 +48,7 @@ class AddressSpace:
         self.native_cpuid = True
         self.tracees: set[int] = set()
         self.watched: set[int] = set()
+        self.mem_fds: set[int] = set()
         self.ranges: list[tuple[int, int]] = []
 
     def close(self) -> None:

@@ -153,7 +153,8 @@ NR_brk = _row(12, "brk", "brk", vma=_native("check_brk_limits(): no VMA is repla
 NR_rt_sigaction = _row(13, "rt_sigaction", "sig act oact sigsetsize")
 NR_rt_sigprocmask = _row(14, "rt_sigprocmask", "how nset oset sigsetsize")
 NR_rt_sigreturn = _row(15, "rt_sigreturn")
-NR_ioctl = _row(16, "ioctl", "fd:fd cmd arg", file=_handled("do_vfs_ioctl(), then sgx_ioctl()"))
+NR_ioctl = _row(16, "ioctl", "fd:fd cmd arg", file=_handled("do_vfs_ioctl(), then sgx_ioctl()"),
+    vma=_handled("UFFDIO_REGISTER, vma_can_userfault(): EINVAL"))
 NR_pread64 = _row(17, "pread64", "fd:fd buf count pos",
     file=_refuses(EINVAL, "vfs_read(), vfs_readv(): no FMODE_CAN_READ", READ))
 NR_pwrite64 = _row(18, "pwrite64", "fd:fd buf count pos",

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * usage: peeks
+ * An enclave's memory by system calls and by code outside: what Linux answers for VM_IO | VM_PFNMAP
+ * (mm/gup.c, check_vma_flags()), /proc/PID/mem through sgx_vma_access(), the abort page, and pages
+ * that a touch from outside adds.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include "loader.h"
+#include "tap.h"
+
+static sigjmp_buf back;
+
+static void on_signal(int number)
+{
+	siglongjmp(back, number);
+}
+
+/* 8 bytes at an address by code outside; the signal in `number` if there was one. */
+static uint64_t load(uint64_t addr, int *number)
+{
+	*number = sigsetjmp(back, 1);
+	return *number ? 0 : *(volatile uint64_t *)addr;
+}
+
+static int store(uint64_t addr, uint64_t value)
+{
+	int number = sigsetjmp(back, 1);
+
+	if (!number)
+		*(volatile uint64_t *)addr = value;
+	return number;
+}
+
+/* `n` bytes of /proc/self/mem at an address: the count or -errno. */
+static long mem(int fd, uint64_t addr, void *buf, size_t n, bool write)
+{
+	long ret = write ? pwrite(fd, buf, n, (off_t)addr) : pread(fd, buf, n, (off_t)addr);
+
+	return ret < 0 ? -errno : ret;
+}
+
+static void debugger(struct encl *e, bool debug)
+{
+	static const char *names[2][6] = {
+		{"mem_data", "mem_code", "mem_tcs", "mem_write_code", "mem_dup", "mem_read"},
+		{"debug_mem_data", "debug_mem_code", "debug_mem_tcs", "debug_mem_write_code",
+		 "debug_mem_dup", "debug_mem_read"}};
+	uint64_t data = e->base + e->heap, code = e->base + e->entry, tcs = e->base + e->tcs[0];
+	int fd = open("/proc/self/mem", O_RDWR), again;
+	uint64_t was = 0, value = 0x1122334455667788;
+	char page[4096];
+	long got;
+
+	encl_op(e, OP_POKE, data, 0x5a5a, 0, 0);
+	got = mem(fd, data, &was, 8, false);
+	check(debug ? got == 8 && was == 0x5a5a : got == -EIO, names[debug][0], "%ld, %lx", got, was);
+	got = mem(fd, code, page, 64, false);
+	check(debug ? got == 64 && !memcmp(page, (void *)code, 64) : got == -EIO, names[debug][1],
+	      "%ld", got);
+	got = mem(fd, tcs + 32, &was, 8, false); /* OENTRY */
+	check(debug ? got == 8 && was == e->entry : got == -EIO, names[debug][2], "%ld, %lx", got, was);
+	got = mem(fd, code + 4088, &value, 8, true);
+	check(debug ? got == 8 && *(uint64_t *)(code + 4088) == value : got == -EIO,
+	      names[debug][3], "%ld", got);
+	again = dup(fd);
+	got = mem(again, data, &was, 8, false);
+	check(debug ? got == 8 : got == -EIO, names[debug][4], "%ld", got);
+	/* From memory of our own into the enclave: what comes before it is read. */
+	if (lseek(again, (off_t)(uintptr_t)&value, SEEK_SET) < 0 || read(again, &was, 8) != 8)
+		abort();
+	check(was == value && lseek(again, 0, SEEK_CUR) == (off_t)(uintptr_t)(&value + 1),
+	      names[debug][5], "%lx", was);
+	close(again);
+	close(fd);
+}
+
+static void pinned(struct encl *e)
+{
+	uint64_t data = e->base + e->heap;
+	char buf[16];
+	struct iovec local = {buf, 8}, remote = {(void *)data, 8};
+	struct iovec two[2] = {{&local, 8}, {(void *)data, 8}};
+	struct uffdio_register reg = {.range = {data, 4096}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+	struct uffdio_api api = {.api = UFFD_API};
+	char params[256] = {0};
+	int pipes[2], fd;
+
+	check_errno((int)process_vm_readv(getpid(), &local, 1, &remote, 1, 0), EFAULT, "vm_readv");
+	check_errno((int)process_vm_writev(getpid(), &local, 1, &remote, 1, 0), EFAULT, "vm_writev");
+	local.iov_len = 16;
+	check(process_vm_readv(getpid(), &local, 1, two, 2, 0) == 8, "vm_readv_part", "%s",
+	      strerror(errno));
+	if (pipe(pipes))
+		abort();
+	check_errno((int)vmsplice(pipes[1], &remote, 1, 0), EFAULT, "vmsplice");
+	fd = (int)syscall(SYS_io_uring_setup, 1, params);
+	if (fd < 0)
+		skip("io_uring_buffers", "no io_uring here (sysctl kernel.io_uring_disabled)");
+	else
+		check_errno((int)syscall(SYS_io_uring_register, fd, 0, &remote, 1), EFAULT,
+			    "io_uring_buffers");
+	fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
+		skip("userfaultfd", "no userfaultfd here");
+	else
+		check_errno(ioctl(fd, UFFDIO_REGISTER, &reg), EINVAL, "userfaultfd");
+}
+
+static void abort_page(struct encl *e)
+{
+	uint64_t tcs = e->base + e->tcs[0], absent = e->base + e->free, got;
+	struct sgx_enclave_run run = {0};
+	int number;
+
+	got = load(tcs, &number);
+	check(!number && got == ~0ull, "tcs_load", "signal %d, %lx", number, got);
+	check(!store(tcs + 32, 0), "tcs_store", "a signal");
+	check(encl_op(e, OP_PEEK, e->base + e->heap, 0, 0, 0) == 0x5a5a, "tcs_store_dropped",
+	      "the TCS is spoilt");
+	if (mmap((void *)absent, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, e->fd, 0) ==
+	    MAP_FAILED)
+		abort();
+	got = load(absent, &number);
+	check(!number && got == ~0ull, "absent_load", "signal %d, %lx", number, got);
+	check(!store(absent, 7), "absent_store", "a signal");
+	/* The touch has added it: there is something to accept. */
+	number = (int)encl_enclu(e, 0, 5, absent, 3 | SI_REG | 8, 0, &run);
+	check(number == 0, "absent_added", "EACCEPT: %d, vector %d", number, run.exception_vector);
+	check(encl_op(e, OP_PEEK, absent, 0, 0, 0) == 0, "absent_zero", "not zero");
+}
+
+int main(void)
+{
+	struct sigaction action = {.sa_handler = on_signal};
+	struct encl e;
+
+	sigaction(SIGSEGV, &action, NULL);
+	sigaction(SIGBUS, &action, NULL);
+	for (int debug = 0; debug < 2; debug++) {
+		struct encl_opts opts = {.heap = 8192, .size = 1 << 20, .attributes = debug ? 2 : 0};
+
+		memset(&e, 0, sizeof(e));
+		if (encl_load(&e, &opts))
+			bail("load", e.err);
+		debugger(&e, debug);
+	}
+	pinned(&e);
+	abort_page(&e);
+	return tap_failed;
+}
