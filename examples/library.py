@@ -16,7 +16,7 @@ from softsgx.uapi.regs import NREGS, RAX, RBX, RCX, RIP, RSP
 R, W, X = 1, 2, 4
 BASE, SIZE = 0x7000_0000_0000, 0x4000
 
-device = Device()  # the design linux-6.0, no LSM
+device = Device()  # the design linux-6.12, no LSM
 process = device.process()
 segments = [
     Segment(0x0000, tcs_page(entry=0x3000, ssa=0x1000), tcs=True),

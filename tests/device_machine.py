@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from softsgx.designs.linux import Linux60
+from softsgx.designs.linux import DEFAULT
 from softsgx.device import Device, Process
 from softsgx.device.build import Segment
 from softsgx.law.rule import At
@@ -34,7 +34,7 @@ ZEROS = bytes(PAGE)
 class MachineState(RuleBasedStateMachine):
     """Processes, threads and enclaves of one device; fds 3 and 4 are enclaves, 5 a token."""
 
-    design: Any = Linux60
+    design: Any = DEFAULT
 
     def __init__(self) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ def load(design: str, *adds: str, mode: str = "rw") -> list[str]:
     adds: what is added beside the enclave's own parts, without ``via=``.
     """
     name = design.partition(":")[0]
-    via = {"v20": "v20", "linux-6.0": "pages", "linux-5.11": "pages"}.get(name, "region")
+    via = {"v20": "v20"}.get(name, "pages" if name.startswith("linux") else "region")
     more = " segment=auto" if name == "segments" else ""
     lines = [f"0 open e {mode} -> 0", "0 create e -> 0", f"0 add e base via={via}{more} -> 0"]
     lines += [f"0 add e {add} via={via} -> 0" for add in adds]

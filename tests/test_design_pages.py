@@ -92,8 +92,8 @@ def test_an_extension_makes_read_only_memory_executable(lsm: SELinuxLsm) -> None
 
 def test_which_designs_tell_the_loads_apart(lsm: SELinuxLsm) -> None:
     apart = {}
-    for name in ("linux-6.0", "safe-to-execute", "source-vma", "source-vma:snapshot=may",
-                 "segments", "ioc-mprotect"):  # fmt: skip
+    for name in ("linux-6.12", "linux-6.0", "safe-to-execute", "source-vma",
+                 "source-vma:snapshot=may", "segments", "ioc-mprotect"):  # fmt: skip
         found = _needs(lsm, name)
         apart[name] = told_apart(found["file"], found["generated"])
     assert [name for name, is_so in apart.items() if is_so] == ["safe-to-execute", "source-vma"]

@@ -6,6 +6,7 @@ from errno import EACCES, EEXIST, EFAULT, EINVAL, ENOTTY
 
 import pytest
 
+from softsgx.designs.linux import DEFAULT
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.errors import UsageError
 from softsgx.sdm.leaves import PT_REG, PT_TCS, PT_TRIM, SECINFO_PT_SHIFT
@@ -290,7 +291,8 @@ def test_source_pages_made_by_eaug_have_no_bound() -> None:
 def test_every_design_of_the_seed_can_be_selected() -> None:
     names = {"v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect"}
     assert names | {"linux-5.11", "linux-6.0"} <= set(DESIGNS)
-    assert next(iter(DESIGNS)) == "linux-6.0"
+    assert next(iter(DESIGNS)) == DEFAULT.name == "linux-6.12"
+    assert [c for c in DESIGNS.values() if c.title.endswith("; the default")] == [DEFAULT]
     for cls in DESIGNS.values():
         for option, values in cls.options.items():
             for value in values:
@@ -305,7 +307,7 @@ def test_the_rows_of_a_design_are_its_rules() -> None:
 
     sgx2 = {0, 2, 3, 5, 6, 7}
     assert numbers("v20") == {0, 1, 2, 3}
-    assert numbers("linux-6.0") == sgx2 | {1}
+    assert numbers("linux-6.12") == numbers("linux-6.0") == sgx2 | {1}
     assert numbers("safe-to-execute") == numbers("source-vma") == sgx2 | {1, 0x20}
     assert numbers("segments") == sgx2 | {0x20, 0x23, 0x24}
     assert numbers("ioc-mprotect") == sgx2 | {0x20, 0x21, 0x22}

@@ -51,7 +51,7 @@ class Foretold(World):
             self.file = self.process.files[self.fd]
         self.rng = random.Random(f"{design} {seed} {carry_out}")
         self.name = design.partition(":")[0]
-        self.loader = "linux-6.0" if carry_out else self.name  # whose calls are made
+        self.loader = "linux-6.12" if carry_out else self.name  # whose calls are made
         self.workers = [self.process]
         self.content: dict[int, int] = {}
         self.fds: dict[int, str] = {}
@@ -72,7 +72,7 @@ class Foretold(World):
             if self.loader == "segments":
                 segment = self.rng.choice([m for m in (R, R | W, R | X, RWX) if not perm & ~m])
                 more = f" segment={mask_name(segment).lower()}"
-            if self.loader in ("v20", "linux-6.0"):
+            if self.loader in ("v20", "linux-6.12"):
                 self.add(FIRST + page, perm, prot, may)
             else:
                 done = self.region(FIRST + page, perm, segment=segment, prot=prot, may=may)
@@ -86,7 +86,7 @@ class Foretold(World):
             self.add(0, R | X, R | X, RWX)
             self.add(1, R | W, R | W, RWX)
         self.initialized()
-        if self.loader == "linux-6.0" and self.name != "linux-6.0":
+        if self.loader == "linux-6.12" and self.name != "linux-6.12":
             self.mmap(0, 0)
         elif self.loader in ("ioc-mprotect", "segments"):
             assert self.mmap(0, 0, 16) == 0
@@ -242,7 +242,7 @@ class Foretold(World):
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     "design",
-    ["v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "linux-6.0"],
+    ["v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "linux-6.12"],
 )
 def test_what_was_foretold(
     softsgx: Softsgx, guest: Callable[[str], Path], design: str, seed: int
@@ -257,7 +257,7 @@ def test_what_was_foretold_of_a_loader_for_linux(
     softsgx: Softsgx, guest: Callable[[str], Path], design: str
 ) -> None:
     told = Foretold(design, 0, carry_out=True)
-    script = load("linux-6.0", *told.adds()) + [told.step() for _ in range(STEPS)]
+    script = load("linux-6.12", *told.adds()) + [told.step() for _ in range(STEPS)]
     hold(softsgx, guest, script, "--design", design, "--carry-out")
 
 

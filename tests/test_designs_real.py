@@ -14,7 +14,7 @@ import pytest
 from tests.command import Softsgx
 from tests.orders import Script, load, mapped
 
-ALL = ["v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "linux-6.0"]
+ALL = ["v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "linux-6.12"]
 SEED = ["safe-to-execute", "source-vma", "segments", "ioc-mprotect"]
 
 
@@ -185,7 +185,7 @@ def test_a_noexec_source_has_no_vm_mayexec(script: Script, noexec: dict[str, str
         env=noexec,
     )
     script(
-        "linux-6.0",
+        "linux-6.12",
         """
         0 open e rw -> 0
         0 create e -> 0

@@ -6,7 +6,7 @@
 The selftest is a loader of Linux 6.0 that knows nothing of the other designs: without
 --carry-out it shows where such a loader breaks, with it which of its expectations are
 Linux's alone. A test runs in a process of its own, so the recording tells where each one
-stopped: at the first refusal that the same test does not also meet under linux-6.0.
+stopped: at the first refusal that the same test does not also meet under linux-6.12.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Run", "main"]
 
 PACKAGE = "linux-source-6.1"
 EPC = "16M"
-REFERENCE = "linux-6.0"
+REFERENCE = "linux-6.12"
 DEVICE = "/dev/sgx_enclave"
 VARIANTS = {
     "segments": ("segments:mmap_before_ecreate=on",),
@@ -189,7 +189,7 @@ def main() -> int:
     reference = next(plain for plain, _ in runs if plain.design == REFERENCE)
     lines = [*_summary(runs, len(tests)), *_matrix(runs, tests), "## Where the others stop", ""]
     lines += [
-        "The first refusal that the test does not meet under `linux-6.0`, too. Linux adds a page",
+        "The first refusal that the test does not meet under `linux-6.12`, too. Linux adds a page",
         "to a running enclave when it is touched; `segments` and `ioc-mprotect` add none so (their",
         "rule `fault_absent`), and `--carry-out` adds it when the loader maps it.",
         "",

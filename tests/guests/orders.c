@@ -87,22 +87,36 @@ static void answer_call(long ret)
 		answer("%ld", ret);
 }
 
+static struct sgx_enclave_run faulted;
+
+/* Called by the vDSO at every way out. The interrupted computation is given up: it goes on by leaving
+ * the enclave, which gives its SSA frame back. */
+static int give_up(long rdi, long rsi, long rdx, long rsp, long r8, long r9, struct sgx_enclave_run *run)
+{
+	struct call up = {.op = OP_GIVE_UP};
+	struct sgx_enclave_run again = {.tcs = run->tcs};
+
+	(void)rdi, (void)rsi, (void)rdx, (void)rsp, (void)r8, (void)r9;
+	if (run->function == EEXIT || faulted.function)
+		return 0;
+	faulted = *run;
+	if (run->function == EENTER || encl_vdso_enter(&up, EENTER, &again) || again.function != EEXIT)
+		return 0;
+	return ERESUME;
+}
+
 static void answer_entry(struct call *c, bool value)
 {
-	struct sgx_enclave_run run = {0};
-	int ret = encl_call(&e, me % e.threads, c, &run);
+	struct sgx_enclave_run run = {.user_handler = (uint64_t)give_up};
+	int ret;
 
+	faulted.function = 0;
+	ret = encl_call(&e, me % e.threads, c, &run);
 	if (ret)
 		answer("vdso %d", ret);
-	else if (run.function != EEXIT) {
-		struct call back = {.op = OP_DECCSSA};
-		struct sgx_enclave_run again = {0};
-
-		/* The interrupted computation is given up; its SSA frame is wanted back. */
-		if (run.function != EENTER)
-			encl_call(&e, me % e.threads, &back, &again);
-		answer("fault %u %#x", run.exception_vector, run.exception_error_code);
-	} else
+	else if (faulted.function)
+		answer("fault %u %#x", faulted.exception_vector, faulted.exception_error_code);
+	else
 		answer("%#lx", value ? c->ret : 0);
 }
 

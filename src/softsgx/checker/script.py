@@ -13,7 +13,9 @@ from typing import Any
 
 from softsgx.checker.confine import domain, policy_of
 from softsgx.checker.sources import SOURCES
+from softsgx.designs.registry import DESIGNS
 from softsgx.errors import UsageError
+from softsgx.law.rule import rules_of
 from softsgx.law.values import RW, R, W, X, mask_name
 from softsgx.sdm.leaves import PT_TCS, PT_TRIM
 
@@ -65,6 +67,14 @@ def _cannot(what: str) -> UsageError:
     return UsageError(f"this trace cannot be replayed: {what}")
 
 
+def _via(design: str) -> str:
+    """By which ioctl pages are added under a design."""
+    law = DESIGNS.get(design)
+    if law is None or "add_region" in rules_of(law):
+        return "region"
+    return "v20" if law.abi == "v20" else "pages"
+
+
 class _Writer:
     def __init__(
         self, trace: dict[str, Any], program: str, noexec: str, mount: bool, own: str, sources: str
@@ -73,9 +83,7 @@ class _Writer:
         self.own = f" dir={own}" if own else ""
         self.sources = f" dir={sources}" if sources else ""
         self.design = str(trace["design"])
-        self.via = {"v20": "v20", "linux-6.0": "pages", "linux-5.11": "pages"}.get(
-            self.design, "region"
-        )
+        self.via = _via(self.design)
         self.reserved: set[int] = set()
         self.entered: dict[int, str] = {}  # how TCS and stack were mapped
         self.coded: set[int] = set()

@@ -94,6 +94,7 @@ def _facts(design: Any) -> dict[str, Any]:
         "title": design.title,
         "paths": list(design.paths),
         "sgx2": bool(design.sgx2),
+        "aexnotify": bool(design.aexnotify),
         "options": {name: list(values) for name, values in design.options.items()},
         "repairs": dict(design.repairs),
         "repaired": dict(design.repaired),
@@ -120,10 +121,10 @@ def _print_table() -> None:
 
 
 def _print_rules(design: Any) -> None:
-    from softsgx.report.rules import design_rules
+    from softsgx.report.rules import design_rules, instructions
 
     print(f"{design.name}: {design.title}")
-    print(f"devices {', '.join(design.paths)}; {'SGX1 and SGX2' if design.sgx2 else 'SGX1'}")
+    print(f"devices {', '.join(design.paths)}; {instructions(design)}")
     for name, value in design.chosen.items():
         repair = "; a repair" if name in design.repairs else ""
         print(f"option {name}={value} (of {', '.join(design.options[name])}{repair})")

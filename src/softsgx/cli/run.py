@@ -21,9 +21,9 @@ usage: softsgx run [options] [--] PROGRAM [ARGS…]
 
 Run PROGRAM with a software SGX device.
 
-  --design NAME[:OPTION=VALUE…]  the kernel interface (default linux-6.0; 'softsgx designs')
+  --design NAME[:OPTION=VALUE…]  the kernel interface (default linux-6.12; 'softsgx designs')
   --carry-out                    under a design that never shipped: carry out the calls of a
-                                 loader for Linux 6.0 as the design's own
+                                 loader for Linux as the design's own
   --epc SIZE                     what CPUID reports as EPC, e.g. 64M (default 128M)
   --dev-mode MODE, --dev-owner USER, --dev-group GROUP
                                  of the device's nodes (default 0666, root, root)
@@ -180,9 +180,9 @@ def _recorder(chosen: dict[str, Any], design: Any, argv: list[str], options: Opt
             err.flush()
 
     if design is None:
-        from softsgx.designs.linux import Linux60  # as the device itself does
+        from softsgx.designs.linux import DEFAULT  # as the device itself does
 
-        design = Linux60()
+        design = DEFAULT()
     recorder = Recorder(chosen.get("record"), sink)
     lsm = options.lsm
     recorder.header(argv, design, options.epc_bytes, "none" if lsm is None else lsm.lsm.name)

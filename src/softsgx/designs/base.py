@@ -13,6 +13,7 @@ from softsgx.errors import UsageError
 from softsgx.law.rule import Context, rule
 from softsgx.law.values import Value, ite, subset
 from softsgx.mm.rules import MmRules
+from softsgx.sdm.leaves import ATTR_DEBUG, ATTR_KSS, ATTR_MODE64BIT
 from softsgx.sgx.epcm import PAGE
 from softsgx.sgx.pagerules import PageRules
 
@@ -28,7 +29,8 @@ class Design(MmRules, PageRules):
     name: what the user selects it by. title: one line. paths: the device nodes.
     aliases: further names of them. abi: whose numbers and structures the ioctls have.
     maps_whole: mmap of the device is of ELRANGE as a whole.
-    sgx2: whether the driver offers SGX2. options: name → (values, default first).
+    sgx2: whether the driver offers SGX2. aexnotify: whether the CPU that the driver finds has
+    AEX-Notify (and EDECCSSA, which came with it). options: name → (values, default first).
     repairs: those of the options that no mail has (changes that close a hole which the
     checker found), each with what later kernels and patches did about it. repaired: the
     values of options with which every property holds, by SELinux's questions.
@@ -39,6 +41,7 @@ class Design(MmRules, PageRules):
     aliases: ClassVar[dict[str, str]] = {}
     abi = "linux"
     sgx2 = False
+    aexnotify = False
     maps_whole = False
     page_schema = PAGE
     options: ClassVar[dict[str, tuple[str, ...]]] = {}
@@ -76,6 +79,10 @@ class Design(MmRules, PageRules):
     def accessible(self, at: Any) -> Value:
         """What code inside can do with a page through a VMA: the mask of R, W, X."""
         return ite(self.driver_access(at), at.vma.prot & self.epcm_access(at), 0)
+
+    def unprivileged(self, at: Any) -> Value:
+        """The attributes that an enclave may have without asking: a mask of ATTR_*."""
+        return ATTR_DEBUG | ATTR_MODE64BIT | ATTR_KSS
 
     def within_max(self, at: Any) -> Value:
         """The condition that the VMA asks no more than the page's maximum."""

@@ -1,4 +1,4 @@
-"""What Linux merged in the end: 5.11 (SGX1) and 6.0 (SGX2), the default designs.
+"""What Linux merged in the end: 5.11 (SGX1), 6.0 (SGX2), and 6.12, the default (AEX-Notify).
 
 The maximum of a page's mapping is what its SECINFO said at EADD; nothing else
 is asked, and the LSM sees the device's inode only. A design has what the release that
@@ -19,9 +19,17 @@ from softsgx.designs.base import SIGBUS, Design
 from softsgx.designs.cited import Release, commit
 from softsgx.law.rule import Context, rule
 from softsgx.law.values import RW, RWX, Value, X, eq, has, implies, ite, no, subset
-from softsgx.sdm.leaves import PT_REG, PT_TCS, PT_TRIM
+from softsgx.sdm.leaves import (
+    ATTR_AEXNOTIFY,
+    ATTR_DEBUG,
+    ATTR_KSS,
+    ATTR_MODE64BIT,
+    PT_REG,
+    PT_TCS,
+    PT_TRIM,
+)
 
-__all__ = ["Linux60", "Linux511"]
+__all__ = ["DEFAULT", "Linux60", "Linux511", "Linux612"]
 
 MAP_PRIVATE = 2
 _U64 = 1 << 64
@@ -46,6 +54,13 @@ _TIGHTEN = commit(
 )
 _TYPES = commit("45d546b8c109", "x86/sgx: Support modifying SGX page type", "6.0")
 _REMOVE = commit("9849bb27152c", "x86/sgx: Support complete page removal", "6.0")
+
+_OVERFLOW = commit(
+    "f0861f49bd94", "x86/sgx: Add overflow check in sgx_validate_offset_length()", "6.1"
+)
+_AEXNOTIFY = commit(
+    "370839c241f7", "x86/sgx: Allow enclaves to use Asynchrounous Exit Notification", "6.2"
+)
 
 
 class Linux511(Design):
@@ -105,6 +120,11 @@ class Linux511(Design):
     def may_create(self, k: Context, at: Any, r: Any) -> None:
         """Only once."""
         k.need(EINVAL, no(at.enclave.created), "not yet created")
+
+    @rule(f"Linux sgx_encl_create(): attributes_mask, {_CREATE}")
+    def unprivileged(self, at: Any) -> Value:
+        """The attributes that any enclave may have; PROVISIONKEY takes the ioctl."""
+        return ATTR_DEBUG | ATTR_MODE64BIT | ATTR_KSS
 
     @rule(f"Linux sgx_ioc_enclave_add_pages(), {_ADD}; sgx_ioc_enclave_init(), {_INIT}")
     def may_build(self, k: Context, at: Any, r: Any) -> None:
@@ -168,7 +188,7 @@ class Linux60(Linux511):
     """Linux 6.0: SGX2."""
 
     name = "linux-6.0"
-    title = "what Linux 6.0 has: as 5.11, and pages that come, go and change (SGX2); the default"
+    title = "what Linux 6.0 has: as 5.11, and pages that come, go and change (SGX2)"
     release: ClassVar[Release] = (6, 0)
     sgx2 = True
 
@@ -219,3 +239,27 @@ class Linux60(Linux511):
         # The driver learns of EACCEPT by EMODPR, which faults on an accepted trimmed page.
         k.need(EPERM, no(at.page.pending) & no(at.page.modified), "the enclave ran EACCEPT")
         self.eremove(k, at, r)
+
+
+class Linux612(Linux60):
+    """Linux 6.12, and what current kernels do: AEX-Notify."""
+
+    name = "linux-6.12"
+    title = "what Linux 6.12 has: as 6.0, and enclaves that are told of their exits; the default"
+    release: ClassVar[Release] = (6, 12)
+    aexnotify = True
+
+    @rule(f"Linux sgx_validate_offset_length(), {_OVERFLOW}")
+    def validate_range(self, k: Context, at: Any, r: Any) -> None:
+        """As before, and the sum does not wrap around."""
+        k.need(EINVAL, r.offset + r.length < _U64, "no overflow")
+        super().validate_range(k, at, r)
+
+    @rule(f"Linux sgx_encl_create(): SGX_ATTR_UNPRIV_MASK, {_AEXNOTIFY}")
+    def unprivileged(self, at: Any) -> Value:
+        """As before, and AEXNOTIFY: whoever wants it may have it."""
+        return super().unprivileged(at) | ATTR_AEXNOTIFY
+
+
+DEFAULT = Linux612
+"""The design of whoever names none."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from softsgx.designs.base import Design
 from softsgx.designs.ioc_mprotect import IocMprotect
-from softsgx.designs.linux import Linux60, Linux511
+from softsgx.designs.linux import DEFAULT, Linux60, Linux511
 from softsgx.designs.safe_to_execute import SafeToExecute
 from softsgx.designs.segments import Segments
 from softsgx.designs.source_vma import SourceVma
@@ -17,7 +17,7 @@ __all__ = ["DESIGNS", "design_text", "make_design"]
 
 DESIGNS: dict[str, type[Design]] = {
     cls.name: cls
-    for cls in (Linux60, Linux511, V20, SafeToExecute, SourceVma, Segments, IocMprotect)
+    for cls in (DEFAULT, Linux60, Linux511, V20, SafeToExecute, SourceVma, Segments, IocMprotect)
 }
 """Every design that can be selected, the default first."""
 

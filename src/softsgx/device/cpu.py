@@ -53,7 +53,7 @@ def _once(process: Process, thread: Thread, regs: Regs) -> tuple[int, int]:
         enter = eenter if leaf == sdm.EENTER else eresume
         return enter(thread, enclave, regs), -1
     law = process.device.design
-    if leaf == sdm.EDECCSSA and law.sgx2:
+    if leaf == sdm.EDECCSSA and law.aexnotify:
         return edeccssa(thread, regs), -1
     if leaf in LEAVES:
         return run_leaf(thread, law, process.device.run, regs)

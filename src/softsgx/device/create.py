@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from softsgx.sdm.cpuid import attributes_supported
 from softsgx.sdm.leaves import (
-    ATTR_DEBUG,
-    ATTR_EINITTOKEN_KEY,
     ATTR_INIT,
     ATTR_KSS,
     ATTR_MODE64BIT,
-    ATTR_PROVISIONKEY,
     ATTR_RESERVED_MASK,
     MISCSELECT_EXINFO,
     PAGE_SIZE,
+    TCS_AEXNOTIFY,
     TCS_DBGOPTIN,
     XFRM_AVX,
     XFRM_LEGACY,
@@ -23,7 +22,6 @@ from softsgx.sgx.enclave import xsave_bytes
 from softsgx.sgx.pagerules import GP
 
 __all__ = [
-    "ATTRIBUTES_ALLOWED",
     "MISCSELECT_SUPPORTED",
     "attributes_known",
     "ecreate_error",
@@ -31,12 +29,6 @@ __all__ = [
     "tcs_of_eadd",
 ]
 
-ATTRIBUTES_SUPPORTED = (
-    ATTR_DEBUG | ATTR_MODE64BIT | ATTR_PROVISIONKEY | ATTR_EINITTOKEN_KEY | ATTR_KSS
-)
-"""CPUID.12H.1:EAX, less INIT, which EINIT sets."""
-ATTRIBUTES_ALLOWED = ATTR_DEBUG | ATTR_MODE64BIT | ATTR_KSS
-"""What Linux lets any enclave have; PROVISIONKEY needs SGX_IOC_ENCLAVE_PROVISION."""
 MISCSELECT_SUPPORTED = MISCSELECT_EXINFO
 MAX_SIZE = 1 << 46
 _TOP = 1 << 47
@@ -51,8 +43,11 @@ def _xfrm_legal(xfrm: int) -> bool:
     return whole and (not xfrm & 7 << 5 or bool(xfrm & XFRM_AVX))
 
 
-def ecreate_error(raw: bytes, secs: Any, xfrm_supported: int) -> int:
-    """ECREATE's checks of a SECS (SDM, ECREATE): 0 or ``FAULT | vector``."""
+def ecreate_error(raw: bytes, secs: Any, xfrm_supported: int, aexnotify: bool) -> int:
+    """ECREATE's checks of a SECS (SDM, ECREATE): 0 or ``FAULT | vector``.
+
+    xfrm_supported, aexnotify: what this CPU has.
+    """
     misc = EXINFO.size if secs.miscselect & MISCSELECT_EXINFO else 0
     frame = secs.ssaframesize * PAGE_SIZE
     bad = (
@@ -64,7 +59,7 @@ def ecreate_error(raw: bytes, secs: Any, xfrm_supported: int) -> int:
         or not _xfrm_legal(secs.xfrm)
         or secs.miscselect & ~MISCSELECT_SUPPORTED
         or frame < xsave_bytes(secs.xfrm) + misc + GPRSGX.size
-        or secs.attributes & ~ATTRIBUTES_SUPPORTED
+        or secs.attributes & ~attributes_supported(aexnotify)
         or not secs.attributes & ATTR_MODE64BIT
         or not 2 * PAGE_SIZE <= secs.size <= MAX_SIZE
         or secs.size & (secs.size - 1)
@@ -94,21 +89,23 @@ def einit_error(enclave: Any, raw: bytes) -> int:
     return 0
 
 
-def attributes_known(sig: Any) -> int:
+def attributes_known(sig: Any, aexnotify: bool) -> int:
     """1 if a SIGSTRUCT enforces no attribute that this CPU lacks (Linux sgx_encl_init())."""
-    return int(
-        not sig.attributes & sig.attributemask & (~ATTRIBUTES_SUPPORTED | ATTR_RESERVED_MASK)
-    )
+    unknown = ~attributes_supported(aexnotify) | ATTR_RESERVED_MASK
+    return int(not sig.attributes & sig.attributemask & unknown)
 
 
-def tcs_of_eadd(raw: bytes) -> bytes | None:
+def tcs_of_eadd(raw: bytes, aexnotify: bool) -> bytes | None:
     """A TCS page as EADD stores and measures it, or None if EADD faults (SDM, EADD).
 
-    FLAGS.DBGOPTIN, STAGE, CSSA and AEP are cleared; reserved bytes have to be zero.
-    Whether OSSA and the segment bases are aligned is EENTER's question.
+    FLAGS.DBGOPTIN, STAGE, CSSA and AEP are cleared; reserved bytes have to be zero, and
+    FLAGS.AEXNOTIFY is reserved on a CPU without AEX-Notify. Whether OSSA and the segment bases
+    are aligned is EENTER's question.
     """
     t = TCS.unpack(raw)
-    if not TCS.reserved_zero(raw) or t.flags & ~TCS_DBGOPTIN or t.ocetssa or t.prevssp:
+    flags = TCS_DBGOPTIN | TCS_AEXNOTIFY * aexnotify
+    if not TCS.reserved_zero(raw) or t.flags & ~flags or t.ocetssa or t.prevssp:
         return None
-    t.flags = t.stage = t.cssa = t.aep = 0
+    t.flags &= ~TCS_DBGOPTIN
+    t.stage = t.cssa = t.aep = 0
     return TCS.pack_record(t)

@@ -42,9 +42,9 @@ class Device:
         carry_out: bool = False,
     ) -> None:
         if design is None:
-            from softsgx.designs.linux import Linux60
+            from softsgx.designs.linux import DEFAULT
 
-            design = Linux60()
+            design = DEFAULT()
         self.design = design
         self.run = Run(lsm)
         self.key_root, self.epc_bytes, self.xfrm_supported = key_root, epc_bytes, xfrm_supported

@@ -75,7 +75,7 @@ def _create(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     params = uapi.ENCLAVE_CREATE.unpack(process.memory.read(arg, uapi.ENCLAVE_CREATE.size))
     raw = process.memory.read(params.src, SECS.size)
     secs = SECS.unpack(raw)
-    error = checks.ecreate_error(raw, secs, device.xfrm_supported)
+    error = checks.ecreate_error(raw, secs, device.xfrm_supported, device.design.aexnotify)
     r = Request(backing_bytes=_backing_bytes(secs.size), ecreate=error)
     device.design.create(k, at, r)
     created(device, process, file, secs)
@@ -96,7 +96,7 @@ def created(device: Any, process: Any, file: EnclaveFile, secs: Any) -> None:
         memory = device.make_memory(file, secs.size)
     except OSError as error:
         raise Stop(ENOMEM, f"memory for an enclave of {secs.size:#x} bytes") from error
-    enclave.attributes_allowed = checks.ATTRIBUTES_ALLOWED
+    enclave.attributes_allowed = device.design.unprivileged(place(process, file))
     enclave.ecreate(secs, memory, device.make_measurement(secs))
     enclave.key_root = device.key_root
     device.on_create(process, file)
@@ -190,7 +190,9 @@ def add_range(
                             source = _unreadable(source)
                     else:
                         source = _unreadable(source)
-            tcs = checks.tcs_of_eadd(data) if r.pt == PT_TCS and data else data
+            tcs: bytes | None = data
+            if data and r.pt == PT_TCS:
+                tcs = checks.tcs_of_eadd(data, device.design.aexnotify)
             r.__dict__.update(tcs_valid=int(tcs is not None), inside=int(inside))
             data = tcs or b""
             at = At(page=cell, source=source, enclave=enclave, process=process, file=file)
@@ -231,7 +233,7 @@ def _init(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     r = Request(
         vendor_known=int(sig.vendor in (0, 0x8086)),
         attributes_allowed=int(not enclave.secs.attributes & ~enclave.attributes_allowed),
-        attributes_supported=checks.attributes_known(sig),
+        attributes_supported=checks.attributes_known(sig, device.design.aexnotify),
         miscselect_supported=int(not sig.miscselect & sig.miscmask & ~checks.MISCSELECT_SUPPORTED),
         xfrm_supported=int(not sig.xfrm & sig.xfrmmask & ~device.xfrm_supported),
         einit=einit,

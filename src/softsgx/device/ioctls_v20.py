@@ -26,7 +26,7 @@ def _create(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     raw = process.memory.read(params.src, SECS.size)
     secs = SECS.unpack(raw)
     power = int(secs.size > 0 and secs.size & (secs.size - 1) == 0)
-    error = checks.ecreate_error(raw, secs, device.xfrm_supported)
+    error = checks.ecreate_error(raw, secs, device.xfrm_supported, device.design.aexnotify)
     r = Request(size_is_power_of_two=power, ecreate=error)
     device.design.create(device.run, place(process, file), r)
     created(device, process, file, secs)
@@ -80,7 +80,7 @@ def add_one(
         enclave.dead = 1
         return
     if r.pt == PT_TCS:
-        data = checks.tcs_of_eadd(data) or data
+        data = checks.tcs_of_eadd(data, law.aexnotify) or data
     enclave.memory.write(offset, data)
     enclave.measurement.add_page_masked(offset, r.flags, data, mrmask)
     enclave.pages[index] = cell.words[0]

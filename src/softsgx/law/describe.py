@@ -238,7 +238,7 @@ class _Writer:
         if isinstance(step, Clear):
             return f"{step.place} := nothing{by}"
         assert isinstance(step, Result)
-        return f"= {self.text.text(step.value)}"
+        return f"= {self.text.text(step.value, self.names.kind_of_name(step.rule))}"
 
     def _condition(self, cond: Value) -> str:
         return self.text.text(cond, "", _IMPLIES)

@@ -14,11 +14,12 @@ from itertools import product
 from typing import Any
 
 from softsgx.designs.base import Design
+from softsgx.designs.linux import DEFAULT
 from softsgx.designs.registry import DESIGNS, design_text
 from softsgx.law.rule import rules_of
 from softsgx.policy.lsm import PolicyLsm
 from softsgx.report.comparison import TASKS, Needs, needs, told_apart
-from softsgx.report.rules import RuleText, design_rules
+from softsgx.report.rules import RuleText, design_rules, instructions
 
 __all__ = ["pages"]
 
@@ -50,7 +51,7 @@ def _page(cls: type[Design]) -> str:
     lines = [_HEAD, f"# `{cls.name}`", "", cls.title[:1].upper() + cls.title[1:] + ".", ""]
     lines += [_clean(sys.modules[cls.__module__].__doc__ or ""), ""]
     lines += [f"- devices: {', '.join(f'`{path}`' for path in cls.paths)}"]
-    lines += [f"- instructions: {'SGX1 and SGX2' if cls.sgx2 else 'SGX1'}"]
+    lines += [f"- instructions: {instructions(cls)}"]
     remembers = ", ".join(f"`{name}`" for name in _own_fields(design))
     lines += [f"- remembers of each page, beside the EPCM: {remembers or 'nothing'}", ""]
     lines += _options(cls)
@@ -173,7 +174,7 @@ def _difference(old: list[str], new: list[str]) -> Iterator[str]:
 def _instructions() -> str:
     lines = [_HEAD, "# The SGX instructions", ""]
     lines += ["The same under every design: what the CPU checks and does to the EPCM.", ""]
-    for rule in design_rules(DESIGNS["linux-6.0"]()):
+    for rule in design_rules(DEFAULT()):
         if rule.law == _INSTRUCTIONS:
             lines += _rule(rule)
     return "\n".join(lines).rstrip() + "\n"
@@ -294,6 +295,7 @@ _ABILITIES = (
     ("extend_permissions", "EXTEND_PERMISSIONS"),
     ("map_segment", "MAP_SEGMENT, SEGMENT_FD"),
     ("restrict_permissions", "SGX2"),
+    ("", "AEX-Notify"),
 )
 
 
@@ -305,7 +307,7 @@ def _abilities() -> Iterator[str]:
     for cls in DESIGNS.values():
         rules = rules_of(cls)
         has = [
-            "yes" if rule in rules and (cls.sgx2 or name != "SGX2") else "—"
+            "yes" if (rule in rules if rule else cls.aexnotify) else "—"
             for rule, name in _ABILITIES
         ]
         yield f"| {cls.name} | {' | '.join(has)} | `{cls.paths[0]}` |"

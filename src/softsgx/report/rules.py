@@ -18,12 +18,18 @@ from softsgx.mm.rules import VMA
 from softsgx.sdm import leaves as sdm
 from softsgx.uapi.errno import errno_name
 
-__all__ = ["RuleText", "design_rules", "rule_lines"]
+__all__ = ["RuleText", "design_rules", "instructions", "rule_lines"]
 
 _MAP_TYPES = {1: "MAP_SHARED", 2: "MAP_PRIVATE", 3: "MAP_SHARED_VALIDATE"}
+_ATTRIBUTES = {
+    name.removeprefix("ATTR_"): bit
+    for name, bit in vars(sdm).items()
+    if name.startswith("ATTR_") and name != "ATTR_RESERVED_MASK"
+}
 _FIELDS = {
     "pt": lambda v: sdm.PAGE_TYPE_NAMES.get(v, str(v)),
     "map_type": lambda v: _MAP_TYPES.get(v, str(v)),
+    "unprivileged": lambda v: " | ".join(n for n, bit in _ATTRIBUTES.items() if v & bit),
 }
 _SIGNALS = {7: "SIGBUS", 11: "SIGSEGV"}
 _WIDTHS = {"prot": 3, "reqprot": 3, "perm": 3, "fmode": 3, "map_type": 4, "fixed": 1}
@@ -41,6 +47,12 @@ class RuleText:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {name: getattr(self, name) for name in self.__slots__}
+
+
+def instructions(law: type[Design] | Design) -> str:
+    """What the processor of a design has, in words."""
+    has = "SGX1 and SGX2" if law.sgx2 else "SGX1"
+    return f"{has}, AEX-Notify" if law.aexnotify else has
 
 
 def _answer(value: int) -> str:

@@ -12,14 +12,23 @@ Resources".
 
 from __future__ import annotations
 
+from softsgx.sdm.leaves import (
+    ATTR_AEXNOTIFY,
+    ATTR_DEBUG,
+    ATTR_EINITTOKEN_KEY,
+    ATTR_KSS,
+    ATTR_MODE64BIT,
+    ATTR_PROVISIONKEY,
+)
+
 __all__ = [
-    "DEFAULT_ATTRIBUTES",
     "DEFAULT_EPC_BASE",
     "DEFAULT_MISCSELECT",
     "MAX_ENCLAVE_SIZE_64_LOG2",
     "MAX_ENCLAVE_SIZE_NOT64_LOG2",
     "SGX_LEAF",
     "Answer",
+    "attributes_supported",
     "emulate",
 ]
 
@@ -44,9 +53,6 @@ _EPC_CONFIDENTIAL_AND_INTEGRITY = 1
 DEFAULT_MISCSELECT = 1 << 0
 """EXINFO: page faults and #GP inside are reported in the SSA (SDM, "MISCSELECT Bit Vector")."""
 
-DEFAULT_ATTRIBUTES = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 7
-"""DEBUG, MODE64BIT, PROVISIONKEY, EINITTOKEN_KEY, KSS: what ECREATE accepts in ATTRIBUTES
-(SDM, "Layout of ATTRIBUTES Structure"). INIT is the processor's own bit and is never here."""
 
 DEFAULT_EPC_BASE = 0x40_0000_0000
 """A physical address above any that a small machine has; no program can use it for anything."""
@@ -60,6 +66,15 @@ _MAX_PHYSICAL = 1 << 52
 _ZERO: Answer = (0, 0, 0, 0)
 
 
+def attributes_supported(aexnotify: bool) -> int:
+    """What ECREATE accepts in ATTRIBUTES, as leaf 12H, sub-leaf 1 reports it.
+
+    (SDM, Table "Layout of ATTRIBUTES Structure".) INIT is the processor's own bit, never here.
+    """
+    usual = ATTR_DEBUG | ATTR_MODE64BIT | ATTR_PROVISIONKEY | ATTR_EINITTOKEN_KEY | ATTR_KSS
+    return usual | ATTR_AEXNOTIFY * aexnotify
+
+
 def emulate(
     leaf: int,
     subleaf: int,
@@ -69,8 +84,7 @@ def emulate(
     *,
     native_max: int,
     xfrm: int,
-    edeccssa: bool = False,
-    attributes: int = DEFAULT_ATTRIBUTES,
+    aexnotify: bool = False,
     miscselect: int = DEFAULT_MISCSELECT,
     epc_base: int = DEFAULT_EPC_BASE,
 ) -> Answer:
@@ -80,8 +94,9 @@ def emulate(
     highest basic leaf (EAX of leaf 0): above it the real answer is not that leaf's (Intel
     repeats the highest leaf's), so leaves between it and 12H read as zeros.  ``epc_bytes`` and
     ``epc_base`` are page-aligned and make one section.  ``xfrm`` is what enclaves may set in
-    SECS.ATTRIBUTES.XFRM: a subset of XCR0 that holds x87 and SSE.  ``sgx2`` and ``edeccssa``
-    follow the kernel interface: without ioctls for it a program must not think it has SGX2.
+    SECS.ATTRIBUTES.XFRM: a subset of XCR0 that holds x87 and SSE.  ``sgx2`` and ``aexnotify``
+    (with EDECCSSA, one feature) follow the kernel interface: without ioctls for it a program
+    must not think it has SGX2.
 
     Raises ValueError for sizes and masks that no processor could report.
     """
@@ -95,10 +110,11 @@ def emulate(
         return (max(native[0], SGX_LEAF), *native[1:])
     if leaf == SGX_LEAF:
         if subleaf == 0:
-            supported = _SGX1 | _SGX2 * sgx2 | _EDECCSSA * edeccssa
+            supported = _SGX1 | _SGX2 * sgx2 | _EDECCSSA * aexnotify
             max_sizes = MAX_ENCLAVE_SIZE_64_LOG2 << 8 | MAX_ENCLAVE_SIZE_NOT64_LOG2
             return (supported, miscselect, 0, max_sizes)
         if subleaf == 1:
+            attributes = attributes_supported(aexnotify)
             return (attributes & _LOW32, attributes >> 32, xfrm & _LOW32, xfrm >> 32)
         if subleaf == _FIRST_EPC_SUBLEAF:
             return (

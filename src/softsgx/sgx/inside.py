@@ -113,6 +113,15 @@ class _Leaf:
             e.touch()
         return 0
 
+    def tcs_acceptable(self, index: int) -> bool:
+        """EACCEPT's checks of a page that becomes a TCS (SDM, EACCEPT)."""
+        raw = self.enclave.memory.read(index << 12, 4096)
+        t = TCS.unpack(raw)
+        flags = sdm.TCS_DBGOPTIN | sdm.TCS_AEXNOTIFY * self.law.aexnotify
+        reserved = t.ocetssa or t.prevssp or t.flags & ~flags
+        started = t.flags & sdm.TCS_DBGOPTIN or t.aep or t.stage
+        return bool(TCS.reserved_zero(raw) and not reserved and not started and t.cssa < t.nssa)
+
     # -- the leaves --------------------------------------------------------------------
 
     def eaccept(self) -> int:
@@ -122,7 +131,7 @@ class _Leaf:
         self.inside(self.regs[RCX], 4096)
         index = self.page(self.regs[RCX])
         tcs = r.pt == sdm.PT_TCS
-        also = not tcs or _tcs_acceptable(self.enclave.memory.read(index << 12, 4096))
+        also = not tcs or self.tcs_acceptable(index)
         error = self.rule(self.law.eaccept, index, r, also)
         if tcs and not error:
             self.enclave.tcs.pop(index << 12, None)
@@ -182,14 +191,6 @@ def _report_keyid(root: bytes) -> bytes:
     import hashlib
 
     return hashlib.sha256(b"report keyid" + root).digest()
-
-
-def _tcs_acceptable(raw: bytes) -> bool:
-    """EACCEPT's checks of a page that becomes a TCS (SDM, EACCEPT)."""
-    t = TCS.unpack(raw)
-    reserved = t.ocetssa or t.prevssp or t.flags & ~(sdm.TCS_DBGOPTIN | sdm.TCS_AEXNOTIFY)
-    started = t.flags & sdm.TCS_DBGOPTIN or t.aep or t.stage
-    return bool(TCS.reserved_zero(raw) and not reserved and not started and t.cssa < t.nssa)
 
 
 LEAVES = {

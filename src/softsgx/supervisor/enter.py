@@ -234,7 +234,7 @@ def _enclu(sgx: Sgx, tracee: Tracee, may_block: bool = False) -> None:
                 error = eresume(thread, enclave, view)
             if may_block and not error:
                 masks.entered(tracee)
-        elif leaf == sdm.EDECCSSA:
+        elif leaf == sdm.EDECCSSA and sgx.device.design.aexnotify:
             error = edeccssa(thread, view)
         elif leaf in LEAVES:
             error, changed = run_leaf(thread, sgx.device.design, sgx.device.run, view)

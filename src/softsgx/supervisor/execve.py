@@ -195,13 +195,14 @@ def _answer(sup: Supervisor, tracee: Tracee, leaf: int, subleaf: int) -> tuple[i
     if not sup.cpuid_highest:
         sup.cpuid_highest = _execute(sup, tracee, 0, 0)[0]
     native = _execute(sup, tracee, leaf, subleaf)
-    sgx2, xfrm = True, 3
+    sgx2, aexnotify, xfrm = True, True, 3
     if leaf == cpuid.SGX_LEAF:
         device = sup.load_sgx().device
-        sgx2, xfrm = device.design.sgx2, device.xfrm_supported
+        sgx2, aexnotify = device.design.sgx2, device.design.aexnotify
+        xfrm = device.xfrm_supported
     highest, epc = sup.cpuid_highest, sup.options.epc_bytes
     return cpuid.emulate(
-        leaf, subleaf, native, epc, sgx2, native_max=highest, xfrm=xfrm, edeccssa=sgx2
+        leaf, subleaf, native, epc, sgx2, native_max=highest, xfrm=xfrm, aexnotify=aexnotify
     )
 
 

@@ -10,6 +10,7 @@
 uint64_t enclu(uint64_t leaf, const void *rbx, void *rcx, const void *rdx);
 uint64_t fault(uint64_t kind, uint64_t address);
 void vectors(struct vectors *v, int avx, volatile uint64_t *stop);
+__attribute__((visibility("hidden"))) void enclave_leave(void); /* no GOT: it would hold an offset */
 
 /* gcc may call these two by itself. */
 void *memcpy(void *to, const void *from, size_t n)
@@ -59,6 +60,15 @@ static void handle(struct call *c, uint64_t cssa, uint8_t *tcs)
 	}
 	if (c->c)
 		regs->rax = c->b;
+}
+
+/* The interrupted entry ends: its RIP and RSP become those behind its call of enclave_main. */
+static void give_up(uint64_t cssa, uint8_t *tcs)
+{
+	struct gprsgx *regs = (struct gprsgx *)(tcs + PAGE + cssa * PAGE) - 1;
+
+	regs->rip = (uint64_t)enclave_leave;
+	regs->rsp = (uint64_t)tcs - (cssa - 1) * STACK_STEP - ENTRY_FRAME;
 }
 
 static uint64_t get_key(const struct keyrequest *request, uint8_t key[16])
@@ -189,6 +199,9 @@ void enclave_main(struct call *c, uint64_t cssa, uint8_t *tcs)
 	case OP_DECCSSA:
 		enclu(EDECCSSA, NULL, NULL, NULL);
 		c->ret = cssa;
+		break;
+	case OP_GIVE_UP:
+		give_up(cssa, tcs);
 		break;
 	case OP_FAULT:
 		c->ret = fault(c->a, c->b);

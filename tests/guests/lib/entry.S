@@ -15,7 +15,7 @@
 	.quad	data_end
 
 	.text
-	.globl	enclave_entry
+	.globl	enclave_entry, enclave_leave
 enclave_entry:
 	cld
 	mov	%rax, %rsi		/* second argument: CSSA */
@@ -29,6 +29,7 @@ enclave_entry:
 	push	%rbx
 	mov	%rbx, %rdx		/* third argument: the TCS */
 	call	enclave_main
+enclave_leave:				/* RSP is ENTRY_FRAME below the top of the stack */
 	pop	%rbx
 	pop	%rbp
 	pop	%rbx

@@ -12,6 +12,7 @@
 
 #define NSSA 3
 #define STACK_STEP 0x2000
+#define ENTRY_FRAME 32 /* bytes that the entry pushes before it calls enclave_main */
 #define STACK_PAGES (NSSA * STACK_STEP / PAGE)
 
 #ifndef __ASSEMBLER__
@@ -30,6 +31,7 @@ enum op {
 	OP_CALL,       /* ret = ((u64 (*)(u64))a)(b): run code that was put into a page */
 	OP_ENCLU,      /* leaf a on page b with SECINFO flags c and source d: EACCEPT, EMODPE, EACCEPTCOPY */
 	OP_DECCSSA,    /* handler part: EDECCSSA, ret = CSSA at entry */
+	OP_GIVE_UP,    /* handler part: what SSA[CSSA-1] holds goes on by leaving the enclave */
 	OP_FAULT,      /* execute the faulty instruction of enum fault in a, address b; ret = result */
 	OP_HANDLE,     /* handler part: report SSA[CSSA-1]; then RIP += a, saved RAX = b if c; if d,
 	                  RIP = the return address on the interrupted stack instead */
