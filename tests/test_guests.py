@@ -28,6 +28,7 @@ _GUESTS = {
     "peeks": ((), 25),
     "avx": ((), 15),
     "nested": ((), 16),
+    "aexnotify": ((), 28),
     "rawenclu": ((), 46),
     "share": ((), 14),
     "cpuid": ((), 20),
@@ -92,6 +93,14 @@ def test_guest(name: str, guest: Guest, softsgx: Softsgx) -> None:
 def test_guest_on_a_device_without_sgx2(name: str, guest: Guest, softsgx: Softsgx) -> None:
     arguments, at_least = _GUESTS[name]
     _assert_all_ok(softsgx("--design", "linux-5.11", "--", guest(name), *arguments), at_least)
+
+
+def test_an_enclave_that_wants_notifications_where_linux_has_none(
+    guest: Guest, softsgx: Softsgx
+) -> None:
+    done = softsgx("--design", "linux-6.0", "--", guest("aexnotify"))
+    _assert_all_ok(done, 3)
+    assert _checks(done)["aexnotify"] == "skip"
 
 
 def test_the_interface_of_may_2019(guest: Guest, softsgx: Softsgx) -> None:

@@ -245,6 +245,10 @@ class Recorder:
         """EAUG of a page that an instruction's operand needed."""
         self._put("augment", tid, addr, page)
 
+    def notify(self, tid: int, tcs: int, cssa: int) -> None:
+        """The ERESUME that follows enters at OENTRY: the enclave is told of its exit."""
+        self._put("notify", tid, tcs, cssa)
+
     def exception(
         self, tid: int, vector: int, code: int, addr: int, to: str, signal: int, leaf: int
     ) -> None:

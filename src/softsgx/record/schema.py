@@ -42,6 +42,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "fault": ("addr", "access", "signal", "code", "page", "why"),
     # An absent page that an ENCLU's operand needed was added; the instruction is tried again.
     "augment": ("addr", "page"),
+    "notify": ("tcs", "cssa"),
     # An exception as the program sees it: ``to`` is "vdso" or "signal".
     "exception": ("vector", "code", "addr", "to", "signal", "leaf"),
     "cpuid": ("leaf", "subleaf", "eax", "ebx", "ecx", "edx"),

@@ -265,6 +265,9 @@ class Formatter:
             return f"{text} -> {_signal_name(e['signal'])} {e['code']:#x}{why}"
         return f"{text} -> tried again"
 
+    def _notify(self, e: dict[str, Any]) -> str:
+        return f"AEX notification to tcs={e['tcs']:#x}, CSSA {e['cssa']}"
+
     def _augment(self, e: dict[str, Any]) -> str:
         return f"EAUG at {e['addr']:#x}, page {_page(e['page'] or {})}"
 

@@ -11,7 +11,14 @@ from __future__ import annotations
 import mmap
 from typing import Any
 
-from softsgx.sdm.leaves import ATTR_DEBUG, PAGE_SIZE, TCS_DBGOPTIN, XFRM_AVX
+from softsgx.sdm.leaves import (
+    ATTR_AEXNOTIFY,
+    ATTR_DEBUG,
+    PAGE_SIZE,
+    TCS_AEXNOTIFY,
+    TCS_DBGOPTIN,
+    XFRM_AVX,
+)
 from softsgx.sdm.structs import GPRSGX, TCS
 from softsgx.sgx.epcm import PageTable
 
@@ -52,12 +59,14 @@ class Tcs:
 
     Addresses are linear; ``cssa`` is the live one (the page's copy is what EADD
     loaded). ``entered`` is the thread inside, or None. ``valid``: what EENTER
-    and ERESUME ask of OSSA, OFSBASE, OGSBASE and FLAGS holds.
+    and ERESUME ask of OSSA, OFSBASE, OGSBASE and FLAGS holds. ``aexnotify``: ERESUME may
+    notify the enclave of the exit.
     """
 
     __slots__ = (
         "addr",
         "aep",
+        "aexnotify",
         "checked",
         "cssa",
         "debug_optin",
@@ -81,7 +90,9 @@ class Tcs:
         self.offset, self.addr = offset, base + offset
         self.debug_optin = t.flags & TCS_DBGOPTIN
         aligned = not (t.ossa | t.ofsbase | t.ogsbase) & PAGE_SIZE - 1
-        self.valid = aligned and not t.flags & ~TCS_DBGOPTIN
+        self.aexnotify = bool(t.flags & TCS_AEXNOTIFY)
+        agreed = self.debug_optin or self.aexnotify == enclave.aexnotify
+        self.valid = aligned and agreed and not t.flags & ~(TCS_DBGOPTIN | TCS_AEXNOTIFY)
         self.cssa, self.nssa = t.cssa, t.nssa
         self.entry = base + t.oentry & _U64
         self.fs_base, self.gs_base = base + t.ofsbase & _U64, base + t.ogsbase & _U64
@@ -170,6 +181,11 @@ class Enclave:
     def debug(self) -> bool:
         """Whether SECS.ATTRIBUTES.DEBUG is set."""
         return bool(self.secs.attributes & ATTR_DEBUG)
+
+    @property
+    def aexnotify(self) -> bool:
+        """Whether SECS.ATTRIBUTES.AEXNOTIFY is set."""
+        return bool(self.secs.attributes & ATTR_AEXNOTIFY)
 
     @property
     def xsave_bytes(self) -> int:

@@ -73,6 +73,7 @@ _SAVED = struct.Struct("<18Q")  # RAX … R15, RFLAGS, RIP
 _BASES = struct.Struct("<QQ")
 _URSP = GPRSGX.offset("ursp")
 _EXITINFO = GPRSGX.offset("exitinfo")
+_AEXNOTIFY = GPRSGX.offset("aexnotify")
 _FSBASE = GPRSGX.offset("fsbase")
 _TF = 1 << 8
 _RESET_FLAGS = 0x8D5 | 1 << 16  # CF PF AF ZF SF OF, RF (SDM, Table "GPR, x87 Synthetic States")
@@ -96,16 +97,17 @@ class Thread:
 
     mm: what it maps, asked through ``mm.access(addr)`` (the mask of the page
     tables). xstate: an object with ``read()`` and ``write(bytes)`` of its XSAVE
-    image in standard format.
+    image in standard format. notified: the last ERESUME called the enclave's handler.
     """
 
-    __slots__ = ("enclave", "fault_addr", "fault_code", "mm", "tcs", "xstate")
+    __slots__ = ("enclave", "fault_addr", "fault_code", "mm", "notified", "tcs", "xstate")
 
     def __init__(self, mm: Any, xstate: Any) -> None:
         self.mm, self.xstate = mm, xstate
         self.enclave: Enclave | None = None
         self.tcs: Tcs | None = None
         self.fault_addr = self.fault_code = 0
+        self.notified = False
 
 
 def _page_fault(thread: Thread, addr: int, code: int) -> int:
@@ -163,15 +165,28 @@ def _enter_checks(thread: Thread, enclave: Enclave, regs: Regs, resume: bool) ->
         if tcs.cssa == 0:
             return GP
         error = _frame_ok(thread, enclave, tcs, tcs.cssa - 1)
+        if not error and _notifies(enclave, tcs):
+            error = _entry_ok(thread, enclave, tcs)
     else:
-        if tcs.cssa >= tcs.nssa or not _canonical(tcs.fs_base) or not _canonical(tcs.gs_base):
-            return GP
-        error = _frame_ok(thread, enclave, tcs, tcs.cssa)
-        if not error and not _canonical(tcs.entry):
-            return GP
+        error = _entry_ok(thread, enclave, tcs)
     if not error and tcs.entered is not None:
         return GP
     return error
+
+
+def _entry_ok(thread: Thread, enclave: Enclave, tcs: Tcs) -> int:
+    """What the way in at OENTRY asks: a free SSA frame, and canonical addresses."""
+    if tcs.cssa >= tcs.nssa or not _canonical(tcs.fs_base) or not _canonical(tcs.gs_base):
+        return GP
+    return _frame_ok(thread, enclave, tcs, tcs.cssa) or (0 if _canonical(tcs.entry) else GP)
+
+
+def _notifies(enclave: Enclave, tcs: Tcs) -> bool:
+    """Whether ERESUME tells the enclave of the exit (SDM, ERESUME: TMP_NOTIFY).
+
+    The frame that it was left in says so, in a byte that AEX leaves as it is.
+    """
+    return tcs.aexnotify and bool(enclave.memory.view[tcs.gpr(tcs.cssa - 1) + _AEXNOTIFY] & 1)
 
 
 def eenter(thread: Thread, enclave: Enclave, regs: Regs) -> int:
@@ -191,13 +206,18 @@ def eenter(thread: Thread, enclave: Enclave, regs: Regs) -> int:
             return error
         tcs = enclave.tcs_at(regs[RBX])
         tcs.checked = None if tcs.cssa else key
+    _enter_at_oentry(thread, enclave, tcs, regs)
+    return 0
+
+
+def _enter_at_oentry(thread: Thread, enclave: Enclave, tcs: Tcs, regs: Regs) -> None:
+    """EENTER's way in, and that of an ERESUME that notifies."""
     _enter(thread, enclave, tcs, regs)
     _STACK.pack_into(enclave.memory.view, tcs.gpr(tcs.cssa) + _URSP, regs[RSP], regs[RBP])
     regs[RAX] = tcs.cssa
     regs[RCX] = regs[RIP] + ENCLU_LENGTH
     regs[RIP] = tcs.entry
     regs[FS_BASE], regs[GS_BASE] = tcs.fs_base, tcs.gs_base
-    return 0
 
 
 def _enter(thread: Thread, enclave: Enclave, tcs: Tcs, regs: Regs) -> None:
@@ -254,7 +274,7 @@ def aex(
         if vector == VECTOR_GP:
             maddr = 0
         struct.pack_into("<QII", view, gpr - EXINFO_LENGTH, maddr, errcd, 0)
-    struct.pack_into("<II", view, gpr + _EXITINFO, info, 0)
+    struct.pack_into("<I3x", view, gpr + _EXITINFO, info)  # AEXNOTIFY, behind it, stays
     _BASES.pack_into(view, gpr + _FSBASE, regs[FS_BASE], regs[GS_BASE])
     _save_xstate(thread, enclave, frame, vector)
     ursp, urbp = _STACK.unpack_from(view, gpr + _URSP)
@@ -295,11 +315,17 @@ def eresume(thread: Thread, enclave: Enclave, regs: Regs) -> int:
     """ERESUME with RBX = TCS, RCX = AEP: continue where SSA[CSSA-1] was left (SDM, ERESUME).
 
     URSP and URBP stay what EENTER saved: the next AEX goes back to that stack.
+    An enclave that wants to be notified of the exit is entered at OENTRY instead, as by
+    EENTER: the frame below is its handler's to restore (EDECCSSA) or to resume.
     """
     error = _enter_checks(thread, enclave, regs, resume=True)
     if error:
         return error
     tcs = enclave.tcs_at(regs[RBX])
+    thread.notified = _notifies(enclave, tcs)
+    if thread.notified:
+        _enter_at_oentry(thread, enclave, tcs, regs)
+        return 0
     view = enclave.memory.view
     frame, gpr = tcs.frame(tcs.cssa - 1), tcs.gpr(tcs.cssa - 1)
     size = enclave.xsave_bytes

@@ -241,7 +241,10 @@ def _enclu(sgx: Sgx, tracee: Tracee, may_block: bool = False) -> None:
         else:
             error = FAULT | _GP
         if sgx.record is not None:
-            sgx.record.enclu(tracee.tid, leaf, error, view, thread.tcs)
+            now = thread.tcs
+            if leaf == _ERESUME and not error and now is not None and thread.notified:
+                sgx.record.notify(tracee.tid, now.addr, now.cssa)
+            sgx.record.enclu(tracee.tid, leaf, error, view, now)
         if not error:
             if changed >= 0:
                 file = _file(sgx, thread)

@@ -30,6 +30,8 @@ enum { EREPORT = 0, EGETKEY = 1, EENTER = 2, ERESUME = 3, EEXIT = 4,
 #define ATTR_DEBUG        (1ull << 1)
 #define ATTR_MODE64BIT    (1ull << 2)
 #define ATTR_PROVISIONKEY (1ull << 4)
+#define ATTR_AEXNOTIFY    (1ull << 10)
+#define TCS_AEXNOTIFY     (1ull << 1)
 
 #define MISC_EXINFO 1u /* the SSA also gets the address and code of #PF and #GP */
 
@@ -61,7 +63,8 @@ struct tcs {
 struct gprsgx {
 	uint64_t rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15;
 	uint64_t rflags, rip, ursp, urbp;
-	uint32_t exitinfo, reserved;
+	uint32_t exitinfo;
+	uint8_t reserved[3], aexnotify;
 	uint64_t fsbase, gsbase;
 };
 #define EXITINFO_VALID (1u << 31)

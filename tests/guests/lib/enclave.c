@@ -9,6 +9,7 @@
 
 uint64_t enclu(uint64_t leaf, const void *rbx, void *rcx, const void *rdx);
 uint64_t fault(uint64_t kind, uint64_t address);
+void second_phase(uint64_t *frame, const void *xsave, void (*then)(void), uint8_t *aexnotify);
 void vectors(struct vectors *v, int avx, volatile uint64_t *stop);
 __attribute__((visibility("hidden"))) void enclave_leave(void); /* no GOT: it would hold an offset */
 
@@ -69,6 +70,47 @@ static void give_up(uint64_t cssa, uint8_t *tcs)
 
 	regs->rip = (uint64_t)enclave_leave;
 	regs->rsp = (uint64_t)tcs - (cssa - 1) * STACK_STEP - ENTRY_FRAME;
+}
+
+static struct notes *notes;
+
+static struct gprsgx *frame(uint8_t *tcs, uint64_t n) { return (struct gprsgx *)(tcs + PAGE * (n + 2)) - 1; }
+
+/* Runs where the interrupted code ran, with its frame free again. */
+static void handled(void) { __atomic_add_fetch(&notes->phase2, 1, __ATOMIC_SEQ_CST); }
+
+/* The enclave is told of an exit, at CSSA = n: what SSA[n-1] holds is this thread's to go on with.
+ * The state goes on the interrupted stack, below its red zone, since the frame is about to be free:
+ * the next exit is saved there. */
+static void notified(uint64_t cssa, uint64_t rcx, uint8_t *tcs)
+{
+	struct gprsgx *regs = frame(tcs, cssa - 1);
+	uint64_t *to, *from = &regs->rax;
+
+	notes->phase1++;
+	notes->cssa = cssa;
+	notes->rcx = rcx;
+	notes->exitinfo = regs->exitinfo;
+	notes->rip = regs->rip;
+	if (regs->exitinfo & EXITINFO_VALID)
+		regs->rip += notes->skip;
+	if (notes->how == N_RESUME) {
+		regs->aexnotify = 0;
+		return;
+	}
+	if (notes->how == N_FAULT && cssa == 1) {
+		frame(tcs, 1)->aexnotify = 1;
+		fault(F_UD2, 0);
+		frame(tcs, 1)->aexnotify = 0;
+	}
+	to = (uint64_t *)(regs->rsp - RED_ZONE) - FRAME_WORDS;
+	for (int i = 0, n = 0; i < 16; i++)
+		if (from + i != &regs->rsp)
+			to[n++] = from[i];
+	to[15] = regs->rflags;
+	to[16] = regs->rip;
+	regs->aexnotify = 0;
+	second_phase(to, tcs + PAGE * cssa, handled, &regs->aexnotify);
 }
 
 static uint64_t get_key(const struct keyrequest *request, uint8_t key[16])
@@ -152,10 +194,14 @@ static uint64_t op_seal(struct call *c, int open)
 	return 0;
 }
 
-void enclave_main(struct call *c, uint64_t cssa, uint8_t *tcs)
+void enclave_main(struct call *c, uint64_t cssa, uint8_t *tcs, uint64_t rcx)
 {
 	struct secinfo info;
 
+	if (cssa && frame(tcs, cssa - 1)->aexnotify & 1) {
+		notified(cssa, rcx, tcs);
+		return;
+	}
 	switch (c->op) {
 	case OP_NOP:
 		return; /* not even a write: for timing */
@@ -199,6 +245,11 @@ void enclave_main(struct call *c, uint64_t cssa, uint8_t *tcs)
 	case OP_DECCSSA:
 		enclu(EDECCSSA, NULL, NULL, NULL);
 		c->ret = cssa;
+		break;
+	case OP_NOTIFY:
+		c->ret = frame(tcs, 0)->aexnotify;
+		notes = (struct notes *)c->b;
+		frame(tcs, 0)->aexnotify = c->a != 0;
 		break;
 	case OP_GIVE_UP:
 		give_up(cssa, tcs);

@@ -27,7 +27,7 @@ enclave_entry:
 	push	%rcx			/* where to leave to */
 	push	%rbp
 	push	%rbx
-	mov	%rbx, %rdx		/* third argument: the TCS */
+	mov	%rbx, %rdx		/* third argument: the TCS; the fourth is RCX */
 	call	enclave_main
 enclave_leave:				/* RSP is ENTRY_FRAME below the top of the stack */
 	pop	%rbx
@@ -46,6 +46,47 @@ enclave_leave:				/* RSP is ENTRY_FRAME below the top of the stack */
 	mov	$4, %eax		/* EEXIT */
 	.byte	0x0f, 0x01, 0xd7
 	ud2				/* EEXIT does not return */
+
+/*
+ * void second_phase(uint64_t *frame, const void *xsave, void (*then)(void), uint8_t *aexnotify)
+ *
+ * From the handler of a notification to the frame of the interrupted code, as Intel's SDK does it:
+ * the vector state from the SSA while that is still whole, the interrupted stack, EDECCSSA; then
+ * notifications on again, `then`, and all registers from `frame`, which lies on that stack.
+ */
+	.globl	second_phase
+second_phase:
+	mov	%rdx, %r12
+	mov	%rcx, %r13
+	mov	$3, %eax		/* the XFRM of an enclave without options: x87 and SSE */
+	xor	%edx, %edx
+	xrstor	(%rsi)
+	mov	%rdi, %rsp
+	mov	$9, %eax		/* EDECCSSA */
+	.byte	0x0f, 0x01, 0xd7
+	movb	$1, (%r13)
+	mov	%rsp, %rbp
+	and	$-16, %rsp
+	cld
+	call	*%r12
+	mov	%rbp, %rsp
+	pop	%rax			/* in the order of GPRSGX, without RSP */
+	pop	%rcx
+	pop	%rdx
+	pop	%rbx
+	pop	%rbp
+	pop	%rsi
+	pop	%rdi
+	pop	%r8
+	pop	%r9
+	pop	%r10
+	pop	%r11
+	pop	%r12
+	pop	%r13
+	pop	%r14
+	pop	%r15
+	popfq
+	ret	$RED_ZONE
 
 /* uint64_t enclu(uint64_t leaf, const void *rbx, void *rcx, const void *rdx) */
 	.globl	enclu

@@ -58,7 +58,7 @@ static uint8_t *stage(const void *from, uint64_t len, uint64_t room)
 	return p;
 }
 
-static int plan_thread(struct encl *e, int n, uint64_t *at)
+static int plan_thread(struct encl *e, int n, uint64_t *at, const struct encl_opts *opts)
 {
 	uint64_t tcs_off = *at + STACK_PAGES * PAGE, tls_off = tcs_off + PAGE + NSSA * PAGE;
 	struct tcs *tcs = (struct tcs *)stage(NULL, 0, PAGE);
@@ -69,6 +69,7 @@ static int plan_thread(struct encl *e, int n, uint64_t *at)
 	tcs->ossa = tcs_off + PAGE;
 	tcs->nssa = NSSA;
 	tcs->oentry = e->entry;
+	tcs->flags = opts->attributes & ATTR_AEXNOTIFY ? TCS_AEXNOTIFY : 0;
 	tcs->ofsbase = tcs->ogsbase = tls_off;
 	tcs->fslimit = tcs->gslimit = 0xffffffff;
 	tls[0] = (uint64_t)n;
@@ -102,7 +103,7 @@ int encl_plan(struct encl *e, const struct encl_opts *opts)
 	encl_seg(e, "code", 0, e->data, SI_REG | SI_R | SI_X, image, true);
 	encl_seg(e, "data", e->data, at - e->data, SI_REG | SI_R | SI_W, image + e->data, true);
 	for (int n = 0; n < e->threads && !ret; n++)
-		ret = plan_thread(e, n, &at);
+		ret = plan_thread(e, n, &at, opts);
 	e->heap = at;
 	if (!ret && opts->heap)
 		ret = encl_seg(e, "heap", at, opts->heap, SI_REG | SI_R | SI_W, NULL, false);

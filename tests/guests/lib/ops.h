@@ -13,6 +13,8 @@
 #define NSSA 3
 #define STACK_STEP 0x2000
 #define ENTRY_FRAME 32 /* bytes that the entry pushes before it calls enclave_main */
+#define RED_ZONE 128
+#define FRAME_WORDS 17 /* 15 registers, flags, RIP: what second_phase takes */
 #define STACK_PAGES (NSSA * STACK_STEP / PAGE)
 
 #ifndef __ASSEMBLER__
@@ -32,6 +34,8 @@ enum op {
 	OP_ENCLU,      /* leaf a on page b with SECINFO flags c and source d: EACCEPT, EMODPE, EACCEPTCOPY */
 	OP_DECCSSA,    /* handler part: EDECCSSA, ret = CSSA at entry */
 	OP_GIVE_UP,    /* handler part: what SSA[CSSA-1] holds goes on by leaving the enclave */
+	OP_NOTIFY,     /* a: AEX notifications on or off, as struct notes at b says; ret = SSA[0].AEXNOTIFY
+	                  as it was */
 	OP_FAULT,      /* execute the faulty instruction of enum fault in a, address b; ret = result */
 	OP_HANDLE,     /* handler part: report SSA[CSSA-1]; then RIP += a, saved RAX = b if c; if d,
 	                  RIP = the return address on the interrupted stack instead */
@@ -45,6 +49,21 @@ enum op {
 };
 
 enum fault { F_UD2, F_DIV, F_READ, F_WRITE, F_JUMP, F_INT3, F_HLT, F_CPUID, F_SYSCALL, F_IN, F_LAST };
+
+/* What an enclave that is notified does, and what it has seen: in memory outside. */
+struct notes {
+	uint64_t how;    /* enum notified */
+	uint64_t skip;   /* bytes of an instruction that has faulted */
+	uint64_t phase1; /* entries by notification: at CSSA > 0 */
+	uint64_t phase2; /* after EDECCSSA: at CSSA - 1, on the interrupted stack */
+	uint64_t cssa, rcx, exitinfo, rip; /* of the last one */
+};
+
+enum notified {
+	N_DECCSSA, /* as Intel's SDK: a second phase in the interrupted frame, then the code goes on */
+	N_RESUME,  /* leave the enclave, with notifications off: ERESUME is to go on */
+	N_FAULT,   /* as N_DECCSSA, with an exception in the handler that it is notified of, too */
+};
 
 struct call {
 	uint64_t op, a, b, c, d, ret;
