@@ -102,15 +102,15 @@ def test_a_frame_that_does_not_ask_is_resumed(bit: int) -> None:
     assert cpu.gpr(0).aexnotify == bit  # no AEX touches it
 
 
-@pytest.mark.parametrize("optin", [0, 1])
+@pytest.mark.parametrize("debugged", [0, 1])
 @pytest.mark.parametrize("flag", [0, OF_TCS])
 @pytest.mark.parametrize("attributes", [ATTR_MODE64BIT, NOTIFY])
 def test_the_tcs_and_the_secs_have_to_agree_unless_it_is_debugged(
-    attributes: int, flag: int, optin: int
+    attributes: int, flag: int, debugged: int
 ) -> None:
     cpu = cpu_with(1, 0, attributes)
-    cpu.enclave.memory.write(8, bytes([flag | optin]))  # FLAGS, as EDBGWR may set DBGOPTIN
-    agree = optin or bool(flag) == (attributes == NOTIFY)
+    cpu.enclave.memory.write(8, bytes([flag | debugged]))  # FLAGS, as EDBGWR may set DBGOPTIN
+    agree = debugged or bool(flag) == (attributes == NOTIFY)
     if not agree:
         assert cpu.enter() == GP
         return
