@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.command import Softsgx
 
 RUN = [sys.executable, "-m", "softsgx", "run", "--"]
 
@@ -155,6 +159,150 @@ def test_a_closed_standard_input_stays_closed() -> None:
     )  # fmt: skip
     assert process.stdout.strip() == "no input"
     assert not process.stderr
+
+
+def test_softsgx_ends_with_the_program_and_serves_what_it_leaves(
+    softsgx: Softsgx, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    served = f"read x < {fifo}; test -c /dev/sgx_enclave; echo served $? > {fifo}"
+    script = f"({served}) > /dev/null 2>&1 & exit 3"
+    done = softsgx("--", "sh", "-c", script)
+    assert (done.returncode, done.stderr) == (3, "")
+    fifo.write_text("go\n")
+    assert fifo.read_text() == "served 0\n"
+
+
+def test_the_readers_of_what_the_program_closed_do_not_wait_for_a_tracer() -> None:
+    # communicate() ends when nobody holds the two pipes any more.
+    with subprocess.Popen(
+        [*RUN, "sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!; exit 4"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (4, "")
+    os.kill(int(out), signal.SIGTERM)
+    _wait_gone(int(out))
+
+
+def test_wait_ends_with_the_last_descendant() -> None:
+    script = "exec 3<&0; (read x; echo last) <&3 & echo $!; exit 3"
+    with subprocess.Popen(
+        [*RUN[:-1], "--wait", "--", "sh", "-c", script],
+        stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        pid = int(_line(process))
+        process.stdin.write("x\n")
+        process.stdin.flush()
+        assert _line(process) == "last"
+        assert process.wait(20) == 3
+        _wait_gone(pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_a_wait_for_descendants(number: signal.Signals) -> None:
+    # The name of the device is asked about once the tracer has seen the program's end.
+    left = "while kill -0 $1 2>&-; do :; done; test -c /dev/sgx_enclave; echo $$; kill -STOP $$"
+    script = f"trap '' TERM INT HUP; sh -c '{left}' sh $$ & exit 3"
+    with subprocess.Popen(
+        [*RUN[:-1], "--wait", "--", "sh", "-c", script], stdout=subprocess.PIPE, text=True
+    ) as process:
+        pid = int(_line(process))
+        process.send_signal(number)
+        assert process.wait(20) == -number
+        _wait_gone(pid)
+
+
+def test_a_stopped_program_stops_softsgx_and_both_go_on() -> None:
+    with _start("sh", "-c", "echo $$; kill -TSTP $$; echo on; exit 6") as process:
+        pid = int(_line(process))
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert os.WSTOPSIG(status) == signal.SIGTSTP
+        assert Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "Tt"
+        process.send_signal(signal.SIGCONT)
+        assert _line(process) == "on"
+        assert process.wait(20) == 6
+
+
+CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
+
+
+@pytest.mark.parametrize("streams", CLOSED)
+def test_closed_standard_streams_stay_closed(streams: str, tmp_path: Path) -> None:
+    program = "import os; print(os.listdir('/proc/self/fd'), file=open('fds', 'w'))"
+    shown = []
+    for prefix in ([], RUN):
+        argv = " ".join(map(shlex.quote, [*prefix, sys.executable, "-c", program]))
+        done = subprocess.run(
+            ["sh", "-c", f"{argv} {streams}"], cwd=tmp_path, check=False, timeout=30
+        )
+        shown.append((done.returncode, (tmp_path / "fds").read_text()))
+    assert shown[0] == shown[1]
+    assert subprocess.run(
+        ["sh", "-c", f"{shlex.join(RUN)} sh -c 'exit 5' {streams}"], check=False, timeout=30
+    ).returncode == 5  # fmt: skip
+
+
+def test_a_mistake_with_standard_error_closed_is_told_to_nobody(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.join(RUN)} {tmp_path}/nothing 2>&-"],
+        check=False, timeout=30, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+ENVIRONMENTS = [
+    [b"A=1"], [b"LC_ALL=C", b"B=\xff\xfe"], [b"LC_CTYPE=POSIX"], [], [b"X", b"A=1", b"A=2", b""]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("strings", ENVIRONMENTS)
+def test_environment_and_arguments_arrive_byte_for_byte(strings: list[bytes]) -> None:
+    libc = ctypes.CDLL(None)
+    program = [b"/bin/cat", b"/proc/self/cmdline", b"/proc/self/environ", b"\xff\xfe", b"", b"e"]
+    shown = []
+    for prefix in ([], [os.fsencode(a) for a in RUN]):
+        argv = [*prefix, *program]
+        out_r, out_w = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(out_w, 1)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            vectors = [(ctypes.c_char_p * (len(v) + 1))(*v, None) for v in (argv, strings)]
+            libc.execve(argv[0], *vectors)
+            os._exit(99)
+        os.close(out_w)
+        with os.fdopen(out_r, "rb") as f:
+            shown.append(f.read())
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 99
+    expected = b"".join(text + b"\0" for text in (*program, *strings))
+    assert shown == [expected, expected]
+
+
+def test_limits_umask_niceness_and_mask_are_the_callers() -> None:
+    look = "ulimit -a; ulimit -Ha; umask; nice; grep Sig[BIC] /proc/self/status"
+    script = "ulimit -Sn 77; ulimit -Sf 4000; umask 031; trap '' INT QUIT USR1 CHLD;"
+    shown = [
+        subprocess.run(
+            ["nice", "-n", "3", "bash", "-c", script + shlex.join([*prefix, "bash", "-c", look])],
+            capture_output=True, text=True, timeout=30, check=True,
+        ).stdout
+        for prefix in ([], RUN)
+    ]  # fmt: skip
+    assert shown[0] == shown[1]
+
+
+def test_more_enclaves_than_the_programs_limit_of_descriptors(
+    softsgx: Softsgx, guest: Callable[[str], Path]
+) -> None:
+    script = f'ulimit -Sn 24; exec "$@" {guest("manyenclaves")} 64'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *RUN], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "64\n", "")
 
 
 def test_ignored_signals_are_those_that_the_caller_ignores() -> None:

@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     # Who read our output may have gone; the interpreter must not flush into it at its end.
     for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
         try:
-            stream.flush()
+            if stream is not None:  # it may have come closed
+                stream.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
     return status
@@ -49,7 +50,7 @@ def _status(args: list[str]) -> int:
     except InternalError as e:
         return _bug(e, str(e))
     except SoftsgxError as e:
-        print(f"softsgx: {e}", file=sys.stderr)
+        _complain(str(e))
         return 2
     except BrokenPipeError:
         return 1
@@ -67,8 +68,13 @@ def _bug(error: Exception, text: str) -> int:
         hint = ""
     else:
         hint = "; SOFTSGX_DEBUG=1 shows where"
-    print(f"softsgx: {' '.join(text.split())}{hint}", file=sys.stderr)
+    _complain(f"{' '.join(text.split())}{hint}")
     return _EX_SOFTWARE
+
+
+def _complain(text: str) -> None:
+    if sys.stderr is not None:  # print() would take standard output instead
+        print(f"softsgx: {text}", file=sys.stderr)
 
 
 def _any_text() -> None:
@@ -81,7 +87,8 @@ def _any_text() -> None:
 
 def _command(args: list[str]) -> int:
     if not args:
-        print(USAGE, file=sys.stderr)
+        if sys.stderr is not None:
+            print(USAGE, file=sys.stderr)
         return 2
     name, rest = args[0], args[1:]
     if name in ("-h", "--help"):
@@ -104,5 +111,5 @@ def _command(args: list[str]) -> int:
         _any_text()
         module = import_module(f"softsgx.cli.{name}")
         return int(getattr(module, name)(rest))
-    print(f"softsgx: no command {name!r}; see 'softsgx --help'", file=sys.stderr)
+    _complain(f"no command {name!r}; see 'softsgx --help'")
     return 2

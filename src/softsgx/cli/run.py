@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+from softsgx.cli.front import Tracer, front, split
 from softsgx.errors import UsageError
+from softsgx.host.origin import Origin
 from softsgx.supervisor.launch import find_program
 from softsgx.supervisor.loop import Options, Supervisor
 
@@ -31,6 +33,8 @@ Run PROGRAM with a software SGX device.
   --record FILE                  append every event to FILE ('softsgx show FILE' prints it)
   -v, --verbose                  print every event to standard error
   --no-cpuid                     leave the CPUID instruction alone
+  --wait                         end when the program's last descendant ends; without it
+                                 softsgx ends with the program, and they go on
   --verify                       hold the model against /proc/PID/maps at every stop
 
 A security module decides about the device (nothing else is asked about):
@@ -67,7 +71,7 @@ def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     takes |= {f"--{name}": name for name in _LSM}
     flags = {"-v": "verbose", "--verbose": "verbose", "--no-cpuid": "no_cpuid"}
     takes |= {"--dev-mode": "dev_mode", "--dev-owner": "dev_owner", "--dev-group": "dev_group"}
-    flags |= {"--dev-noexec": "dev_noexec", "--dev-exec": "dev_exec"}
+    flags |= {"--dev-noexec": "dev_noexec", "--dev-exec": "dev_exec", "--wait": "wait"}
     flags |= {"--verify": "verify", "--permissive": "permissive", "--carry-out": "carry_out"}
     rest = list(args)
     while rest:
@@ -98,13 +102,26 @@ def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 def run(args: list[str]) -> int:
     """Run a program; its exit status, or death by its signal."""
+    origin = Origin()  # before anything is opened
     chosen, argv = _parse(args)
     if chosen.get("help"):
         print(HELP, end="")
         return 0
     if not argv:
         raise UsageError("run needs a program; see 'softsgx run --help'")
+    verbose = "verbose" in chosen
+    tracer, link, pid = split(origin, wait="wait" in chosen, verbose=verbose)
+    if tracer is None:
+        return front(link, pid, origin, _die)
+    status = _trace(chosen, argv, origin, tracer)
+    tracer.done(status)
+    os._exit(0)  # the front waits: nothing is left to be written
+
+
+def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Tracer) -> int:
+    """Run the program and whatever it starts, to the end of the last: its wait status."""
     options = Options()
+    options.origin, options.front = origin, tracer
     if "epc" in chosen:
         options.epc_bytes = parse_size(chosen["epc"])
     design = None
@@ -125,15 +142,12 @@ def run(args: list[str]) -> int:
         find_program(argv[0])  # a mistake is told before a recording is begun
         options.recorder = _recorder(chosen, design, argv, options)
     try:
-        status = Supervisor(options).run(argv)
+        return Supervisor(options).run(argv)
     finally:
         if options.recorder is not None:
             options.recorder.close()
         if options.lsm is not None:
             options.lsm.close()
-    if os.WIFSIGNALED(status):
-        return _die(os.WTERMSIG(status))
-    return os.WEXITSTATUS(status)
 
 
 def _nodes(options: Options, chosen: dict[str, Any]) -> None:
@@ -176,8 +190,9 @@ def _recorder(chosen: dict[str, Any], design: Any, argv: list[str], options: Opt
         text, err = Formatter(), sys.stderr
 
         def sink(event: dict[str, Any]) -> None:
-            err.write(text(event))
-            err.flush()
+            if err is not None:  # it may have come closed
+                err.write(text(event))
+                err.flush()
 
     if design is None:
         from softsgx.designs.linux import DEFAULT  # as the device itself does

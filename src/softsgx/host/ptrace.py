@@ -30,6 +30,7 @@ __all__ = [
     "Registers",
     "cont",
     "event_message",
+    "execve",
     "get_siginfo",
     "get_sigmask",
     "get_xstate",
@@ -278,6 +279,14 @@ def write_memory(pid: int, addr: int, data: bytes) -> int:
         at = _small_at
     _set_iovecs(_iovecs, 0, at, length, addr & _U64, length)
     return max(int(_writev(pid, _ours_at, 1, _theirs_at, 1, 0)), 0)
+
+
+def execve(path: bytes, argv: list[bytes], environment: list[bytes]) -> None:
+    """Become a program, with an environment that no mapping could hold. Raises OSError."""
+    arrays = [(ctypes.c_char_p * (len(v) + 1))(*v, None) for v in (argv, environment)]
+    _libc.execve(path, *arrays)
+    errno = ctypes.get_errno()
+    raise OSError(errno, os.strerror(errno))
 
 
 def prctl(option: int, *args: int) -> int:

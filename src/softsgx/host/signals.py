@@ -7,10 +7,31 @@ Source: Linux arch/x86/include/uapi/asm/signal.h.
 
 from __future__ import annotations
 
-from _signal import SIG_DFL, SIG_IGN, signal  # type: ignore[import-not-found]
+from _signal import (  # type: ignore[import-not-found]
+    SIG_BLOCK,
+    SIG_DFL,
+    SIG_IGN,
+    SIG_SETMASK,
+    SIG_UNBLOCK,
+    getsignal,
+    pthread_sigmask,
+    signal,
+    sigwaitinfo,
+)
 
-__all__ = ["SIG_DFL", "SIG_IGN", "signal"]
+__all__ = [
+    "SIG_BLOCK",
+    "SIG_DFL",
+    "SIG_IGN",
+    "SIG_SETMASK",
+    "SIG_UNBLOCK",
+    "getsignal",
+    "pthread_sigmask",
+    "signal",
+    "sigwaitinfo",
+]
 
 SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGTRAP = 1, 2, 3, 4, 5
 SIGKILL, SIGUSR1, SIGSEGV, SIGUSR2, SIGPIPE = 9, 10, 11, 12, 13
-SIGTERM, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGXFSZ = 15, 19, 20, 21, 22, 25
+SIGTERM, SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU = 15, 17, 18, 19, 20, 21, 22
+SIGURG, SIGXFSZ, SIGWINCH = 23, 25, 28

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from errno import EACCES
+from errno import EACCES, ENOENT
 
 from softsgx.errors import UnsupportedError, UsageError
 from softsgx.host import bpf, ptrace, signals
@@ -14,6 +14,7 @@ from softsgx.host.notify import (
     receive_listener,
     send_listener,
 )
+from softsgx.host.origin import Origin
 
 __all__ = ["find_program", "launch", "socket_pair"]
 
@@ -55,8 +56,8 @@ def _check_elf(path: str) -> None:
         raise UsageError(f"{path}: not an x86-64 program (ELF machine {machine})")
 
 
-def launch(argv: list[str]) -> tuple[int, int, Listener | None]:
-    """Start ``argv`` as a seized, filtered child on its way into exec.
+def launch(argv: list[str], origin: Origin) -> tuple[int, int, Listener | None]:
+    """Start ``argv`` as a seized, filtered child on its way into exec, with all that it came with.
 
     Returns its pid, a pipe that tells why exec failed (empty: it did not), and what gives
     descriptors to it and its descendants, if the kernel lets us have it.
@@ -72,7 +73,7 @@ def launch(argv: list[str]) -> tuple[int, int, Listener | None]:
     pid = os.fork()
     if pid == 0:
         os.close(ours)
-        _child(path, argv, program, ready_r, theirs, fail_w)
+        _child(path, argv, origin, program, ready_r, theirs, fail_w)
     os.close(theirs)
     os.close(ready_r)
     os.close(fail_w)
@@ -100,7 +101,9 @@ def socket_pair() -> tuple[int, int]:
     return ours.detach(), theirs.detach()
 
 
-def _child(path: str, argv: list[str], program: bytes, ready: int, sock: int, fail: int) -> None:
+def _child(
+    path: str, argv: list[str], origin: Origin, program: bytes, ready: int, sock: int, fail: int
+) -> None:
     try:
         os.read(ready, 1)
         os.close(ready)
@@ -116,12 +119,11 @@ def _child(path: str, argv: list[str], program: bytes, ready: int, sock: int, fa
             if error:
                 os.write(fail, f"seccomp: {os.strerror(error)}".encode())
                 os._exit(127)
-        for s in (signals.SIGPIPE, signals.SIGXFSZ, signals.SIGINT, signals.SIGQUIT):
-            signals.signal(s, signals.SIG_DFL)
-        os.execv(path, argv)
+        origin.restore()
+        origin.execute(path, argv)
     except OSError as e:
         why = e.strerror
-        if isinstance(e, FileNotFoundError) and os.path.exists(path):
+        if e.errno == ENOENT and os.path.exists(path):
             why = "the interpreter that it names does not exist"
         os.write(fail, f"{path}: {why}".encode(errors="surrogateescape"))
     finally:

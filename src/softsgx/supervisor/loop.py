@@ -10,10 +10,11 @@ import os
 
 from softsgx.errors import UsageError
 from softsgx.host import ptrace, signals
+from softsgx.host.origin import Origin
 from softsgx.supervisor import execve, paths
 from softsgx.supervisor.launch import launch
 from softsgx.supervisor.node import Node
-from softsgx.supervisor.remote import Ended, to_exit_stop
+from softsgx.supervisor.remote import Ended, has_ended, to_exit_stop
 from softsgx.supervisor.tracee import AddressSpace, Tracee
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, R8, R10, RAX, RDI, RDX, RIP, RSI
@@ -33,7 +34,6 @@ _SECCOMP_STOP = ptrace.EVENT_SECCOMP << 16 | signals.SIGTRAP << 8 | 0x7F
 _ENCLU = b"\x0f\x01\xd7"
 _CLONE_VM, _CLONE_THREAD = 0x100, 0x10000
 _QUICK = (signals.SIGILL << 8 | 0x7F, _SECCOMP_STOP)  # as wait statuses
-_SIGNALS = (signals.SIGTERM, signals.SIGHUP, signals.SIGUSR1, signals.SIGUSR2)
 
 
 def cache_dir() -> str:
@@ -47,7 +47,10 @@ class Options:
 
     lsm: a `softsgx.supervisor.lsm.Confinement`, None for no LSM. carry_out: calls of
     loaders for Linux are carried out as the design's own. dev_mode, dev_uid, dev_gid: of the
-    device's nodes. dev_noexec: whether they lie on a noexec mount, None: as /dev does.
+    device's nodes. dev_noexec: whether they lie on a noexec mount, None: as /dev does. origin:
+    what the program gets (`softsgx.host.origin`), taken now if it is None. front: hears of the
+    program being ``launched(pid)``, ``stopped(signal)`` and ``ended(status)`` before its
+    descendants.
     """
 
     __slots__ = (
@@ -58,8 +61,10 @@ class Options:
         "dev_noexec",
         "dev_uid",
         "epc_bytes",
+        "front",
         "lsm",
         "make_design",
+        "origin",
         "recorder",
         "verify",
     )
@@ -69,6 +74,8 @@ class Options:
         self.epc_bytes = epc_bytes
         self.recorder: Any = None
         self.lsm: Any = None
+        self.origin: Any = None
+        self.front: Any = None
         self.verify = False
         self.carry_out = False
         self.cpuid = True
@@ -120,19 +127,15 @@ class Supervisor:
 
     def run(self, argv: list[str]) -> int:
         """Run a program to its end, and its children; its wait status."""
-        pid, fail, self.listener = launch(argv)
+        pid, fail, self.listener = launch(argv, self.options.origin or Origin())
         self.main_pid = pid
         space = AddressSpace(pid)
         self.tracees[pid] = Tracee(pid, pid, space)
-        handlers = {s: signals.signal(s, self._forward) for s in _SIGNALS}
-        handlers |= {
-            s: signals.signal(s, signals.SIG_IGN) for s in (signals.SIGINT, signals.SIGQUIT)
-        }
+        if self.options.front is not None:
+            self.options.front.launched(pid)
         try:
             self._loop()
         finally:
-            for s, handler in handlers.items():
-                signals.signal(s, handler)
             why = os.read(fail, 4096)
             os.close(fail)
             if self.listener is not None:
@@ -143,10 +146,6 @@ class Supervisor:
             raise UsageError(why.decode(errors="replace"))
         assert self.main_status is not None
         return self.main_status
-
-    def _forward(self, number: int, _frame: object) -> None:
-        if self.main_status is None:
-            os.kill(self.main_pid, number)
 
     def _loop(self) -> None:
         wait, tracees = os.waitpid, self.tracees
@@ -194,6 +193,8 @@ class Supervisor:
         elif event == ptrace.EVENT_STOP:
             if number in (signals.SIGSTOP, signals.SIGTSTP, signals.SIGTTIN, signals.SIGTTOU):
                 ptrace.listen(tracee.tid)
+                if tracee.tid == self.main_pid and self.options.front is not None:
+                    self.options.front.stopped(number)
             else:
                 self.cont(tracee)
         else:
@@ -226,6 +227,8 @@ class Supervisor:
                 self.record.exit(tid, status)
             if tid == self.main_pid:
                 self.main_status = status
+                if self.options.front is not None and not all(map(has_ended, self.tracees)):
+                    self.options.front.ended(status)
         if not space.tracees:
             self._space_ended(space)
 

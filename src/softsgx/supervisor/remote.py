@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from softsgx.host.notify import Listener
 
-__all__ = ["Ended", "Remote", "scratch", "to_exit_stop", "wait_stop"]
+__all__ = ["Ended", "Remote", "has_ended", "scratch", "to_exit_stop", "wait_stop"]
 
 _SCRATCH = 0x400  # in the page of slots behind our vDSO
 _O_RDWR, _O_CLOEXEC = 0o2, 0o2000000
@@ -45,6 +45,15 @@ def wait_stop(tid: int) -> int:
     if not os.WIFSTOPPED(status):
         raise Ended(tid, status)
     return status
+
+
+def has_ended(tid: int) -> bool:
+    """Whether a tracee's end, and no stop, is there to be waited for."""
+    try:
+        found = os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL)
+    except ChildProcessError:
+        return True
+    return found is not None and found.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
 
 
 class Ended(ProcessLookupError):

@@ -1,0 +1,98 @@
+"""What a program is given by whoever started softsgx, as it was before Python and we changed it.
+
+Python adds LC_CTYPE to its environment where the locale is C (PEP 538), ignores two signals,
+and decodes arguments; a standard stream that is closed would become whatever file is opened
+first. The kernel remembers the environment and the arguments as they came
+(/proc/self/environ, /proc/self/cmdline); the rest is kept from being lost.
+
+Not known is whether SIGPIPE and SIGXFSZ were ignored: Python ignores them before any of our
+code runs. The program gets their defaults.
+"""
+
+from __future__ import annotations
+
+import os
+
+from softsgx.host import ptrace, signals
+
+__all__ = ["Origin"]
+
+
+class Origin:
+    """Taken when the command starts; `restore` and `execute` are for the child.
+
+    environment: its strings in order, also those without "=". inherited: the descriptors from 3
+    on that the program is to have. closed: which of 0 to 2 it has not; /dev/null holds their
+    places in our own processes.
+    """
+
+    __slots__ = ("closed", "environment", "ignores_children", "inherited", "mask")
+
+    def __init__(self) -> None:
+        self.environment = _block("environ")
+        if self.environment is None:
+            self.environment = [k + b"=" + v for k, v in os.environb.items()]
+        self.mask = signals.pthread_sigmask(signals.SIG_BLOCK, ())
+        # Who ignores SIGCHLD has no children to wait for.
+        was = signals.signal(signals.SIGCHLD, signals.SIG_DFL)
+        self.ignores_children = was == signals.SIG_IGN
+        self.inherited = _descriptors()
+        self.closed = _fill()
+
+    def restore(self) -> None:
+        """In the child: signals and standard streams as they were."""
+        for number in (signals.SIGPIPE, signals.SIGXFSZ):
+            signals.signal(number, signals.SIG_DFL)
+        if self.ignores_children:
+            signals.signal(signals.SIGCHLD, signals.SIG_IGN)
+        signals.pthread_sigmask(signals.SIG_SETMASK, self.mask)
+        for fd in self.closed:
+            os.close(fd)
+
+    def execute(self, path: str, argv: list[str]) -> None:
+        """In the child: execve with the arguments' own bytes. Raises OSError if it fails."""
+        assert self.environment is not None
+        given = _block("cmdline") or []
+        exact = given[len(given) - len(argv) :] if len(given) >= len(argv) else []
+        if [os.fsdecode(a) for a in exact] != argv:
+            exact = [os.fsencode(a) for a in argv]
+        ptrace.execve(os.fsencode(path), exact, self.environment)
+
+
+def _block(name: str) -> list[bytes] | None:
+    """The strings of a block that execve(2) laid down, or None where /proc does not tell."""
+    try:
+        with open(f"/proc/self/{name}", "rb", buffering=0) as f:
+            block = b""
+            while piece := f.read(1 << 20):
+                block += piece
+    except OSError:
+        return None
+    return block.split(b"\0")[:-1]
+
+
+def _descriptors() -> tuple[int, ...]:
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return ()
+    found = []
+    for fd in numbers:
+        try:
+            if fd > 2 and os.get_inheritable(fd):
+                found.append(fd)
+        except OSError:
+            continue  # of the listing itself
+    return tuple(found)
+
+
+def _fill() -> tuple[int, ...]:
+    """Put /dev/null where a standard stream is closed: which ones."""
+    closed = []
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            closed.append(fd)
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    return tuple(closed)
