@@ -72,8 +72,9 @@ class Linux511(Design):
 
     # -- mapping -----------------------------------------------------------------------
 
+    @rule(f"Linux sgx_get_unmapped_area(), {_DRIVER}")
     def get_unmapped_area(self, k: Context, at: Any, r: Any) -> None:
-        """sgx_get_unmapped_area(): MAP_PRIVATE is refused, addresses are free."""
+        """MAP_PRIVATE is refused, addresses are free."""
         if at.file is not None:
             k.need(EINVAL, no(eq(r.map_type, MAP_PRIVATE)), "not MAP_PRIVATE")
 
