@@ -1,0 +1,103 @@
+"""What the kernel says of an exception, and what it was inside an enclave."""
+
+from __future__ import annotations
+
+import pytest
+
+from softsgx.sdm import leaves as sdm
+from softsgx.sgx.raised import PAGE_FAULT, Inside, Raised, Suppressed, raised
+
+ILL, TRAP, BUS, FPE, SEGV, SYS = 4, 5, 7, 8, 11, 31
+SI_KERNEL = 0x80
+NOP = b"\x90" * 15
+INTERRUPT = Raised(-1)
+
+
+def undefined(back: int = 0) -> Raised:
+    """#UD, told as Linux tells it."""
+    return Raised(sdm.VECTOR_UD, back, ILL, 2)
+
+
+@pytest.mark.parametrize(
+    ("number", "si_code", "code", "expected"),
+    [
+        (ILL, 2, b"\x0f\x0b", Raised(sdm.VECTOR_UD)),
+        (SEGV, SI_KERNEL, b"\xf4", Raised(sdm.VECTOR_GP)),
+        (SEGV, SI_KERNEL, b"\x66\xe5\x80", undefined()),
+        (SEGV, SI_KERNEL, b"\xf3\x6e", undefined()),
+        (SEGV, SI_KERNEL, b"\x0f\x33", undefined()),  # RDPMC without CR4.PCE
+        (SEGV, SI_KERNEL, b"\x0f\xa2", undefined()),  # CPUID with CPUID faulting
+        (SEGV, SI_KERNEL, b"\xcd\x81", undefined()),
+        (SEGV, SI_KERNEL, b"\x48\xcf", undefined()),
+        (SEGV, SI_KERNEL, b"\x0f\x31", Raised(sdm.VECTOR_GP)),  # CR4.TSD
+        (SEGV, 1, NOP, PAGE_FAULT),
+        (SEGV, 2, NOP, PAGE_FAULT),
+        (SEGV, 4, NOP, PAGE_FAULT),
+        (BUS, 2, NOP, PAGE_FAULT),
+        (BUS, 1, NOP, Raised(sdm.VECTOR_AC)),
+        (BUS, SI_KERNEL, b"\x48\x8b\x45\x00", Raised(sdm.VECTOR_SS)),
+        (BUS, SI_KERNEL, b"\x8e\xd0", undefined()),  # MOV to SS: #SS or #NP elsewhere
+        (FPE, 1, b"\xf7\xf3", Raised(sdm.VECTOR_DE)),
+        (FPE, 3, b"\x9b", Raised(sdm.VECTOR_MF)),
+        (FPE, 3, b"\x64\x41\xd8\x00", Raised(sdm.VECTOR_MF)),
+        (FPE, 3, b"\x0f\x5e\xc1", Raised(sdm.VECTOR_XM)),
+        (FPE, 3, b"\xc5\xd8\x5e\xc1", Raised(sdm.VECTOR_XM)),
+    ],
+)
+def test_faults(number: int, si_code: int, code: bytes, expected: Raised) -> None:
+    assert raised(number, si_code, Inside(code, optin=True)) == expected
+    assert raised(number, si_code, Inside(code)) == expected
+
+
+def test_rdtsc_is_illegal_with_sgx1_only() -> None:
+    assert raised(SEGV, SI_KERNEL, Inside(b"\x0f\x31", sgx2=False)) == undefined()
+
+
+def test_int_4_is_a_trap_of_its_own() -> None:
+    """INT 4 is #OF, with RIP behind it; the same bytes as operands before a #GP are not."""
+    at = Inside(NOP, b"\xcd\x04")
+    assert raised(SEGV, SI_KERNEL, at) == undefined(2)
+    operand = Inside(NOP, b"\xcd\x04", general=lambda: True)
+    assert raised(SEGV, SI_KERNEL, operand) == Raised(sdm.VECTOR_GP)
+
+
+@pytest.mark.parametrize(
+    ("si_code", "code", "before", "inside", "optout", "optin"),
+    [
+        # INT3 alone moves RIP, and is told by SI_KERNEL alone.
+        (SI_KERNEL, NOP, b"\x90\xcc", None, undefined(1), Raised(sdm.VECTOR_BP, 1)),
+        (SI_KERNEL, NOP, b"\xcd\x03", None, undefined(2), undefined(2)),
+        # INT1, where RIP is behind it or on it.
+        (1, NOP, b"\x90\xf1", None, undefined(1), Raised(sdm.VECTOR_DB, 1)),
+        (1, b"\xf1\x90", b"\x90\x90", None, undefined(), Raised(sdm.VECTOR_DB)),
+        # A single step, by TF or by branches.
+        (2, NOP, b"\x90\xcc", None, Suppressed(tf=True), Raised(sdm.VECTOR_DB)),
+        (3, NOP, b"\x90\xcc", None, Suppressed(tf=True), Raised(sdm.VECTOR_DB)),
+        # Breakpoints.
+        (4, NOP, b"\x90\xcc", None, Raised(sdm.VECTOR_DB), Raised(sdm.VECTOR_DB)),
+        (6, NOP, b"\x90\xcc", True, Suppressed(), Raised(sdm.VECTOR_DB)),
+        (6, NOP, b"\x90\xcc", False, Raised(sdm.VECTOR_DB), Raised(sdm.VECTOR_DB)),
+        # A counter that overflows is an interrupt, and so is what nobody knows yet.
+        (6, NOP, b"\x90\xcc", None, INTERRUPT, INTERRUPT),
+        (5, NOP, b"\x90\xcc", None, INTERRUPT, INTERRUPT),
+        (7, NOP, b"\x90\xcc", None, INTERRUPT, INTERRUPT),
+    ],
+)
+def test_traps(
+    si_code: int, code: bytes, before: bytes, inside: bool | None,
+    optout: Raised | Suppressed, optin: Raised | Suppressed,
+) -> None:  # fmt: skip
+    at = Inside(code, before)
+    assert raised(TRAP, si_code, at, inside) == optout
+    debugged = Inside(code, before, optin=True)
+    assert raised(TRAP, si_code, debugged, inside) == optin
+
+
+@pytest.mark.parametrize("si_code", [1, 2])
+def test_a_system_call_that_the_program_itself_catches(si_code: int) -> None:
+    assert raised(SYS, si_code, Inside(NOP, b"\x0f\x05")) == undefined(2)
+
+
+def test_any_other_signal_is_an_interrupt() -> None:
+    assert raised(SYS, 3, Inside(NOP)) == INTERRUPT
+    assert raised(14, 1, Inside(NOP)) == INTERRUPT
