@@ -132,6 +132,10 @@ def test_an_enclave_that_wants_notifications_where_linux_has_none(
     assert _checks(done)["aexnotify"] == "skip"
 
 
+def test_what_proc_and_sys_say(guest: Guest, softsgx: Softsgx) -> None:
+    _assert_all_ok(softsgx("--epc", "64M", "--", guest("views")), 12)
+
+
 def test_the_interface_of_may_2019(guest: Guest, softsgx: Softsgx) -> None:
     _assert_all_ok(softsgx("--design", "v20", "--", guest("v20")), 14)
 

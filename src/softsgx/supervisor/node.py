@@ -49,6 +49,7 @@ class Node:
     def __init__(self, path: str, mode: int = 0o666, uid: int = 0, gid: int = 0) -> None:
         self.path = path
         self.minor = _MINORS["provision" if path.endswith("provision") else "enclave"]
+        self.ino = 700 + self.minor
         self.mode, self.uid, self.gid = mode, uid, gid
         dev = os.stat("/dev")
         self.device = dev.st_dev
@@ -121,7 +122,7 @@ class Node:
         a, m, c = (divmod(t, 10**9) for t in self.times[:3])
         rdev = os.makedev(_MISC_MAJOR, self.minor)
         return struct.pack(
-            "<QQQIIIIQqqqqQqQqQ24x", self.device, 700 + self.minor, 1, stat.S_IFCHR | self.mode,
+            "<QQQIIIIQqqqqQqQqQ24x", self.device, self.ino, 1, stat.S_IFCHR | self.mode,
             self.uid, self.gid, 0, rdev, 0, 4096, 0, *a, *m, *c,
         )  # fmt: skip
 
@@ -130,7 +131,7 @@ class Node:
         buf = bytearray(256)
         struct.pack_into(
             "<IIQIIIHHQQQQ", buf, 0, 0xFFF, 4096, 0, 1, self.uid, self.gid,
-            stat.S_IFCHR | self.mode, 0, 700 + self.minor, 0, 0, 0,
+            stat.S_IFCHR | self.mode, 0, self.ino, 0, 0, 0,
         )  # fmt: skip
         for at, which in ((64, 0), (80, 3), (96, 2), (112, 1)):
             struct.pack_into("<qII", buf, at, *divmod(self.times[which], 10**9), 0)

@@ -40,6 +40,9 @@ _O_PATH, _FLAGS_KEPT, _F_SETFL = 0o10000000, 0o6000, 4  # O_APPEND, O_NONBLOCK
 _OPENS = (nr.NR_open, nr.NR_openat, nr.NR_openat2, nr.NR_creat)
 _NOFOLLOW = {nr.NR_newfstatat: R10, nr.NR_statx: RDX, nr.NR_faccessat2: R10}
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)
+_NOT_READING = 3 | _O_DIRECTORY | _O_PATH | _O_CREAT
+# What softsgx.supervisor.views has something to say of, by the last component.
+_VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc", b"sgx_total_bytes"))
 _MAGIC = (nr.NR_readlink, nr.NR_readlinkat)
 _DECOYS = (b"/secretmem", b"/memfd:softsgx")  # as /proc shows them
 _CREATES = frozenset(
@@ -230,8 +233,17 @@ class DevicePaths:
                 ):
                     return None
                 return str(file.path)
-        if call in _OPENS and raw[raw.rfind(b"/") + 1 :] == b"mem":
-            return self._memory(sup, tracee)
+        if call in _OPENS:
+            last = raw[raw.rfind(b"/") + 1 :]
+            if last == b"mem":
+                return self._memory(sup, tracee)
+            reading = not self._flags(sup, tracee, call) & _NOT_READING
+            if last in _VIEWS and reading and tracee.space.image:
+                from softsgx.supervisor import views
+
+                path = os.path.realpath(self._of_tracee(tracee, dirfd, raw))
+                text = views.contents(sup, path)
+                return None if text is None else self._show(sup, tracee, call, text)
         for name in self.names:
             at = raw.find(name + b"/")
             if at > 0 and self._resolve(tracee, dirfd, raw[: at + len(name)]) is not None:
@@ -273,15 +285,34 @@ class DevicePaths:
         at = "cwd" if dirfd & 0xFFFFFFFF == _AT_FDCWD else f"fd/{dirfd & 0xFFFFFFFF}"
         return f"/proc/{tracee.tid}/{at}/".encode() + raw
 
-    def _magic_link(self, sup: Supervisor, tracee: Tracee, dirfd: int, raw: bytes) -> Any:
-        """The device file that a link of /proc/PID/fd leads to, as the tracee sees it, or None."""
+    def _of_tracee(self, tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
+        """A path of ours to what a path in /proc means to the tracee."""
         path = self._where(tracee, dirfd, raw)
         if path.startswith(b"/dev/fd/"):
             path = b"/proc/self/" + path[5:]
         path = path.replace(b"/proc/self/", b"/proc/%d/" % tracee.tgid, 1)
-        path = path.replace(b"/proc/thread-self/", b"/proc/%d/" % tracee.tid, 1)
+        return path.replace(b"/proc/thread-self/", b"/proc/%d/task/%d/" % (tracee.tgid, tracee.tid))
+
+    def _show(self, sup: Supervisor, tracee: Tracee, call: int, text: bytes) -> Any:
+        """Open a file of ours with this text in place of what the call names."""
+        flags = self._flags(sup, tracee, call)
+        sgx = sup.load_sgx()
+        whole = os.memfd_create("softsgx-view", os.MFD_CLOEXEC)
+        os.write(whole, text)
+        own = os.open(f"/proc/self/fd/{whole}", os.O_RDONLY | os.O_CLOEXEC)
+        os.close(whole)
+        sup.cancel(tracee)
+        with sgx.mappings.calls(tracee) as remote:
+            fd = remote.give(own, cloexec=bool(flags & _O_CLOEXEC))
+        os.close(own)
+        sup.view[RAX] = fd & (1 << 64) - 1
+        sup.regs.store(tracee.tid)
+        return self._resume(sup, tracee)
+
+    def _magic_link(self, sup: Supervisor, tracee: Tracee, dirfd: int, raw: bytes) -> Any:
+        """The device file that a link of /proc/PID/fd leads to, as the tracee sees it, or None."""
         try:
-            s = os.stat(path)
+            s = os.stat(self._of_tracee(tracee, dirfd, raw))
         except (OSError, ValueError):
             return None
         return sup.sgx.files.get((s.st_dev, s.st_ino))
@@ -315,6 +346,8 @@ class DevicePaths:
             return -errno.ENOTDIR
         if flags & _O_CREAT and flags & _O_EXCL:
             return -errno.EEXIST
+        if not tracee.space.image:
+            return -errno.ENXIO  # a program without our vDSO: a 32-bit one
         fmode = {0: 1, 1: 2, 2: 3}.get(flags & 3, 0)
         path_only = bool(flags & _O_PATH)
         if not path_only:
