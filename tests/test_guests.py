@@ -6,6 +6,7 @@ kernel's source, so what fails here is an interface that real programs would stu
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Callable, Collection
@@ -130,6 +131,12 @@ def test_an_enclave_that_wants_notifications_where_linux_has_none(
     done = softsgx("--design", "linux-6.0", "--", guest("aexnotify"))
     _assert_all_ok(done, 3)
     assert _checks(done)["aexnotify"] == "skip"
+
+
+def test_what_can_be_done_to_the_name(guest: Guest, softsgx: Softsgx) -> None:
+    before = sorted(os.listdir("/dev"))
+    _assert_all_ok(softsgx("--", guest("names")), 22)
+    assert sorted(os.listdir("/dev")) == before
 
 
 def test_what_proc_and_sys_say(guest: Guest, softsgx: Softsgx) -> None:

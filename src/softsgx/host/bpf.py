@@ -14,7 +14,7 @@ from softsgx.host import vdso
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.syscalls import SYSCALLS
 
-__all__ = ["base_program", "fd_program", "range_program"]
+__all__ = ["base_program", "fd_program", "names_program", "range_program"]
 
 _LD, _JEQ, _JGT, _JGE, _JSET, _RET, _JA = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06, 0x05
 _AND, _ADDX, _ST, _LDM, _LDI, _TAX, _JGEX = 0x54, 0x0C, 0x02, 0x60, 0x00, 0x07, 0x3D
@@ -103,10 +103,11 @@ def base_program(cookie: int) -> bytes:
     wanted = {
         n: "trace"
         for n, row in SYSCALLS.items()
-        if (row.path is not None and row.path.stops)
+        if (row.path is not None and row.path.stops and not row.path.late)
         or (row.vma is not None and row.vma.stops and row.of_kind("pid", "pidfd"))
     }
     wanted |= {nr.NR_ioctl: "ioctl", nr.NR_mmap: "mmap", nr.NR_exit: "exit", nr.NR_shmat: "shmat"}
+    wanted |= {nr.NR_utimensat: "utimensat"}
     p.op(_LD, _ARCH)
     p.op(_JEQ, _X86_64, "number")
     p.op(_RET, ALLOW)
@@ -135,9 +136,28 @@ def base_program(cookie: int) -> bytes:
     p.op(_LD, _IP_LO)
     p.op(_AND, 0xFFF)
     p.op(_JEQ, vdso.load_image().enclu_end & 0xFFF, "trace", "allow")
+    p.label("utimensat")  # with no name it is the descriptor's
+    p.op(_LD, _arg(1))
+    p.op(_JEQ, 0, "", "trace")
+    p.op(_LD, _arg(1, True))
+    p.op(_JEQ, 0, "allow", "trace")
     p.label("shmat")
     p.op(_LD, _arg(2))
     p.op(_JSET, 0o40000, "trace", "allow")  # SHM_REMAP
+    p.ends()
+    return p.assemble()
+
+
+def names_program() -> bytes:
+    """For a process that has asked about a node's name: the calls of the table that are late."""
+    p = _Program()
+    late = [n for n, row in SYSCALLS.items() if row.path is not None and row.path.late]
+    p.op(_LD, _ARCH)
+    p.op(_JEQ, _X86_64, "number")
+    p.op(_RET, ALLOW)
+    p.label("number")
+    p.op(_LD, _NR)
+    p.by_number(dict.fromkeys(late, "trace"), "allow")
     p.ends()
     return p.assemble()
 

@@ -251,7 +251,7 @@ class Supervisor:
             space.patched = list(old.patched)
             space.native_cpuid = old.native_cpuid
             space.watched, space.ranges = set(old.watched), list(old.ranges)
-            space.mem_fds = set(old.mem_fds)
+            space.mem_fds, space.asked_names = set(old.mem_fds), old.asked_names
             child = Tracee(tid, tid, space)
             if old.sgx is not None:
                 self.sgx.forked(old, space)
@@ -296,7 +296,7 @@ class Supervisor:
         tracee.space = AddressSpace(tracee.tid)
         tracee.space.tracees.add(tracee.tid)
         tracee.space.watched, tracee.space.ranges = set(old.watched), list(old.ranges)
-        tracee.space.mem_fds = set(old.mem_fds)
+        tracee.space.mem_fds, tracee.space.asked_names = set(old.mem_fds), old.asked_names
         tracee.thread = None
         if self.record is not None:
             self.record.exec(tracee.tid)

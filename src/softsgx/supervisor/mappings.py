@@ -285,6 +285,13 @@ class Mappings:
             watched.add(fd)
             self._install(call, bpf.fd_program(fd))
 
+    def watch_names(self, call: Remote) -> None:
+        """Hear of the calls on names that the base filter leaves alone."""
+        space = call.tracee.space
+        if not space.asked_names:
+            space.asked_names = True
+            self._install(call, bpf.names_program())
+
     def filter(
         self, process: HostProcess, call: Remote, file: EnclaveFile, start: int, end: int
     ) -> None:

@@ -95,8 +95,10 @@ class DevicePaths:
             if node.gone and call not in _CREATES:
                 return -errno.ENOENT
             answer = self._answer(sup, tracee, call, node, i, path_arg)
-            if sup.record is not None and isinstance(answer, int) and call not in _OPENS:
-                sup.record.path(tracee.tid, nr.syscall_name(call), found, answer)
+            if isinstance(answer, int):
+                if sup.record is not None and call not in _OPENS:
+                    sup.record.path(tracee.tid, nr.syscall_name(call), found, answer)
+                return self._asked(sup, tracee, answer)
             return answer
         return None
 
@@ -118,6 +120,21 @@ class DevicePaths:
         if raw[raw.rfind(b"/") + 1 :] not in self.names:
             return self._unusual(sup, tracee, call, dirfd, raw)
         return self._resolve(tracee, dirfd, raw)
+
+    @staticmethod
+    def _asked(sup: Supervisor, tracee: Tracee, answer: int) -> Any:
+        """A process has asked about a name: from now on its late calls stop, too."""
+        space = tracee.space
+        if space.asked_names or not space.image:
+            return answer
+        sgx = sup.load_sgx()
+        sup.cancel(tracee)
+        with sgx.mappings.calls(tracee) as remote:
+            sgx.mappings.watch_names(remote)
+        sup.view[RAX] = answer & (1 << 64) - 1
+        sup.regs.store(tracee.tid)
+        sup.cont(tracee)
+        return DONE
 
     def _answer(
         self, sup: Supervisor, tracee: Tracee, call: int, node: Node, which: int, path_arg: int
@@ -361,6 +378,7 @@ class DevicePaths:
         sup.cancel(tracee)
         with sgx.mappings.calls(tracee) as remote:
             fd = sgx.install_fd(remote, file, flags)
+            sgx.mappings.watch_names(remote)
         sgx.opened(tracee, file, fd)
         view[RAX] = fd & (1 << 64) - 1
         sup.regs.store(tracee.tid)

@@ -22,10 +22,12 @@ class AddressSpace:
     device's `SgxProcess`, None until it meets the device. patched: CPUID sites by
     address (two bytes each). tracees: those that run in it. watched: the descriptors that a
     filter stops calls on; mem_fds: those of them that are of /proc/PID/mem.
+    asked_names: whether the filter of late calls on names is there.
     """
 
     __slots__ = (
         "aep",
+        "asked_names",
         "entry",
         "image",
         "mem_fd",
@@ -49,6 +51,7 @@ class AddressSpace:
         self.tracees: set[int] = set()
         self.watched: set[int] = set()
         self.mem_fds: set[int] = set()
+        self.asked_names = False
         self.ranges: list[tuple[int, int]] = []
 
     def close(self) -> None:

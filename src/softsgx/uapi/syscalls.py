@@ -35,13 +35,17 @@ class Answer:
     ``follows`` (native, and its success is noted), ``refuses`` (always ``errno``; EBADF where
     the file is not open for ``mode``), ``stands`` (the kernel answers for /dev/null, a node
     alike in the same file system) or ``handled`` (by a handler of that call). source: the
-    kernel's function or structure that says so.
+    kernel's function or structure that says so. late: the call stops in processes alone that
+    have asked about a node's name by another; elsewhere it finds nothing there, and does no harm.
     """
 
-    __slots__ = ("errno", "how", "mode", "source")
+    __slots__ = ("errno", "how", "late", "mode", "source")
 
-    def __init__(self, how: str, source: str, errno: int = 0, mode: int = 0) -> None:
+    def __init__(
+        self, how: str, source: str, errno: int = 0, mode: int = 0, late: bool = False
+    ) -> None:
         self.how, self.source, self.errno, self.mode = how, source, errno, mode
+        self.late = late
 
     @property
     def stops(self) -> bool:
@@ -104,12 +108,12 @@ def _refuses(errno: int, source: str, mode: int = 0) -> Answer:
     return Answer("refuses", source, errno, mode)
 
 
-def _stands(source: str) -> Answer:
-    return Answer("stands", source)
+def _stands(source: str, late: bool = False) -> Answer:
+    return Answer("stands", source, late=late)
 
 
-def _handled(source: str) -> Answer:
-    return Answer("handled", source)
+def _handled(source: str, late: bool = False) -> Answer:
+    return Answer("handled", source, late=late)
 
 
 def _row(
@@ -244,10 +248,11 @@ NR_chdir = _row(80, "chdir", "filename:path", path=_stands("lookup: ENOTDIR"))
 NR_fchdir = _row(81, "fchdir", "fd:fd", file=_native("ksys_fchdir(): ENOTDIR"))
 NR_rename = _row(82, "rename", "oldname:path newname:path")
 NR_mkdir = _row(83, "mkdir", "pathname:path mode", path=_stands("filename_create(): EEXIST"))
-NR_rmdir = _row(84, "rmdir", "pathname:path", path=_stands("vfs_rmdir(): ENOTDIR"))
+NR_rmdir = _row(84, "rmdir", "pathname:path", path=_stands("vfs_rmdir(): ENOTDIR", late=True))
 NR_creat = _row(85, "creat", "pathname:path mode")
 NR_link = _row(86, "link", "oldname:path newname:path")
-NR_unlink = _row(87, "unlink", "pathname:path")
+NR_unlink = _row(87, "unlink", "pathname:path",
+    path=_handled("vfs_unlink() in /dev", late=True))
 NR_symlink = _row(88, "symlink", "oldname newname:path", path=_stands("filename_create(): EEXIST"))
 NR_readlink = _row(89, "readlink", "path:path buf bufsiz")
 NR_chmod = _row(90, "chmod", "filename:path mode")
@@ -362,14 +367,15 @@ NR_lsetxattr = _row(189, "lsetxattr", "path:path name value size flags",
 NR_fsetxattr = _row(190, "fsetxattr", "fd:fd name value size flags",
     file=_handled("xattr_permission() of a special file"))
 NR_getxattr = _row(191, "getxattr", "path:path name value size",
-    path=_stands("of a node of devtmpfs"))
+    path=_stands("of a node of devtmpfs", late=True))
 NR_lgetxattr = _row(192, "lgetxattr", "path:path name value size",
-    path=_stands("of a node of devtmpfs"))
+    path=_stands("of a node of devtmpfs", late=True))
 NR_fgetxattr = _row(193, "fgetxattr", "fd:fd name value size",
     file=_handled("xattr_permission() of a special file"))
-NR_listxattr = _row(194, "listxattr", "path:path list size", path=_stands("of a node of devtmpfs"))
+NR_listxattr = _row(194, "listxattr", "path:path list size",
+    path=_stands("of a node of devtmpfs", late=True))
 NR_llistxattr = _row(195, "llistxattr", "path:path list size",
-    path=_stands("of a node of devtmpfs"))
+    path=_stands("of a node of devtmpfs", late=True))
 NR_flistxattr = _row(196, "flistxattr", "fd:fd list size",
     file=_handled("xattr_permission() of a special file"))
 NR_removexattr = _row(197, "removexattr", "path:path name",
@@ -455,7 +461,8 @@ NR_mknodat = _row(259, "mknodat", "dfd:dir filename:path mode dev",
 NR_fchownat = _row(260, "fchownat", "dfd:dir filename:path user group flag")
 NR_futimesat = _row(261, "futimesat", "dfd:dir filename:path utimes")
 NR_newfstatat = _row(262, "newfstatat", "dfd:dir filename:path statbuf flag")
-NR_unlinkat = _row(263, "unlinkat", "dfd:dir pathname:path flag")
+NR_unlinkat = _row(263, "unlinkat", "dfd:dir pathname:path flag",
+    path=_handled("vfs_unlink() in /dev", late=True))
 NR_renameat = _row(264, "renameat", "olddfd:dir oldname:path newdfd:dir newname:path")
 NR_linkat = _row(265, "linkat", "olddfd:dir oldname:path newdfd:dir newname:path flags")
 NR_symlinkat = _row(266, "symlinkat", "oldname newdfd:dir newname:path",
@@ -628,9 +635,9 @@ NR_mseal = _row(462, "mseal", "start:addr len:len flags", vma=_handled("do_mseal
 NR_setxattrat = _row(463, "setxattrat", "dfd:dir path:path at_flags name uargs usize",
     path=_refuses(EPERM, "xattr_permission() of a special file"))
 NR_getxattrat = _row(464, "getxattrat", "dfd:dir path:path at_flags name uargs usize",
-    path=_stands("of a node of devtmpfs"))
+    path=_stands("of a node of devtmpfs", late=True))
 NR_listxattrat = _row(465, "listxattrat", "dfd:dir path:path at_flags list size",
-    path=_stands("of a node of devtmpfs"))
+    path=_stands("of a node of devtmpfs", late=True))
 NR_removexattrat = _row(466, "removexattrat", "dfd:dir path:path at_flags name",
     path=_refuses(EPERM, "xattr_permission() of a special file"))
 NR_open_tree_attr = _row(467, "open_tree_attr", "dfd:dir path:path flags uattr usize",
