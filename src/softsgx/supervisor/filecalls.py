@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from softsgx.device.files import PathFile
 from softsgx.host import ptrace
 from softsgx.law.rule import At, Stop
-from softsgx.supervisor import paths, peeks
+from softsgx.supervisor import nodecalls, peeks
 from softsgx.supervisor.node import Creds
 from softsgx.supervisor.remote import Remote
 from softsgx.supervisor.tracee import Tracee
@@ -102,7 +102,7 @@ def _followed(sgx: Sgx, tracee: Tracee, also: set[int] | None = None) -> Any:
         if also is not None:
             also.add(fd & _LOW)
     sgx.sup.cont(tracee)
-    return paths.DONE
+    return nodecalls.DONE
 
 
 def _ioctl(sgx: Sgx, tracee: Tracee, file: Any) -> Any:
@@ -135,7 +135,7 @@ def _fcntl(sgx: Sgx, tracee: Tracee, file: Any) -> Any:
             view[RAX] = view[RAX] & ~_O_ACCMODE | {1: 0, 2: 1, 3: 2}.get(file.fmode, 3)
             sgx.sup.regs.store(tracee.tid)
         sgx.sup.cont(tracee)
-        return paths.DONE
+        return nodecalls.DONE
     if cmd in (_F_ADD_SEALS, _F_GET_SEALS):
         return -errno.EINVAL  # memfd_fcntl()
     if cmd == _F_SETLEASE:
@@ -166,10 +166,10 @@ def _by_name(call: int) -> Callable[[Sgx, Tracee, Any], Any]:
     """The same question of a node by its name: the kernel answers it for /dev/null."""
 
     def ask(sgx: Sgx, tracee: Tracee, file: Any) -> Any:
-        at = paths.stand_in(tracee.space)
+        at = nodecalls.stand_in(tracee.space)
         if isinstance(file, PathFile) and call != nr.NR_statfs:
             return -errno.EBADF
-        return None if not at else paths.instead(sgx.sup, tracee, call, {RDI: at})
+        return None if not at else nodecalls.instead(sgx.sup, tracee, call, {RDI: at})
 
     return ask
 
@@ -178,7 +178,7 @@ def _change_xattr(call: int) -> Callable[[Sgx, Tracee, Any], Any]:
     def change(sgx: Sgx, tracee: Tracee, file: Any) -> Any:
         if isinstance(file, PathFile):
             return -errno.EBADF
-        return paths.change_xattr(sgx.sup, tracee, call, RDI, sgx.view[RSI])
+        return nodecalls.change_xattr(sgx.sup, tracee, call, RDI, sgx.view[RSI])
 
     return change
 
@@ -206,7 +206,7 @@ def _sync_file_range(sgx: Sgx, tracee: Tracee, file: Any) -> Any:
         sgx.view[RAX] = -errno.ESPIPE & (1 << 64) - 1
         sgx.sup.regs.store(tracee.tid)
     sgx.sup.cont(tracee)
-    return paths.DONE
+    return nodecalls.DONE
 
 
 def _splice(sgx: Sgx, tracee: Tracee, file: Any) -> Any:

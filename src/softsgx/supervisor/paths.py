@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
-import struct
 
-from softsgx.host import ptrace, vdso
+from softsgx.host import ptrace
 from softsgx.supervisor.node import Creds, Node
+from softsgx.supervisor.nodecalls import (
+    DONE,
+    access,
+    change_xattr,
+    created,
+    instead,
+    removed,
+    stand_in,
+    utimes,
+)
 from softsgx.supervisor.remote import Remote
-from softsgx.supervisor.tracee import AddressSpace, Tracee
+from softsgx.supervisor.tracee import Tracee
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RSI
+from softsgx.uapi.regs import R8, R9, R10, RAX, RDI, RDX, RSI
 from softsgx.uapi.syscalls import SYSCALLS
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -27,13 +35,10 @@ if TYPE_CHECKING:
 
     from softsgx.supervisor.loop import Supervisor
 
-__all__ = ["DONE", "DevicePaths", "change_xattr", "instead", "stand_in"]
-
-DONE = object()
-"""The handler has let the tracee run itself."""
+__all__ = ["DONE", "DevicePaths"]
 
 _AT_FDCWD = (1 << 32) - 100
-_AT_SYMLINK_NOFOLLOW, _AT_EACCESS, _AT_EMPTY_PATH = 0x100, 0x200, 0x1000
+_AT_SYMLINK_NOFOLLOW = 0x100
 _O_CLOEXEC, _O_DIRECTORY, _O_CREAT, _O_EXCL = 0o2000000, 0o200000, 0o100, 0o200
 _O_NOFOLLOW, _O_TRUNC, _O_WRONLY = 0o400000, 0o1000, 1
 _O_PATH, _FLAGS_KEPT, _F_SETFL = 0o10000000, 0o6000, 4  # O_APPEND, O_NONBLOCK
@@ -141,7 +146,7 @@ class DevicePaths:
     ) -> Any:
         view, row = sup.view, SYSCALLS[call]
         if node.gone:
-            return self._gone(tracee, view, call, node)
+            return created(tracee, view, call, node)
         assert row.path is not None
         if row.path.how == "refuses":
             return -row.path.errno
@@ -154,7 +159,7 @@ class DevicePaths:
         if "stat" in name:
             return self._stat(tracee, view, call, node)
         if "access" in name:
-            return self._access(tracee, view, call, node)
+            return access(tracee, view, call, node)
         if call in _MAGIC:
             return -errno.EINVAL  # no symbolic link
         if "xattr" in name:
@@ -167,63 +172,10 @@ class DevicePaths:
         if "chown" in name:
             return -node.chown(who, last[at], last[at + 1])
         if "utime" in name:
-            return self._utimes(tracee, call, node, who, last[at])
+            return utimes(tracee, call, node, who, last[at])
         if which and "link" in name:
             return -errno.EEXIST
-        return self._removed(call, node, who, last)
-
-    @staticmethod
-    def _removed(call: int, node: Node, who: Creds, args: list[int]) -> int:
-        """unlink, rename and link of a name in /dev, which is root's alone."""
-        if not who.capable(1) and who.uid:
-            return -errno.EACCES
-        if call == nr.NR_unlink or (call == nr.NR_unlinkat and not args[2] & 0x200):
-            node.gone = True
-            return 0
-        # AT_REMOVEDIR of a device; a rename or a link would need a name on this machine.
-        return -errno.ENOTDIR if call == nr.NR_unlinkat else -errno.EPERM
-
-    @staticmethod
-    def _gone(tracee: Tracee, view: Any, call: int, node: Node) -> int:
-        """What creates a name that was removed: mknod of the same device brings it back."""
-        who = Creds(tracee.tid)
-        if not who.capable(1) and who.uid:
-            return -errno.EACCES
-        if call in (nr.NR_mknod, nr.NR_mknodat):
-            mode, dev = (view[r] for r in ((RSI, RDX) if call == nr.NR_mknod else (RDX, R10)))
-            if stat.S_ISCHR(mode) and dev & 0xFFFFFFFF == os.makedev(10, node.minor):
-                node.gone, node.mode = False, mode & 0o7777 & ~_umask(tracee.tid)
-                return 0
-            return -errno.EPERM
-        return -errno.ENOENT if call in _OPENS and call != nr.NR_creat else -errno.EPERM
-
-    @staticmethod
-    def _utimes(tracee: Tracee, call: int, node: Node, who: Creds, where: int) -> int:
-        times: list[tuple[int, int]] | None = None
-        if where:
-            size, scale = 16, 1
-            if call == nr.NR_utime:
-                size, scale = 8, 0
-            elif call in (nr.NR_utimes, nr.NR_futimesat):
-                scale = 1000
-            raw = tracee.read(where, 2 * size)
-            if len(raw) != 2 * size:
-                return -errno.EFAULT
-            words = struct.unpack(f"<{len(raw) // 8}q", raw)
-            if scale:
-                times = [(words[0], words[1] * scale), (words[2], words[3] * scale)]
-            else:
-                times = [(words[0], 0), (words[1], 0)]
-        return -node.utimes(who, times)
-
-    @staticmethod
-    def _access(tracee: Tracee, view: Any, call: int, node: Node) -> int:
-        mode = view[RSI if call == nr.NR_access else RDX]
-        if mode & ~7:
-            return -errno.EINVAL
-        effective = call == nr.NR_faccessat2 and view[R10] & _AT_EACCESS
-        who = Creds(tracee.tid, real=not effective)
-        return 0 if node.permits(who, mode & 7) else -errno.EACCES
+        return removed(call, node, who, last)
 
     def _resolve(self, tracee: Tracee, dirfd: int, raw: bytes) -> str | None:
         """The device node that a path names, or None."""
@@ -403,50 +355,3 @@ class DevicePaths:
         if ptrace.write_memory(tracee.tid, where, buf) != len(buf):
             return -errno.EFAULT
         return 0
-
-
-def stand_in(space: AddressSpace) -> int:
-    """Where in a process the name of /dev/null lies: a node like ours, for the kernel to answer."""
-    return space.image + vdso.load_image().null if space.image else 0
-
-
-def instead(sup: Supervisor, tracee: Tracee, call: int, changed: dict[int, int]) -> Any:
-    """From a seccomp stop: let another call run in its place; only RAX differs after it."""
-    view, regs = sup.view, sup.regs
-    before = list(view)
-    view[ORIG_RAX] = call
-    for register, value in changed.items():
-        view[register] = value
-    regs.store(tracee.tid)
-    Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
-    regs.load(tracee.tid)
-    for register in changed:
-        view[register] = before[register]
-    if sup.record is not None:
-        answer = view[RAX] - (1 << 64) if view[RAX] >> 63 else view[RAX]
-        sup.record.path(tracee.tid, nr.syscall_name(call), "/dev/null", answer)
-    regs.store(tracee.tid)
-    sup.cont(tracee)
-    return DONE
-
-
-def change_xattr(sup: Supervisor, tracee: Tracee, call: int, where: int, name_at: int) -> Any:
-    """Setxattr and removexattr on a node: of the user's none may be, the others are not kept.
-
-    Mistakes in the arguments are the kernel's to tell, which is asked about /dev/null; a change
-    that it could grant must not reach that.
-    """
-    name = tracee.read_string(name_at, 256)
-    if name and name.startswith((b"security.", b"trusted.", b"system.")):
-        admin = Creds(tracee.tid).capable(21)  # CAP_SYS_ADMIN
-        return -errno.EOPNOTSUPP if admin else -errno.EPERM
-    at = stand_in(tracee.space)
-    return None if not at else instead(sup, tracee, call, {where: at})
-
-
-def _umask(tid: int) -> int:
-    with open(f"/proc/{tid}/status", "rb") as status:
-        for line in status:
-            if line.startswith(b"Umask:"):
-                return int(line.split()[1], 8)
-    return 0o022

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from softsgx.device.debugger import debug_access
 from softsgx.device.files import EnclaveFile
 from softsgx.host import ptrace
-from softsgx.supervisor import paths
+from softsgx.supervisor import nodecalls
 from softsgx.supervisor.tracee import Tracee
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import R8, R10, RAX, RDI, RDX, RSI
@@ -103,7 +103,7 @@ def mem_call(sgx: Sgx, tracee: Tracee, call: int) -> Any:
         view[RAX] = done
         sgx.sup.regs.store(tracee.tid)
         sgx.sup.cont(tracee)
-        return paths.DONE
+        return nodecalls.DONE
     return done
 
 
@@ -246,7 +246,7 @@ def handle(sgx: Sgx, tracee: Tracee, call: int) -> Any:
     """A call with addresses in a structure: the value for RAX, None to let it run, or DONE."""
     answer = HANDLERS[call](sgx, tracee)
     if isinstance(answer, tuple):
-        return paths.instead(sgx.sup, tracee, call, answer[1])
+        return nodecalls.instead(sgx.sup, tracee, call, answer[1])
     if answer is not None and sgx.record is not None:
         args = [sgx.view[r] for r in (RDI, RSI, RDX, R10, R8)]
         sgx.record.mm(tracee.tid, nr.syscall_name(call), args, answer, "VM_PFNMAP: not pinned")
