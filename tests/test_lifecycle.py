@@ -305,6 +305,14 @@ def test_more_enclaves_than_the_programs_limit_of_descriptors(
     assert (done.returncode, done.stdout, done.stderr) == (0, "64\n", "")
 
 
+@pytest.mark.parametrize("how", ["group", "exec", "kill", "fault", "shared"])
+def test_threads_may_end_at_any_stop(
+    how: str, softsgx: Softsgx, guest: Callable[[str], Path]
+) -> None:
+    done = softsgx("--wait", "--", guest("ends"), how, "40")
+    assert (done.stdout, done.stderr, done.returncode) == ("40\n", "", 0)
+
+
 def test_ignored_signals_are_those_that_the_caller_ignores() -> None:
     shown = [
         subprocess.run(

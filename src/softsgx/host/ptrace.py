@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EVENT_CLONE",
     "EVENT_EXEC",
+    "EVENT_EXIT",
     "EVENT_FORK",
     "EVENT_SECCOMP",
     "EVENT_STOP",
@@ -48,11 +49,12 @@ __all__ = [
     "set_xstate",
     "singlestep",
     "syscall_step",
+    "trace_exit",
     "write_memory",
 ]
 
 _GETREGS, _SETREGS, _CONT, _SINGLESTEP, _SYSCALL = 12, 13, 7, 9, 24
-_GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4201, 0x4202, 0x4203
+_SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
 _GETREGSET, _SETREGSET = 0x4204, 0x4205
 _SEIZE, _INTERRUPT, _LISTEN = 0x4206, 0x4207, 0x4208
 _GETSIGMASK, _SETSIGMASK = 0x420A, 0x420B
@@ -63,7 +65,7 @@ _FILTER_FLAG_NEW_LISTENER = 8
 _O_CLOEXEC = 0o2000000
 
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_VFORK_DONE = 1, 2, 3, 4, 5
-EVENT_SECCOMP, EVENT_STOP = 7, 128
+EVENT_EXIT, EVENT_SECCOMP, EVENT_STOP = 6, 7, 128
 
 _O_SYSGOOD, _O_EXITKILL = 1, 0x100000
 _OPTIONS: Final = (
@@ -131,6 +133,13 @@ def seize(pid: int) -> None:
     """PTRACE_SEIZE with all the options that softsgx needs; children follow."""
     if _ptrace(_SEIZE, pid, None, _OPTIONS) < 0:
         raise _fail("PTRACE_SEIZE", pid)
+
+
+def trace_exit(tid: int, yes: bool) -> None:
+    """Whether a stopped tracee stops once more before it ends (EVENT_EXIT)."""
+    options = _OPTIONS | (yes << EVENT_EXIT)
+    if _ptrace(_SETOPTIONS, tid, None, options) < 0:
+        raise ProcessLookupError(tid)
 
 
 def _resume(request: int, tid: int, signal: int) -> None:

@@ -14,8 +14,8 @@ from softsgx.host import ptrace
 from softsgx.sdm import leaves as sdm
 from softsgx.sgx.enclu import aex
 from softsgx.supervisor import execve, masks
-from softsgx.supervisor.remote import wait_stop
 from softsgx.supervisor.tracee import Tracee
+from softsgx.supervisor.waits import wait_stop
 from softsgx.uapi.regs import NAMES, ORIG_RAX, RAX, RDI, RDX, RIP, RSI
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import struct
 from bisect import bisect_left, insort
 
 from softsgx.host import cpuidsites, procmaps, ptrace, vdso
-from softsgx.supervisor.remote import Remote, wait_stop
+from softsgx.supervisor.remote import Remote
 from softsgx.supervisor.tracee import AddressSpace, Tracee
+from softsgx.supervisor.waits import wait_stop
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import R9, RAX, RBX, RCX, RDX, RIP, RSP
 

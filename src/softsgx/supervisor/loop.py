@@ -14,8 +14,9 @@ from softsgx.host.origin import Origin
 from softsgx.supervisor import execve, paths
 from softsgx.supervisor.launch import launch
 from softsgx.supervisor.node import Node
-from softsgx.supervisor.remote import Ended, has_ended, to_exit_stop
+from softsgx.supervisor.remote import to_exit_stop
 from softsgx.supervisor.tracee import AddressSpace, Tracee
+from softsgx.supervisor.waits import has_ended, has_moved, wait_any, wait_first
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, R8, R10, RAX, RDI, RDX, RIP, RSI
 from softsgx.uapi.syscalls import SYSCALLS
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "Supervisor", "cache_dir"]
 
-_WALL = 0x40000000
 _SECCOMP_STOP = ptrace.EVENT_SECCOMP << 16 | signals.SIGTRAP << 8 | 0x7F
 _ENCLU = b"\x0f\x01\xd7"
 _CLONE_VM, _CLONE_THREAD = 0x100, 0x10000
@@ -97,6 +97,17 @@ def _device_paths(options: Options) -> paths.DevicePaths:
     return paths.DevicePaths(design.paths, CarryOut.aliases(design), node)
 
 
+def _is_orphan(tid: int, tracees: dict[int, Tracee]) -> bool:
+    """Whether a new process's parent, or a new thread's process, is gone."""
+    try:
+        with open(f"/proc/{tid}/status", "rb") as f:
+            told = dict(line.split(b":", 1) for line in f)
+        tgid, parent = int(told[b"Tgid"]), int(told[b"PPid"])
+    except (OSError, ValueError):
+        return True
+    return (parent if tgid == tid else tgid) not in {*tracees, os.getpid()}
+
+
 class Supervisor:
     """Runs one program and everything that it starts."""
 
@@ -105,6 +116,7 @@ class Supervisor:
         self.record = options.recorder
         self.tracees: dict[int, Tracee] = {}
         self.early: dict[int, int] = {}
+        self.killed: Tracee | None = None
         self.regs = ptrace.Registers()
         self.spare_regs = ptrace.Registers()
         self.view = self.regs.view
@@ -148,29 +160,32 @@ class Supervisor:
         return self.main_status
 
     def _loop(self) -> None:
-        wait, tracees = os.waitpid, self.tracees
+        tracees = self.tracees
         while tracees:
-            tid, status = wait(-1, _WALL)
+            tid, status = wait_any()
             tracee = tracees.get(tid)
-            if tracee is None:
-                if os.WIFSTOPPED(status):
-                    self.early[tid] = status  # a new child that is faster than its parent's event
-                continue
             try:
-                if tracee.thread is not None and status in _QUICK and self.quick is not None:
+                if tracee is None:
+                    self._early(tid, status)
+                elif tracee.thread is not None and status in _QUICK and self.quick is not None:
                     tracee.stopped, tracee.vforking = True, False
                     self.quick(tracee, status)
                 else:
                     self.dispatch(tracee, status)
-            except Ended as ended:
-                self._ended(ended.tid, ended.status)
             except ProcessLookupError:
                 pass  # killed while stopped: its end is reported by a later wait
+            except Exception:
+                # What is asked of a thread that is being killed may fail in many ways.
+                if not has_moved(tid):
+                    raise
 
     def dispatch(self, tracee: Tracee, status: int) -> None:
         """Handle one status of one tracee; it runs again afterwards."""
         if status & 0xFF != 0x7F:
             self._ended(tracee.tid, status)
+            return
+        if status >> 16 == ptrace.EVENT_EXIT:
+            ptrace.cont(tracee.tid)
             return
         tracee.stopped = True
         tracee.vforking = False
@@ -192,6 +207,7 @@ class Supervisor:
             self._exec(tracee)
         elif event == ptrace.EVENT_STOP:
             if number in (signals.SIGSTOP, signals.SIGTSTP, signals.SIGTTIN, signals.SIGTTOU):
+                tracee.stopped = False
                 ptrace.listen(tracee.tid)
                 if tracee.tid == self.main_pid and self.options.front is not None:
                     self.options.front.stopped(number)
@@ -229,6 +245,9 @@ class Supervisor:
                 self.main_status = status
                 if self.options.front is not None and not all(map(has_ended, self.tracees)):
                     self.options.front.ended(status)
+        if tid == tracee.tgid and status == signals.SIGKILL:
+            self.killed = tracee
+            self._adopt(tracee)
         if not space.tracees:
             self._space_ended(space)
 
@@ -237,9 +256,38 @@ class Supervisor:
             self.sgx.space_ended(space)
         space.close()
 
+    def _early(self, tid: int, status: int) -> None:
+        """Of a new child that is faster than its parent's event, or that has no parent more."""
+        if status >> 16 == ptrace.EVENT_EXIT:
+            ptrace.cont(tid)
+            return
+        self.early[tid] = status
+        if self.killed is not None:
+            self._adopt(self.killed)
+
+    def _adopt(self, parent: Tracee) -> None:
+        """Children of a process that was killed before it could tell of them."""
+        for tid, status in list(self.early.items()):
+            if os.WIFSTOPPED(status) and _is_orphan(tid, self.tracees):
+                del self.early[tid]
+                self._born(parent, tid, 0, status)
+
     def _child(self, parent: Tracee, event: int) -> None:
         tid = ptrace.event_message(parent.tid)
         flags = self._clone_flags(parent, event)
+        status = self.early.pop(tid, 0x7F)
+        if status == 0x7F or (not os.WIFSTOPPED(status) and not has_ended(tid)):
+            status = wait_first(tid)
+        self._born(parent, tid, flags, status)
+        if flags & _CLONE_THREAD and parent.tid == parent.tgid and not parent.exits:
+            # By exec another thread takes a leader's number: not while we deal with the leader.
+            ptrace.trace_exit(parent.tid, True)
+            parent.exits = True
+        parent.vforking = event == ptrace.EVENT_VFORK
+        self.cont(parent)
+
+    def _born(self, parent: Tracee, tid: int, flags: int, status: int) -> None:
+        """A new thread or process at its first status."""
         if flags & _CLONE_THREAD:
             child = Tracee(tid, parent.tgid, parent.space)
         elif flags & _CLONE_VM:
@@ -260,12 +308,12 @@ class Supervisor:
             self.lsm.forked(parent.tgid, tid)
         if self.record is not None:
             self.record.child(parent.tid, tid, "thread" if flags & _CLONE_THREAD else "process")
-        status = self.early.pop(tid, None)
-        if status is None:
-            _, status = os.waitpid(tid, _WALL)
-        self.dispatch(child, status)
-        parent.vforking = event == ptrace.EVENT_VFORK
-        self.cont(parent)
+        try:
+            if parent.exits and os.WIFSTOPPED(status):
+                ptrace.trace_exit(tid, False)  # inherited
+            self.dispatch(child, status)
+        except ProcessLookupError:
+            return  # its end is reported by a later wait
 
     def _clone_flags(self, parent: Tracee, event: int) -> int:
         if event == ptrace.EVENT_FORK:
@@ -297,7 +345,11 @@ class Supervisor:
         tracee.space.tracees.add(tracee.tid)
         tracee.space.watched, tracee.space.ranges = set(old.watched), list(old.ranges)
         tracee.space.mem_fds, tracee.space.asked_names = set(old.mem_fds), old.asked_names
-        tracee.thread = None
+        tracee.thread = tracee.odd = None
+        tracee.at_call = False
+        if tracee.exits:
+            ptrace.trace_exit(tracee.tid, False)
+            tracee.exits = False
         if self.record is not None:
             self.record.exec(tracee.tid)
         if self.lsm is not None:

@@ -8,21 +8,22 @@ what the design's rule `accessible` gives.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from softsgx.device.files import EnclaveFile
 from softsgx.errors import InternalError
 from softsgx.host import bpf, ptrace
+from softsgx.host.signals import SIGTRAP
 from softsgx.law.rule import At
 from softsgx.model.effect import Map, Move, Protect, Unmap
 from softsgx.sgx.epcm import PageTable
 from softsgx.supervisor import masks, paths
 from softsgx.supervisor.execve import image
 from softsgx.supervisor.host_process import HostProcess
-from softsgx.supervisor.remote import Remote, scratch, wait_stop
+from softsgx.supervisor.remote import Remote, scratch
 from softsgx.supervisor.tracee import Tracee
+from softsgx.supervisor.waits import wait_stop
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
 
@@ -119,15 +120,24 @@ class Mappings:
         here = tracee.space.sgx
         for file in remap:
             for process in self._concerned(file):
-                with self._in(process, here, call) as c:
-                    for vma in [v for v in process.mm if _enclave(v) is file.enclave]:
-                        self.map(process, c, file, vma.start, vma.end)
+                self._in(process, here, call, self._remapping(process, file))
         for file, first, last in dirty:
             for process in self._concerned(file):
                 todo = self.wanted(process, file, first, last)
                 if todo:
-                    with self._in(process, here, call) as c:
-                        self._protect(process, c, file, todo)
+                    self._in(process, here, call, self._protecting(process, file, todo))
+
+    def _remapping(self, process: HostProcess, file: EnclaveFile) -> Callable[[Remote], None]:
+        def do(call: Remote) -> None:
+            for vma in [v for v in process.mm if _enclave(v) is file.enclave]:
+                self.map(process, call, file, vma.start, vma.end)
+
+        return do
+
+    def _protecting(
+        self, process: HostProcess, file: EnclaveFile, todo: list[tuple[int, int, int]]
+    ) -> Callable[[Remote], None]:
+        return lambda call: self._protect(process, call, file, todo)
 
     # -- carrying out ------------------------------------------------------------------
 
@@ -324,31 +334,59 @@ class Mappings:
 
     # -- other processes ---------------------------------------------------------------
 
-    @contextmanager
-    def _in(self, process: HostProcess, here: Any, call: Remote) -> Iterator[Remote]:
-        """Remote calls in a process: the one that is stopped now, or another, stopped for it."""
+    def _in(
+        self, process: HostProcess, here: Any, call: Remote, do: Callable[[Remote], None]
+    ) -> None:
+        """Remote calls in a process: the one that is stopped now, or another, stopped for it.
+
+        do: may be done again from its start, by another thread, if one dies at it. A process
+        that nobody lives in any more needs nothing.
+        """
         if process is here:
-            yield call
+            do(call)
             return
-        tracee = self._stop_one(process)
+        sup = self.sgx.sup
+        gone: set[int] = set()
+        while True:
+            left = [sup.tracees[tid] for tid in process.space.tracees if tid not in gone]
+            if not left:
+                return
+            # One that an outer handler holds; one that can be interrupted; any.
+            tracee = min(left, key=lambda t: (not t.stopped, t.vforking))
+            try:
+                self._in_thread(process, tracee, do)
+                return
+            except ProcessLookupError:
+                gone.add(tracee.tid)
+
+    def _in_thread(
+        self, process: HostProcess, tracee: Tracee, do: Callable[[Remote], None]
+    ) -> None:
+        sup = self.sgx.sup
+        held = tracee.stopped
+        status = 0 if held else self._stop(tracee)
         regs = ptrace.Registers()
         regs.load(tracee.tid)
-        _prepare_restart(regs)
+        if not held:
+            _prepare_restart(regs)
         insn = process.space.image + image().syscall
-        with Remote(tracee, insn, regs, self.sgx.sup.listener) as other:
-            yield other
-        self.sgx.sup.cont(tracee)
+        with Remote(tracee, insn, regs, sup.listener) as other:
+            do(other)
+        if held:
+            return
+        if status >> 8 & 0xFF != SIGTRAP:
+            ptrace.interrupt(tracee.tid)  # it was in a group-stop, and goes back to it
+        sup.cont(tracee)
 
-    def _stop_one(self, process: HostProcess) -> Tracee:
-        """Interrupt a thread of another process; events that come first are handled."""
+    def _stop(self, tracee: Tracee) -> int:
+        """Interrupt a thread that runs; events that come first are handled. Its status."""
         sup = self.sgx.sup
-        candidates = [sup.tracees[tid] for tid in process.space.tracees]
-        tracee = min(candidates, key=lambda t: t.vforking)
         ptrace.interrupt(tracee.tid)
         while True:
             status = wait_stop(tracee.tid)
             if status >> 16 == ptrace.EVENT_STOP:
-                return tracee
+                tracee.stopped = True
+                return status
             saved = list(sup.view)
             sup.dispatch(tracee, status)
             sup.view[:] = memoryview(struct.pack("27Q", *saved)).cast("Q")

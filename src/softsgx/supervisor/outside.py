@@ -22,8 +22,8 @@ from softsgx.host import insn, ptrace
 from softsgx.sdm import leaves as sdm
 from softsgx.supervisor.exceptions import Named, flush, page_fields, real_prot
 from softsgx.supervisor.host_process import HostProcess
-from softsgx.supervisor.remote import wait_stop
 from softsgx.supervisor.tracee import Tracee
+from softsgx.supervisor.waits import wait_stop
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import EFLAGS, RIP
 

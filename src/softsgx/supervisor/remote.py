@@ -12,6 +12,7 @@ from errno import EMFILE, EPERM
 
 from softsgx.host import notify, ptrace, vdso
 from softsgx.supervisor.tracee import AddressSpace, Tracee
+from softsgx.supervisor.waits import poll_stop, wait_stop
 from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI
 from softsgx.uapi.syscalls import NR_open
 
@@ -22,12 +23,11 @@ if TYPE_CHECKING:
 
     from softsgx.host.notify import Listener
 
-__all__ = ["Ended", "Remote", "has_ended", "scratch", "to_exit_stop", "wait_stop"]
+__all__ = ["Remote", "scratch", "to_exit_stop"]
 
 _SCRATCH = 0x400  # in the page of slots behind our vDSO
 _O_RDWR, _O_CLOEXEC = 0o2, 0o2000000
 
-_WALL = 0x40000000
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)
 _ALL = (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
@@ -37,31 +37,6 @@ def scratch(space: AddressSpace) -> int:
     """Where in a process arguments of remote calls can lie: it can read them there."""
     image = vdso.load_image()
     return space.image + image.data_offset + _SCRATCH
-
-
-def wait_stop(tid: int) -> int:
-    """Wait for one tracee; its status. Raises ProcessLookupError if it ended instead."""
-    _, status = os.waitpid(tid, _WALL)
-    if not os.WIFSTOPPED(status):
-        raise Ended(tid, status)
-    return status
-
-
-def has_ended(tid: int) -> bool:
-    """Whether a tracee's end, and no stop, is there to be waited for."""
-    try:
-        found = os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL)
-    except ChildProcessError:
-        return True
-    return found is not None and found.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
-
-
-class Ended(ProcessLookupError):
-    """A tracee ended while we waited for something else; ``status`` is from waitpid."""
-
-    def __init__(self, tid: int, status: int) -> None:
-        super().__init__(tid)
-        self.tid, self.status = tid, status
 
 
 class Remote:
@@ -91,12 +66,10 @@ class Remote:
 
     def __exit__(self, *exc: object) -> None:
         self._spare.append(self.work)
-        try:
-            ptrace.set_sigmask(self.tracee.tid, self.mask)
-            self.regs.store(self.tracee.tid)
-        except ProcessLookupError:
-            if exc[0] is None:
-                raise
+        if isinstance(exc[1], ProcessLookupError):
+            return  # it is gone; by exec its number may be another thread's by now
+        ptrace.set_sigmask(self.tracee.tid, self.mask)
+        self.regs.store(self.tracee.tid)
 
     def __call__(self, nr: int, *args: int) -> int:
         """Make the call: its result, -errno on failure."""
@@ -157,10 +130,8 @@ class Remote:
                     break
                 listener.refuse(asked[0], EPERM)
             # Not asked: a filter of the program's own forbids the call, or it was killed.
-            ended, status = os.waitpid(tid, _WALL | os.WNOHANG)
-            if ended:
-                if not os.WIFSTOPPED(status):
-                    raise Ended(tid, status)
+            status = poll_stop(tid)
+            if status:
                 break
         if status >> 8 != 0x85:
             self.step(tid)

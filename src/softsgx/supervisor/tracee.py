@@ -83,11 +83,13 @@ class Tracee:
     space: its address space. thread: its `sgx.enclu.Thread`, None until it
     enters. stopped: whether it is in a ptrace stop now. vforking: it waits for its
     vfork child and cannot be interrupted. at_call: it stands at a system call's entry,
-    where no remote call is possible. odd: a `masks.Odd`, None nearly always.
+    where no remote call is possible. exits: it stops before it ends. odd: a `masks.Odd`,
+    None nearly always.
     """
 
     __slots__ = (
         "at_call",
+        "exits",
         "odd",
         "retries",
         "space",
@@ -104,7 +106,7 @@ class Tracee:
         self.stopped = True
         self.vforking = False
         self.retries: tuple[object, int] = (None, 0)
-        self.at_call = False
+        self.at_call = self.exits = False
         self.odd: Any = None
         space.tracees.add(tid)
 

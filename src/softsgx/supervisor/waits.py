@@ -1,0 +1,144 @@
+"""The one wait: for whichever tracee has something to tell, or for one of them.
+
+waitpid(2) for one thread may never return. A leader's end is not reported while other threads
+of its group are left, and a thread whose group is replaced by exec(2) from another thread, or
+which calls it itself, is gone without a report. So a wait for one is always a wait for all:
+what others tell meanwhile is kept for the loop, and the end of the one is kept, too, and told
+to who waits as ProcessLookupError.
+
+What is kept belongs to this process, as its children do: hence a module and no object.
+"""
+
+from __future__ import annotations
+
+import os
+
+from softsgx.host import ptrace
+
+__all__ = ["has_ended", "has_moved", "kept", "poll_stop", "wait_any", "wait_first", "wait_stop"]
+
+_WALL = 0x40000000
+_EVENT_EXEC, _EVENT_EXIT = ptrace.EVENT_EXEC, ptrace.EVENT_EXIT
+_ENDS = (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
+
+kept: list[tuple[int, int]] = []
+"""Events that came while another tracee was waited for, oldest first: the loop's next ones."""
+
+
+def wait_any() -> tuple[int, int]:
+    """The next event: a tid and its wait status."""
+    return kept.pop(0) if kept else os.waitpid(-1, _WALL)
+
+
+def wait_stop(tid: int) -> int:
+    """The next stop of one tracee that runs: its status.
+
+    Raises ProcessLookupError if it ends instead, or execs, or dies by another's exec; the loop
+    is told.
+    """
+    while True:
+        if kept:
+            status = _kept_stop(tid)
+            if status:
+                return status
+        try:
+            other, status = os.waitpid(-1, _WALL)
+        except ChildProcessError:
+            raise ProcessLookupError(tid) from None
+        if other == tid and _is_stop(status):
+            return status
+        _keep(other, status, tid)
+
+
+def _kept_stop(tid: int) -> int:
+    """What is kept for one tracee: the status of a stop, or 0."""
+    for at, (other, status) in enumerate(kept):
+        if _concerns(other, status, tid):
+            if other == tid and _is_stop(status):
+                del kept[at]
+                return status
+            raise ProcessLookupError(tid)
+    return 0
+
+
+def poll_stop(tid: int) -> int:
+    """The same, or 0 at once if nothing has happened to it."""
+    while True:
+        try:
+            other, status = os.waitpid(-1, _WALL | os.WNOHANG)
+        except ChildProcessError:
+            raise ProcessLookupError(tid) from None
+        if not other:
+            return _kept_stop(tid)
+        _keep(other, status, tid)
+
+
+def wait_first(tid: int) -> int:
+    """The first status of a new tracee, which may be its end."""
+    while True:
+        for at, (other, status) in enumerate(kept):
+            if other == tid:
+                del kept[at]
+                return status
+        _keep(*os.waitpid(-1, _WALL), 0)
+
+
+def _keep(other: int, status: int, tid: int) -> None:
+    """Keep an event for the loop, but let who ends end: others wait for it in de_thread()."""
+    if status >> 16 != _EVENT_EXIT:
+        kept.append((other, status))
+        return
+    _let_end(other)
+    if other == tid:
+        raise ProcessLookupError(tid)
+
+
+def _let_end(tid: int) -> None:
+    try:
+        ptrace.cont(tid)
+    except ProcessLookupError:
+        return
+
+
+def _concerns(other: int, status: int, tid: int) -> bool:
+    """Whether an event is what a wait for ``tid`` ends by."""
+    if other == tid:
+        return True
+    return status >> 16 == _EVENT_EXEC and _former(other) == tid
+
+
+def _former(tid: int) -> int:
+    """At an exec: the thread that called it, whose number is no more."""
+    try:
+        return ptrace.event_message(tid)
+    except ProcessLookupError:
+        return 0
+
+
+def _is_stop(status: int) -> bool:
+    return status & 0xFF == 0x7F and status >> 16 not in (_EVENT_EXEC, _EVENT_EXIT)
+
+
+def has_ended(tid: int) -> bool:
+    """Whether a tracee's end, and no stop, is there to be waited for."""
+    if any(other == tid and status & 0xFF != 0x7F for other, status in kept):
+        return True
+    try:
+        found = os.waitid(os.P_PID, tid, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL)
+    except ChildProcessError:
+        return True
+    return found is not None and found.si_code in _ENDS
+
+
+def has_moved(tid: int) -> bool:
+    """Whether a tracee has left the stop that it was last seen in, by dying or by exec."""
+    if any(other == tid for other, _ in kept):
+        return True
+    options = os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT | _WALL
+    try:
+        if os.waitid(os.P_PID, tid, options) is not None:
+            return True
+        ptrace.get_sigmask(tid)
+    except (ChildProcessError, ProcessLookupError):
+        return True
+    return False
