@@ -133,6 +133,16 @@ def test_an_enclave_that_wants_notifications_where_linux_has_none(
     assert _checks(done)["aexnotify"] == "skip"
 
 
+def test_the_abort_page(guest: Guest, softsgx: Softsgx) -> None:
+    _assert_all_ok(softsgx("--abort-page", "--", guest("abortpage")), 7)
+
+
+@pytest.mark.parametrize("name", ["threads", "signals", "nested", "masks", "sgx2"])
+def test_guest_with_the_abort_page(name: str, guest: Guest, softsgx: Softsgx) -> None:
+    arguments, at_least = _GUESTS[name]
+    _assert_all_ok(softsgx("--abort-page", "--verify", "--", guest(name), *arguments), at_least)
+
+
 def test_what_can_be_done_to_the_name(guest: Guest, softsgx: Softsgx) -> None:
     before = sorted(os.listdir("/dev"))
     _assert_all_ok(softsgx("--", guest("names")), 22)

@@ -30,6 +30,8 @@ Run PROGRAM with a software SGX device.
   --dev-mode MODE, --dev-owner USER, --dev-group GROUP
                                  of the device's nodes (default 0666, root, root)
   --dev-noexec, --dev-exec       as if they lay on a noexec mount, or not (default: as /dev does)
+  --abort-page                   no access to an enclave's pages while no thread of the process
+                                 is inside: loads give all ones, stores are dropped (slow)
   --record FILE                  append every event to FILE ('softsgx show FILE' prints it)
   -v, --verbose                  print every event to standard error
   --no-cpuid                     leave the CPUID instruction alone
@@ -71,7 +73,12 @@ def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     takes |= {f"--{name}": name for name in _LSM}
     flags = {"-v": "verbose", "--verbose": "verbose", "--no-cpuid": "no_cpuid"}
     takes |= {"--dev-mode": "dev_mode", "--dev-owner": "dev_owner", "--dev-group": "dev_group"}
-    flags |= {"--dev-noexec": "dev_noexec", "--dev-exec": "dev_exec", "--wait": "wait"}
+    flags |= {
+        "--dev-noexec": "dev_noexec",
+        "--dev-exec": "dev_exec",
+        "--wait": "wait",
+        "--abort-page": "abort_page",
+    }
     flags |= {"--verify": "verify", "--permissive": "permissive", "--carry-out": "carry_out"}
     rest = list(args)
     while rest:
@@ -133,6 +140,7 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
     _nodes(options, chosen)
     options.cpuid = not chosen.get("no_cpuid")
     options.carry_out = bool(chosen.get("carry_out"))
+    options.abort_page = bool(chosen.get("abort_page"))
     options.verify = bool(chosen.get("verify"))
     if "permissive" in chosen or any(name in chosen for name in _LSM):
         from softsgx.cli.lsm import confinement

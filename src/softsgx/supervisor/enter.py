@@ -20,6 +20,7 @@ from softsgx.sgx.enclu import Thread, edeccssa, eenter, eexit, eresume
 from softsgx.sgx.inside import LEAVES, run_leaf
 from softsgx.supervisor import execve, masks, outside, paths
 from softsgx.supervisor.exceptions import (
+    abort_page,
     deliver,
     exception,
     flush,
@@ -152,7 +153,7 @@ def _signal(sgx: Sgx, tracee: Tracee, number: int) -> None:
             return
     leave(sgx, tracee, -1, 0, 0)
     sup.regs.store(tracee.tid)
-    if tracee.odd is None:
+    if tracee.odd is None and not sup.options.abort_page:
         sup.cont(tracee, number)
     else:
         ptrace.singlestep(tracee.tid, number)
@@ -251,6 +252,7 @@ def _enclu(sgx: Sgx, tracee: Tracee, may_block: bool = False) -> None:
                 if file is not None:
                     sgx.mappings.pages_changed(file, changed, changed + 1)
                     flush(sgx, tracee)
+            abort_page(sgx, tracee)
             if tracee.odd is not None:
                 masks.settle(sgx, tracee)
             if sgx.record is not None:

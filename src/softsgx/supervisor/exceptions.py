@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Named",
+    "abort_page",
     "deliver",
     "exception",
     "flush",
@@ -59,6 +60,25 @@ def flush(sgx: Sgx, tracee: Tracee) -> None:
         with mappings.calls(tracee) as call:
             mappings.flush(tracee, call)
         sgx.view[ORIG_RAX] = saved
+
+
+def abort_page(sgx: Sgx, tracee: Tracee) -> None:
+    """Under ``--abort-page``, from a stop where ``regs`` are loaded: hide or show the enclaves.
+
+    Memory accesses to the EPC from outside of enclave mode go to the abort page (SDM, "Access
+    Control Requirements"): while no thread of the process is inside, its mappings allow none,
+    and `outside` answers.
+    """
+    process = tracee.space.sgx
+    if process is None or not sgx.sup.options.abort_page:
+        return
+    threads = [sgx.sup.tracees[tid].thread for tid in tracee.space.tracees]
+    hidden = not any(thread is not None and thread.tcs is not None for thread in threads)
+    if process.hidden != hidden:
+        process.hidden = hidden
+        for file in {vma.file.base_file for vma in process.mm}:
+            sgx.mappings.pages_changed(file, 0, file.enclave.pages.n_pages)
+        flush(sgx, tracee)
 
 
 def leave(sgx: Sgx, tracee: Tracee, vector: int, errcd: int, maddr: int) -> None:
@@ -203,6 +223,7 @@ def deliver(
         view[RIP] = space.image + execve.image().enclu_fault
         if sgx.record is not None:
             sgx.record.exception(tracee.tid, vector, code, addr, "vdso", 0, leaf)
+        abort_page(sgx, tracee)
         if tracee.odd is not None:
             masks.settle(sgx, tracee)
         sup.regs.store(tracee.tid)
@@ -250,6 +271,7 @@ def in_handler(sgx: Sgx, tracee: Tracee, exception: tuple[int, int, int] | None 
         ptrace.write_memory(tracee.tid, frame + _UCONTEXT_ERR, struct.pack("<QQ", code, vector))
         if vector == _PF:
             ptrace.write_memory(tracee.tid, frame + _UCONTEXT_CR2, struct.pack("<Q", addr))
+    abort_page(sgx, tracee)
     if tracee.odd is not None:
         masks.settle(sgx, tracee)
     sup.cont(tracee)

@@ -148,7 +148,8 @@ class _HostMemory:
 class HostProcess(Process):
     """The process of an address space. ``tid``: a stopped thread of it, for reading memory.
 
-    native: for each enclave, the protections that its mapping here really has.
+    native: for each enclave, the protections that its mapping here really has. hidden: they
+    are none, whatever the model says, since no thread is inside (``--abort-page``).
     """
 
     def __init__(self, sgx: Sgx, space: AddressSpace) -> None:
@@ -157,6 +158,7 @@ class HostProcess(Process):
         self.sgx = sgx
         super().__init__(sgx.device, _HostMemory(self))
         self.native: dict[Any, Any] = {}
+        self.hidden = sgx.sup.options.abort_page
         self.tcs_enclaves: dict[int, Any] = {}
         self.not_inherited: list[tuple[int, int]] = []
 

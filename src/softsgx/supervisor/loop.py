@@ -47,13 +47,15 @@ class Options:
 
     lsm: a `softsgx.supervisor.lsm.Confinement`, None for no LSM. carry_out: calls of
     loaders for Linux are carried out as the design's own. dev_mode, dev_uid, dev_gid: of the
-    device's nodes. dev_noexec: whether they lie on a noexec mount, None: as /dev does. origin:
+    device's nodes. abort_page: an enclave's pages cannot be accessed while no thread of the
+    process is inside. dev_noexec: whether they lie on a noexec mount, None: as /dev does. origin:
     what the program gets (`softsgx.host.origin`), taken now if it is None. front: hears of the
     program being ``launched(pid)``, ``stopped(signal)`` and ``ended(status)`` before its
     descendants.
     """
 
     __slots__ = (
+        "abort_page",
         "carry_out",
         "cpuid",
         "dev_gid",
@@ -79,6 +81,7 @@ class Options:
         self.verify = False
         self.carry_out = False
         self.cpuid = True
+        self.abort_page = False
         self.dev_mode, self.dev_uid, self.dev_gid = 0o666, 0, 0
         self.dev_noexec: bool | None = None
 

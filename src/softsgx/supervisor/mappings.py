@@ -143,6 +143,8 @@ class Mappings:
 
     def allowed(self, process: HostProcess, file: EnclaveFile, vma_word: int, word: int) -> int:
         """The real protection of a page: by the VMA's and the page's packed state."""
+        if process.hidden:
+            return 0
         key = (vma_word, word)
         mask = self._allowed.get(key)
         if mask is None:

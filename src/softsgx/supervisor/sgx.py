@@ -102,7 +102,7 @@ class Sgx:
         self.noexec = int(noexec)
         self.mappings = Mappings(self)
         self.processes: set[HostProcess] = self.device.processes
-        if self.record is None and not options.verify:
+        if self.record is None and not options.verify and not options.abort_page:
             sup.quick = enter.quick(self)
 
     # -- processes and files -----------------------------------------------------------
