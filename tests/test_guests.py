@@ -209,3 +209,22 @@ def test_input_and_output_are_the_programs(guest: Guest, softsgx: Softsgx) -> No
     text = "".join(f"line {i}\n" for i in range(10000))
     done = softsgx("--", guest("plain"), "cat", stdin=text)
     assert (done.returncode, done.stdout, done.stderr) == (0, text, "")
+
+
+def test_the_folders_of_the_nodes(softsgx: Softsgx) -> None:
+    """ls, find, cp -a and df see the nodes where Linux has them."""
+    script = """
+        ls /dev | grep sgx; find /dev -maxdepth 1 -name 'sgx_e*' -printf '%y %m %p\\n'
+        cp -a /dev/sgx_enclave node && stat -c '%t:%T' node; df --output=fstype /dev/sgx_enclave | tail -n 1
+    """
+    done = softsgx("--", "sh", "-c", script)
+    first = ["sgx_enclave", "sgx_provision", "c 666 /dev/sgx_enclave"]
+    assert done.stdout.splitlines()[:3] == first, done.stderr
+    if os.getuid() == 0:
+        assert done.stdout.splitlines()[3] == "a:7d"
+    script = "ls -l /dev/sgx | wc -l; cd /dev/sgx && test -c enclave && echo there; mkdir /dev/sgx"
+    done = softsgx("--design", "v20", "--", "sh", "-c", script)
+    assert done.stdout.split() == ["3", "there"], done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "File exists" in done.stderr
+    assert not os.path.exists("/dev/sgx")

@@ -14,7 +14,7 @@ from softsgx.host import vdso
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.syscalls import SYSCALLS
 
-__all__ = ["base_program", "fd_program", "names_program", "range_program"]
+__all__ = ["base_program", "directory_program", "fd_program", "names_program", "range_program"]
 
 _LD, _JEQ, _JGT, _JGE, _JSET, _RET, _JA = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06, 0x05
 _AND, _ADDX, _ST, _LDM, _LDI, _TAX, _JGEX = 0x54, 0x0C, 0x02, 0x60, 0x00, 0x07, 0x3D
@@ -158,6 +158,21 @@ def names_program() -> bytes:
     p.label("number")
     p.op(_LD, _NR)
     p.by_number(dict.fromkeys(late, "trace"), "allow")
+    p.ends()
+    return p.assemble()
+
+
+def directory_program(fd: int) -> bytes:
+    """For a process in which ``fd`` is /dev: what lists it."""
+    p = _Program()
+    p.op(_LD, _ARCH)
+    p.op(_JEQ, _X86_64, "", "allow")
+    p.op(_LD, _NR)
+    p.op(_JEQ, nr.NR_getdents64, "fd")
+    p.op(_JEQ, nr.NR_getdents, "fd", "allow")
+    p.label("fd")
+    p.op(_LD, _arg(0))
+    p.op(_JEQ, fd, "trace", "allow")
     p.ends()
     return p.assemble()
 

@@ -155,6 +155,7 @@ class Supervisor:
             os.close(fail)
             if self.listener is not None:
                 self.listener.close()
+            self.device_paths.folders.close()
             if self.sgx is not None:
                 self.sgx.close()
         if why:
@@ -303,6 +304,7 @@ class Supervisor:
             space.native_cpuid = old.native_cpuid
             space.watched, space.ranges = set(old.watched), list(old.ranges)
             space.mem_fds, space.asked_names = set(old.mem_fds), old.asked_names
+            space.dir_fds = dict(old.dir_fds)
             child = Tracee(tid, tid, space)
             if old.sgx is not None:
                 self.sgx.forked(old, space)
@@ -348,6 +350,7 @@ class Supervisor:
         tracee.space.tracees.add(tracee.tid)
         tracee.space.watched, tracee.space.ranges = set(old.watched), list(old.ranges)
         tracee.space.mem_fds, tracee.space.asked_names = set(old.mem_fds), old.asked_names
+        tracee.space.dir_fds = dict(old.dir_fds)
         tracee.thread = tracee.odd = None
         tracee.at_call = False
         if tracee.exits:

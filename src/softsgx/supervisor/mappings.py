@@ -295,14 +295,14 @@ class Mappings:
         watched = call.tracee.space.watched
         if fd not in watched and len(watched) < _MAX_FILTERS:
             watched.add(fd)
-            self._install(call, bpf.fd_program(fd))
+            self.install(call, bpf.fd_program(fd))
 
     def watch_names(self, call: Remote) -> None:
         """Hear of the calls on names that the base filter leaves alone."""
         space = call.tracee.space
         if not space.asked_names:
             space.asked_names = True
-            self._install(call, bpf.names_program())
+            self.install(call, bpf.names_program())
 
     def filter(
         self, process: HostProcess, call: Remote, file: EnclaveFile, start: int, end: int
@@ -319,9 +319,9 @@ class Mappings:
             start, end = 4096, _USER_END
         space.ranges.append((start, end))
         stub = space.image + image().syscall + 2
-        self._install(call, bpf.range_program(start, end, stub))
+        self.install(call, bpf.range_program(start, end, stub))
 
-    def _install(self, call: Remote, program: bytes) -> None:
+    def install(self, call: Remote, program: bytes) -> None:
         """seccomp(SECCOMP_SET_MODE_FILTER) for all threads of the process."""
         space = call.tracee.space
         where = scratch(space)

@@ -106,6 +106,10 @@ def instead(sup: Supervisor, tracee: Tracee, call: int, changed: dict[int, int])
         answer = view[RAX] - (1 << 64) if view[RAX] >> 63 else view[RAX]
         sup.record.path(tracee.tid, nr.syscall_name(call), "/dev/null", answer)
     regs.store(tracee.tid)
+    if not tracee.space.asked_names:
+        mappings = sup.load_sgx().mappings
+        with mappings.calls(tracee) as remote:
+            mappings.watch_names(remote)
     sup.cont(tracee)
     return DONE
 

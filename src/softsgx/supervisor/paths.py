@@ -10,6 +10,7 @@ import errno
 import os
 
 from softsgx.host import ptrace
+from softsgx.supervisor import folders
 from softsgx.supervisor.node import Creds, Node
 from softsgx.supervisor.nodecalls import (
     DONE,
@@ -48,6 +49,7 @@ _ARGS = (RDI, RSI, RDX, R10, R8, R9)
 _NOT_READING = 3 | _O_DIRECTORY | _O_PATH | _O_CREAT
 # What softsgx.supervisor.views has something to say of, by the last component.
 _VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc", b"sgx_total_bytes"))
+_DEV = (b"dev", b"", b".")  # the last component of its name
 _MAGIC = (nr.NR_readlink, nr.NR_readlinkat)
 _DECOYS = (b"/secretmem", b"/memfd:softsgx")  # as /proc shows them
 _CREATES = frozenset(
@@ -83,6 +85,7 @@ class DevicePaths:
         self.paths = {path: path for path in paths} | (aliases or {})
         self.names = frozenset(os.path.basename(p).encode() for p in self.paths)
         self.nodes = {path: node(path) for path in dict.fromkeys(self.paths.values())}
+        self.folders = folders.Folders(list(self.paths))
         self._taken: dict[int, tuple[tuple[int | None, int], ...]] = {}
 
     def handle(self, sup: Supervisor, tracee: Tracee, call: int) -> Any:
@@ -184,7 +187,7 @@ class DevicePaths:
             parent, base = os.path.split(known)
             if base == name and parent in (
                 os.path.normpath(directory),
-                os.path.realpath(directory),
+                self.folders.meant(directory),
             ):
                 return node
         return None
@@ -206,6 +209,8 @@ class DevicePaths:
             last = raw[raw.rfind(b"/") + 1 :]
             if last == b"mem":
                 return self._memory(sup, tracee)
+            if last in _DEV and tracee.space.image and self._is_dev(tracee, dirfd, raw):
+                return folders.opened(sup, tracee)
             reading = not self._flags(sup, tracee, call) & _NOT_READING
             if last in _VIEWS and reading and tracee.space.image:
                 from softsgx.supervisor import views
@@ -213,6 +218,11 @@ class DevicePaths:
                 path = os.path.realpath(self._of_tracee(tracee, dirfd, raw))
                 text = views.contents(sup, path)
                 return None if text is None else self._show(sup, tracee, call, text)
+        if self.folders.last and raw.rstrip(b"/").endswith(tuple(self.folders.last)):
+            folder = self.folders.named(self._where(tracee, dirfd, raw))
+            if folder is not None:
+                where = next(r for _, r in self._taken[call] if tracee.read_string(view[r]) == raw)
+                return self.folders.answer(sup, tracee, call, folder, where)
         for name in self.names:
             at = raw.find(name + b"/")
             if at > 0 and self._resolve(tracee, dirfd, raw[: at + len(name)]) is not None:
@@ -228,6 +238,9 @@ class DevicePaths:
                 file = self._magic_link(sup, tracee, dirfd, raw)
                 return None if file is None else str(file.path)
         return None
+
+    def _is_dev(self, tracee: Tracee, dirfd: int, raw: bytes) -> bool:
+        return os.path.realpath(self._where(tracee, dirfd, raw)) == b"/dev"
 
     @staticmethod
     def _memory(sup: Supervisor, tracee: Tracee) -> Any:

@@ -18,7 +18,7 @@ from softsgx.host import ptrace, state
 from softsgx.host.memfd import MemfdMemory, decoy, new_memory
 from softsgx.law.rule import Stop
 from softsgx.sgx.enclave import EnclaveMemory
-from softsgx.supervisor import enter, filecalls, masks, mmcalls, peeks
+from softsgx.supervisor import enter, filecalls, folders, masks, mmcalls, peeks
 from softsgx.supervisor.host_process import HostProcess
 from softsgx.supervisor.mappings import Mappings
 from softsgx.supervisor.remote import Remote, scratch
@@ -244,6 +244,9 @@ class Sgx:
         thread = tracee.thread
         if thread is not None and thread.tcs is not None:
             return enter.syscall_inside(self, tracee)
+        if tracee.space.dir_fds and call in (nr.NR_getdents, nr.NR_getdents64):
+            nodes = list(self.sup.device_paths.nodes.values())
+            return folders.listed(self.sup, tracee, call, nodes)
         row = SYSCALLS.get(call)
         if row is None or (tracee.space.ranges and ptrace.event_message(tracee.tid) & 0xFFFF):
             foreign = row is not None or bool(call & nr.X32_BIT)

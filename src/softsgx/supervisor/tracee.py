@@ -22,12 +22,14 @@ class AddressSpace:
     device's `SgxProcess`, None until it meets the device. patched: CPUID sites by
     address (two bytes each). tracees: those that run in it. watched: the descriptors that a
     filter stops calls on; mem_fds: those of them that are of /proc/PID/mem.
-    asked_names: whether the filter of late calls on names is there.
+    asked_names: whether the filter of late calls on names is there. dir_fds: descriptors of
+    /dev, and whether the nodes have been listed.
     """
 
     __slots__ = (
         "aep",
         "asked_names",
+        "dir_fds",
         "entry",
         "image",
         "mem_fd",
@@ -52,6 +54,7 @@ class AddressSpace:
         self.watched: set[int] = set()
         self.mem_fds: set[int] = set()
         self.asked_names = False
+        self.dir_fds: dict[int, bool] = {}
         self.ranges: list[tuple[int, int]] = []
 
     def close(self) -> None:
