@@ -24,6 +24,7 @@ from softsgx.checker.system import System
 from softsgx.cli.main import main
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.errors import UsageError
+from tests.cache import ROOT
 
 pytestmark = pytest.mark.skipif(
     find_abc() is None or ctypes.util.find_library("sepol") is None
@@ -445,3 +446,22 @@ def test_the_profiles_allow_what_the_trace_says_and_no_more() -> None:
     assert [re.findall('"/sources/[*]" (.*),', text) for text in profiles] == [
         ["rw"], ["rwm"], ["rw"]
     ]  # fmt: skip
+
+
+def test_the_pages_commands_replay_a_trace(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Docs/checking.md, "On real processes", for the property whose trace it replays."""
+    page = (ROOT / "docs" / "checking.md").read_text().partition("## On real processes")[2]
+    check, make, replay = [line.split() for line in re.findall(r"^    (.*)$", page, re.M)[:3]]
+    assert make == ["make", "guests"]
+    guests = tmp_path / ".cache" / "guests"
+    guests.mkdir(parents=True)
+    (guests / "orders").symlink_to(guest("orders"))
+    monkeypatch.chdir(tmp_path)
+    assert main([*check[1:], "--property", "asked"]) == 1
+    (trace,) = tmp_path.glob(replay.pop())
+    assert main([*replay[1:], str(trace)]) == 0
+    shown = re.search(r"```console\n(.*?)```", page, re.S)
+    assert shown is not None
+    assert capsys.readouterr().out.endswith(shown.group(1))

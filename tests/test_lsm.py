@@ -269,18 +269,38 @@ def test_a_remembered_answer_is_the_same_and_a_denial_is_never_remembered(
         _ask(lsm, "no_such", file, who)
 
 
-def test_what_is_logged_is_not_remembered(selinux: tuple[SELinuxLsm, list[Verdict]]) -> None:
+def test_permissive_logs_once_and_a_new_mode_asks_again(
+    selinux: tuple[SELinuxLsm, list[Verdict]],
+) -> None:
     lsm, noted = selinux
     file, who = File(), Someone(full_context(lsm.policy, "bystander_t"))
     lsm.policy.enforcing = False
     try:
-        for _ in range(2):
+        for _ in range(3):
             assert _ask(lsm, "file_open", file, who, fmode=1) == 0
-            assert _ask(lsm, "mmap_file", file, who, reqprot=1, prot=1, map_type=1) == 0
+            assert _ask(lsm, "mmap_file", file, who, reqprot=5, prot=5, map_type=1) == 0
+        # What open() was granted, read, is not logged of the mapping.
+        assert [(v.hook, v.audited) for v in noted] == [
+            ("file_open", ("read",)), ("file_open", ("open",)),
+            ("mmap_file", ("map",)), ("mmap_file", ("execute",)),
+        ]  # fmt: skip
+        assert all(v.permissive for v in noted)
+        # A recording is told of each, with what the policy says of it.
+        lsm.all_verdicts = True
+        lsm.forget()
+        del noted[:]
+        _ask(lsm, "mmap_file", file, who, reqprot=5, prot=5, map_type=1)
+        assert [(v.denied, v.audited) for v in noted] == [
+            (("map",), ()), (("execute", "read"), ())
+        ]  # fmt: skip
+        lsm.all_verdicts = False
+        _ask(lsm, "mmap_file", file, who, reqprot=5, prot=5, map_type=1)
     finally:
         lsm.policy.enforcing = True
-    assert [v.denied for v in noted if v.hook == "mmap_file"] == [("map",), ("read",)] * 2
-    assert all(v.permissive for v in noted)
+    del noted[:]
+    for _ in range(2):
+        assert _ask(lsm, "mmap_file", file, who, reqprot=5, prot=5, map_type=1) == EACCES
+    assert [v.audited for v in noted] == [("map",)] * 2
 
 
 def test_values_of_several_pages_are_each_asked(

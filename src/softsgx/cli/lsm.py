@@ -31,6 +31,10 @@ def confinement(chosen: dict[str, Any], program: str) -> Confinement:
         if "profile" in chosen:
             raise UsageError("--profile is AppArmor's; for SELinux write --context PATH=CONTEXT")
         return _selinux(chosen)
+    if "permissive" in chosen and "apparmor" in chosen:
+        raise UsageError(
+            "--permissive is SELinux's; for AppArmor write flags=(complain) into the profile"
+        )
     for name in _SELINUX:
         if name in chosen:
             raise UsageError(f"--{name} belongs to --selinux FILE, which is missing")

@@ -11,8 +11,8 @@ usage: softsgx policy RECORDING
 
 Print the smallest addition to the LSM's policy with which the last run of a recording
 passes: a CIL module (try it with 'softsgx run --selinux POLICY --selinux MODULE …'), or
-the lines to add to an AppArmor profile. Record with --permissive to have every denial,
-not the first alone.
+the lines to add to an AppArmor profile. Record with --permissive (AppArmor: with
+flags=(complain) in the profile) to have every denial, not the first alone.
 """
 
 

@@ -14,8 +14,9 @@ class Verdict:
 
     lsm: "selinux" or "apparmor". hook: see `softsgx.lsm.hooks`. process: who asked.
     subject: its label. target, tclass: the object's. asked, denied: permissions (names,
-    or AppArmor's letters); audited: those of them that a kernel logs, of the denied or,
-    where nothing is denied, of the granted. permissive: a denial was not enforced.
+    or AppArmor's letters), by the policy; audited: those of them that a kernel logs, and
+    logs: as "denied" or "granted". SELinux grants what it once let through in permissive
+    mode, so the two may differ from ``denied``. permissive: a denial was not enforced.
     file: the object, None for a question about the process itself. cmd: the ioctl's
     number or None. by_name: the object is named, not open yet. kill: the process dies of it.
     """
@@ -29,6 +30,7 @@ class Verdict:
         "file",
         "hook",
         "kill",
+        "logs",
         "lsm",
         "permissive",
         "process",
@@ -49,6 +51,7 @@ class Verdict:
         denied: tuple[str, ...],
         audited: tuple[str, ...],
         *,
+        logs: str = "",
         permissive: bool = False,
         file: FileSecurity | None = None,
         cmd: int | None = None,
@@ -59,7 +62,7 @@ class Verdict:
         self.subject, self.target, self.tclass = subject, target, tclass
         self.asked, self.denied, self.audited = asked, denied, audited
         self.permissive, self.file, self.cmd, self.by_name = permissive, file, cmd, by_name
-        self.kill = kill
+        self.kill, self.logs = kill, logs or ("denied" if denied else "granted")
 
     def __repr__(self) -> str:
         answer = f"denied {' '.join(self.denied)}" if self.denied else "granted"

@@ -40,26 +40,36 @@ class Decision:
     `granted` and `denied` split what was asked by what the policy says. `permissive` is
     true when something is denied and that is not enforced (the policy as a whole, or the
     source domain, is permissive).
-    `audit` are the denied permissions that a kernel logs (all but ``dontaudit``),
-    `audit_granted` the granted ones that it logs (``auditallow``). Truth value: may the
+    `auditdeny` are those of what was asked that are logged when denied (all but
+    ``dontaudit``), `auditallow` those that are logged when granted. Truth value: may the
     caller go on?
     """
 
-    __slots__ = ("audit", "audit_granted", "denied", "granted", "permissive")
+    __slots__ = ("auditallow", "auditdeny", "denied", "granted", "permissive")
 
     def __init__(
         self,
         granted: frozenset[str],
         denied: frozenset[str],
-        audit: frozenset[str],
-        audit_granted: frozenset[str],
+        auditdeny: frozenset[str],
+        auditallow: frozenset[str],
         permissive: bool,
     ) -> None:
         self.granted = granted
         self.denied = denied
-        self.audit = audit
-        self.audit_granted = audit_granted
+        self.auditdeny = auditdeny
+        self.auditallow = auditallow
         self.permissive = permissive
+
+    @property
+    def audit(self) -> frozenset[str]:
+        """The denied permissions that an enforcing kernel logs."""
+        return self.denied & self.auditdeny
+
+    @property
+    def audit_granted(self) -> frozenset[str]:
+        """The granted permissions that a kernel logs, where nothing is denied."""
+        return self.granted & self.auditallow
 
     def __bool__(self) -> bool:
         return self.permissive or not self.denied
@@ -100,8 +110,8 @@ def read_policy(path: str) -> tuple[bytes, bytes]:
 class SELinuxPolicy:
     """A policy that decides. Safe to share between threads; `close` when done.
 
-    Attributes: `where` (name for messages), `version` (of the policydb format), `mls`,
-    `file_contexts` (text of a CIL policy's own filecon statements, empty for a compiled
+    Attributes: `where` (name for messages), `version` (of the policydb format), `mls`, `seqno`
+    (another one since when earlier answers count no more), `file_contexts` (text of a CIL policy's own filecon statements, empty for a compiled
     one).
     """
 
@@ -117,6 +127,7 @@ class SELinuxPolicy:
         "_xperms",
         "file_contexts",
         "mls",
+        "seqno",
         "version",
         "where",
     )
@@ -137,6 +148,7 @@ class SELinuxPolicy:
         self._db = PolicyDb(self._image, where)
         self.version, self.mls = self._db.header.version, self._db.header.mls
         self._policycaps = self._db.policycaps()
+        self.seqno = 0
         self.forget()
 
     @classmethod
@@ -175,6 +187,7 @@ class SELinuxPolicy:
         self._xperms: dict[tuple[str, str, str], _Xperms | None] = {}
         self._sids: dict[str, int] = {}
         self._text: PolicyText | None = None
+        self.seqno += 1
 
     # What the policy says of itself
 
@@ -194,6 +207,7 @@ class SELinuxPolicy:
     def enforcing(self, value: bool) -> None:
         self._enforcing = value
         self._cache.clear()
+        self.seqno += 1  # as sel_write_enforce() resets the AVC
 
     @property
     def image(self) -> bytes:
@@ -297,23 +311,31 @@ class SELinuxPolicy:
     ) -> Decision:
         allowed, auditallow, auditdeny, value = self._vector(scontext, tcontext, tclass)
         unknown_ok = self._db.header.handle_unknown == UNKNOWN_ALLOW
-        granted, audit, audit_granted = set(), set(), set()
+        granted, audit_denied, audit_granted = set(), set(), set()
         for name in perms:
             bit = self._db.perm_bit(value, name) if value else 0
             if bit & allowed or (not bit and unknown_ok):
                 granted.add(name)
-                if bit & auditallow:
-                    audit_granted.add(name)
-            elif not bit or bit & auditdeny:
-                audit.add(name)
-        if command >= 0 and value:
-            self._apply_xperms(scontext, tcontext, tclass, command, granted, audit, audit_granted)
+            if not bit or bit & auditdeny:
+                audit_denied.add(name)
+            if bit & auditallow:
+                audit_granted.add(name)
+        xperms = self._xperms_of(scontext, tcontext, tclass) if command >= 0 and value else None
+        if xperms is not None:
+            # The kernel has a decision for the driver only when some rule names that driver;
+            # the lists are empty for it otherwise, which comes to the same.
+            if command not in xperms.allow:
+                granted.discard("ioctl")
+            if command in xperms.dontaudit:
+                audit_denied.discard("ioctl")
+            if command not in xperms.auditallow:
+                audit_granted.discard("ioctl")
         denied = frozenset(perms) - granted
         permissive = bool(denied) and (not self._enforcing or self.is_permissive(scontext))
         decision = Decision(
             frozenset(granted),
             denied,
-            frozenset(audit),
+            frozenset(audit_denied),
             frozenset(audit_granted),
             permissive,
         )  # fmt: skip
@@ -355,33 +377,19 @@ class SELinuxPolicy:
         line = f"(typepermissive {self.type_of(context)})"
         return any(item.line == line for item in self.text.statements("typepermissive"))
 
-    def _apply_xperms(
-        self,
-        scontext: str,
-        tcontext: str,
-        tclass: str,
-        command: int,
-        granted: set[str],
-        audit: set[str],
-        audit_granted: set[str],
-    ) -> None:
-        xperms = self._xperms_of(scontext, tcontext, tclass)
-        if xperms is None:
-            return
-        was_granted = "ioctl" in granted
-        if was_granted and command not in xperms.allow:
-            granted.discard("ioctl")
-            audit.add("ioctl")
-        # The kernel has a decision for the driver only when some rule names that driver;
-        # the lists below are empty for it otherwise, which comes to the same.
-        if "ioctl" in audit and command in xperms.dontaudit:
-            audit.discard("ioctl")
-        if command not in xperms.auditallow or "ioctl" not in granted:
-            audit_granted.discard("ioctl")
-
     def lists_ioctls(self, scontext: str, tcontext: str, tclass: str) -> bool:
         """Does any rule for these list ioctls, so that one that is not listed is denied?"""
         return self._xperms_of(scontext, tcontext, tclass) is not None
+
+    def lists_ioctl(self, scontext: str, tcontext: str, tclass: str, command: int) -> bool:
+        """Is the command (16 bits) listed, or does no rule for these list any?"""
+        xperms = self._xperms_of(scontext, tcontext, tclass)
+        return xperms is None or command in xperms.allow
+
+    def lists_driver(self, scontext: str, tcontext: str, tclass: str, driver: int) -> bool:
+        """Does a rule for these allow some command of the driver (its high byte)?"""
+        xperms = self._xperms_of(scontext, tcontext, tclass)
+        return xperms is not None and any(each >> 8 == driver for each in xperms.allow)
 
     def _xperms_of(self, scontext: str, tcontext: str, tclass: str) -> _Xperms | None:
         key = (scontext, tcontext, tclass)

@@ -10,6 +10,7 @@ from softsgx.errors import UsageError
 from softsgx.lsm.objects import FileSecurity
 from softsgx.lsm.selinux import FD, NAMES, PROCESS, SelinuxHooks
 from softsgx.lsm.verdict import Verdict
+from softsgx.policy.avc import Avc
 from softsgx.policy.labels import PathLabels
 from softsgx.policy.lsm import PolicyLsm
 from softsgx.policy.selinux import SELinuxPolicy
@@ -68,8 +69,16 @@ class SELinuxLsm(PolicyLsm):
             ioctl_skip_cloexec=policy.has_policycap("ioctl_skip_cloexec"),
         )
         super().__init__(hooks, policy.canonical(context), sink)
-        self.policy, self.labels = policy, labels
+        self.policy, self.labels, self.avc = policy, labels, Avc(policy)
+        self._seqno = policy.seqno
         self._names = {target: _names(target) for target in NAMES}
+
+    def ask(self, hook: str, at: Any, what: dict[str, Any]) -> int:
+        """Decide one question; 0 or EACCES. See `softsgx.lsm.hooks`."""
+        if self._seqno != self.policy.seqno:
+            self._seqno = self.policy.seqno
+            self.forget()
+        return super().ask(hook, at, what)
 
     def opened(self, file: Any, process: Any, fmode: int) -> FileSecurity:
         """A device node: labelled by its path."""
@@ -151,11 +160,9 @@ class SELinuxLsm(PolicyLsm):
         hook: str = "",
     ) -> None:
         """One access vector: decided, logged, EACCES if denied."""
-        if cmd is None:
-            decision = self.policy.allowed(subject, label, tclass, names)
-        else:
-            decision = self.policy.allowed_ioctl(subject, label, tclass, cmd)
-        if decision.denied or decision.audit_granted or self.all_verdicts:
+        answer = self.avc.ask(subject, label, tclass, names, cmd)
+        decision = answer.decision
+        if answer.denied or answer.audited or self.all_verdicts:
             self.note(
                 Verdict(
                     self.name,
@@ -166,7 +173,8 @@ class SELinuxLsm(PolicyLsm):
                     tclass,
                     names,
                     tuple(sorted(decision.denied)),
-                    tuple(sorted(decision.audit if decision.denied else decision.audit_granted)),
+                    tuple(sorted(answer.audited)),
+                    logs="denied" if answer.denied else "granted",
                     permissive=decision.permissive,
                     file=obj,
                     cmd=cmd,

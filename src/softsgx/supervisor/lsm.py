@@ -348,7 +348,7 @@ def _avc(verdict: Verdict, serial: int) -> str:
         scontext=verdict.subject,
         tcontext=verdict.target,
         tclass=verdict.tclass,
-        denied=bool(verdict.denied),
+        denied=verdict.logs == "denied",
         permissive=verdict.permissive,
         path=None if verdict.by_name else path,
         name=os.path.basename(path) if verdict.by_name and path else None,
