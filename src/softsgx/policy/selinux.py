@@ -110,9 +110,9 @@ def read_policy(path: str) -> tuple[bytes, bytes]:
 class SELinuxPolicy:
     """A policy that decides. Safe to share between threads; `close` when done.
 
-    Attributes: `where` (name for messages), `version` (of the policydb format), `mls`, `seqno`
-    (another one since when earlier answers count no more), `file_contexts` (text of a CIL policy's own filecon statements, empty for a compiled
-    one).
+    Attributes: `where` (name for messages), `version` (of the policydb format), `mls`,
+    `seqno` (another one since when earlier answers count no more), `file_contexts` (text of
+    a CIL policy's own filecon statements, empty for a compiled one).
     """
 
     __slots__ = (
