@@ -14,10 +14,11 @@ import pytest
 
 from softsgx.errors import UnsupportedError, UsageError
 from softsgx.policy import native
+from softsgx.policy.decision import Decision
 from softsgx.policy.labels import PathLabels
 from softsgx.policy.native import compile_cil
 from softsgx.policy.rules import PolicyText, evaluate, parse
-from softsgx.policy.selinux import Decision, SELinuxPolicy
+from softsgx.policy.selinux import SELinuxPolicy
 from tests.lsm_replay import EXEC, WRITE, File, Vma, replay
 from tests.truthrows import TRUTH, Row, Truth, read
 

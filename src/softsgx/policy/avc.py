@@ -11,7 +11,8 @@ out is logged anew; which one falls out depends on all that the machine does.
 
 from __future__ import annotations
 
-from softsgx.policy.selinux import Decision, SELinuxPolicy
+from softsgx.policy.decision import Decision
+from softsgx.policy.selinux import SELinuxPolicy
 
 __all__ = ["Answer", "Avc"]
 

@@ -17,13 +17,14 @@ import os
 from collections.abc import Iterable, Mapping
 
 from softsgx.errors import UsageError
+from softsgx.policy.decision import Decision
 from softsgx.policy.image import UNKNOWN_ALLOW, PolicyHeader
 from softsgx.policy.native import compile_cil, image_to_cil, set_booleans
 from softsgx.policy.rules import Expression, PolicyText, parse
 from softsgx.policy.sepol import PolicyDb
 from softsgx.policy.transition import new_context, range_text
 
-__all__ = ["MINIMAL", "Decision", "SELinuxPolicy", "read_policy"]
+__all__ = ["MINIMAL", "SELinuxPolicy", "read_policy"]
 
 # The policy that comes with softsgx: a loader whose rights are booleans.
 MINIMAL = os.path.join(os.path.dirname(__file__), "minimal.cil")
@@ -32,51 +33,6 @@ _NONE: frozenset[str] = frozenset()
 _ALL = 0xFFFFFFFF
 # Like the kernel's AVC the cache is bounded; what falls out is computed again.
 _CACHE_LIMIT = 16384
-
-
-class Decision:
-    """The answer to one question, in names of permissions.
-
-    `granted` and `denied` split what was asked by what the policy says. `permissive` is
-    true when something is denied and that is not enforced (the policy as a whole, or the
-    source domain, is permissive).
-    `auditdeny` are those of what was asked that are logged when denied (all but
-    ``dontaudit``), `auditallow` those that are logged when granted. Truth value: may the
-    caller go on?
-    """
-
-    __slots__ = ("auditallow", "auditdeny", "denied", "granted", "permissive")
-
-    def __init__(
-        self,
-        granted: frozenset[str],
-        denied: frozenset[str],
-        auditdeny: frozenset[str],
-        auditallow: frozenset[str],
-        permissive: bool,
-    ) -> None:
-        self.granted = granted
-        self.denied = denied
-        self.auditdeny = auditdeny
-        self.auditallow = auditallow
-        self.permissive = permissive
-
-    @property
-    def audit(self) -> frozenset[str]:
-        """The denied permissions that an enforcing kernel logs."""
-        return self.denied & self.auditdeny
-
-    @property
-    def audit_granted(self) -> frozenset[str]:
-        """The granted permissions that a kernel logs, where nothing is denied."""
-        return self.granted & self.auditallow
-
-    def __bool__(self) -> bool:
-        return self.permissive or not self.denied
-
-    def __repr__(self) -> str:
-        mode = " permissive" if self.permissive else ""
-        return f"<Decision granted={sorted(self.granted)} denied={sorted(self.denied)}{mode}>"
 
 
 class _Xperms:
