@@ -23,13 +23,14 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help setup demo test lint bench format guests findings wheel clean
+.PHONY: help setup demo test lint bench fuzz format guests findings wheel clean
 
 help:
 	@echo 'make demo     run a small enclave under softsgx and show what happened'
 	@echo 'make test     the test suite (ARGS go to pytest)'
 	@echo 'make lint     ruff, mypy --strict, import-linter, codespell'
 	@echo 'make bench    the benchmarks (ARGS go to bench/run.py)'
+	@echo 'make fuzz     random memory calls, held against the model (ARGS: seconds, --seed N …)'
 	@echo 'make guests   the test programs, into .cache/guests (orders is what replay needs)'
 	@echo 'make findings write docs/findings.md and docs/findings/ (ten minutes; ARGS go to tools/findings.py)'
 	@echo 'make format   let ruff rewrite what it can'
@@ -65,6 +66,9 @@ lint: setup
 
 bench: setup
 	@$(BIN)/python bench/run.py $(ARGS)
+
+fuzz: setup
+	@$(BIN)/python tools/fuzz.py $(ARGS)
 
 format: setup
 	@$(BIN)/ruff check --fix-only $(CODE)

@@ -14,7 +14,10 @@ from softsgx.host import vdso
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.syscalls import SYSCALLS
 
-__all__ = ["base_program", "directory_program", "fd_program", "names_program", "range_program"]
+__all__ = [
+    "base_program", "directory_program", "fd_program", "names_program", "number_program",
+    "range_program",
+]  # fmt: skip
 
 _LD, _JEQ, _JGT, _JGE, _JSET, _RET, _JA = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06, 0x05
 _AND, _ADDX, _ST, _LDM, _LDI, _TAX, _JGEX = 0x54, 0x0C, 0x02, 0x60, 0x00, 0x07, 0x3D
@@ -203,6 +206,17 @@ def fd_program(fd: int) -> bytes:
             p.op(_LD, _arg(index))
             p.op(_JEQ, fd, "trace")
         p.op(_JA, 0, "allow")
+    p.ends()
+    return p.assemble()
+
+
+def number_program(number: int) -> bytes:
+    """Every call of one number."""
+    p = _Program()
+    p.op(_LD, _ARCH)
+    p.op(_JEQ, _X86_64, "", "allow")
+    p.op(_LD, _NR)
+    p.op(_JEQ, number, "trace", "allow")
     p.ends()
     return p.assemble()
 

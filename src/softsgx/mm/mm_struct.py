@@ -60,7 +60,8 @@ class MmStruct:
     and asks the LSM. process: what rules see as ``at.process``; its attribute
     ``read_implies_exec``, if it has one, is the personality's. version: the
     Linux release whose behaviour is followed where user space can tell.
-    min_addr: vm.mmap_min_addr for this process (0 with CAP_SYS_RAWIO).
+    min_addr: vm.mmap_min_addr for this process (0 with CAP_SYS_RAWIO). no_room: the errno
+    with which the kernel found no place for the mmap in hand, 0 nearly always.
 
     A special file offers ``fmode``, ``noexec``, ``enclave`` and
     ``pages(start, end, mm)``: the law's cell over the distinct states of the
@@ -71,7 +72,7 @@ class MmStruct:
     anonymous memory), ``process``, and ``enclave`` and ``page`` for such files.
     """
 
-    __slots__ = ("_base", "law", "min_addr", "process", "run", "version", "vmas")
+    __slots__ = ("_base", "law", "min_addr", "no_room", "process", "run", "version", "vmas")
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class MmStruct:
         self.version, self.min_addr = version, min_addr
         self.vmas = VmaList(merge_unfaulted=version >= (6, 16))
         self._base = MmRules()
+        self.no_room = 0
 
     # -- reading ---------------------------------------------------------------------
 

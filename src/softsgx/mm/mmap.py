@@ -16,7 +16,7 @@ from softsgx.law.rule import Context, Request, Stop
 from softsgx.law.state import Cell, Schema
 from softsgx.law.values import Value
 from softsgx.mm.vma import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE, Vma
-from softsgx.model.effect import Map
+from softsgx.model.effect import Map, Unmap
 from softsgx.model.outcome import Outcome
 from softsgx.uapi.mman import (
     MAP_ANONYMOUS,
@@ -143,7 +143,7 @@ def mmap(
         start = mm.place(size, addr, align_bytes) if 0 < size <= TASK_SIZE else 0
     map_type = flags & MAP_TYPE
     vma = Vma(start, start + size, prot & PROT_RWX_MASK, file=file)
-    cell = _NewVma(mm.schema_for(file), lambda: mm.may_unmap(start, start + size, file))
+    cell = _NewVma(mm.schema_for(file), lambda: _make_room(mm, start, start + size, file, flags))
     request = Request(
         start=start,
         end=start + size,
@@ -170,17 +170,19 @@ def mmap(
         _need(EINVAL, not start & PAGE_SIZE - 1, "address is page-aligned")
         _need(EPERM, start >= mm.min_addr, "address is above mmap_min_addr")
         if flags & MAP_FIXED_NOREPLACE:
-            _need(EEXIST, not mm.overlapping(start, start + size), "nothing lies there")
+            free = mm.no_room != EEXIST and not mm.overlapping(start, start + size)
+            _need(EEXIST, free, "nothing lies there")
         _check_type(flags, file, offset + size)
 
     try:
         law.mmap(_AfterLsm(mm.run, check), at, request)
-        if file is not None and flags & MAP_GROWSDOWN:
-            return Outcome(errno=EINVAL, why="a file mapping cannot grow down")
     except Stop as stop:
         # The driver is asked last, when what lay there is gone already.
-        hole = mm.unmap(start, start + size) if cell.assigned else ()
-        return Outcome(errno=stop.errno, effects=hole, why=stop.why)
+        if not cell.assigned:
+            return Outcome(errno=stop.errno, why=stop.why)
+        mm.unmap(start, start + size)
+        hole = Unmap(start, start + size)
+        return Outcome(errno=stop.errno, effects=[hole], why=stop.why)
     mm.keep(at)
     effects = mm.unmap(start, start + size)
     vma.load(cell)
@@ -194,6 +196,15 @@ def mmap(
     mm.vmas.add(vma)
     effects.append(Map(start, start + size, vma.prot, flags, file, vma.offset_at(start)))
     return Outcome(start, effects=effects)
+
+
+def _make_room(mm: MmStruct, start: int, end: int, file: Any, flags: int) -> None:
+    """The end of do_mmap(), then mmap_region(): RLIMIT_AS, and whether what lies there may go."""
+    if file is not None and flags & MAP_GROWSDOWN:
+        raise Stop(EINVAL, "a file mapping cannot grow down")
+    if mm.no_room:
+        raise Stop(mm.no_room, "room in the address space")
+    mm.may_unmap(start, end, file)
 
 
 def _check_type(flags: int, file: Any, end_offset: int) -> None:

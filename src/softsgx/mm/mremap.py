@@ -226,17 +226,17 @@ def _clear_destination(call: _Remap) -> None:
 
 
 def _shrink(call: _Remap) -> None:
-    """shrink_vma(): unmap the tail, whatever VMAs it reaches; raises Stop at a sealed one."""
+    """shrink_vma(): unmap the tail, whatever VMAs it reaches; raises Stop if one may not go."""
     start, end = call.addr + call.new_len, call.addr + call.old_len
-    call.mm.vmas.may_remove(start, end)
-    if any(vma.flags & VM_SEALED for vma in call.mm.vmas.overlapping(start, end)):
-        raise Stop(EPERM, "the VMA is not sealed")
+    if end > TASK_SIZE:
+        raise Stop(EINVAL, "the tail lies in user space")  # do_vmi_munmap()
+    call.mm.may_unmap(start, end)
     call.unmap(start, end)
     call.old_len = min(call.old_len, call.new_len)
 
 
 def _move_to(call: _Remap) -> Outcome:
-    """mremap_to() once the checks have passed; raises Stop at a sealed tail."""
+    """mremap_to() once the checks have passed; raises Stop if a tail may not go."""
     _clear_destination(call)
     if call.mm.vmas.find(call.addr) is None:
         # With an old length of 0 the destination may be the source itself.

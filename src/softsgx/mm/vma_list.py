@@ -46,6 +46,12 @@ class VmaList:
     def __len__(self) -> int:
         return len(self._vmas)
 
+    def copy(self) -> VmaList:
+        """The same VMAs in a list of its own: VMAs are replaced, not changed, by what changes."""
+        new = VmaList(self.merge_unfaulted)
+        new._vmas, new.limit = list(self._vmas), self.limit
+        return new
+
     def first_after(self, addr: int) -> Vma | None:
         """find_vma(): the first VMA that ends above ``addr``; it may start above it."""
         i = bisect_right(self._vmas, addr, key=_end)

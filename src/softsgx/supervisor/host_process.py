@@ -150,6 +150,7 @@ class HostProcess(Process):
 
     native: for each enclave, the protections that its mapping here really has. hidden: they
     are none, whatever the model says, since no thread is inside (``--abort-page``).
+    locks_future: mlockall(MCL_FUTURE) holds. heap_watched: brk stops.
     """
 
     def __init__(self, sgx: Sgx, space: AddressSpace) -> None:
@@ -160,7 +161,9 @@ class HostProcess(Process):
         self.native: dict[Any, Any] = {}
         self.hidden = sgx.sup.options.abort_page
         self.tcs_enclaves: dict[int, Any] = {}
-        self.not_inherited: list[tuple[int, int]] = []
+        self.locks_future = False
+        self.heap_watched = False
+        self._start_brk = -1
 
     @property
     def read_implies_exec(self) -> int:
@@ -174,6 +177,14 @@ class HostProcess(Process):
     @read_implies_exec.setter
     def read_implies_exec(self, value: int) -> None:
         """What the kernel knows is not ours to set."""
+
+    @property
+    def start_brk(self) -> int:
+        """Where the heap begins; for its life the same."""
+        if self._start_brk < 0:
+            with open(f"/proc/{self.tid}/stat", "rb") as f:
+                self._start_brk = int(f.read().rpartition(b")")[2].split()[44])
+        return self._start_brk
 
     @property
     def tgid(self) -> int:

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from errno import ENOMEM
 from typing import TYPE_CHECKING, Any
 
 from softsgx.device.files import EnclaveFile
-from softsgx.errors import InternalError
-from softsgx.host import bpf, ptrace
-from softsgx.host.signals import SIGTRAP
+from softsgx.errors import InternalError, UnsupportedError
+from softsgx.host import bpf
 from softsgx.law.rule import At
-from softsgx.model.effect import Map, Move, Protect, Unmap
+from softsgx.model.effect import Advise, Map, Move, Protect, Unmap
 from softsgx.sgx.epcm import PageTable
-from softsgx.supervisor import masks, paths
+from softsgx.supervisor import masks, newmapping, paths
 from softsgx.supervisor.execve import image
 from softsgx.supervisor.host_process import HostProcess
+from softsgx.supervisor.others import in_process
 from softsgx.supervisor.remote import Remote, scratch
 from softsgx.supervisor.tracee import Tracee
-from softsgx.supervisor.waits import wait_stop
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
+from softsgx.uapi.mman import MADV_DONTFORK
+from softsgx.uapi.regs import RAX
 
 if TYPE_CHECKING:
     from softsgx.supervisor.sgx import Sgx
@@ -35,13 +36,17 @@ __all__ = ["Mappings"]
 _SHARED_FIXED = 0x11
 _MAX_FILTERS = 16
 _USER_END = 1 << 47
-_RESTART = {-512 & (1 << 64) - 1, -513 & (1 << 64) - 1, -514 & (1 << 64) - 1}
-_RESTART_BLOCK = -516 & (1 << 64) - 1
-_NR_RESTART_SYSCALL = 219
+_TOO_MANY = (
+    "the pages of an enclave need more mappings than vm.max_map_count allows;"
+    " raise it, e.g. sysctl vm.max_map_count=1048576"
+)
 
 
 class Mappings:
-    """Keeps the real mappings of all processes in step with the model."""
+    """Keeps the real mappings of all processes in step with the model.
+
+    busy: a change is being carried out in several processes, so they differ from it yet.
+    """
 
     def __init__(self, sgx: Sgx) -> None:
         self.sgx = sgx
@@ -50,6 +55,7 @@ class Mappings:
         self.effects: list[tuple[HostProcess, Any]] = []
         self.new_fd: tuple[EnclaveFile, int] | None = None
         self._allowed: dict[tuple[int, int], int] = {}
+        self.busy = False
 
     # -- what changed ------------------------------------------------------------------
 
@@ -117,27 +123,44 @@ class Mappings:
         """Carry out all that is noted; ``call`` makes calls in ``tracee``."""
         remap, self.remap = self.remap, []
         dirty, self.dirty = self.dirty, []
+        if not remap and not dirty:
+            return
+        busy, self.busy = self.busy, True
+        try:
+            self._flush(tracee, call, remap, dirty)
+        finally:
+            self.busy = busy
+
+    def _flush(
+        self, tracee: Tracee, call: Remote, remap: list[EnclaveFile],
+        dirty: list[tuple[EnclaveFile, int, int]],
+    ) -> None:  # fmt: skip
         here = tracee.space.sgx
         for file in remap:
             for process in self._concerned(file):
-                self._in(process, here, call, self._remapping(process, file))
+                in_process(self.sgx, process, here, call, self._remapping(process, file))
         for file, first, last in dirty:
             for process in self._concerned(file):
                 todo = self.wanted(process, file, first, last)
                 if todo:
-                    self._in(process, here, call, self._protecting(process, file, todo))
+                    in_process(self.sgx, process, here, call, self._protecting(process, file, todo))
 
     def _remapping(self, process: HostProcess, file: EnclaveFile) -> Callable[[Remote], None]:
         def do(call: Remote) -> None:
             for vma in [v for v in process.mm if _enclave(v) is file.enclave]:
-                self.map(process, call, file, vma.start, vma.end)
+                if self.map(process, call, file, vma.start, vma.end) < 0:
+                    raise UnsupportedError(_TOO_MANY)
 
         return do
 
     def _protecting(
         self, process: HostProcess, file: EnclaveFile, todo: list[tuple[int, int, int]]
     ) -> Callable[[Remote], None]:
-        return lambda call: self._protect(process, call, file, todo)
+        def do(call: Remote) -> None:
+            if self._protect(process, call, file, todo) < 0:
+                raise UnsupportedError(_TOO_MANY)
+
+        return do
 
     # -- carrying out ------------------------------------------------------------------
 
@@ -197,15 +220,36 @@ class Mappings:
     def _protect(
         self, process: HostProcess, call: Remote, file: EnclaveFile,
         todo: list[tuple[int, int, int]],
-    ) -> None:  # fmt: skip
+    ) -> int:  # fmt: skip
+        """Give runs of pages their real protection: 0, or -ENOMEM at vm.max_map_count."""
         table = self.native(process, file)
         for first, last, mask in todo:
             addr = file.enclave.base + (first << 12)
             error = call(nr.NR_mprotect, addr, last - first << 12, mask)
+            if error == -ENOMEM:
+                return error
             if error:
                 raise InternalError(f"mprotect of an enclave's pages at {addr:#x}: {error}")
             self._note("mprotect", process, addr, addr + (last - first << 12), mask)
             table.fill(first, last, mask)
+        return 0
+
+    def protect_again(self, process: HostProcess, call: Remote, start: int, end: int) -> None:
+        """The real protections of [start, end) as the model has them, after an undone change."""
+        for vma in process.mm.overlapping(start, end):
+            if isinstance(vma.file, EnclaveFile) and self._protect_vma(
+                process, call, vma.file, max(start, vma.start), min(end, vma.end)
+            ):
+                raise UnsupportedError(_TOO_MANY)
+
+    def _protect_vma(
+        self, process: HostProcess, call: Remote, file: EnclaveFile, start: int, end: int
+    ) -> int:
+        e = file.enclave
+        if not e.created:
+            return 0
+        first, last = max(start, e.base) - e.base >> 12, min(end, e.end) - e.base >> 12
+        return self._protect(process, call, file, self.wanted(process, file, first, last))
 
     def map(
         self, process: HostProcess, call: Remote, file: EnclaveFile, start: int, end: int
@@ -219,25 +263,40 @@ class Mappings:
         pieces = [(start, end, 0)]
         if e.created and lo < hi:
             pieces = [(start, lo, 0), (lo, hi, lo - e.base), (hi, end, 0)]
-        try:
-            for a, b, offset in pieces:
-                if a < b:
-                    got = call(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, offset)
-                    if got < 0:
-                        return got
-                    self._note("mmap", process, a, b, offset)
-        finally:
-            call(nr.NR_close, fd)
-        self.filter(process, call, file, start, end)
-        if e.created and lo < hi:
-            first, last = lo - e.base >> 12, hi - e.base >> 12
-            self.native(process, file).fill(first, last, 0)
-            self._protect(process, call, file, self.wanted(process, file, first, last))
-        return 0
+        error, done = 0, start
+        for a, b, offset in pieces:
+            if a < b:
+                error = min(call(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, offset), 0)
+                if error:
+                    break
+                self._note("mmap", process, a, b, offset)
+                done = b
+        call(nr.NR_close, fd)
+        if done > start:
+            self.unmapped(process, start, done)
+        if not error:
+            self.filter(process, call, file, start, end)
+            if newmapping.over_heap(process, call, start, end):
+                self._install(call, bpf.number_program(nr.NR_brk))
+            newmapping.tell(process, call, start, end)
+            error = self._protect_vma(process, call, file, start, end)
+        if error and done > start:
+            self.unmapped(process, start, done)  # all of it or nothing
+            call(nr.NR_munmap, start, done - start)
+        return error
 
     def carry_out(self, process: HostProcess, call: Remote, effects: Any) -> int:
-        """Do what the model says was done: 0, or -errno of the kernel's if it refused."""
-        for effect in effects:
+        """Do what the model says was done: 0, or -errno of the kernel's if it refused.
+
+        What a mapping replaces needs no munmap before it: the kernel does both or neither.
+        """
+        effects = list(effects)
+        placed = [_place(effect) for effect in effects]
+        for i, effect in enumerate(effects):
+            if isinstance(effect, Unmap) and any(
+                a <= effect.start and effect.end <= b for a, b in placed[i + 1 :]
+            ):
+                continue
             error = self._carry_out(process, call, effect)
             if error < 0:
                 return error
@@ -247,26 +306,25 @@ class Mappings:
         if isinstance(effect, Map):
             return self.map(process, call, effect.file, effect.start, effect.end)
         if isinstance(effect, Protect):
-            file = effect.file
-            if not isinstance(file, EnclaveFile):
-                self._note("mprotect", process, effect.start, effect.end, effect.prot)
-                return call(nr.NR_mprotect, effect.start, effect.end - effect.start, effect.prot)
-            e = file.enclave
-            if e.created:
-                first = max(effect.start, e.base) - e.base >> 12
-                last = min(effect.end, e.end) - e.base >> 12
-                self._protect(process, call, file, self.wanted(process, file, first, last))
-            return 0
+            if isinstance(effect.file, EnclaveFile):
+                return self._protect_vma(process, call, effect.file, effect.start, effect.end)
+            self._note("mprotect", process, effect.start, effect.end, effect.prot)
+            return call(nr.NR_mprotect, effect.start, effect.end - effect.start, effect.prot)
         if isinstance(effect, Unmap):
-            self.unmapped(process, effect.start, effect.end)
-            self._note("munmap", process, effect.start, effect.end)
-            return call(nr.NR_munmap, effect.start, effect.end - effect.start)
+            error = call(nr.NR_munmap, effect.start, effect.end - effect.start)
+            if not error:
+                self.unmapped(process, effect.start, effect.end)
+                self._note("munmap", process, effect.start, effect.end)
+            return error
         if isinstance(effect, Move):
-            self.unmapped(process, effect.old_start, effect.old_end)
-            if effect.old_end > effect.old_start and not effect.keep:
-                self._note("munmap", process, effect.old_start, effect.old_end)
-                call(nr.NR_munmap, effect.old_start, effect.old_end - effect.old_start)
-            return self.map(process, call, effect.file, effect.new_start, effect.new_end)
+            error = self.map(process, call, effect.file, effect.new_start, effect.new_end)
+            if error or effect.old_end <= effect.old_start or effect.keep:
+                return error
+            return self._carry_out(process, call, Unmap(effect.old_start, effect.old_end))
+        if isinstance(effect, Advise):
+            if effect.advice != MADV_DONTFORK:
+                return 0  # what is read ahead of a memfd is nothing
+            return call(nr.NR_madvise, effect.start, effect.end - effect.start, effect.advice)
         raise InternalError(f"an effect that nothing carries out: {effect!r}")
 
     def _note(self, call: str, process: HostProcess, start: int, end: int, value: int = 0) -> None:
@@ -334,82 +392,13 @@ class Mappings:
             if error == 0:
                 return
 
-    # -- other processes ---------------------------------------------------------------
 
-    def _in(
-        self, process: HostProcess, here: Any, call: Remote, do: Callable[[Remote], None]
-    ) -> None:
-        """Remote calls in a process: the one that is stopped now, or another, stopped for it.
-
-        do: may be done again from its start, by another thread, if one dies at it. A process
-        that nobody lives in any more needs nothing.
-        """
-        if process is here:
-            do(call)
-            return
-        sup = self.sgx.sup
-        gone: set[int] = set()
-        while True:
-            left = [sup.tracees[tid] for tid in process.space.tracees if tid not in gone]
-            if not left:
-                return
-            # One that an outer handler holds; one that can be interrupted; any.
-            tracee = min(left, key=lambda t: (not t.stopped, t.vforking))
-            try:
-                self._in_thread(process, tracee, do)
-                return
-            except ProcessLookupError:
-                gone.add(tracee.tid)
-
-    def _in_thread(
-        self, process: HostProcess, tracee: Tracee, do: Callable[[Remote], None]
-    ) -> None:
-        sup = self.sgx.sup
-        held = tracee.stopped
-        status = 0 if held else self._stop(tracee)
-        regs = ptrace.Registers()
-        regs.load(tracee.tid)
-        if not held:
-            _prepare_restart(regs)
-        insn = process.space.image + image().syscall
-        with Remote(tracee, insn, regs, sup.listener) as other:
-            do(other)
-        if held:
-            return
-        if status >> 8 & 0xFF != SIGTRAP:
-            ptrace.interrupt(tracee.tid)  # it was in a group-stop, and goes back to it
-        sup.cont(tracee)
-
-    def _stop(self, tracee: Tracee) -> int:
-        """Interrupt a thread that runs; events that come first are handled. Its status."""
-        sup = self.sgx.sup
-        ptrace.interrupt(tracee.tid)
-        while True:
-            status = wait_stop(tracee.tid)
-            if status >> 16 == ptrace.EVENT_STOP:
-                tracee.stopped = True
-                return status
-            saved = list(sup.view)
-            sup.dispatch(tracee, status)
-            sup.view[:] = memoryview(struct.pack("27Q", *saved)).cast("Q")
+def _place(effect: Any) -> tuple[int, int]:
+    """Where an effect maps something; an empty range for the others."""
+    if isinstance(effect, Map):
+        return effect.start, effect.end
+    return (effect.new_start, effect.new_end) if isinstance(effect, Move) else (0, 0)
 
 
 def _enclave(vma: Any) -> Any:
     return getattr(vma.file, "enclave", None)
-
-
-def _prepare_restart(regs: ptrace.Registers) -> None:
-    """What the kernel does to an interrupted system call when no handler runs.
-
-    It would look at RAX on the way out of the stop; after our own calls it no
-    longer does.
-    """
-    view = regs.view
-    if view[ORIG_RAX] < 1 << 32:
-        if view[RAX] in _RESTART:
-            view[RAX] = view[ORIG_RAX]
-            view[RIP] -= 2
-        elif view[RAX] == _RESTART_BLOCK:
-            view[RAX] = _NR_RESTART_SYSCALL
-            view[RIP] -= 2
-    view[ORIG_RAX] = (1 << 64) - 1

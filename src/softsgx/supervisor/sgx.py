@@ -119,8 +119,6 @@ class Sgx:
         process = HostProcess(self, child)
         process.mm = parent.sgx.mm.fork(process)
         process.native = {e: t.copy() for e, t in parent.sgx.native.items()}
-        for start, end in parent.sgx.not_inherited:
-            process.mm.forget(start, end)
         child.sgx = process
         if parent.pid in self.watched:
             self.watched.add(child.pid)
@@ -205,6 +203,15 @@ class Sgx:
         if file not in self.early:
             self.early[file] = new_memory(file.path)
         return self.early[file]
+
+    def memories(self) -> dict[tuple[int, int], EnclaveFile]:
+        """(st_dev, st_ino) of the files that enclaves' pages are in: whose they are."""
+        found: dict[tuple[int, int], EnclaveFile] = {}
+        for file in {f.base_file for f in self.files.values() if isinstance(f, EnclaveFile)}:
+            if file.enclave.created or file in self.early:
+                s = os.fstat(self.memory_fd(file))
+                found[s.st_dev, s.st_ino] = file
+        return found
 
     def install_fd(self, call: Remote, file: Any, flags: int) -> int:
         """Give a tracee a new descriptor of a file, opened with ``flags``: its number or -errno."""
@@ -295,12 +302,12 @@ class Sgx:
         return (0, "") if confinement is None else confinement.received(process, file)
 
     def verify(self, tracee: Tracee) -> None:
-        """Hold the model against the kernel's view of a stopped process of one thread."""
+        """Hold the model against the kernel's view of a stopped thread's process."""
         process = tracee.space.sgx
-        if process is not None and len(tracee.space.tracees) == 1:
+        if process is not None and not self.mappings.busy:
             from softsgx.supervisor.verify import verify
 
-            verify(process)
+            verify(process, tracee.tid)
 
     # Methods without a call in between: every ECALL takes both.
     signal = enter.signal

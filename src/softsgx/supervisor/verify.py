@@ -1,14 +1,15 @@
 """The model against the kernel's own view: ``softsgx run --verify``.
 
-At each stop of a process with one thread, its enclave mappings in /proc/PID/maps
-have to be those of the model, page by page. (With several threads a call that was
-let through may not have run yet.) For tests, and for the search of a fault in
-softsgx: it reads a maps file at every stop.
+At each stop the mappings of enclaves in /proc/PID/maps have to be those of the model: every
+byte that one of them says is mapped, with its protection and its place in the enclave's
+memory. Other threads may run meanwhile, since nothing that changes such a mapping runs but
+from a stop of ours, to its end. For tests, and for the search of a fault in softsgx: it
+reads a maps file at every stop.
 """
 
 from __future__ import annotations
 
-import os
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from softsgx.errors import InternalError
@@ -19,59 +20,82 @@ if TYPE_CHECKING:
 
 __all__ = ["verify"]
 
-_Run = tuple[int, int, int, int]  # start, end, prot, offset in the enclave's memory
+_Run = tuple[int, int, int, int, Any]
+"""start, end, prot, offset in the enclave's memory (-1 outside ELRANGE), file."""
 
 
-def verify(process: HostProcess) -> None:
-    """Compare a stopped process. Raises InternalError that names the first difference."""
-    for file in {vma.file.base_file for vma in process.mm}:
-        if file.enclave.created:
-            _verify(process, file)
+def verify(process: HostProcess, tid: int) -> None:
+    """Compare the process of a stopped thread. Raises InternalError: the first difference.
+
+    One that has been killed in its stop has no memory any more.
+    """
+    with open(f"/proc/{tid}/maps", "rb") as f:
+        text = f.read()
+    if not text:
+        return
+    expected = _merge(_expected(process))
+    real = _merge(_real(process, text.split(b"\n")))
+    for have, want in zip_longest(real, expected):
+        if have != want:
+            raise InternalError(
+                f"process {process.space.pid}: the kernel has {_show(have)},"
+                f" the model {_show(want)}"
+            )
 
 
-def _verify(process: HostProcess, file: Any) -> None:
-    expected = _merge(_expected(process, file))
-    e: Any = file.enclave
-    inode = os.fstat(process.sgx.memory_fd(file)).st_ino
-    real = _merge(
-        (m.start, m.end, m.prot, m.offset)
-        for m in procmaps.maps(process.space.pid)
-        if m.start < e.end and m.end > e.base and m.inode == inode
-    )
-    if real != expected:
-        pairs = zip([*real, None], [*expected, None], strict=False)
-        differ = next(pair for pair in pairs if pair[0] != pair[1])
-        raise InternalError(
-            f"process {process.space.pid}, {file!r}: the kernel has {_show(differ[0])},"
-            f" the model {_show(differ[1])}"
-        )
-
-
-def _expected(process: HostProcess, file: Any) -> list[_Run]:
-    e: Any = file.enclave
-    found = []
-    for vma in process.mm:
-        lo, hi = max(vma.start, e.base), min(vma.end, e.end)
-        if vma.file is None or vma.file.enclave is not e or lo >= hi:
+def _real(process: HostProcess, lines: list[bytes]) -> list[_Run]:
+    files = process.sgx.memories()
+    inodes = {b" %d " % inode for _, inode in files}
+    found: list[_Run] = []
+    for m in procmaps.parse_maps(
+        b"\n".join(line for line in lines if any(inode in line for inode in inodes))
+    ):
+        file = files.get((m.dev, m.inode))
+        if file is None:
             continue
-        word = vma.cell(process.mm.schema_for(vma.file)).words[0]
-        for first, last, page in e.pages.runs(lo - e.base >> 12, hi - e.base >> 12):
-            mask = 0
-            if e.initialized:
-                mask = process.sgx.mappings.allowed(process, vma.file, word, page)
-            start = e.base + (first << 12)
-            found.append((start, e.base + (last << 12), mask, first << 12))
+        e = file.enclave
+        lo, hi = (max(m.start, e.base), min(m.end, e.end)) if e.created else (m.end, m.end)
+        lo, hi = min(lo, m.end), max(hi, m.start)
+        if lo >= hi:
+            found.append((m.start, m.end, m.prot, -1, file))
+            continue
+        found.append((m.start, lo, m.prot, -1, file))
+        found.append((lo, hi, m.prot, m.offset + lo - m.start, file))
+        found.append((hi, m.end, m.prot, -1, file))
     return found
 
 
-def _merge(runs: Any) -> list[_Run]:
+def _expected(process: HostProcess) -> list[_Run]:
+    found: list[_Run] = []
+    for vma in process.mm:
+        file = vma.file
+        e: Any = file.enclave
+        lo, hi = max(vma.start, e.base), min(vma.end, e.end)
+        if not e.created or lo >= hi:
+            found.append((vma.start, vma.end, 0, -1, file.base_file))
+            continue
+        found.append((vma.start, lo, 0, -1, file.base_file))
+        word = vma.cell(process.mm.schema_for(file)).words[0]
+        for first, last, page in e.pages.runs(lo - e.base >> 12, hi - e.base >> 12):
+            mask = 0
+            if e.initialized and not process.hidden:
+                mask = process.sgx.mappings.allowed(process, file, word, page)
+            start, end = e.base + (first << 12), e.base + (last << 12)
+            found.append((start, end, mask, first << 12, file.base_file))
+        found.append((hi, vma.end, 0, -1, file.base_file))
+    return found
+
+
+def _merge(runs: list[_Run]) -> list[_Run]:
     merged: list[_Run] = []
     for run in runs:
-        start, end, prot, offset = run
-        if merged and merged[-1][1] == start and merged[-1][2] == prot:
-            a, _, _, at = merged[-1]
-            if at + start - a == offset:
-                merged[-1] = (a, end, prot, at)
+        start, end, prot, offset, file = run
+        if start >= end:
+            continue
+        if merged and merged[-1][1] == start and merged[-1][2] == prot and merged[-1][4] is file:
+            a, _, _, at, _ = merged[-1]
+            if offset == (-1 if at < 0 else at + start - a):
+                merged[-1] = (a, end, prot, at, file)
                 continue
         merged.append(run)
     return merged
@@ -80,6 +104,7 @@ def _merge(runs: Any) -> list[_Run]:
 def _show(run: Any) -> str:
     if run is None:
         return "nothing"
-    start, end, prot, offset = run
+    start, end, prot, offset, file = run
     rwx = "".join(c if prot >> i & 1 else "-" for i, c in enumerate("rwx"))
-    return f"{start:#x}-{end:#x} {rwx} at offset {offset:#x}"
+    where = "outside ELRANGE" if offset < 0 else f"at offset {offset:#x}"
+    return f"{start:#x}-{end:#x} {rwx} {where} of {file!r}"

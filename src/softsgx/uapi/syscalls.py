@@ -153,7 +153,7 @@ NR_mmap = _row(9, "mmap", "addr:addr len:len prot flags fd:fd off",
 NR_mprotect = _row(10, "mprotect", "start:addr len:len prot",
     vma=_handled("do_mprotect_pkey(): sgx_vma_mprotect()"))
 NR_munmap = _row(11, "munmap", "addr:addr len:len", vma=_handled("do_vmi_munmap()"))
-NR_brk = _row(12, "brk", "brk", vma=_native("check_brk_limits(): no VMA is replaced"))
+NR_brk = _row(12, "brk", "brk", vma=_native("a heap that shrinks takes what is mapped over it"))
 NR_rt_sigaction = _row(13, "rt_sigaction", "sig act oact sigsetsize")
 NR_rt_sigprocmask = _row(14, "rt_sigprocmask", "how nset oset sigsetsize")
 NR_rt_sigreturn = _row(15, "rt_sigreturn")
@@ -176,7 +176,7 @@ NR_mremap = _row(25, "mremap", "addr:addr old_len:len new_len flags new_addr",
 NR_msync = _row(26, "msync", "start:addr len:len flags",
     vma=_handled("vfs_fsync_range(): EINVAL for MS_SYNC, no ->fsync"))
 NR_mincore = _row(27, "mincore", "start:addr len:len vec",
-    vma=_native("can_do_mincore(), mincore_pte_range(): which pages were touched"))
+    vma=_handled("walk_page_test(): VM_PFNMAP, no page is in core"))
 NR_madvise = _row(28, "madvise", "start:addr len_in:len behavior",
     vma=_handled("madvise_vma_behavior(): VM_IO, VM_PFNMAP"))
 NR_shmget = _row(29, "shmget", "key size flag")
@@ -317,8 +317,8 @@ NR_sched_rr_get_interval = _row(148, "sched_rr_get_interval", "pid interval")
 NR_mlock = _row(149, "mlock", "start:addr len:len",
     vma=_handled("mlock_fixup(): nothing, VM_SPECIAL"))
 NR_munlock = _row(150, "munlock", "start:addr len:len",
-    vma=_handled("mlock_fixup(): nothing, VM_SPECIAL"))
-NR_mlockall = _row(151, "mlockall", "flags")
+    vma=_native("mlock_fixup(): nothing, VM_SPECIAL"))
+NR_mlockall = _row(151, "mlockall", "flags", vma=_handled("mlock_fixup(): nothing, VM_SPECIAL"))
 NR_munlockall = _row(152, "munlockall")
 NR_vhangup = _row(153, "vhangup")
 NR_modify_ldt = _row(154, "modify_ldt", "func ptr bytecount")
@@ -427,7 +427,7 @@ NR_tgkill = _row(234, "tgkill", "tgid pid sig")
 NR_utimes = _row(235, "utimes", "filename:path utimes")
 NR_vserver = _row(236, "vserver")
 NR_mbind = _row(237, "mbind", "start:addr len:len mode nmask maxnode flags",
-    vma=_handled("vma_migratable(), mbind_range()"))
+    vma=_native("vma_migratable(): no page moves; mbind_range()"))
 NR_set_mempolicy = _row(238, "set_mempolicy", "mode nmask maxnode")
 NR_get_mempolicy = _row(239, "get_mempolicy", "policy nmask maxnode addr flags")
 NR_mq_open = _row(240, "mq_open", "name oflag mode attr")
@@ -617,7 +617,7 @@ NR_process_mrelease = _row(448, "process_mrelease", "pidfd:pidfd flags",
 NR_futex_waitv = _row(449, "futex_waitv", "waiters nr_futexes flags timeout clockid")
 NR_set_mempolicy_home_node = _row(450, "set_mempolicy_home_node",
     "start:addr len:len home_node flags",
-    vma=_handled("mbind_range(): no policy, ENOENT"))
+    vma=_native("mbind_range(): no policy, ENOENT"))
 NR_cachestat = _row(451, "cachestat", "fd:fd cstat_range cstat flags",
     file=_native("cachestat(): no page in the cache"))
 NR_fchmodat2 = _row(452, "fchmodat2", "dfd:dir filename:path mode flags")

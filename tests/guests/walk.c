@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * usage: walk VIA (pages, v20, region or segments: how the design's loader adds pages)
+ * Three initialized enclaves and the memory around them, and memory calls as told on standard
+ * input: one a line, its raw result (-errno on failure) a line on standard output. Everything
+ * lies at fixed addresses, so the same lines get the same answers. A line is
+ *
+ *   SLOT NUMBER A0 A1 A2 A3 A4 A5      a system call, in hexadecimal, by the thread of a slot
+ *   SLOT OPERATION A0 …                an operation of `enum` below
+ *
+ * with a `~` before it if nobody has to wait for the answer (it is then no part of the output).
+ * Slot 0 is there from the start; OP_FORK and OP_THREAD make others (1 to 7). For mmap A4 is the
+ * number of an enclave, or -1.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "added.h"
+#include "loader.h"
+#include "softsgx_designs.h"
+#include "tap.h"
+
+#define ARENA 0x100000000000ull
+#define SCRATCH (ARENA - (1 << 24)) /* a page that calls can write to */
+#define ENCLAVES 3
+#define SLOTS 8
+#define ELRANGE (16 * PAGE)
+
+enum { OP_FORK = 0x1000, OP_THREAD, OP_EXIT, OP_TOUCH, OP_SEND, OP_RECV, OP_MPROTECT, OP_MAP_SEGMENT,
+       OP_RESTRICT, OP_TYPES, OP_PROCESS_MADVISE };
+
+static const uint64_t places[ENCLAVES] = {0, 16, 48};
+/* Permissions of the pages from the first on; the rest of ELRANGE stays absent. */
+static const char *const pages[] = {"rx", "rw", "r", "rwx", "rw", "rw", "rx", "tcs", "rw", "rw"};
+#define NPAGES (sizeof(pages) / sizeof(pages[0]))
+
+struct slot {
+	atomic_int go; /* 0 idle, 1 told, 2 done */
+	long nr, a[6], ret;
+	pid_t pid;
+};
+static struct slot *slots;
+static int fds[ENCLAVES], post[2];
+static __thread sigjmp_buf fault;
+static __thread volatile int watching;
+
+static int letters(const char *text)
+{
+	return (strchr(text, 'r') ? PROT_READ : 0) | (strchr(text, 'w') ? PROT_WRITE : 0)
+	       | (strchr(text, 'x') ? PROT_EXEC : 0);
+}
+
+static void futex_wait(atomic_int *at, int value)
+{
+	syscall(SYS_futex, at, FUTEX_WAIT, value, NULL, NULL, 0);
+}
+
+static void set(atomic_int *at, int value)
+{
+	atomic_store(at, value);
+	syscall(SYS_futex, at, FUTEX_WAKE, 64, NULL, NULL, 0);
+}
+
+static void on_signal(int number)
+{
+	if (watching)
+		siglongjmp(fault, number);
+	signal(number, SIG_DFL);
+}
+
+/* -- enclaves -------------------------------------------------------------------------------- */
+
+static void content(uint8_t *page, size_t i)
+{
+	memset(page, 0, PAGE);
+	if (!strcmp(pages[i], "tcs"))
+		*(struct tcs *)page = (struct tcs){.nssa = 1, .fslimit = 0xfff, .gslimit = 0xfff};
+	else
+		page[0] = 0xc3;
+}
+
+static uint64_t secinfo_flags(size_t i)
+{
+	return strcmp(pages[i], "tcs") ? SI_REG | (uint64_t)letters(pages[i]) : SI_TCS;
+}
+
+static long add(int fd, uint64_t base, const char *via, size_t i)
+{
+	static uint8_t page[PAGE] __attribute__((aligned(4096)));
+	struct secinfo info = {.flags = secinfo_flags(i)};
+
+	content(page, i);
+	if (!strcmp(via, "v20")) {
+		struct sgx_enclave_add_page_v20 arg = {
+			.addr = base + i * PAGE, .src = (uint64_t)page, .secinfo = (uint64_t)&info, .mrmask = 0xffff};
+
+		return ioctl(fd, SGX_IOC_ENCLAVE_ADD_PAGE_V20, &arg);
+	}
+	if (strcmp(via, "pages")) {
+		struct sgx_add_region arg = {
+			.src = (uint64_t)page, .offset = i * PAGE, .length = PAGE, .secinfo = (uint64_t)&info,
+			.flags = 1, .segment = strcmp(via, "segments") ? 0 : strcmp(pages[i], "tcs")
+			? (uint64_t)letters(pages[i]) : 3};
+
+		return ioctl(fd, SGX_IOC_ADD_REGION, &arg);
+	}
+	struct sgx_enclave_add_pages arg = {
+		.src = (uint64_t)page, .offset = i * PAGE, .length = PAGE, .secinfo = (uint64_t)&info, .flags = 1};
+
+	return ioctl(fd, SGX_IOC_ENCLAVE_ADD_PAGES, &arg);
+}
+
+static void build(const char *via)
+{
+	static uint8_t page[PAGE] __attribute__((aligned(4096)));
+	struct encl e;
+
+	if (encl_plan(&e, &(struct encl_opts){.threads = 1}))
+		bail("plan", e.err);
+	e.size = e.secs.size = ELRANGE;
+	share_added(true);
+	for (size_t i = 0; i < NPAGES; i++) {
+		content(page, i);
+		remember(&(struct encl_seg){"page", i * PAGE, PAGE, secinfo_flags(i), page, true, false});
+	}
+	sign_added(&e);
+	for (int n = 0; n < ENCLAVES; n++) {
+		struct sgx_enclave_create create = {.src = (uint64_t)&e.secs};
+		struct sgx_enclave_init init = {.sigstruct = (uint64_t)&e.sig};
+
+		e.secs.base = ARENA + places[n] * PAGE;
+		fds[n] = open(encl_device(), O_RDWR);
+		if (fds[n] < 0 || ioctl(fds[n], SGX_IOC_ENCLAVE_CREATE, &create))
+			bail("create", strerror(errno));
+		for (size_t i = 0; i < NPAGES; i++)
+			if (add(fds[n], e.secs.base, via, i))
+				bail("add", strerror(errno));
+		if (ioctl(fds[n], SGX_IOC_ENCLAVE_INIT, &init))
+			bail("init", strerror(errno));
+	}
+}
+
+/* -- operations ------------------------------------------------------------------------------ */
+
+static long touch(unsigned long addr)
+{
+	int number = sigsetjmp(fault, 1);
+	long value;
+
+	if (number) {
+		watching = 0;
+		return -number;
+	}
+	watching = 1;
+	value = *(volatile uint8_t *)addr;
+	watching = 0;
+	return value;
+}
+
+static long pass_fd(bool give, int *fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] = {0}, byte = 0;
+	struct iovec iov = {&byte, 1};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+			     .msg_controllen = sizeof(control)};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	if (give) {
+		memcpy(CMSG_DATA(c), fd, sizeof(int));
+		return sendmsg(post[1], &msg, MSG_DONTWAIT) == 1 ? 0 : -errno;
+	}
+	if (recvmsg(post[0], &msg, MSG_DONTWAIT) != 1 || !CMSG_FIRSTHDR(&msg))
+		return -errno;
+	close(*fd);
+	memcpy(fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(int));
+	return 0;
+}
+
+static void *work(void *arg);
+
+static long make_slot(bool thread, long n)
+{
+	pthread_t id;
+	pid_t pid;
+
+	atomic_store(&slots[n].go, 0);
+	if (thread) {
+		slots[n].pid = getpid();
+		return -pthread_create(&id, NULL, work, &slots[n]);
+	}
+	pid = fork();
+	if (pid == 0) {
+		slots[n].pid = getpid();
+		work(&slots[n]);
+	}
+	return pid < 0 ? -errno : 0;
+}
+
+static long design_ioctl(const struct slot *s)
+{
+	const long *a = s->a;
+	struct sgx_mprotect p = {(uint64_t)a[1], (uint64_t)a[2], (uint64_t)a[3]};
+	struct sgx_map_segment m = {(uint64_t)a[1], (uint64_t)a[2], (uint64_t)a[4], (uint64_t)a[3]};
+	struct sgx_enclave_restrict_permissions r = {(uint64_t)a[1], (uint64_t)a[2], (uint64_t)a[3], 0, 0};
+	struct sgx_enclave_modify_types t = {(uint64_t)a[1], (uint64_t)a[2], (uint64_t)a[3], 0, 0};
+	int fd = fds[a[0]], ret = s->nr == OP_MPROTECT ? ioctl(fd, SGX_IOC_MPROTECT, &p)
+	    : s->nr == OP_MAP_SEGMENT ? ioctl(fd, SGX_IOC_MAP_SEGMENT, &m)
+	    : s->nr == OP_RESTRICT ? ioctl(fd, SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS, &r)
+	    : ioctl(fd, SGX_IOC_ENCLAVE_MODIFY_TYPES, &t);
+
+	return ret < 0 ? -errno : ret;
+}
+
+static long self_madvise(const long *a)
+{
+	struct iovec v[2] = {{(void *)a[0], (size_t)a[1]}, {(void *)a[2], (size_t)a[3]}};
+	int fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	long ret = syscall(SYS_process_madvise, fd, v, 2, a[4], 0);
+
+	if (ret < 0)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+static long obey(struct slot *s)
+{
+	const long *a = s->a;
+	long ret;
+
+	switch (s->nr) {
+	case OP_FORK:
+	case OP_THREAD:
+		return make_slot(s->nr == OP_THREAD, a[0]);
+	case OP_TOUCH:
+		return touch((unsigned long)a[0]);
+	case OP_SEND:
+	case OP_RECV:
+		return pass_fd(s->nr == OP_SEND, &fds[a[0]]);
+	case OP_MPROTECT:
+	case OP_MAP_SEGMENT:
+	case OP_RESTRICT:
+	case OP_TYPES:
+		return design_ioctl(s);
+	case OP_PROCESS_MADVISE:
+		return self_madvise(a);
+	}
+	ret = syscall(s->nr, a[0], a[1], a[2], a[3], s->nr == SYS_mmap && a[4] >= 0 ? fds[a[4]] : a[4], a[5]);
+	return ret == -1 ? -errno : ret;
+}
+
+static void *work(void *arg)
+{
+	struct slot *s = arg;
+
+	for (;;) {
+		while (atomic_load(&s->go) != 1)
+			futex_wait(&s->go, atomic_load(&s->go));
+		if (s->nr == OP_EXIT)
+			_exit(0); /* the process, whatever threads it has */
+		s->ret = obey(s);
+		set(&s->go, 2);
+	}
+	return NULL;
+}
+
+/* -- the list -------------------------------------------------------------------------------- */
+
+/* Whether a process has ended; it may be a zombie that another process has to reap. */
+static bool ended(pid_t pid)
+{
+	char path[40], text[300] = "";
+	FILE *f;
+
+	waitpid(pid, NULL, WNOHANG);
+	if (kill(pid, 0))
+		return true;
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	f = fopen(path, "r");
+	if (!f)
+		return true;
+	if (!fgets(text, sizeof(text), f))
+		text[0] = 0;
+	fclose(f);
+	return !text[0] || strstr(text, ") Z");
+}
+
+/* Wait for a slot to be idle or done; who dies of what it was told ends the walk. */
+static void await(struct slot *s)
+{
+	struct timespec patience = {.tv_sec = 1};
+
+	while (atomic_load(&s->go) == 1)
+		if (syscall(SYS_futex, &s->go, FUTEX_WAIT, 1, &patience, NULL, 0) && errno == ETIMEDOUT
+		    && ended(s->pid))
+			bail("slot", "its process is gone");
+}
+
+int main(int argc, char **argv)
+{
+	char line[400];
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	slots = mmap(NULL, SLOTS * sizeof(*slots), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (argc < 2 || slots == MAP_FAILED || socketpair(AF_UNIX, SOCK_DGRAM, 0, post))
+		bail("usage", "walk VIA");
+	sigaction(SIGSEGV, &(struct sigaction){.sa_handler = on_signal, .sa_flags = SA_NODEFER}, NULL);
+	sigaction(SIGBUS, &(struct sigaction){.sa_handler = on_signal, .sa_flags = SA_NODEFER}, NULL);
+	if (mmap((void *)SCRATCH, PAGE, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED)
+		bail("scratch", strerror(errno));
+	build(argv[1]);
+	/* The one that reads the list is none of those that obey it, and holds no enclave. */
+	if (make_slot(false, 0))
+		bail("fork", strerror(errno));
+	for (int i = 0; i < ENCLAVES; i++)
+		close(fds[i]);
+	puts("ready");
+	while (fgets(line, sizeof(line), stdin)) {
+		char *rest = line + (*line == '~');
+		struct slot *s = &slots[strtol(rest, &rest, 16) % SLOTS];
+		pid_t pid;
+
+		await(s);
+		s->nr = strtol(rest, &rest, 16);
+		for (int i = 0; i < 6; i++)
+			s->a[i] = (long)strtoul(rest, &rest, 16);
+		pid = s->pid;
+		if (s->nr == OP_EXIT) {
+			set(&s->go, 1);
+			while (!ended(pid))
+				sched_yield();
+			for (int i = 0; i < SLOTS; i++)
+				if (slots[i].pid == pid)
+					slots[i] = (struct slot){0};
+			puts("0");
+			continue;
+		}
+		set(&s->go, 1);
+		if (*line == '~')
+			continue;
+		await(s);
+		printf("%ld\n", s->ret);
+	}
+	for (int i = 0; i < SLOTS; i++)
+		if (slots[i].pid)
+			kill(slots[i].pid, SIGKILL);
+	return 0;
+}

@@ -1,0 +1,1 @@
+"""The random walk: memory calls of all kinds on enclaves, on real processes and on the model."""
