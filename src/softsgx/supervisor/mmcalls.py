@@ -110,6 +110,8 @@ def _map_enclave(sgx: Sgx, tracee: Tracee, file: EnclaveFile) -> None:
         placed, got = None, 0
         error, why = sgx.received(process, file)
         odd = flags & MAP_FIXED_NOREPLACE and addr & _PAGE - 1
+        if odd and sgx.device.design.alignment(file, size, 1) > _PAGE:
+            odd = 0  # it goes to the next one that is aligned
         if not error and not flags & MAP_FIXED and 0 < size < 1 << 47 and not odd:
             got = _reserve(sgx, call, file, addr, size, flags)
             placed = got if got > 0 else None
