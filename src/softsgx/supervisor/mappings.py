@@ -277,7 +277,7 @@ class Mappings:
         if not error:
             self.filter(process, call, file, start, end)
             if newmapping.over_heap(process, call, start, end):
-                self._install(call, bpf.number_program(nr.NR_brk))
+                self.install(call, bpf.number_program(nr.NR_brk))
             newmapping.tell(process, call, start, end)
             error = self._protect_vma(process, call, file, start, end)
         if error and done > start:
