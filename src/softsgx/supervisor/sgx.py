@@ -44,8 +44,9 @@ class _HostDevice(Device):
 
     def make_memory(self, file: EnclaveFile, size_bytes: int) -> EnclaveMemory:
         """A memfd, which mappings made before ECREATE have already."""
-        fd = self.sgx.early.pop(file, None)
-        return MemfdMemory(new_memory(file.path) if fd is None else fd, size_bytes)
+        fd = self.sgx.memory_fd(file)
+        del self.sgx.early[file]
+        return MemfdMemory(fd, size_bytes)
 
     def make_measurement(self, secs: Any) -> Any:
         """Hashing in a thread of its own, on any core."""
@@ -84,6 +85,8 @@ class Sgx:
         self.cpus = os.sched_getaffinity(0)
         self.files: dict[tuple[int, int], Any] = {}
         self.early: dict[Any, int] = {}
+        self.memories: dict[tuple[int, int], PathFile] = {}
+        self.memory_keys: dict[Any, tuple[int, int]] = {}
         self.watched: set[int] = set()
         self.ignored: dict[int, dict[int, bytes]] = {}
         options = sup.options
@@ -148,19 +151,16 @@ class Sgx:
         idle = {k: f for k, f in self.files.items() if f not in mapped}
         if not idle:
             return
-        for pid in {t.tgid for t in self.sup.tracees.values()}:
-            try:
-                for fd in os.listdir(f"/proc/{pid}/fd"):
-                    s = os.stat(f"/proc/{pid}/fd/{fd}")
-                    idle.pop((s.st_dev, s.st_ino), None)
-            except OSError:
-                continue
+        for tid in self.sup.tracees:  # each thread may have descriptors of its own
+            for key in _open_files(tid):
+                idle.pop(key, None)
         # An fd of a segment keeps its enclave.
         kept = {f.base_file for k, f in self.files.items() if k not in idle and _enclave(f)}
         for key, file in idle.items():
             if file in kept:
                 continue
             del self.files[key]
+            self.memories.pop(self.memory_keys.pop(file, (0, 0)), None)
             if file in self.early:
                 os.close(self.early.pop(file))
             if _enclave(file) and file.base_file is file:
@@ -201,7 +201,10 @@ class Sgx:
             fd: int = file.enclave.memory.fd
             return fd
         if file not in self.early:
-            self.early[file] = new_memory(file.path)
+            fd = self.early[file] = new_memory(file.path)
+            s = os.fstat(fd)
+            key = self.memory_keys[file] = (s.st_dev, s.st_ino)
+            self.memories[key] = PathFile(file.path)  # a program that finds it can do nothing
         return self.early[file]
 
     def memories(self) -> dict[tuple[int, int], EnclaveFile]:
@@ -242,7 +245,8 @@ class Sgx:
             s = os.stat(f"/proc/{tracee.tid}/fd/{fd}")
         except OSError:
             return None
-        return self.files.get((s.st_dev, s.st_ino))
+        key = (s.st_dev, s.st_ino)
+        return self.files.get(key) or self.memories.get(key)
 
     # -- system calls ------------------------------------------------------------------
 
@@ -323,6 +327,22 @@ def _only_its_path(call: Remote, fd: int, cloexec: int) -> None:
     if made >= 0:
         call(nr.NR_dup3, made, fd, cloexec)
         call(nr.NR_close, made)
+
+
+def _open_files(tid: int) -> list[tuple[int, int]]:
+    """What the descriptors of a thread are."""
+    found = []
+    try:
+        names = os.listdir(f"/proc/{tid}/fd")
+    except OSError:
+        return []
+    for name in names:
+        try:
+            s = os.stat(f"/proc/{tid}/fd/{name}")
+        except OSError:
+            continue  # closed meanwhile
+        found.append((s.st_dev, s.st_ino))
+    return found
 
 
 def _enclave(file: Any) -> bool:
