@@ -85,7 +85,7 @@ class Sgx:
         self.cpus = os.sched_getaffinity(0)
         self.files: dict[tuple[int, int], Any] = {}
         self.early: dict[Any, int] = {}
-        self.memories: dict[tuple[int, int], PathFile] = {}
+        self.hidden_memory: dict[tuple[int, int], PathFile] = {}
         self.memory_keys: dict[Any, tuple[int, int]] = {}
         self.watched: set[int] = set()
         self.ignored: dict[int, dict[int, bytes]] = {}
@@ -160,7 +160,7 @@ class Sgx:
             if file in kept:
                 continue
             del self.files[key]
-            self.memories.pop(self.memory_keys.pop(file, (0, 0)), None)
+            self.hidden_memory.pop(self.memory_keys.pop(file, (0, 0)), None)
             if file in self.early:
                 os.close(self.early.pop(file))
             if _enclave(file) and file.base_file is file:
@@ -204,7 +204,7 @@ class Sgx:
             fd = self.early[file] = new_memory(file.path)
             s = os.fstat(fd)
             key = self.memory_keys[file] = (s.st_dev, s.st_ino)
-            self.memories[key] = PathFile(file.path)  # a program that finds it can do nothing
+            self.hidden_memory[key] = PathFile(file.path)  # a program that finds it can do nothing
         return self.early[file]
 
     def memories(self) -> dict[tuple[int, int], EnclaveFile]:
@@ -246,7 +246,7 @@ class Sgx:
         except OSError:
             return None
         key = (s.st_dev, s.st_ino)
-        return self.files.get(key) or self.memories.get(key)
+        return self.files.get(key) or self.hidden_memory.get(key)
 
     # -- system calls ------------------------------------------------------------------
 
