@@ -137,7 +137,7 @@ def test_the_abort_page(guest: Guest, softsgx: Softsgx) -> None:
     _assert_all_ok(softsgx("--abort-page", "--", guest("abortpage")), 7)
 
 
-@pytest.mark.parametrize("name", ["threads", "signals", "nested", "masks", "sgx2"])
+@pytest.mark.parametrize("name", ["threads", "nested", "masks", "sgx2"])
 def test_guest_with_the_abort_page(name: str, guest: Guest, softsgx: Softsgx) -> None:
     arguments, at_least = _GUESTS[name]
     _assert_all_ok(softsgx("--abort-page", "--verify", "--", guest(name), *arguments), at_least)
