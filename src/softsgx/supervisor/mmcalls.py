@@ -20,7 +20,7 @@ from softsgx.supervisor import follow, paths
 from softsgx.supervisor.follow import FOREIGN, answer, believe, borrowed, log, run, undone
 from softsgx.supervisor.host_process import HostProcess
 from softsgx.supervisor.memory import HANDLERS as WALKING
-from softsgx.supervisor.remote import Remote, scratch
+from softsgx.supervisor.remote import Remote
 from softsgx.supervisor.tracee import Tracee
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.mman import (
@@ -375,11 +375,8 @@ def _shmat(sgx: Sgx, tracee: Tracee, process: HostProcess) -> Any:
         return None
     sgx.sup.cancel(tracee)
     with sgx.mappings.calls(tracee) as call:
-        where = scratch(tracee.space)
         start = addr & -_PAGE  # SHM_RND; without it another address is EINVAL
-        size = 0
-        if not call(nr.NR_shmctl, shmid, _IPC_STAT, where):
-            size = int.from_bytes(tracee.space.peek(where + _SHM_SEGSZ, 8), "little")
+        size = _segment_bytes(tracee, call, shmid)
         span = (start, start + _pages(size))
         try:
             process.mm.may_unmap(*span)
@@ -389,6 +386,18 @@ def _shmat(sgx: Sgx, tracee: Tracee, process: HostProcess) -> Any:
     believe(sgx, process, span)
     log(sgx, tracee, "shmat", span, value)
     return answer(sgx, tracee, value)
+
+
+def _segment_bytes(tracee: Tracee, call: Remote, shmid: int) -> int:
+    """The size of a segment that the tracee may attach, 0 where it may not."""
+    where = call(nr.NR_mmap, 0, _PAGE, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if where < 0:
+        return 0
+    size = b""
+    if not call(nr.NR_shmctl, shmid, _IPC_STAT, where):
+        size = tracee.space.peek(where + _SHM_SEGSZ, 8)
+    call(nr.NR_munmap, where, _PAGE)
+    return int.from_bytes(size, "little")
 
 
 def _brk(sgx: Sgx, tracee: Tracee, process: HostProcess) -> Any:
