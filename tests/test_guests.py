@@ -37,6 +37,7 @@ _GUESTS = {
     "big": (("1024",), 5),
     "ioctls": ((), 120),
     "mm": ((), 60),
+    "believe": ((), 45),
     "sgx2": ((), 34),
     "gramine_like": ((), 7),
     "fortanix_like": ((), 6),

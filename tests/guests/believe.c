@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
@@ -93,6 +94,8 @@ static void answers(void)
 	expect("remove", error(madvise(heap, PAGE, MADV_REMOVE)), ENODEV);
 	expect("populate", error(madvise(heap, PAGE, MADV_POPULATE_READ)), EINVAL);
 	expect("mremap_old_0", error((long)mremap(heap, 0, PAGE, MREMAP_MAYMOVE)), EFAULT);
+	expect("anon_name", error(prctl(0x53564d41, 0, heap, PAGE, "name")),
+	       error(prctl(0x53564d41, 0, heap, 0, "name")) ? EINVAL : EBADF);
 	works(heap, 71);
 	works(heap + PAGE, 72);
 	expect("remap_file_pages", error(syscall(SYS_remap_file_pages, heap, PAGE, 0,

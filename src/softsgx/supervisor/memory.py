@@ -36,6 +36,7 @@ _NOWHERE = _TOP - _PAGE
 _MADV_UNMAPPED = frozenset((mman.MADV_POPULATE_READ, mman.MADV_POPULATE_WRITE))
 _MADV_INJECT = frozenset((mman.MADV_HWPOISON, mman.MADV_SOFT_OFFLINE))
 _CAP_IPC_LOCK = 14
+_PR_SET_VMA = 0x53564D41
 _MAX_IOVECS = 1024
 
 
@@ -348,7 +349,29 @@ def _mincore(sgx: Sgx, tracee: Tracee, process: HostProcess) -> Any:
     return answer(sgx, tracee, value)
 
 
+def _prctl(sgx: Sgx, tracee: Tracee, process: HostProcess) -> Any:
+    """PR_SET_VMA_ANON_NAME: madvise_vma_anon_name() names no driver's memory."""
+    view = sgx.view
+    option, what, start, length, name = (view[i] for i in (RDI, RSI, RDX, R10, R8))
+    end = start + (length + _PAGE - 1 & -_PAGE)
+    if (option, what) != (_PR_SET_VMA, 0) or not _concerned(process, start, end):
+        return None
+    sgx.sup.cancel(tracee)
+    with sgx.mappings.calls(tracee) as call:
+
+        def native(a: int, b: int) -> int:
+            return call(nr.NR_prctl, option, what, a, b - a, name)
+
+        value = native(start, start)  # is it a name, and does the kernel know names?
+        value = value or walk(
+            process, start, end, native, lambda _a, _b: -errno.EBADF,
+            lambda error: error == -errno.ENOMEM,
+        )  # fmt: skip
+    return answer(sgx, tracee, value)
+
+
 HANDLERS = {
+    nr.NR_prctl: _prctl,
     nr.NR_mprotect: _mprotect,
     nr.NR_pkey_mprotect: _pkey_mprotect,
     nr.NR_madvise: _madvise,

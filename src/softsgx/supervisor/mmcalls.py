@@ -75,7 +75,9 @@ def mmap(sgx: Sgx, tracee: Tracee) -> bool:
             outcome: Outcome = process.mm.mmap(*args, foreign, offset)
             return outcome
 
-        _follow(sgx, tracee, process, "replace", model, (start, end))
+        refused = _follow(sgx, tracee, process, "replace", model, (start, end))
+        if refused is not paths.DONE:
+            sgx.sup.finish(tracee, refused)
         return True
     if isinstance(file, EnclaveFile):
         _map_enclave(sgx, tracee, file)
@@ -188,21 +190,30 @@ def _follow(
     """Let a call run that may take enclaves away from the ranges, and believe what it did.
 
     A design may refuse it, as a seal does; model: the call on the model, which says whether
-    something else comes before that.
+    something else comes before that. Gives -errno or DONE.
     """
     refused = _refused(process, model, *ranges)
-    if refused:
-        log(sgx, tracee, what, ranges[0], -refused, "the VMA may go")
-        sgx.sup.finish(tracee, -refused)
-        return paths.DONE
+    if refused is not None:
+        log(sgx, tracee, what, ranges[0], -refused.errno, refused.why)
+        if not refused.effects:
+            return -refused.errno
+        sgx.sup.cancel(tracee)
+        with sgx.mappings.calls(tracee) as call:  # what went before the part that was refused
+            for effect in refused.effects:
+                if isinstance(effect, Unmap):
+                    call(nr.NR_munmap, effect.start, effect.end - effect.start)
+        believe(sgx, process, *ranges)
+        return answer(sgx, tracee, -refused.errno)
     value = run(sgx, tracee)
     _believed(sgx, tracee, process, what, value, *ranges)
     sgx.sup.cont(tracee)
     return paths.DONE
 
 
-def _refused(process: HostProcess, model: Callable[[], Outcome], *ranges: tuple[int, int]) -> int:
-    """The errno of a call that has to unmap what may not go, 0 if all may."""
+def _refused(
+    process: HostProcess, model: Callable[[], Outcome], *ranges: tuple[int, int]
+) -> Outcome | None:
+    """What comes of a call that has to unmap what may not go; None if all may."""
     mm = process.mm
     try:
         for start, end in ranges:
@@ -211,10 +222,11 @@ def _refused(process: HostProcess, model: Callable[[], Outcome], *ranges: tuple[
         before = mm.vmas.copy()
         try:
             with borrowed(process, *ranges):
-                return model().errno
+                outcome = model()
         finally:
             mm.vmas = before
-    return 0
+        return outcome if outcome.errno else None
+    return None
 
 
 def _believed(
