@@ -25,6 +25,7 @@ _GUESTS = {
     "threads": ((), 12),
     "signals": (("200",), 11),
     "masks": ((), 26),
+    "handlers": ((), 10),
     "opens": ((), 30),
     "peeks": ((), 25),
     "avx": ((), 15),

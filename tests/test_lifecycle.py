@@ -313,6 +313,13 @@ def test_threads_may_end_at_any_stop(
     assert (done.stdout, done.stderr, done.returncode) == ("40\n", "", 0)
 
 
+def test_a_cpuid_in_a_handler_changes_no_handler(
+    softsgx: Softsgx, guest: Callable[[str], Path]
+) -> None:
+    done = softsgx("--", guest("handlers"), "nosgx")
+    assert (done.returncode, done.stdout.count("ok "), done.stderr) == (0, 10, "")
+
+
 def test_ignored_signals_are_those_that_the_caller_ignores() -> None:
     shown = [
         subprocess.run(

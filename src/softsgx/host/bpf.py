@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 
-from softsgx.host import vdso
+from softsgx.host import ptrace, vdso
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.syscalls import SYSCALLS
 
@@ -110,6 +110,7 @@ def base_program(cookie: int) -> bytes:
         or (row.vma is not None and row.vma.stops and row.of_kind("pid", "pidfd"))
     }
     wanted |= {nr.NR_ioctl: "ioctl", nr.NR_mmap: "mmap", nr.NR_exit: "exit", nr.NR_shmat: "shmat"}
+    wanted[nr.NR_rt_sigaction] = "sigaction"
     wanted |= {nr.NR_utimensat: "utimensat"}
     p.op(_LD, _ARCH)
     p.op(_JEQ, _X86_64, "number")
@@ -147,6 +148,15 @@ def base_program(cookie: int) -> bytes:
     p.label("shmat")
     p.op(_LD, _arg(2))
     p.op(_JSET, 0o40000, "trace", "allow")  # SHM_REMAP
+    p.label("sigaction")  # of the signal that a CPUID which traps gives, and an ENCLU
+    p.op(_LD, _arg(1))
+    p.op(_JEQ, 0, "", "sets")
+    p.op(_LD, _arg(1, True))
+    p.op(_JEQ, 0, "allow")
+    p.label("sets")
+    p.op(_LD, _arg(0))
+    p.op(_JEQ, 4, "trace")  # SIGILL
+    p.op(_JEQ, 11 if ptrace.cpuid_faulting() else 4, "trace", "allow")  # SIGSEGV
     p.ends()
     return p.assemble()
 

@@ -49,6 +49,11 @@ class Origin:
         for fd in self.closed:
             os.close(fd)
 
+    @staticmethod
+    def ignored(numbers: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of the signals that the program is to ignore, as we do."""
+        return tuple([n for n in numbers if signals.getsignal(n) == signals.SIG_IGN])
+
     def execute(self, path: str, argv: list[str]) -> None:
         """In the child: execve with the arguments' own bytes. Raises OSError if it fails."""
         assert self.environment is not None

@@ -30,6 +30,7 @@ __all__ = [
     "EVENT_VFORK_DONE",
     "Registers",
     "cont",
+    "cpuid_faulting",
     "event_message",
     "execve",
     "get_siginfo",
@@ -288,6 +289,11 @@ def write_memory(pid: int, addr: int, data: bytes) -> int:
         at = _small_at
     _set_iovecs(_iovecs, 0, at, length, addr & _U64, length)
     return max(int(_writev(pid, _ours_at, 1, _theirs_at, 1, 0)), 0)
+
+
+def cpuid_faulting() -> bool:
+    """Whether the kernel can make CPUID trap here (ARCH_SET_CPUID; ours stays as it is)."""
+    return int(_syscall(nr.NR_arch_prctl, 0x1012, 1)) == 0
 
 
 def execve(path: bytes, argv: list[bytes], environment: list[bytes]) -> None:

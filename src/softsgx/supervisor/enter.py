@@ -18,7 +18,7 @@ from softsgx.law.rule import FAULT
 from softsgx.sdm import leaves as sdm
 from softsgx.sgx.enclu import Thread, edeccssa, eenter, eexit, eresume
 from softsgx.sgx.inside import LEAVES, run_leaf
-from softsgx.supervisor import execve, masks, outside, paths
+from softsgx.supervisor import dispositions, execve, masks, outside, paths
 from softsgx.supervisor.exceptions import (
     abort_page,
     deliver,
@@ -84,7 +84,7 @@ def quick(sgx: Sgx) -> Callable[[Tracee, int], None]:
         tid, thread = tracee.tid, tracee.thread
         load(tid)
         if status == _SIGILL_STOP:
-            usual = tracee.odd is None and not sgx.ignored
+            usual = tracee.odd is None and not tracee.signals.ignored
             if usual and thread.tcs is not None and view[RAX] == _EEXIT:
                 enclave = thread.enclave
                 at = view[RIP] - enclave.base
@@ -126,7 +126,7 @@ def _signal(sgx: Sgx, tracee: Tracee, number: int) -> None:
     sup, view = sgx.sup, sgx.view
     thread = tracee.thread
     inside = thread is not None and thread.tcs is not None
-    if (tracee.odd is not None or sgx.ignored) and _unusual(sgx, tracee, number, inside):
+    if (tracee.odd is not None or tracee.signals.ignored) and _unusual(sgx, tracee, number, inside):
         return
     if number == SIGILL:
         rip = view[RIP]
@@ -137,7 +137,9 @@ def _signal(sgx: Sgx, tracee: Tracee, number: int) -> None:
                 _enclu(sgx, tracee)
                 return
         elif tracee.space.peek(rip, 3) == _ENCLU:
-            _enclu(sgx, tracee)
+            if SIGILL in tracee.signals.actions:
+                masks.lost(tracee, SIGILL)
+            _enclu(sgx, tracee, True)
             return
     if not inside:
         if number in (SIGILL, SIGSEGV) and execve.emulate_cpuid(sup, tracee, number):
@@ -156,6 +158,7 @@ def _signal(sgx: Sgx, tracee: Tracee, number: int) -> None:
     if tracee.odd is None and not sup.options.abort_page:
         sup.cont(tracee, number)
     else:
+        dispositions.delivered(tracee, number)
         ptrace.singlestep(tracee.tid, number)
         in_handler(sgx, tracee)
 
@@ -174,7 +177,7 @@ def _unusual(sgx: Sgx, tracee: Tracee, number: int, inside: bool) -> bool:
         view[RIP], it.illegal = it.illegal, 0
         (code,) = struct.unpack_from("<i", ptrace.get_siginfo(tracee.tid), 8)
         illegal = number == SIGILL and code > 0
-    if masks.arrived(sgx, tracee, number, inside or at_enclu):
+    if masks.arrived(tracee, number, inside or at_enclu):
         sup.regs.store(tracee.tid)
         sup.cont(tracee)
         return True

@@ -13,7 +13,7 @@ from softsgx.errors import InternalError
 from softsgx.host import ptrace
 from softsgx.sdm import leaves as sdm
 from softsgx.sgx.enclu import aex
-from softsgx.supervisor import execve, masks
+from softsgx.supervisor import dispositions, execve, masks
 from softsgx.supervisor.tracee import Tracee
 from softsgx.supervisor.waits import wait_stop
 from softsgx.uapi.regs import NAMES, ORIG_RAX, RAX, RDI, RDX, RIP, RSI
@@ -238,10 +238,11 @@ def deliver(
     if number in (SIGILL, SIGFPE):
         addr = view[RIP]  # Linux do_error_trap(): where the thread is now, the AEP
     info = struct.pack("<iiixxxxQ", number, 0, si_code, addr if vector != _GP else 0)
-    if masks.fatal(sgx, tracee, number):
+    if masks.fatal(tracee, number):
         masks.force(sgx, tracee, number)
         return
     ptrace.set_siginfo(tracee.tid, info.ljust(128, b"\0"))
+    dispositions.delivered(tracee, number)
     ptrace.singlestep(tracee.tid, number)
     in_handler(sgx, tracee, (code, vector, addr))
 

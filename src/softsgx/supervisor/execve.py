@@ -13,11 +13,12 @@ import struct
 from bisect import bisect_left, insort
 
 from softsgx.host import cpuidsites, procmaps, ptrace, vdso
-from softsgx.supervisor.remote import Remote
+from softsgx.supervisor.dispositions import was_reset
+from softsgx.supervisor.remote import Remote, scratch
 from softsgx.supervisor.tracee import AddressSpace, Tracee
 from softsgx.supervisor.waits import wait_stop
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import R9, RAX, RBX, RCX, RDX, RIP, RSP
+from softsgx.uapi.regs import ORIG_RAX, R9, RAX, RBX, RCX, RDX, RIP, RSP
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -185,6 +186,13 @@ def emulate_cpuid(sup: Supervisor, tracee: Tracee, number: int) -> bool:
     view[RIP] = rip + length
     if sup.record is not None:
         sup.record.cpuid(tracee.tid, leaf, subleaf, answer)
+    if number in tracee.signals.actions and was_reset(tracee, number):
+        action = tracee.signals.actions[number]
+        view[ORIG_RAX] = (1 << 64) - 1
+        with Remote(tracee, space.image + vdso.load_image().syscall, sup.regs) as call:
+            where = scratch(space)
+            space.poke(where, action)
+            call(nr.NR_rt_sigaction, number, where, 0, 8)
     tracee.stopped = False
     sup.regs.store_and_cont(tracee.tid)
     return True

@@ -11,10 +11,12 @@ import os
 from softsgx.errors import UsageError
 from softsgx.host import ptrace, signals
 from softsgx.host.origin import Origin
-from softsgx.supervisor import execve, paths
+from softsgx.supervisor import dispositions, execve, paths
 from softsgx.supervisor.launch import launch
 from softsgx.supervisor.node import Node
+from softsgx.supervisor.options import Options
 from softsgx.supervisor.remote import to_exit_stop
+from softsgx.supervisor.sigaction import sigaction
 from softsgx.supervisor.tracee import AddressSpace, Tracee
 from softsgx.supervisor.waits import has_ended, has_moved, wait_any, wait_first
 from softsgx.uapi import syscalls as nr
@@ -32,7 +34,8 @@ __all__ = ["Options", "Supervisor", "cache_dir"]
 
 _SECCOMP_STOP = ptrace.EVENT_SECCOMP << 16 | signals.SIGTRAP << 8 | 0x7F
 _ENCLU = b"\x0f\x01\xd7"
-_CLONE_VM, _CLONE_THREAD = 0x100, 0x10000
+_CLONE_VM, _CLONE_SIGHAND, _CLONE_THREAD = 0x100, 0x800, 0x10000
+_CLONE_CLEAR_SIGHAND = 0x100000000
 _QUICK = (signals.SIGILL << 8 | 0x7F, _SECCOMP_STOP)  # as wait statuses
 
 
@@ -40,50 +43,6 @@ def cache_dir() -> str:
     """Where what was found about files is kept between runs."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(base, "softsgx", "cpuid")
-
-
-class Options:
-    """What ``softsgx run`` was asked for. design: a Design, made when first needed.
-
-    lsm: a `softsgx.supervisor.lsm.Confinement`, None for no LSM. carry_out: calls of
-    loaders for Linux are carried out as the design's own. dev_mode, dev_uid, dev_gid: of the
-    device's nodes. abort_page: an enclave's pages cannot be accessed while no thread of the
-    process is inside. dev_noexec: whether they lie on a noexec mount, None: as /dev does. origin:
-    what the program gets (`softsgx.host.origin`), taken now if it is None. front: hears of the
-    program being ``launched(pid)``, ``stopped(signal)`` and ``ended(status)`` before its
-    descendants.
-    """
-
-    __slots__ = (
-        "abort_page",
-        "carry_out",
-        "cpuid",
-        "dev_gid",
-        "dev_mode",
-        "dev_noexec",
-        "dev_uid",
-        "epc_bytes",
-        "front",
-        "lsm",
-        "make_design",
-        "origin",
-        "recorder",
-        "verify",
-    )
-
-    def __init__(self, make_design: Any = None, epc_bytes: int = 128 << 20) -> None:
-        self.make_design = make_design
-        self.epc_bytes = epc_bytes
-        self.recorder: Any = None
-        self.lsm: Any = None
-        self.origin: Any = None
-        self.front: Any = None
-        self.verify = False
-        self.carry_out = False
-        self.cpuid = True
-        self.abort_page = False
-        self.dev_mode, self.dev_uid, self.dev_gid = 0o666, 0, 0
-        self.dev_noexec: bool | None = None
 
 
 def _device_paths(options: Options) -> paths.DevicePaths:
@@ -142,10 +101,12 @@ class Supervisor:
 
     def run(self, argv: list[str]) -> int:
         """Run a program to its end, and its children; its wait status."""
-        pid, fail, self.listener = launch(argv, self.options.origin or Origin())
+        origin = self.options.origin or Origin()
+        pid, fail, self.listener = launch(argv, origin)
         self.main_pid = pid
         space = AddressSpace(pid)
         self.tracees[pid] = Tracee(pid, pid, space)
+        self.tracees[pid].signals = dispositions.Dispositions(origin.ignored(dispositions.FORCED))
         if self.options.front is not None:
             self.options.front.launched(pid)
         try:
@@ -226,6 +187,8 @@ class Supervisor:
             if number:
                 self.record.signal(tracee.tid, number)
             self.record.flush()
+        if number and tracee.signals.actions:
+            dispositions.delivered(tracee, number)
         tracee.stopped = False
         ptrace.cont(tracee.tid, number)
 
@@ -308,6 +271,12 @@ class Supervisor:
             child = Tracee(tid, tid, space)
             if old.sgx is not None:
                 self.sgx.forked(old, space)
+        if flags & (_CLONE_SIGHAND | _CLONE_THREAD):
+            child.signals = parent.signals
+        elif flags & _CLONE_CLEAR_SIGHAND:
+            child.signals = parent.signals.fresh()
+        else:
+            child.signals = parent.signals.copy()
         self.tracees[tid] = child
         if self.lsm is not None and child.tgid == tid:
             self.lsm.forked(parent.tgid, tid)
@@ -353,6 +322,7 @@ class Supervisor:
         tracee.space.dir_fds = dict(old.dir_fds)
         tracee.thread = tracee.odd = None
         tracee.at_call = False
+        tracee.signals = tracee.signals.fresh()
         if tracee.exits:
             ptrace.trace_exit(tracee.tid, False)
             tracee.exits = False
@@ -381,6 +351,9 @@ class Supervisor:
         row = SYSCALLS.get(call)
         if row is not None and row.path is not None and row.path.stops:
             answer = self.device_paths.handle(self, tracee, call)
+        elif call == nr.NR_rt_sigaction and not (tracee.thread and tracee.thread.tcs):
+            sigaction(tracee, self.regs)
+            answer = None
         elif self.sgx is not None:
             answer = self.sgx.syscall(tracee, call)
         else:

@@ -367,7 +367,7 @@ class Mappings:
     ) -> None:
         """Make sure that memory calls on [start, end) stop in this process."""
         space = process.space
-        masks.learn(self.sgx, call.tracee.tgid, call)
+        masks.learn(self.sgx, call.tracee, call)
         if any(a <= start and end <= b for a, b in space.ranges):
             return
         e = file.enclave

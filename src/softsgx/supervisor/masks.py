@@ -20,9 +20,10 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from softsgx.host import ptrace
+from softsgx.supervisor.dispositions import FORCED, was_reset
 from softsgx.supervisor.remote import Remote, scratch
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, R10, RDI, RSI
+from softsgx.uapi.regs import ORIG_RAX
 
 if TYPE_CHECKING:
     from softsgx.supervisor.sgx import Sgx
@@ -36,15 +37,12 @@ __all__ = [
     "force",
     "learn",
     "left",
+    "lost",
     "odd",
     "settle",
-    "sigaction",
 ]
 
-# Not SIGTRAP: #BP and #DB are signals on hardware, too.
-_FORCED = (4, 7, 8, 11)  # SIGILL, SIGBUS, SIGFPE, SIGSEGV
-_FORCED_MASK = sum(1 << s - 1 for s in _FORCED)
-_SIG_IGN = 1
+_FORCED_MASK = sum(1 << s - 1 for s in FORCED)
 _SIGACTION_BYTES = 32  # of the kernel: handler, flags, restorer, mask
 _MAP_PRIVATE_ANONYMOUS, _PROT_READ_WRITE = 0x22, 3
 
@@ -92,14 +90,14 @@ def left(tracee: Tracee) -> None:
         tracee.odd = None
 
 
-def arrived(sgx: Sgx, tracee: Tracee, number: int, ours: bool) -> bool:
+def arrived(tracee: Tracee, number: int, ours: bool) -> bool:
     """At a signal-delivery stop: True if the signal is none that the thread is to see now.
 
     ours: the thread is inside, or at an ENCLU. Nothing was resumed.
     """
     it: Odd | None = tracee.odd
     blocked = it is not None and it.blocked >= 0 and it.blocked >> number - 1 & 1
-    ignored = ours and number in sgx.ignored.get(tracee.tgid, ())
+    ignored = ours and number in tracee.signals.ignored
     if not blocked and not ignored:
         return False
     info = ptrace.get_siginfo(tracee.tid)
@@ -129,7 +127,7 @@ def settle(sgx: Sgx, tracee: Tracee) -> None:
     space = tracee.space
     where = scratch(space)
     with _calls(sgx, tracee) as call:
-        action = sgx.ignored.get(tracee.tgid, {}).get(it.reset)
+        action = tracee.signals.actions.get(it.reset)
         if action is not None:
             space.poke(where, action)
             call(nr.NR_rt_sigaction, it.reset, where, 0, 8)
@@ -149,10 +147,10 @@ def _calls(sgx: Sgx, tracee: Tracee) -> Remote:
     return sgx.mappings.calls(tracee)
 
 
-def fatal(sgx: Sgx, tracee: Tracee, number: int) -> bool:
+def fatal(tracee: Tracee, number: int) -> bool:
     """Whether an exception's signal cannot be handled now: blocked, or ignored."""
     mask = ptrace.get_sigmask(tracee.tid)
-    return bool(mask >> number - 1 & 1) or number in sgx.ignored.get(tracee.tgid, ())
+    return bool(mask >> number - 1 & 1) or number in tracee.signals.ignored
 
 
 def force(sgx: Sgx, tracee: Tracee, number: int) -> None:
@@ -164,50 +162,41 @@ def force(sgx: Sgx, tracee: Tracee, number: int) -> None:
     with _calls(sgx, tracee) as call:
         space.poke(where, bytes(_SIGACTION_BYTES))
         call(nr.NR_rt_sigaction, number, where, 0, 8)
-    sgx.ignored.get(tracee.tgid, {}).pop(number, None)
+    tracee.signals.set(number, bytes(_SIGACTION_BYTES))
     mask = ptrace.get_sigmask(tracee.tid)
     ptrace.set_sigmask(tracee.tid, mask & ~(1 << number - 1))
     sgx.sup.cont(tracee, number)
 
 
-# -- what a process ignores ----------------------------------------------------------------
+# -- what a process does with them ---------------------------------------------------------
 
 
-def learn(sgx: Sgx, tgid: int, call: Any) -> None:
-    """A process maps its first enclave: what it ignores by now. From then on it is traced."""
-    if tgid in sgx.watched:
+def learn(sgx: Sgx, tracee: Tracee, call: Any) -> None:
+    """A process maps its first enclave: all of its actions by now. From then on they are traced."""
+    if tracee.tgid in sgx.watched:
         return
-    sgx.watched.add(tgid)
+    sgx.watched.add(tracee.tgid)
+    told = 0
     try:
-        with open(f"/proc/{tgid}/status", "rb") as f:
-            (line,) = [x for x in f if x.startswith(b"SigIgn:")]
+        with open(f"/proc/{tracee.tgid}/status", "rb") as f:
+            for line in f:
+                if line.startswith((b"SigIgn:", b"SigCgt:")):
+                    told |= int(line.split()[1], 16)
     except (OSError, ValueError):
         return
-    ignored = int(line.split()[1], 16) & _FORCED_MASK
-    if not ignored:
-        return
-    page = call(nr.NR_mmap, 0, 4096, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
-    for number in _FORCED:
-        if page > 0 and ignored >> number - 1 & 1:
+    for number in FORCED:
+        action = bytes(_SIGACTION_BYTES)
+        if told >> number - 1 & 1:
+            page = call(nr.NR_mmap, 0, 4096, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
+            if page < 0:
+                continue
             call(nr.NR_rt_sigaction, number, 0, page, 8)
-            _note(sgx, tgid, number, call.tracee.space.peek(page, _SIGACTION_BYTES))
-    call(nr.NR_munmap, page, 4096)
+            action = tracee.space.peek(page, _SIGACTION_BYTES)
+            call(nr.NR_munmap, page, 4096)
+        tracee.signals.set(number, action)
 
 
-def sigaction(sgx: Sgx, tracee: Tracee) -> None:
-    """At the seccomp stop of an rt_sigaction."""
-    view = sgx.view
-    number = view[RDI] & 0xFFFFFFFF
-    if tracee.tgid in sgx.watched and number in _FORCED and view[RSI] and view[R10] == 8:
-        _note(sgx, tracee.tgid, number, tracee.read(view[RSI], _SIGACTION_BYTES))
-
-
-def _note(sgx: Sgx, tgid: int, number: int, action: bytes) -> None:
-    if len(action) < _SIGACTION_BYTES:
-        return
-    if action[:8] == struct.pack("<Q", _SIG_IGN):
-        sgx.ignored.setdefault(tgid, {})[number] = action
-    elif tgid in sgx.ignored:
-        sgx.ignored[tgid].pop(number, None)
-        if not sgx.ignored[tgid]:
-            del sgx.ignored[tgid]
+def lost(tracee: Tracee, number: int) -> None:
+    """At the forced signal of an ENCLU outside: what it took from the program is given back."""
+    if was_reset(tracee, number):
+        odd(tracee).reset = number

@@ -18,7 +18,7 @@ from softsgx.host import ptrace, state
 from softsgx.host.memfd import MemfdMemory, decoy, new_memory
 from softsgx.law.rule import Stop
 from softsgx.sgx.enclave import EnclaveMemory
-from softsgx.supervisor import enter, filecalls, folders, masks, mmcalls, peeks
+from softsgx.supervisor import enter, filecalls, folders, mmcalls, peeks
 from softsgx.supervisor.host_process import HostProcess
 from softsgx.supervisor.mappings import Mappings
 from softsgx.supervisor.remote import Remote, scratch
@@ -88,7 +88,6 @@ class Sgx:
         self.hidden_memory: dict[tuple[int, int], PathFile] = {}
         self.memory_keys: dict[Any, tuple[int, int]] = {}
         self.watched: set[int] = set()
-        self.ignored: dict[int, dict[int, bytes]] = {}
         options = sup.options
         self.device = _HostDevice(
             self,
@@ -125,14 +124,11 @@ class Sgx:
         child.sgx = process
         if parent.pid in self.watched:
             self.watched.add(child.pid)
-            if parent.pid in self.ignored:
-                self.ignored[child.pid] = dict(self.ignored[parent.pid])
 
     def thread_ended(self, tracee: Tracee) -> None:
         """A thread that ends inside leaves its TCS busy for ever, as on hardware: it did AEX."""
         if tracee.tid == tracee.tgid:
             self.watched.discard(tracee.tgid)
-            self.ignored.pop(tracee.tgid, None)
         tracee.odd = None
         thread = tracee.thread
         if thread is not None and thread.tcs is not None:
@@ -268,9 +264,6 @@ class Sgx:
                 return answer
         if call in peeks.HANDLERS:
             return peeks.handle(self, tracee, call)
-        if call == nr.NR_rt_sigaction:
-            masks.sigaction(self, tracee)
-            return None
         return mmcalls.handle(self, tracee, call)
 
     def mmap(self, tracee: Tracee) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from softsgx.host import ptrace
+from softsgx.supervisor.dispositions import Dispositions
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -87,7 +88,7 @@ class Tracee:
     enters. stopped: whether it is in a ptrace stop now. vforking: it waits for its
     vfork child and cannot be interrupted. at_call: it stands at a system call's entry,
     where no remote call is possible. exits: it stops before it ends. odd: a `masks.Odd`,
-    None nearly always.
+    None nearly always. signals: what its process does with those of exceptions.
     """
 
     __slots__ = (
@@ -95,6 +96,7 @@ class Tracee:
         "exits",
         "odd",
         "retries",
+        "signals",
         "space",
         "stopped",
         "tgid",
@@ -111,6 +113,7 @@ class Tracee:
         self.retries: tuple[object, int] = (None, 0)
         self.at_call = self.exits = False
         self.odd: Any = None
+        self.signals = Dispositions()
         space.tracees.add(tid)
 
     def read(self, addr: int, length: int) -> bytes:
