@@ -10,6 +10,9 @@ from typing import Any
 
 from softsgx.designs.registry import make_design
 from softsgx.device import Device, Process
+from softsgx.mm.mmap import mmap
+from softsgx.mm.mprotect import mprotect
+from softsgx.mm.mremap import mremap
 from softsgx.sdm.leaves import ATTR_MODE64BIT, PT_REG, SECINFO_PT_SHIFT
 from softsgx.sdm.structs import SECINFO, SECS
 from softsgx.uapi import designs as uapi
@@ -108,16 +111,16 @@ class World:
         flags: int = _FIXED,
     ) -> int:  # fmt: skip
         mm = (process or self.process).mm
-        ret: int = mm.mmap(BASE + page * PAGE, n * PAGE, prot, flags, file or self.file).ret
+        ret: int = mmap(mm, BASE + page * PAGE, n * PAGE, prot, flags, file or self.file).ret
         return min(ret, 0)
 
     def mprotect(self, page: int, prot: int, n: int = 1, process: Any = None) -> int:
         mm = (process or self.process).mm
-        return int(mm.mprotect(BASE + page * PAGE, n * PAGE, prot).ret)
+        return int(mprotect(mm, BASE + page * PAGE, n * PAGE, prot).ret)
 
     def mremap(self, page: int, to: int, n: int = 1) -> int:
-        ret = self.process.mm.mremap(
-            BASE + page * PAGE, n * PAGE, n * PAGE, 3, BASE + to * PAGE
+        ret = mremap(
+            self.process.mm, BASE + page * PAGE, n * PAGE, n * PAGE, 3, BASE + to * PAGE
         ).ret
         return min(int(ret), 0)
 

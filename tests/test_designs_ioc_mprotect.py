@@ -6,6 +6,8 @@ from errno import EACCES, EBUSY, EFAULT, EINVAL, ENOMEM, ENOTTY
 
 import pytest
 
+from softsgx.mm.mmap import mmap
+from softsgx.mm.munmap import munmap
 from softsgx.uapi import designs as uapi
 from softsgx.uapi.mman import MAP_SHARED
 from tests.designs_model import BASE, PAGE, RWX, SIZE, R, W, World, X
@@ -73,7 +75,7 @@ def test_point_3_mmap_clears_vm_may(world: World) -> None:
 
 def test_point_3_alignment_is_skipped_if_fixed() -> None:
     w = World("ioc-mprotect")
-    placed = w.process.mm.mmap(0, SIZE, 0, MAP_SHARED, w.file)
+    placed = mmap(w.process.mm, 0, SIZE, 0, MAP_SHARED, w.file)
     assert placed.value % SIZE == 0
     assert w.mmap(0, 0, 3, flags=MAP_SHARED) == -EINVAL
     assert w.mmap(3, 0, 3) == 0
@@ -126,7 +128,7 @@ def test_point_6_a_missing_page_or_mapping_is_enomem(world: World) -> None:
     assert world.ioc_mprotect(4, R) == -ENOMEM
     assert world.ioc_mprotect(3, R, 2) == -ENOMEM
     assert world.prot(3) == 0
-    world.process.mm.munmap(BASE + PAGE, PAGE)
+    munmap(world.process.mm, BASE + PAGE, PAGE)
     # As mprotect: what lies before the hole stays changed.
     assert world.ioc_mprotect(0, R, 3) == -ENOMEM
     assert [world.prot(i) for i in range(3)] == [R, None, 0]

@@ -9,6 +9,7 @@ import pytest
 from softsgx.designs.linux import DEFAULT
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.errors import UsageError
+from softsgx.mm.mmap import mmap
 from softsgx.sdm.leaves import PT_REG, PT_TCS, PT_TRIM, SECINFO_PT_SHIFT
 from softsgx.sdm.structs import SECINFO, TCS
 from softsgx.uapi import sgx
@@ -82,12 +83,12 @@ def test_v20_the_length_is_a_power_of_two_and_the_place_aligned() -> None:
     w = World("v20")
     mm = w.process.mm
     for length, flags in ((3 * PAGE, MAP_SHARED), (PAGE, MAP_SHARED), (SIZE, MAP_PRIVATE)):
-        assert mm.mmap(0, length, R, flags, w.file).ret == -EINVAL
-    assert mm.mmap(0, SIZE, RWX, MAP_SHARED, w.file).value % SIZE == 0
+        assert mmap(mm, 0, length, R, flags, w.file).ret == -EINVAL
+    assert mmap(mm, 0, SIZE, RWX, MAP_SHARED, w.file).value % SIZE == 0
     # MAP_FIXED is not looked at: the mapping goes to the next aligned place.
     at = BASE + 5 * PAGE
-    assert mm.mmap(at, SIZE, RWX, MAP_SHARED | MAP_FIXED, w.file).value == BASE + SIZE
-    assert mm.mmap(at, 3 * PAGE, R, MAP_SHARED | MAP_FIXED, w.file).ret == -EINVAL
+    assert mmap(mm, at, SIZE, RWX, MAP_SHARED | MAP_FIXED, w.file).value == BASE + SIZE
+    assert mmap(mm, at, 3 * PAGE, R, MAP_SHARED | MAP_FIXED, w.file).ret == -EINVAL
 
 
 def test_v20_no_page_limits_a_mapping_and_every_loader_needs_all() -> None:

@@ -7,6 +7,8 @@ from errno import EACCES, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, ENOTTY
 import pytest
 
 from softsgx.device.segments import SegmentFile
+from softsgx.mm.mmap import mmap
+from softsgx.mm.munmap import munmap
 from softsgx.sdm.leaves import PT_TCS
 from softsgx.uapi import designs as uapi
 from softsgx.uapi.mman import MAP_SHARED
@@ -38,7 +40,7 @@ def test_point_1_with_the_enclaves_alignment_after_ecreate() -> None:
     w.create()
     assert w.mmap(1, 0, 1) == -EINVAL
     assert w.mmap(0, 0, 16) == 0
-    assert w.process.mm.mmap(0, PAGE, 0, MAP_SHARED, w.file).value % SIZE == 0
+    assert mmap(w.process.mm, 0, PAGE, 0, MAP_SHARED, w.file).value % SIZE == 0
     early = World("segments:mmap_before_ecreate=on")
     assert early.mmap(0, 0, 16) == 0
 
@@ -133,7 +135,7 @@ def test_point_4_every_page_belongs_to_the_segment() -> None:
 
 def test_point_4_it_replaces_mappings_of_the_enclave() -> None:
     w = built()
-    w.process.mm.munmap(BASE + PAGE, PAGE)
+    munmap(w.process.mm, BASE + PAGE, PAGE)
     assert w.map_segment(0, R | X, R, 2) == -ENOMEM
     assert w.map_segment(0, R | X, R) == 0
     assert w.map_segment(0, R | X, R | X) == 0

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from softsgx.supervisor.host_process import _HostMemory
+from softsgx.supervisor.state.host_process import _HostMemory
 
 R, W, X = 1, 2, 4
 RWX = 7
@@ -22,8 +22,7 @@ Mmap = Callable[[int, int, int], int]
 @pytest.fixture
 def memory() -> Iterator[_HostMemory]:
     space = SimpleNamespace(pid=os.getpid())
-    sgx = SimpleNamespace(sup=SimpleNamespace(lsm=None))
-    process = SimpleNamespace(space=space, sgx=sgx, tid=os.getpid())
+    process = SimpleNamespace(space=space, run=SimpleNamespace(lsm=None), tid=os.getpid())
     m = _HostMemory(process)  # type: ignore[arg-type]
     yield m
     m.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from softsgx.supervisor.filecalls import HANDLERS
+from softsgx.supervisor.calls.files import HANDLERS
 from softsgx.uapi.syscalls import SYSCALLS, NR_mmap, Syscall
 from tests.command import Softsgx
 from tests.test_guests import Guest

@@ -18,6 +18,7 @@ from softsgx.device import Device, Process
 from softsgx.device.build import create
 from softsgx.law.rule import At, Run
 from softsgx.lsm.verdict import Verdict
+from softsgx.mm.mmap import mmap
 from softsgx.policy.labels import PathLabels
 from softsgx.policy.selinux import MINIMAL, SELinuxPolicy
 from softsgx.policy.selinux_lsm import SELinuxLsm, full_context
@@ -90,7 +91,7 @@ class Loader:
             fields = {"addr": at, "length": PAGE, "segment": prot, "prot": prot}
             return self.ioctl(ioc.SGX_IOC_MAP_SEGMENT, ioc.MAP_SEGMENT, **fields)
         flags = MAP_SHARED | MAP_FIXED
-        return -self.process.mm.mmap(at, PAGE, prot, flags, self.file).errno
+        return -mmap(self.process.mm, at, PAGE, prot, flags, self.file).errno
 
     def load(self, source: tuple[int, int]) -> list[int]:
         """The answers: code and data added, code and data mapped."""
@@ -98,7 +99,7 @@ class Loader:
         added = [self.add(1, R | X, source), self.add(2, R | W, (R | W, 7))]
         if self.device.design.name in {"ioc-mprotect", "segments"}:
             flags = MAP_SHARED | MAP_FIXED
-            assert not self.process.mm.mmap(BASE, SIZE, 0, flags, self.file).errno
+            assert not mmap(self.process.mm, BASE, SIZE, 0, flags, self.file).errno
         return [*added, self.map(1, R | X), self.map(2, R | W)]
 
 

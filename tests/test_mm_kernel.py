@@ -14,7 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from softsgx.law.rule import Run
 from softsgx.mm.madvise import madvise
 from softsgx.mm.mm_struct import MmStruct
+from softsgx.mm.mmap import mmap
+from softsgx.mm.mprotect import mprotect
+from softsgx.mm.mremap import mremap
 from softsgx.mm.mseal import mseal
+from softsgx.mm.munmap import munmap
 from softsgx.mm.remap_file_pages import remap_file_pages
 from softsgx.mm.vma import PAGE_SIZE, Vma
 from softsgx.model.outcome import Outcome
@@ -126,7 +130,7 @@ class MmMachine(RuleBasedStateMachine):
         placed = (
             real if real >= 0 and not extra & (mman.MAP_FIXED | mman.MAP_FIXED_NOREPLACE) else None
         )
-        self._check(real, self.mm.mmap(addr, length, prot, flags, file, byte, placed))
+        self._check(real, mmap(self.mm, addr, length, prot, flags, file, byte, placed))
 
     @rule(page=_page, count=_count, odd=_odd, prot=_prot, bits=st.sampled_from([0] * 9 + [8, 16]))
     def mprotect(self, page: int, count: int, odd: int, prot: int, bits: int) -> None:
@@ -134,13 +138,13 @@ class MmMachine(RuleBasedStateMachine):
         # PROT_EXEC alone is a protection key of its own, with PROT_SEM it is not.
         prot |= 0 if prot == mman.PROT_EXEC else bits
         real = self.process.order("mprotect", addr, length, prot)
-        self._check(real, self.mm.mprotect(addr, length, prot))
+        self._check(real, mprotect(self.mm, addr, length, prot))
 
     @rule(page=_page, count=_count, odd=_odd)
     def munmap(self, page: int, count: int, odd: int) -> None:
         addr, length = self._span(page, count, odd)
         real = self.process.order("munmap", addr, length)
-        self._check(real, self.mm.munmap(addr, length))
+        self._check(real, munmap(self.mm, addr, length))
 
     @rule(
         page=_page,
@@ -171,7 +175,7 @@ class MmMachine(RuleBasedStateMachine):
             length = old = min(old, length)
         real = self.process.order("mremap", addr, old, length, flags, new_addr)
         placed = real if real >= 0 else None
-        self._check(real, self.mm.mremap(addr, old, length, flags, new_addr, placed))
+        self._check(real, mremap(self.mm, addr, old, length, flags, new_addr, placed))
 
     @rule(which=st.integers(0, 9), grow=_count, flags=st.sampled_from([0, 0, 1, 1, 3, 7]), to=_page)
     def mremap_whole(self, which: int, grow: int, flags: int, to: int) -> None:
@@ -189,7 +193,7 @@ class MmMachine(RuleBasedStateMachine):
         old, length = count * PAGE_SIZE, (count + grow) * PAGE_SIZE
         real = self.process.order("mremap", addr, old, length, flags, new_addr)
         placed = real if real >= 0 else None
-        self._check(real, self.mm.mremap(addr, old, length, flags, new_addr, placed))
+        self._check(real, mremap(self.mm, addr, old, length, flags, new_addr, placed))
 
     @rule(page=_page, count=_count, odd=_odd, advice=st.sampled_from(_ADVICES))
     def madvise(self, page: int, count: int, odd: int, advice: int) -> None:

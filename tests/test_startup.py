@@ -28,6 +28,6 @@ def test_a_start_imports_nothing_heavy() -> None:
         check=True,
     )
     loaded = set(done.stdout.split())
-    assert "softsgx.supervisor.loop" in loaded
+    assert "softsgx.supervisor.loop.supervisor" in loaded
     assert loaded & _HEAVY == set()
     assert [name for name in loaded if name.startswith(_LATER)] == []

@@ -20,6 +20,9 @@ from softsgx.law.state import Cell
 from softsgx.lsm.objects import FileSecurity
 from softsgx.lsm.verdict import Verdict
 from softsgx.mm.mm_struct import MmStruct
+from softsgx.mm.mmap import mmap
+from softsgx.mm.mprotect import mprotect
+from softsgx.mm.mremap import mremap
 from softsgx.mm.rules import MmRules
 from softsgx.mm.vma import AnonVma, Vma
 from softsgx.policy.apparmor import AppArmorPolicy
@@ -155,7 +158,7 @@ class Replay:
         flags = {"priv": 2, "shar": 1, "shva": 3}[row.sharing]
         flags |= MAP_ANONYMOUS if file is None else 0
         self.reset()
-        out = self.mm.mmap(0, pages * PAGE, prot, flags, file, placed_at=BASE)
+        out = mmap(self.mm, 0, pages * PAGE, prot, flags, file, placed_at=BASE)
         if out.errno:
             return LETTERS[out.errno]
         vma = self.mm.find(BASE)
@@ -185,12 +188,12 @@ class Replay:
 
 
 def _whole(replay: Replay, _prot: int, wanted: int) -> int:
-    return replay.mm.mprotect(BASE, 2 * PAGE, wanted).errno
+    return mprotect(replay.mm, BASE, 2 * PAGE, wanted).errno
 
 
 def _one_page(replay: Replay, prot: int, wanted: int) -> int:
     """Mprotect of the second page alone: the VMA is split if it succeeds."""
-    outcome = replay.mm.mprotect(BASE + PAGE, PAGE, wanted)
+    outcome = mprotect(replay.mm, BASE + PAGE, PAGE, wanted)
     first, second = replay.mm.find(BASE), replay.mm.find(BASE + PAGE)
     assert first is not None
     assert second is not None
@@ -202,7 +205,7 @@ def _over_two_vmas(replay: Replay, prot: int, wanted: int) -> int:
     """Behind an anonymous VMA that allows all: it stays changed where the second is refused."""
     before = Vma(BASE - PAGE, BASE, wanted)
     replay.mm.adopt(before)
-    outcome = replay.mm.mprotect(BASE - PAGE, 3 * PAGE, wanted)
+    outcome = mprotect(replay.mm, BASE - PAGE, 3 * PAGE, wanted)
     after = replay.mm.find(BASE)
     assert after is not None
     assert after.prot == (prot if outcome.errno else wanted)
@@ -250,7 +253,7 @@ def _probe(replay: Replay, name: str) -> str:
         else:
             process.heap = (BASE, BASE + 4 * PAGE)
         prot = PROT_READ | PROT_EXEC | (PROT_WRITE if stack else 0)
-        return LETTERS[mm.mprotect(BASE + PAGE, PAGE, prot).errno]
+        return LETTERS[mprotect(mm, BASE + PAGE, PAGE, prot).errno]
     row = next(r for r in TRUTHS["selinux"].rows if r.kind == "sgx" and r.mode == "rw")
     opened, file = replay.open(row)
     if opened != ".":
@@ -262,15 +265,15 @@ def _probe(replay: Replay, name: str) -> str:
     if name.startswith("ioctl") or name == "FIOCLEX":
         cmd = 0x5451 if name == "FIOCLEX" else int(name[6:], 16)
         return LETTERS[replay.lsm.ask("file_ioctl", at, {"cmd": cmd})]
-    assert not mm.mmap(0, 2 * PAGE, PROT_READ, 1, file, placed_at=BASE).errno
+    assert not mmap(mm, 0, 2 * PAGE, PROT_READ, 1, file, placed_at=BASE).errno
     where = BASE + 64 * PAGE
     if name == "sgx_mremap_grow":
-        out = mm.mremap(BASE, 2 * PAGE, 4 * PAGE, MREMAP_MAYMOVE)
+        out = mremap(mm, BASE, 2 * PAGE, 4 * PAGE, MREMAP_MAYMOVE)
     elif name == "sgx_mremap_move":
-        out = mm.mremap(BASE, 2 * PAGE, 2 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, where)
+        out = mremap(mm, BASE, 2 * PAGE, 2 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, where)
     else:
         assert name == "sgx_mremap_dup"
-        out = mm.mremap(BASE, 0, 2 * PAGE, MREMAP_MAYMOVE)
+        out = mremap(mm, BASE, 0, 2 * PAGE, MREMAP_MAYMOVE)
     return LETTERS[out.errno]
 
 

@@ -23,8 +23,8 @@ def test_the_kernel_has_what_the_model_says(name: str, guest: Guest, softsgx: So
 
 def test_a_protection_that_is_not_carried_out_is_found(guest: Guest) -> None:
     lie = (
-        "import sys; from softsgx.supervisor.mappings import Mappings;"
-        "Mappings.wanted = lambda *a: [];"
+        "import sys; from softsgx.supervisor.effects import mappings;"
+        "mappings.wanted = lambda *a: [];"
         "from softsgx.cli.main import main; sys.exit(main())"
     )
     done = subprocess.run(

@@ -189,7 +189,7 @@ def _seccomp() -> Result:
 def _listener() -> Result:
     """What descriptors of the device are handed over by; /proc does where it is missing."""
     from softsgx.host import bpf, notify, ptrace
-    from softsgx.supervisor.launch import socket_pair
+    from softsgx.supervisor.programs.launch import socket_pair
 
     ours, theirs = socket_pair()
     pid = os.fork()
@@ -301,7 +301,8 @@ def _procmap_query() -> Result:
 
 def _run() -> Result:
     """The whole way: a program that asks CPUID and opens the device."""
-    from softsgx.supervisor.loop import Options, Supervisor
+    from softsgx.supervisor.loop.supervisor import Supervisor
+    from softsgx.supervisor.state.options import Options
 
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):

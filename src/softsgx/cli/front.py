@@ -39,7 +39,7 @@ _KEPT = _STOPS | {signals.SIGCHLD, signals.SIGURG, signals.SIGWINCH}
 
 
 class Tracer:
-    """The tracer's end: what the supervisor tells (see `softsgx.supervisor.loop.Options`)."""
+    """The tracer's end: what the supervisor tells (see `supervisor.state.options.Options`)."""
 
     __slots__ = ("_link", "_origin", "_verbose", "_wait")
 

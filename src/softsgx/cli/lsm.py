@@ -12,7 +12,7 @@ from softsgx.policy.labels import PathLabels
 from softsgx.policy.native import compile_cil, image_to_cil
 from softsgx.policy.selinux import MINIMAL, SELinuxPolicy, read_policy
 from softsgx.policy.selinux_lsm import SELinuxLsm, full_context
-from softsgx.supervisor.lsm import Confinement
+from softsgx.supervisor.state.confinement import Confinement
 
 __all__ = ["confinement", "load_selinux"]
 

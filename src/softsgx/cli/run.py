@@ -8,8 +8,9 @@ import sys
 from softsgx.cli.front import Tracer, front, split
 from softsgx.errors import UsageError
 from softsgx.host.origin import Origin
-from softsgx.supervisor.launch import find_program
-from softsgx.supervisor.loop import Options, Supervisor
+from softsgx.supervisor.loop.supervisor import Supervisor
+from softsgx.supervisor.programs.launch import find_program
+from softsgx.supervisor.state.options import Options
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False

@@ -18,6 +18,8 @@ from softsgx.device.ioctls_designs import ioc_mprotect, map_segment, segment_of_
 from softsgx.device.ioctls_v20 import add_one
 from softsgx.law.rule import Request, Stop
 from softsgx.law.values import RW
+from softsgx.mm.mmap import mmap
+from softsgx.mm.mprotect import mprotect
 from softsgx.model.effect import Effect
 from softsgx.model.outcome import Outcome
 from softsgx.sdm.leaves import PAGE_SIZE, PT_TCS
@@ -130,15 +132,15 @@ class CarryOut:
                 # "skips alignment stuff if MAP_FIXED": a loader that tries the device with one
                 # page gets it where Linux would have put it.
                 addr, flags, placed_at = placed_at, flags | MAP_FIXED, None
-            return process.mm.mmap(addr, length, asked, flags, file, offset, placed_at)  # type: ignore[no-any-return]
+            return mmap(process.mm, addr, length, asked, flags, file, offset, placed_at)
         effects: list[Effect] = []
         if not whole:
-            base = process.mm.mmap(addr, length, 0, flags, file, offset, placed_at)
+            base = mmap(process.mm, addr, length, 0, flags, file, offset, placed_at)
         elif any(v.file.base_file is file for v in process.mm.overlapping(e.base, e.end)):
             base = Outcome(addr)
         else:
             fixed = MAP_SHARED | MAP_FIXED
-            base = process.mm.mmap(e.base, e.size, 0, fixed, file, 0, None)
+            base = mmap(process.mm, e.base, e.size, 0, fixed, file, 0, None)
         effects += base.effects
         if base.errno:
             return Outcome(errno=base.errno, effects=effects, why=base.why)
@@ -150,7 +152,7 @@ class CarryOut:
         """An mprotect, VMA by VMA: of the device's mapping as the design gives permissions."""
         mm = process.mm
         if self.plain:
-            return mm.mprotect(start, length, prot)  # type: ignore[no-any-return]
+            return mprotect(mm, start, length, prot)
         end = start + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
         effects: list[Effect] = []
         here = start
@@ -162,7 +164,7 @@ class CarryOut:
             if isinstance(vma.file, EnclaveFile) and not vma.file.segment:
                 done = self._give(process, vma.file, here, stop_at, prot)
             else:
-                done = mm.mprotect(here, stop_at - here, prot)
+                done = mprotect(mm, here, stop_at - here, prot)
             effects += done.effects
             if done.errno:
                 return Outcome(errno=done.errno, effects=effects, why=done.why)
@@ -183,7 +185,7 @@ class CarryOut:
         if prot and getattr(law, "ioc_mprotect", None) is not None:
             return ioc_mprotect(self.device, process, file, start, end, prot)
         if not segmented:
-            return process.mm.mprotect(start, end - start, prot)  # type: ignore[no-any-return]
+            return mprotect(process.mm, start, end - start, prot)
         e, schema = file.enclave, file.enclave.page_schema
         effects: list[Effect] = []
         for a, b, segment in _segments(e, schema, start - e.base >> 12, end - e.base >> 12):

@@ -1,7 +1,7 @@
 """A thread of a process that does not exist: one ENCLU, and the kernel's part in its page faults.
 
 The supervisor does the same for real threads, in step with their real registers
-and mappings (`softsgx.supervisor.enter`); here all of it is Python's.
+and mappings (`softsgx.supervisor.inside.enter`); here all of it is Python's.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from softsgx.device.ioctls import dispatch
 from softsgx.device.ioctls_designs import rows_of
 from softsgx.law.rule import At, Lsm, Request, Run, Stop
 from softsgx.law.values import RW
+from softsgx.mm.mmap import mmap
+from softsgx.mm.mprotect import mprotect
 from softsgx.model.outcome import Outcome
 from softsgx.sgx.enclave import Enclave, EnclaveMemory
 
@@ -123,16 +125,16 @@ class Device:
         offset: int = 0,
         placed_at: int | None = None,
     ) -> Outcome:
-        """The system call mmap; see `MmStruct.mmap`."""
-        how = process.mm.mmap
+        """The system call mmap; see `softsgx.mm.mmap`."""
+        how = partial(mmap, process.mm)
         if self.carry_out is not None and isinstance(file, EnclaveFile):
             how = partial(self.carry_out.mmap, process)
         outcome: Outcome = how(addr, length, prot, flags, file, offset, placed_at)
         return outcome
 
     def mprotect(self, process: Any, start: int, length: int, prot: int) -> Outcome:
-        """The system call mprotect; see `MmStruct.mprotect`."""
-        how = process.mm.mprotect
+        """The system call mprotect; see `softsgx.mm.mprotect`."""
+        how = partial(mprotect, process.mm)
         if self.carry_out is not None and start % 4096 == 0 and not prot & ~7:
             how = partial(self.carry_out.mprotect, process)
         outcome: Outcome = how(start, length, prot)

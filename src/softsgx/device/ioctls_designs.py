@@ -22,6 +22,7 @@ from softsgx.device.ioctls_v20 import V20_IOCTLS
 from softsgx.device.segments import SegmentFile
 from softsgx.law.rule import At, Context, Request, Stop
 from softsgx.law.values import RWX
+from softsgx.mm.mprotect import protect
 from softsgx.mm.vma import Vma
 from softsgx.model.effect import Effect
 from softsgx.model.outcome import Outcome
@@ -112,7 +113,7 @@ def ioc_mprotect(
         r.__dict__["same_enclave"] = int(getattr(at.file, "enclave", None) is file.enclave)
         device.design.ioc_mprotect(k, at, r)
 
-    outcome: Outcome = process.mm.protect(start, end, prot, rule)
+    outcome: Outcome = protect(process.mm, start, end, prot, rule)
     return outcome
 
 

@@ -13,7 +13,9 @@ from softsgx.device.memory import Fault, Source
 from softsgx.law.rule import At, Stop
 from softsgx.mm.madvise import madvise
 from softsgx.mm.mm_struct import MmStruct
+from softsgx.mm.mremap import mremap
 from softsgx.mm.mseal import mseal
+from softsgx.mm.munmap import munmap
 from softsgx.mm.remap_file_pages import remap_file_pages
 from softsgx.sdm.leaves import PF_P, PF_SGX, PF_U, PF_W
 from softsgx.sgx.enclave import Enclave, xsave_bytes
@@ -179,11 +181,11 @@ class Process:
 
     def munmap(self, addr: int, length: int) -> int:
         """The system call munmap: 0 or -errno."""
-        return self._changed(self.mm.munmap(addr, length))
+        return self._changed(munmap(self.mm, addr, length))
 
     def mremap(self, addr: int, old: int, new: int, flags: int, new_addr: int = 0) -> int:
         """The system call mremap: the address or -errno."""
-        return self._changed(self.mm.mremap(addr, old, new, flags, new_addr))
+        return self._changed(mremap(self.mm, addr, old, new, flags, new_addr))
 
     def madvise(self, addr: int, length: int, advice: int) -> int:
         """The system call madvise: 0 or -errno."""

@@ -8,16 +8,13 @@ walk, and the VMAs before it stay changed.
 from __future__ import annotations
 
 from errno import EACCES, EAGAIN, EFAULT, EINVAL, ENODEV, ENOMEM, EPERM
-from typing import TYPE_CHECKING
 
 from softsgx.law.rule import Stop
+from softsgx.mm.mm_struct import MmStruct
 from softsgx.mm.vma import PAGE_SIZE, Vma
 from softsgx.model.effect import Advise, Effect
 from softsgx.model.outcome import Outcome
 from softsgx.uapi import mman
-
-if TYPE_CHECKING:
-    from softsgx.mm.mm_struct import MmStruct
 
 __all__ = ["ALWAYS", "BY_KERNEL", "madvise"]
 

@@ -13,19 +13,16 @@ memory policies and userfaultfd, which merging compares too. `madvise`, `mseal` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from errno import EINVAL, ENOMEM, EPERM
+from collections.abc import Iterator
+from errno import EPERM
 from typing import Any
 
-from softsgx.law.rule import At, Context, Request, Run, Stop
+from softsgx.law.rule import At, Request, Run, Stop
 from softsgx.law.state import Cell, Schema
-from softsgx.mm.mmap import mmap
-from softsgx.mm.mremap import mremap
 from softsgx.mm.rules import VMA, MmRules
 from softsgx.mm.vma import PAGE_SIZE, TASK_SIZE, AnonVma, Vma
 from softsgx.mm.vma_list import VmaList
-from softsgx.model.effect import Effect, Map, Protect, Unmap
-from softsgx.model.outcome import Outcome
+from softsgx.model.effect import Effect, Map, Unmap
 from softsgx.uapi.mman import (
     PROT_EXEC,
     PROT_GROWSDOWN,
@@ -34,13 +31,8 @@ from softsgx.uapi.mman import (
     PROT_RWX_MASK,
     PROT_SEM,
     PROT_WRITE,
-    VM_ACCOUNT,
     VM_DONTCOPY,
-    VM_GROWSDOWN,
     VM_LOCKED,
-    VM_NORESERVE,
-    VM_PKEY_MASK,
-    VM_PKEY_SHIFT,
     VM_SEALED,
     VM_WIPEONFORK,
 )
@@ -220,26 +212,7 @@ class MmStruct:
             return prot | PROT_EXEC
         return prot
 
-    # -- system calls ----------------------------------------------------------------
-
-    def mmap(
-        self,
-        addr: int,
-        length: int,
-        prot: int,
-        flags: int,
-        file: Any = None,
-        offset: int = 0,
-        placed_at: int | None = None,
-    ) -> Outcome:
-        """The system call mmap; lengths and offsets in bytes.
-
-        file: what the fd names, None for a bad fd or with MAP_ANONYMOUS. placed_at:
-        where the real kernel (or the driver's get_unmapped_area) puts the mapping;
-        without it a fixed one lies at ``addr``, another where `place` finds room.
-        Follows ksys_mmap_pgoff(), do_mmap() and mmap_region().
-        """
-        return mmap(self, addr, length, prot, flags, file, offset, placed_at)
+    # -- for the system calls ---------------------------------------------------------
 
     def place(self, size: int, hint: int = 0, align_bytes: int = PAGE_SIZE) -> int:
         """Room for ``size`` bytes: at the hint if that is free, else as high as possible.
@@ -256,126 +229,6 @@ class MmStruct:
                 break
             top = vma.start
         return top - size & -align_bytes
-
-    def mprotect(self, start: int, length: int, prot: int, pkey: int = -1) -> Outcome:
-        """The system call mprotect, VMA by VMA; those before the one that fails stay changed.
-
-        pkey: pkey_mprotect's, which the caller knows to be allocated. Follows
-        do_mprotect_pkey().
-        """
-        grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
-        if grows == PROT_GROWSDOWN | PROT_GROWSUP:
-            return Outcome(errno=EINVAL, why="not PROT_GROWSDOWN and PROT_GROWSUP")
-        if start & PAGE_SIZE - 1:
-            return Outcome(errno=EINVAL, why="address is page-aligned")
-        if not length:
-            return Outcome()
-        end = start + (length + PAGE_SIZE - 1 & _U64 & -PAGE_SIZE) & _U64
-        if end <= start:
-            return Outcome(errno=ENOMEM, why="range does not overflow")
-        if prot & ~_MPROTECT_PROT:
-            return Outcome(errno=EINVAL, why="prot has known bits only")
-        first = self.vmas.first_after(start)
-        if grows and first is not None:
-            if grows == PROT_GROWSDOWN and first.start >= end:
-                return Outcome(errno=ENOMEM, why="mapped from the start")
-            if grows == PROT_GROWSUP and first.start > start:
-                return Outcome(errno=ENOMEM, why="mapped from the start")
-            if grows == PROT_GROWSUP or not first.flags & VM_GROWSDOWN:
-                return Outcome(errno=EINVAL, why="the VMA grows that way")
-            start = first.start
-        return self.protect(start, end, prot & ~(PROT_GROWSDOWN | PROT_GROWSUP), pkey=pkey)
-
-    def protect(
-        self,
-        start: int,
-        end: int,
-        prot: int,
-        rule: Callable[[Context, Any, Any], None] | None = None,
-        pkey: int = -1,
-    ) -> Outcome:
-        """Change the VMAs of ``[start, end)`` by a rule, one after the other.
-
-        rule: a design's for an ioctl that works like mprotect; default: the
-        ``mprotect`` rule of each VMA's own law. The rule assigns ``at.vma``.
-        ENOMEM at a hole.
-        """
-        effects: list[Effect] = []
-        vma = self.vmas.find(start)
-        here = start
-        while vma is not None and vma.start <= here < end:
-            stop_at = min(vma.end, end)
-            cell = vma.cell(self.schema_for(vma.file))
-            at = self.at(vma.file, cell, vma, here, stop_at)
-            request = Request(
-                start=here,
-                end=stop_at,
-                prot=self.implied(prot, vma.may & PROT_EXEC) & PROT_RWX_MASK,
-                reqprot=prot,
-            )
-            ask = self.law_for(vma.file).mprotect if rule is None else rule
-            try:
-                ask(self.run, at, request)
-            except Stop as stop:
-                return Outcome(errno=stop.errno, effects=effects, why=stop.why)
-            if vma.flags & VM_SEALED:  # mprotect_fixup(), behind the driver's word
-                return Outcome(errno=EPERM, effects=effects, why="the VMA is not sealed")
-            try:
-                vma, new_prot = self._change(vma, here, stop_at, cell, pkey)
-            except Stop as stop:
-                return Outcome(errno=stop.errno, effects=effects, why=stop.why)
-            self.keep(at)
-            effects.append(Protect(here, stop_at, new_prot, vma.file))
-            here = vma.end
-            vma = self.vmas.find(here)
-        if here < end:
-            return Outcome(errno=ENOMEM, effects=effects, why="no hole in the range")
-        return Outcome(effects=effects)
-
-    def _change(
-        self, vma: Vma, start: int, end: int, cell: Cell, pkey: int = -1
-    ) -> tuple[Vma, int]:
-        """mprotect_fixup(): split, change, merge. The VMA at ``start`` and its prot."""
-        changed = vma.piece(start, end)
-        changed.load(cell)
-        if pkey >= 0:
-            changed.flags = changed.flags & ~VM_PKEY_MASK | pkey << VM_PKEY_SHIFT
-        if changed.same_attributes(vma):
-            return vma, vma.prot
-        if changed.prot & PROT_WRITE:
-            if not (vma.prot & PROT_WRITE or vma.shared or vma.flags & (VM_ACCOUNT | VM_NORESERVE)):
-                changed.flags |= VM_ACCOUNT
-        elif vma.anonymous and vma.anon is None and self.version >= (6, 7):
-            changed.flags &= ~VM_ACCOUNT
-        return self.vmas.change(vma, changed), changed.prot
-
-    def munmap(self, start: int, length: int) -> Outcome:
-        """The system call munmap; nothing is unmapped if one VMA may not be.
-
-        Follows do_vmi_munmap().
-        """
-        if start & PAGE_SIZE - 1 or start > TASK_SIZE or length > TASK_SIZE - start:
-            return Outcome(errno=EINVAL, why="an aligned range in user space")
-        if not length:
-            return Outcome(errno=EINVAL, why="length is not 0")
-        end = start + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
-        try:
-            self.may_unmap(start, end)
-        except Stop as stop:
-            return Outcome(errno=stop.errno, why=stop.why)
-        return Outcome(effects=self.unmap(start, end))
-
-    def mremap(
-        self,
-        addr: int,
-        old_length: int,
-        new_length: int,
-        flags: int,
-        new_addr: int = 0,
-        placed_at: int | None = None,
-    ) -> Outcome:
-        """The system call mremap; see `softsgx.mm.mremap.mremap`. placed_at: as for `mmap`."""
-        return mremap(self, addr, old_length, new_length, flags, new_addr, placed_at)
 
     def unmap(self, start: int, end: int) -> list[Effect]:
         return [Unmap(v.start, v.end) for v in self.vmas.remove(start, end)]

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from softsgx.law.rule import Context, Request, Stop
 from softsgx.law.state import Cell, Schema
 from softsgx.law.values import Value
+from softsgx.mm.mm_struct import MmStruct
 from softsgx.mm.vma import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE, Vma
 from softsgx.model.effect import Map, Unmap
 from softsgx.model.outcome import Outcome
@@ -43,9 +44,6 @@ from softsgx.uapi.mman import (
     VM_NOHUGEPAGE,
     VM_NORESERVE,
 )
-
-if TYPE_CHECKING:
-    from softsgx.mm.mm_struct import MmStruct
 
 __all__ = ["mmap"]
 
@@ -122,7 +120,13 @@ def mmap(
     offset: int = 0,
     placed_at: int | None = None,
 ) -> Outcome:
-    """The system call mmap on the model; see `MmStruct.mmap`."""
+    """The system call mmap on the model; lengths and offsets in bytes.
+
+    file: what the fd names, None for a bad fd or with MAP_ANONYMOUS. placed_at:
+    where the real kernel (or the driver's get_unmapped_area) puts the mapping;
+    without it a fixed one lies at ``addr``, another where `MmStruct.place` finds room.
+    Follows ksys_mmap_pgoff(), do_mmap() and mmap_region().
+    """
     if offset & PAGE_SIZE - 1:
         return Outcome(errno=EINVAL, why="offset is page-aligned")
     if flags & MAP_ANONYMOUS:

@@ -10,17 +10,14 @@ VMAs") (in v6.17)), but not those of a driver with a get_unmapped_area, as SGX's
 from __future__ import annotations
 
 from errno import EFAULT, EINVAL, ENOMEM, EPERM
-from typing import TYPE_CHECKING
 
 from softsgx.errors import InternalError
 from softsgx.law.rule import Request, Stop
+from softsgx.mm.mm_struct import MmStruct
 from softsgx.mm.vma import PAGE_SHIFT, PAGE_SIZE, TASK_SIZE, Vma
 from softsgx.model.effect import Effect, Move, Unmap
 from softsgx.model.outcome import Outcome
 from softsgx.uapi.mman import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, VM_SEALED
-
-if TYPE_CHECKING:
-    from softsgx.mm.mm_struct import MmStruct
 
 __all__ = ["mremap"]
 

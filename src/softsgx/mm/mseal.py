@@ -7,15 +7,12 @@ theirs to say (can_modify_vma()).
 from __future__ import annotations
 
 from errno import EINVAL, ENOMEM
-from typing import TYPE_CHECKING
 
 from softsgx.law.rule import Stop
+from softsgx.mm.mm_struct import MmStruct
 from softsgx.mm.vma import PAGE_SIZE
 from softsgx.model.outcome import Outcome
 from softsgx.uapi.mman import VM_SEALED
-
-if TYPE_CHECKING:
-    from softsgx.mm.mm_struct import MmStruct
 
 __all__ = ["mseal", "seal"]
 

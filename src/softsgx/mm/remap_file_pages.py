@@ -6,8 +6,8 @@ So the driver is asked about the range as for any mmap, and the LSM too.
 from __future__ import annotations
 
 from errno import EINVAL
-from typing import TYPE_CHECKING
 
+from softsgx.mm.mm_struct import MmStruct
 from softsgx.mm.mmap import mmap
 from softsgx.mm.vma import PAGE_SHIFT, PAGE_SIZE
 from softsgx.model.outcome import Outcome
@@ -19,9 +19,6 @@ from softsgx.uapi.mman import (
     MAP_SHARED,
     VM_LOCKED,
 )
-
-if TYPE_CHECKING:
-    from softsgx.mm.mm_struct import MmStruct
 
 __all__ = ["remap_file_pages"]
 

@@ -1,0 +1,39 @@
+"""The handlers of system calls before the device is opened: what every program pays for.
+
+See `table` for all of them and for what a handler is.
+"""
+
+from __future__ import annotations
+
+from softsgx.supervisor.calls import folders, paths
+from softsgx.supervisor.calls.signals import sigaction
+from softsgx.supervisor.programs.patches import patch_mapped
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX
+from softsgx.uapi.syscalls import SYSCALLS
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["HANDLERS", "answer"]
+
+HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
+    number: paths.handle
+    for number, row in SYSCALLS.items()
+    if row.path is not None and row.path.stops
+}
+"""By number: what the table of all handlers takes from here."""
+HANDLERS[nr.NR_mmap] = patch_mapped
+HANDLERS[nr.NR_rt_sigaction] = sigaction
+HANDLERS[nr.NR_getdents] = HANDLERS[nr.NR_getdents64] = folders.listed
+
+
+def answer(run: Run, tracee: Tracee) -> Any:
+    """A call at its seccomp stop: the value for RAX, None to let it run, or DONE."""
+    handler = HANDLERS.get(run.view[ORIG_RAX])
+    return None if handler is None else handler(run, tracee)

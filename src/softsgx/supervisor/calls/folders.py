@@ -1,0 +1,110 @@
+"""The folders that the device's nodes are in: /dev lists them, /dev/sgx is there.
+
+A folder that this machine lacks is stood for by a temporary one with the nodes' names in it: calls
+on its name are made on that, so the kernel answers them. In /dev, which is there, the names are
+added to what getdents(2) returns at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from softsgx.host import bpf, ptrace
+from softsgx.supervisor.state.node import Node
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.answer import DONE, cont, instead
+from softsgx.supervisor.stopped.filters import install
+from softsgx.supervisor.stopped.remote import Remote, calls, scratch
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, RAX, RDI, RDX, RSI
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+__all__ = ["answer", "listed", "opened"]
+
+_EPERM = 1
+_LOW = 0xFFFFFFFF
+_DT_CHR = 2
+_MAX_DIRS = 8
+# What would change the stand-in, or put something in its place.
+_CHANGES = ("rename", "link", "chmod", "chown", "mount", "utime", "setxattr", "removexattr")
+
+
+def answer(run: Run, tracee: Tracee, call: int, folder: str, where: int) -> Any:
+    """A call whose path in register ``where`` names a folder: as a handler answers."""
+    if any(word in nr.syscall_name(call) for word in _CHANGES) and "read" not in (
+        nr.syscall_name(call)
+    ):
+        return -_EPERM
+    if not tracee.space.image:
+        return None
+    at = scratch(tracee.space)
+    tracee.space.poke(at, os.fsencode(run.nodes.folders.stand_in(folder)) + b"\0")
+    return instead(run, tracee, call, {where: at})
+
+
+# -- /dev itself -------------------------------------------------------------------------------
+
+
+def opened(run: Run, tracee: Tracee) -> Any:
+    """The open of what may be /dev: at its seccomp stop; DONE."""
+    Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
+    run.regs.load(tracee.tid)
+    fd, space = run.view[RAX], tracee.space
+    if fd < 1 << 31 and space.image and _is_dev(tracee, fd) and len(space.dir_fds) < _MAX_DIRS:
+        if fd not in space.dir_fds:
+            with calls(run, tracee) as remote:
+                install(remote, bpf.directory_program(fd))
+        space.dir_fds[fd] = False
+    cont(run, tracee)
+    return DONE
+
+
+def _is_dev(tracee: Tracee, fd: int) -> bool:
+    try:
+        return os.readlink(f"/proc/{tracee.tid}/fd/{fd}") == "/dev"
+    except OSError:
+        return False
+
+
+def listed(run: Run, tracee: Tracee) -> Any:
+    """A getdents of a descriptor that was /dev's: the nodes come last, once."""
+    view, space = run.view, tracee.space
+    call, fd = view[ORIG_RAX], view[RDI] & _LOW
+    if fd not in space.dir_fds or not _is_dev(tracee, fd):
+        return None
+    where, size = view[RSI], view[RDX] & _LOW
+    Remote.step(tracee.tid)
+    run.regs.load(tracee.tid)
+    if view[RAX]:
+        space.dir_fds[fd] = False
+    elif not space.dir_fds[fd]:
+        missing = [
+            n for n in run.nodes.by_path.values() if not n.gone and not os.path.lexists(n.path)
+        ]
+        here = [n for n in missing if os.path.dirname(n.path) == "/dev"]
+        entries = b"".join(_entry(call, node) for node in here)
+        if len(entries) <= size and ptrace.write_memory(tracee.tid, where, entries) == len(entries):
+            view[RAX] = len(entries)
+            space.dir_fds[fd] = True
+            run.regs.store(tracee.tid)
+    cont(run, tracee)
+    return DONE
+
+
+def _entry(call: int, node: Node) -> bytes:
+    """A struct linux_dirent64, or linux_dirent with the type in its last byte."""
+    name = os.fsencode(os.path.basename(node.path)) + b"\0"
+    if call == nr.NR_getdents64:
+        size = 19 + len(name) + 7 & -8
+        head = struct.pack("<QqHB", node.ino, (1 << 62) + node.minor, size, _DT_CHR)
+        return (head + name).ljust(size, b"\0")
+    size = 18 + len(name) + 1 + 7 & -8
+    head = struct.pack("<QQH", node.ino, (1 << 62) + node.minor, size)
+    return (head + name).ljust(size - 1, b"\0") + bytes((_DT_CHR,))

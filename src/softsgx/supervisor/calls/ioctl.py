@@ -1,0 +1,64 @@
+"""The ioctls of the device's descriptors."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from softsgx.device.files import PathFile
+from softsgx.law.rule import At, Stop
+from softsgx.supervisor.effects import mappings
+from softsgx.supervisor.state.host_process import process_of, received
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.uapi.regs import RDI, RDX, RSI
+
+__all__ = ["ioctl"]
+
+_LOW = 0xFFFFFFFF
+# Linux, do_vfs_ioctl(): what the VFS answers before the driver is asked; FIONREAD and
+# FIOQSIZE it answers for regular files, directories and links alone.
+_VFS_IOCTLS = frozenset(
+    (
+        *(0x5451, 0x5450, 0x5421, 0x5452),  # FIOCLEX, FIONCLEX, FIONBIO, FIOASYNC
+        *(2, 0xC0045877, 0xC0045878),  # FIGETBSZ, FIFREEZE, FITHAW
+        *(0x40049409, 0x4020940D, 0xC0189436),  # FICLONE, FICLONERANGE, FIDEDUPERANGE
+        0xC020660B,  # FS_IOC_FIEMAP
+    )
+)
+
+
+def ioctl(run: Run, tracee: Tracee, file: Any) -> Any:
+    """The ioctls of the VFS: natively, once the LSM has been asked; all others are the device's."""
+    if isinstance(file, PathFile):
+        return -errno.EBADF
+    cmd = run.view[RSI] & _LOW
+    if cmd not in _VFS_IOCTLS:
+        return _of_device(run, tracee, file)
+    process = process_of(run, tracee.space)
+    process.tid = tracee.tid
+    try:
+        run.device.run.ask("file_ioctl", At(file=file, process=process), cmd=cmd)
+    except Stop as stop:
+        return -stop.errno
+    return None
+
+
+def _of_device(run: Run, tracee: Tracee, file: Any) -> Any:
+    """An ioctl on a device's file that is not the VFS's own."""
+    view = run.view
+    process = process_of(run, tracee.space)
+    process.tid = tracee.tid
+    cmd, arg = view[RSI] & _LOW, view[RDX]
+    error, why = received(run, process, file)
+    if error:
+        answer = -error
+    else:
+        answer, why = run.device.ioctl(process, file, cmd, arg)
+    fd = view[RDI] & _LOW
+
+    def told(answer: int) -> None:
+        if run.record is not None:
+            run.record.ioctl(tracee.tid, fd, file, cmd, arg, answer, why, process.memory)
+
+    return mappings.answer(run, tracee, answer, told)

@@ -1,0 +1,358 @@
+"""The device nodes that do not exist: open, stat and access of their paths.
+
+Only a path whose last component is a device's name is looked at closely, so
+every other call costs its stop and one read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from softsgx.host import ptrace
+from softsgx.supervisor.calls import folders
+from softsgx.supervisor.calls.nodes import (
+    access,
+    change_xattr,
+    created,
+    removed,
+    stand_in,
+    utimes,
+)
+from softsgx.supervisor.state.node import Creds, Node
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped import filters
+from softsgx.supervisor.stopped.answer import DONE, answered, cont, instead
+from softsgx.supervisor.stopped.remote import Remote, calls, cancel
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RSI
+from softsgx.uapi.syscalls import SYSCALLS
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["fstat", "handle"]
+
+_AT_FDCWD = (1 << 32) - 100
+_AT_SYMLINK_NOFOLLOW = 0x100
+_O_CLOEXEC, _O_DIRECTORY, _O_CREAT, _O_EXCL = 0o2000000, 0o200000, 0o100, 0o200
+_O_NOFOLLOW, _O_TRUNC, _O_WRONLY = 0o400000, 0o1000, 1
+_O_PATH, _FLAGS_KEPT, _F_SETFL = 0o10000000, 0o6000, 4  # O_APPEND, O_NONBLOCK
+_OPENS = (nr.NR_open, nr.NR_openat, nr.NR_openat2, nr.NR_creat)
+_NOFOLLOW = {nr.NR_newfstatat: R10, nr.NR_statx: RDX, nr.NR_faccessat2: R10}
+_ARGS = (RDI, RSI, RDX, R10, R8, R9)
+_NOT_READING = 3 | _O_DIRECTORY | _O_PATH | _O_CREAT
+# What softsgx.supervisor.calls.views has something to say of, by the last component.
+_VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc", b"sgx_total_bytes"))
+_DEV = (b"dev", b"", b".")  # the last component of its name
+_MAGIC = (nr.NR_readlink, nr.NR_readlinkat)
+_DECOYS = (b"/secretmem", b"/memfd:softsgx")  # as /proc shows them
+_CREATES = frozenset(
+    (
+        *(nr.NR_mkdir, nr.NR_mkdirat, nr.NR_symlink, nr.NR_symlinkat, nr.NR_creat),
+        *(nr.NR_link, nr.NR_linkat, nr.NR_rename, nr.NR_renameat, nr.NR_renameat2),
+        *(nr.NR_mknod, nr.NR_mknodat, *_OPENS),
+    )
+)
+_taken: dict[int, tuple[tuple[int | None, int], ...]] = {}
+
+
+def _pairs(call: int) -> tuple[tuple[int | None, int], ...]:
+    """The registers of the paths that a call takes, each with that of its descriptor."""
+    args = SYSCALLS[call].args
+    return tuple(
+        [
+            (_ARGS[i - 1] if i and args[i - 1].kind == "dir" else None, _ARGS[i])
+            for i, arg in enumerate(args)
+            if arg.kind == "path"
+        ]
+    )
+
+
+def handle(run: Run, tracee: Tracee) -> Any:
+    """Answer a path call: the value for RAX, None to let it be, or DONE."""
+    call = run.view[ORIG_RAX]
+    pairs = _taken.get(call)
+    if pairs is None:
+        pairs = _taken[call] = _pairs(call)
+    for i, (dir_arg, path_arg) in enumerate(pairs):
+        found = _named(run, tracee, call, dir_arg, path_arg)
+        if found is None:
+            continue
+        if not isinstance(found, str):
+            return found
+        node = run.nodes[found]
+        if node.gone and call not in _CREATES:
+            return -errno.ENOENT
+        answer = _answer(run, tracee, call, node, i, path_arg)
+        if isinstance(answer, int):
+            if run.record is not None and call not in _OPENS:
+                run.record.path(tracee.tid, nr.syscall_name(call), found, answer)
+            return _asked(run, tracee, answer)
+        return answer
+    return None
+
+
+def _named(run: Run, tracee: Tracee, call: int, dir_arg: int | None, path_arg: int) -> Any:
+    """The device that one path of a call names, an answer, or None."""
+    view = run.view
+    raw = tracee.read_string(view[path_arg])
+    if raw is None:
+        return None
+    dirfd = view[dir_arg] if dir_arg is not None else _AT_FDCWD
+    if not raw:
+        # AT_EMPTY_PATH: the fd itself.
+        if not run.opened or dir_arg is None:
+            return None
+        file = run.file_of(tracee, dirfd & 0xFFFFFFFF)
+        return None if file is None else str(file.path)
+    if raw[raw.rfind(b"/") + 1 :] not in run.nodes.names:
+        return _unusual(run, tracee, call, dirfd, raw)
+    return _resolve(run, tracee, dirfd, raw)
+
+
+def _asked(run: Run, tracee: Tracee, answer: int) -> Any:
+    """A process has asked about a name: from now on its late calls stop, too."""
+    space = tracee.space
+    if space.asked_names or not space.image:
+        return answer
+    cancel(run, tracee)
+    with calls(run, tracee) as remote:
+        filters.watch_names(remote)
+    return answered(run, tracee, answer)
+
+
+def _answer(run: Run, tracee: Tracee, call: int, node: Node, which: int, path_arg: int) -> Any:
+    view, row = run.view, SYSCALLS[call]
+    if node.gone:
+        return created(tracee, view, call, node)
+    assert row.path is not None
+    if row.path.how == "refuses":
+        return -row.path.errno
+    if row.path.how == "stands":
+        at = stand_in(tracee.space)
+        return None if not at else instead(run, tracee, call, {path_arg: at})
+    name = row.name
+    if call in _OPENS:
+        return _open(run, tracee, call, node)
+    if "stat" in name:
+        return _stat(tracee, view, call, node)
+    if "access" in name:
+        return access(tracee, view, call, node)
+    if call in _MAGIC:
+        return -errno.EINVAL  # no symbolic link
+    if "xattr" in name:
+        return change_xattr(run, tracee, call, path_arg, view[_ARGS[1]])
+    who = Creds(tracee.tid)
+    last = [view[r] for r in _ARGS]
+    at = row.of_kind("path")[0] + 1
+    if "chmod" in name:
+        return -node.chmod(who, last[at])
+    if "chown" in name:
+        return -node.chown(who, last[at], last[at + 1])
+    if "utime" in name:
+        return utimes(tracee, call, node, who, last[at])
+    if which and "link" in name:
+        return -errno.EEXIST
+    return removed(call, node, who, last)
+
+
+def _resolve(run: Run, tracee: Tracee, dirfd: int, raw: bytes) -> str | None:
+    """The device node that a path names, or None."""
+    directory, name = os.path.split(os.fsdecode(_where(tracee, dirfd, raw)))
+    for known, node in run.nodes.paths.items():
+        parent, base = os.path.split(known)
+        if base == name and parent in (
+            os.path.normpath(directory),
+            run.nodes.folders.meant(directory),
+        ):
+            return node
+    return None
+
+
+def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any:
+    """A path that does not end in a device's name: its device, an answer, or None."""
+    view = run.view
+    if run.opened and (b"fd/" in raw or call in _MAGIC):
+        file = _magic_link(run, tracee, dirfd, raw)
+        if file is not None:
+            if call in _MAGIC:
+                return _link_text(tracee, view, call, file)
+            if call == nr.NR_lstat or (
+                call in _NOFOLLOW and view[_NOFOLLOW[call]] & _AT_SYMLINK_NOFOLLOW
+            ):
+                return None
+            return str(file.path)
+    if call in _OPENS:
+        last = raw[raw.rfind(b"/") + 1 :]
+        if last == b"mem":
+            return _memory(run, tracee)
+        if last in _DEV and tracee.space.image and _is_dev(tracee, dirfd, raw):
+            return folders.opened(run, tracee)
+        reading = not _flags(run, tracee, call) & _NOT_READING
+        if last in _VIEWS and reading and tracee.space.image:
+            from softsgx.supervisor.calls import views
+
+            path = os.path.realpath(_of_tracee(tracee, dirfd, raw))
+            text = views.contents(run, path)
+            return None if text is None else _show(run, tracee, call, text)
+    missing = run.nodes.folders
+    if missing.last and raw.rstrip(b"/").endswith(tuple(missing.last)):
+        folder = missing.named(_where(tracee, dirfd, raw))
+        if folder is not None:
+            where = next(r for _, r in _taken[call] if tracee.read_string(view[r]) == raw)
+            return folders.answer(run, tracee, call, folder, where)
+    for name in run.nodes.names:
+        at = raw.find(name + b"/")
+        if at > 0 and _resolve(run, tracee, dirfd, raw[: at + len(name)]) is not None:
+            return -errno.ENOTDIR
+    if call in _OPENS and not _flags(run, tracee, call) & _O_NOFOLLOW:
+        try:
+            link = os.fsencode(os.readlink(_where(tracee, dirfd, raw)))
+        except (OSError, ValueError):
+            return None
+        if link[link.rfind(b"/") + 1 :] in run.nodes.names:
+            return _resolve(run, tracee, dirfd, os.path.join(os.path.dirname(raw), link))
+        if run.opened and link.startswith(_DECOYS):
+            file = _magic_link(run, tracee, dirfd, raw)
+            return None if file is None else str(file.path)
+    return None
+
+
+def _is_dev(tracee: Tracee, dirfd: int, raw: bytes) -> bool:
+    return os.path.realpath(_where(tracee, dirfd, raw)) == b"/dev"
+
+
+def _memory(run: Run, tracee: Tracee) -> Any:
+    """The open of /proc/PID/mem: what is done to the descriptor may concern an enclave."""
+    Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
+    run.regs.load(tracee.tid)
+    fd = run.view[RAX]
+    if fd < 1 << 31:
+        try:
+            name = os.readlink(f"/proc/{tracee.tid}/fd/{fd}")
+        except OSError:
+            name = ""
+        if name.startswith("/proc/") and name.endswith("/mem"):
+            from softsgx.supervisor.state.device import open_device
+
+            tracee.space.mem_fds.add(fd)
+            open_device(run)
+            filters.watch_fd(run, tracee, fd)
+    cont(run, tracee)
+    return DONE
+
+
+def _where(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
+    """A path of the tracee's as one of ours."""
+    if raw.startswith(b"/"):
+        return raw
+    at = "cwd" if dirfd & 0xFFFFFFFF == _AT_FDCWD else f"fd/{dirfd & 0xFFFFFFFF}"
+    return f"/proc/{tracee.tid}/{at}/".encode() + raw
+
+
+def _of_tracee(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
+    """A path of ours to what a path in /proc means to the tracee."""
+    path = _where(tracee, dirfd, raw)
+    if path.startswith(b"/dev/fd/"):
+        path = b"/proc/self/" + path[5:]
+    path = path.replace(b"/proc/self/", b"/proc/%d/" % tracee.tgid, 1)
+    return path.replace(b"/proc/thread-self/", b"/proc/%d/task/%d/" % (tracee.tgid, tracee.tid))
+
+
+def _show(run: Run, tracee: Tracee, call: int, text: bytes) -> Any:
+    """Open a file of ours with this text in place of what the call names."""
+    flags = _flags(run, tracee, call)
+    whole = os.memfd_create("softsgx-view", os.MFD_CLOEXEC)
+    os.write(whole, text)
+    own = os.open(f"/proc/self/fd/{whole}", os.O_RDONLY | os.O_CLOEXEC)
+    os.close(whole)
+    cancel(run, tracee)
+    with calls(run, tracee) as remote:
+        fd = remote.give(own, cloexec=bool(flags & _O_CLOEXEC))
+    os.close(own)
+    return answered(run, tracee, fd)
+
+
+def _magic_link(run: Run, tracee: Tracee, dirfd: int, raw: bytes) -> Any:
+    """The device file that a link of /proc/PID/fd leads to, as the tracee sees it, or None."""
+    try:
+        s = os.stat(_of_tracee(tracee, dirfd, raw))
+    except (OSError, ValueError):
+        return None
+    return run.files.get((s.st_dev, s.st_ino))
+
+
+def _link_text(tracee: Tracee, view: Any, call: int, file: Any) -> int:
+    """The readlink of such a link: the device's path."""
+    where, size = (RSI, RDX) if call == nr.NR_readlink else (RDX, R10)
+    if not 0 < view[size] & 0xFFFFFFFF < 1 << 31:
+        return -errno.EINVAL
+    text = os.fsencode(file.path)[: view[size] & 0xFFFFFFFF]
+    if ptrace.write_memory(tracee.tid, view[where], text) != len(text):
+        return -errno.EFAULT
+    return len(text)
+
+
+# -- open --------------------------------------------------------------------------
+
+
+def _flags(run: Run, tracee: Tracee, call: int) -> int:
+    if call == nr.NR_openat2:
+        return int.from_bytes(tracee.read(run.view[RDX], 8), "little")
+    return run.view[RSI if call == nr.NR_open else RDX]
+
+
+def _open(run: Run, tracee: Tracee, call: int, node: Node) -> Any:
+    if call == nr.NR_creat:
+        flags = _O_CREAT | _O_WRONLY | _O_TRUNC
+    else:
+        flags = _flags(run, tracee, call)
+    if flags & _O_DIRECTORY:
+        return -errno.ENOTDIR
+    if flags & _O_CREAT and flags & _O_EXCL:
+        return -errno.EEXIST
+    if not tracee.space.image:
+        return -errno.ENXIO  # a program without our vDSO: a 32-bit one
+    fmode = {0: 1, 1: 2, 2: 3}.get(flags & 3, 0)
+    path_only = bool(flags & _O_PATH)
+    if not path_only:
+        mask = (fmode & 1) << 2 | fmode & 2 if flags & 3 != 3 else 6
+        if not node.permits(Creds(tracee.tid), mask):
+            return -errno.EACCES
+    from softsgx.supervisor.effects.descriptors import install_fd
+    from softsgx.supervisor.state.device import open_device
+    from softsgx.supervisor.state.enclaves import open_node
+
+    open_device(run)
+    file, error = open_node(run, tracee, node.path, fmode, path_only=path_only)
+    if error:
+        return -error
+    cancel(run, tracee)
+    with calls(run, tracee) as remote:
+        fd = install_fd(run, remote, file, flags)
+        filters.watch_names(remote)
+    if run.record is not None:
+        run.record.open(tracee.tid, file.path, getattr(file, "fmode", 0), fd, "")
+    return answered(run, tracee, fd)
+
+
+# -- stat --------------------------------------------------------------------------
+
+
+def fstat(run: Run, tracee: Tracee, file: Any) -> int:
+    """The fstat of a device's descriptor."""
+    return _stat(tracee, run.view, nr.NR_fstat, run.nodes[file.path])
+
+
+def _stat(tracee: Tracee, view: Any, call: int, node: Node) -> int:
+    if call == nr.NR_statx:
+        buf, where = node.statx(), view[R8]
+    else:
+        buf, where = node.stat(), view[RDX if call == nr.NR_newfstatat else RSI]
+    if ptrace.write_memory(tracee.tid, where, buf) != len(buf):
+        return -errno.EFAULT
+    return 0

@@ -1,0 +1,265 @@
+"""System calls that look into memory: /proc/PID/mem, process_vm_readv and what pins pages.
+
+A mapping of the device is VM_IO and VM_PFNMAP: the kernel cannot take hold of its pages. So
+process_vm_readv(2), vmsplice(2) and io_uring's registered buffers end with EFAULT there, and
+/proc/PID/mem asks the driver (`device.debugger`). The real mapping is of a memfd, which all of
+them would read and write; here they get Linux's answers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from softsgx.device.debugger import debug_access
+from softsgx.device.files import EnclaveFile
+from softsgx.host import ptrace
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.answer import answered, instead
+from softsgx.supervisor.stopped.remote import calls, cancel
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, R8, R10, RDI, RDX, RSI
+
+__all__ = ["HANDLERS", "mem_call"]
+
+_LOW = 0xFFFFFFFF
+_IOV_MAX = 1024
+_MAX_BYTES = 0x7FFFF000  # MAX_RW_COUNT
+_CHUNK = 4096  # of mem_rw()
+_READS = {nr.NR_read, nr.NR_pread64, nr.NR_readv, nr.NR_preadv, nr.NR_preadv2}
+_WRITES = {nr.NR_write, nr.NR_pwrite64, nr.NR_writev, nr.NR_pwritev, nr.NR_pwritev2}
+_VECTORS = {
+    nr.NR_readv, nr.NR_preadv, nr.NR_preadv2, nr.NR_writev, nr.NR_pwritev, nr.NR_pwritev2,
+}  # fmt: skip
+_AT_POSITION = {nr.NR_read, nr.NR_readv, nr.NR_write, nr.NR_writev}
+_UFFDIO_REGISTER = 0xC020AA00
+_REGISTER_BUFFERS, _REGISTER_BUFFERS2, _BUFFERS_UPDATE, _PBUF_RING = 0, 15, 16, 22
+
+
+def _enclave_at(process: Any, start: int, end: int) -> int | None:
+    """The first address of an enclave's VMA in [start, end)."""
+    for vma in process.mm.overlapping(start, end):
+        if isinstance(vma.file, EnclaveFile):
+            return int(max(vma.start, start))
+    return None
+
+
+def _iovecs(tracee: Tracee, where: int, count: int) -> list[tuple[int, int]] | None:
+    """The struct iovec array of a call, None where it cannot be read."""
+    if not 0 <= count <= _IOV_MAX:
+        return None
+    raw = tracee.read(where, 16 * count)
+    if len(raw) != 16 * count:
+        return None
+    words = struct.unpack(f"<{2 * count}Q", raw)
+    return list(zip(words[::2], words[1::2], strict=True))
+
+
+# -- /proc/PID/mem ---------------------------------------------------------------------------
+
+
+def mem_call(run: Run, tracee: Tracee, call: int) -> Any:
+    """A read or write of a descriptor that may be of /proc/PID/mem: as a handler answers."""
+    view = run.view
+    if call not in _READS and call not in _WRITES:
+        return None
+    fd = view[RDI] & _LOW
+    target = _target(run, tracee, fd)
+    if target is None:
+        return None
+    if call in _VECTORS:
+        parts = _iovecs(tracee, view[RSI], view[RDX] & _LOW)
+        if parts is None:
+            return None
+    else:
+        parts = [(view[RSI], min(view[RDX], _MAX_BYTES))]
+    own_position = call in _AT_POSITION or (
+        call in (nr.NR_preadv2, nr.NR_pwritev2) and view[R10] == (1 << 64) - 1
+    )
+    position = _position(tracee, fd) if own_position else view[R10]
+    total = sum(length for _, length in parts)
+    if _enclave_at(target, position, position + total) is None:
+        return None
+    done = 0
+    for where, length in parts:
+        n = _transfer(target, tracee, position + done, where, length, call in _WRITES)
+        if n < 0:
+            done = done or n
+            break
+        done += n
+        if n < length:
+            break
+    if run.record is not None:
+        run.record.mm(tracee.tid, "mem", (position, total, int(call in _WRITES)), done, "")
+    if done > 0 and own_position:
+        cancel(run, tracee)
+        with calls(run, tracee) as remote:
+            remote(nr.NR_lseek, fd, position + done, 0)
+        return answered(run, tracee, done)
+    return done
+
+
+def _target(run: Run, tracee: Tracee, fd: int) -> Any:
+    """The process with enclaves whose memory a descriptor is, or None."""
+    try:
+        name = os.readlink(f"/proc/{tracee.tid}/fd/{fd}")
+    except OSError:
+        return None
+    parts = name.split("/")
+    if parts[:2] != ["", "proc"] or parts[-1] != "mem" or not parts[-2].isdigit():
+        return None
+    found = run.tracees.get(int(parts[-2]))
+    process = None if found is None else found.space.sgx
+    return process if process is not None and len(process.mm) else None
+
+
+def _position(tracee: Tracee, fd: int) -> int:
+    with open(f"/proc/{tracee.tid}/fdinfo/{fd}", "rb") as info:
+        return int(info.readline().split()[1])
+
+
+def _transfer(target: Any, tracee: Tracee, addr: int, where: int, length: int, write: bool) -> int:
+    """mem_rw(): page-sized pieces until one fails; EIO if that is the first."""
+    done = 0
+    while done < length:
+        size = min(_CHUNK, length - done)
+        moved = _piece(target, tracee, addr + done, where + done, size, write)
+        if moved <= 0:
+            return done or moved or -errno.EIO
+        done += moved
+        if moved < size:
+            break
+    return done
+
+
+def _piece(target: Any, tracee: Tracee, addr: int, where: int, size: int, write: bool) -> int:
+    data = tracee.read(where, size) if write else None
+    if data is not None and len(data) < size:
+        return -errno.EFAULT
+    first = _enclave_at(target, addr, addr + size)
+    if first is None or first > addr:
+        size = size if first is None else first - addr
+        if data is None:
+            found: bytes | int = target.space.peek(addr, size)
+        else:
+            try:
+                target.space.poke(addr, data[:size])
+            except OSError:
+                return 0
+            return size
+    else:
+        found = debug_access(target, addr, size, data)
+        if isinstance(found, int):
+            return 0
+        if data is not None:
+            return size
+    assert isinstance(found, bytes)
+    return ptrace.write_memory(tracee.tid, where, found) or (-errno.EFAULT if found else 0)
+
+
+# -- what pins pages ---------------------------------------------------------------------------
+
+
+def _pinned(process: Any, parts: list[tuple[int, int]], count_at: int) -> Any:
+    """Let a call have the parts before the first that reaches into an enclave: EFAULT if none."""
+    if process is None:
+        return None
+    for i, (start, length) in enumerate(parts):
+        if length and _enclave_at(process, start, start + length) is not None:
+            if not i:
+                return -errno.EFAULT
+            return count_at, {count_at: i}
+    return None
+
+
+def _vm(run: Run, tracee: Tracee) -> Any:
+    """process_vm_readv and process_vm_writev: the other process's part is pinned."""
+    view = run.view
+    found = run.tracees.get(view[RDI] & _LOW)
+    parts = _iovecs(tracee, view[R10], view[R8])
+    if found is None or parts is None:
+        return None
+    return _pinned(found.space.sgx, parts, R8)
+
+
+def _vmsplice(run: Run, tracee: Tracee) -> Any:
+    """Vmsplice into a pipe pins pages; out of one it copies."""
+    view = run.view
+    parts = _iovecs(tracee, view[RSI], view[RDX])
+    try:
+        with open(f"/proc/{tracee.tid}/fdinfo/{view[RDI] & _LOW}", "rb") as info:
+            flags = int(info.read().split(b"flags:")[1].split()[0], 8)
+    except (OSError, IndexError):
+        return None
+    if parts is None or not flags & 3:
+        return None
+    return _pinned(tracee.space.sgx, parts, RDX)
+
+
+def _io_uring_register(run: Run, tracee: Tracee) -> Any:
+    """Registered buffers and rings of buffers are pinned."""
+    view = run.view
+    opcode, arg = view[RSI] & 0x7FFFFFFF, view[RDX]
+    where, count = arg, view[R10] & _LOW
+    if opcode == _REGISTER_BUFFERS2:
+        where = int.from_bytes(tracee.read(arg + 16, 8), "little")
+        count = int.from_bytes(tracee.read(arg, 4), "little")
+    elif opcode == _BUFFERS_UPDATE:
+        where = int.from_bytes(tracee.read(arg + 8, 8), "little")
+        count = int.from_bytes(tracee.read(arg + 24, 4), "little")
+    elif opcode == _PBUF_RING:
+        ring = int.from_bytes(tracee.read(arg, 8), "little")
+        entries = int.from_bytes(tracee.read(arg + 8, 4), "little")
+        process = tracee.space.sgx
+        if process and _enclave_at(process, ring, ring + max(16 * entries, 1)) is not None:
+            return -errno.EFAULT
+        return None
+    elif opcode != _REGISTER_BUFFERS:
+        return None
+    parts = _iovecs(tracee, where, count)
+    process = tracee.space.sgx
+    if parts is None or process is None:
+        return None
+    taken = any(n and _enclave_at(process, start, start + n) is not None for start, n in parts)
+    return -errno.EFAULT if taken else None
+
+
+def _ioctl(run: Run, tracee: Tracee) -> Any:
+    """UFFDIO_REGISTER of a range with a mapping of a driver."""
+    process = tracee.space.sgx
+    raw = tracee.read(run.view[RDX], 16)
+    if run.view[RSI] & _LOW != _UFFDIO_REGISTER or process is None or len(raw) < 16:
+        return None
+    start, length = struct.unpack("<QQ", raw)
+    return None if _enclave_at(process, start, start + length) is None else -errno.EINVAL
+
+
+def _peek(look: Callable[[Run, Tracee], Any]) -> Callable[[Run, Tracee], Any]:
+    """A handler: look answers -errno, None, or (the call, the registers that differ)."""
+
+    def handle(run: Run, tracee: Tracee) -> Any:
+        call = run.view[ORIG_RAX]
+        answer = look(run, tracee)
+        if isinstance(answer, tuple):
+            return instead(run, tracee, call, answer[1])
+        if answer is not None and run.record is not None:
+            args = [run.view[r] for r in (RDI, RSI, RDX, R10, R8)]
+            why = "VM_PFNMAP: not pinned"
+            run.record.mm(tracee.tid, nr.syscall_name(call), args, answer, why)
+        return answer
+
+    return handle
+
+
+HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
+    nr.NR_process_vm_readv: _peek(_vm),
+    nr.NR_process_vm_writev: _peek(_vm),
+    nr.NR_vmsplice: _peek(_vmsplice),
+    nr.NR_io_uring_register: _peek(_io_uring_register),
+    nr.NR_ioctl: _peek(_ioctl),
+}
+"""By number: what the table of all handlers takes from here."""

@@ -1,0 +1,56 @@
+"""The handlers of system calls that stop, by number: the one place where they are registered.
+
+Which calls stop is said by the rows of `uapi.syscalls`; the filters are made of the same rows.
+A handler is called as ``handler(run, tracee)`` at the call's seccomp stop with its registers in
+``run``, and answers the value for RAX, None where it has nothing to say, or DONE if it has let
+the tracee run. The handlers of a call are asked in turn; one that all of them leave alone runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from softsgx.host import ptrace
+from softsgx.supervisor.calls import early, files, mmap, peeks, unknown
+from softsgx.supervisor.inside.enter import syscall_inside
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX
+from softsgx.uapi.syscalls import SYSCALLS
+
+__all__ = ["HANDLERS", "Handler", "answer"]
+
+Handler = Callable[[Run, Tracee], Any]
+
+
+def _handlers() -> dict[int, tuple[Handler, ...]]:
+    of_files = {
+        number: files.handle
+        for number, row in SYSCALLS.items()
+        if row.file is not None and row.file.stops and number != nr.NR_mmap
+    }
+    kinds = (of_files, peeks.HANDLERS, mmap.HANDLERS, early.HANDLERS)
+    numbers = {number for kind in kinds for number in kind}
+    return {n: tuple(kind[n] for kind in kinds if n in kind) for n in numbers}
+
+
+HANDLERS = _handlers()
+"""By number, in the order in which they are asked."""
+
+
+def answer(run: Run, tracee: Tracee) -> Any:
+    """A call at its seccomp stop: the value for RAX, None to let it run, or DONE."""
+    thread = tracee.thread
+    if thread is not None and thread.tcs is not None:
+        return syscall_inside(run, tracee)
+    call = run.view[ORIG_RAX]
+    known = call in SYSCALLS
+    if not known or (tracee.space.ranges and ptrace.event_message(tracee.tid) & 0xFFFF):
+        return unknown.handle(run, tracee, call, known or bool(call & nr.X32_BIT))
+    for handler in HANDLERS.get(call, ()):
+        value = handler(run, tracee)
+        if value is not None:
+            return value
+    return None

@@ -1,0 +1,1 @@
+"""What the model says, carried out in real processes."""

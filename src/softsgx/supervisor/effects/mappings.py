@@ -1,0 +1,346 @@
+"""What the model says of mappings, carried out in the processes.
+
+The real mapping of an enclave is always of its memfd at address − base. Its
+protection is NONE until the enclave is initialized, and then, page by page,
+what the design's rule `accessible` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import ENOMEM
+from typing import Any
+
+from softsgx.device.files import EnclaveFile
+from softsgx.errors import InternalError, UnsupportedError
+from softsgx.host import bpf
+from softsgx.law.rule import At
+from softsgx.model.effect import Advise, Map, Move, Protect, Unmap
+from softsgx.sgx.epcm import PageTable
+from softsgx.supervisor.effects import dispositions, newmapping
+from softsgx.supervisor.effects.descriptors import install_fd
+from softsgx.supervisor.state.enclaves import memory_fd
+from softsgx.supervisor.state.host_process import HostProcess
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped import filters
+from softsgx.supervisor.stopped.answer import answered
+from softsgx.supervisor.stopped.others import in_process
+from softsgx.supervisor.stopped.remote import Remote, calls, cancel
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.mman import MADV_DONTFORK
+
+__all__ = [
+    "allowed",
+    "answer",
+    "carry_out",
+    "flush",
+    "map_vma",
+    "native",
+    "protect_again",
+    "unmapped",
+    "wanted",
+]
+
+_SHARED_FIXED = 0x11
+_TOO_MANY = (
+    "the pages of an enclave need more mappings than vm.max_map_count allows;"
+    " raise it, e.g. sysctl vm.max_map_count=1048576"
+)
+
+
+def _concerned(run: Run, file: EnclaveFile) -> list[HostProcess]:
+    e = file.enclave
+    return [p for p in run.device.processes if any(_enclave(v) is e for v in p.mm)]
+
+
+def answer(run: Run, tracee: Tracee, value: int, told: Callable[[int], None]) -> Any:
+    """Answer an ioctl from its seccomp stop, with what it changed carried out first.
+
+    told: hears of the answer as it is in the end, while the tracee still stands.
+    """
+    pending = run.pending
+    pending.remap = [f for f in pending.remap if _concerned(run, f)]
+    pending.dirty = [d for d in pending.dirty if _concerned(run, d[0])]
+    if not (pending.dirty or pending.remap or pending.effects or pending.new_fd):
+        told(value)
+        return value
+    cancel(run, tracee)
+    with calls(run, tracee) as call:
+        value = _settle(run, call, value)
+        flush(run, tracee, call)
+    told(value)
+    return answered(run, tracee, value)
+
+
+def _settle(run: Run, call: Remote, value: int) -> int:
+    """Mappings and an fd that an ioctl of this tracee made: the ioctl's answer."""
+    effects, run.pending.effects = run.pending.effects, []
+    for process, todo in effects:
+        error = carry_out(run, process, call, todo)
+        process.mm_changed()
+        value = error or value
+    made, run.pending.new_fd = run.pending.new_fd, None
+    if made is not None:
+        value = install_fd(run, call, *made)
+    return value
+
+
+def flush(run: Run, tracee: Tracee, call: Remote) -> None:
+    """Carry out all that is noted; ``call`` makes calls in ``tracee``."""
+    remap, run.pending.remap = run.pending.remap, []
+    dirty, run.pending.dirty = run.pending.dirty, []
+    if not remap and not dirty:
+        return
+    busy, run.pending.busy = run.pending.busy, True
+    try:
+        _flush(run, tracee, call, remap, dirty)
+    finally:
+        run.pending.busy = busy
+
+
+def _flush(
+    run: Run, tracee: Tracee, call: Remote, remap: list[EnclaveFile],
+    dirty: list[tuple[EnclaveFile, int, int]],
+) -> None:  # fmt: skip
+    here = tracee.space.sgx
+    for file in remap:
+        for process in _concerned(run, file):
+            in_process(run, process, here, call, _remapping(run, process, file))
+    for file, first, last in dirty:
+        for process in _concerned(run, file):
+            todo = wanted(run, process, file, first, last)
+            if todo:
+                in_process(run, process, here, call, _protecting(run, process, file, todo))
+
+
+def _remapping(run: Run, process: HostProcess, file: EnclaveFile) -> Callable[[Remote], None]:
+    def do(call: Remote) -> None:
+        for vma in [v for v in process.mm if _enclave(v) is file.enclave]:
+            if map_vma(run, process, call, file, vma.start, vma.end) < 0:
+                raise UnsupportedError(_TOO_MANY)
+
+    return do
+
+
+def _protecting(
+    run: Run, process: HostProcess, file: EnclaveFile, todo: list[tuple[int, int, int]]
+) -> Callable[[Remote], None]:
+    def do(call: Remote) -> None:
+        if _protect(run, process, call, file, todo) < 0:
+            raise UnsupportedError(_TOO_MANY)
+
+    return do
+
+
+# -- carrying out ------------------------------------------------------------------
+
+
+def allowed(run: Run, process: HostProcess, file: EnclaveFile, vma_word: int, word: int) -> int:
+    """The real protection of a page: by the VMA's and the page's packed state."""
+    if process.hidden:
+        return 0
+    key = (vma_word, word)
+    mask = run.allowed.get(key)
+    if mask is None:
+        law = run.device.design
+        schema = process.mm.schema_for(file)
+        at = At(
+            page=file.enclave.page_schema.cell(word),
+            vma=schema.cell(vma_word),
+            enclave=file.enclave,
+            process=process,
+            file=file,
+        )
+        mask = run.allowed[key] = int(law.accessible(at))
+    return mask
+
+
+def native(process: HostProcess, file: EnclaveFile) -> PageTable:
+    """The real protections of an enclave's pages in a process."""
+    file = file.base_file
+    table: PageTable | None = process.native.get(file)
+    if table is None:
+        table = process.native[file] = PageTable(file.enclave.pages.n_pages)
+    return table
+
+
+def wanted(
+    run: Run, process: HostProcess, file: EnclaveFile, first: int, last: int
+) -> list[tuple[int, int, int]]:
+    """The runs of pages in [first, last) whose real protection has to become another."""
+    e = file.enclave
+    if not e.initialized:
+        return []
+    table = native(process, file)
+    todo: list[tuple[int, int, int]] = []
+    for vma in process.mm.overlapping(e.base + (first << 12), e.base + (last << 12)):
+        if _enclave(vma) is not e:
+            continue
+        lo = max(first, max(vma.start, e.base) - e.base >> 12)
+        hi = min(last, min(vma.end, e.end) - e.base >> 12)
+        word_of_vma = vma.cell(process.mm.schema_for(file)).words[0]
+        for a, b, word in e.pages.runs(lo, hi):
+            mask = allowed(run, process, vma.file, word_of_vma, word)
+            for c, d, have in table.runs(a, b):
+                if have == mask:
+                    continue
+                if todo and todo[-1][1] == c and todo[-1][2] == mask:
+                    todo[-1] = (todo[-1][0], d, mask)
+                else:
+                    todo.append((c, d, mask))
+    return todo
+
+
+def _protect(
+    run: Run, process: HostProcess, call: Remote, file: EnclaveFile,
+    todo: list[tuple[int, int, int]],
+) -> int:  # fmt: skip
+    """Give runs of pages their real protection: 0, or -ENOMEM at vm.max_map_count."""
+    table = native(process, file)
+    for first, last, mask in todo:
+        addr = file.enclave.base + (first << 12)
+        error = call(nr.NR_mprotect, addr, last - first << 12, mask)
+        if error == -ENOMEM:
+            return error
+        if error:
+            raise InternalError(f"mprotect of an enclave's pages at {addr:#x}: {error}")
+        _note(run, "mprotect", process, addr, addr + (last - first << 12), mask)
+        table.fill(first, last, mask)
+    return 0
+
+
+def protect_again(run: Run, process: HostProcess, call: Remote, start: int, end: int) -> None:
+    """The real protections of [start, end) as the model has them, after an undone change."""
+    for vma in process.mm.overlapping(start, end):
+        if isinstance(vma.file, EnclaveFile) and _protect_vma(
+            run, process, call, vma.file, max(start, vma.start), min(end, vma.end)
+        ):
+            raise UnsupportedError(_TOO_MANY)
+
+
+def _protect_vma(
+    run: Run, process: HostProcess, call: Remote, file: EnclaveFile, start: int, end: int
+) -> int:
+    e = file.enclave
+    if not e.created:
+        return 0
+    first, last = max(start, e.base) - e.base >> 12, min(end, e.end) - e.base >> 12
+    return _protect(run, process, call, file, wanted(run, process, file, first, last))
+
+
+def map_vma(
+    run: Run, process: HostProcess, call: Remote, file: EnclaveFile, start: int, end: int
+) -> int:
+    """Make the real mapping of a VMA of an enclave: 0 or -errno."""
+    e = file.enclave
+    fd = call.give(memory_fd(run, file), cloexec=True, spare=True)
+    if fd < 0:
+        return fd
+    lo, hi = max(start, e.base), min(end, e.end)
+    pieces = [(start, end, 0)]
+    if e.created and lo < hi:
+        pieces = [(start, lo, 0), (lo, hi, lo - e.base), (hi, end, 0)]
+    error, done = 0, start
+    for a, b, offset in pieces:
+        if a < b:
+            error = min(call(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, offset), 0)
+            if error:
+                break
+            _note(run, "mmap", process, a, b, offset)
+            done = b
+    call(nr.NR_close, fd)
+    if done > start:
+        unmapped(process, start, done)
+    if not error:
+        _watch(run, process, call, file, start, end)
+        if newmapping.over_heap(process, call, start, end):
+            filters.install(call, bpf.number_program(nr.NR_brk))
+        newmapping.tell(process, call, start, end)
+        error = _protect_vma(run, process, call, file, start, end)
+    if error and done > start:
+        unmapped(process, start, done)  # all of it or nothing
+        call(nr.NR_munmap, start, done - start)
+    return error
+
+
+def _watch(
+    run: Run, process: HostProcess, call: Remote, file: EnclaveFile, start: int, end: int
+) -> None:
+    """Hear of what the process does to the mapping, and with its signals."""
+    dispositions.learn(run, call.tracee, call)
+    e = file.enclave
+    if any(a <= start and end <= b for a, b in process.space.ranges):
+        return
+    if e.created and e.base <= start and end <= e.end:
+        start, end = e.base, e.end
+    filters.watch_range(call, start, end)
+
+
+def carry_out(run: Run, process: HostProcess, call: Remote, effects: Any) -> int:
+    """Do what the model says was done: 0, or -errno of the kernel's if it refused.
+
+    What a mapping replaces needs no munmap before it: the kernel does both or neither.
+    """
+    effects = list(effects)
+    placed = [_place(effect) for effect in effects]
+    for i, effect in enumerate(effects):
+        if isinstance(effect, Unmap) and any(
+            a <= effect.start and effect.end <= b for a, b in placed[i + 1 :]
+        ):
+            continue
+        error = _carry_out(run, process, call, effect)
+        if error < 0:
+            return error
+    return 0
+
+
+def _carry_out(run: Run, process: HostProcess, call: Remote, effect: Any) -> int:
+    if isinstance(effect, Map):
+        return map_vma(run, process, call, effect.file, effect.start, effect.end)
+    if isinstance(effect, Protect):
+        if isinstance(effect.file, EnclaveFile):
+            return _protect_vma(run, process, call, effect.file, effect.start, effect.end)
+        _note(run, "mprotect", process, effect.start, effect.end, effect.prot)
+        return call(nr.NR_mprotect, effect.start, effect.end - effect.start, effect.prot)
+    if isinstance(effect, Unmap):
+        error = call(nr.NR_munmap, effect.start, effect.end - effect.start)
+        if not error:
+            unmapped(process, effect.start, effect.end)
+            _note(run, "munmap", process, effect.start, effect.end)
+        return error
+    if isinstance(effect, Move):
+        error = map_vma(run, process, call, effect.file, effect.new_start, effect.new_end)
+        if error or effect.old_end <= effect.old_start or effect.keep:
+            return error
+        return _carry_out(run, process, call, Unmap(effect.old_start, effect.old_end))
+    if isinstance(effect, Advise):
+        if effect.advice != MADV_DONTFORK:
+            return 0  # what is read ahead of a memfd is nothing
+        return call(nr.NR_madvise, effect.start, effect.end - effect.start, effect.advice)
+    raise InternalError(f"an effect that nothing carries out: {effect!r}")
+
+
+def _note(run: Run, call: str, process: HostProcess, start: int, end: int, value: int = 0) -> None:
+    if run.record is not None:
+        run.record.effect(call, process.space.pid, start, end, value)
+
+
+def unmapped(process: HostProcess, start: int, end: int) -> None:
+    """Nothing of an enclave is mapped in [start, end) any more: forget its protections."""
+    for file, table in process.native.items():
+        e = file.enclave
+        lo, hi = max(start, e.base), min(end, e.end)
+        if lo < hi:
+            table.fill(lo - e.base >> 12, hi - e.base >> 12, 0)
+
+
+def _place(effect: Any) -> tuple[int, int]:
+    """Where an effect maps something; an empty range for the others."""
+    if isinstance(effect, Map):
+        return effect.start, effect.end
+    return (effect.new_start, effect.new_end) if isinstance(effect, Move) else (0, 0)
+
+
+def _enclave(vma: Any) -> Any:
+    return getattr(vma.file, "enclave", None)

@@ -1,0 +1,32 @@
+"""What a new real mapping of an enclave is told of its VMA, and what it may hide."""
+
+from __future__ import annotations
+
+from softsgx.supervisor.state.host_process import HostProcess
+from softsgx.supervisor.stopped.remote import Remote
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.mman import MADV_DONTFORK, VM_DONTCOPY
+
+__all__ = ["over_heap", "tell"]
+
+_MOST_HEAP = 1 << 43
+"""No heap is longer: the addresses of a program and of its mappings are further apart."""
+
+
+def tell(process: HostProcess, call: Remote, start: int, end: int) -> None:
+    """What the VMAs of [start, end) are: not inherited, never locked."""
+    for vma in process.mm.overlapping(start, end):
+        if vma.flags & VM_DONTCOPY:
+            a, b = max(start, vma.start), min(end, vma.end)
+            call(nr.NR_madvise, a, b - a, MADV_DONTFORK)
+    if process.locks_future:
+        call(nr.NR_munlock, start, end - start)  # mlock_fixup(): not a driver's memory
+
+
+def over_heap(process: HostProcess, call: Remote, start: int, end: int) -> bool:
+    """Whether this is the first enclave over the heap: brk may shrink it, and has to stop."""
+    low = process.start_brk
+    if process.heap_watched or end <= low or start > low + _MOST_HEAP:
+        return False
+    process.heap_watched = start < call(nr.NR_brk, 0)
+    return process.heap_watched

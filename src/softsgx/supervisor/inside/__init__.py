@@ -1,0 +1,1 @@
+"""Threads inside an enclave: ENCLU, AEX, exceptions, masks, and accesses from outside."""

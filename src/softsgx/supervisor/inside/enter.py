@@ -1,0 +1,322 @@
+"""ENCLU, and the signal-delivery stops of threads.
+
+The ENCLU of our vDSO is a system call, at whose seccomp stop `vdso_enclu` runs.
+The hot path is `quick`: an EENTER from there by a known TCS, and an EEXIT. One
+load of registers, one look at the instruction, one store and continue; whatever
+it does not know at once it leaves to `vdso_enclu` or `signal`, and `_enclu`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from softsgx.device.process import READ, WRITE
+from softsgx.host import ptrace, vdso
+from softsgx.law.rule import FAULT
+from softsgx.sdm import leaves as sdm
+from softsgx.sgx.enclu import Thread, edeccssa, eenter, eexit, eresume
+from softsgx.sgx.inside import LEAVES, run_leaf
+from softsgx.supervisor.inside import masks, outside
+from softsgx.supervisor.inside.exceptions import (
+    abort_page,
+    deliver,
+    exception,
+    flush,
+    in_handler,
+    leave,
+    page_fields,
+    raise_inside,
+)
+from softsgx.supervisor.programs.cpuid import emulate_cpuid
+from softsgx.supervisor.state.host_process import process_of
+from softsgx.supervisor.state.odd import odd
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.answer import DONE, cont
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, RAX, RBX, RCX, RIP
+
+__all__ = ["quick", "signal", "syscall_inside", "vdso_enclu"]
+
+SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV = 4, 5, 7, 8, 11
+_SYNCHRONOUS = (SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV)
+_ENCLU = sdm.ENCLU_BYTES
+_EENTER, _ERESUME, _EEXIT = sdm.EENTER, sdm.ERESUME, sdm.EEXIT
+_NONE_BLOCKED = 1 << 31  # of vdso.S
+_QUICK_EENTER = (_NONE_BLOCKED | _EENTER) << 32 | nr.NR_exit
+_MINUS_1 = (1 << 64) - 1
+_SIGILL_STOP = SIGILL << 8 | 0x7F  # as a wait status
+_PF, _GP, _UD = sdm.VECTOR_PF, sdm.VECTOR_GP, sdm.VECTOR_UD
+_MAX_RETRIES = 8
+
+
+class _XState:
+    """The XSAVE image of a stopped tracee."""
+
+    __slots__ = ("tid",)
+
+    def __init__(self, tid: int) -> None:
+        self.tid = tid
+
+    def read(self) -> bytes:
+        return ptrace.get_xstate(self.tid)
+
+    def write(self, image: bytes) -> None:
+        ptrace.set_xstate(self.tid, image)
+
+
+def _thread(run: Run, tracee: Tracee) -> Thread:
+    thread: Thread | None = tracee.thread
+    if thread is None:
+        thread = tracee.thread = Thread(process_of(run, tracee.space), _XState(tracee.tid))
+    return thread
+
+
+def quick(run: Run, system_call: Callable[[Tracee], None]) -> Callable[[Tracee, int], None]:
+    """The stops of threads that have been inside: what is used is looked up once, here.
+
+    The function's status: that of a SIGILL or of a seccomp stop. system_call: what is done at
+    that of a call that is none of ours, its registers loaded.
+    """
+    view, regs = run.view, run.regs
+    load, store_and_cont = regs.load, regs.store_and_cont
+
+    def stopped(tracee: Tracee, status: int) -> None:
+        tid, thread = tracee.tid, tracee.thread
+        load(tid)
+        if status == _SIGILL_STOP:
+            usual = tracee.odd is None and not tracee.signals.ignored
+            if usual and thread.tcs is not None and view[RAX] == _EEXIT:
+                enclave = thread.enclave
+                at = view[RIP] - enclave.base
+                is_enclu = 0 <= at < enclave.size and enclave.memory.view[at : at + 3] == _ENCLU
+                if is_enclu and not eexit(thread, view):
+                    tracee.stopped = False
+                    store_and_cont(tid)
+                    return
+            _signal(run, tracee, SIGILL)
+            return
+        space = tracee.space
+        if view[RIP] != space.entry:
+            system_call(tracee)
+            return
+        if view[ORIG_RAX] == _QUICK_EENTER:
+            enclave = space.sgx.tcs_enclaves.get(view[RBX])
+            if enclave is not None:
+                view[RAX], view[ORIG_RAX] = _EENTER, _MINUS_1
+                view[RIP] -= 3
+                view[RCX] = space.aep
+                if not eenter(thread, enclave, view):
+                    tracee.stopped = False
+                    store_and_cont(tid)
+                    return
+                view[RIP] += 3
+                view[ORIG_RAX] = _QUICK_EENTER
+        vdso_enclu(run, tracee)
+
+    return stopped
+
+
+def signal(run: Run, tracee: Tracee, number: int) -> None:
+    """A signal-delivery stop: an ENCLU, an exception or a signal inside, or not ours."""
+    run.regs.load(tracee.tid)
+    _signal(run, tracee, number)
+
+
+def _signal(run: Run, tracee: Tracee, number: int) -> None:
+    view = run.view
+    thread = tracee.thread
+    inside = thread is not None and thread.tcs is not None
+    if (tracee.odd is not None or tracee.signals.ignored) and _unusual(run, tracee, number, inside):
+        return
+    if number == SIGILL:
+        rip = view[RIP]
+        if inside:
+            enclave = thread.enclave
+            at = rip - enclave.base
+            if 0 <= at < enclave.size and enclave.memory.view[at : at + 3] == _ENCLU:
+                _enclu(run, tracee)
+                return
+        elif tracee.space.peek(rip, 3) == _ENCLU:
+            if SIGILL in tracee.signals.actions:
+                masks.lost(tracee, SIGILL)
+            _enclu(run, tracee, True)
+            return
+    if not inside:
+        if number in (SIGILL, SIGSEGV) and emulate_cpuid(run, tracee, number):
+            return
+        cont(run, tracee, outside.fault(run, tracee, number) or 0)
+        return
+    if number in _SYNCHRONOUS:
+        info = ptrace.get_siginfo(tracee.tid)
+        (code,) = struct.unpack_from("<i", info, 8)
+        if code > 0:
+            (addr,) = struct.unpack_from("<Q", info, 16)
+            exception(run, tracee, number, code, addr)
+            return
+    leave(run, tracee, -1, 0, 0)
+    run.regs.store(tracee.tid)
+    if tracee.odd is None and not run.options.abort_page:
+        cont(run, tracee, number)
+    else:
+        tracee.signals.delivered(number)
+        ptrace.singlestep(tracee.tid, number)
+        in_handler(run, tracee)
+
+
+def _unusual(run: Run, tracee: Tracee, number: int, inside: bool) -> bool:
+    """A signal where signals are blocked, ignored or used by us: True if it is dealt with."""
+    view = run.view
+    it = tracee.odd
+    if it is not None and it.forced == number:
+        it.forced = 0
+        cont(run, tracee, number)
+        return True
+    at_enclu = number == SIGILL and not inside and tracee.space.peek(view[RIP], 3) == _ENCLU
+    illegal = False
+    if it is not None and it.illegal:
+        view[RIP], it.illegal = it.illegal, 0
+        (code,) = struct.unpack_from("<i", ptrace.get_siginfo(tracee.tid), 8)
+        illegal = number == SIGILL and code > 0
+    if masks.arrived(tracee, number, inside or at_enclu):
+        run.regs.store(tracee.tid)
+        cont(run, tracee)
+        return True
+    if illegal:
+        raise_inside(run, tracee, _UD, 0, 0, SIGILL, 2)
+        return True
+    return False
+
+
+def vdso_enclu(run: Run, tracee: Tracee) -> None:
+    """The seccomp stop of the vDSO's ENCLU: as if it stood in the last three bytes."""
+    view = run.view
+    thread = tracee.thread
+    if thread is not None and thread.tcs is not None:
+        syscall_inside(run, tracee)
+        return
+    word = view[ORIG_RAX] >> 32
+    view[ORIG_RAX] = _MINUS_1
+    view[RAX] = word & ~_NONE_BLOCKED
+    view[RIP] -= 3
+    view[RCX] = tracee.space.aep
+    tracee.at_call = True
+    _enclu(run, tracee, word < _NONE_BLOCKED)
+    tracee.at_call = False
+
+
+# -- ENCLU ---------------------------------------------------------------------------------
+
+
+def _enclu(run: Run, tracee: Tracee, may_block: bool = False) -> None:
+    """The instruction at RIP is an ENCLU. ``regs`` are loaded.
+
+    may_block: whether the thread's mask has to be looked at when it enters.
+    """
+    view = run.view
+    thread = tracee.thread or _thread(run, tracee)
+    leaf = view[RAX] & 0xFFFFFFFF
+    for _ in range(_MAX_RETRIES):
+        changed = -1
+        if leaf == _EEXIT:
+            error = eexit(thread, view)
+            if tracee.odd is not None and not error:
+                masks.left(tracee)
+        elif leaf in (_EENTER, _ERESUME):
+            process = tracee.space.sgx or process_of(run, tracee.space)
+            tcs = view[RBX]
+            enclave = process.tcs_enclaves.get(tcs)
+            if enclave is None:
+                enclave = process.enclave_at(tcs)
+                if enclave is not None:
+                    process.tcs_enclaves[tcs] = enclave
+            if enclave is None:
+                thread.fault_addr, thread.fault_code = tcs, sdm.PF_U
+                error = FAULT | (_PF if not tcs & 0xFFF and thread.tcs is None else _GP)
+            elif leaf == _EENTER:
+                error = eenter(thread, enclave, view)
+            else:
+                error = eresume(thread, enclave, view)
+            if may_block and not error:
+                masks.entered(tracee)
+        elif leaf == sdm.EDECCSSA and run.device.design.aexnotify:
+            error = edeccssa(thread, view)
+        elif leaf in LEAVES:
+            error, changed = run_leaf(thread, run.device.design, run.device.run, view)
+        else:
+            error = FAULT | _GP
+        if run.record is not None:
+            now = thread.tcs
+            if leaf == _ERESUME and not error and now is not None and thread.notified:
+                run.record.notify(tracee.tid, now.addr, now.cssa)
+            run.record.enclu(tracee.tid, leaf, error, view, now)
+        if not error:
+            if changed >= 0:
+                file = _file(run, thread)
+                if file is not None:
+                    run.pending.pages_changed(file, changed, changed + 1)
+                    flush(run, tracee)
+            abort_page(run, tracee)
+            if tracee.odd is not None:
+                masks.settle(run, tracee)
+            if run.record is not None:
+                run.record.flush()
+            tracee.stopped = False
+            run.regs.store_and_cont(tracee.tid)
+            return
+        if error != FAULT | _PF or not _cure(run, tracee, thread):
+            break
+    vector = error & 0xFF
+    addr = thread.fault_addr if vector == _PF else 0
+    code = thread.fault_code if vector == _PF else 0
+    if thread.tcs is not None:
+        raise_inside(run, tracee, vector, code, addr)
+    else:
+        deliver(run, tracee, vector, code, addr, leaf)
+
+
+def _file(run: Run, thread: Thread) -> Any:
+    for file in run.files.values():
+        if getattr(file, "enclave", None) is thread.enclave:
+            return file
+    return None
+
+
+def _cure(run: Run, tracee: Tracee, thread: Thread) -> bool:
+    """A #PF of an ENCLU's operand: whether the kernel would make it good and try again."""
+    if thread.fault_code & sdm.PF_SGX:
+        return False
+    kind = WRITE if thread.fault_code & sdm.PF_W else READ
+    process = process_of(run, tracee.space)
+    vma = process.mm.find(thread.fault_addr)
+    before = process.enclave_at(thread.fault_addr)
+    if vma is None or before is None:
+        return False
+    generation = before.generation
+    result = process.page_fault(thread.fault_addr, kind)
+    thread.fault_code = result.error_code or thread.fault_code
+    if before.generation != generation:
+        # EAUG: the page is there now, pending; the instruction itself decides again.
+        if run.record is not None:
+            addr = thread.fault_addr
+            run.record.augment(tracee.tid, addr, page_fields(before, addr))
+        flush(run, tracee)
+        return True
+    return False
+
+
+def syscall_inside(run: Run, tracee: Tracee) -> Any:
+    """A system call instruction inside an enclave is #UD (SDM, "Illegal Instructions").
+
+    No signal can be injected at a seccomp stop, so the thread is sent to the UD2 of
+    our vDSO: at the stop that follows it is put back and the exception raised.
+    """
+    view = run.view
+    odd(tracee).illegal = view[RIP] - 2
+    view[RAX], view[ORIG_RAX] = view[ORIG_RAX], _MINUS_1
+    view[RIP] = tracee.space.image + vdso.load_image().undefined
+    run.regs.store(tracee.tid)
+    cont(run, tracee)
+    return DONE

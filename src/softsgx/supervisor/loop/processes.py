@@ -1,0 +1,187 @@
+"""Processes and threads that begin, exec and end."""
+
+from __future__ import annotations
+
+import os
+
+from softsgx.host import ptrace, signals
+from softsgx.supervisor.programs.execve import exec_stop
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import AddressSpace, Tracee
+from softsgx.supervisor.stopped.answer import cont
+from softsgx.supervisor.stopped.waits import has_ended, wait_first
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, RDI
+
+__all__ = ["child", "ended", "executed", "unknown"]
+
+_CLONE_VM, _CLONE_SIGHAND, _CLONE_THREAD = 0x100, 0x800, 0x10000
+_CLONE_CLEAR_SIGHAND = 0x100000000
+
+
+def ended(run: Run, tid: int, status: int) -> None:
+    """A thread is gone, and with it perhaps its process."""
+    tracee = run.tracees.pop(tid, None)
+    run.early.pop(tid, None)
+    if tracee is None:
+        return
+    space = tracee.space
+    space.tracees.discard(tid)
+    if run.opened:
+        from softsgx.supervisor.state.enclaves import thread_ended
+
+        thread_ended(run, tracee)
+    if tid == tracee.tgid:
+        if run.lsm is not None:
+            run.lsm.ended(tid)
+        if run.record is not None:
+            run.record.exit(tid, status)
+        if tid == run.main_pid:
+            run.main_status = status
+            if run.options.front is not None and not all(map(has_ended, run.tracees)):
+                run.options.front.ended(status)
+    if tid == tracee.tgid and status == signals.SIGKILL:
+        run.killed = tracee
+        _adopt(run, tracee)
+    if not space.tracees:
+        _space_ended(run, space)
+
+
+def _space_ended(run: Run, space: AddressSpace) -> None:
+    if space.sgx is not None:
+        from softsgx.supervisor.state.enclaves import space_ended
+
+        space_ended(run, space)
+    space.close()
+
+
+def unknown(run: Run, tid: int, status: int) -> None:
+    """Of a new child that is faster than its parent's event, or that has no parent more."""
+    if status >> 16 == ptrace.EVENT_EXIT:
+        ptrace.cont(tid)
+        return
+    run.early[tid] = status
+    if run.killed is not None:
+        _adopt(run, run.killed)
+
+
+def _adopt(run: Run, parent: Tracee) -> None:
+    """Children of a process that was killed before it could tell of them."""
+    for tid, status in list(run.early.items()):
+        if os.WIFSTOPPED(status) and _is_orphan(tid, run.tracees):
+            del run.early[tid]
+            _born(run, parent, tid, 0, status)
+
+
+def _is_orphan(tid: int, tracees: dict[int, Tracee]) -> bool:
+    """Whether a new process's parent, or a new thread's process, is gone."""
+    try:
+        with open(f"/proc/{tid}/status", "rb") as f:
+            told = dict(line.split(b":", 1) for line in f)
+        tgid, parent = int(told[b"Tgid"]), int(told[b"PPid"])
+    except (OSError, ValueError):
+        return True
+    return (parent if tgid == tid else tgid) not in {*tracees, os.getpid()}
+
+
+def child(run: Run, parent: Tracee, event: int) -> None:
+    """fork, vfork or clone: the child's first stop is dealt with, and both run on."""
+    tid = ptrace.event_message(parent.tid)
+    flags = _clone_flags(run, parent, event)
+    status = run.early.pop(tid, 0x7F)
+    if status == 0x7F or (not os.WIFSTOPPED(status) and not has_ended(tid)):
+        status = wait_first(tid)
+    _born(run, parent, tid, flags, status)
+    if flags & _CLONE_THREAD and parent.tid == parent.tgid and not parent.exits:
+        # By exec another thread takes a leader's number: not while we deal with the leader.
+        ptrace.trace_exit(parent.tid, True)
+        parent.exits = True
+    parent.vforking = event == ptrace.EVENT_VFORK
+    cont(run, parent)
+
+
+def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
+    """A new thread or process at its first status."""
+    if flags & _CLONE_THREAD:
+        new = Tracee(tid, parent.tgid, parent.space)
+    elif flags & _CLONE_VM:
+        new = Tracee(tid, tid, parent.space)
+    else:
+        space = AddressSpace(tid)
+        old = parent.space
+        space.image, space.aep, space.entry = old.image, old.aep, old.entry
+        space.patched = list(old.patched)
+        space.native_cpuid = old.native_cpuid
+        space.watched, space.ranges = set(old.watched), list(old.ranges)
+        space.mem_fds, space.asked_names = set(old.mem_fds), old.asked_names
+        space.dir_fds = dict(old.dir_fds)
+        new = Tracee(tid, tid, space)
+        if old.sgx is not None:
+            from softsgx.supervisor.state.enclaves import forked
+
+            forked(run, old, space)
+    if flags & (_CLONE_SIGHAND | _CLONE_THREAD):
+        new.signals = parent.signals
+    elif flags & _CLONE_CLEAR_SIGHAND:
+        new.signals = parent.signals.fresh()
+    else:
+        new.signals = parent.signals.copy()
+    run.tracees[tid] = new
+    if run.lsm is not None and new.tgid == tid:
+        run.lsm.forked(parent.tgid, tid)
+    if run.record is not None:
+        run.record.child(parent.tid, tid, "thread" if flags & _CLONE_THREAD else "process")
+    try:
+        if parent.exits and os.WIFSTOPPED(status):
+            ptrace.trace_exit(tid, False)  # inherited
+        run.dispatch(new, status)
+    except ProcessLookupError:
+        return  # its end is reported by a later wait
+
+
+def _clone_flags(run: Run, parent: Tracee, event: int) -> int:
+    if event == ptrace.EVENT_FORK:
+        return 0
+    run.regs.load(parent.tid)
+    call = run.view[ORIG_RAX]
+    if call == nr.NR_vfork:
+        return _CLONE_VM
+    if call == nr.NR_clone:
+        return run.view[RDI]
+    if call == nr.NR_clone3:
+        return int.from_bytes(parent.read(run.view[RDI], 8), "little")
+    return 0
+
+
+def executed(run: Run, tracee: Tracee) -> None:
+    """A new program: what was known of the old one goes, and it gets what it needs."""
+    # The thread that called exec has become the leader; the others are gone.
+    former = ptrace.event_message(tracee.tid)
+    if former != tracee.tid:
+        gone = run.tracees.pop(former, None)
+        if gone is not None:
+            gone.space.tracees.discard(former)
+    old = tracee.space
+    if run.opened:
+        from softsgx.supervisor.state.enclaves import thread_ended
+
+        thread_ended(run, tracee)
+    old.tracees.discard(tracee.tid)
+    if not old.tracees:
+        _space_ended(run, old)
+    tracee.space = AddressSpace(tracee.tid)
+    tracee.space.tracees.add(tracee.tid)
+    tracee.space.watched, tracee.space.ranges = set(old.watched), list(old.ranges)
+    tracee.space.mem_fds, tracee.space.asked_names = set(old.mem_fds), old.asked_names
+    tracee.space.dir_fds = dict(old.dir_fds)
+    tracee.thread = tracee.odd = None
+    tracee.at_call = False
+    tracee.signals = tracee.signals.fresh()
+    if tracee.exits:
+        ptrace.trace_exit(tracee.tid, False)
+        tracee.exits = False
+    if run.record is not None:
+        run.record.exec(tracee.tid)
+    if run.lsm is not None:
+        run.lsm.executed(tracee)
+    exec_stop(run, tracee)

@@ -1,0 +1,182 @@
+"""The loop: one wait, one stop, one handler.
+
+Light on purpose: a program that uses no SGX needs only this file, paths and
+exec. What concerns enclaves is imported when the device is first opened.
+"""
+
+from __future__ import annotations
+
+import os
+
+from softsgx.errors import UsageError
+from softsgx.host import ptrace, signals
+from softsgx.host.origin import Origin
+from softsgx.supervisor.calls import early
+from softsgx.supervisor.loop import processes
+from softsgx.supervisor.programs.cpuid import emulate_cpuid
+from softsgx.supervisor.programs.launch import launch
+from softsgx.supervisor.state.dispositions import FORCED, Dispositions
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import AddressSpace, Tracee
+from softsgx.supervisor.stopped.answer import DONE, cont, finish
+from softsgx.supervisor.stopped.waits import has_moved, wait_any
+from softsgx.uapi.regs import RIP
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from softsgx.supervisor.state.options import Options
+
+__all__ = ["Supervisor"]
+
+_SECCOMP_STOP = ptrace.EVENT_SECCOMP << 16 | signals.SIGTRAP << 8 | 0x7F
+_ENCLU = b"\x0f\x01\xd7"
+_QUICK = (signals.SIGILL << 8 | 0x7F, _SECCOMP_STOP)  # as wait statuses
+
+
+class Supervisor:
+    """Runs one program and everything that it starts."""
+
+    def __init__(self, options: Options) -> None:
+        self.state = Run(options, self.dispatch)
+        self.quick: Any = None
+        self._inside: Any = None
+        self._answer = early.answer
+        if self.state.lsm is not None:
+            self.state.lsm.attach(self.state)
+
+    def run(self, argv: list[str]) -> int:
+        """Run a program to its end, and its children; its wait status."""
+        run = self.state
+        origin = run.options.origin or Origin()
+        pid, fail, run.listener = launch(argv, origin)
+        run.main_pid = pid
+        space = AddressSpace(pid)
+        run.tracees[pid] = Tracee(pid, pid, space)
+        run.tracees[pid].signals = Dispositions(origin.ignored(FORCED))
+        if run.options.front is not None:
+            run.options.front.launched(pid)
+        try:
+            self._loop()
+        finally:
+            why = os.read(fail, 4096)
+            os.close(fail)
+            if run.listener is not None:
+                run.listener.close()
+            run.nodes.folders.close()
+            if run.opened:
+                from softsgx.supervisor.state.enclaves import close
+
+                close(run)
+        if why:
+            raise UsageError(why.decode(errors="replace"))
+        assert run.main_status is not None
+        return run.main_status
+
+    def _loop(self) -> None:
+        run = self.state
+        tracees = run.tracees
+        while tracees:
+            tid, status = wait_any()
+            tracee = tracees.get(tid)
+            try:
+                if tracee is None:
+                    processes.unknown(run, tid, status)
+                elif tracee.thread is not None and status in _QUICK and self.quick is not None:
+                    tracee.stopped, tracee.vforking = True, False
+                    self.quick(tracee, status)
+                else:
+                    self.dispatch(tracee, status)
+            except ProcessLookupError:
+                pass  # killed while stopped: its end is reported by a later wait
+            except Exception:
+                # What is asked of a thread that is being killed may fail in many ways.
+                if not has_moved(tid):
+                    raise
+
+    def dispatch(self, tracee: Tracee, status: int) -> None:
+        """Handle one status of one tracee; it runs again afterwards."""
+        run = self.state
+        if status & 0xFF != 0x7F:
+            processes.ended(run, tracee.tid, status)
+            return
+        if status >> 16 == ptrace.EVENT_EXIT:
+            ptrace.cont(tracee.tid)
+            return
+        tracee.stopped = True
+        tracee.vforking = False
+        event, number = status >> 16, status >> 8 & 0xFF
+        if run.options.verify and run.opened and event != ptrace.EVENT_EXEC:
+            from softsgx.supervisor.effects.verify import verify
+
+            verify(run, tracee)
+        if event == 0:
+            if number in (signals.SIGILL, signals.SIGTRAP, signals.SIGSEGV) or tracee.thread:
+                self._signal(tracee, number)
+            elif number == signals.SIGTRAP | 0x80:
+                cont(run, tracee)
+            else:
+                cont(run, tracee, number)
+        elif event == ptrace.EVENT_SECCOMP:
+            run.regs.load(tracee.tid)
+            if run.view[RIP] == tracee.space.entry:
+                self._enclaves().vdso_enclu(run, tracee)
+            else:
+                self.system_call(tracee)
+        elif event in (ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE):
+            processes.child(run, tracee, event)
+        elif event == ptrace.EVENT_EXEC:
+            processes.executed(run, tracee)
+        elif event == ptrace.EVENT_STOP:
+            if number in (signals.SIGSTOP, signals.SIGTSTP, signals.SIGTTIN, signals.SIGTTOU):
+                tracee.stopped = False
+                ptrace.listen(tracee.tid)
+                if tracee.tid == run.main_pid and run.options.front is not None:
+                    run.options.front.stopped(number)
+            else:
+                cont(run, tracee)
+        else:
+            cont(run, tracee)
+
+    def system_call(self, tracee: Tracee) -> None:
+        """A system call at its seccomp stop, with its registers loaded."""
+        run = self.state
+        if run.opened and self._inside is None:
+            self._enclaves()
+        answer = self._answer(run, tracee)
+        if answer is DONE:
+            return
+        if answer is None:
+            cont(run, tracee)
+        else:
+            finish(run, tracee, answer)
+
+    def _signal(self, tracee: Tracee, number: int) -> None:
+        """A signal-delivery stop that may be of an instruction that we stand for."""
+        run = self.state
+        if number == signals.SIGILL and tracee.thread is None:
+            run.regs.load(tracee.tid)
+            if emulate_cpuid(run, tracee, number):
+                return
+            if not run.opened and tracee.space.peek(run.view[RIP], 3) == _ENCLU:
+                self._enclaves()
+        if run.opened:
+            self._enclaves().signal(run, tracee, number)
+        else:
+            cont(run, tracee, number)
+
+    def _enclaves(self) -> Any:
+        """What handles the stops of threads with enclaves, imported at first use."""
+        if self._inside is None:
+            from softsgx.supervisor.calls import table
+            from softsgx.supervisor.inside import enter
+            from softsgx.supervisor.state.device import open_device
+
+            run, options = self.state, self.state.options
+            open_device(run)
+            self._inside, self._answer = enter, table.answer
+            if run.record is None and not options.verify and not options.abort_page:
+                self.quick = enter.quick(run, self.system_call)
+        return self._inside

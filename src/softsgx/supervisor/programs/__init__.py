@@ -1,0 +1,1 @@
+"""Programs: the launch, what exec puts into a process, CPUID."""

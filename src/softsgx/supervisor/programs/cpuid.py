@@ -1,0 +1,104 @@
+"""CPUID, answered where it traps."""
+
+from __future__ import annotations
+
+from softsgx.host import cpuidsites, ptrace, vdso
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.forced import was_reset
+from softsgx.supervisor.stopped.remote import Remote, scratch
+from softsgx.supervisor.stopped.waits import wait_stop
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, RAX, RBX, RCX, RDX, RIP
+
+__all__ = ["emulate_cpuid"]
+
+_ARCH_SET_CPUID = 0x1012
+_SIGILL, _SIGSEGV = 4, 11
+# Topology, and what the two kinds of cores of a hybrid processor tell of themselves: each core
+# answers for itself. Everything else is asked once a run.
+_PER_CORE = frozenset((1, 4, 0xB, 0x18, 0x1A, 0x1F, 0x8000001E, 0x80000026))
+_MAX_ANSWERS = 4096
+
+
+def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
+    """From a SIGILL or SIGSEGV outside an enclave: answer if it was a CPUID. Uses ``run.regs``."""
+    space, view = tracee.space, run.view
+    if not space.image:
+        return False
+    rip = view[RIP]
+    code = space.peek(rip, 16)
+    if number == _SIGILL:
+        length = cpuidsites.trap_length(code)
+        if not length or rip + length - 2 not in space.patched:
+            return False
+    elif number == _SIGSEGV and not space.native_cpuid:
+        length = cpuidsites.cpuid_length(code)
+        if not length:
+            return False
+    else:
+        return False
+    leaf, subleaf = view[RAX] & 0xFFFFFFFF, view[RCX] & 0xFFFFFFFF
+    answer = run.cpuid_answers.get((leaf, subleaf))
+    if answer is None:
+        answer = _answer(run, tracee, leaf, subleaf)
+        if leaf not in _PER_CORE and len(run.cpuid_answers) < _MAX_ANSWERS:
+            run.cpuid_answers[leaf, subleaf] = answer
+    view[RAX], view[RBX], view[RCX], view[RDX] = answer
+    view[RIP] = rip + length
+    if run.record is not None:
+        run.record.cpuid(tracee.tid, leaf, subleaf, answer)
+    if number in tracee.signals.actions and was_reset(tracee, number):
+        action = tracee.signals.actions[number]
+        view[ORIG_RAX] = (1 << 64) - 1
+        with Remote(tracee, space.image + vdso.load_image().syscall, run.regs) as call:
+            where = scratch(space)
+            space.poke(where, action)
+            call(nr.NR_rt_sigaction, number, where, 0, 8)
+    tracee.stopped = False
+    run.regs.store_and_cont(tracee.tid)
+    return True
+
+
+def _answer(run: Run, tracee: Tracee, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+    from softsgx.sdm import cpuid
+
+    if not run.cpuid_highest:
+        run.cpuid_highest = _execute(run, tracee, 0, 0)[0]
+    native = _execute(run, tracee, leaf, subleaf)
+    sgx2, aexnotify, xfrm = True, True, 3
+    if leaf == cpuid.SGX_LEAF:
+        from softsgx.supervisor.state.device import open_device
+
+        device = open_device(run)
+        sgx2, aexnotify = device.design.sgx2, device.design.aexnotify
+        xfrm = device.xfrm_supported
+    highest, epc = run.cpuid_highest, run.options.epc_bytes
+    return cpuid.emulate(
+        leaf, subleaf, native, epc, sgx2, native_max=highest, xfrm=xfrm, aexnotify=aexnotify
+    )
+
+
+def _execute(run: Run, tracee: Tracee, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+    """CPUID as the tracee's core answers it."""
+    space, tid = tracee.space, tracee.tid
+    img = vdso.load_image()
+    work = run.spare_regs
+    view = work.view
+    if not space.native_cpuid:
+        with Remote(tracee, space.image + img.syscall, run.regs) as call:
+            call(nr.NR_arch_prctl, _ARCH_SET_CPUID, 1)
+    view[:] = run.view
+    view[RAX], view[RCX], view[RIP] = leaf, subleaf, space.image + img.cpuid
+    mask = ptrace.get_sigmask(tid)
+    ptrace.set_sigmask(tid, ~(1 << 4) & (1 << 64) - 1)  # all but SIGTRAP
+    work.store(tid)
+    ptrace.singlestep(tid)
+    wait_stop(tid)
+    work.load(tid)
+    ptrace.set_sigmask(tid, mask)
+    if not space.native_cpuid:
+        with Remote(tracee, space.image + img.syscall, run.regs) as call:
+            call(nr.NR_arch_prctl, _ARCH_SET_CPUID, 0)
+    low = 0xFFFFFFFF
+    return view[RAX] & low, view[RBX] & low, view[RCX] & low, view[RDX] & low

@@ -1,0 +1,378 @@
+"""A security module over real processes: who has which label, what is logged.
+
+Only the device is asked about: its nodes, the mappings and ioctls of its files and
+segments, and, when pages are added from it, an executable source. Everything else that
+the programs do is not looked at, so that they run at full speed. What a kernel with this
+policy would have refused elsewhere (a stat, the opening of an enclave's file) is not
+refused here.
+
+Labels follow processes as in the kernel: inherited by fork, changed at exec by a rule of
+the user's or by the policy. An exec that the policy would refuse has happened when it is
+seen here: it is logged, and the process keeps the label that it had.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+from softsgx.errors import UsageError
+from softsgx.host import procmaps
+from softsgx.law.rule import At, Stop
+from softsgx.law.state import Cell
+from softsgx.lsm.objects import FileSecurity
+from softsgx.lsm.verdict import Verdict
+from softsgx.mm.rules import VMA
+from softsgx.mm.vma import AnonVma, Vma
+from softsgx.policy.apparmor_lsm import UNCONFINED, AppArmorLsm
+from softsgx.policy.lsm import PolicyLsm
+from softsgx.policy.selinux_lsm import SELinuxLsm
+from softsgx.record.avc import apparmor_line, avc_line
+from softsgx.supervisor.state.host_process import HostProcess
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+
+__all__ = ["Confinement"]
+
+_X = 4
+_DELETED = " (deleted)"
+
+
+class _SourceFile:
+    """A file that is no device's, mapped by a loader."""
+
+    def __init__(self, security: FileSecurity) -> None:
+        self.security = security
+
+
+class _SourceProcess:
+    """The loader, with what its memory says of heap and stack."""
+
+    def __init__(self, process: HostProcess, kind: str, start: int, end: int) -> None:
+        self.label, self.tgid, self.tid = process.label, process.tgid, process.tid
+        self.fsuid = process.fsuid
+        self.heap = (start, end) if kind == "[heap]" else None
+        self.stack = (start, end) if kind == "[stack]" else None
+
+
+class Confinement:
+    """The module of a run.
+
+    lsm: the engine's side. start: the label of the first program, None to leave it to
+    the rules and the policy. rules: labels by the path of the program that is executed.
+    audit: a file that the kernel's audit lines are appended to. setup: what a recording
+    tells of policy and options. Raises UsageError if ``audit`` cannot be written.
+    """
+
+    def __init__(
+        self,
+        lsm: PolicyLsm,
+        *,
+        start: str | None = None,
+        rules: dict[str, str] | None = None,
+        audit: str | None = None,
+        setup: dict[str, Any] | None = None,
+    ) -> None:
+        self.lsm, self.start, self.rules = lsm, start, dict(rules or {})
+        self.setup = setup or {}
+        self.labels: dict[int, str] = {}
+        self.run: Run | None = None
+        self._serial = 0
+        self._audit_path = audit or ""
+        self._audit = -1
+        if audit is not None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            try:
+                self._audit = os.open(audit, flags, 0o600)
+            except OSError as error:
+                raise UsageError(f"--audit {audit}: {error.strerror}") from None
+        lsm.sink = self._note
+
+    def attach(self, run: Run) -> None:
+        """The run begins."""
+        self.run = run
+        self.lsm.all_verdicts = run.record is not None
+
+    def close(self) -> None:
+        """The end of the run."""
+        if self._audit >= 0:
+            os.close(self._audit)
+            self._audit = -1
+
+    # -- processes ---------------------------------------------------------------------
+
+    def label_of(self, tgid: int) -> str:
+        """The label of a process."""
+        return self.labels.get(tgid, self.lsm.label)
+
+    def forked(self, parent: int, child: int) -> None:
+        """The child has its parent's label and descriptors."""
+        self.labels[child] = self.label_of(parent)
+        for security in self._securities():
+            if parent in security.holders:
+                security.holders.add(child)
+
+    def ended(self, tgid: int) -> None:
+        """A process is gone."""
+        self.labels.pop(tgid, None)
+        for security in self._securities():
+            security.holders.discard(tgid)
+
+    def executed(self, tracee: Tracee) -> None:
+        """A program begins in a process: its label, and which descriptors it keeps.
+
+        Under a new label no descriptor counts as its own: the first use asks about it,
+        where SELinux at exec puts /dev/null in place of what is refused.
+        """
+        tgid = tracee.tgid
+        try:
+            path = os.readlink(f"/proc/{tgid}/exe")
+        except OSError:
+            path = ""
+        old = self.labels.get(tgid)
+        if path in self.rules:
+            new = self.rules[path]
+        elif old is None and self.start is not None:
+            new = self.start
+        else:
+            new = self._by_policy(tgid, old or self.lsm.label, path)
+        self.labels[tgid] = new
+        if old is not None and new != old:
+            for security in self._securities():
+                security.holders.discard(tgid)
+
+    def _by_policy(self, tgid: int, old: str, path: str) -> str:
+        lsm = self.lsm
+        if isinstance(lsm, AppArmorLsm):
+            # A confined program's children stay in its profile: ix; the others are not modelled.
+            # Where several attach alike, the kernel takes none of them.
+            with suppress(UsageError):
+                profile = lsm.policy.attached_to(path) if old == UNCONFINED else None
+                return old if profile is None else profile.name
+            return old
+        assert isinstance(lsm, SELinuxLsm)
+        policy = lsm.policy
+        program = lsm.file(path, _mode_of(path), old)
+        who = _Subject(tgid)
+        try:
+            new = lsm.computed(policy.transition, old, program.label, "process")
+            if new == old:
+                return old
+            for subject, target, tclass, perm, obj in (
+                (old, program.label, program.tclass, "execute", program),
+                (old, new, "process", "transition", None),
+                (new, program.label, program.tclass, "entrypoint", program),
+            ):
+                lsm.decide(who, subject, target, tclass, (perm,), obj, hook="bprm_creds_for_exec")
+        except Stop:
+            return old
+        return new
+
+    def _securities(self) -> list[FileSecurity]:
+        if self.run is None:
+            return []
+        files = [f for file in self.run.files.values() for f in _with_segments(file)]
+        found = [getattr(file, "security", None) for file in files]
+        return [security for security in found if security is not None]
+
+    # -- questions that only real processes raise ----------------------------------------
+
+    def received(self, process: HostProcess, file: Any) -> tuple[int, str]:
+        """Before a process uses a descriptor: (0 or errno, why).
+
+        One that it neither opened nor inherited came from another process; the kernel asks
+        when it arrives and would not have handed it over.
+        """
+        security = getattr(file, "security", None)
+        if security is None or process.tgid in security.holders:
+            return 0, ""
+        try:
+            process.device.run.ask("file_receive", At(file=file, process=process))
+        except Stop as stop:
+            return stop.errno, stop.why
+        security.holders.add(process.tgid)
+        return 0, ""
+
+    def source(self, process: HostProcess, addr: int, prot: int) -> None:
+        """Ask about an executable mapping that pages are added from. Raises Stop, EACCES.
+
+        The mapping was made without a question. Under the policy it could not have become
+        executable if the same mmap is denied, or, of heap, stack and written file pages,
+        the mprotect that must have made it so.
+        """
+        found = next((m for m in procmaps.maps(process.space.pid) if m.start <= addr < m.end), None)
+        if found is None or not prot & _X:
+            return
+        area = Vma(found.start, found.end, prot & ~_X, 7, shared=bool(found.shared))
+        security = self._source_security(process, found)
+        who = _SourceProcess(process, found.path, found.start, found.end)
+        file = None if security is None else _SourceFile(security)
+        at = At(process=who, file=file, area=area, vma=_cell(area))
+        run = process.device.run
+        run.ask("mmap_file", at, reqprot=prot, prot=prot, map_type=1 if found.shared else 2)
+        if file is not None and not found.shared and not prot & 2 and self._written(process, found):
+            area.anon = AnonVma()
+        if area.anon is not None or who.heap or who.stack:
+            run.ask("file_mprotect", at, reqprot=prot, prot=prot)
+
+    def _source_security(self, process: HostProcess, found: Any) -> FileSecurity | None:
+        path = found.path.removesuffix(_DELETED)
+        if not found.inode:
+            return None
+        if found.shared and (path == "/dev/zero" or path.startswith("/SYSV")):
+            return FileSecurity(path, private=1, unmediated=1, opener=process.label)
+        lsm = self.lsm
+        memfd = path.startswith("/memfd:")
+        if isinstance(lsm, SELinuxLsm):
+            if memfd:
+                return lsm.memfd(found.path, process.label)
+            return lsm.file(path, _mode_of(path), process.label, ino=found.inode)
+        try:
+            owner = os.stat(f"/proc/{process.tid}/root{path}").st_uid
+        except OSError:
+            owner = -1
+        return FileSecurity(path, opener=process.label, unmediated=int(memfd), owner=owner)
+
+    @staticmethod
+    def _written(process: HostProcess, found: Any) -> bool:
+        """Whether a private file mapping has pages of its own that are not our doing."""
+        ours = {
+            page
+            for at in process.space.patched
+            if found.start <= at < found.end
+            for page in (at >> 12, at + 1 >> 12)
+        }
+        return _anonymous_kib(process.space.pid, found.start) > 4 * len(ours)
+
+    # -- what is logged ------------------------------------------------------------------
+
+    def _note(self, verdict: Verdict) -> None:
+        if self.run is not None and self.run.record is not None:
+            self.run.record.verdict(_recorded(verdict))
+        if verdict.kill:
+            os.kill(verdict.process.tgid, signal.SIGKILL)
+        if self._audit < 0 or not verdict.audited:
+            return
+        self._serial += 1
+        line = (_apparmor if verdict.lsm == "apparmor" else _avc)(verdict, self._serial)
+        try:
+            os.write(self._audit, line.encode("utf-8", "surrogateescape") + b"\n")
+        except OSError as error:
+            self.close()
+            print(f"softsgx: {self._audit_path}: {error.strerror}; no more audit", file=sys.stderr)
+
+
+class _Subject:
+    """A process that has no enclave's view yet."""
+
+    def __init__(self, tgid: int) -> None:
+        self.tgid = self.tid = tgid
+
+
+def _with_segments(file: Any) -> list[Any]:
+    return [file, *getattr(file, "segments", {}).values()]
+
+
+def _cell(area: Vma) -> Cell:
+    return area.cell(VMA)
+
+
+def _mode_of(path: str) -> int:
+    try:
+        return os.stat(path).st_mode
+    except OSError:
+        return 0o100000
+
+
+def _anonymous_kib(pid: int, start: int) -> int:
+    head = f"{start:08x}-"
+    try:
+        with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="surrogateescape") as smaps:
+            inside = False
+            for line in smaps:
+                if line.startswith(head):
+                    inside = True
+                elif inside and line.startswith("Anonymous:"):
+                    return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def _comm(process: Any) -> bytes:
+    try:
+        with open(f"/proc/{process.tid}/comm", "rb") as file:
+            return file.read().rstrip(b"\n")
+    except OSError:
+        return b"?"
+
+
+def _recorded(verdict: Verdict) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "pid": getattr(verdict.process, "tgid", 0),
+        "lsm": verdict.lsm,
+        "hook": verdict.hook,
+        "subject": verdict.subject,
+        "target": verdict.target,
+        "tclass": verdict.tclass,
+        "asked": list(verdict.asked),
+        "denied": list(verdict.denied),
+        "permissive": verdict.permissive,
+    }
+    if verdict.file is not None:
+        found["path"] = verdict.file.path
+    if verdict.cmd is not None:
+        found["cmd"] = verdict.cmd
+    return found
+
+
+def _avc(verdict: Verdict, serial: int) -> str:
+    file = verdict.file
+    anonclass = None
+    if file is not None and verdict.hook == "anon_inode_init":
+        anonclass, file = file.anonclass, None
+    path = None if file is None else file.path
+    return avc_line(
+        milliseconds=time.time_ns() // 1_000_000,
+        serial=serial,
+        perms=verdict.audited,
+        pid=getattr(verdict.process, "tgid", 0),
+        comm=_comm(verdict.process),
+        scontext=verdict.subject,
+        tcontext=verdict.target,
+        tclass=verdict.tclass,
+        denied=verdict.logs == "denied",
+        permissive=verdict.permissive,
+        path=None if verdict.by_name else path,
+        name=os.path.basename(path) if verdict.by_name and path else None,
+        dev=None if file is None else file.dev,
+        ino=None if file is None else file.ino,
+        ioctlcmd=verdict.cmd,
+        anonclass=anonclass,
+    )
+
+
+def _apparmor(verdict: Verdict, serial: int) -> str:
+    file = verdict.file
+    assert file is not None
+    said = "KILLED" if verdict.kill else "DENIED"
+    if not verdict.denied or verdict.permissive:
+        said = "ALLOWED" if verdict.denied else "AUDIT"
+    return apparmor_line(
+        milliseconds=time.time_ns() // 1_000_000,
+        serial=serial,
+        operation=verdict.hook,
+        profile=verdict.subject,
+        name=file.path,
+        pid=getattr(verdict.process, "tgid", 0),
+        comm=_comm(verdict.process),
+        requested="".join(verdict.audited),
+        denied="".join(verdict.audited) if verdict.denied else "",
+        fsuid=getattr(verdict.process, "fsuid", 0),
+        ouid=file.owner,
+        verdict=said,
+    )

@@ -1,0 +1,94 @@
+"""The device behind real processes, made when a program first opens it or issues an ENCLU.
+
+The rules decide; what they did is noted here (`Pending`), and carried out by the rooms above:
+memory is a memfd that every process maps, and the protection of each run of its pages is what
+the VMA and the EPCM together allow, so that the CPU itself faults where SGX would.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from softsgx.device.device import Device
+from softsgx.device.files import EnclaveFile
+from softsgx.host import ptrace, state
+from softsgx.host.memfd import MemfdMemory
+from softsgx.sgx.enclave import EnclaveMemory
+from softsgx.supervisor.state.enclaves import memory_fd
+from softsgx.supervisor.state.run import Run
+
+__all__ = ["HostDevice", "open_device"]
+
+
+class HostDevice(Device):
+    """The device of a run."""
+
+    def __init__(self, of: Run, **options: Any) -> None:
+        super().__init__(**options)
+        self.of = of
+        self.cpus = os.sched_getaffinity(0)
+
+    def make_memory(self, file: EnclaveFile, size_bytes: int) -> EnclaveMemory:
+        """A memfd, which mappings made before ECREATE have already."""
+        fd = memory_fd(self.of, file)
+        del self.of.early_memory[file]
+        return MemfdMemory(fd, size_bytes)
+
+    def make_measurement(self, secs: Any) -> Any:
+        """Hashing in a thread of its own, on any core."""
+        from softsgx.sgx.measure import LateMeasurement
+
+        m = LateMeasurement(self.cpus)
+        m.ecreate(secs.ssaframesize, secs.size)
+        return m
+
+    def on_create(self, process: Any, file: EnclaveFile) -> None:  # noqa: ARG002
+        """Mappings made before ECREATE get their place in the memory now."""
+        self.of.allowed.clear()
+        self.of.pending.remap.append(file)
+
+    def on_mm(self, process: Any, effects: Any) -> None:
+        """Note what an ioctl did to mappings: it is carried out before the guest runs on."""
+        if effects:
+            self.of.pending.effects.append((process, effects))
+
+    def install(self, process: Any, file: EnclaveFile, flags: int) -> int:  # noqa: ARG002
+        """Note that the caller gets an fd; 0 until it is there."""
+        self.of.pending.new_fd = (file, flags)
+        return 0
+
+    def on_pages(self, file: EnclaveFile, first: int, last: int) -> None:
+        """Note the range; the protections follow before the guest runs on."""
+        self.of.pending.pages_changed(file, first, last)
+
+
+def open_device(run: Run) -> Device:
+    """The device of a run, made if there is none yet."""
+    if not run.opened:
+        options = run.options
+        run.device = HostDevice(
+            run,
+            design=options.make_design() if options.make_design else None,
+            lsm=None if run.lsm is None else run.lsm.lsm,
+            key_root=state.root_key(),
+            epc_bytes=options.epc_bytes,
+            xfrm_supported=_xfrm(run),
+            carry_out=options.carry_out,
+        )
+        noexec = options.dev_noexec
+        if noexec is None:
+            noexec = bool(os.statvfs("/dev").f_flag & os.ST_NOEXEC)
+        run.noexec = int(noexec)
+        if run.record is not None:
+            run.record.watch(run.device)
+    return run.device
+
+
+def _xfrm(run: Run) -> int:
+    """The XSAVE features of this CPU: XCR0, which the kernel notes in the register set."""
+    for tid, tracee in run.tracees.items():
+        if tracee.stopped:
+            image = ptrace.get_xstate(tid)
+            return int.from_bytes(image[464:472], "little") & 0xE7
+    return 3

@@ -1,0 +1,137 @@
+"""The enclaves of a run and who has them: processes that fork and end, files that are let go."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from softsgx.device.files import EnclaveFile, PathFile
+from softsgx.host.memfd import new_memory
+from softsgx.law.rule import Stop
+from softsgx.supervisor.state.host_process import HostProcess, process_of
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import AddressSpace, Tracee
+
+__all__ = ["close", "collect", "forked", "memory_fd", "open_node", "space_ended", "thread_ended"]
+
+
+# -- processes -----------------------------------------------------------------------------
+
+
+def forked(run: Run, parent: AddressSpace, child: AddressSpace) -> None:
+    """fork: the child has the parent's mappings."""
+    process = HostProcess(run, child)
+    process.mm = parent.sgx.mm.fork(process)
+    process.native = {e: t.copy() for e, t in parent.sgx.native.items()}
+    child.sgx = process
+    if parent.pid in run.traced:
+        run.traced.add(child.pid)
+
+
+def thread_ended(run: Run, tracee: Tracee) -> None:
+    """A thread that ends inside leaves its TCS busy for ever, as on hardware: it did AEX."""
+    if tracee.tid == tracee.tgid:
+        run.traced.discard(tracee.tgid)
+    tracee.odd = None
+    thread = tracee.thread
+    if thread is not None and thread.tcs is not None:
+        thread.tcs.cssa += 1
+        thread.tcs.entered = None
+
+
+def space_ended(run: Run, space: AddressSpace) -> None:
+    """The last thread of an address space is gone, or has called exec."""
+    if space.sgx is not None:
+        run.device.processes.discard(space.sgx)
+    collect(run)
+
+
+# -- files ---------------------------------------------------------------------------------
+
+
+def open_node(
+    run: Run, tracee: Tracee, path: str, fmode: int, *, path_only: bool = False
+) -> tuple[Any, int]:
+    """Open of a device node: (the file, 0) or (None, errno)."""
+    collect(run)
+    if path_only:
+        return PathFile(path), 0
+    process = process_of(run, tracee.space)
+    process.tid = tracee.tid
+    try:
+        file = run.device.open(path, fmode, process)
+    except Stop as stop:
+        if run.record is not None:
+            run.record.open(tracee.tid, path, fmode, -stop.errno, stop.why)
+        return None, stop.errno
+    if isinstance(file, EnclaveFile):
+        file.noexec = run.noexec
+    return file, 0
+
+
+def memory_fd(run: Run, file: EnclaveFile) -> int:
+    """The file that an enclave's pages are in, or will be."""
+    file = file.base_file
+    if file.enclave.created:
+        fd: int = file.enclave.memory.fd
+        return fd
+    if file not in run.early_memory:
+        fd = run.early_memory[file] = new_memory(file.path)
+        s = os.fstat(fd)
+        run.memories[s.st_dev, s.st_ino] = file, PathFile(file.path)
+    return run.early_memory[file]
+
+
+def collect(run: Run) -> None:
+    """Free the enclaves that no process maps and no fd names."""
+    processes = run.device.processes
+    mapped = {f for p in processes for v in p.mm for f in (v.file, v.file.base_file)}
+    idle = {k: f for k, f in run.files.items() if f not in mapped}
+    if not idle:
+        return
+    for tid in run.tracees:  # each thread may have descriptors of its own
+        for key in _open_files(tid):
+            idle.pop(key, None)
+    # An fd of a segment keeps its enclave.
+    kept = {f.base_file for k, f in run.files.items() if k not in idle and _enclave(f)}
+    for key, file in idle.items():
+        if file in kept:
+            continue
+        del run.files[key]
+        for memory in [k for k, (whose, _) in run.memories.items() if whose is file]:
+            del run.memories[memory]
+        if file in run.early_memory:
+            os.close(run.early_memory.pop(file))
+        if _enclave(file) and file.base_file is file:
+            for process in processes:
+                process.native.pop(file, None)
+            if file.enclave.created:
+                file.enclave.measurement.close()
+                file.enclave.memory.close()
+
+
+def close(run: Run) -> None:
+    """The end of the run."""
+    for file in list(run.files.values()):
+        if _enclave(file) and file.enclave.created:
+            file.enclave.measurement.close()
+
+
+def _open_files(tid: int) -> list[tuple[int, int]]:
+    """What the descriptors of a thread are."""
+    found = []
+    try:
+        names = os.listdir(f"/proc/{tid}/fd")
+    except OSError:
+        return []
+    for name in names:
+        try:
+            s = os.stat(f"/proc/{tid}/fd/{name}")
+        except OSError:
+            continue  # closed meanwhile
+        found.append((s.st_dev, s.st_ino))
+    return found
+
+
+def _enclave(file: Any) -> bool:
+    return isinstance(file, EnclaveFile)

@@ -1,0 +1,54 @@
+"""The folders that the device's nodes are in and that this machine lacks: /dev/sgx, say."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["Folders"]
+
+
+class Folders:
+    """The folders of some nodes that are not there. paths: of the nodes."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self._names: dict[str, list[str]] = {}
+        for path in paths:
+            folder, name = os.path.split(path)
+            if not os.path.isdir(folder):
+                self._names.setdefault(folder, []).append(name)
+        self.last = frozenset(os.path.basename(folder).encode() for folder in self._names)
+        self._made: dict[str, str] = {}
+
+    def meant(self, directory: str) -> str:
+        """A directory as the nodes' paths name it: the folder that a stand-in stands for."""
+        real = os.path.realpath(directory)
+        return next((folder for folder, made in self._made.items() if made == real), real)
+
+    def named(self, path: bytes) -> str | None:
+        """The folder that a path names, or None."""
+        text = os.path.normpath(os.fsdecode(path))
+        for folder in self._names:
+            parent, base = os.path.split(folder)
+            if os.path.basename(text) == base and os.path.realpath(os.path.dirname(text)) == parent:
+                return folder
+        return None
+
+    def stand_in(self, folder: str) -> str:
+        """The temporary folder that stands for one."""
+        if folder not in self._made:
+            import tempfile
+
+            made = tempfile.mkdtemp(prefix="softsgx-dev-")
+            os.chmod(made, 0o755)
+            for name in self._names[folder]:
+                with open(os.path.join(made, name), "x"):
+                    pass
+            self._made[folder] = os.path.realpath(made)
+        return self._made[folder]
+
+    def close(self) -> None:
+        """The end of the run."""
+        import shutil
+
+        for made in self._made.values():
+            shutil.rmtree(made, ignore_errors=True)

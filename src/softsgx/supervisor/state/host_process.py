@@ -1,0 +1,233 @@
+"""A real process as the device's `Process`: its memory is read through the kernel."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from typing import Any
+
+from softsgx.device.memory import Fault, Source
+from softsgx.device.process import Process
+from softsgx.host import procmaps, ptrace
+from softsgx.supervisor.state.patched import unpatched
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import AddressSpace
+
+__all__ = ["HostProcess", "process_of", "received"]
+
+_PROCMAP_QUERY = 0xC0686611
+# struct procmap_query: size, flags and the address asked for; then what it tells of the VMA.
+_ASK = struct.pack("<QQ", 104, 0x10) + bytes(88)
+_ADDRESS = struct.Struct("<Q")
+_ANSWER = struct.Struct("<QQQ16xQII")
+_VMA_READ, _VMA_EXEC, _VMA_SHARED = 1, 4, 8
+_READ_IMPLIES_EXEC = 0x0400000
+
+
+class _HostSource(Source):
+    """A source VMA; what few ask for is looked up when it is."""
+
+    __slots__ = ("_pid",)
+
+    def __init__(self, pid: int, start: int, end: int, prot: int, may: int, anonymous: int) -> None:
+        super().__init__(start, end, prot, may, anonymous=anonymous)
+        self._pid = pid
+
+    @property
+    def modified(self) -> int:
+        """A private file mapping that was written to has anonymous pages of its own."""
+        field = None
+        if not self.anonymous:
+            field = procmaps.smaps_field(self._pid, self.start, b"Anonymous:")
+        return int(field is not None and int(field.split()[0]) > 0)
+
+    @modified.setter
+    def modified(self, value: int) -> None:
+        """What the kernel knows is not ours to set."""
+
+    @property
+    def path(self) -> str:
+        """The file's path as maps prints it, "" for anonymous memory."""
+        if self.anonymous:
+            return ""
+        mappings = procmaps.maps(self._pid)
+        return next((m.path for m in mappings if m.start <= self.start < m.end), "")
+
+    @path.setter
+    def path(self, value: str) -> None:
+        """What the kernel knows is not ours to set."""
+
+
+class _HostMemory:
+    """`UserMemory` of a real process: what copy_from_user would see."""
+
+    def __init__(self, process: HostProcess) -> None:
+        self.process = process
+        self._query = True
+        self._maps_fd = -1
+        self._may: dict[tuple[int, int, int, int], int] = {}
+        self._question = bytearray(len(_ASK))
+
+    def close(self) -> None:
+        if self._maps_fd >= 0:
+            os.close(self._maps_fd)
+            self._maps_fd = -1
+
+    def read(self, addr: int, length: int) -> bytes:
+        if addr + length > 1 << 47:
+            raise Fault(addr)
+        data = ptrace.read_memory(self.process.tid, addr, length)
+        if len(data) != length:
+            raise Fault(addr + len(data))
+        return unpatched(self.process.space, addr, data)
+
+    def write(self, addr: int, data: bytes) -> None:
+        if addr + len(data) > 1 << 47:
+            raise Fault(addr)
+        if ptrace.write_memory(self.process.tid, addr, data) != len(data):
+            raise Fault(addr)
+
+    def source(self, addr: int) -> Source:
+        """The VMA at an address, with the VM_MAY* that the kernel gave it.
+
+        Raises Stop where the LSM would not have let it become executable.
+        """
+        found = self._query_vma(addr) if self._query else None
+        if found is None:
+            found = self._parse_vma(addr)
+        start, end, prot, shared, dev, inode = found
+        if end <= start:
+            return Source(addr, addr + 4096, 0, 0, mapped=0, found=0)
+        may = 7
+        if inode or shared:
+            # Of a private mapping they depend on the mount alone; a shared one may have been
+            # made anew from an fd of another mode.
+            key = (start, end, dev, inode)
+            known = None if shared else self._may.get(key)
+            if known is None:
+                flags = procmaps.smaps_vmflags(self.process.space.pid, start) or frozenset()
+                known = ("mr" in flags) | ("mw" in flags) << 1 | ("me" in flags) << 2
+                if not shared:
+                    self._may[key] = known
+            may = known
+        if addr < start:
+            # find_vma() takes the next one above; its pages below are not mapped.
+            return Source(addr, addr + 4096, 0, may, mapped=0)
+        confinement = self.process.run.lsm
+        if prot & _VMA_EXEC and confinement is not None:
+            confinement.source(self.process, addr, prot)
+        return _HostSource(self.process.space.pid, start, end, prot, may, int(not inode))
+
+    def _query_vma(self, addr: int) -> tuple[int, int, int, int, int, int] | None:
+        """PROCMAP_QUERY (Linux 6.11): one VMA without printing them all."""
+        if self._maps_fd < 0:
+            self._maps_fd = os.open(f"/proc/{self.process.space.pid}/maps", os.O_RDONLY)
+        query = self._question
+        query[:] = _ASK
+        _ADDRESS.pack_into(query, 16, addr)
+        try:
+            fcntl.ioctl(self._maps_fd, _PROCMAP_QUERY, query)
+        except FileNotFoundError:
+            return (0, 0, 0, 0, 0, 0)
+        except OSError:
+            self._query = False
+            return None
+        start, end, flags, inode, major, minor = _ANSWER.unpack_from(query, 24)
+        return start, end, flags & 7, flags & _VMA_SHARED, os.makedev(major, minor), inode
+
+    def _parse_vma(self, addr: int) -> tuple[int, int, int, int, int, int]:
+        for m in procmaps.maps(self.process.space.pid):
+            if addr < m.end:
+                return m.start, m.end, m.prot, int(m.shared), 0, m.inode
+        return (0, 0, 0, 0, 0, 0)
+
+
+class HostProcess(Process):
+    """The process of an address space. ``tid``: a stopped thread of it, for reading memory.
+
+    native: for each enclave, the protections that its mapping here really has. hidden: they
+    are none, whatever the model says, since no thread is inside (``--abort-page``).
+    locks_future: mlockall(MCL_FUTURE) holds. heap_watched: brk stops.
+    """
+
+    def __init__(self, run: Run, space: AddressSpace) -> None:
+        self.space = space
+        self.tid = space.pid
+        self.run = run
+        super().__init__(run.device, _HostMemory(self))
+        self.native: dict[Any, Any] = {}
+        self.hidden = run.options.abort_page
+        self.tcs_enclaves: dict[int, Any] = {}
+        self.locks_future = False
+        self.heap_watched = False
+        self._start_brk = -1
+
+    @property
+    def read_implies_exec(self) -> int:
+        """READ_IMPLIES_EXEC of the personality, which a process can change at any time."""
+        try:
+            with open(f"/proc/{self.tid}/personality") as f:
+                return int(bool(int(f.read(), 16) & _READ_IMPLIES_EXEC))
+        except (OSError, ValueError):
+            return 0
+
+    @read_implies_exec.setter
+    def read_implies_exec(self, value: int) -> None:
+        """What the kernel knows is not ours to set."""
+
+    @property
+    def start_brk(self) -> int:
+        """Where the heap begins; for its life the same."""
+        if self._start_brk < 0:
+            with open(f"/proc/{self.tid}/stat", "rb") as f:
+                self._start_brk = int(f.read().rpartition(b")")[2].split()[44])
+        return self._start_brk
+
+    @property
+    def tgid(self) -> int:
+        """The process that ``tid`` is a thread of."""
+        tracee = self.run.tracees.get(self.tid)
+        return self.space.pid if tracee is None else tracee.tgid
+
+    @property
+    def label(self) -> str:
+        """What the LSM knows it by; "" without one."""
+        confinement = self.run.lsm
+        return "" if confinement is None else confinement.label_of(self.tgid)
+
+    @property
+    def fsuid(self) -> int:
+        """The uid that files are accessed with."""
+        try:
+            with open(f"/proc/{self.tid}/status", "rb") as f:
+                return int(f.read().partition(b"\nUid:")[2].split(None, 4)[3])
+        except (OSError, IndexError, ValueError):
+            return -1
+
+    def fd_file(self, fd: int) -> tuple[bool, Any]:
+        """(whether the fd is open, its device file or None)."""
+        path = f"/proc/{self.tid}/fd/{fd}"
+        try:
+            s = os.stat(path)
+        except OSError:
+            return False, None
+        return True, self.run.files.get((s.st_dev, s.st_ino))
+
+    def mm_changed(self) -> None:
+        """VMAs of enclaves changed: remembered checks no longer count."""
+        self.generation += 1
+        self.tcs_enclaves.clear()
+
+
+def process_of(run: Run, space: AddressSpace) -> HostProcess:
+    """The device's view of an address space, made when it first matters."""
+    if space.sgx is None:
+        space.sgx = HostProcess(run, space)
+    process: HostProcess = space.sgx
+    return process
+
+
+def received(run: Run, process: HostProcess, file: Any) -> tuple[int, str]:
+    """What the LSM says of the first use of a file that came from another process."""
+    return (0, "") if run.lsm is None else run.lsm.received(process, file)

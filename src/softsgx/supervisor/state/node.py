@@ -1,0 +1,188 @@
+"""The device's nodes as a program sees them: what stat says, who may open, what may be done.
+
+They exist for the programs of a run alone. What a program does to a node (chmod, chown, utimes,
+unlink) changes what it sees from then on, and reaches nothing on this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+
+from softsgx.supervisor.state.folders import Folders
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from softsgx.supervisor.state.options import Options
+
+__all__ = ["Creds", "Node", "Nodes"]
+
+_MISC_MAJOR = 10
+_MINORS = {"enclave": 125, "provision": 126}
+_CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_FOWNER = 0, 1, 2, 3
+_KEEP = 0xFFFFFFFF
+_UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
+
+
+class Creds:
+    """Who a thread is: from /proc/TID/status. real: by its real ids, as access(2) asks."""
+
+    def __init__(self, tid: int, real: bool = False) -> None:
+        fields = {}
+        with open(f"/proc/{tid}/status", "rb") as status:
+            for line in status:
+                name, _, value = line.partition(b":")
+                fields[name] = value.split()
+        which = 0 if real else 3
+        self.uid = int(fields[b"Uid"][which])
+        self.gid = int(fields[b"Gid"][which])
+        self.groups = {self.gid, *map(int, fields[b"Groups"])}
+        self.caps = int(fields[b"CapEff"][0], 16)
+        if real and self.uid:
+            self.caps = 0  # access_override_creds(), for a program that kept its own bits
+        elif real:
+            self.caps = int(fields[b"CapPrm"][0], 16)
+
+    def capable(self, capability: int) -> bool:
+        """Whether it holds a capability."""
+        return bool(self.caps >> capability & 1)
+
+
+class Node:
+    """One character device. path: its name; mode: permission bits; times in ns."""
+
+    def __init__(self, path: str, mode: int = 0o666, uid: int = 0, gid: int = 0) -> None:
+        self.path = path
+        self.minor = _MINORS["provision" if path.endswith("provision") else "enclave"]
+        self.ino = 700 + self.minor
+        self.mode, self.uid, self.gid = mode, uid, gid
+        dev = os.stat("/dev")
+        self.device = dev.st_dev
+        self.times = [dev.st_ctime_ns] * 4  # access, modification, change, birth
+        self.gone = False
+
+    # -- who may what (Linux: generic_permission(), setattr_prepare()) ------------------------
+
+    def permits(self, who: Creds, mask: int) -> bool:
+        """Whether someone may access it; mask: 4 read, 2 write, 1 execute."""
+        if who.capable(_CAP_DAC_OVERRIDE) and (not mask & 1 or self.mode & 0o111):
+            return True
+        if who.capable(_CAP_DAC_READ_SEARCH) and mask == 4:
+            return True
+        shift = 6 if who.uid == self.uid else 3 if self.gid in who.groups else 0
+        return self.mode >> shift & mask == mask
+
+    def _owns(self, who: Creds) -> bool:
+        return who.uid == self.uid or who.capable(_CAP_FOWNER)
+
+    def chmod(self, who: Creds, mode: int) -> int:
+        """Change the permission bits: 0 or errno."""
+        if not self._owns(who):
+            return 1
+        self.mode = mode & 0o7777
+        self._changed()
+        return 0
+
+    def chown(self, who: Creds, uid: int, gid: int) -> int:
+        """Change owner and group, -1 (as u32) for none: 0 or errno."""
+        uid = self.uid if uid & _KEEP == _KEEP else uid & _KEEP
+        gid = self.gid if gid & _KEEP == _KEEP else gid & _KEEP
+        owner = who.uid == self.uid and uid == self.uid
+        if not who.capable(_CAP_CHOWN) and not (owner and (gid == self.gid or gid in who.groups)):
+            return 1
+        self.uid, self.gid = uid, gid
+        self._changed()
+        return 0
+
+    def utimes(self, who: Creds, times: list[tuple[int, int]] | None) -> int:
+        """Set access and modification times, (seconds, ns), None for now: 0 or errno."""
+        import time
+
+        now = time.time_ns()
+        if times is None:
+            if not self._owns(who) and not self.permits(who, 2):
+                return 13
+            times = [(0, _UTIME_NOW)] * 2
+        elif not self._owns(who):
+            return 1
+        for i, (seconds, ns) in enumerate(times):
+            if ns == _UTIME_NOW:
+                self.times[i] = now
+            elif ns != _UTIME_OMIT:
+                if not 0 <= ns < 10**9:
+                    return 22
+                self.times[i] = seconds * 10**9 + ns
+        self._changed()
+        return 0
+
+    def _changed(self) -> None:
+        import time
+
+        self.times[2] = time.time_ns()
+
+    # -- what stat says -----------------------------------------------------------------------
+
+    def stat(self) -> bytes:
+        """The node's struct stat."""
+        a, m, c = (divmod(t, 10**9) for t in self.times[:3])
+        rdev = os.makedev(_MISC_MAJOR, self.minor)
+        return struct.pack(
+            "<QQQIIIIQqqqqQqQqQ24x", self.device, self.ino, 1, stat.S_IFCHR | self.mode,
+            self.uid, self.gid, 0, rdev, 0, 4096, 0, *a, *m, *c,
+        )  # fmt: skip
+
+    def statx(self) -> bytes:
+        """The node's struct statx."""
+        buf = bytearray(256)
+        struct.pack_into(
+            "<IIQIIIHHQQQQ", buf, 0, 0xFFF, 4096, 0, 1, self.uid, self.gid,
+            stat.S_IFCHR | self.mode, 0, self.ino, 0, 0, 0,
+        )  # fmt: skip
+        for at, which in ((64, 0), (80, 3), (96, 2), (112, 1)):
+            struct.pack_into("<qII", buf, at, *divmod(self.times[which], 10**9), 0)
+        major, minor = os.major(self.device), os.minor(self.device)
+        struct.pack_into("<IIII", buf, 128, _MISC_MAJOR, self.minor, major, minor)
+        return bytes(buf)
+
+
+class Nodes:
+    """Which paths are devices: those of the chosen design.
+
+    paths: the node's path by each name that it goes by. names: last components. by_path:
+    the nodes. folders: those of the paths that this machine lacks.
+    """
+
+    def __init__(
+        self,
+        paths: tuple[str, str] = ("/dev/sgx_enclave", "/dev/sgx_provision"),
+        aliases: dict[str, str] | None = None,
+        node: Callable[[str], Node] = Node,
+    ) -> None:
+        self.paths = {path: path for path in paths} | (aliases or {})
+        self.names = frozenset(os.path.basename(p).encode() for p in self.paths)
+        self.by_path = {path: node(path) for path in dict.fromkeys(self.paths.values())}
+        self.folders = Folders(list(self.paths))
+
+    def __getitem__(self, path: str) -> Node:
+        """The node of a path that the device knows it by."""
+        return self.by_path[path]
+
+    @classmethod
+    def of(cls, options: Options) -> Nodes:
+        """The nodes of a run."""
+
+        def node(path: str) -> Node:
+            return Node(path, options.dev_mode, options.dev_uid, options.dev_gid)
+
+        design = options.make_design() if options.make_design else None
+        if design is None:
+            return cls(node=node)
+        if not options.carry_out:
+            return cls(design.paths, design.aliases, node)
+        from softsgx.device.carryout import CarryOut
+
+        return cls(design.paths, CarryOut.aliases(design), node)

@@ -1,0 +1,56 @@
+"""What ``softsgx run`` was asked for."""
+
+from __future__ import annotations
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from softsgx.supervisor.state.security import SecurityModule
+
+__all__ = ["Options"]
+
+
+class Options:
+    """What ``softsgx run`` was asked for. design: a Design, made when first needed.
+
+    lsm: a `softsgx.supervisor.state.confinement.Confinement`, None for no LSM. carry_out: calls
+    of loaders for Linux are carried out as the design's own. dev_mode, dev_uid, dev_gid: of the
+    device's nodes. abort_page: an enclave's pages cannot be accessed while no thread of the
+    process is inside. dev_noexec: whether they lie on a noexec mount, None: as /dev does. origin:
+    what the program gets (`softsgx.host.origin`), taken now if it is None. front: hears of the
+    program being ``launched(pid)``, ``stopped(signal)`` and ``ended(status)`` before its
+    descendants.
+    """
+
+    __slots__ = (
+        "abort_page",
+        "carry_out",
+        "cpuid",
+        "dev_gid",
+        "dev_mode",
+        "dev_noexec",
+        "dev_uid",
+        "epc_bytes",
+        "front",
+        "lsm",
+        "make_design",
+        "origin",
+        "recorder",
+        "verify",
+    )
+
+    def __init__(self, make_design: Any = None, epc_bytes: int = 128 << 20) -> None:
+        self.make_design = make_design
+        self.epc_bytes = epc_bytes
+        self.recorder: Any = None
+        self.lsm: SecurityModule | None = None
+        self.origin: Any = None
+        self.front: Any = None
+        self.verify = False
+        self.carry_out = False
+        self.cpuid = True
+        self.abort_page = False
+        self.dev_mode, self.dev_uid, self.dev_gid = 0o666, 0, 0
+        self.dev_noexec: bool | None = None

@@ -1,0 +1,115 @@
+"""All that is known of a run, in one place: what handlers are given.
+
+Data alone: what is done with it is in the rooms above, which import this one. Light on purpose,
+since every start pays for it; what concerns enclaves is here, too, and empty until a program
+first opens the device (`softsgx.supervisor.state.device.open_device`).
+"""
+
+from __future__ import annotations
+
+import os
+
+from softsgx.errors import InternalError
+from softsgx.host import ptrace
+from softsgx.supervisor.state.node import Nodes
+from softsgx.supervisor.state.pending import Pending
+from softsgx.supervisor.state.tracee import Tracee
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from softsgx.device.device import Device
+    from softsgx.device.files import EnclaveFile, PathFile
+    from softsgx.host.notify import Listener
+    from softsgx.supervisor.state.options import Options
+
+__all__ = ["Run", "cache_dir"]
+
+
+def cache_dir() -> str:
+    """Where what was found about files is kept between runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(base, "softsgx", "cpuid")
+
+
+class Run:
+    """One program and everything that it starts.
+
+    record: the recorder, or None. tracees: by tid. early: statuses of children whose parents'
+    events have not come yet. killed: the process that was last ended by SIGKILL, whose children
+    may have none to tell of them. regs: the registers of the thread that is dealt with, ``view`` of
+    them as a list; spare_regs: others, for a while. main_pid, main_status: of the program.
+    listener: what gives descriptors to processes. lsm: the security module. nodes: the
+    device's. cpuid_*: what CPUID answered, and where it is in files, for all processes.
+
+    Of enclaves: files: the device's, by (st_dev, st_ino) of the descriptor that stands for one.
+    early_memory: fds of enclaves that are mapped before ECREATE. memories: the files that pages
+    are in, by (st_dev, st_ino): whose, and what a program has that finds one, a path alone.
+    pending: what the model did that processes do not feel yet. traced: processes whose signal
+    dispositions were asked for. noexec: the nodes lie on such a mount. allowed: real protections
+    of pages by (VMA's word, page's word).
+
+    dispatch: what is done with a status of a tracee that came while a handler waited for
+    another's; the loop's.
+    """
+
+    def __init__(self, options: Options, dispatch: Callable[[Tracee, int], None]) -> None:
+        self.options = options
+        self.dispatch = dispatch
+        self.record = options.recorder
+        self.lsm = options.lsm
+        self.tracees: dict[int, Tracee] = {}
+        self.early: dict[int, int] = {}
+        self.killed: Tracee | None = None
+        self.regs = ptrace.Registers()
+        self.spare_regs = ptrace.Registers()
+        self.view = self.regs.view
+        self.main_pid = 0
+        self.main_status: int | None = None
+        self.listener: Listener | None = None
+        self.nodes = Nodes.of(options)
+        self.cache_dir = cache_dir()
+        self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+        self.cpuid_sites: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self.cpuid_highest = 0
+        self.cpuid_faulting = True
+        self._device: Device | None = None
+        self.noexec = 0
+        self.files: dict[tuple[int, int], Any] = {}
+        self.early_memory: dict[Any, int] = {}
+        self.memories: dict[tuple[int, int], tuple[EnclaveFile, PathFile]] = {}
+        self.pending = Pending()
+        self.allowed: dict[tuple[int, int], int] = {}
+        self.traced: set[int] = set()
+
+    @property
+    def opened(self) -> bool:
+        """Whether there is a device: a program has opened it, or issued an ENCLU."""
+        return self._device is not None
+
+    @property
+    def device(self) -> Device:
+        """The device, once it is opened."""
+        if self._device is None:
+            raise InternalError("the device is used before it is opened")
+        return self._device
+
+    @device.setter
+    def device(self, device: Device) -> None:
+        """Set it, once."""
+        self._device = device
+
+    def file_of(self, tracee: Tracee, fd: int) -> Any:
+        """The device file that an fd of a process is, or None."""
+        if not self.files:
+            return None
+        try:
+            s = os.stat(f"/proc/{tracee.tid}/fd/{fd}")
+        except OSError:
+            return None
+        key = (s.st_dev, s.st_ino)
+        memory = self.memories.get(key)
+        return self.files.get(key) or (memory and memory[1])

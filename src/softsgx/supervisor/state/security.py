@@ -1,0 +1,40 @@
+"""What a run asks of its security module, which is `confinement`, imported where one is wanted."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from softsgx.supervisor.state.tracee import Tracee
+
+__all__ = ["SecurityModule"]
+
+
+class SecurityModule(Protocol):
+    """Labels of processes, and the questions that only real processes raise."""
+
+    lsm: Any
+    setup: dict[str, Any]
+
+    def attach(self, run: Any) -> None:
+        """The run begins."""
+
+    def close(self) -> None:
+        """The end of the run."""
+
+    def label_of(self, tgid: int) -> str:
+        """The label of a process."""
+
+    def forked(self, parent: int, child: int) -> None:
+        """A process has a child."""
+
+    def ended(self, tgid: int) -> None:
+        """A process is gone."""
+
+    def executed(self, tracee: Tracee) -> None:
+        """A program begins in a process."""
+
+    def received(self, process: Any, file: Any) -> tuple[int, str]:
+        """Before a process uses a descriptor: (0 or errno, why)."""
+
+    def source(self, process: Any, addr: int, prot: int) -> None:
+        """Ask about an executable mapping that pages are added from. Raises Stop."""

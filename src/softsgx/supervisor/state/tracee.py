@@ -1,0 +1,135 @@
+"""What the supervisor knows of each traced thread and of each address space."""
+
+from __future__ import annotations
+
+import os
+
+from softsgx.host import ptrace
+from softsgx.supervisor.state.dispositions import Dispositions
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["AddressSpace", "Tracee"]
+
+
+class AddressSpace:
+    """A process's memory (its mm), shared by its threads and by a vfork child.
+
+    pid: of a process that lives in it. image: base address of our vDSO in it, 0
+    while there is none. aep, entry: where its ENCLU begins and ends. sgx: the
+    `HostProcess`, None until it meets the device. patched: CPUID sites by
+    address (two bytes each). tracees: those that run in it. watched: the descriptors that a
+    filter stops calls on; mem_fds: those of them that are of /proc/PID/mem.
+    asked_names: whether the filter of late calls on names is there. dir_fds: descriptors of
+    /dev, and whether the nodes have been listed.
+    """
+
+    __slots__ = (
+        "aep",
+        "asked_names",
+        "dir_fds",
+        "entry",
+        "image",
+        "mem_fd",
+        "mem_fds",
+        "native_cpuid",
+        "patched",
+        "pid",
+        "ranges",
+        "sgx",
+        "tracees",
+        "watched",
+    )
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.image = self.aep = self.entry = 0
+        self.mem_fd = -1
+        self.sgx: Any = None
+        self.patched: list[int] = []
+        self.native_cpuid = True
+        self.tracees: set[int] = set()
+        self.watched: set[int] = set()
+        self.mem_fds: set[int] = set()
+        self.asked_names = False
+        self.dir_fds: dict[int, bool] = {}
+        self.ranges: list[tuple[int, int]] = []
+
+    def close(self) -> None:
+        """Give back what it holds open."""
+        if self.mem_fd >= 0:
+            os.close(self.mem_fd)
+            self.mem_fd = -1
+
+    def _mem(self) -> int:
+        if self.mem_fd < 0:
+            self.mem_fd = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        return self.mem_fd
+
+    def peek(self, addr: int, length: int) -> bytes:
+        """Memory whatever its protection; fewer bytes where nothing is mapped."""
+        try:
+            return os.pread(self._mem(), length, addr)
+        except (OSError, OverflowError):
+            return b""
+
+    def poke(self, addr: int, data: bytes | bytearray) -> None:
+        """Write whatever the protection (FOLL_FORCE: private mappings get a copy)."""
+        os.pwrite(self._mem(), data, addr)
+
+
+class Tracee:
+    """One thread.
+
+    space: its address space. thread: its `sgx.enclu.Thread`, None until it
+    enters. stopped: whether it is in a ptrace stop now. vforking: it waits for its
+    vfork child and cannot be interrupted. at_call: it stands at a system call's entry,
+    where no remote call is possible. exits: it stops before it ends. odd: an `Odd`, None
+    nearly always. signals: what its process does with those of exceptions.
+    """
+
+    __slots__ = (
+        "at_call",
+        "exits",
+        "odd",
+        "retries",
+        "signals",
+        "space",
+        "stopped",
+        "tgid",
+        "thread",
+        "tid",
+        "vforking",
+    )
+
+    def __init__(self, tid: int, tgid: int, space: AddressSpace) -> None:
+        self.tid, self.tgid, self.space = tid, tgid, space
+        self.thread: Any = None
+        self.stopped = True
+        self.vforking = False
+        self.retries: tuple[object, int] = (None, 0)
+        self.at_call = self.exits = False
+        self.odd: Any = None
+        self.signals = Dispositions()
+        space.tracees.add(tid)
+
+    def read(self, addr: int, length: int) -> bytes:
+        """Memory as the thread itself could read it; fewer bytes if it could not."""
+        return ptrace.read_memory(self.tid, addr, length)
+
+    def read_string(self, addr: int, limit: int = 4096) -> bytes | None:
+        """A C string, or None if it cannot be read or has no end."""
+        text = b""
+        while len(text) < limit:
+            n = min(256, 4096 - (addr + len(text)) % 4096)
+            piece = self.read(addr + len(text), n)
+            end = piece.find(b"\0")
+            if end >= 0:
+                return text + piece[:end]
+            text += piece
+            if len(piece) < n:
+                return None
+        return None

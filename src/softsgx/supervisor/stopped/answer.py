@@ -1,0 +1,83 @@
+"""The ways to let a stopped thread go on, with an answer or without."""
+
+from __future__ import annotations
+
+from softsgx.host import ptrace
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.filters import watch_names
+from softsgx.supervisor.stopped.remote import Remote, calls
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, RAX
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["DONE", "answered", "cont", "finish", "instead", "to_exit"]
+
+DONE = object()
+"""A handler's answer that says: it has let the tracee run itself."""
+
+_U64 = (1 << 64) - 1
+
+
+def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
+    """Let it run, with a signal if one is given."""
+    if run.record is not None:
+        if number:
+            run.record.signal(tracee.tid, number)
+        run.record.flush()
+    if number and tracee.signals.actions:
+        tracee.signals.delivered(number)
+    tracee.stopped = False
+    ptrace.cont(tracee.tid, number)
+
+
+def finish(run: Run, tracee: Tracee, answer: int) -> None:
+    """Answer a system call from its seccomp stop without running it."""
+    run.view[ORIG_RAX] = _U64
+    answered(run, tracee, answer)
+
+
+def answered(run: Run, tracee: Tracee, answer: int) -> Any:
+    """Give a call its value, at its exit stop with the registers loaded, and let it run."""
+    run.view[RAX] = answer & _U64
+    run.regs.store(tracee.tid)
+    cont(run, tracee)
+    return DONE
+
+
+def to_exit(run: Run, tracee: Tracee) -> int:
+    """From a seccomp stop let a call run to its exit stop: what the kernel answered.
+
+    Its registers are loaded; the tracee stands there.
+    """
+    Remote.step(tracee.tid)  # the entry comes before seccomp
+    run.regs.load(tracee.tid)
+    value = run.view[RAX]
+    return value - (1 << 64) if value > _U64 - 4096 else value
+
+
+def instead(run: Run, tracee: Tracee, call: int, changed: dict[int, int]) -> Any:
+    """From a seccomp stop: let another call run in its place; only RAX differs after it."""
+    view, regs = run.view, run.regs
+    before = list(view)
+    view[ORIG_RAX] = call
+    for register, value in changed.items():
+        view[register] = value
+    regs.store(tracee.tid)
+    Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
+    regs.load(tracee.tid)
+    for register in changed:
+        view[register] = before[register]
+    if run.record is not None:
+        answer = view[RAX] - (1 << 64) if view[RAX] >> 63 else view[RAX]
+        run.record.path(tracee.tid, nr.syscall_name(call), "/dev/null", answer)
+    regs.store(tracee.tid)
+    if not tracee.space.asked_names:
+        with calls(run, tracee) as remote:
+            watch_names(remote)
+    cont(run, tracee)
+    return DONE

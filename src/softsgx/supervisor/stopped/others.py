@@ -1,0 +1,97 @@
+"""Remote calls in another process than the one that is stopped now: it is stopped for them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from softsgx.host import ptrace, vdso
+from softsgx.host.signals import SIGTRAP
+from softsgx.supervisor.state.host_process import HostProcess
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.answer import cont
+from softsgx.supervisor.stopped.remote import Remote
+from softsgx.supervisor.stopped.waits import wait_stop
+from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
+
+__all__ = ["in_process"]
+
+_RESTART = {-512 & (1 << 64) - 1, -513 & (1 << 64) - 1, -514 & (1 << 64) - 1}
+_RESTART_BLOCK = -516 & (1 << 64) - 1
+_NR_RESTART_SYSCALL = 219
+
+
+def in_process(
+    run: Run, process: HostProcess, here: Any, call: Remote, do: Callable[[Remote], None]
+) -> None:
+    """Remote calls in a process: the one that is stopped now, or another, stopped for it.
+
+    do: may be done again from its start, by another thread, if one dies at it. A process
+    that nobody lives in any more needs nothing.
+    """
+    if process is here:
+        do(call)
+        return
+    gone: set[int] = set()
+    while True:
+        left = [run.tracees[tid] for tid in process.space.tracees if tid not in gone]
+        if not left:
+            return
+        # One that an outer handler holds; one that can be interrupted; any.
+        tracee = min(left, key=lambda t: (not t.stopped, t.vforking))
+        try:
+            _in_thread(run, process, tracee, do)
+            return
+        except ProcessLookupError:
+            gone.add(tracee.tid)
+
+
+def _in_thread(
+    run: Run, process: HostProcess, tracee: Tracee, do: Callable[[Remote], None]
+) -> None:
+    held = tracee.stopped
+    status = 0 if held else _stop(run, tracee)
+    regs = ptrace.Registers()
+    regs.load(tracee.tid)
+    if not held:
+        _prepare_restart(regs)
+    insn = process.space.image + vdso.load_image().syscall
+    with Remote(tracee, insn, regs, run.listener) as other:
+        do(other)
+    if held:
+        return
+    if status >> 8 & 0xFF != SIGTRAP:
+        ptrace.interrupt(tracee.tid)  # it was in a group-stop, and goes back to it
+    cont(run, tracee)
+
+
+def _stop(run: Run, tracee: Tracee) -> int:
+    """Interrupt a thread that runs; events that come first are handled. Its status."""
+    ptrace.interrupt(tracee.tid)
+    while True:
+        status = wait_stop(tracee.tid)
+        if status >> 16 == ptrace.EVENT_STOP:
+            tracee.stopped = True
+            return status
+        saved = list(run.view)
+        run.dispatch(tracee, status)
+        run.view[:] = memoryview(struct.pack("27Q", *saved)).cast("Q")
+
+
+def _prepare_restart(regs: ptrace.Registers) -> None:
+    """What the kernel does to an interrupted system call when no handler runs.
+
+    It would look at RAX on the way out of the stop; after our own calls it no
+    longer does.
+    """
+    view = regs.view
+    if view[ORIG_RAX] < 1 << 32:
+        if view[RAX] in _RESTART:
+            view[RAX] = view[ORIG_RAX]
+            view[RIP] -= 2
+        elif view[RAX] == _RESTART_BLOCK:
+            view[RAX] = _NR_RESTART_SYSCALL
+            view[RIP] -= 2
+    view[ORIG_RAX] = (1 << 64) - 1

@@ -1,0 +1,176 @@
+"""System calls that the tracer makes a stopped tracee run.
+
+By stepping to the entry and the exit of a ``syscall`` instruction of ours, with
+every signal blocked meanwhile: an ``int3`` behind it would be one stop less,
+but a forced SIGTRAP resets the handler of a program that blocks it.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EMFILE, EPERM
+
+from softsgx.host import notify, ptrace, vdso
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import AddressSpace, Tracee
+from softsgx.supervisor.stopped.waits import poll_stop, wait_stop
+from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI
+from softsgx.uapi.syscalls import NR_open
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ClassVar
+
+    from softsgx.host.notify import Listener
+
+__all__ = ["Remote", "calls", "cancel", "scratch"]
+
+_SCRATCH = 0x400  # in the page of slots behind our vDSO
+_O_RDWR, _O_CLOEXEC = 0o2, 0o2000000
+
+_ARGS = (RDI, RSI, RDX, R10, R8, R9)
+_ALL = (1 << 64) - 1
+_MINUS_1 = (1 << 64) - 1
+
+
+def scratch(space: AddressSpace) -> int:
+    """Where in a process arguments of remote calls can lie: it can read them there."""
+    image = vdso.load_image()
+    return space.image + image.data_offset + _SCRATCH
+
+
+class Remote:
+    """A run of remote system calls in a stopped tracee; restores it at the end.
+
+    ``with Remote(tracee, insn, registers) as call: call(nr, …)``. The tracee has
+    to be at a stop where its registers count (not at a system call's entry).
+    ``regs`` holds what it is to continue with, and may be changed before the end.
+    """
+
+    __slots__ = ("insn", "listener", "mask", "regs", "tracee", "work")
+
+    _spare: ClassVar[list[ptrace.Registers]] = []
+
+    def __init__(
+        self, tracee: Tracee, insn: int, regs: Any, listener: Listener | None = None
+    ) -> None:
+        self.tracee, self.insn, self.regs, self.listener = tracee, insn, regs, listener
+        self.work = self._spare.pop() if self._spare else ptrace.Registers()
+        self.mask = 0
+
+    def __enter__(self) -> Remote:
+        tid = self.tracee.tid
+        self.mask = ptrace.get_sigmask(tid)
+        ptrace.set_sigmask(tid, _ALL)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._spare.append(self.work)
+        if isinstance(exc[1], ProcessLookupError):
+            return  # it is gone; by exec its number may be another thread's by now
+        ptrace.set_sigmask(self.tracee.tid, self.mask)
+        self.regs.store(self.tracee.tid)
+
+    def __call__(self, nr: int, *args: int) -> int:
+        """Make the call: its result, -errno on failure."""
+        tid, work = self.tracee.tid, self.work
+        view = work.view
+        view[:] = self.regs.view
+        for index, value in zip(_ARGS, args, strict=False):
+            view[index] = value & _ALL
+        view[RAX], view[ORIG_RAX], view[RIP] = nr, _MINUS_1, self.insn
+        work.store(tid)
+        self.step(tid)  # entry
+        self.step(tid)  # exit
+        work.load(tid)
+        result = view[RAX]
+        return result - (1 << 64) if result > _ALL - 4096 else result
+
+    def give(self, fd: int, *, cloexec: bool, spare: bool = False) -> int:
+        """Give the tracee a descriptor of our file ``fd``: its number there, or -errno.
+
+        spare: it is closed again before the program runs on, so the program's own limit
+        of descriptors does not count.
+        """
+        tid = self.tracee.tid
+        got = self._give(fd, cloexec)
+        if got != -EMFILE or not spare:
+            return got
+        from resource import RLIMIT_NOFILE, prlimit
+
+        soft, hard = prlimit(tid, RLIMIT_NOFILE)
+        more = soft + 64
+        try:
+            prlimit(tid, RLIMIT_NOFILE, (more, max(more, hard)))
+        except (OSError, ValueError):
+            return got
+        try:
+            return self._give(fd, cloexec)
+        finally:
+            prlimit(tid, RLIMIT_NOFILE, (soft, hard))
+
+    def _give(self, fd: int, cloexec: bool) -> int:
+        listener = self.listener
+        if listener is None:
+            return self._opened(fd, cloexec)
+        tid, work = self.tracee.tid, self.work
+        view = work.view
+        view[:] = self.regs.view
+        view[RDI], view[RSI] = 0, listener.cookie
+        view[RAX], view[ORIG_RAX], view[RIP] = notify.GIVE, _MINUS_1, self.insn
+        work.store(tid)
+        self.step(tid)  # entry
+        ptrace.syscall_step(tid)
+        while True:
+            asked = listener.asked()
+            if asked is not None:
+                if asked[1] == tid:
+                    listener.give(asked[0], fd, cloexec)
+                    status = wait_stop(tid)
+                    break
+                listener.refuse(asked[0], EPERM)
+            # Not asked: a filter of the program's own forbids the call, or it was killed.
+            status = poll_stop(tid)
+            if status:
+                break
+        if status >> 8 != 0x85:
+            self.step(tid)
+        work.load(tid)
+        result = view[RAX]
+        return result - (1 << 64) if result > _ALL - 4096 else result
+
+    def _opened(self, fd: int, cloexec: bool) -> int:
+        """Without a listener: through /proc, which the tracee has to be able to."""
+        space = self.tracee.space
+        where = scratch(space)
+        space.poke(where, f"/proc/{os.getpid()}/fd/{fd}".encode() + b"\0")
+        return self(NR_open, where, _O_RDWR | (_O_CLOEXEC if cloexec else 0))
+
+    @staticmethod
+    def step(tid: int) -> None:
+        """To the next system call stop; a seccomp stop on the way is ours and passes."""
+        while True:
+            ptrace.syscall_step(tid)
+            status = wait_stop(tid)
+            if status >> 8 == 0x85:
+                return
+
+
+def cancel(run: Run, tracee: Tracee) -> None:
+    """From a seccomp stop: cancel the call and go to its exit, where remote calls are possible.
+
+    ``run.regs`` keeps the registers as they were, with orig_rax -1: set RAX to answer.
+    """
+    run.view[ORIG_RAX] = _MINUS_1
+    run.regs.store(tracee.tid)
+    Remote.step(tracee.tid)
+
+
+def calls(run: Run, tracee: Tracee) -> Remote:
+    """Remote calls in a tracee whose registers are in the run's buffer."""
+    if tracee.at_call:
+        tracee.at_call = False
+        cancel(run, tracee)
+    insn = tracee.space.image + vdso.load_image().syscall
+    return Remote(tracee, insn, run.regs, run.listener)
