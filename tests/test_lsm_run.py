@@ -252,13 +252,13 @@ _SOURCES = (
         (
             (),
             {"anon_rwx", "anon_rx", "shared_anon_rx", "heap_rx", "file_rwx", "file_written_rx"},
-            {"execmem", "execmod"},
+            {"execmem", "execheap", "execmod"},
         ),
         (("sgx_loader_execmem",), {"heap_rx", "file_written_rx"}, {"execheap", "execmod"}),
         (
             ("sgx_loader_execmod",),
             {"anon_rwx", "anon_rx", "shared_anon_rx", "heap_rx", "file_rwx"},
-            {"execmem"},
+            {"execmem", "execheap"},
         ),
     ],
 )

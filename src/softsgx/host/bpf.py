@@ -95,12 +95,13 @@ class _Program:
         return b"".join(out)
 
 
-def base_program(cookie: int) -> bytes:
+def base_program(cookie: int, executable: bool = False) -> bytes:
     """Paths; other processes' memory; our ioctls; some mappings of files; SHM_REMAP; entering.
 
     The vDSO's ENCLU is the call exit, made at its place in any page: a thread that
     ends elsewhere stops for nothing in one of 4096 programs. With ``cookie`` as its
-    second argument it asks for a descriptor (`softsgx.host.notify`).
+    second argument it asks for a descriptor (`softsgx.host.notify`). executable: what makes
+    memory executable, or moves it, stops, too.
     """
     p = _Program()
     wanted = {
@@ -112,6 +113,8 @@ def base_program(cookie: int) -> bytes:
     wanted |= {nr.NR_ioctl: "ioctl", nr.NR_mmap: "mmap", nr.NR_exit: "exit", nr.NR_shmat: "shmat"}
     wanted[nr.NR_rt_sigaction] = "sigaction"
     wanted |= {nr.NR_utimensat: "utimensat"}
+    if executable:
+        wanted |= {nr.NR_mprotect: "prot", nr.NR_pkey_mprotect: "prot", nr.NR_mremap: "trace"}
     p.op(_LD, _ARCH)
     p.op(_JEQ, _X86_64, "number")
     p.op(_RET, ALLOW)
@@ -126,8 +129,9 @@ def base_program(cookie: int) -> bytes:
     p.op(_JEQ, 0xA400, "trace", "allow")
     p.label("mmap")
     p.op(_LD, _arg(3))
-    p.op(_JSET, 0x20, "allow")  # MAP_ANONYMOUS
+    p.op(_JSET, 0x20, "prot" if executable else "allow")  # MAP_ANONYMOUS
     p.op(_JSET, 0x01, "trace")  # MAP_SHARED, MAP_SHARED_VALIDATE
+    p.label("prot")
     p.op(_LD, _arg(2))
     p.op(_JSET, 0x4, "trace", "allow")  # PROT_EXEC: CPUID may have to be patched
     p.label("exit")

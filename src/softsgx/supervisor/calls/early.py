@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from softsgx.supervisor.calls import folders, paths
 from softsgx.supervisor.calls.signals import sigaction
-from softsgx.supervisor.programs.patches import patch_mapped
+from softsgx.supervisor.programs.executable import follow, follow_mmap
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.uapi import syscalls as nr
@@ -28,7 +28,8 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     if row.path is not None and row.path.stops
 }
 """By number: what the table of all handlers takes from here."""
-HANDLERS[nr.NR_mmap] = patch_mapped
+HANDLERS[nr.NR_mmap] = follow_mmap
+HANDLERS[nr.NR_mprotect] = HANDLERS[nr.NR_pkey_mprotect] = HANDLERS[nr.NR_mremap] = follow
 HANDLERS[nr.NR_rt_sigaction] = sigaction
 HANDLERS[nr.NR_getdents] = HANDLERS[nr.NR_getdents64] = folders.listed
 

@@ -110,7 +110,7 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         space = AddressSpace(tid)
         old = parent.space
         space.image, space.aep, space.entry = old.image, old.aep, old.entry
-        space.patched = list(old.patched)
+        space.patched, space.executable = list(old.patched), list(old.executable)
         space.native_cpuid = old.native_cpuid
         space.watched, space.ranges = set(old.watched), list(old.ranges)
         space.mem_fds, space.asked_names = set(old.mem_fds), old.asked_names

@@ -51,7 +51,7 @@ class Supervisor:
         """Run a program to its end, and its children; its wait status."""
         run = self.state
         origin = run.options.origin or Origin()
-        pid, fail, run.listener = launch(argv, origin)
+        pid, fail, run.listener = launch(argv, origin, run.lsm is not None)
         run.main_pid = pid
         space = AddressSpace(pid)
         run.tracees[pid] = Tracee(pid, pid, space)

@@ -56,8 +56,12 @@ def _check_elf(path: str) -> None:
         raise UsageError(f"{path}: not an x86-64 program (ELF machine {machine})")
 
 
-def launch(argv: list[str], origin: Origin) -> tuple[int, int, Listener | None]:
+def launch(
+    argv: list[str], origin: Origin, executable: bool = False
+) -> tuple[int, int, Listener | None]:
     """Start ``argv`` as a seized, filtered child on its way into exec, with all that it came with.
+
+    executable: the calls that make memory executable stop.
 
     Returns its pid, a pipe that tells why exec failed (empty: it did not), and what gives
     descriptors to it and its descendants, if the kernel lets us have it.
@@ -66,7 +70,7 @@ def launch(argv: list[str], origin: Origin) -> tuple[int, int, Listener | None]:
     """
     path = find_program(argv[0])
     cookie = new_cookie()
-    program = bpf.base_program(cookie)
+    program = bpf.base_program(cookie, executable)
     ours, theirs = socket_pair()
     ready_r, ready_w = os.pipe()
     fail_r, fail_w = os.pipe()

@@ -32,6 +32,7 @@ from softsgx.policy.apparmor_lsm import UNCONFINED, AppArmorLsm
 from softsgx.policy.lsm import PolicyLsm
 from softsgx.policy.selinux_lsm import SELinuxLsm
 from softsgx.record.avc import apparmor_line, avc_line
+from softsgx.supervisor.state import sources
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -39,6 +40,7 @@ from softsgx.supervisor.state.tracee import Tracee
 __all__ = ["Confinement"]
 
 _X = 4
+_PRIVATE = 2
 _DELETED = " (deleted)"
 
 
@@ -50,13 +52,14 @@ class _SourceFile:
 
 
 class _SourceProcess:
-    """The loader, with what its memory says of heap and stack."""
+    """The loader, with what its memory was when it was asked about."""
 
-    def __init__(self, process: HostProcess, kind: str, start: int, end: int) -> None:
+    def __init__(self, process: HostProcess, note: sources.Note) -> None:
         self.label, self.tgid, self.tid = process.label, process.tgid, process.tid
         self.fsuid = process.fsuid
-        self.heap = (start, end) if kind == "[heap]" else None
-        self.stack = (start, end) if kind == "[stack]" else None
+        vma = (note.vma_start, note.vma_end)
+        self.heap = vma if note.heap else None
+        self.stack = vma if note.stack else None
 
 
 class Confinement:
@@ -200,23 +203,51 @@ class Confinement:
     def source(self, process: HostProcess, addr: int, prot: int) -> None:
         """Ask about an executable mapping that pages are added from. Raises Stop, EACCES.
 
-        The mapping was made without a question. Under the policy it could not have become
-        executable if the same mmap is denied, or, of heap, stack and written file pages,
-        the mprotect that must have made it so.
+        What the kernel was asked when it was made so is asked now, in that order. Of what was
+        mapped without a system call, or by one that implied X, nothing is known but what
+        it is: the mmap is asked about, and the mprotect that must have been, if it was written.
         """
-        found = next((m for m in procmaps.maps(process.space.pid) if m.start <= addr < m.end), None)
+        space = process.space
+        found = next((m for m in procmaps.maps(space.pid) if m.start <= addr < m.end), None)
         if found is None or not prot & _X:
             return
-        area = Vma(found.start, found.end, prot & ~_X, 7, shared=bool(found.shared))
+        notes = sources.notes_at(space.executable, addr, found)
+        if not notes:
+            note = sources.Note(
+                found.start, found.end, prot, 1 if found.shared else 2, found.inode, 0
+            )
+            notes = [note]
+            if found.inode and not found.shared and not prot & 2 and sources.written(space, found):
+                changed = note.within(found.start, found.end)
+                changed.before, changed.modified = prot & ~_X, True
+                notes.append(changed)
+        elif notes[0].before is not None:
+            # Mapped as it was then, which made no stop.
+            first = notes[0].within(notes[0].start, notes[0].end)
+            first.prot, first.before = notes[0].before, None
+            notes.insert(0, first)
+        file = None
         security = self._source_security(process, found)
-        who = _SourceProcess(process, found.path, found.start, found.end)
-        file = None if security is None else _SourceFile(security)
-        at = At(process=who, file=file, area=area, vma=_cell(area))
-        run = process.device.run
-        run.ask("mmap_file", at, reqprot=prot, prot=prot, map_type=1 if found.shared else 2)
-        if file is not None and not found.shared and not prot & 2 and self._written(process, found):
+        if security is not None:
+            file = _SourceFile(security)
+        for note in notes:
+            if process.tgid not in note.asked:
+                self._ask_again(process, file, note)
+        for note in notes:
+            note.asked.add(process.tgid)
+
+    @staticmethod
+    def _ask_again(process: HostProcess, file: _SourceFile | None, note: sources.Note) -> None:
+        """Put the question that a note is of."""
+        run, prot = process.device.run, note.prot
+        was = prot & ~_X if note.before is None else note.before
+        area = Vma(note.vma_start, note.vma_end, was, 7, shared=note.how != _PRIVATE)
+        if note.modified:
             area.anon = AnonVma()
-        if area.anon is not None or who.heap or who.stack:
+        at = At(process=_SourceProcess(process, note), file=file, area=area, vma=_cell(area))
+        if note.before is None:
+            run.ask("mmap_file", at, reqprot=prot, prot=prot, map_type=note.how)
+        else:
             run.ask("file_mprotect", at, reqprot=prot, prot=prot)
 
     def _source_security(self, process: HostProcess, found: Any) -> FileSecurity | None:
@@ -236,17 +267,6 @@ class Confinement:
         except OSError:
             owner = -1
         return FileSecurity(path, opener=process.label, unmediated=int(memfd), owner=owner)
-
-    @staticmethod
-    def _written(process: HostProcess, found: Any) -> bool:
-        """Whether a private file mapping has pages of its own that are not our doing."""
-        ours = {
-            page
-            for at in process.space.patched
-            if found.start <= at < found.end
-            for page in (at >> 12, at + 1 >> 12)
-        }
-        return _anonymous_kib(process.space.pid, found.start) > 4 * len(ours)
 
     # -- what is logged ------------------------------------------------------------------
 
@@ -286,21 +306,6 @@ def _mode_of(path: str) -> int:
         return os.stat(path).st_mode
     except OSError:
         return 0o100000
-
-
-def _anonymous_kib(pid: int, start: int) -> int:
-    head = f"{start:08x}-"
-    try:
-        with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="surrogateescape") as smaps:
-            inside = False
-            for line in smaps:
-                if line.startswith(head):
-                    inside = True
-                elif inside and line.startswith("Anonymous:"):
-                    return int(line.split()[1])
-    except OSError:
-        pass
-    return 0
 
 
 def _comm(process: Any) -> bytes:

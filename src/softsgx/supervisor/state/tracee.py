@@ -24,7 +24,8 @@ class AddressSpace:
     address (two bytes each). tracees: those that run in it. watched: the descriptors that a
     filter stops calls on; mem_fds: those of them that are of /proc/PID/mem.
     asked_names: whether the filter of late calls on names is there. dir_fds: descriptors of
-    /dev, and whether the nodes have been listed.
+    /dev, and whether the nodes have been listed. executable: how memory became so, a
+    `sources.Note` each, under a security module.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class AddressSpace:
         "asked_names",
         "dir_fds",
         "entry",
+        "executable",
         "image",
         "mem_fd",
         "mem_fds",
@@ -50,6 +52,7 @@ class AddressSpace:
         self.mem_fd = -1
         self.sgx: Any = None
         self.patched: list[int] = []
+        self.executable: list[Any] = []
         self.native_cpuid = True
         self.tracees: set[int] = set()
         self.watched: set[int] = set()

@@ -1,0 +1,121 @@
+"""How memory became executable, by what the kernel's VMA was when it was asked for it.
+
+SELinux's execheap, execstack and execmod are about the VMA that an mprotect changes, as it
+was before: afterwards it is split, merged or named otherwise, and /proc/PID/maps of the
+piece does not tell any more. So, under a security module, the calls that make memory
+executable stop (`softsgx.supervisor.programs.executable`), and what they met is noted here
+once the kernel has granted them. A module is asked when pages are added from such memory
+(docs/decisions/0004), and then of this.
+
+munmap and mappings that are not executable do not stop. What they leave behind is told by
+the mapping itself: a note counts only for the same file at the same place, and an executable
+mapping begins anew.
+"""
+
+from __future__ import annotations
+
+from softsgx.host import procmaps
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Note", "cut", "layout", "notes_at", "written"]
+
+
+class Note:
+    """One question of the kernel's, about [start, end) of a process.
+
+    vma_start, vma_end: of the VMA when it was asked. prot: what was asked for, with X.
+    before: what the VMA had, None for a new mapping. how: MAP_SHARED 1, MAP_PRIVATE 2,
+    MAP_SHARED_VALIDATE 3. inode: 0 without a file. base: where the file's offset 0 would
+    lie. heap, stack, modified: the conditions of selinux_file_mprotect(). asked: the processes
+    whose module was asked and granted it.
+    """
+
+    def __init__(
+        self,
+        start: int,
+        end: int,
+        prot: int,
+        how: int,
+        inode: int,
+        base: int,
+        vma: tuple[int, int] | None = None,
+        before: int | None = None,
+    ) -> None:
+        self.start, self.end, self.prot, self.how = start, end, prot, how
+        self.inode, self.base, self.before = inode, base, before
+        self.vma_start, self.vma_end = vma or (start, end)
+        self.heap = self.stack = self.modified = False
+        self.asked: set[int] = set()
+
+    def within(self, start: int, end: int, by: int = 0) -> Note:
+        """The same of a part of the range, moved by ``by`` bytes."""
+        piece = Note(
+            start + by, end + by, self.prot, self.how, self.inode, self.base + by,
+            (self.vma_start, self.vma_end), self.before,
+        )  # fmt: skip
+        piece.heap, piece.stack, piece.modified = self.heap, self.stack, self.modified
+        piece.asked = self.asked
+        return piece
+
+    def of(self, found: Any) -> bool:
+        """Whether it can be about this mapping."""
+        if (self.how != 2) != bool(found.shared) or self.inode != found.inode:
+            return False
+        return not self.inode or self.base == found.start - found.offset
+
+    def facts(self) -> tuple[Any, ...]:
+        """What a module's answer depends on."""
+        return (self.prot, self.before, self.how, self.heap, self.stack, self.modified)
+
+    def key(self) -> tuple[Any, ...]:
+        """What makes two notes the same: a program may change its code again and again."""
+        return (self.start, self.end, self.inode, self.base, *self.facts())
+
+
+def notes_at(notes: list[Note], addr: int, found: Any) -> list[Note]:
+    """What was asked of the mapping ``found`` at an address, in order, each question once."""
+    seen: dict[tuple[Any, ...], Note] = {}
+    for note in notes:
+        if note.start <= addr < note.end and note.of(found):
+            seen.setdefault(note.facts(), note)
+    return list(seen.values())
+
+
+def cut(notes: list[Note], start: int, end: int) -> list[Note]:
+    """The notes without [start, end)."""
+    left = []
+    for note in notes:
+        if note.end <= start or end <= note.start:
+            left.append(note)
+            continue
+        if note.start < start:
+            left.append(note.within(note.start, start))
+        if end < note.end:
+            left.append(note.within(end, note.end))
+    return left
+
+
+def layout(pid: int) -> tuple[int, int]:
+    """Where the heap begins and where the stack began: start_brk and startstack of stat(5)."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return int(fields[44]), int(fields[25])
+
+
+def written(space: Any, found: Any) -> bool:
+    """Whether a private file mapping has pages of its own that are not our doing.
+
+    The kernel asks for an anon_vma, which it does not show; it comes with the first such page.
+    """
+    ours = {
+        page
+        for at in space.patched
+        if found.start <= at < found.end
+        for page in (at >> 12, at + 1 >> 12)
+    }
+    kib = procmaps.smaps_field(space.pid, found.start, b"Anonymous:")
+    return kib is not None and int(kib.split()[0]) > 4 * len(ours)
