@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from softsgx.supervisor.calls import folders, paths
 from softsgx.supervisor.calls.signals import sigaction
-from softsgx.supervisor.programs.executable import follow, follow_mmap
+from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.uapi import syscalls as nr
@@ -22,14 +22,33 @@ if TYPE_CHECKING:
 
 __all__ = ["HANDLERS", "answer"]
 
+
+def _mmap(run: Run, tracee: Tracee) -> Any:
+    """Code of a file is patched, and under a security module what is executable is noted."""
+    if run.lsm is None:
+        return patch_mapped(run, tracee)
+    from softsgx.supervisor.programs.executable import follow_mmap
+
+    return follow_mmap(run, tracee)
+
+
+def _change(run: Run, tracee: Tracee) -> Any:
+    """An mprotect or mremap of memory that is no enclave's: see `programs.executable`."""
+    if run.lsm is None:
+        return None
+    from softsgx.supervisor.programs.executable import follow
+
+    return follow(run, tracee)
+
+
 HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     number: paths.handle
     for number, row in SYSCALLS.items()
     if row.path is not None and row.path.stops
 }
 """By number: what the table of all handlers takes from here."""
-HANDLERS[nr.NR_mmap] = follow_mmap
-HANDLERS[nr.NR_mprotect] = HANDLERS[nr.NR_pkey_mprotect] = HANDLERS[nr.NR_mremap] = follow
+HANDLERS[nr.NR_mmap] = _mmap
+HANDLERS[nr.NR_mprotect] = HANDLERS[nr.NR_pkey_mprotect] = HANDLERS[nr.NR_mremap] = _change
 HANDLERS[nr.NR_rt_sigaction] = sigaction
 HANDLERS[nr.NR_getdents] = HANDLERS[nr.NR_getdents64] = folders.listed
 

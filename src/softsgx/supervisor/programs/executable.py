@@ -41,7 +41,7 @@ def follow_mmap(run: Run, tracee: Tracee) -> Any:
     """From the seccomp stop of an mmap: CPUID in code is patched; what is executable is noted."""
     view = run.view
     length, prot, flags, fd, offset = (view[i] for i in (RSI, RDX, R10, R8, R9))
-    if run.lsm is None or not prot & PROT_EXEC:
+    if not prot & PROT_EXEC:
         return patch_mapped(run, tracee)
     space, how, inode = tracee.space, flags & MAP_TYPE, 0
     if not flags & MAP_ANONYMOUS:
@@ -72,8 +72,6 @@ def _inode_of(tracee: Tracee, fd: int) -> int:
 
 def follow(run: Run, tracee: Tracee) -> Any:
     """From the seccomp stop of an mprotect or mremap: under a module it runs and is noted."""
-    if run.lsm is None:
-        return None
     if run.view[ORIG_RAX] == nr.NR_mremap:
         _mremap(run, tracee)
     elif run.view[RDX] & PROT_EXEC:
