@@ -67,8 +67,14 @@ def signed(frame: int) -> bytes:
 class Cpu:
     """A thread of a process that maps an enclave: page 0 a TCS, 1 to 4 SSA frames, 5 code."""
 
-    def __init__(self, tcs: dict[str, int] | None = None, frame: int = 1, **secs: Any) -> None:
-        self.device = Device(xfrm_supported=0x602E7)
+    def __init__(
+        self,
+        tcs: dict[str, int] | None = None,
+        frame: int = 1,
+        device: Device | None = None,
+        **secs: Any,
+    ) -> None:
+        self.device = device or Device(xfrm_supported=0x602E7)
         self.process = self.device.process()
         fields = {"entry": 0x5000, "ssa": 0x1000, "nssa": 2, "ofsbase": 0x6000, "ogsbase": 0x7000}
         segments = [

@@ -19,7 +19,7 @@ from softsgx.sdm.leaves import (
     PF_U,
 )
 from softsgx.sdm.structs import GPRSGX
-from softsgx.sgx.enclave import xsave_bytes
+from softsgx.sdm.xsave import INTEL
 from softsgx.sgx.enclu import aex
 from softsgx.uapi.mman import MAP_FIXED, MAP_SHARED
 from softsgx.uapi.regs import (
@@ -155,7 +155,7 @@ def test_what_xfrm_has_is_saved_cleared_and_restored() -> None:
         cpu.thread.xstate.write(image)
         cpu.enclave.memory.write(0x1000 + 464, b"software's own")
         aex(cpu.thread, cpu.regs)
-        size = xsave_bytes(xfrm)
+        size = cpu.enclave.xsave_bytes
         frame = cpu.enclave.memory.read(0x1000, size)
         assert frame[:464] == image[:464]
         assert frame[464:478] == b"software's own"
@@ -172,7 +172,8 @@ def test_what_xfrm_has_is_saved_cleared_and_restored() -> None:
 
 def test_xsave_sizes() -> None:
     """SDM, volume 1, "XSAVE Area"; the offsets that CPUID leaf 0DH gives on Intel's CPUs."""
-    assert [xsave_bytes(x) for x in (3, 7, 0xE7, 0x2E7, 0x602E7)] == [576, 832, 2688, 2696, 11008]
+    sizes = [INTEL.size_bytes(x) for x in (3, 7, 0xE7, 0x2E7, 0x602E7)]
+    assert sizes == [576, 832, 2688, 2696, 11008]
 
 
 # -- ERESUME and EDECCSSA ------------------------------------------------------------------

@@ -29,6 +29,7 @@ _GUESTS = {
     "opens": ((), 30),
     "peeks": ((), 25),
     "avx": ((), 15),
+    "xfrm": ((), 6),
     "nested": ((), 16),
     "aexnotify": ((), 28),
     "rawenclu": ((), 46),

@@ -18,7 +18,7 @@ from softsgx.sdm.leaves import (
     XFRM_LEGACY,
 )
 from softsgx.sdm.structs import EXINFO, GPRSGX, SECS, TCS
-from softsgx.sgx.enclave import xsave_bytes
+from softsgx.sdm.xsave import XsaveLayout
 from softsgx.sgx.pagerules import GP
 
 __all__ = [
@@ -43,10 +43,12 @@ def _xfrm_legal(xfrm: int) -> bool:
     return whole and (not xfrm & 7 << 5 or bool(xfrm & XFRM_AVX))
 
 
-def ecreate_error(raw: bytes, secs: Any, xfrm_supported: int, aexnotify: bool) -> int:
+def ecreate_error(
+    raw: bytes, secs: Any, xfrm_supported: int, aexnotify: bool, xsave: XsaveLayout
+) -> int:
     """ECREATE's checks of a SECS (SDM, ECREATE): 0 or ``FAULT | vector``.
 
-    xfrm_supported, aexnotify: what this CPU has.
+    xfrm_supported, aexnotify, xsave: what this CPU has.
     """
     misc = EXINFO.size if secs.miscselect & MISCSELECT_EXINFO else 0
     frame = secs.ssaframesize * PAGE_SIZE
@@ -58,7 +60,7 @@ def ecreate_error(raw: bytes, secs: Any, xfrm_supported: int, aexnotify: bool) -
         or secs.xfrm & ~xfrm_supported
         or not _xfrm_legal(secs.xfrm)
         or secs.miscselect & ~MISCSELECT_SUPPORTED
-        or frame < xsave_bytes(secs.xfrm) + misc + GPRSGX.size
+        or frame < xsave.size_bytes(secs.xfrm) + misc + GPRSGX.size
         or secs.attributes & ~attributes_supported(aexnotify)
         or not secs.attributes & ATTR_MODE64BIT
         or not 2 * PAGE_SIZE <= secs.size <= MAX_SIZE

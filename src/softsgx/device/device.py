@@ -15,6 +15,7 @@ from softsgx.law.values import RW
 from softsgx.mm.mmap import mmap
 from softsgx.mm.mprotect import mprotect
 from softsgx.model.outcome import Outcome
+from softsgx.sdm.xsave import INTEL, XsaveLayout
 from softsgx.sgx.enclave import Enclave, EnclaveMemory
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ class Device:
     lsm: who answers the LSM questions (None: everything is allowed). key_root:
     32 secret bytes that all keys derive from. epc_bytes: what CPUID reports; an
     enclave may be larger, as with a paging driver. xfrm_supported: the XSAVE
-    features of this CPU. carry_out: calls of loaders for Linux are carried out as the
-    design's own (`softsgx.device.carryout`).
+    features of this CPU; xsave: where they lie in an XSAVE area. carry_out: calls of loaders
+    for Linux are carried out as the design's own (`softsgx.device.carryout`).
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Device:
         key_root: bytes = bytes(32),
         epc_bytes: int = 128 << 20,
         xfrm_supported: int = 7,
+        xsave: XsaveLayout = INTEL,
         carry_out: bool = False,
     ) -> None:
         if design is None:
@@ -50,6 +52,7 @@ class Device:
         self.design = design
         self.run = Run(lsm)
         self.key_root, self.epc_bytes, self.xfrm_supported = key_root, epc_bytes, xfrm_supported
+        self.xsave = xsave
         self.ioctls = rows_of(design)
         self.opened = 0
         self.processes: set[Any] = set()
@@ -74,7 +77,9 @@ class Device:
         if path != enclave_path:
             raise Stop(ENOENT, f"{path} is no device node of the design {self.design.name}")
         self.opened += 1
-        file = EnclaveFile(Enclave(self.design.page_schema), path, fmode, self.opened, self)
+        file = EnclaveFile(
+            Enclave(self.design.page_schema, self.xsave), path, fmode, self.opened, self
+        )
         at = At(file=file, enclave=file.enclave, process=process)
         self.design.open(self.run, at, Request(fmode=fmode))
         return file

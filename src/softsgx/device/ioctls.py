@@ -75,7 +75,9 @@ def _create(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     params = uapi.ENCLAVE_CREATE.unpack(process.memory.read(arg, uapi.ENCLAVE_CREATE.size))
     raw = process.memory.read(params.src, SECS.size)
     secs = SECS.unpack(raw)
-    error = checks.ecreate_error(raw, secs, device.xfrm_supported, device.design.aexnotify)
+    error = checks.ecreate_error(
+        raw, secs, device.xfrm_supported, device.design.aexnotify, device.xsave
+    )
     r = Request(backing_bytes=_backing_bytes(secs.size), ecreate=error)
     device.design.create(k, at, r)
     created(device, process, file, secs)

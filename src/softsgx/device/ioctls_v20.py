@@ -26,7 +26,9 @@ def _create(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     raw = process.memory.read(params.src, SECS.size)
     secs = SECS.unpack(raw)
     power = int(secs.size > 0 and secs.size & (secs.size - 1) == 0)
-    error = checks.ecreate_error(raw, secs, device.xfrm_supported, device.design.aexnotify)
+    error = checks.ecreate_error(
+        raw, secs, device.xfrm_supported, device.design.aexnotify, device.xsave
+    )
     r = Request(size_is_power_of_two=power, ecreate=error)
     device.design.create(device.run, place(process, file), r)
     created(device, process, file, secs)

@@ -18,7 +18,7 @@ from softsgx.mm.mseal import mseal
 from softsgx.mm.munmap import munmap
 from softsgx.mm.remap_file_pages import remap_file_pages
 from softsgx.sdm.leaves import PF_P, PF_SGX, PF_U, PF_W
-from softsgx.sgx.enclave import Enclave, xsave_bytes
+from softsgx.sgx.enclave import Enclave
 from softsgx.sgx.enclu import Thread
 
 __all__ = ["ByteMemory", "PageFault", "Process", "XState"]
@@ -125,7 +125,7 @@ class Process:
 
     def thread(self) -> Thread:
         """A new thread, outside any enclave."""
-        return Thread(self, XState(xsave_bytes(self.device.xfrm_supported)))
+        return Thread(self, XState(self.device.xsave.size_bytes(self.device.xfrm_supported)))
 
     # -- what fds are ------------------------------------------------------------------
 

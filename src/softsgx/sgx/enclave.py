@@ -17,12 +17,12 @@ from softsgx.sdm.leaves import (
     PAGE_SIZE,
     TCS_AEXNOTIFY,
     TCS_DBGOPTIN,
-    XFRM_AVX,
 )
 from softsgx.sdm.structs import GPRSGX, TCS
+from softsgx.sdm.xsave import INTEL, XsaveLayout
 from softsgx.sgx.epcm import PageTable
 
-__all__ = ["Enclave", "EnclaveMemory", "Tcs", "xsave_bytes"]
+__all__ = ["Enclave", "EnclaveMemory", "Tcs"]
 
 _U64 = (1 << 64) - 1
 _PAGE_OF_ZEROS = bytes(PAGE_SIZE)
@@ -119,12 +119,13 @@ class Enclave:
     """An enclave, from the opening of the device on.
 
     created, initialized, dead: 0 or 1. base, size: ELRANGE in bytes, from ECREATE.
-    secs: the SECS record. generation: grows when a page's state changes, so that
+    secs: the SECS record. xsave: where this processor has its XSAVE components. generation:
+    grows when a page's state changes, so that
     checks made on an entry can be remembered.
     """
 
-    def __init__(self, page_schema: Any) -> None:
-        self.page_schema = page_schema
+    def __init__(self, page_schema: Any, xsave: XsaveLayout = INTEL) -> None:
+        self.page_schema, self.xsave = page_schema, xsave
         self.created = self.initialized = self.dead = 0
         self.base = self.size = 0
         self.secs: Any = None
@@ -190,7 +191,7 @@ class Enclave:
     @property
     def xsave_bytes(self) -> int:
         """Size of the XSAVE area in an SSA frame for this XFRM (SDM, CPUID leaf 0DH)."""
-        return xsave_bytes(self.xfrm)
+        return self.xsave.size_bytes(self.xfrm)
 
     def tcs_at(self, addr: int) -> Tcs:
         """The TCS of the PT_TCS page at a linear address."""
@@ -203,21 +204,3 @@ class Enclave:
     def touch(self) -> None:
         """A page's state changed: earlier checks no longer count."""
         self.generation += 1
-
-
-_XSAVE_END = ((0xE0, 2688), (XFRM_AVX, 832))
-_XSAVE_MISC = ((1 << 9, 2696), (1 << 17, 2752 + 64), (1 << 18, 2816 + 8192))
-
-
-def xsave_bytes(xfrm: int) -> int:
-    """The size in bytes of the standard-format XSAVE area of the features in ``xfrm``.
-
-    Source: SDM vol. 1, "Standard Format of XSAVE Area"; the offsets of Intel CPUs.
-    """
-    for bits, end in reversed(_XSAVE_MISC):
-        if xfrm & bits:
-            return end
-    for bits, end in _XSAVE_END:
-        if xfrm & bits:
-            return end
-    return 576

@@ -291,12 +291,19 @@ def aex(
 def _save_xstate(thread: Thread, enclave: Enclave, frame: int, vector: int) -> None:
     """XSAVE into the frame, and the synthetic state of x87, SSE and the features of XFRM."""
     state = thread.xstate.read()
-    size, view = enclave.xsave_bytes, enclave.memory.view
+    view = enclave.memory.view
     (used,) = _U64.unpack_from(state, 512)
     # Bytes 464 to 511 are software's: XSAVE leaves them, Linux keeps notes in its images.
     view[frame : frame + 464] = state[:464]
     view[frame + 512 : frame + 576] = _U64.pack(used & enclave.xfrm).ljust(64, b"\0")
-    view[frame + 576 : frame + size] = state[576:size]
+    for bit, start, end in enclave.xsave.pieces(enclave.xfrm):
+        if end <= len(state):
+            view[frame + start : frame + end] = state[start:end]
+        else:
+            # A component that the process may not use yet (AMX) is in its initial state.
+            view[frame + start : frame + end] = bytes(end - start)
+            used &= ~bit
+    view[frame + 512 : frame + 520] = _U64.pack(used & enclave.xfrm)
     fresh = bytearray(state)
     fresh[:464] = INIT_XSTATE[:464]
     used &= ~enclave.xfrm
@@ -328,7 +335,6 @@ def eresume(thread: Thread, enclave: Enclave, regs: Regs) -> int:
         return 0
     view = enclave.memory.view
     frame, gpr = tcs.frame(tcs.cssa - 1), tcs.gpr(tcs.cssa - 1)
-    size = enclave.xsave_bytes
     (used,) = _U64.unpack_from(view, frame + 512)
     mxcsr = int.from_bytes(view[frame + 24 : frame + 28], "little")
     if used & ~enclave.xfrm or any(view[frame + 520 : frame + 536]) or mxcsr & ~0xFFFF:
@@ -340,7 +346,11 @@ def eresume(thread: Thread, enclave: Enclave, regs: Regs) -> int:
     state = bytearray(thread.xstate.read())
     (outer,) = _U64.unpack_from(state, 512)
     state[:464] = view[frame : frame + 464]
-    state[576:size] = view[frame + 576 : frame + size]
+    for bit, start, end in enclave.xsave.pieces(enclave.xfrm):
+        if end <= len(state):
+            state[start:end] = view[frame + start : frame + end]
+        else:
+            used &= ~bit
     _U64.pack_into(state, 512, outer & ~enclave.xfrm | used)
     thread.xstate.write(state)
     tcs.cssa -= 1

@@ -12,8 +12,10 @@ from typing import Any
 
 from softsgx.device.device import Device
 from softsgx.device.files import EnclaveFile
+from softsgx.errors import UnsupportedError
 from softsgx.host import ptrace, state
 from softsgx.host.memfd import MemfdMemory
+from softsgx.sdm.xsave import XsaveLayout
 from softsgx.sgx.enclave import EnclaveMemory
 from softsgx.supervisor.state.enclaves import memory_fd
 from softsgx.supervisor.state.run import Run
@@ -67,13 +69,15 @@ def open_device(run: Run) -> Device:
     """The device of a run, made if there is none yet."""
     if not run.opened:
         options = run.options
+        xsave = _xsave()
         run.device = HostDevice(
             run,
             design=options.make_design() if options.make_design else None,
             lsm=None if run.lsm is None else run.lsm.lsm,
             key_root=state.root_key(),
             epc_bytes=options.epc_bytes,
-            xfrm_supported=_xfrm(run),
+            xfrm_supported=_xfrm(run, xsave),
+            xsave=xsave,
             carry_out=options.carry_out,
         )
         noexec = options.dev_noexec
@@ -85,10 +89,21 @@ def open_device(run: Run) -> Device:
     return run.device
 
 
-def _xfrm(run: Run) -> int:
-    """The XSAVE features of this CPU: XCR0, which the kernel notes in the register set."""
+def _xsave() -> XsaveLayout:
+    """Where this processor has its XSAVE components."""
+    cpuid = ptrace.cpuid_function()
+    if cpuid is None:
+        raise UnsupportedError(
+            "CPUID cannot be executed: no memory of softsgx may be made executable;"
+            " is there a security module or seccomp filter that forbids it?"
+        )
+    return XsaveLayout.of_cpuid(cpuid)
+
+
+def _xfrm(run: Run, xsave: XsaveLayout) -> int:
+    """The features that XFRM may name: XCR0's, which the kernel notes in the register set."""
     for tid, tracee in run.tracees.items():
         if tracee.stopped:
             image = ptrace.get_xstate(tid)
-            return int.from_bytes(image[464:472], "little") & 0xE7
+            return int.from_bytes(image[464:472], "little") & xsave.xfrm
     return 3
