@@ -91,6 +91,7 @@ def _machine() -> Result:
 def _stopped_child(body: Callable[[], None], parent: Callable[[int], Result]) -> Result:
     """Have ``parent`` look after a seized child that does ``body`` once it is seized."""
     from softsgx.host import ptrace
+    from softsgx.host.forbidden import why_no_ptrace
 
     read_end, write_end = os.pipe()
     pid = os.fork()
@@ -105,7 +106,7 @@ def _stopped_child(body: Callable[[], None], parent: Callable[[int], Result]) ->
         try:
             ptrace.seize(pid)
         except OSError as e:
-            return False, f"{e.strerror}; {_why_no_ptrace()}"
+            return False, f"{e.strerror}; {why_no_ptrace(pid)}"
         os.write(write_end, b"x")
         return parent(pid)
     finally:
@@ -118,31 +119,9 @@ def _stopped_child(body: Callable[[], None], parent: Callable[[int], Result]) ->
             pass
 
 
-def _why_no_ptrace() -> str:
-    try:
-        with open("/proc/sys/kernel/yama/ptrace_scope") as f:
-            scope = int(f.read())
-    except (OSError, ValueError):
-        scope = 0
-    if scope >= 2:
-        what = "is for root only" if scope == 2 else "is off until the next boot"
-        return (
-            f"kernel.yama.ptrace_scope is {scope}: ptrace {what}; sysctl kernel.yama.ptrace_scope=1"
-        )
-    with open("/proc/self/status") as f:
-        status = {name: text.strip() for name, _, text in (line.partition(":") for line in f)}
-    if status.get("TracerPid", "0") != "0":
-        return f"process {status['TracerPid']} traces this one and its children: run it without"
-    if status.get("Seccomp") == "2":
-        return (
-            "a container's seccomp filter may forbid it: docker run --cap-add SYS_PTRACE,"
-            " or --security-opt seccomp=unconfined"
-        )
-    return "a security module may forbid it"
-
-
 def _ptrace() -> Result:
     from softsgx.host import ptrace
+    from softsgx.host.forbidden import why_no_ptrace
 
     def body() -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -150,7 +129,7 @@ def _ptrace() -> Result:
     def parent(pid: int) -> Result:
         _, status = os.waitpid(pid, 0x40000000)
         if not os.WIFSTOPPED(status) or os.WSTOPSIG(status) != signal.SIGUSR1:
-            return False, f"wait status {status:#x} instead of a signal stop; {_why_no_ptrace()}"
+            return False, f"wait status {status:#x} instead of a signal stop; {why_no_ptrace(pid)}"
         regs = ptrace.Registers()
         regs.load(pid)
         regs.store(pid)
@@ -222,15 +201,16 @@ def _memfd() -> Result:
 
 def _memory() -> Result:
     from softsgx.host import ptrace
+    from softsgx.host.forbidden import why_no_ptrace
 
     buffer = bytearray(b"softsgx looks here")
     at = _address(buffer)
 
     def parent(pid: int) -> Result:
         if ptrace.read_memory(pid, at, len(buffer)) != bytes(buffer):
-            return False, "process_vm_readv does not read a child's memory; " + _why_no_ptrace()
+            return False, "process_vm_readv does not read a child's memory; " + why_no_ptrace(pid)
         if ptrace.write_memory(pid, at, b"SOFTSGX") != 7:
-            return False, "process_vm_writev does not write a child's memory; " + _why_no_ptrace()
+            return False, "process_vm_writev does not write a child's memory; " + why_no_ptrace(pid)
         with open(f"/proc/{pid}/mem", "rb", buffering=0) as f:
             f.seek(at)
             if f.read(7) != b"SOFTSGX":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from errno import EACCES, ENOSYS, EPERM
 
 from softsgx.errors import InternalError, SoftsgxError
 
@@ -25,6 +26,7 @@ usage: softsgx run [options] [--] PROGRAM [ARGS…]   run a program with a softw
 Run 'softsgx COMMAND --help' for a command's options."""
 
 _EX_SOFTWARE = 70  # <sysexits.h>
+_FORBIDDEN = (EPERM, EACCES, ENOSYS)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,6 +58,11 @@ def _status(args: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except OSError as e:
+        if e.errno not in _FORBIDDEN or os.environ.get("SOFTSGX_DEBUG"):
+            return _bug(e, f"{type(e).__name__}: {e} (this is a bug in softsgx)")
+        _complain(f"{e}: this machine, or its container, forbids it; 'softsgx doctor' says more")
+        return 2
     except Exception as e:
         return _bug(e, f"{type(e).__name__}: {e} (this is a bug in softsgx)")
 

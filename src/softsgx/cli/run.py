@@ -8,6 +8,7 @@ import sys
 from softsgx.cli.front import Tracer, front, split
 from softsgx.errors import UsageError
 from softsgx.host.origin import Origin
+from softsgx.host.signals import SIGILL
 from softsgx.supervisor.loop.supervisor import Supervisor
 from softsgx.supervisor.programs.launch import find_program
 from softsgx.supervisor.state.options import Options
@@ -151,7 +152,15 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
         find_program(argv[0])  # a mistake is told before a recording is begun
         options.recorder = _recorder(chosen, design, argv, options)
     try:
-        return Supervisor(options).run(argv)
+        supervisor = Supervisor(options)
+        status = supervisor.run(argv)
+        if status & 0x7F == SIGILL and supervisor.state.sent_illegal and sys.stderr is not None:
+            print(
+                f"softsgx: {argv[0]} ended by a SIGILL that it sent itself; if it translates or"
+                " checks machine code, run it with --no-cpuid",
+                file=sys.stderr,
+            )
+        return status
     finally:
         if options.recorder is not None:
             options.recorder.close()

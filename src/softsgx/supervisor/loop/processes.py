@@ -111,7 +111,7 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         old = parent.space
         space.image, space.aep, space.entry = old.image, old.aep, old.entry
         space.patched, space.executable = list(old.patched), list(old.executable)
-        space.native_cpuid = old.native_cpuid
+        space.native_cpuid, space.translates = old.native_cpuid, old.translates
         space.watched, space.ranges = set(old.watched), list(old.ranges)
         space.mem_fds, space.asked_names = set(old.mem_fds), old.asked_names
         space.dir_fds = dict(old.dir_fds)

@@ -158,6 +158,10 @@ class Supervisor:
         run = self.state
         if number == signals.SIGILL and tracee.thread is None:
             run.regs.load(tracee.tid)
+            if tracee.space.patched and not tracee.space.translates:
+                # No instruction's: what reads code to translate it ends so at what we patched.
+                code = int.from_bytes(ptrace.get_siginfo(tracee.tid)[8:12], "little", signed=True)
+                run.sent_illegal |= code <= 0
             if emulate_cpuid(run, tracee, number):
                 return
             if not run.opened and tracee.space.peek(run.view[RIP], 3) == _ENCLU:

@@ -22,6 +22,7 @@ __all__ = ["exec_stop"]
 _AT_SYSINFO_EHDR = 33
 _ARCH_SET_CPUID = 0x1012
 _PROT_READ_EXEC, _MAP_PRIVATE_ANONYMOUS = 5, 0x22
+_TRANSLATORS = "/valgrind/"
 
 
 def exec_stop(run: Run, tracee: Tracee) -> None:
@@ -57,6 +58,8 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
     if run.options.cpuid and space.native_cpuid:
         for m in maps:
             if m.prot & 4 and m.inode and not m.shared:
+                # valgrind's tools answer CPUID themselves, and stumble at what we make of it.
+                space.translates |= _TRANSLATORS in m.path
                 # map_files needs a capability; the name may do.
                 exact = f"/proc/{tracee.tgid}/map_files/{m.start:x}-{m.end:x}"
                 named = f"/proc/{tracee.tgid}/root{m.path}"

@@ -84,17 +84,24 @@ def launch(
     try:
         ptrace.seize(pid)
     except OSError as e:
-        os.kill(pid, signals.SIGKILL)
-        os.waitpid(pid, 0)
-        raise UnsupportedError(
-            f"cannot trace a child process ({e.strerror}): is ptrace forbidden here? "
-            "'softsgx doctor' says more"
-        ) from None
+        raise _forbidden(pid, f"cannot trace a child process ({e.strerror})") from None
+    here = id(path)  # the child has a copy of our memory
+    if not (byte := ptrace.read_memory(pid, here, 1)) or not ptrace.write_memory(pid, here, byte):
+        raise _forbidden(pid, "process_vm_readv and process_vm_writev fail on a child process")
     os.write(ready_w, b"x")
     os.close(ready_w)
     fd = receive_listener(ours)
     os.close(ours)
     return pid, fail_r, Listener(fd, cookie) if fd >= 0 else None
+
+
+def _forbidden(pid: int, what: str) -> UnsupportedError:
+    from softsgx.host.forbidden import why_no_ptrace
+
+    why = why_no_ptrace(pid)
+    os.kill(pid, signals.SIGKILL)
+    os.waitpid(pid, 0)
+    return UnsupportedError(f"{what}: {why}; 'softsgx doctor' says more")
 
 
 def socket_pair() -> tuple[int, int]:
@@ -121,7 +128,9 @@ def _child(
             # The chain of filters has a listener already: descriptors go the other way.
             error = ptrace.seccomp_filter(program)
             if error:
-                os.write(fail, f"seccomp: {os.strerror(error)}".encode())
+                from softsgx.host.forbidden import why_no_filter
+
+                os.write(fail, f"seccomp ({os.strerror(error)}): {why_no_filter()}".encode())
                 os._exit(127)
         origin.restore()
         origin.execute(path, argv)

@@ -78,7 +78,7 @@ def patch_mapped(run: Run, tracee: Tracee) -> Any:
     """From the seccomp stop of an mmap: one of a file's code is made, then patched."""
     view, space = run.view, tracee.space
     wanted = view[RDX] & _PROT_EXEC and not view[R10] & _MAP_ANONYMOUS and run.options.cpuid
-    if not (wanted and space.native_cpuid and space.image):
+    if not (wanted and space.native_cpuid and space.image) or space.translates:
         return None
     fd, length, offset = view[R8] & 0xFFFFFFFF, view[RSI], view[R9]
     Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp

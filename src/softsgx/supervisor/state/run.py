@@ -42,6 +42,7 @@ class Run:
     events have not come yet. killed: the process that was last ended by SIGKILL, whose children
     may have none to tell of them. regs: the registers of the thread that is dealt with, ``view`` of
     them as a list; spare_regs: others, for a while. main_pid, main_status: of the program.
+    sent_illegal: whether a SIGILL came that was no instruction's.
     listener: what gives descriptors to processes. lsm: the security module. nodes: the
     device's. cpuid_*: what CPUID answered, and where it is in files, for all processes.
 
@@ -69,6 +70,7 @@ class Run:
         self.view = self.regs.view
         self.main_pid = 0
         self.main_status: int | None = None
+        self.sent_illegal = False
         self.listener: Listener | None = None
         self.nodes = Nodes.of(options)
         self.cache_dir = cache_dir()

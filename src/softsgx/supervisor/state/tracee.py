@@ -21,7 +21,8 @@ class AddressSpace:
     pid: of a process that lives in it. image: base address of our vDSO in it, 0
     while there is none. aep, entry: where its ENCLU begins and ends. sgx: the
     `HostProcess`, None until it meets the device. patched: CPUID sites by
-    address (two bytes each). tracees: those that run in it. watched: the descriptors that a
+    address (two bytes each). translates: the program reads the code that it maps, and does not
+    run it. tracees: those that run in it. watched: the descriptors that a
     filter stops calls on; mem_fds: those of them that are of /proc/PID/mem.
     asked_names: whether the filter of late calls on names is there. dir_fds: descriptors of
     /dev, and whether the nodes have been listed. executable: how memory became so, a
@@ -43,6 +44,7 @@ class AddressSpace:
         "ranges",
         "sgx",
         "tracees",
+        "translates",
         "watched",
     )
 
@@ -54,6 +56,7 @@ class AddressSpace:
         self.patched: list[int] = []
         self.executable: list[Any] = []
         self.native_cpuid = True
+        self.translates = False
         self.tracees: set[int] = set()
         self.watched: set[int] = set()
         self.mem_fds: set[int] = set()

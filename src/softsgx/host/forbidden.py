@@ -1,0 +1,59 @@
+"""Why this machine does not let us trace, and what its user can do about it.
+
+What a container, Yama, another tracer or a security module forbids is no bug: whoever runs
+softsgx has to allow it, so the one line that they get names the option.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["why_no_filter", "why_no_ptrace"]
+
+_CONTAINER = (
+    "a container's seccomp filter may forbid it: docker run --cap-add SYS_PTRACE,"
+    " or --security-opt seccomp=unconfined (podman has the same options)"
+)
+
+
+def why_no_ptrace(pid: int | None = None, proc: str = "/proc") -> str:
+    """Why ``pid``, a child that nobody should trace yet, cannot be traced or read by us."""
+    scope = _number(f"{proc}/sys/kernel/yama/ptrace_scope")
+    if scope >= 2:
+        what = "is for root only" if scope == 2 else "is off until the next boot"
+        how = "sysctl kernel.yama.ptrace_scope=1 as root" if scope == 2 else "boot with 1 or less"
+        return f"kernel.yama.ptrace_scope is {scope}: ptrace {what}; {how}"
+    for who in ("self", pid):
+        status = _status(f"{proc}/{who}/status") if who is not None else {}
+        tracer = status.get("TracerPid", "0")
+        if tracer not in ("0", str(os.getpid())):
+            return (
+                f"process {tracer} traces this one and its children: run it without,"
+                " or without its following of forks (strace -f, gdb)"
+            )
+    if _status(f"{proc}/self/status").get("Seccomp") == "2":
+        return _CONTAINER
+    return "a security module may forbid it (AppArmor, SELinux): allow ptrace of its own children"
+
+
+def why_no_filter(proc: str = "/proc") -> str:
+    """Why no seccomp filter can be installed."""
+    if _status(f"{proc}/self/status").get("Seccomp") == "2":
+        return _CONTAINER.replace("--cap-add SYS_PTRACE, or ", "").replace(",", "")
+    return "the kernel has no CONFIG_SECCOMP_FILTER"
+
+
+def _number(path: str) -> int:
+    try:
+        with open(path) as f:
+            return int(f.read())
+    except (OSError, ValueError):
+        return 0
+
+
+def _status(path: str) -> dict[str, str]:
+    try:
+        with open(path, errors="replace") as f:
+            return {name: text.strip() for name, _, text in (x.partition(":") for x in f)}
+    except OSError:
+        return {}
