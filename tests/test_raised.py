@@ -45,7 +45,7 @@ def undefined(back: int = 0) -> Raised:
     ],
 )
 def test_faults(number: int, si_code: int, code: bytes, expected: Raised) -> None:
-    assert raised(number, si_code, Inside(code, optin=True)) == expected
+    assert raised(number, si_code, Inside(code, opt_in=True)) == expected
     assert raised(number, si_code, Inside(code)) == expected
 
 
@@ -62,7 +62,7 @@ def test_int_4_is_a_trap_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("si_code", "code", "before", "inside", "optout", "optin"),
+    ("si_code", "code", "before", "inside", "opt_out", "opt_in"),
     [
         # INT3 alone moves RIP, and is told by SI_KERNEL alone.
         (SI_KERNEL, NOP, b"\x90\xcc", None, undefined(1), Raised(sdm.VECTOR_BP, 1)),
@@ -85,12 +85,12 @@ def test_int_4_is_a_trap_of_its_own() -> None:
 )
 def test_traps(
     si_code: int, code: bytes, before: bytes, inside: bool | None,
-    optout: Raised | Suppressed, optin: Raised | Suppressed,
+    opt_out: Raised | Suppressed, opt_in: Raised | Suppressed,
 ) -> None:  # fmt: skip
     at = Inside(code, before)
-    assert raised(TRAP, si_code, at, inside) == optout
-    debugged = Inside(code, before, optin=True)
-    assert raised(TRAP, si_code, debugged, inside) == optin
+    assert raised(TRAP, si_code, at, inside) == opt_out
+    debugged = Inside(code, before, opt_in=True)
+    assert raised(TRAP, si_code, debugged, inside) == opt_in
 
 
 @pytest.mark.parametrize("si_code", [1, 2])

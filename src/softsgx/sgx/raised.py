@@ -63,14 +63,14 @@ class Inside:
     """The thread that got the signal.
 
     code: the bytes at RIP, 15 or as many as can be read. before: the two before it.
-    optin: TCS.FLAGS.DBGOPTIN at the entry. sgx2: whether the processor has it.
+    opt_in: TCS.FLAGS.DBGOPTIN at the entry. sgx2: whether the processor has it.
     general: whether the instruction at RIP raises #GP by its operands; asked if there
     is doubt.
     """
 
     code: bytes
     before: bytes = b""
-    optin: bool = False
+    opt_in: bool = False
     sgx2: bool = True
     general: Callable[[], bool] = lambda: False
 
@@ -131,7 +131,7 @@ def _is_x87(code: bytes) -> bool:
 def _trap(si_code: int, at: Inside, breakpoint_inside: bool | None) -> Raised | Suppressed:
     """SIGTRAP: INT3 is told by SI_KERNEL alone; of the others only INT1 may move RIP."""
     if si_code == SI_KERNEL:
-        if at.before[-1:] == _INT3 and at.optin:
+        if at.before[-1:] == _INT3 and at.opt_in:
             return Raised(sdm.VECTOR_BP, 1)
         # SDM, "Behavior of INT3 Inside an Enclave": #UD following opt-out entry.
         return _undefined(2 if at.before == _INT_3 else 1)
@@ -139,15 +139,15 @@ def _trap(si_code: int, at: Inside, breakpoint_inside: bool | None) -> Raised | 
         # DR6 names no cause: INT1, before which RIP stays under some hypervisors.
         back = int(at.code[:1] != _INT1 and at.before[-1:] == _INT1)
         is_int1 = back or at.code[:1] == _INT1
-        return _undefined(back) if is_int1 and not at.optin else Raised(sdm.VECTOR_DB, back)
+        return _undefined(back) if is_int1 and not at.opt_in else Raised(sdm.VECTOR_DB, back)
     if si_code in (_TRAP_TRACE, _TRAP_BRANCH):
         # SDM, "Restriction on Setting of TF after an Opt-Out Entry".
-        return Raised(sdm.VECTOR_DB) if at.optin else Suppressed(tf=True)
+        return Raised(sdm.VECTOR_DB) if at.opt_in else Suppressed(tf=True)
     if si_code == _TRAP_HWBKPT:
         return Raised(sdm.VECTOR_DB)
     if si_code == TRAP_PERF and breakpoint_inside is not None:
         # SDM, "Breakpoint Suppression": on ELRANGE following opt-out entry.
-        if breakpoint_inside and not at.optin:
+        if breakpoint_inside and not at.opt_in:
             return Suppressed()
         return Raised(sdm.VECTOR_DB)
     return _INTERRUPT
