@@ -31,6 +31,7 @@ static const struct {
 	int length, vector;
 } faults[] = {
 	{F_UD2, 0, 2, 6}, {F_DIV, 0, 2, 0}, {F_HLT, 0, 1, 13}, {F_READ, 0x10, 3, 14}, {F_SYSCALL, 0, 2, 6},
+	{F_INT3, 0, 1, 6},
 };
 
 /* Enter and leave, fault inside, EAUG by EACCEPT; on a page of its own each time. */

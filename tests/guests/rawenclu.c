@@ -134,8 +134,8 @@ int main(void)
 		{"execute_heap", F_JUMP, e.base + e.heap + 16, 0, SIGSEGV, SEGV_ACCERR, e.base + e.heap, 14,
 		 0x15, HW(14)},
 		{"hlt", F_HLT, 0, 1, SIGSEGV, SI_KERNEL, 0, 13, 0, HW(13)},
-		/* In an enclave that is no debuggee's, INT3 is a fault: RIP stays on it. */
-		{"int3", F_INT3, 0, 1, SIGTRAP, SI_KERNEL, 0, 3, 0, EXITINFO_VALID | 6u << 8 | 3},
+		/* SDM, "Behavior of INT3 Inside an Enclave": #UD following opt-out entry. */
+		{"int3", F_INT3, 0, 1, SIGILL, ILL_ILLOPN, AEP, 6, 0, HW(6)},
 		/* SDM, "Illegal instructions inside an enclave". */
 		{"cpuid", F_CPUID, 0, 2, SIGILL, ILL_ILLOPN, AEP, 6, 0, HW(6)},
 		{"syscall", F_SYSCALL, 0, 2, SIGILL, ILL_ILLOPN, AEP, 6, 0, HW(6)},

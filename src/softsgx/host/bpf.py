@@ -295,7 +295,7 @@ def range_program(start: int, end: int, stub: int) -> bytes:
     p.op(_RET, TRACE | OTHER)
     p.label("sigaction")
     p.op(_LD, _arg(0))
-    for number in (4, 7, 8):  # SIGILL, SIGBUS, SIGFPE
+    for number in (4, 5, 7, 8):  # SIGILL, SIGTRAP, SIGBUS, SIGFPE
         p.op(_JEQ, number, "trace")
     p.op(_JEQ, 11, "trace", "allow")  # SIGSEGV
     p.label("ioctl")

@@ -12,10 +12,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from capstone import CS_AC_WRITE, CS_ARCH_X86, CS_MODE_64, Cs, CsInsn
+from capstone import CS_AC_WRITE, CS_ARCH_X86, CS_GRP_PRIVILEGE, CS_MODE_64, Cs, CsInsn
 from capstone.x86 import X86_OP_MEM, X86_OP_REG
 
-__all__ = ["Access", "accesses", "decode"]
+__all__ = ["Access", "accesses", "decode", "privileged"]
 
 Access = tuple[int, int, int]
 """First address, bytes, and 0 for a read or 2 for a write (insn.READ, insn.WRITE)."""
@@ -61,6 +61,11 @@ _POPS = {"pop": 8, "popf": 2, "popfq": 8, "ret": 8, "retf": 16, "retfq": 16, "ir
 def decode(code: bytes, rip: int) -> CsInsn | None:
     """Return the instruction at the start of ``code``, or None if it is none."""
     return next(_decoder().disasm(code, rip, 1), None)
+
+
+def privileged(insn: CsInsn) -> bool:
+    """Whether ``insn`` is for ring 0 alone."""
+    return bool(insn.group(CS_GRP_PRIVILEGE))
 
 
 def accesses(insn: CsInsn, regs: Any) -> list[Access]:

@@ -23,7 +23,7 @@
 #define NONE_BLOCKED	0x80000000
 
 #define RT_SIGPROCMASK	14
-#define FORCED_SIGNALS	0x4c8	/* SIGILL, SIGBUS, SIGFPE, SIGSEGV: bit n - 1 each */
+#define FORCED_SIGNALS	0x4d8	/* SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV: bit n - 1 each */
 
 /* struct sgx_enclave_run; tests/test_vdso_layout.py holds these against <asm/sgx.h>. */
 #define RUN_TCS			0

@@ -77,6 +77,7 @@ class Tcs:
         "gs_base",
         "nssa",
         "offset",
+        "opted_in",
         "outer_fs_base",
         "outer_gs_base",
         "outer_tf",
@@ -99,7 +100,7 @@ class Tcs:
         self.ssa = t.ossa
         self.frame_bytes = enclave.frame_bytes
         self.aep = 0
-        self.outer_fs_base = self.outer_gs_base = self.outer_tf = 0
+        self.outer_fs_base = self.outer_gs_base = self.outer_tf = self.opted_in = 0
         self.entered: Any = None
         self.checked: Any = None
 

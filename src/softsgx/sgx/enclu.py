@@ -227,15 +227,16 @@ def _enter(thread: Thread, enclave: Enclave, tcs: Tcs, regs: Regs) -> None:
     tcs.aep = regs[RCX]
     tcs.outer_fs_base, tcs.outer_gs_base = regs[FS_BASE], regs[GS_BASE]
     tcs.outer_tf = regs[EFLAGS] & _TF
-    if tcs.outer_tf and not tcs.debug_optin:
+    tcs.opted_in = tcs.debug_optin
+    if not tcs.opted_in:
         regs[EFLAGS] &= ~_TF
 
 
 def _leave(thread: Thread, tcs: Tcs, regs: Regs) -> None:
     """What both ways out do."""
     regs[FS_BASE], regs[GS_BASE] = tcs.outer_fs_base, tcs.outer_gs_base
-    if tcs.outer_tf and not tcs.debug_optin:
-        regs[EFLAGS] |= _TF
+    if not tcs.opted_in:
+        regs[EFLAGS] = regs[EFLAGS] & ~_TF | tcs.outer_tf
     tcs.entered = thread.tcs = None
 
 
@@ -265,7 +266,8 @@ def aex(
     view = enclave.memory.view
     frame, gpr = tcs.frame(tcs.cssa), tcs.gpr(tcs.cssa)
     was = regs[RIP], regs[RAX]
-    _SAVED.pack_into(view, gpr, *[regs[i] for i in _GPRS], regs[EFLAGS], regs[RIP])
+    # SDM, "RFLAGS.TF Treatment on AEX": the saved TF is 0.
+    _SAVED.pack_into(view, gpr, *[regs[i] for i in _GPRS], regs[EFLAGS] & ~_TF, regs[RIP])
     info = 0
     if vector in _REPORTED:
         info = exitinfo(vector, SOFTWARE if vector == VECTOR_BP else HARDWARE)

@@ -36,12 +36,15 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, RAX, RBX, RCX, RIP
+from softsgx.uapi.regs import CS, EFLAGS, ORIG_RAX, RAX, RBX, RCX, RIP, SS
 
 __all__ = ["quick", "signal", "syscall_inside", "vdso_enclu"]
 
-SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV = 4, 5, 7, 8, 11
-_SYNCHRONOUS = (SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV)
+SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS = 4, 5, 7, 8, 11, 31
+_SYNCHRONOUS = (SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS)
+_TRAP_TRACE = 2
+_TF = 1 << 8
+_USER32_CS, _USER64_CS, _USER_DS = 0x23, 0x33, 0x2B  # Linux arch/x86/include/asm/segment.h
 _ENCLU = sdm.ENCLU_BYTES
 _EENTER, _ERESUME, _EEXIT = sdm.EENTER, sdm.ERESUME, sdm.EEXIT
 _NONE_BLOCKED = 1 << 31  # of vdso.S
@@ -92,7 +95,8 @@ def quick(run: Run, system_call: Callable[[Tracee], None]) -> Callable[[Tracee, 
                 enclave = thread.enclave
                 at = view[RIP] - enclave.base
                 is_enclu = 0 <= at < enclave.size and enclave.memory.view[at : at + 3] == _ENCLU
-                if is_enclu and not eexit(thread, view):
+                stepped = view[EFLAGS] & _TF or thread.tcs.outer_tf
+                if is_enclu and not stepped and not eexit(thread, view):
                     tracee.stopped = False
                     store_and_cont(tid)
                     return
@@ -149,14 +153,12 @@ def _signal(run: Run, tracee: Tracee, number: int) -> None:
             return
         cont(run, tracee, outside.fault(run, tracee, number) or 0)
         return
-    if number in _SYNCHRONOUS:
-        info = ptrace.get_siginfo(tracee.tid)
-        (code,) = struct.unpack_from("<i", info, 8)
-        if code > 0:
-            (addr,) = struct.unpack_from("<Q", info, 16)
-            exception(run, tracee, number, code, addr)
-            return
-    leave(run, tracee, -1, 0, 0)
+    info = ptrace.get_siginfo(tracee.tid) if number in _SYNCHRONOUS else bytes(12)
+    (code,) = struct.unpack_from("<i", info, 8)
+    if code <= 0:
+        leave(run, tracee, -1, 0, 0)
+    elif exception(run, tracee, number, info):
+        return
     run.regs.store(tracee.tid)
     if tracee.odd is None and not run.options.abort_page:
         cont(run, tracee, number)
@@ -218,6 +220,8 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False) -> None:
     view = run.view
     thread = tracee.thread or _thread(run, tracee)
     leaf = view[RAX] & 0xFFFFFFFF
+    if thread.tcs is not None and not thread.tcs.opted_in:
+        view[EFLAGS] &= ~_TF  # whatever POPF made of it
     for _ in range(_MAX_RETRIES):
         changed = -1
         if leaf == _EEXIT:
@@ -261,6 +265,8 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False) -> None:
             abort_page(run, tracee)
             if tracee.odd is not None:
                 masks.settle(run, tracee)
+            if view[EFLAGS] & _TF and _stepped(run, tracee, leaf):
+                return
             if run.record is not None:
                 run.record.flush()
             tracee.stopped = False
@@ -275,6 +281,21 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False) -> None:
         raise_inside(run, tracee, vector, code, addr)
     else:
         deliver(run, tracee, vector, code, addr, leaf)
+
+
+def _stepped(run: Run, tracee: Tracee, leaf: int) -> bool:
+    """After an ENCLU with TF: the single-step #DB pends at the boundary right behind it.
+
+    SDM, "Single Stepping Requirements", EENTER, EEXIT. False at the vDSO's, where no signal
+    can be injected: it comes an instruction later, to a debuggee's enclave only.
+    """
+    if tracee.at_call:
+        return False
+    if tracee.thread.tcs is not None:
+        raise_inside(run, tracee, sdm.VECTOR_DB, 0, 0, SIGTRAP, _TRAP_TRACE)
+    else:
+        deliver(run, tracee, sdm.VECTOR_DB, 0, 0, leaf, SIGTRAP, _TRAP_TRACE)
+    return True
 
 
 def _file(run: Run, thread: Thread) -> Any:
@@ -310,10 +331,14 @@ def _cure(run: Run, tracee: Tracee, thread: Thread) -> bool:
 def syscall_inside(run: Run, tracee: Tracee) -> Any:
     """A system call instruction inside an enclave is #UD (SDM, "Illegal Instructions").
 
+    SYSCALL and INT 80H are two bytes long. After SYSENTER the kernel knows neither RIP nor
+    RSP, and is to go on in 32-bit mode.
     No signal can be injected at a seccomp stop, so the thread is sent to the UD2 of
     our vDSO: at the stop that follows it is put back and the exception raised.
     """
     view = run.view
+    if view[CS] == _USER32_CS:
+        view[CS], view[SS] = _USER64_CS, _USER_DS
     odd(tracee).illegal = view[RIP] - 2
     view[RAX], view[ORIG_RAX] = view[ORIG_RAX], _MINUS_1
     view[RIP] = tracee.space.image + vdso.load_image().undefined

@@ -12,7 +12,18 @@ from softsgx.device.process import FETCH, READ, WRITE
 from softsgx.errors import InternalError
 from softsgx.host import ptrace, vdso
 from softsgx.sdm import leaves as sdm
+from softsgx.sdm.illegal import illegal
 from softsgx.sgx.enclu import aex
+from softsgx.sgx.raised import (
+    ILL_ILLOPN,
+    PAGE_FAULT,
+    PERF_TYPE_BREAKPOINT,
+    SI_KERNEL,
+    TRAP_PERF,
+    Inside,
+    Suppressed,
+    raised,
+)
 from softsgx.supervisor.effects import mappings
 from softsgx.supervisor.inside import masks
 from softsgx.supervisor.state.host_process import process_of
@@ -21,7 +32,7 @@ from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import cont
 from softsgx.supervisor.stopped.remote import calls
 from softsgx.supervisor.stopped.waits import wait_stop
-from softsgx.uapi.regs import NAMES, ORIG_RAX, RAX, RDI, RDX, RIP, RSI
+from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, RAX, RDI, RDX, RIP, RSI, RSP
 
 __all__ = [
     "Named",
@@ -38,11 +49,10 @@ __all__ = [
 
 _MAX_RETRIES = 100
 
-SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV = 4, 5, 7, 8, 11
-_SI_KERNEL = 0x80
+SIGILL, SIGTRAP, SIGFPE, SIGSEGV = 4, 5, 8, 11
 _PF, _GP, _UD = sdm.VECTOR_PF, sdm.VECTOR_GP, sdm.VECTOR_UD
-# SDM, Table "Illegal Instructions Inside an Enclave": INS, OUTS, IN, OUT, INT n are #UD there.
-_ILLEGAL = frozenset(bytes((b,)) for b in b"\x6c\x6d\x6e\x6f\xe4\xe5\xe6\xe7\xec\xed\xee\xef\xcd")
+_TF, _PUSHF = 1 << 8, b"\x9c"
+_TOP = 1 << 47
 _UCONTEXT_ERR, _UCONTEXT_TRAPNO, _UCONTEXT_CR2 = 192, 200, 216
 
 
@@ -92,47 +102,80 @@ def leave(run: Run, tracee: Tracee, vector: int, errcd: int, maddr: int) -> None
         run.record.aex(tracee.tid, vector, errcd, maddr, was[0])
 
 
-def exception(run: Run, tracee: Tracee, number: int, si_code: int, addr: int) -> None:
-    """A synchronous signal while inside: what the CPU raised, or a page fault to handle."""
-    view = run.view
-    if number in (SIGSEGV, SIGBUS) and not (number == SIGSEGV and si_code == _SI_KERNEL):
-        if number == SIGBUS and si_code == 1:
-            raise_inside(run, tracee, sdm.VECTOR_AC, 0, 0)
-            return
-        _page_fault(run, tracee, addr, si_code)
-        return
-    if number == SIGSEGV:
-        vector = _GP
-        if tracee.space.peek(view[RIP], 1) in _ILLEGAL:
-            vector, number, si_code = _UD, SIGILL, 2
-    elif number == SIGFPE:
-        vector = sdm.VECTOR_DE if si_code in (1, 2) else _float_vector(tracee, view[RIP])
-    elif number == SIGTRAP:
-        vector = sdm.VECTOR_DB if si_code == 2 else sdm.VECTOR_BP
-        if vector == sdm.VECTOR_BP:
-            view[RIP] -= 1  # SDM, "INT3 inside an enclave": a fault unless it is debugged
-    else:
-        vector = _UD
-    raise_inside(run, tracee, vector, 0, 0, number, si_code)
+def exception(run: Run, tracee: Tracee, number: int, info: bytes) -> bool:
+    """A signal of the kernel's own while inside: what the CPU raised, or a page fault to handle.
+
+    info: its siginfo. False if the signal goes on as it came: the AEX has been done.
+    """
+    view, space = run.view, tracee.space
+    enclave, tcs = tracee.thread.enclave, tracee.thread.tcs
+    rip = view[RIP]
+    at = Inside(
+        space.peek(rip, 15),
+        space.peek(rip - 2, 2),
+        opt_in=bool(tcs.opted_in),
+        sgx2=bool(run.device.design.sgx2),
+        general=lambda: _faults_by_operands(at.code, rip, view),
+    )
+    _, _, si_code, addr, _, perf_type = struct.unpack_from("<iiixxxxQQI", info)
+    perf = number == SIGTRAP and si_code == TRAP_PERF
+    on_elrange = None
+    if perf and perf_type == PERF_TYPE_BREAKPOINT:
+        on_elrange = enclave.base <= addr < enclave.end
+    was = raised(number, si_code, at, on_elrange)
+    if isinstance(was, Suppressed):
+        if was.tf:
+            _clear_tf(tracee, view, at.before)
+        if tracee.odd is not None:
+            masks.settle(run, tracee)
+        run.regs.store(tracee.tid)
+        cont(run, tracee)
+        return True
+    if was is PAGE_FAULT:
+        _page_fault(run, tracee, addr, si_code, at)
+        return True
+    view[RIP] -= was.back
+    if was.vector < 0 or perf:
+        leave(run, tracee, was.vector, 0, 0)
+        return False
+    number, si_code = (was.number, was.si_code) if was.number else (number, si_code)
+    raise_inside(run, tracee, was.vector, 0, 0, number, si_code)
+    return True
 
 
-def _float_vector(tracee: Tracee, rip: int) -> int:
-    """#MF for an x87 instruction, #XM for an SSE one."""
-    code = tracee.space.peek(rip, 2)
-    x87 = code[:1] == b"\x9b" or (bool(code) and code[0] & 0xF8 == 0xD8)
-    return sdm.VECTOR_MF if x87 else sdm.VECTOR_XM
+def _faults_by_operands(code: bytes, rip: int, view: Any) -> bool:
+    """Whether an instruction raises #GP: it is privileged, or by the addresses of its operands."""
+    from softsgx.host import operands
+
+    insn = operands.decode(code, rip)
+    if insn is None:
+        return False
+    return operands.privileged(insn) or any(
+        _TOP <= start < (1 << 64) - _TOP or (size >= 16 and start % 16)
+        for start, size, _ in operands.accesses(insn, Named(view))
+    )
 
 
-def _page_fault(run: Run, tracee: Tracee, addr: int, si_code: int) -> None:
+def _clear_tf(tracee: Tracee, view: Any, before: bytes) -> None:
+    """What POPF could not have set; a PUSHF that ran meanwhile has not seen it."""
+    flags = view[EFLAGS]
+    view[EFLAGS] = flags & ~_TF
+    if before[-1:] == _PUSHF and tracee.space.peek(view[RSP], 8) == flags.to_bytes(8, "little"):
+        tracee.space.poke(view[RSP], (flags & ~_TF).to_bytes(8, "little"))
+
+
+def _page_fault(run: Run, tracee: Tracee, addr: int, si_code: int, at: Inside) -> None:
     """A #PF at ``addr`` while inside."""
     from softsgx.host import insn
 
     thread, view = tracee.thread, run.view
     process = process_of(run, tracee.space)
     process.tid = tracee.tid
-    code = tracee.space.peek(view[RIP], 15)
     prot = real_prot(process, addr)
-    kind = insn.access_kind(code, view[RIP], Named(view), addr, prot=prot)
+    kind = insn.access_kind(at.code, view[RIP], Named(view), addr, prot=prot)
+    if kind != insn.FETCH and illegal(at.code, at.sgx2):
+        raise_inside(run, tracee, _UD, 0, 0, SIGILL, ILL_ILLOPN)
+        return
     kind = {insn.FETCH: FETCH, insn.WRITE: WRITE}.get(kind, READ)
     enclave = thread.enclave
     vma = process.mm.find(addr)
@@ -236,8 +279,8 @@ def deliver(
         run.record.exception(tracee.tid, vector, code, addr, "signal", number, leaf)
         run.record.flush()
     run.regs.store(tracee.tid)
-    if number in (SIGILL, SIGFPE):
-        addr = view[RIP]  # Linux do_error_trap(): where the thread is now, the AEP
+    if number in (SIGILL, SIGFPE) or vector == sdm.VECTOR_DB:
+        addr = view[RIP]  # Linux do_error_trap(), send_sigtrap(): where the thread is now, the AEP
     info = struct.pack("<iiixxxxQ", number, 0, si_code, addr if vector != _GP else 0)
     if masks.fatal(tracee, number):
         masks.force(run, tracee, number)
@@ -252,8 +295,8 @@ def _signal_of(vector: int, code: int) -> tuple[int, int]:
     if vector == _PF:
         return SIGSEGV, 2 if code & sdm.PF_P else 1
     if vector == _UD:
-        return SIGILL, 2
-    return SIGSEGV, _SI_KERNEL
+        return SIGILL, ILL_ILLOPN
+    return SIGSEGV, SI_KERNEL
 
 
 def in_handler(run: Run, tracee: Tracee, exception: tuple[int, int, int] | None = None) -> None:

@@ -32,6 +32,7 @@ from softsgx.uapi.regs import ORIG_RAX
 __all__ = ["arrived", "entered", "fatal", "force", "left", "lost", "settle"]
 
 _FORCED_MASK = sum(1 << s - 1 for s in FORCED)
+_SENT = (5, 6)  # SIGTRAP of a perf event is sent, not forced (Linux send_sig_perf())
 
 
 def entered(tracee: Tracee) -> None:
@@ -64,7 +65,7 @@ def arrived(tracee: Tracee, number: int, ours: bool) -> bool:
         return False
     info = ptrace.get_siginfo(tracee.tid)
     (code,) = struct.unpack_from("<i", info, 8)
-    if code > 0:
+    if code > 0 and (number, code) != _SENT:
         if ignored:
             odd(tracee).reset = number
         return False

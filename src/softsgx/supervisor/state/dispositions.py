@@ -16,8 +16,8 @@ import struct
 
 __all__ = ["FORCED", "SIGACTION_BYTES", "Dispositions"]
 
-FORCED = (4, 7, 8, 11)
-"""SIGILL, SIGBUS, SIGFPE, SIGSEGV. Not SIGTRAP: #BP and #DB are signals on hardware, too."""
+FORCED = (4, 5, 7, 8, 11)
+"""SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV. SIGTRAP: INT1 and INT3 are #UD inside, and TF is 0."""
 
 _ACTION = struct.Struct("<QQQQ")  # of the kernel: handler, flags, restorer, mask
 SIGACTION_BYTES = _ACTION.size
