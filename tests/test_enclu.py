@@ -21,6 +21,7 @@ from softsgx.sdm.leaves import (
     PF_SGX,
     PF_U,
     PT_REG,
+    TCS_DBGOPTIN,
 )
 from softsgx.sdm.structs import GPRSGX
 from softsgx.sgx.enclu import aex
@@ -117,6 +118,38 @@ def test_single_stepping_is_suspended_inside() -> None:
             assert cpu.regs[EFLAGS] == 0x202
             cpu.enclu(EEXIT, rbx=AEP)
             assert cpu.regs[EFLAGS] == 0x202 | TF
+
+
+def test_popf_sets_no_trap_flag_inside() -> None:
+    """Whatever it did to RFLAGS natively: it neither leaves the enclave nor gets into the SSA."""
+    for leave in ("eexit", "aex"):
+        cpu = Cpu()
+        cpu.enter()
+        cpu.regs[EFLAGS] |= TF
+        if leave == "eexit":
+            cpu.enclu(EEXIT, rbx=AEP)
+        else:
+            aex(cpu.thread, cpu.regs)
+            assert cpu.gpr(0).rflags == 0x202
+        assert cpu.regs[EFLAGS] == 0x202
+
+
+def test_a_debugger_steps_through_an_enclave_that_opted_in() -> None:
+    """TF stays; the SSA has it 0 all the same. The entry decides, whatever the TCS says later."""
+    cpu = Cpu()
+    cpu.enclave.tcs_at(BASE).debug_optin = TCS_DBGOPTIN
+    cpu.enter(eflags=0x202 | TF)
+    assert cpu.regs[EFLAGS] == 0x202 | TF
+    cpu.enclave.tcs_at(BASE).debug_optin = 0
+    cpu.regs[EFLAGS] &= ~TF
+    aex(cpu.thread, cpu.regs)
+    assert cpu.regs[EFLAGS] == 0x202
+    cpu = Cpu()
+    cpu.enclave.tcs_at(BASE).debug_optin = TCS_DBGOPTIN
+    cpu.enter(eflags=0x202 | TF)
+    aex(cpu.thread, cpu.regs)
+    assert cpu.gpr(0).rflags == 0x202
+    assert cpu.regs[EFLAGS] == 0x202 | TF
 
 
 def tcs_field(**fields: int) -> Callable[[Cpu], None]:

@@ -49,7 +49,6 @@ _GUESTS = {
 }
 
 
-
 def _cpuid_runs(check: str) -> dict[str, str]:
     if "cpuid_fault" in Path("/proc/cpuinfo").read_text().split():
         return {}
