@@ -109,7 +109,8 @@ static void case_blocked_signals(void)
 {
 	for (int number = 1; number < 32; number++) {
 		sigset_t set, old;
-		int forced = number == SIGILL || number == SIGBUS || number == SIGFPE || number == SIGSEGV;
+		int forced = number == SIGILL || number == SIGTRAP || number == SIGBUS || number == SIGFPE
+			     || number == SIGSEGV;
 
 		if (number == SIGSYS)
 			continue; /* ours */
