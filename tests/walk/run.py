@@ -20,6 +20,7 @@ from tests.walk.model import EXIT, FORK, RECV, THREAD, Call, Twin, via
 __all__ = ["DESIGNS", "Divergence", "Walk", "known_advice"]
 
 DESIGNS = (
+    "linux-6.12",
     "linux-6.0",
     "linux-5.11",
     "v20",

@@ -23,6 +23,7 @@ __all__ = ["mremap"]
 
 _U64 = (1 << 64) - 1
 _SINCE_MULTI = (6, 17)
+_LOOKS_AGAIN = (6, 15)  # mremap_to() for the source, before it shrinks it
 _CROWDED = "well below vm.max_map_count"
 
 
@@ -218,6 +219,9 @@ def _clear_destination(call: _Remap) -> None:
     """Unmap the destination of MREMAP_FIXED and the tail that a shrink gives up."""
     if call.flags & MREMAP_FIXED:
         call.unmap(call.new_addr, call.new_addr + call.new_len)
+        gone = call.mm.vmas.find(call.addr) is None
+        if gone and call.mm.version >= _LOOKS_AGAIN:
+            raise Stop(EFAULT, "the destination leaves the source mapped")
     if call.old_len > call.new_len:
         _shrink(call)
 
