@@ -199,9 +199,9 @@ class Twin:
         if call[1] != nr.NR_mremap or call[5] & mman.MREMAP_FIXED:
             return True
         slot, _, start, old, new, flags, _ = call
-        old, new = (n + PAGE - 1 & -PAGE for n in (old, new))
+        old, new = (n + PAGE - 1 & _U64 & -PAGE for n in (old, new))
         vma = self.slots[slot].mm.find(start)
-        grows = new > old or flags & mman.MREMAP_DONTUNMAP
+        grows = new > old or not old or flags & mman.MREMAP_DONTUNMAP
         return not grows or vma is None or bool(vma.special) or not flags & 1
 
     def _mmap(

@@ -15,7 +15,7 @@ from softsgx.errors import InternalError
 from softsgx.mm.madvise import ALWAYS, BY_KERNEL
 from tests.mm_process import MmProcess
 from tests.walk.calls import Walker
-from tests.walk.model import EXIT, FORK, RECV, THREAD, Call, Twin, via
+from tests.walk.model import EXIT, FORK, RECV, SEND, THREAD, Call, Twin, via
 
 __all__ = ["DESIGNS", "Divergence", "Walk", "known_advice"]
 
@@ -86,6 +86,18 @@ class Walk:
             calls.append(call)
             answers.append(twin.answer(call))
         return calls, answers
+
+    def race(self, seed: object, n: int) -> list[Call]:
+        """Calls of a seed for three threads at once, while a fourth one forks all the time."""
+        rng = random.Random(f"race {self.design} {seed}")
+        calls: list[Call] = [(0, THREAD, slot) for slot in (1, 2, 3)]
+        for i, call in enumerate(self.draw(f"race {seed}", n)[0]):
+            if call[1] in (FORK, THREAD, EXIT, SEND, RECV):
+                continue
+            calls.append((rng.choice((0, 1, 2)), *call[1:]))
+            if i % 12 == 0:
+                calls += [(3, FORK, 4), (4, *call[1:]), (4, EXIT)]
+        return calls
 
     def foretell(self, calls: Sequence[Call]) -> tuple[list[Call], list[int | None]]:
         """The calls of a list that can be made (by slots that exist), and their answers."""

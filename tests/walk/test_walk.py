@@ -31,16 +31,16 @@ def test_a_walk(
         pytest.fail(walk.told(walk.shrink(divergence, tries=60)))
 
 
-@pytest.mark.parametrize("design", ["linux-6.0", "ioc-mprotect"])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("design", ["linux-6.12", "ioc-mprotect"])
 def test_races_leave_the_model_and_the_kernel_as_one(
-    design: str, guest: Callable[[str], Path], tmp_path: Path, advice: frozenset[int]
+    design: str, seed: int, guest: Callable[[str], Path], tmp_path: Path, advice: frozenset[int]
 ) -> None:
-    """Threads and processes call at the same time: nobody's answers are foretold."""
+    """Three threads call at the same time while a fourth makes children: nothing is foretold."""
     walk = Walk(design, guest("walk"), tmp_path, advice)
-    calls, _ = walk.draw("races", 1200)
-    got, status, err = walk.real(calls, at_once=True)
+    got, status, err = walk.real(walk.race(seed, 1000), at_once=True)
     assert status == 0, err
-    assert got
+    assert got.count(0) >= 4
 
 
 def test_what_softsgx_forgets_is_found_and_shrunk(

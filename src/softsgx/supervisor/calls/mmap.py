@@ -51,7 +51,8 @@ _SHM_SEGSZ = 48  # struct shmid64_ds: behind struct ipc64_perm
 
 
 def _pages(length: int) -> int:
-    return length + _PAGE - 1 & -_PAGE
+    """PAGE_ALIGN(), which wraps around."""
+    return length + _PAGE - 1 & (1 << 64) - _PAGE
 
 
 def _mmap(run: Run, tracee: Tracee) -> Any:
@@ -68,7 +69,7 @@ def _mmap(run: Run, tracee: Tracee) -> Any:
         if not process.mm.overlapping(start, end):
             return None
         process.tid = tracee.tid
-        follow.limit(run, process)
+        follow.begin(run, process)
         args, offset = (start, view[RSI], view[RDX], flags), view[R9]
         fd = f"/proc/{tracee.tid}/fd/{view[R8] & _LOW}"
         foreign = None if flags & MAP_ANONYMOUS or not os.path.lexists(fd) else FOREIGN
@@ -101,7 +102,7 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
     addr, length, prot, flags, fd, offset = (view[i] for i in (RDI, RSI, RDX, R10, R8, R9))
     process = process_of(run, tracee.space)
     process.tid = tracee.tid
-    follow.limit(run, process)
+    follow.begin(run, process)
     size = _pages(length)
     cancel(run, tracee)
     with calls(run, tracee) as call:
@@ -421,7 +422,7 @@ def _of_enclaves(
         if process is None or not len(process.mm):
             return None
         process.tid = tracee.tid
-        follow.limit(run, process)
+        follow.begin(run, process)
         return handler(run, tracee, process)
 
     return handle

@@ -23,7 +23,15 @@ from softsgx.supervisor.stopped.remote import Remote
 from softsgx.uapi.mman import VM_SEALED
 
 __all__ = [
-    "FOREIGN", "Foreign", "believe", "borrowed", "limit", "log", "stretches", "undone", "walk",
+    "FOREIGN",
+    "Foreign",
+    "begin",
+    "believe",
+    "borrowed",
+    "log",
+    "stretches",
+    "undone",
+    "walk",
 ]  # fmt: skip
 
 _MANY = 1024
@@ -137,12 +145,14 @@ def undone(
         mappings.protect_again(run, process, call, start, end)
 
 
-def limit(run: Run, process: HostProcess) -> None:
-    """Tell the model how many VMAs vm.max_map_count leaves for it, where that may matter.
+def begin(run: Run, process: HostProcess) -> None:
+    """Before a memory call: remember what is mapped, and say how many VMAs there may be.
 
-    What the kernel counts is no help: a page table's worth of protections is one VMA of
-    Linux's and many of ours, and two of Linux's are one of ours where they are alike.
+    vm.max_map_count counts the process's other mappings too, but what the kernel counts is no
+    help: pages of unlike protections are one VMA of Linux's and many of ours, and two of
+    Linux's are one of ours where they are alike. Where there are few it does not matter.
     """
+    process.remember()
     vmas = process.mm.vmas
     if len(vmas) < _MANY:
         return

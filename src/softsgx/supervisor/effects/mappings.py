@@ -15,6 +15,7 @@ from softsgx.device.files import EnclaveFile
 from softsgx.errors import InternalError, UnsupportedError
 from softsgx.host import bpf
 from softsgx.law.rule import At
+from softsgx.mm.vma import Vma
 from softsgx.model.effect import Advise, Map, Move, Protect, Unmap
 from softsgx.sgx.epcm import PageTable
 from softsgx.supervisor.effects import dispositions, newmapping
@@ -217,6 +218,15 @@ def protect_again(run: Run, process: HostProcess, call: Remote, start: int, end:
             run, process, call, vma.file, max(start, vma.start), min(end, vma.end)
         ):
             raise UnsupportedError(_TOO_MANY)
+
+
+def differs(run: Run, process: HostProcess, vma: Vma) -> bool:
+    """Whether a VMA's pages have not the real protections that they should have."""
+    e = vma.file.enclave
+    if not e.created:
+        return False
+    first, last = max(vma.start, e.base) - e.base >> 12, min(vma.end, e.end) - e.base >> 12
+    return bool(wanted(run, process, vma.file, first, last))
 
 
 def _protect_vma(

@@ -100,6 +100,18 @@ def child(run: Run, parent: Tracee, event: int) -> None:
     cont(run, parent)
 
 
+def _reconcile(run: Run, parent: Tracee, new: Tracee) -> None:
+    """Other threads may have changed what a child was born with."""
+    if parent.space.sgx is None or len(parent.space.tracees) < 2:
+        return
+    from contextlib import suppress
+
+    from softsgx.supervisor.effects.born import reconcile
+
+    with suppress(FileNotFoundError, ProcessLookupError):  # it is dead already
+        reconcile(run, parent.space.sgx, new)
+
+
 def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
     """A new thread or process at its first status."""
     if flags & _CLONE_THREAD:
@@ -127,6 +139,8 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
     else:
         new.signals = parent.signals.copy()
     run.tracees[tid] = new
+    if new.space is not parent.space and os.WIFSTOPPED(status):
+        _reconcile(run, parent, new)
     if run.lsm is not None and new.tgid == tid:
         run.lsm.forked(parent.tgid, tid)
     if run.record is not None:

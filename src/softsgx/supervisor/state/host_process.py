@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from collections import deque
 from typing import Any
 
 from softsgx.device.memory import Fault, Source
 from softsgx.device.process import Process
 from softsgx.host import procmaps, ptrace
+from softsgx.mm.vma_list import VmaList
 from softsgx.supervisor.state.patched import unpatched
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace
@@ -148,6 +150,7 @@ class HostProcess(Process):
 
     native: for each enclave, the protections that its mapping here really has. hidden: they
     are none, whatever the model says, since no thread is inside (``--abort-page``).
+    history: what was mapped of late, while there were several threads.
     locks_future: mlockall(MCL_FUTURE) holds. heap_watched: brk stops.
     """
 
@@ -160,6 +163,7 @@ class HostProcess(Process):
         self.hidden = run.options.abort_page
         self.tcs_enclaves: dict[int, Any] = {}
         self.locks_future = False
+        self.history: deque[VmaList] = deque(maxlen=64)
         self.heap_watched = False
         self._start_brk = -1
 
@@ -218,6 +222,12 @@ class HostProcess(Process):
         """VMAs of enclaves changed: remembered checks no longer count."""
         self.generation += 1
         self.tcs_enclaves.clear()
+        self.remember()
+
+    def remember(self) -> None:
+        """Keep what is mapped now, for a child that another thread may be making."""
+        if len(self.space.tracees) > 1:
+            self.history.append(self.mm.vmas.copy())
 
 
 def process_of(run: Run, space: AddressSpace) -> HostProcess:

@@ -16,7 +16,7 @@ from softsgx.supervisor.stopped.remote import Remote
 from softsgx.supervisor.stopped.waits import wait_stop
 from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
 
-__all__ = ["in_process"]
+__all__ = ["in_process", "in_thread"]
 
 _RESTART = {-512 & (1 << 64) - 1, -513 & (1 << 64) - 1, -514 & (1 << 64) - 1}
 _RESTART_BLOCK = -516 & (1 << 64) - 1
@@ -42,15 +42,14 @@ def in_process(
         # One that an outer handler holds; one that can be interrupted; any.
         tracee = min(left, key=lambda t: (not t.stopped, t.vforking))
         try:
-            _in_thread(run, process, tracee, do)
+            in_thread(run, process, tracee, do)
             return
         except ProcessLookupError:
             gone.add(tracee.tid)
 
 
-def _in_thread(
-    run: Run, process: HostProcess, tracee: Tracee, do: Callable[[Remote], None]
-) -> None:
+def in_thread(run: Run, process: HostProcess, tracee: Tracee, do: Callable[[Remote], None]) -> None:
+    """Remote calls in one thread, which is interrupted for them if it runs."""
     held = tracee.stopped
     status = 0 if held else _stop(run, tracee)
     regs = ptrace.Registers()

@@ -1,0 +1,98 @@
+"""A child of a process with several threads: which of its parent's mappings it was born with.
+
+The kernel copies the mappings at one moment; the tracer hears of the child later, and other
+threads' calls may have been handled between. So the child's real mappings say which of the
+parent's states of late it has; what a page's protection became since is made up for.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from softsgx.host import procmaps
+from softsgx.mm.mm_struct import MmStruct
+from softsgx.mm.vma_list import VmaList
+from softsgx.supervisor.effects import mappings
+from softsgx.supervisor.effects.follow import believe
+from softsgx.supervisor.state.host_process import HostProcess
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.others import in_thread
+from softsgx.supervisor.stopped.remote import Remote
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.mman import VM_DONTCOPY
+
+__all__ = ["reconcile"]
+
+_Span = tuple[int, int, Any]
+"""start, end, the enclave's file."""
+
+
+def reconcile(run: Run, parent: HostProcess, child: Tracee) -> None:
+    """Make the model of a stopped child, and its real mappings, what they have to be."""
+    process: HostProcess = child.space.sgx
+    lines = procmaps.maps(child.tid)
+    if not lines:
+        return  # it has been killed
+    real = [(m, run.memories[m.dev, m.inode][0]) for m in lines if (m.dev, m.inode) in run.memories]
+    have = _merged([(m.start, m.end, file) for m, file in real])
+    if _spans(parent.mm.vmas) != have:
+        for before in reversed(parent.history):
+            if _spans(before) == have:
+                process.mm = _forked(parent.mm, before, process)
+                break
+        else:
+            believe(run, process, (0, 1 << 47))
+    process.native.clear()
+    for m, file in real:
+        e = file.enclave
+        lo, hi = max(m.start, e.base), min(m.end, e.end)
+        if e.created and lo < hi:
+            table = mappings.native(process, file)
+            table.fill(lo - e.base >> 12, hi - e.base >> 12, m.prot)
+    extra = _outside(have, _spans(process.mm.vmas))
+    vmas = list(process.mm)
+
+    def do(call: Remote) -> None:
+        for start, end in extra:
+            call(nr.NR_munmap, start, end - start)
+            mappings.unmapped(process, start, end)
+        for vma in vmas:
+            mappings.protect_again(run, process, call, vma.start, vma.end)
+
+    if extra or any(mappings.differs(run, process, vma) for vma in vmas):
+        in_thread(run, process, child, do)
+
+
+def _forked(mm: MmStruct, vmas: VmaList, process: HostProcess) -> MmStruct:
+    now, mm.vmas = mm.vmas, vmas
+    try:
+        return mm.fork(process)
+    finally:
+        mm.vmas = now
+
+
+def _spans(vmas: VmaList) -> list[_Span]:
+    """What a child gets of a list of VMAs."""
+    return _merged([(v.start, v.end, v.file.base_file) for v in vmas if not v.flags & VM_DONTCOPY])
+
+
+def _merged(spans: list[_Span]) -> list[_Span]:
+    merged: list[_Span] = []
+    for start, end, file in spans:
+        if merged and merged[-1][1] == start and merged[-1][2] is file:
+            merged[-1] = (merged[-1][0], end, file)
+        else:
+            merged.append((start, end, file))
+    return merged
+
+
+def _outside(spans: list[_Span], known: list[_Span]) -> list[tuple[int, int]]:
+    """The parts of spans that are not known to be of the same file."""
+    edges = sorted({edge for start, end, _ in (*spans, *known) for edge in (start, end)})
+
+    def of(at: int, where: list[_Span]) -> Any:
+        return next((file for start, end, file in where if start <= at < end), None)
+
+    return [(a, b) for a, b in pairwise(edges) if of(a, spans) not in (None, of(a, known))]
