@@ -186,8 +186,9 @@ class Twin:
     def foretold(self, call: Call) -> bool:
         """The model knows the answer whatever is there now: what `calls` draws."""
         slot, number = call[:2]
-        if number == nr.NR_madvise and 1 << 30 < call[3] < 1 << 63:
-            return False  # it reaches over what lies behind the arena
+        looks = number == nr.NR_madvise or (number == nr.NR_mprotect and call[4] >> 24)
+        if looks and 1 << 30 < call[3] < 1 << 63:
+            return False  # what lies behind the arena is looked at, too
         if number == nr.NR_madvise and call[4] not in ADVICE_ANYWHERE:
             return self.only_special(slot, call[2], call[3])
         if number in (nr.NR_mlock, nr.NR_munlock):
