@@ -191,6 +191,12 @@ class Twin:
             return False  # what lies behind the arena is looked at, too
         if number == nr.NR_madvise and call[4] not in ADVICE_ANYWHERE:
             return self.only_special(slot, call[2], call[3])
+        if number == nr.NR_mremap and any(v.flags & mman.VM_SEALED for v in self.slots[slot].mm):
+            # Where a seal refuses a call, Linux has split a VMA before it; softsgx splits no
+            # foreign one then, which shows in mremap alone.
+            vma = self.slots[slot].mm.find(call[2])
+            if vma is not None and not vma.special:
+                return False
         if number in (nr.NR_mlock, nr.NR_munlock):
             return self.only_special(slot, call[2], call[3] + PAGE)
         return self.placed(call)

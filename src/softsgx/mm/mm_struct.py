@@ -184,6 +184,8 @@ class MmStruct:
         enclave = getattr(file, "enclave", None)
         for vma in self.vmas.overlapping(start, end):
             if vma.flags & VM_SEALED:
+                if vma.start > start:
+                    self.vmas.cut(start)  # the first one was split already, and stays so
                 raise Stop(EPERM, "the VMA is not sealed")
             if vma.special:
                 own = int(enclave is not None and vma.file.enclave is enclave)

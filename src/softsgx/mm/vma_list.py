@@ -81,6 +81,13 @@ class VmaList:
         if len(self._vmas) + more > self.limit:
             raise Stop(ENOMEM, "no more VMAs than vm.max_map_count")
 
+    def cut(self, addr: int) -> None:
+        """split_vma(): two VMAs, alike, of the one that an address lies in the middle of."""
+        vma = self.find(addr)
+        if vma is not None and vma.start < addr:
+            i = self._vmas.index(vma)
+            self._vmas[i : i + 1] = [vma.piece(vma.start, addr), vma.piece(addr, vma.end)]
+
     def may_remove(self, start: int, end: int) -> None:
         """vms_gather_munmap_vmas(): only one VMA that is cut in two makes one more."""
         vma = self.find(start)

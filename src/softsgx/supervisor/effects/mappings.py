@@ -35,6 +35,7 @@ __all__ = [
     "allowed",
     "answer",
     "carry_out",
+    "differs",
     "flush",
     "map_vma",
     "native",
@@ -248,17 +249,18 @@ def map_vma(
     if fd < 0:
         return fd
     lo, hi = max(start, e.base), min(end, e.end)
-    pieces = [(start, end, 0)]
-    if e.created and lo < hi:
-        pieces = [(start, lo, 0), (lo, hi, lo - e.base), (hi, end, 0)]
+    within = e.created and lo < hi
+    # All of it in one call first, which the kernel refuses or does as a whole.
+    pieces = [] if within and (lo, hi) == (start, end) else [(start, end, 0)]
+    if within:
+        pieces.append((lo, hi, lo - e.base))
     error, done = 0, start
     for a, b, offset in pieces:
-        if a < b:
-            error = min(call(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, offset), 0)
-            if error:
-                break
-            _note(run, "mmap", process, a, b, offset)
-            done = b
+        error = min(call(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, offset), 0)
+        if error:
+            break
+        _note(run, "mmap", process, a, b, offset)
+        done = end
     call(nr.NR_close, fd)
     if done > start:
         unmapped(process, start, done)
