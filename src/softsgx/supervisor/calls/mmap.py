@@ -212,15 +212,15 @@ def _refused(
 ) -> Outcome | None:
     """What comes of a call that has to unmap what may not go; None if all may."""
     mm = process.mm
+    before = mm.vmas.copy()
     try:
         for start, end in ranges:
             mm.may_unmap(start, end)
     except Stop:
-        before = mm.vmas.copy()
-        try:
-            with borrowed(process, *ranges):
-                outcome = model()
-        finally:
+        mm.vmas = before.copy()
+        with borrowed(process, *ranges):
+            outcome = model()
+        if not outcome.errno or outcome.effects:
             mm.vmas = before
         return outcome if outcome.errno else None
     return None
