@@ -4,9 +4,9 @@ usage: fuzz.py [SECONDS] [--seed N] [--calls N] [--jobs N] [--design NAME]… (6
 seed, 3000 calls a walk, as many walks at once as there are processors, every design)
 
 Each walk makes real processes do the calls under ``softsgx run --verify`` and holds every answer
-against the model (see tests/walk). A line tells how far it is; the last one gives the seed that
-makes the same walks again. Status 0: nothing diverged; 1: something did, and the fewest calls
-that do are printed.
+against the model (see tests/supervisor/walk). A line tells how far it is; the last one gives the
+seed that makes the same walks again. Status 0: nothing diverged; 1: something did, and the fewest
+calls that do are printed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.cache import build, cache_directory, locked  # noqa: E402
-from tests.walk.run import DESIGNS, Divergence, Walk, known_advice  # noqa: E402
+from tests.supervisor.walk.run import DESIGNS, Divergence, Walk, known_advice  # noqa: E402
 
 __all__ = ["main"]
 

@@ -3,7 +3,7 @@
 capstone knows the explicit operands; what it leaves out or has wrong is here: the stack, the
 string instructions' repetition, bit offsets beyond the operand, areas whose size depends on
 the processor.  Each rule is held against the error codes of a real processor by
-tests/test_insn.py; those for instructions that the processor at hand may lack (AVX-512,
+tests/host/test_insn.py; those for instructions that the processor at hand may lack (AVX-512,
 MOVDIRI, shadow stacks) follow the SDM's pages.
 """
 

@@ -25,7 +25,7 @@
 #define RT_SIGPROCMASK	14
 #define FORCED_SIGNALS	0x4d8	/* SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV: bit n - 1 each */
 
-/* struct sgx_enclave_run; tests/test_vdso_layout.py holds these against <asm/sgx.h>. */
+/* struct sgx_enclave_run; tests/host/test_vdso_layout.py holds these against <asm/sgx.h>. */
 #define RUN_TCS			0
 #define RUN_FUNCTION		8
 #define RUN_EXCEPTION_VECTOR	12

@@ -1,0 +1,64 @@
+"""What docs/findings.md shows: its runs, run again, and its verdicts, found again."""
+
+from __future__ import annotations
+
+import ctypes.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from softsgx.checker.abc import find_abc
+from softsgx.checker.properties import PROPERTIES
+from softsgx.checker.repair import standing
+from softsgx.designs.registry import DESIGNS, make_design
+from tests.cache import ROOT
+from tests.docs.console import same, sessions
+
+PAGE = ROOT / "docs" / "findings.md"
+needs_engines = pytest.mark.skipif(
+    ctypes.util.find_library("sepol") is None
+    or ctypes.util.find_library("selinux") is None
+    or shutil.which("apparmor_parser", path="/usr/bin:/bin:/usr/sbin:/sbin") is None,
+    reason="no engine here; to run it: apt-get install libsepol2 libselinux1 apparmor",
+)
+
+
+@needs_engines
+def test_every_finding_is_what_happens(guest: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "orders").symlink_to(guest("orders"))
+    shown = sessions(PAGE.read_text())
+    assert len(shown) > 8
+    for session in shown:
+        got = [same(line) for line in session.run(tmp_path)]
+        assert got == [same(line) for line in session.shown], session.command
+
+
+def _row(title: str) -> dict[str, str]:
+    """The verdicts of the page's table on a design, by property."""
+    lines = PAGE.read_text().splitlines()
+    head = next(line for line in lines if line.startswith("| design | `modified-code`"))
+    (row,) = (line for line in lines if line.startswith(f"| `{title}` |"))
+    names = [cell.strip(" `") for cell in head.split("|")[2:-1]]
+    return dict(zip(names, (cell.strip() for cell in row.split("|")[2:-1]), strict=True))
+
+
+@pytest.mark.skipif(
+    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
+)
+@pytest.mark.parametrize("name", DESIGNS)
+def test_the_table_says_what_the_checker_says(name: str) -> None:
+    """To mend it: make findings."""
+    shown = _row(name)
+    assert list(shown) == list(PROPERTIES)
+    marks = {"refuted": "**no**", "proved": "yes", "vacuous": "vacuous"}
+    for found, verdict in standing(make_design(name)):
+        assert shown[found].startswith(marks[verdict]), found
+
+
+@pytest.mark.parametrize("name", [n for n, cls in DESIGNS.items() if cls.repaired])
+def test_a_repaired_design_is_proved_on_the_page(name: str) -> None:
+    """test_checker_repair.py proves it."""
+    assert {cell.partition(",")[0] for cell in _row(f"{name}:repaired").values()} == {"yes"}
+    assert (PAGE.parent / "findings" / f"{name}.md").exists()

@@ -1,0 +1,57 @@
+"""A hundred thousand memory calls on real processes, each answer foretold, each stop verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from softsgx.uapi import syscalls as nr
+from tests.supervisor.walk.run import DESIGNS, Divergence, Walk, known_advice
+
+_CALLS = 100_000
+_SEEDS = 4
+
+
+@pytest.fixture(scope="module")
+def advice() -> frozenset[int]:
+    return known_advice()
+
+
+@pytest.mark.parametrize("seed", range(_SEEDS))
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_walk(
+    design: str, seed: int, guest: Callable[[str], Path], tmp_path: Path, advice: frozenset[int]
+) -> None:
+    walk = Walk(design, guest("walk"), tmp_path, advice)
+    try:
+        walk.walk(seed, _CALLS // (_SEEDS * len(DESIGNS)))
+    except Divergence as divergence:
+        pytest.fail(walk.told(walk.shrink(divergence, tries=60)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("design", ["linux-6.12", "ioc-mprotect"])
+def test_races_leave_the_model_and_the_kernel_as_one(
+    design: str, seed: int, guest: Callable[[str], Path], tmp_path: Path, advice: frozenset[int]
+) -> None:
+    """Three threads call at the same time while a fourth makes children: nothing is foretold."""
+    walk = Walk(design, guest("walk"), tmp_path, advice)
+    got, status, err = walk.real(walk.race(seed, 1000), at_once=True)
+    assert status == 0, err
+    assert got.count(0) >= 4
+
+
+def test_what_softsgx_forgets_is_found_and_shrunk(
+    guest: Callable[[str], Path], tmp_path: Path, advice: frozenset[int]
+) -> None:
+    """A twin that answers otherwise stands for a fault of either side."""
+    walk = Walk("linux-6.0", guest("walk"), tmp_path, advice)
+    calls, answers = walk.draw(0, 60)
+    wrong = next(i for i, c in enumerate(calls) if c[1] == nr.NR_munmap)
+    answers[wrong] = -38
+    with pytest.raises(Divergence) as found:
+        walk.run(calls, answers)
+    assert found.value.calls == calls[: wrong + 1]
+    assert "not -0x26" in found.value.text
