@@ -22,10 +22,9 @@ __all__ = [
 _LD, _JEQ, _JGT, _JGE, _JSET, _RET, _JA = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06, 0x05
 _AND, _ADDX, _ST, _LDM, _LDI, _TAX, _JGEX = 0x54, 0x0C, 0x02, 0x60, 0x00, 0x07, 0x3D
 ALLOW, TRACE, NOTIFY = 0x7FFF0000, 0x7FF00000, 0x7FC00000
-OTHER = 1
-"""Of a stop's message: the call is by another numbering than the table's, or has no row."""
 _NR, _ARCH, _IP_LO, _IP_HI, _ARGS = 0, 4, 8, 12, 16
-_X86_64 = 0xC000003E
+X86_64 = 0xC000003E
+"""AUDIT_ARCH_X86_64."""
 
 
 def _arg(n: int, high: bool = False) -> int:
@@ -116,7 +115,7 @@ def base_program(cookie: int, executable: bool = False) -> bytes:
     if executable:
         wanted |= {nr.NR_mprotect: "prot", nr.NR_pkey_mprotect: "prot", nr.NR_mremap: "trace"}
     p.op(_LD, _ARCH)
-    p.op(_JEQ, _X86_64, "number")
+    p.op(_JEQ, X86_64, "number")
     p.op(_RET, ALLOW)
     p.label("number")
     p.op(_LD, _NR)
@@ -170,7 +169,7 @@ def names_program() -> bytes:
     p = _Program()
     late = [n for n, row in SYSCALLS.items() if row.path is not None and row.path.late]
     p.op(_LD, _ARCH)
-    p.op(_JEQ, _X86_64, "number")
+    p.op(_JEQ, X86_64, "number")
     p.op(_RET, ALLOW)
     p.label("number")
     p.op(_LD, _NR)
@@ -183,7 +182,7 @@ def directory_program(fd: int) -> bytes:
     """For a process in which ``fd`` is /dev: what lists it."""
     p = _Program()
     p.op(_LD, _ARCH)
-    p.op(_JEQ, _X86_64, "", "allow")
+    p.op(_JEQ, X86_64, "", "allow")
     p.op(_LD, _NR)
     p.op(_JEQ, nr.NR_getdents64, "fd")
     p.op(_JEQ, nr.NR_getdents, "fd", "allow")
@@ -206,7 +205,7 @@ def fd_program(fd: int) -> bytes:
             wanted[n] = f"fd {indices}"
     wanted[nr.NR_mmap] = "mmap"
     p.op(_LD, _ARCH)
-    p.op(_JEQ, _X86_64, "number")
+    p.op(_JEQ, X86_64, "number")
     p.op(_RET, ALLOW)
     p.label("number")
     p.op(_LD, _NR)
@@ -228,7 +227,7 @@ def number_program(number: int) -> bytes:
     """Every call of one number."""
     p = _Program()
     p.op(_LD, _ARCH)
-    p.op(_JEQ, _X86_64, "", "allow")
+    p.op(_JEQ, X86_64, "", "allow")
     p.op(_LD, _NR)
     p.op(_JEQ, number, "trace", "allow")
     p.ends()
@@ -270,8 +269,8 @@ def range_program(start: int, end: int, stub: int) -> bytes:
     wanted |= {nr.NR_mremap: "mremap", nr.NR_mmap: "mmap", nr.NR_rt_sigaction: "sigaction"}
     wanted[nr.NR_ioctl] = "ioctl"
     p.op(_LD, _ARCH)
-    p.op(_JEQ, _X86_64, "place")
-    p.op(_RET, TRACE | OTHER)
+    p.op(_JEQ, X86_64, "place")
+    p.op(_RET, TRACE)
     p.label("place")
     p.op(_LD, _IP_LO)
     p.op(_ST, 0)
@@ -292,7 +291,7 @@ def range_program(start: int, end: int, stub: int) -> bytes:
     p.op(_LD, _NR)
     p.by_number(wanted, "unknown")
     p.label("unknown")
-    p.op(_RET, TRACE | OTHER)
+    p.op(_RET, TRACE)
     p.label("sigaction")
     p.op(_LD, _arg(0))
     for number in (4, 5, 7, 8):  # SIGILL, SIGTRAP, SIGBUS, SIGFPE

@@ -51,6 +51,7 @@ __all__ = [
     "set_sigmask",
     "set_xstate",
     "singlestep",
+    "syscall_arch",
     "syscall_step",
     "trace_exit",
     "write_memory",
@@ -60,7 +61,7 @@ _GETREGS, _SETREGS, _CONT, _SINGLESTEP, _SYSCALL = 12, 13, 7, 9, 24
 _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
 _GETREGSET, _SETREGSET = 0x4204, 0x4205
 _SEIZE, _INTERRUPT, _LISTEN = 0x4206, 0x4207, 0x4208
-_GETSIGMASK, _SETSIGMASK = 0x420A, 0x420B
+_GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
 _NT_X86_XSTATE = 0x202
 
 _NR_SECCOMP, _NR_MEMFD_SECRET = nr.NR_seccomp, nr.NR_memfd_secret
@@ -183,6 +184,16 @@ def event_message(tid: int) -> int:
     if _ptrace(_GETEVENTMSG, tid, None, ctypes.addressof(_message)) < 0:
         raise ProcessLookupError(tid)
     return _message.value
+
+
+_call_info = ctypes.create_string_buffer(88)
+
+
+def syscall_arch(tid: int) -> int:
+    """The AUDIT_ARCH_* of the system call that it stopped for, whatever filters say of it."""
+    if _ptrace(_GET_SYSCALL_INFO, tid, 88, ctypes.addressof(_call_info)) < 0:
+        raise ProcessLookupError(tid)
+    return int.from_bytes(_call_info.raw[4:8], "little")
 
 
 _siginfo = ctypes.create_string_buffer(128)

@@ -37,19 +37,35 @@ if TYPE_CHECKING:
 __all__ = ["fstat", "handle"]
 
 _AT_FDCWD = (1 << 32) - 100
-_AT_SYMLINK_NOFOLLOW = 0x100
+_AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _O_CLOEXEC, _O_DIRECTORY, _O_CREAT, _O_EXCL = 0o2000000, 0o200000, 0o100, 0o200
 _O_NOFOLLOW, _O_TRUNC, _O_WRONLY = 0o400000, 0o1000, 1
 _O_PATH, _FLAGS_KEPT, _F_SETFL = 0o10000000, 0o6000, 4  # O_APPEND, O_NONBLOCK
 _OPENS = (nr.NR_open, nr.NR_openat, nr.NR_openat2, nr.NR_creat)
 _NOFOLLOW = {nr.NR_newfstatat: R10, nr.NR_statx: RDX, nr.NR_faccessat2: R10}
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)
+_STAT = _AT_SYMLINK_NOFOLLOW | 0x800 | _AT_EMPTY_PATH | 0x6000  # NO_AUTOMOUNT, STATX_SYNC_TYPE
+_PLAIN = _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH
+# Where a call has its AT_ flags, and which it knows: EINVAL for others (fs/stat.c, fs/open.c …).
+_AT_FLAGS = {
+    nr.NR_newfstatat: (R10, _STAT),
+    nr.NR_statx: (RDX, _STAT),
+    nr.NR_faccessat2: (R10, _PLAIN | 0x200),
+    nr.NR_fchownat: (R8, _PLAIN),
+    nr.NR_fchmodat2: (R10, _PLAIN),
+    nr.NR_utimensat: (R10, _PLAIN),
+    nr.NR_unlinkat: (RDX, 0x200),
+    nr.NR_linkat: (R8, 0x400 | _AT_EMPTY_PATH),
+    nr.NR_name_to_handle_at: (R8, 0x400 | _AT_EMPTY_PATH | 0x203),
+}
+_TMPFILE, _O_TMPFILE, _O_DIRECT = 0o20000000, 0o20200000, 0o40000
+_VALID_OPEN = 0o37777703 | 0o74  # Linux, VALID_OPEN_FLAGS, with room for O_LARGEFILE
 _NOT_READING = 3 | _O_DIRECTORY | _O_PATH | _O_CREAT
 # What softsgx.supervisor.calls.views has something to say of, by the last component.
 _VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc", b"sgx_total_bytes"))
 _DEV = (b"dev", b"", b".")  # the last component of its name
 _MAGIC = (nr.NR_readlink, nr.NR_readlinkat)
-_DECOYS = (b"/secretmem", b"/memfd:softsgx")  # as /proc shows them
+_DECOYS = (b"/secretmem", b"/memfd:softsgx", b"/memfd:/dev/sgx")  # as /proc shows them
 _CREATES = frozenset(
     (
         *(nr.NR_mkdir, nr.NR_mkdirat, nr.NR_symlink, nr.NR_symlinkat, nr.NR_creat),
@@ -99,13 +115,14 @@ def handle(run: Run, tracee: Tracee) -> Any:
 def _named(run: Run, tracee: Tracee, call: int, dir_arg: int | None, path_arg: int) -> Any:
     """The device that one path of a call names, an answer, or None."""
     view = run.view
-    raw = tracee.read_string(view[path_arg])
+    raw = tracee.read_string(view[path_arg]) if view[path_arg] else b""
     if raw is None:
         return None
     dirfd = view[dir_arg] if dir_arg is not None else _AT_FDCWD
     if not raw:
-        # AT_EMPTY_PATH: the fd itself.
-        if not run.opened or dir_arg is None:
+        # AT_EMPTY_PATH: the fd itself; without it the kernel says ENOENT.
+        at = _AT_FLAGS.get(call)
+        if not run.opened or dir_arg is None or at is None or not view[at[0]] & _AT_EMPTY_PATH:
             return None
         file = run.file_of(tracee, dirfd & 0xFFFFFFFF)
         return None if file is None else str(file.path)
@@ -130,6 +147,11 @@ def _answer(run: Run, tracee: Tracee, call: int, node: Node, which: int, path_ar
     if node.gone:
         return created(tracee, view, call, node)
     assert row.path is not None
+    known = _AT_FLAGS.get(call)
+    if known is not None and view[known[0]] & 0xFFFFFFFF & ~known[1]:
+        return -errno.EINVAL
+    if call == nr.NR_statx and (view[RDX] & 0x6000 == 0x6000 or view[R10] & 1 << 31):
+        return -errno.EINVAL  # do_statx(): AT_STATX_SYNC_TYPE, STATX__RESERVED
     if row.path.how == "refuses":
         return -row.path.errno
     if row.path.how == "stands":
@@ -163,14 +185,30 @@ def _answer(run: Run, tracee: Tracee, call: int, node: Node, which: int, path_ar
 def _resolve(run: Run, tracee: Tracee, dirfd: int, raw: bytes) -> str | None:
     """The device node that a path names, or None."""
     directory, name = os.path.split(os.fsdecode(_where(tracee, dirfd, raw)))
+    if raw.startswith(b"/") and _has_other_root(tracee):
+        directory = f"/proc/{tracee.tid}/root{directory}"
+    folders = run.nodes.folders
+    try:
+        there = os.stat(directory or "/")
+    except (OSError, ValueError):
+        there = None  # the kernel says what is wrong with it, unless it is a folder of ours
     for known, node in run.nodes.paths.items():
         parent, base = os.path.split(known)
-        if base == name and parent in (
-            os.path.normpath(directory),
-            run.nodes.folders.meant(directory),
-        ):
+        if base != name:
+            continue
+        if there is None:
+            if folders.named(os.fsencode(directory)) == parent:
+                return node
+        elif folders.stands_for(there, parent):
             return node
     return None
+
+
+def _has_other_root(tracee: Tracee) -> bool:
+    try:
+        return not os.path.samefile(f"/proc/{tracee.tid}/root", "/")
+    except OSError:
+        return False
 
 
 def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any:
@@ -189,6 +227,9 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
     if call in _OPENS:
         last = raw[raw.rfind(b"/") + 1 :]
         if last == b"mem":
+            path = os.path.realpath(_of_tracee(tracee, dirfd, raw))
+            if path.startswith(b"/proc/%d/" % os.getpid()):
+                return -errno.EACCES  # softsgx's own memory is nobody's
             return _memory(run, tracee)
         if last in _DEV and tracee.space.image and _is_dev(tracee, dirfd, raw):
             return folders.opened(run, tracee)
@@ -207,7 +248,7 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
             return folders.answer(run, tracee, call, folder, where)
     for name in run.nodes.names:
         at = raw.find(name + b"/")
-        if at > 0 and _resolve(run, tracee, dirfd, raw[: at + len(name)]) is not None:
+        if at >= 0 and _resolve(run, tracee, dirfd, raw[: at + len(name)]) is not None:
             return -errno.ENOTDIR
     if call in _OPENS and not _flags(run, tracee, call) & _O_NOFOLLOW:
         try:
@@ -216,6 +257,8 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
             return None
         if link[link.rfind(b"/") + 1 :] in run.nodes.names:
             return _resolve(run, tracee, dirfd, os.path.join(os.path.dirname(raw), link))
+        if link.startswith(b"/proc/") and link.endswith(b"/mem"):
+            return _memory(run, tracee)
         if run.opened and link.startswith(_DECOYS):
             file = _magic_link(run, tracee, dirfd, raw)
             return None if file is None else str(file.path)
@@ -283,7 +326,9 @@ def _magic_link(run: Run, tracee: Tracee, dirfd: int, raw: bytes) -> Any:
         s = os.stat(_of_tracee(tracee, dirfd, raw))
     except (OSError, ValueError):
         return None
-    return run.files.get((s.st_dev, s.st_ino))
+    key = (s.st_dev, s.st_ino)
+    memory = run.memories.get(key)  # by /proc/PID/map_files
+    return run.files.get(key) or (memory and memory[0])
 
 
 def _link_text(tracee: Tracee, view: Any, call: int, file: Any) -> int:
@@ -306,13 +351,40 @@ def _flags(run: Run, tracee: Tracee, call: int) -> int:
     return run.view[RSI if call == nr.NR_open else RDX]
 
 
+def _wrong_how(tracee: Tracee, view: Any) -> int:
+    """openat2()'s checks of struct open_how, and what RESOLVE_* make of an absolute name."""
+    size = view[R10]
+    if size < 24:
+        return errno.EINVAL
+    raw = tracee.read(view[RDX], 24)
+    if len(raw) < 24:
+        return errno.EFAULT
+    flags, mode, resolve = (int.from_bytes(raw[i : i + 8], "little") for i in (0, 8, 16))
+    if flags & ~_VALID_OPEN or resolve & ~0x3F or (mode and not flags & (_O_CREAT | _TMPFILE)):
+        return errno.EINVAL
+    if resolve & 0x19:  # NO_XDEV, BENEATH, IN_ROOT: /dev is a mount of its own
+        return errno.EXDEV
+    return 0
+
+
 def _open(run: Run, tracee: Tracee, call: int, node: Node) -> Any:
     if call == nr.NR_creat:
         flags = _O_CREAT | _O_WRONLY | _O_TRUNC
     else:
         flags = _flags(run, tracee, call)
+    wrong = _wrong_how(tracee, run.view) if call == nr.NR_openat2 else 0
+    if wrong:
+        return -wrong
+    if flags & _O_PATH:
+        flags &= _O_PATH | _O_DIRECTORY | _O_NOFOLLOW | _O_CLOEXEC  # build_open_flags()
+    if flags & _TMPFILE and (flags & _O_TMPFILE != _O_TMPFILE or not flags & 3):
+        return -errno.EINVAL
+    if flags & (_O_CREAT | _O_DIRECTORY) == _O_CREAT | _O_DIRECTORY:
+        return -errno.EINVAL
     if flags & _O_DIRECTORY:
         return -errno.ENOTDIR
+    if flags & _O_DIRECT:
+        return -errno.EINVAL  # do_dentry_open(): no ->direct_IO
     if flags & _O_CREAT and flags & _O_EXCL:
         return -errno.EEXIST
     if not tracee.space.image:

@@ -179,6 +179,8 @@ def _pinned(process: Any, parts: list[tuple[int, int]], count_at: int) -> Any:
 def _vm(run: Run, tracee: Tracee) -> Any:
     """process_vm_readv and process_vm_writev: the other process's part is pinned."""
     view = run.view
+    if view[RDI] & _LOW == os.getpid():
+        return -errno.EPERM  # softsgx's own memory is nobody's
     found = run.tracees.get(view[RDI] & _LOW)
     parts = _iovecs(tracee, view[R10], view[R8])
     if found is None or parts is None:
@@ -255,11 +257,29 @@ def _peek(look: Callable[[Run, Tracee], Any]) -> Callable[[Run, Tracee], Any]:
     return handle
 
 
+def _pidfd_getfd(run: Run, tracee: Tracee) -> Any:
+    """A descriptor of another process's: softsgx's own are nobody's."""
+    try:
+        with open(f"/proc/{tracee.tid}/fdinfo/{run.view[RDI] & _LOW}", "rb") as info:
+            pid = int(info.read().split(b"Pid:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        return None
+    return -errno.EPERM if pid == os.getpid() else None
+
+
+def _io_uring_setup(_run: Run, tracee: Tracee) -> Any:
+    """What a ring does no filter sees: none is begun where an enclave is mapped."""
+    process = tracee.space.sgx
+    return -errno.EPERM if process is not None and len(process.mm) else None
+
+
 HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_process_vm_readv: _peek(_vm),
     nr.NR_process_vm_writev: _peek(_vm),
     nr.NR_vmsplice: _peek(_vmsplice),
     nr.NR_io_uring_register: _peek(_io_uring_register),
     nr.NR_ioctl: _peek(_ioctl),
+    nr.NR_pidfd_getfd: _peek(_pidfd_getfd),
+    nr.NR_io_uring_setup: _peek(_io_uring_setup),
 }
 """By number: what the table of all handlers takes from here."""

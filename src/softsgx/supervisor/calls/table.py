@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from softsgx.host import ptrace
+from softsgx.host import bpf, ptrace
 from softsgx.supervisor.calls import early, files, mmap, peeks, unknown
 from softsgx.supervisor.inside.enter import syscall_inside
 from softsgx.supervisor.state.run import Run
@@ -47,8 +47,10 @@ def answer(run: Run, tracee: Tracee) -> Any:
         return syscall_inside(run, tracee)
     call = run.view[ORIG_RAX]
     known = call in SYSCALLS
-    if not known or (tracee.space.ranges and ptrace.event_message(tracee.tid) & 0xFFFF):
-        return unknown.handle(run, tracee, call, known or bool(call & nr.X32_BIT))
+    # Not by the filter's message: of a filter of the program's own, the latest one's would count.
+    foreign = tracee.space.ranges and ptrace.syscall_arch(tracee.tid) != bpf.X86_64
+    if not known or foreign:
+        return unknown.handle(run, tracee, call, bool(foreign or call & nr.X32_BIT))
     for handler in HANDLERS.get(call, ()):
         value = handler(run, tracee)
         if value is not None:

@@ -7,13 +7,15 @@ what the design's rule `accessible` gives.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from errno import ENOMEM
 from typing import Any
 
 from softsgx.device.files import EnclaveFile
 from softsgx.errors import InternalError, UnsupportedError
-from softsgx.host import bpf
+from softsgx.host import bpf, signals
 from softsgx.law.rule import At
 from softsgx.mm.vma import Vma
 from softsgx.model.effect import Advise, Map, Move, Protect, Unmap
@@ -206,10 +208,23 @@ def _protect(
         if error == -ENOMEM:
             return error
         if error:
-            raise InternalError(f"mprotect of an enclave's pages at {addr:#x}: {error}")
+            _refused(run, process, addr, error)
+            return 0
         _note(run, "mprotect", process, addr, addr + (last - first << 12), mask)
         table.fill(first, last, mask)
     return 0
+
+
+def _refused(run: Run, process: HostProcess, addr: int, error: int) -> None:
+    """The kernel lets a process not protect an enclave's pages: it cannot go on as it is."""
+    if run.record is not None:
+        run.record.effect("kill", process.space.pid, addr, addr + 4096, -error)
+    print(
+        f"softsgx: process {process.space.pid} is killed: the kernel refuses to protect its enclave"
+        f" ({os.strerror(-error)}); does a seccomp filter of its own forbid mprotect?",
+        file=sys.stderr,
+    )
+    os.kill(process.space.pid, signals.SIGKILL)
 
 
 def protect_again(run: Run, process: HostProcess, call: Remote, start: int, end: int) -> None:

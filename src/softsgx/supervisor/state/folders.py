@@ -19,10 +19,13 @@ class Folders:
         self.last = frozenset(os.path.basename(folder).encode() for folder in self._names)
         self._made: dict[str, str] = {}
 
-    def meant(self, directory: str) -> str:
-        """A directory as the nodes' paths name it: the folder that a stand-in stands for."""
-        real = os.path.realpath(directory)
-        return next((folder for folder, made in self._made.items() if made == real), real)
+    def stands_for(self, there: os.stat_result, folder: str) -> bool:
+        """Whether a directory is a folder of the nodes, or what stands for it."""
+        try:
+            own = os.stat(self._made.get(folder, folder))
+        except OSError:
+            return False
+        return os.path.samestat(there, own)
 
     def named(self, path: bytes) -> str | None:
         """The folder that a path names, or None."""
