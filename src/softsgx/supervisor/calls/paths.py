@@ -252,7 +252,7 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
             return -errno.ENOTDIR
     if call in _OPENS and not _flags(run, tracee, call) & _O_NOFOLLOW:
         try:
-            link = os.fsencode(os.readlink(_where(tracee, dirfd, raw)))
+            link = os.fsencode(os.readlink(_of_tracee(tracee, dirfd, raw)))
         except (OSError, ValueError):
             return None
         if link[link.rfind(b"/") + 1 :] in run.nodes.names:

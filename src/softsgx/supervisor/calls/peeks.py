@@ -176,12 +176,28 @@ def _pinned(process: Any, parts: list[tuple[int, int]], count_at: int) -> Any:
     return None
 
 
+def _named(run: Run, tracee: Tracee, pid: int) -> Tracee | None:
+    """The thread that a number means to a tracee, which may live in a pid namespace of its own."""
+    try:
+        space = os.readlink(f"/proc/{tracee.tid}/ns/pid")
+        if space == os.readlink("/proc/self/ns/pid"):
+            return run.tracees.get(pid)
+        for other in run.tracees.values():
+            with open(f"/proc/{other.tid}/status", "rb") as status:
+                numbers = status.read().split(b"\nNSpid:")[1].split(b"\n")[0].split()
+            if int(numbers[-1]) == pid and os.readlink(f"/proc/{other.tid}/ns/pid") == space:
+                return other
+    except (OSError, IndexError, ValueError):
+        pass
+    return None
+
+
 def _vm(run: Run, tracee: Tracee) -> Any:
     """process_vm_readv and process_vm_writev: the other process's part is pinned."""
     view = run.view
     if view[RDI] & _LOW == os.getpid():
         return -errno.EPERM  # softsgx's own memory is nobody's
-    found = run.tracees.get(view[RDI] & _LOW)
+    found = _named(run, tracee, view[RDI] & _LOW)
     parts = _iovecs(tracee, view[R10], view[R8])
     if found is None or parts is None:
         return None

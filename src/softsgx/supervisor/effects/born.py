@@ -62,7 +62,7 @@ def reconcile(run: Run, parent: HostProcess, child: Tracee) -> None:
             mappings.protect_again(run, process, call, vma.start, vma.end)
 
     if extra or any(mappings.differs(run, process, vma) for vma in vmas):
-        in_thread(run, process, child, do)
+        in_thread(run, child, do)
 
 
 def _forked(mm: MmStruct, vmas: VmaList, process: HostProcess) -> MmStruct:

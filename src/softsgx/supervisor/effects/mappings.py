@@ -28,7 +28,7 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.answer import answered
-from softsgx.supervisor.stopped.others import in_process
+from softsgx.supervisor.stopped.others import alone, in_process
 from softsgx.supervisor.stopped.remote import Remote, calls, cancel
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.mman import MADV_DONTFORK
@@ -260,9 +260,6 @@ def map_vma(
 ) -> int:
     """Make the real mapping of a VMA of an enclave: 0 or -errno."""
     e = file.enclave
-    fd = call.give(memory_fd(run, file), cloexec=True, spare=True)
-    if fd < 0:
-        return fd
     lo, hi = max(start, e.base), min(end, e.end)
     within = e.created and lo < hi
     # All of it in one call first, which the kernel refuses or does as a whole.
@@ -270,17 +267,22 @@ def map_vma(
     if within:
         pieces.append((lo, hi, lo - e.base))
     error, done = 0, start
-    for a, b, offset in pieces:
-        error = min(call(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, offset), 0)
-        if error:
-            break
-        _note(run, "mmap", process, a, b, offset)
-        done = end
-    call(nr.NR_close, fd)
+    with alone(run, call.tracee):  # nobody else finds the descriptor
+        fd = call.give(memory_fd(run, file), cloexec=True, spare=True)
+        if fd < 0:
+            return fd
+        for a, b, offset in pieces:
+            error = min(call(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, offset), 0)
+            if error:
+                break
+            _note(run, "mmap", process, a, b, offset)
+            done = end
+        call(nr.NR_close, fd)
     if done > start:
         unmapped(process, start, done)
     if not error:
-        _watch(run, process, call, file, start, end)
+        error = _watch(run, process, call, file, start, end)
+    if not error:
         if newmapping.over_heap(process, call, start, end):
             filters.install(call, bpf.number_program(nr.NR_brk))
         newmapping.tell(process, call, start, end)
@@ -293,15 +295,18 @@ def map_vma(
 
 def _watch(
     run: Run, process: HostProcess, call: Remote, file: EnclaveFile, start: int, end: int
-) -> None:
-    """Hear of what the process does to the mapping, and with its signals."""
+) -> int:
+    """Hear of what the process does to the mapping, and with its signals: 0 or -errno.
+
+    A process with so many filters of its own that no more goes in maps no enclave (ENOMEM).
+    """
     dispositions.learn(run, call.tracee, call)
     e = file.enclave
     if any(a <= start and end <= b for a, b in process.space.ranges):
-        return
+        return 0
     if e.created and e.base <= start and end <= e.end:
         start, end = e.base, e.end
-    filters.watch_range(call, start, end)
+    return filters.watch_range(call, start, end)
 
 
 def carry_out(run: Run, process: HostProcess, call: Remote, effects: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from softsgx.host import ptrace, signals
 from softsgx.supervisor.programs.execve import exec_stop
@@ -27,6 +28,7 @@ def ended(run: Run, tid: int, status: int) -> None:
         return
     space = tracee.space
     space.tracees.discard(tid)
+    _complete(run, space)
     if run.opened:
         from softsgx.supervisor.state.enclaves import thread_ended
 
@@ -45,6 +47,14 @@ def ended(run: Run, tid: int, status: int) -> None:
         _adopt(run, tracee)
     if not space.tracees:
         _space_ended(run, space)
+
+
+def _complete(run: Run, space: AddressSpace) -> None:
+    """A thread that waited for its vfork child lacks filters: it stops for them."""
+    for tid in space.tracees:
+        if run.tracees[tid].programs:
+            with suppress(ProcessLookupError):
+                ptrace.interrupt(tid)
 
 
 def _space_ended(run: Run, space: AddressSpace) -> None:
@@ -87,7 +97,7 @@ def _is_orphan(tid: int, tracees: dict[int, Tracee]) -> bool:
 def child(run: Run, parent: Tracee, event: int) -> None:
     """fork, vfork or clone: the child's first stop is dealt with, and both run on."""
     tid = ptrace.event_message(parent.tid)
-    flags = _clone_flags(run, parent, event)
+    flags = _clone_flags(run, parent)
     status = run.early.pop(tid, 0x7F)
     if status == 0x7F or (not os.WIFSTOPPED(status) and not has_ended(tid)):
         status = wait_first(tid)
@@ -153,9 +163,8 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         return  # its end is reported by a later wait
 
 
-def _clone_flags(run: Run, parent: Tracee, event: int) -> int:
-    if event == ptrace.EVENT_FORK:
-        return 0
+def _clone_flags(run: Run, parent: Tracee) -> int:
+    """Not by the event: a clone that shares memory is a fork to ptrace if its signal is SIGCHLD."""
     run.regs.load(parent.tid)
     call = run.view[ORIG_RAX]
     if call == nr.NR_vfork:
@@ -181,6 +190,7 @@ def executed(run: Run, tracee: Tracee) -> None:
 
         thread_ended(run, tracee)
     old.tracees.discard(tracee.tid)
+    _complete(run, old)
     if not old.tracees:
         _space_ended(run, old)
     tracee.space = AddressSpace(tracee.tid)

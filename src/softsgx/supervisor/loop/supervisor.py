@@ -136,6 +136,10 @@ class Supervisor:
                 if tracee.tid == run.main_pid and run.options.front is not None:
                     run.options.front.stopped(number)
             else:
+                if tracee.programs:
+                    from softsgx.supervisor.stopped.filters import install_late
+
+                    install_late(run, tracee)
                 cont(run, tracee)
         else:
             cont(run, tracee)

@@ -94,13 +94,15 @@ class Tracee:
     enters. stopped: whether it is in a ptrace stop now. vforking: it waits for its
     vfork child and cannot be interrupted. at_call: it stands at a system call's entry,
     where no remote call is possible. exits: it stops before it ends. odd: an `Odd`, None
-    nearly always. signals: what its process does with those of exceptions.
+    nearly always. signals: what its process does with those of exceptions. programs: filters
+    that it lacks yet.
     """
 
     __slots__ = (
         "at_call",
         "exits",
         "odd",
+        "programs",
         "retries",
         "signals",
         "space",
@@ -119,6 +121,7 @@ class Tracee:
         self.retries: tuple[object, int] = (None, 0)
         self.at_call = self.exits = False
         self.odd: Any = None
+        self.programs: list[bytes] = []
         self.signals = Dispositions()
         space.tracees.add(tid)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from softsgx.host import ptrace
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.filters import watch_names
 from softsgx.supervisor.stopped.remote import Remote, calls
+from softsgx.supervisor.stopped.resume import cont
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RAX
 
@@ -21,18 +21,6 @@ DONE = object()
 """A handler's answer that says: it has let the tracee run itself."""
 
 _U64 = (1 << 64) - 1
-
-
-def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
-    """Let it run, with a signal if one is given."""
-    if run.record is not None:
-        if number:
-            run.record.signal(tracee.tid, number)
-        run.record.flush()
-    if number and tracee.signals.actions:
-        tracee.signals.delivered(number)
-    tracee.stopped = False
-    ptrace.cont(tracee.tid, number)
 
 
 def finish(run: Run, tracee: Tracee, answer: int) -> None:

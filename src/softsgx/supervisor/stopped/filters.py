@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
+from errno import EACCES
 
 from softsgx.host import bpf, vdso
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.others import at_stop, in_thread
 from softsgx.supervisor.stopped.remote import Remote, calls, scratch
 from softsgx.uapi import syscalls as nr
 
-__all__ = ["install", "watch", "watch_fd", "watch_names", "watch_range"]
+__all__ = ["install", "install_late", "watch", "watch_fd", "watch_names", "watch_range"]
 
+_TSYNC = 1
 _MAX_FILTERS = 16
 _USER_END = 1 << 47
 
@@ -40,27 +44,68 @@ def watch_names(call: Remote) -> None:
         install(call, bpf.names_program())
 
 
-def watch_range(call: Remote, start: int, end: int) -> None:
-    """Make sure that memory calls on [start, end) stop in this process."""
+def watch_range(call: Remote, start: int, end: int) -> int:
+    """Make sure that memory calls on [start, end) stop in this process: 0 or -errno."""
     space = call.tracee.space
     if any(a <= start and end <= b for a, b in space.ranges):
-        return
+        return 0
     if len(space.ranges) >= _MAX_FILTERS:
         start, end = 4096, _USER_END
-    space.ranges.append((start, end))
     stub = space.image + vdso.load_image().syscall + 2
-    install(call, bpf.range_program(start, end, stub))
+    error = install(call, bpf.range_program(start, end, stub))
+    if not error:
+        space.ranges.append((start, end))
+    return error
 
 
-def install(call: Remote, program: bytes) -> None:
-    """seccomp(SECCOMP_SET_MODE_FILTER) for all threads of the process."""
+def install(call: Remote, program: bytes) -> int:
+    """Every thread of the address space gets a filter: 0, or -errno where none more goes in.
+
+    TSYNC reaches the threads of one process that have no filter of their own beside ours;
+    the others, and processes that share the memory (CLONE_VM), get it one by one. One that
+    waits for its vfork child gets it when that is over.
+    """
+    run, caller = call.run, call.tracee
+    assert run is not None
+    error = _set(call, program, _TSYNC)
+    lacking = [run.tracees[tid] for tid in caller.space.tracees if tid != caller.tid]
+    if error:
+        error = _set(call, program, 0)
+        if error:
+            return error
+    else:
+        lacking = [tracee for tracee in lacking if tracee.tgid != caller.tgid]
+
+    def put(other: Remote) -> None:
+        _set(other, program, 0)
+
+    for tracee in lacking:
+        if tracee.vforking:
+            tracee.programs.append(program)
+            continue
+        with suppress(ProcessLookupError):
+            in_thread(run, tracee, put)
+    return 0
+
+
+def install_late(run: Run, tracee: Tracee) -> None:
+    """At an EVENT_STOP of a thread that waited for its vfork child: the filters it lacks."""
+    programs, tracee.programs = tracee.programs, []
+
+    def do(call: Remote) -> None:
+        for program in programs:
+            _set(call, program, 0)
+
+    at_stop(run, tracee, do, interrupted=True)
+
+
+def _set(call: Remote, program: bytes, flags: int) -> int:
+    """seccomp(SECCOMP_SET_MODE_FILTER): 0, -errno, or the thread that TSYNC fails at."""
     space = call.tracee.space
     where = scratch(space)
     space.poke(where, struct.pack("<HxxxxxxQ", len(program) // 8, where + 16) + program)
-    for flags in (1, 0):  # TSYNC, or this thread alone if the threads differ
+    error = call(nr.NR_seccomp, 1, flags, where)
+    if error == -EACCES:
+        call(nr.NR_prctl, 38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
         error = call(nr.NR_seccomp, 1, flags, where)
-        if error == -13:
-            call(nr.NR_prctl, 38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-            error = call(nr.NR_seccomp, 1, flags, where)
-        if error == 0:
-            return
+    return error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from softsgx.host import ptrace, vdso
@@ -11,12 +12,12 @@ from softsgx.host.signals import SIGTRAP
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.answer import cont
 from softsgx.supervisor.stopped.remote import Remote
+from softsgx.supervisor.stopped.resume import cont
 from softsgx.supervisor.stopped.waits import wait_stop
 from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
 
-__all__ = ["in_process", "in_thread"]
+__all__ = ["alone", "at_stop", "in_process", "in_thread"]
 
 _RESTART = {-512 & (1 << 64) - 1, -513 & (1 << 64) - 1, -514 & (1 << 64) - 1}
 _RESTART_BLOCK = -516 & (1 << 64) - 1
@@ -42,28 +43,56 @@ def in_process(
         # One that an outer handler holds; one that can be interrupted; any.
         tracee = min(left, key=lambda t: (not t.stopped, t.vforking))
         try:
-            in_thread(run, process, tracee, do)
+            in_thread(run, tracee, do)
             return
         except ProcessLookupError:
             gone.add(tracee.tid)
 
 
-def in_thread(run: Run, process: HostProcess, tracee: Tracee, do: Callable[[Remote], None]) -> None:
-    """Remote calls in one thread, which is interrupted for them if it runs."""
+def in_thread(run: Run, tracee: Tracee, do: Callable[[Remote], None]) -> None:
+    """Remote calls in one thread, which is stopped for them if it runs.
+
+    Raises ProcessLookupError if it is gone.
+    """
     held = tracee.stopped
     status = 0 if held else _stop(run, tracee)
-    regs = ptrace.Registers()
-    regs.load(tracee.tid)
-    if not held:
-        _prepare_restart(regs)
-    insn = process.space.image + vdso.load_image().syscall
-    with Remote(tracee, insn, regs, run.listener) as other:
-        do(other)
+    at_stop(run, tracee, do, interrupted=not held)
     if held:
         return
     if status >> 8 & 0xFF != SIGTRAP:
         ptrace.interrupt(tracee.tid)  # it was in a group-stop, and goes back to it
     cont(run, tracee)
+
+
+@contextmanager
+def alone(run: Run, tracee: Tracee) -> Iterator[None]:
+    """While this lasts no other thread of the address space runs."""
+    standing: list[tuple[Tracee, int]] = []
+    for tid in list(tracee.space.tracees):
+        other = run.tracees.get(tid)
+        if other is None or other is tracee or other.stopped or other.vforking:
+            continue
+        with suppress(ProcessLookupError):
+            standing.append((other, _stop(run, other)))
+    try:
+        yield
+    finally:
+        for other, status in standing:
+            with suppress(ProcessLookupError):
+                if status >> 8 & 0xFF != SIGTRAP:
+                    ptrace.interrupt(other.tid)  # it was in a group-stop, and goes back to it
+                cont(run, other)
+
+
+def at_stop(run: Run, tracee: Tracee, do: Callable[[Remote], None], *, interrupted: bool) -> None:
+    """The same in a thread that stands; interrupted: perhaps in a system call, at EVENT_STOP."""
+    regs = ptrace.Registers()
+    regs.load(tracee.tid)
+    if interrupted:
+        _prepare_restart(regs)
+    insn = tracee.space.image + vdso.load_image().syscall
+    with Remote(tracee, insn, regs, run) as other:
+        do(other)
 
 
 def _stop(run: Run, tracee: Tracee) -> int:

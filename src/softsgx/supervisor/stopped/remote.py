@@ -8,6 +8,7 @@ but a forced SIGTRAP resets the handler of a program that blocks it.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from errno import EMFILE, EPERM
 
 from softsgx.host import notify, ptrace, vdso
@@ -22,7 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, ClassVar
 
-    from softsgx.host.notify import Listener
 
 __all__ = ["Remote", "calls", "cancel", "scratch"]
 
@@ -46,16 +46,16 @@ class Remote:
     ``with Remote(tracee, insn, registers) as call: call(nr, …)``. The tracee has
     to be at a stop where its registers count (not at a system call's entry).
     ``regs`` holds what it is to continue with, and may be changed before the end.
+    run: for calls that give descriptors or concern other threads.
     """
 
-    __slots__ = ("insn", "listener", "mask", "regs", "tracee", "work")
+    __slots__ = ("insn", "listener", "mask", "regs", "run", "tracee", "work")
 
     _spare: ClassVar[list[ptrace.Registers]] = []
 
-    def __init__(
-        self, tracee: Tracee, insn: int, regs: Any, listener: Listener | None = None
-    ) -> None:
-        self.tracee, self.insn, self.regs, self.listener = tracee, insn, regs, listener
+    def __init__(self, tracee: Tracee, insn: int, regs: Any, run: Run | None = None) -> None:
+        self.tracee, self.insn, self.regs, self.run = tracee, insn, regs, run
+        self.listener = None if run is None else run.listener
         self.work = self._spare.pop() if self._spare else ptrace.Registers()
         self.mask = 0
 
@@ -101,10 +101,10 @@ class Remote:
 
         soft, hard = prlimit(tid, RLIMIT_NOFILE)
         more = soft + 64
-        try:
-            prlimit(tid, RLIMIT_NOFILE, (more, max(more, hard)))
-        except (OSError, ValueError):
-            return got
+        for limits in ((more, max(more, hard)), (hard, hard)):
+            with suppress(OSError, ValueError):
+                prlimit(tid, RLIMIT_NOFILE, limits)
+                break
         try:
             return self._give(fd, cloexec)
         finally:
@@ -173,4 +173,4 @@ def calls(run: Run, tracee: Tracee) -> Remote:
         tracee.at_call = False
         cancel(run, tracee)
     insn = tracee.space.image + vdso.load_image().syscall
-    return Remote(tracee, insn, run.regs, run.listener)
+    return Remote(tracee, insn, run.regs, run)
