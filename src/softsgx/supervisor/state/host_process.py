@@ -145,6 +145,12 @@ class _HostMemory:
         return (0, 0, 0, 0, 0, 0)
 
 
+def _release() -> tuple[int, int]:
+    """The running kernel's, as far as the model tells releases apart."""
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int(minor.split("-")[0])
+
+
 class HostProcess(Process):
     """The process of an address space. ``tid``: a stopped thread of it, for reading memory.
 
@@ -159,6 +165,9 @@ class HostProcess(Process):
         self.tid = space.pid
         self.run = run
         super().__init__(run.device, _HostMemory(self))
+        # What the model says of foreign memory has to be what this kernel does.
+        self.mm.version = _release()
+        self.mm.vmas.merge_unfaulted = self.mm.version >= (6, 16)
         self.native: dict[Any, Any] = {}
         self.hidden = run.options.abort_page
         self.tcs_enclaves: dict[int, Any] = {}
