@@ -135,7 +135,11 @@ int main(void)
 	pattern.st[1] = -2.25;
 	pattern.st[2] = 1e300;
 	pattern.st[3] = 4.75;
-	pattern.mxcsr = 0x7f80; /* round to zero */
+	static uint8_t fxsave[512] __attribute__((aligned(16)));
+	uint32_t mxcsr_mask;
+	__asm__ volatile("fxsave %0" : "=m"(fxsave));
+	memcpy(&mxcsr_mask, fxsave + 28, 4);
+	pattern.mxcsr = 0x7f80 | (mxcsr_mask & 0x20000); /* round to zero; AMD's MM */
 	pattern.fcw = 0xe7f; /* x87: round to zero, 53 bits */
 	sigaction(SIGALRM, &act, NULL);
 	if (!avx)

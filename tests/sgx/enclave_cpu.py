@@ -127,7 +127,7 @@ class Cpu:
         """An XSAVE image with x87, SSE and AVX in use and the given 4-byte values."""
         image = bytearray(b"\x5a" * len(self.thread.xstate.read()))
         image[464:576] = bytes(112)
-        struct.pack_into("<I", image, MXCSR, 0x1F80)
+        struct.pack_into("<II", image, MXCSR, 0x1F80, 0xFFFF)  # and MXCSR_MASK
         struct.pack_into("<Q", image, BV, 7)
         for offset, value in at.items():
             struct.pack_into("<I", image, int(offset[1:]), value)

@@ -49,11 +49,11 @@ class XsaveLayout:
         ends = [sum(place) for i, place in self.components.items() if xfrm >> i & 1]
         return max([_LEGACY_BYTES, *ends])
 
-    def pieces(self, xfrm: int) -> Iterator[tuple[int, int, int]]:
-        """(the feature's bit, offset, end) of each extended component in ``xfrm``."""
+    def pieces(self, xfrm: int) -> Iterator[tuple[int, int]]:
+        """(offset, end) of each extended component in ``xfrm``."""
         for i, (offset, size) in self.components.items():
             if xfrm >> i & 1:
-                yield 1 << i, offset, offset + size
+                yield offset, offset + size
 
 
 INTEL = XsaveLayout(

@@ -68,6 +68,8 @@ __all__ = ["INIT_XSTATE", "Thread", "aex", "edeccssa", "eenter", "eexit", "eresu
 ENCLU_LENGTH = 3
 _GPRS = (RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15)
 _U64 = struct.Struct("<Q")
+_U32 = struct.Struct("<I")
+_HEADER = struct.Struct("<QQQ")  # of an XSAVE area: XSTATE_BV, and what has to be zero
 _STACK = struct.Struct("<QQ")  # URSP, URBP
 _SAVED = struct.Struct("<18Q")  # RAX … R15, RFLAGS, RIP
 _BASES = struct.Struct("<QQ")
@@ -89,6 +91,9 @@ INIT_XSTATE = bytearray(576)
 INIT_XSTATE[0:2] = b"\x7f\x03"
 INIT_XSTATE[24:28] = b"\x80\x1f\x00\x00"
 _MF_FCW_FSW = b"\x7e\x03\x81\x80"  # 037EH, 8081H
+_MXCSR = 24
+_MASK = 28  # MXCSR_MASK: what this processor lets be set, no state of a thread
+_MXCSR_BITS = 0xFFFF  # of every x86-64 processor; AMD's have bit 17, too
 _XM_MXCSR = b"\x01\x1f\x00\x00"  # 1F01H
 
 
@@ -297,17 +302,13 @@ def _save_xstate(thread: Thread, enclave: Enclave, frame: int, vector: int) -> N
     (used,) = _U64.unpack_from(state, 512)
     # Bytes 464 to 511 are software's: XSAVE leaves them, Linux keeps notes in its images.
     view[frame : frame + 464] = state[:464]
-    view[frame + 512 : frame + 576] = _U64.pack(used & enclave.xfrm).ljust(64, b"\0")
-    for bit, start, end in enclave.xsave.pieces(enclave.xfrm):
-        if end <= len(state):
-            view[frame + start : frame + end] = state[start:end]
-        else:
-            # A component that the process may not use yet (AMX) is in its initial state.
-            view[frame + start : frame + end] = bytes(end - start)
-            used &= ~bit
-    view[frame + 512 : frame + 520] = _U64.pack(used & enclave.xfrm)
+    # XSTATE_BV, and zeros in the 16 bytes behind it; AEX leaves the rest of the header alone.
+    _HEADER.pack_into(view, frame + 512, used & enclave.xfrm, 0, 0)
+    for start, end in enclave.xsave.pieces(enclave.xfrm):
+        view[frame + start : frame + end] = state[start:end]
     fresh = bytearray(state)
-    fresh[:464] = INIT_XSTATE[:464]
+    fresh[:_MASK] = INIT_XSTATE[:_MASK]
+    fresh[_MASK + 4 : 464] = INIT_XSTATE[_MASK + 4 : 464]
     used &= ~enclave.xfrm
     # The handler outside has to see the exception that it handles.
     if vector == VECTOR_MF:
@@ -315,7 +316,8 @@ def _save_xstate(thread: Thread, enclave: Enclave, frame: int, vector: int) -> N
         used |= XFRM_X87
     elif vector == VECTOR_XM:
         fresh[24:28] = _XM_MXCSR
-        used |= XFRM_SSE
+    if fresh[24:28] != state[24:28]:
+        used |= XFRM_SSE  # or Linux does not take MXCSR from the image (copy_uabi_to_xstate())
     _U64.pack_into(fresh, 512, used)
     thread.xstate.write(fresh)
 
@@ -337,22 +339,25 @@ def eresume(thread: Thread, enclave: Enclave, regs: Regs) -> int:
         return 0
     view = enclave.memory.view
     frame, gpr = tcs.frame(tcs.cssa - 1), tcs.gpr(tcs.cssa - 1)
-    (used,) = _U64.unpack_from(view, frame + 512)
-    mxcsr = int.from_bytes(view[frame + 24 : frame + 28], "little")
-    if used & ~enclave.xfrm or any(view[frame + 520 : frame + 536]) or mxcsr & ~0xFFFF:
+    state = bytearray(thread.xstate.read())
+    used, *reserved = _HEADER.unpack_from(view, frame + 512)
+    (mxcsr,) = _U32.unpack_from(view, frame + _MXCSR)
+    (known,) = _U32.unpack_from(state, _MASK)
+    if used & ~enclave.xfrm or any(reserved) or mxcsr & ~(known or _MXCSR_BITS):
         return GP
     saved = _SAVED.unpack_from(view, gpr)
     fs_base, gs_base = _BASES.unpack_from(view, gpr + _FSBASE)
     if not (_canonical(saved[17]) and _canonical(fs_base) and _canonical(gs_base)):
         return GP
-    state = bytearray(thread.xstate.read())
     (outer,) = _U64.unpack_from(state, 512)
-    state[:464] = view[frame : frame + 464]
-    for bit, start, end in enclave.xsave.pieces(enclave.xfrm):
-        if end <= len(state):
-            state[start:end] = view[frame + start : frame + end]
-        else:
-            used &= ~bit
+    state[:_MASK] = view[frame : frame + _MASK]
+    state[_MASK + 4 : 464] = view[frame + _MASK + 4 : frame + 464]
+    if not used & XFRM_SSE:
+        # XRSTOR loads MXCSR all the same, and Linux takes it with SSE in XSTATE_BV only.
+        state[160:416] = bytes(256)
+        used |= XFRM_SSE
+    for start, end in enclave.xsave.pieces(enclave.xfrm):
+        state[start:end] = view[frame + start : frame + end]
     _U64.pack_into(state, 512, outer & ~enclave.xfrm | used)
     thread.xstate.write(state)
     tcs.cssa -= 1

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from errno import EINVAL
 from typing import Any
 
 from softsgx.device.process import READ, WRITE
+from softsgx.errors import UnsupportedError
 from softsgx.host import ptrace, vdso
 from softsgx.law.rule import FAULT
 from softsgx.sdm import leaves as sdm
@@ -38,7 +40,7 @@ from softsgx.supervisor.stopped.answer import DONE, cont
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import CS, EFLAGS, ORIG_RAX, RAX, RBX, RCX, RIP, SS
 
-__all__ = ["quick", "signal", "syscall_inside", "vdso_enclu"]
+__all__ = ["TraceeXState", "quick", "signal", "syscall_inside", "vdso_enclu"]
 
 SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS = 4, 5, 7, 8, 11, 31
 _SYNCHRONOUS = (SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS)
@@ -55,8 +57,8 @@ _PF, _GP, _UD = sdm.VECTOR_PF, sdm.VECTOR_GP, sdm.VECTOR_UD
 _MAX_RETRIES = 8
 
 
-class _XState:
-    """The XSAVE image of a stopped tracee."""
+class TraceeXState:
+    """The XSAVE image of a stopped tracee, in standard format."""
 
     __slots__ = ("tid",)
 
@@ -67,13 +69,25 @@ class _XState:
         return ptrace.get_xstate(self.tid)
 
     def write(self, image: bytes) -> None:
-        ptrace.set_xstate(self.tid, image)
+        """Raises UnsupportedError for a component that the kernel keeps no room for yet.
+
+        That is AMX's, until the thread itself has used it (Linux validate_user_xstate_header()).
+        """
+        try:
+            ptrace.set_xstate(self.tid, image)
+        except OSError as error:
+            if error.errno != EINVAL:
+                raise
+            raise UnsupportedError(
+                f"thread {self.tid} resumes an enclave's AMX state, and has not used AMX itself:"
+                " call arch_prctl(ARCH_REQ_XCOMP_PERM, 18) and use a tile in it before"
+            ) from None
 
 
 def _thread(run: Run, tracee: Tracee) -> Thread:
     thread: Thread | None = tracee.thread
     if thread is None:
-        thread = tracee.thread = Thread(process_of(run, tracee.space), _XState(tracee.tid))
+        thread = tracee.thread = Thread(process_of(run, tracee.space), TraceeXState(tracee.tid))
     return thread
 
 
