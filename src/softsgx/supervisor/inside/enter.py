@@ -68,7 +68,7 @@ class TraceeXState:
     def read(self) -> bytes:
         return ptrace.get_xstate(self.tid)
 
-    def write(self, image: bytes) -> None:
+    def write(self, image: bytes | bytearray) -> None:
         """Raises UnsupportedError for a component that the kernel keeps no room for yet.
 
         That is AMX's, until the thread itself has used it (Linux validate_user_xstate_header()).
