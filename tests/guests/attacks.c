@@ -23,7 +23,7 @@
 
 static struct encl e;
 static uint64_t code, target;
-static volatile int go, answer = 1, stop;
+static volatile int go, answer = 1;
 static char stack[65536] __attribute__((aligned(16)));
 
 static bool load(void)
@@ -76,17 +76,6 @@ static void *filtered(void *unused)
 	syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 	answer = -1;
 	return (void *)(intptr_t)waits(unused);
-}
-
-static void *races(void *fd)
-{
-	uint64_t evil = EVIL;
-
-	while (!stop)
-		for (int i = 0; i < 4; i++)
-			if (pwrite((int)(intptr_t)fd + i, &evil, 8, (off_t)(target - e.base)) == 8)
-				answer = 0;
-	return NULL;
 }
 
 int main(int argc, char **argv)
@@ -149,17 +138,6 @@ int main(int argc, char **argv)
 			fd = open(path, O_RDWR);
 			check(fd < 0 || pwrite(fd, &evil, 8, (off_t)(target - e.base)) < 0, "map_files_write", "it went through");
 		}
-	} else if (!strcmp(way, "race")) { /* for the descriptor that a mapping is made by */
-		int fd = open("/dev/null", O_RDONLY);
-
-		close(fd);
-		if (!load())
-			bail("load", e.err);
-		pthread_create(&thread, NULL, races, (void *)(intptr_t)(fd + 1));
-		for (int i = 0; i < 300; i++)
-			mmap((void *)(e.base + e.heap), 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, e.fd, 0);
-		stop = 1;
-		pthread_join(thread, NULL);
 	} else
 		bail("usage", way);
 	verdict(way);

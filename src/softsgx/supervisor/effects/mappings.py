@@ -28,7 +28,7 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.answer import answered
-from softsgx.supervisor.stopped.others import alone, in_process
+from softsgx.supervisor.stopped.others import in_process
 from softsgx.supervisor.stopped.remote import Remote, calls, cancel
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.mman import MADV_DONTFORK
@@ -267,17 +267,16 @@ def map_vma(
     if within:
         pieces.append((lo, hi, lo - e.base))
     error, done = 0, start
-    with alone(run, call.tracee):  # nobody else finds the descriptor
-        fd = call.give(memory_fd(run, file), cloexec=True, spare=True)
-        if fd < 0:
-            return fd
-        for a, b, offset in pieces:
-            error = min(call(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, offset), 0)
-            if error:
-                break
-            _note(run, "mmap", process, a, b, offset)
-            done = end
-        call(nr.NR_close, fd)
+    fd = call.give(memory_fd(run, file), cloexec=True, spare=True)
+    if fd < 0:
+        return fd
+    for a, b, offset in pieces:
+        error = min(call(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, offset), 0)
+        if error:
+            break
+        _note(run, "mmap", process, a, b, offset)
+        done = end
+    call(nr.NR_close, fd)
     if done > start:
         unmapped(process, start, done)
     if not error:

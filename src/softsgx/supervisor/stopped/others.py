@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from typing import Any
 
 from softsgx.host import ptrace, vdso
@@ -17,7 +16,7 @@ from softsgx.supervisor.stopped.resume import cont
 from softsgx.supervisor.stopped.waits import wait_stop
 from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
 
-__all__ = ["alone", "at_stop", "in_process", "in_thread"]
+__all__ = ["at_stop", "in_process", "in_thread"]
 
 _RESTART = {-512 & (1 << 64) - 1, -513 & (1 << 64) - 1, -514 & (1 << 64) - 1}
 _RESTART_BLOCK = -516 & (1 << 64) - 1
@@ -62,26 +61,6 @@ def in_thread(run: Run, tracee: Tracee, do: Callable[[Remote], None]) -> None:
     if status >> 8 & 0xFF != SIGTRAP:
         ptrace.interrupt(tracee.tid)  # it was in a group-stop, and goes back to it
     cont(run, tracee)
-
-
-@contextmanager
-def alone(run: Run, tracee: Tracee) -> Iterator[None]:
-    """While this lasts no other thread of the address space runs."""
-    standing: list[tuple[Tracee, int]] = []
-    for tid in list(tracee.space.tracees):
-        other = run.tracees.get(tid)
-        if other is None or other is tracee or other.stopped or other.vforking:
-            continue
-        with suppress(ProcessLookupError):
-            standing.append((other, _stop(run, other)))
-    try:
-        yield
-    finally:
-        for other, status in standing:
-            with suppress(ProcessLookupError):
-                if status >> 8 & 0xFF != SIGTRAP:
-                    ptrace.interrupt(other.tid)  # it was in a group-stop, and goes back to it
-                cont(run, other)
 
 
 def at_stop(run: Run, tracee: Tracee, do: Callable[[Remote], None], *, interrupted: bool) -> None:
