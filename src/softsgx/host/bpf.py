@@ -303,6 +303,8 @@ def range_program(start: int, end: int, stub: int) -> bytes:
     p.label("mremap")
     p.op(_LD, _arg(3))
     p.op(_JSET, 0x6, "trace")  # MREMAP_FIXED, MREMAP_DONTUNMAP
+    p.op(_LD, _arg(1, True))
+    p.op(_JGE, 0x8000, "trace")  # a length that rounding up to a page makes 0
     p.op(_LD, _arg(1))  # an old length of 0 names the page at its address
     p.op(_JEQ, 0, "", "overlap")
     p.op(_LD, _arg(1, True))
