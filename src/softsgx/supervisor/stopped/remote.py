@@ -8,7 +8,6 @@ but a forced SIGTRAP resets the handler of a program that blocks it.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from errno import EMFILE, EPERM
 
 from softsgx.host import notify, ptrace, vdso
@@ -102,9 +101,11 @@ class Remote:
         soft, hard = prlimit(tid, RLIMIT_NOFILE)
         more = soft + 64
         for limits in ((more, max(more, hard)), (hard, hard)):
-            with suppress(OSError, ValueError):
+            try:
                 prlimit(tid, RLIMIT_NOFILE, limits)
                 break
+            except (OSError, ValueError):
+                continue
         try:
             return self._give(fd, cloexec)
         finally:
