@@ -1,5 +1,5 @@
 /* Runs each form with one pointer at a time near a page that may not be accessed, or only be
- * read, and prints what the signal frame says of each page fault. See tests/test_insn.py. */
+ * read, and prints what the signal frame says of each page fault. See tests/host/test_insn.py. */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
 #include <setjmp.h>
