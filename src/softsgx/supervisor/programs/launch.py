@@ -76,7 +76,8 @@ def launch(
     fail_r, fail_w = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(ours)
+        for fd in (ours, ready_w, fail_r):
+            os.close(fd)
         _child(path, argv, origin, program, ready_r, theirs, fail_w)
     os.close(theirs)
     os.close(ready_r)
@@ -116,7 +117,8 @@ def _child(
     path: str, argv: list[str], origin: Origin, program: bytes, ready: int, sock: int, fail: int
 ) -> None:
     try:
-        os.read(ready, 1)
+        if not os.read(ready, 1):
+            os._exit(127)  # the tracer was killed before it had us
         os.close(ready)
         error = send_listener(sock, program)
         if error == EACCES:
