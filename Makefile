@@ -18,6 +18,9 @@ CODE := $(wildcard *.py) $(foreach folder,src tests bench examples tools,\
 # An editable install compiles what hatch_build.py compiles: its inputs make it stale.
 NATIVE := $(wildcard hatch_build.py) $(shell find src -name '*.[chS]' -o -name '*.lds')
 
+# Tests start softsgx thousands of times: what one start compiled, the next ones read.
+unexport PYTHONDONTWRITEBYTECODE
+
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help

@@ -9,6 +9,7 @@ reads a maps file at every stop.
 
 from __future__ import annotations
 
+import re
 from itertools import zip_longest
 from typing import Any
 
@@ -38,7 +39,7 @@ def verify(run: Run, tracee: Tracee) -> None:
     if not text:
         return
     expected = _merge(_expected(run, process))
-    real = _merge(_real(run, text.split(b"\n")))
+    real = _merge(_real(run, text))
     for have, want in zip_longest(real, expected):
         if have != want:
             raise InternalError(
@@ -47,12 +48,11 @@ def verify(run: Run, tracee: Tracee) -> None:
             )
 
 
-def _real(run: Run, lines: list[bytes]) -> list[_Piece]:
-    inodes = {b" %d " % inode for _, inode in run.memories}
+def _real(run: Run, text: bytes) -> list[_Piece]:
+    inodes = b"|".join(b"%d" % inode for _, inode in run.memories)
     found: list[_Piece] = []
-    for m in procmaps.parse_maps(
-        b"\n".join(line for line in lines if any(inode in line for inode in inodes))
-    ):
+    lines = re.findall(rb"^(?:\S+ ){4}(?:%s) .*$" % inodes, text, re.MULTILINE) if inodes else []
+    for m in procmaps.parse_maps(b"\n".join(lines)):
         memory = run.memories.get((m.dev, m.inode))
         if memory is None:
             continue
