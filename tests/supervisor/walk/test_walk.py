@@ -12,6 +12,15 @@ from tests.supervisor.walk.run import DESIGNS, Divergence, Walk, known_advice
 
 _CALLS = 100_000
 _SEEDS = 4
+# What walks found once, as `Walk.told` prints it.
+_FOUND = {
+    "an old length of foreign memory that wraps around, to an enclave": """
+0 9 100000027000 2000 0 100022 ffffffffffffffff 0
+0 9 100000030000 1000 1 13 2 0
+0 19 100000027000 ffffffffffffefff 1000 3 100000030000
+0 1c 100000031000 3000 4d
+""",
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +38,15 @@ def test_a_walk(
         walk.walk(seed, _CALLS // (_SEEDS * len(DESIGNS)))
     except Divergence as divergence:
         pytest.fail(walk.told(walk.shrink(divergence, tries=60)))
+
+
+@pytest.mark.parametrize("calls", _FOUND.values(), ids=_FOUND)
+def test_what_walks_found(
+    calls: str, guest: Callable[[str], Path], tmp_path: Path, advice: frozenset[int]
+) -> None:
+    walk = Walk("linux-6.12", guest("walk"), tmp_path, advice)
+    made = [tuple(int(word, 16) for word in line.split()) for line in calls.split("\n") if line]
+    walk.run(*walk.foretell(made))
 
 
 @pytest.mark.parametrize("seed", range(3))

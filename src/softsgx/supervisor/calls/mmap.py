@@ -34,9 +34,7 @@ from softsgx.uapi.mman import (
     MAP_FIXED_NOREPLACE,
     MAP_NORESERVE,
     MAP_PRIVATE,
-    MREMAP_DONTUNMAP,
     MREMAP_FIXED,
-    MREMAP_MAYMOVE,
     SHM_REMAP,
 )
 from softsgx.uapi.regs import R8, R9, R10, RDI, RDX, RSI
@@ -282,8 +280,6 @@ def _mremap_foreign(
     """What moves or shrinks is foreign; enclaves may lie behind it, or where it goes."""
     view, mm = run.view, process.mm
     addr, old, new, flags = (view[i] for i in (RDI, RSI, RDX, R10))
-    if _bad_arguments(old_range, new_range, _pages(old), _pages(new), flags):
-        return None  # EINVAL
 
     def model() -> Outcome:
         with borrowed(process, (addr, max(addr + 1, old_range[1]))):
@@ -326,20 +322,6 @@ def _move_several(
         value = -outcome.errno
     _believed(run, tracee, process, "mremap", value, old_range, new_range)
     return answered(run, tracee, value)
-
-
-def _bad_arguments(
-    old: tuple[int, int], to: tuple[int, int], old_len: int, new_len: int, flags: int
-) -> bool:
-    """What mremap() refuses with EINVAL without a look at memory."""
-    if flags & ~7 or old[0] & _PAGE - 1 or not new_len:
-        return True
-    if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) and not flags & MREMAP_MAYMOVE:
-        return True
-    if flags & MREMAP_DONTUNMAP and old_len != new_len:
-        return True
-    odd = to[0] & _PAGE - 1 or to[1] > _TASK_SIZE
-    return bool(flags & MREMAP_FIXED and (odd or (old[1] > to[0] and to[1] > old[0])))
 
 
 def _remap_file_pages(run: Run, tracee: Tracee, process: HostProcess) -> Any:

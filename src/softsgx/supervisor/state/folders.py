@@ -51,7 +51,9 @@ class Folders:
 
     def close(self) -> None:
         """The end of the run."""
-        import shutil
+        if not self._made:
+            return
+        import shutil  # 10 ms to import
 
         for made in self._made.values():
             shutil.rmtree(made, ignore_errors=True)
