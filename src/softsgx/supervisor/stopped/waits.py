@@ -7,11 +7,16 @@ what others tell meanwhile is kept for the loop, and the end of the one is kept,
 to who waits as ProcessLookupError.
 
 What is kept belongs to this process, as its children do: hence a module and no object.
+
+Who is waited for is polled a while before the wait blocks. A blocked tracer is woken on a
+processor that is idle, and so is the tracee: where two are idle each stop crosses between them
+twice, which costs more than the stop (docs/speed.md).
 """
 
 from __future__ import annotations
 
 import os
+from time import monotonic_ns
 
 from softsgx.host import ptrace
 
@@ -19,15 +24,57 @@ __all__ = ["has_ended", "has_moved", "kept", "poll_stop", "wait_any", "wait_firs
 
 _WALL = 0x40000000
 _EVENT_EXEC, _EVENT_EXIT = ptrace.EVENT_EXEC, ptrace.EVENT_EXIT
+_POLL_NS = 80_000
+_MOST_SKIPPED = 1024
+_GOOD = 16
 _ENDS = (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
 
 kept: list[tuple[int, int]] = []
 """Events that came while another tracee was waited for, oldest first: the loop's next ones."""
 
 
+class _Wait:
+    """waitpid(2) for any tracee, polled before it blocks while polling is worth its time.
+
+    A poll in vain doubles how many waits go by without one; sixteen good ones halve that. One
+    that took longer than it may counts as in vain: others use this processor. Where we have
+    only one nobody comes while we poll.
+    """
+
+    __slots__ = ("good", "pause", "skip")
+
+    def __init__(self) -> None:
+        self.skip, self.pause, self.good = 0, 1, 0
+
+    def __call__(self) -> tuple[int, int]:
+        """A tid and its status. Raises ChildProcessError if there is nobody."""
+        if self.skip:
+            self.skip -= 1
+            return os.waitpid(-1, _WALL)
+        if self.pause > 1 and len(os.sched_getaffinity(0)) == 1:
+            self.skip = _MOST_SKIPPED
+            return os.waitpid(-1, _WALL)
+        end = monotonic_ns() + _POLL_NS
+        while True:
+            found = os.waitpid(-1, _WALL | os.WNOHANG)
+            if monotonic_ns() > end:
+                self.skip = self.pause = min(self.pause * 2, _MOST_SKIPPED)
+                self.good = 0
+                return found if found[0] else os.waitpid(-1, _WALL)
+            if found[0]:
+                self.good += 1
+                if self.good == _GOOD:
+                    self.good, self.pause = 0, max(self.pause // 2, 1)
+                return found
+
+
+_next, _answer = _Wait(), _Wait()
+"""The loop's wait, and that for a thread which was made to do something."""
+
+
 def wait_any() -> tuple[int, int]:
     """The next event: a tid and its wait status."""
-    return kept.pop(0) if kept else os.waitpid(-1, _WALL)
+    return kept.pop(0) if kept else _next()
 
 
 def wait_stop(tid: int) -> int:
@@ -42,7 +89,7 @@ def wait_stop(tid: int) -> int:
             if status:
                 return status
         try:
-            other, status = os.waitpid(-1, _WALL)
+            other, status = _answer()
         except ChildProcessError:
             raise ProcessLookupError(tid) from None
         if other == tid and _is_stop(status):

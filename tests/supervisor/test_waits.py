@@ -1,0 +1,72 @@
+"""The loop's wait: polled before it blocks, and not where that is in vain."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from softsgx.supervisor.stopped import waits
+
+_STOP = (7, 0x57F)
+
+
+class _Kernel:
+    """Time and waitpid, a microsecond a call: a stop comes ``after_us`` into each wait."""
+
+    def __init__(self, after_us: int, cpus: int = 2) -> None:
+        self.after_us, self.cpus = after_us, cpus
+        self.now_us = self.began_us = self.blocked = self.polled = 0
+
+    def waitpid(self, pid: int, options: int) -> tuple[int, int]:
+        assert pid == -1
+        self.now_us += 1
+        if not options & os.WNOHANG:
+            self.blocked += 1
+            return _STOP
+        self.polled += 1
+        return _STOP if self.now_us - self.began_us > self.after_us else (0, 0)
+
+    def waits(self, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+        """Wait so many times."""
+        wait = waits._Wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(waits, "monotonic_ns", lambda: self.now_us * 1000)
+            patch.setattr(os, "waitpid", self.waitpid)
+            patch.setattr(os, "sched_getaffinity", lambda _: set(range(self.cpus)))
+            for _ in range(count):
+                self.began_us = self.now_us
+                assert wait() == _STOP
+
+
+def test_who_comes_soon_is_not_slept_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = _Kernel(after_us=20)
+    kernel.waits(monkeypatch, 1000)
+    assert kernel.blocked == 0
+
+
+def test_who_comes_late_is_polled_for_ever_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = _Kernel(after_us=100_000)
+    kernel.waits(monkeypatch, 10_000)
+    assert kernel.blocked == 10_000
+    assert kernel.polled < 20 * 100  # 9 polls until every 1024th wait, and 9 more
+
+
+def test_with_one_processor_nobody_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = _Kernel(after_us=100_000, cpus=1)
+    kernel.waits(monkeypatch, 10_000)
+    assert kernel.polled <= 100  # the first wait's
+
+
+def test_polling_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program computes for a long time, then stops in quick succession."""
+    kernel = _Kernel(after_us=100_000)
+    wait = waits._Wait()
+    monkeypatch.setattr(waits, "monotonic_ns", lambda: kernel.now_us * 1000)
+    monkeypatch.setattr(os, "waitpid", kernel.waitpid)
+    for phase, after_us in enumerate((100_000, 5)):
+        kernel.after_us, kernel.blocked = after_us, 0
+        for _ in range(3000):
+            kernel.began_us = kernel.now_us
+            wait()
+        assert kernel.blocked == 3000 if phase == 0 else kernel.blocked <= 1024
