@@ -23,7 +23,7 @@
 
 static struct encl e;
 static uint64_t code, target;
-static volatile int go, answer = 1;
+static volatile int go, answer = 1, stop, hits;
 static char stack[65536] __attribute__((aligned(16)));
 
 static bool load(void)
@@ -76,6 +76,23 @@ static void *filtered(void *unused)
 	syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 	answer = -1;
 	return (void *)(intptr_t)waits(unused);
+}
+
+/* For the descriptor that a mapping is made by. */
+static void *races(void *fd)
+{
+	uint64_t evil = EVIL;
+
+	while (!stop)
+		for (int i = 0; i < 4; i++)
+			hits += pwrite((int)(intptr_t)fd + i, &evil, 8, (off_t)(target - e.base)) == 8;
+	return NULL;
+}
+
+static int races_beside(void *fd)
+{
+	races(fd);
+	return 0;
 }
 
 int main(int argc, char **argv)
@@ -138,6 +155,27 @@ int main(int argc, char **argv)
 			fd = open(path, O_RDWR);
 			check(fd < 0 || pwrite(fd, &evil, 8, (off_t)(target - e.base)) < 0, "map_files_write", "it went through");
 		}
+	} else if (!strcmp(way, "race_thread") || !strcmp(way, "race_process")) {
+		int fd = open("/dev/null", O_RDONLY), pid, failed = 0;
+
+		close(fd); /* the lowest number that is free; the device takes it */
+		if (!load())
+			bail("load", e.err);
+		if (way[5] == 't')
+			pthread_create(&thread, NULL, races, (void *)(intptr_t)(fd + 1));
+		else /* a process with the same descriptors */
+			pid = clone(races_beside, stack + sizeof(stack), CLONE_VM | CLONE_FILES | SIGCHLD,
+				    (void *)(intptr_t)(fd + 1));
+		for (int i = 0; i < 500; i++)
+			failed += mmap((void *)(e.base + e.heap), 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+				       e.fd, 0) == MAP_FAILED;
+		stop = 1;
+		if (way[5] == 't')
+			pthread_join(thread, NULL);
+		else
+			waitpid(pid, NULL, 0);
+		check(!failed, "mmap", "%d failed", failed);
+		check(!hits, "found", "it wrote %d times", hits);
 	} else
 		bail("usage", way);
 	verdict(way);

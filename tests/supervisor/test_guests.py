@@ -247,7 +247,10 @@ def test_the_folders_of_the_nodes(softsgx: Softsgx) -> None:
     assert not os.path.exists("/dev/sgx")
 
 
-@pytest.mark.parametrize("way", ["clone_vm", "vfork", "own_filter", "no_room", "map_files"])
+@pytest.mark.parametrize(
+    "way",
+    ["clone_vm", "vfork", "own_filter", "no_room", "map_files", "race_thread", "race_process"],
+)
 def test_code_stays_what_it_was(way: str, guest: Guest, softsgx: Softsgx) -> None:
     """Each of these once wrote to a page that was proved never to be written."""
     _assert_all_ok(softsgx("--", guest("attacks"), way), 1)

@@ -31,8 +31,14 @@ def decoy(secret: bool = True) -> int:
 
 
 def new_memory(path: str) -> int:
-    """The file that an enclave's pages are in, named after its device in /proc/PID/maps."""
-    return os.memfd_create(path, os.MFD_CLOEXEC)
+    """The file that an enclave's pages are in, named after its device in /proc/PID/maps.
+
+    Of mode 0: a program that finds its name in /proc cannot open it, unless it has
+    CAP_DAC_OVERRIDE.
+    """
+    fd = os.memfd_create(path, os.MFD_CLOEXEC)
+    os.fchmod(fd, 0)
+    return fd
 
 
 class MemfdMemory(EnclaveMemory):

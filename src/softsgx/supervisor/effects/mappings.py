@@ -28,6 +28,7 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.answer import answered
+from softsgx.supervisor.stopped.apart import Apart
 from softsgx.supervisor.stopped.others import in_process
 from softsgx.supervisor.stopped.remote import Remote, calls, cancel
 from softsgx.uapi import syscalls as nr
@@ -267,16 +268,20 @@ def map_vma(
     if within:
         pieces.append((lo, hi, lo - e.base))
     error, done = 0, start
-    fd = call.give(memory_fd(run, file), cloexec=True, spare=True)
-    if fd < 0:
-        return fd
-    for a, b, offset in pieces:
-        error = min(call(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, offset), 0)
-        if error:
-            break
-        _note(run, "mmap", process, a, b, offset)
-        done = end
-    call(nr.NR_close, fd)
+    apart = Apart(call)
+    with apart as own:
+        if own is None:
+            return _no_thread(process, apart.error)
+        fd = own.give(memory_fd(run, file), cloexec=True, spare=True)
+        if fd < 0:
+            return fd
+        for a, b, offset in pieces:
+            error = min(own(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, offset), 0)
+            if error:
+                break
+            _note(run, "mmap", process, a, b, offset)
+            done = end
+        own(nr.NR_close, fd)
     if done > start:
         unmapped(process, start, done)
     if not error:
@@ -290,6 +295,17 @@ def map_vma(
         unmapped(process, start, done)  # all of it or nothing
         call(nr.NR_munmap, start, done - start)
     return error
+
+
+def _no_thread(process: HostProcess, error: int) -> int:
+    """A process with several threads that may make no more of them maps no enclave."""
+    print(
+        f"softsgx: process {process.space.pid} cannot map its enclave: it has several threads, and"
+        f" the kernel makes none that maps ({os.strerror(-error)}); raise ulimit -u, or let a"
+        " filter of its own allow clone and close_range",
+        file=sys.stderr,
+    )
+    return -ENOMEM
 
 
 def _watch(

@@ -15,7 +15,7 @@ from softsgx.uapi.regs import ORIG_RAX, RDI
 
 __all__ = ["child", "ended", "executed", "unknown"]
 
-_CLONE_VM, _CLONE_SIGHAND, _CLONE_THREAD = 0x100, 0x800, 0x10000
+_CLONE_VM, _CLONE_FILES, _CLONE_SIGHAND, _CLONE_THREAD = 0x100, 0x400, 0x800, 0x10000
 _CLONE_CLEAR_SIGHAND = 0x100000000
 
 
@@ -27,6 +27,7 @@ def ended(run: Run, tid: int, status: int) -> None:
         return
     space = tracee.space
     space.tracees.discard(tid)
+    tracee.files.discard(tid)
     _complete(run, space)
     if run.opened:
         from softsgx.supervisor.state.enclaves import thread_ended
@@ -81,7 +82,7 @@ def _adopt(run: Run, parent: Tracee) -> None:
     for tid, status in list(run.early.items()):
         if os.WIFSTOPPED(status) and _is_orphan(tid, run.tracees):
             del run.early[tid]
-            _born(run, parent, tid, 0, status)
+            _born(run, parent, tid, _CLONE_FILES, status)  # it may share them with others
 
 
 def _is_orphan(tid: int, tracees: dict[int, Tracee]) -> bool:
@@ -149,6 +150,9 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         new.signals = parent.signals.fresh()
     else:
         new.signals = parent.signals.copy()
+    if flags & _CLONE_FILES:
+        new.files = parent.files
+        new.files.add(tid)
     run.tracees[tid] = new
     if new.space is not parent.space and os.WIFSTOPPED(status):
         _reconcile(run, parent, new)
@@ -165,7 +169,11 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
 
 
 def _clone_flags(run: Run, parent: Tracee) -> int:
-    """Not by the event: a clone that shares memory is a fork to ptrace if its signal is SIGCHLD."""
+    """Not by the event: a clone that shares memory is a fork to ptrace if its signal is SIGCHLD.
+
+    What clone3 was given can have been changed since by whoever shares the memory, so its
+    child is taken to share the descriptors.
+    """
     run.regs.load(parent.tid)
     call = run.view[ORIG_RAX]
     if call == nr.NR_vfork:
@@ -173,7 +181,7 @@ def _clone_flags(run: Run, parent: Tracee) -> int:
     if call == nr.NR_clone:
         return run.view[RDI]
     if call == nr.NR_clone3:
-        return int.from_bytes(parent.read(run.view[RDI], 8), "little")
+        return int.from_bytes(parent.read(run.view[RDI], 8), "little") | _CLONE_FILES
     return 0
 
 
@@ -185,6 +193,7 @@ def executed(run: Run, tracee: Tracee) -> None:
         gone = run.tracees.pop(former, None)
         if gone is not None:
             gone.space.tracees.discard(former)
+            gone.files.discard(former)
     old = tracee.space
     if run.opened:
         from softsgx.supervisor.state.enclaves import thread_ended
@@ -196,6 +205,8 @@ def executed(run: Run, tracee: Tracee) -> None:
         _space_ended(run, old)
     tracee.space = AddressSpace(tracee.tid)
     tracee.space.tracees.add(tracee.tid)
+    tracee.files.discard(tracee.tid)
+    tracee.files = {tracee.tid}  # begin_new_exec(): unshare_files()
     tracee.space.watched, tracee.space.ranges = set(old.watched), list(old.ranges)
     tracee.space.mem_fds, tracee.space.asked_names = set(old.mem_fds), old.asked_names
     tracee.space.dir_fds = dict(old.dir_fds)

@@ -95,12 +95,14 @@ class Tracee:
     vfork child and cannot be interrupted. at_call: it stands at a system call's entry,
     where no remote call is possible. exits: it stops before it ends. odd: an `Odd`, None
     nearly always. signals: what its process does with those of exceptions. programs: filters
-    that it lacks yet.
+    that it lacks yet. files: the threads that may share its table of descriptors, by tid; one
+    that left it by unshare(2) is among them until it execs.
     """
 
     __slots__ = (
         "at_call",
         "exits",
+        "files",
         "odd",
         "programs",
         "retries",
@@ -122,6 +124,7 @@ class Tracee:
         self.at_call = self.exits = False
         self.odd: Any = None
         self.programs: list[bytes] = []
+        self.files = {tid}
         self.signals = Dispositions()
         space.tracees.add(tid)
 

@@ -48,18 +48,19 @@ class Remote:
     run: for calls that give descriptors or concern other threads.
     """
 
-    __slots__ = ("insn", "listener", "mask", "regs", "run", "tracee", "work")
+    __slots__ = ("insn", "listener", "mask", "regs", "run", "tid", "tracee", "work")
 
     _spare: ClassVar[list[ptrace.Registers]] = []
 
     def __init__(self, tracee: Tracee, insn: int, regs: Any, run: Run | None = None) -> None:
         self.tracee, self.insn, self.regs, self.run = tracee, insn, regs, run
+        self.tid = tracee.tid
         self.listener = None if run is None else run.listener
         self.work = self._spare.pop() if self._spare else ptrace.Registers()
         self.mask = 0
 
     def __enter__(self) -> Remote:
-        tid = self.tracee.tid
+        tid = self.tid
         self.mask = ptrace.get_sigmask(tid)
         ptrace.set_sigmask(tid, _ALL)
         return self
@@ -68,22 +69,30 @@ class Remote:
         self._spare.append(self.work)
         if isinstance(exc[1], ProcessLookupError):
             return  # it is gone; by exec its number may be another thread's by now
-        ptrace.set_sigmask(self.tracee.tid, self.mask)
-        self.regs.store(self.tracee.tid)
+        ptrace.set_sigmask(self.tid, self.mask)
+        self.regs.store(self.tid)
 
     def __call__(self, nr: int, *args: int) -> int:
         """Make the call: its result, -errno on failure."""
-        tid, work = self.tracee.tid, self.work
+        self.prepare(nr, *args)
+        self.step(self.tid)  # entry
+        self.step(self.tid)  # exit
+        return self.result()
+
+    def prepare(self, nr: int, *args: int) -> None:
+        """Let the thread stand before the call."""
+        work = self.work
         view = work.view
         view[:] = self.regs.view
         for index, value in zip(_ARGS, args, strict=False):
             view[index] = value & _ALL
         view[RAX], view[ORIG_RAX], view[RIP] = nr, _MINUS_1, self.insn
-        work.store(tid)
-        self.step(tid)  # entry
-        self.step(tid)  # exit
-        work.load(tid)
-        result = view[RAX]
+        work.store(self.tid)
+
+    def result(self) -> int:
+        """What a call answered, at its exit."""
+        self.work.load(self.tid)
+        result = self.work.view[RAX]
         return result - (1 << 64) if result > _ALL - 4096 else result
 
     def give(self, fd: int, *, cloexec: bool, spare: bool = False) -> int:
@@ -92,7 +101,7 @@ class Remote:
         spare: it is closed again before the program runs on, so the program's own limit
         of descriptors does not count.
         """
-        tid = self.tracee.tid
+        tid = self.tid
         got = self._give(fd, cloexec)
         if got != -EMFILE or not spare:
             return got
@@ -115,12 +124,8 @@ class Remote:
         listener = self.listener
         if listener is None:
             return self._opened(fd, cloexec)
-        tid, work = self.tracee.tid, self.work
-        view = work.view
-        view[:] = self.regs.view
-        view[RDI], view[RSI] = 0, listener.cookie
-        view[RAX], view[ORIG_RAX], view[RIP] = notify.GIVE, _MINUS_1, self.insn
-        work.store(tid)
+        tid = self.tid
+        self.prepare(notify.GIVE, 0, listener.cookie)
         self.step(tid)  # entry
         ptrace.syscall_step(tid)
         while True:
@@ -137,16 +142,19 @@ class Remote:
                 break
         if status >> 8 != 0x85:
             self.step(tid)
-        work.load(tid)
-        result = view[RAX]
-        return result - (1 << 64) if result > _ALL - 4096 else result
+        return self.result()
 
     def _opened(self, fd: int, cloexec: bool) -> int:
         """Without a listener: through /proc, which the tracee has to be able to."""
         space = self.tracee.space
         where = scratch(space)
         space.poke(where, f"/proc/{os.getpid()}/fd/{fd}".encode() + b"\0")
-        return self(NR_open, where, _O_RDWR | (_O_CLOEXEC if cloexec else 0))
+        mode = os.fstat(fd).st_mode & 0o777
+        os.fchmod(fd, 0o600)
+        try:
+            return self(NR_open, where, _O_RDWR | (_O_CLOEXEC if cloexec else 0))
+        finally:
+            os.fchmod(fd, mode)
 
     @staticmethod
     def step(tid: int) -> None:

@@ -20,7 +20,16 @@ from time import monotonic_ns
 
 from softsgx.host import ptrace
 
-__all__ = ["has_ended", "has_moved", "kept", "poll_stop", "wait_any", "wait_first", "wait_stop"]
+__all__ = [
+    "has_ended",
+    "has_moved",
+    "kept",
+    "poll_stop",
+    "wait_any",
+    "wait_end",
+    "wait_first",
+    "wait_stop",
+]
 
 _WALL = 0x40000000
 _EVENT_EXEC, _EVENT_EXIT = ptrace.EVENT_EXEC, ptrace.EVENT_EXIT
@@ -128,6 +137,15 @@ def wait_first(tid: int) -> int:
                 del kept[at]
                 return status
         _keep(*os.waitpid(-1, _WALL), 0)
+
+
+def wait_end(tid: int) -> None:
+    """Wait for the end of a thread that the loop does not know, and is not told of."""
+    while True:
+        status = wait_first(tid)
+        if status & 0xFF != 0x7F:
+            return
+        _let_end(tid)
 
 
 def _keep(other: int, status: int, tid: int) -> None:

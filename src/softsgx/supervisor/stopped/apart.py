@@ -1,0 +1,98 @@
+"""Calls with a descriptor that no other thread of the program can find.
+
+The descriptor of an enclave's memory writes to every page of it, code among them. Where other
+threads share the table of descriptors with the one that maps (CLONE_FILES), a thread of the
+tracer's own does it: of the same process, so that it maps into the same memory, with a table of
+its own, with all signals blocked, and with no code to run. It is gone before the call is answered.
+
+Rejected: to stop the others meanwhile, whose events then come in the middle of a call and whose
+interrupted calls are not all restarted (signal(7): epoll_wait, semop); unshare(2) in the thread
+itself, for which there is no way back; a seal (F_SEAL_FUTURE_WRITE), which takes VM_MAYWRITE from
+the program's own mappings, too.
+"""
+
+from __future__ import annotations
+
+from softsgx.host import ptrace
+from softsgx.supervisor.stopped.remote import Remote
+from softsgx.supervisor.stopped.waits import wait_end, wait_first, wait_stop
+from softsgx.uapi import syscalls as nr
+
+__all__ = ["Apart"]
+
+# Linux, include/uapi/linux/sched.h: VM, FS, FILES, SIGHAND, THREAD and SYSVSEM, as
+# pthread_create(3) has them, with no stack, TLS or tid of its own.
+_THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000
+_CLONE_FILES = 0x400
+_CLOSE_RANGE_UNSHARE = 2
+_LAST_FD = 0xFFFFFFFF
+_SYSCALL_STOP = 0x85
+
+
+class Apart:
+    """``with Apart(call) as own``: calls by a thread whose descriptors are found by no other.
+
+    own: ``call`` itself if its thread shares them with none, or of a thread made for it. It is
+    None where the kernel, or a filter of the program's own, lets none be made; ``error`` is the
+    -errno then.
+    """
+
+    def __init__(self, call: Remote) -> None:
+        self.error = 0
+        self._call = call
+        self._own: Remote | None = None
+
+    def __enter__(self) -> Remote | None:
+        call = self._call
+        if len(call.tracee.files) < 2:
+            return call
+        tid = self._made()
+        if not tid:
+            return None
+        regs = ptrace.Registers()
+        own = Remote(call.tracee, call.insn, regs, call.run)
+        own.tid, self._own = tid, own
+        if wait_first(tid) & 0xFF != 0x7F:
+            raise ProcessLookupError(tid)  # the whole process is being killed
+        regs.load(tid)
+        # A table with none of the program's descriptors: closed, some of them would be flushed.
+        error = own(nr.NR_close_range, 0, _LAST_FD, _CLOSE_RANGE_UNSHARE)
+        if error:  # before Linux 5.9
+            error = own(nr.NR_unshare, _CLONE_FILES)
+        if not error:
+            return own
+        self._end(own)
+        self.error = error
+        return None
+
+    def __exit__(self, kind: object, *_exc: object) -> None:
+        if self._own is not None:
+            try:
+                self._end(self._own)
+            except ProcessLookupError:
+                if kind is None:
+                    raise
+
+    def _made(self) -> int:
+        """The tid of a new thread, before its first stop was waited for; 0 if there is none."""
+        call, made = self._call, 0
+        call.prepare(nr.NR_clone, _THREAD, 0, 0, 0, 0)
+        call.step(call.tid)  # entry
+        while True:
+            ptrace.syscall_step(call.tid)
+            status = wait_stop(call.tid)
+            if status >> 16 == ptrace.EVENT_CLONE:
+                made = ptrace.event_message(call.tid)
+            elif status >> 8 == _SYSCALL_STOP:
+                break
+        self.error = min(call.result(), 0)
+        return made
+
+    def _end(self, own: Remote) -> None:
+        """Let the thread end, and with it its descriptors."""
+        self._own = None
+        try:
+            own.prepare(nr.NR_exit, 0, 0)
+            ptrace.cont(own.tid)
+        finally:
+            wait_end(own.tid)
