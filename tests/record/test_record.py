@@ -103,12 +103,16 @@ def test_a_second_run_is_appended_with_a_header_of_its_own(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
-def test_a_last_line_that_was_cut_short_is_left_out(tmp_path: Path, cut: int) -> None:
+def test_a_last_line_that_was_cut_short_is_left_out(
+    tmp_path: Path, cut: int, softsgx: Softsgx
+) -> None:
     path = tmp_path / "r"
     _record(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: -1 - cut])
     assert [e.get("event") for e in read(str(path))] == [None, "child", "mm"]
+    shown = softsgx.command("show", path)
+    assert shown.stderr == f"softsgx: {path}: line 4 is cut short, and left out\n"
     # A run after it begins a line of its own.
     _record(path)
     names = [e.get("event") for e in read(str(path))]

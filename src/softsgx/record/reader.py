@@ -8,7 +8,7 @@ refused with one line.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from softsgx.errors import UsageError
@@ -17,20 +17,23 @@ from softsgx.record.schema import VERSION
 __all__ = ["read"]
 
 
-def read(path: str) -> Iterator[dict[str, Any]]:
+def read(path: str, cut: Callable[[int], None] | None = None) -> Iterator[dict[str, Any]]:
     """The headers (they have ``softsgx``) and events (``event``) of a recording, in order.
 
+    cut: hears of the number of a run's last line that was cut short, before the next header.
     Raises UsageError for a file that cannot be read or is no recording, and for
     one of a version that this softsgx does not know.
     """
     try:
         with open(path, "rb") as f:
-            yield from _lines(path, f)
+            yield from _lines(path, f, cut or (lambda _: None))
     except OSError as e:
         raise UsageError(f"{path}: {e.strerror}") from None
 
 
-def _lines(path: str, lines: Iterator[bytes] | Any) -> Iterator[dict[str, Any]]:
+def _lines(
+    path: str, lines: Iterator[bytes] | Any, cut: Callable[[int], None]
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     broken = 0
     begun = False
     for number, line in enumerate(lines, 1):
@@ -42,7 +45,9 @@ def _lines(path: str, lines: Iterator[bytes] | Any) -> Iterator[dict[str, Any]]:
         if good and "softsgx" in found:
             _check_version(path, found["softsgx"])
             begun = True
-            broken = 0  # the run before ended in the middle of a line
+            if broken:
+                cut(broken)
+                broken = 0  # the run before ended in the middle of a line
         if broken or (not good and not begun):
             what = "not a recording of softsgx" if not begun else "not an event"
             raise UsageError(f"{path}: line {broken or number}: {what}")
@@ -50,6 +55,8 @@ def _lines(path: str, lines: Iterator[bytes] | Any) -> Iterator[dict[str, Any]]:
             yield found
         else:
             broken = number
+    if broken:
+        cut(broken)
     if not begun:
         raise UsageError(f"{path}: empty; not a recording of softsgx")
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from softsgx.errors import UsageError
 from softsgx.record.schema import EVENTS, VERSION, encode
+from softsgx.record.state import State
 from softsgx.record.watch import Watch
 from softsgx.sdm.leaves import EENTER, EEXIT, ERESUME
 from softsgx.uapi.regs import RAX, RBX, RCX, RIP
@@ -41,7 +42,7 @@ class Recorder:
     """
 
     __slots__ = (
-        "_effects", "_event", "_fd", "_path", "_sink", "_start", "_verdicts", "_watch",
+        "_effects", "_event", "_fd", "_path", "_sink", "_start", "_state", "_verdicts", "_watch",
     )  # fmt: skip
 
     def __init__(self, path: str | None, sink: Sink | None = None) -> None:
@@ -53,6 +54,7 @@ class Recorder:
         self._effects: list[list[Any]] = []
         self._verdicts: list[dict[str, Any]] = []
         self._watch: Watch | None = None
+        self._state: State | None = None
 
     # -- the file ----------------------------------------------------------------------
 
@@ -97,11 +99,11 @@ class Recorder:
     def flush(self) -> None:
         """Write the event that is held: the guest is about to run on."""
         event, self._event = self._event, None
-        watch = self._watch
+        watch, state = self._watch, self._state
+        changes = state.changes() if state is not None else None
         if event is None:
-            if self._effects or self._verdicts:
-                pid = self._effects[0][1] if self._effects else self._verdicts[0]["pid"]
-                event = self._begin("effects", pid)
+            if self._effects or self._verdicts or changes:
+                event = self._begin("effects", self._whose(changes or {}))
             else:
                 if watch is not None:
                     watch.clear()
@@ -123,7 +125,17 @@ class Recorder:
         if self._verdicts:
             event["verdicts"] = self._verdicts
             self._verdicts = []
+        if changes:
+            event.update(changes)
         self._write(event)
+
+    def _whose(self, changes: dict[str, Any]) -> int:
+        """The process that effects without a call belong to; 0 where no row says."""
+        if self._effects:
+            return int(self._effects[0][1])
+        if self._verdicts:
+            return int(self._verdicts[0]["pid"])
+        return int(changes["vmas"][0][0]) if "vmas" in changes else 0
 
     def close(self) -> None:
         """Write what is held and end."""
@@ -137,6 +149,17 @@ class Recorder:
     def watch(self, device: Any) -> None:
         """Have a new device tell which rule refused and what the LSM was asked."""
         self._watch = device.run = Watch(device.run.lsm, device.design)
+        self._state = State(device)
+
+    def pages(self, file: Any, first: int, last: int) -> None:
+        """The pages [first, last) of an enclave may have changed: the next event tells how."""
+        if self._state is not None:
+            self._state.pages(file, first, last)
+
+    def source(self, *facts: Any) -> None:
+        """A VMA that pages are copied from: start, end, prot, VM_MAY*, path, offset in the file."""
+        if self._state is not None:
+            self._state.source(*facts)
 
     def _begin(self, name: str, pid: int) -> dict[str, Any]:
         us = (time.monotonic_ns() - self._start) // 1000
@@ -211,6 +234,8 @@ class Recorder:
         name, args = ioctls.name(cmd), ioctls.arguments(cmd, arg, memory)
         number = getattr(file, "number", 0)
         self._put("ioctl", tid, fd, number, name, cmd, arg, args, answer, why)
+        if self._state is not None:
+            self._state.ioctl(file)
 
     def mm(self, tid: int, call: str, args: Any, answer: int, why: str) -> None:
         """A memory call that concerns an enclave; ``args`` in the call's order."""

@@ -17,7 +17,7 @@ from softsgx.sdm import leaves as sdm
 from softsgx.sdm.cpuid import SGX_LEAF
 from softsgx.uapi.errno import errno_name
 
-__all__ = ["Formatter"]
+__all__ = ["Formatter", "enclu_name", "signal_name"]
 
 _O_MODE = {1: "O_RDONLY", 2: "O_WRONLY", 3: "O_RDWR"}
 _ACCESS = {0: "read", 1: "write", 2: "fetch"}
@@ -85,7 +85,13 @@ def _vector(vector: int, code: int, addr: int) -> str:
     return f"{name} {code:#x} at {addr:#x}" if vector == sdm.VECTOR_PF else name
 
 
-def _signal_name(number: int) -> str:
+def enclu_name(leaf: int) -> str:
+    """The SDM's name of an ENCLU leaf."""
+    return sdm.ENCLU_NAMES.get(leaf, f"ENCLU {leaf:#x}")
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -173,11 +179,11 @@ class Formatter:
     def _exit(self, e: dict[str, Any]) -> str:
         status = e["status"]
         if status & 0x7F:
-            return f"+++ killed by {_signal_name(status & 0x7F)} +++"
+            return f"+++ killed by {signal_name(status & 0x7F)} +++"
         return f"+++ exited with {status >> 8 & 0xFF} +++"
 
     def _signal(self, e: dict[str, Any]) -> str:
-        return f"--- {_signal_name(e['signal'])} ---"
+        return f"--- {signal_name(e['signal'])} ---"
 
     def _open(self, e: dict[str, Any]) -> str:
         return f'open("{e["path"]}", {_O_MODE.get(e["fmode"], e["fmode"])}) {self._answer(e)}'
@@ -229,7 +235,7 @@ class Formatter:
 
     def _enclu(self, e: dict[str, Any]) -> str:
         leaf, error = e["leaf"], e["error"]
-        name = sdm.ENCLU_NAMES.get(leaf, f"ENCLU {leaf:#x}")
+        name = enclu_name(leaf)
         if leaf in (sdm.EENTER, sdm.ERESUME):
             where = f" tcs={e['rbx']:#x}"
             then = f"{e['rip']:#x}" + (f", CSSA {e['rax']}" if leaf == sdm.EENTER else "")
@@ -262,7 +268,7 @@ class Formatter:
         if e["signal"]:
             by = e.get("decided")
             why = f" ({e['why']}{f': {self.design} ' + by['rule'] if by else ''})"
-            return f"{text} -> {_signal_name(e['signal'])} {e['code']:#x}{why}"
+            return f"{text} -> {signal_name(e['signal'])} {e['code']:#x}{why}"
         return f"{text} -> tried again"
 
     def _notify(self, e: dict[str, Any]) -> str:
@@ -274,7 +280,7 @@ class Formatter:
     def _exception(self, e: dict[str, Any]) -> str:
         what = _vector(e["vector"], e["code"], e["addr"])
         leaf = sdm.ENCLU_NAMES.get(e["leaf"], e["leaf"])
-        to = f"vDSO, {leaf}" if e["to"] == "vdso" else _signal_name(e["signal"])
+        to = f"vDSO, {leaf}" if e["to"] == "vdso" else signal_name(e["signal"])
         return f"{what} -> {to}"
 
     def _cpuid(self, e: dict[str, Any]) -> str | None:

@@ -41,6 +41,7 @@ def reconcile(run: Run, parent: HostProcess, child: Tracee) -> None:
         for before in reversed(parent.history):
             if _spans(before) == have:
                 process.mm = _forked(parent.mm, before, process)
+                process.mm_changed()
                 break
         else:
             believe(run, process, (0, 1 << 47))

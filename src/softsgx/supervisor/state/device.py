@@ -86,6 +86,7 @@ def open_device(run: Run) -> Device:
         run.noexec = int(noexec)
         if run.record is not None:
             run.record.watch(run.device)
+            run.pending.told = run.record.pages
     return run.device
 
 

@@ -22,7 +22,9 @@ _PROCMAP_QUERY = 0xC0686611
 # struct procmap_query: size, flags and the address asked for; then what it tells of the VMA.
 _ASK = struct.pack("<QQ", 104, 0x10) + bytes(88)
 _ADDRESS = struct.Struct("<Q")
-_ANSWER = struct.Struct("<QQQ16xQII")
+_ANSWER = struct.Struct("<QQQ8xQQII")
+_Found = tuple[int, int, int, int, int, int, int]
+"""start, end, prot, whether shared, device, inode, offset in bytes."""
 _VMA_READ, _VMA_EXEC, _VMA_SHARED = 1, 4, 8
 _READ_IMPLIES_EXEC = 0x0400000
 
@@ -69,6 +71,7 @@ class _HostMemory:
         self._query = True
         self._maps_fd = -1
         self._may: dict[tuple[int, int, int, int], int] = {}
+        self._paths: dict[tuple[int, int], str] = {}
         self._question = bytearray(len(_ASK))
 
     def close(self) -> None:
@@ -98,7 +101,7 @@ class _HostMemory:
         found = self._query_vma(addr) if self._query else None
         if found is None:
             found = self._parse_vma(addr)
-        start, end, prot, shared, dev, inode = found
+        start, end, prot, shared, dev, inode, offset = found
         if end <= start:
             return Source(addr, addr + 4096, 0, 0, mapped=0, found=0)
         may = 7
@@ -119,9 +122,21 @@ class _HostMemory:
         confinement = self.process.run.lsm
         if prot & _VMA_EXEC and confinement is not None:
             confinement.source(self.process, addr, prot)
+        record = self.process.run.record
+        if record is not None:
+            record.source(start, end, prot, may, self._path(start, dev, inode), offset)
         return _HostSource(self.process.space.pid, start, end, prot, may, int(not inode))
 
-    def _query_vma(self, addr: int) -> tuple[int, int, int, int, int, int] | None:
+    def _path(self, start: int, dev: int, inode: int) -> str:
+        """The path of a mapping's file, "" for anonymous memory; looked up once a file."""
+        if not inode:
+            return ""
+        if (dev, inode) not in self._paths:
+            found = (m.path for m in procmaps.maps(self.process.space.pid) if m.start == start)
+            self._paths[dev, inode] = next(found, "")
+        return self._paths[dev, inode]
+
+    def _query_vma(self, addr: int) -> _Found | None:
         """PROCMAP_QUERY (Linux 6.11): one VMA without printing them all."""
         if self._maps_fd < 0:
             self._maps_fd = os.open(f"/proc/{self.process.space.pid}/maps", os.O_RDONLY)
@@ -131,18 +146,18 @@ class _HostMemory:
         try:
             fcntl.ioctl(self._maps_fd, _PROCMAP_QUERY, query)
         except FileNotFoundError:
-            return (0, 0, 0, 0, 0, 0)
+            return (0, 0, 0, 0, 0, 0, 0)
         except OSError:
             self._query = False
             return None
-        start, end, flags, inode, major, minor = _ANSWER.unpack_from(query, 24)
-        return start, end, flags & 7, flags & _VMA_SHARED, os.makedev(major, minor), inode
+        start, end, flags, offset, inode, major, minor = _ANSWER.unpack_from(query, 24)
+        return start, end, flags & 7, flags & _VMA_SHARED, os.makedev(major, minor), inode, offset
 
-    def _parse_vma(self, addr: int) -> tuple[int, int, int, int, int, int]:
+    def _parse_vma(self, addr: int) -> _Found:
         for m in procmaps.maps(self.process.space.pid):
             if addr < m.end:
-                return m.start, m.end, m.prot, int(m.shared), 0, m.inode
-        return (0, 0, 0, 0, 0, 0)
+                return m.start, m.end, m.prot, int(m.shared), m.dev, m.inode, m.offset
+        return (0, 0, 0, 0, 0, 0, 0)
 
 
 def _release() -> tuple[int, int]:
