@@ -19,6 +19,7 @@ usage: softsgx run [options] [--] PROGRAM [ARGS…]   run a program with a softw
        softsgx check [DESIGN…]                     look for holes in the designs
        softsgx repair [DESIGN…]                    the fewest changes that close them
        softsgx replay TRACE                        run one of its traces on real processes
+       softsgx attest COMMAND                      quotes: root, collateral, verify, pccs
        softsgx doctor                              whether this machine can run it
        softsgx include                             where softsgx_designs.h is, for -I
        softsgx --version
@@ -111,7 +112,8 @@ def _command(args: list[str]) -> int:
 
         return run(rest)
     if name in (
-        "check", "designs", "doctor", "explain", "include", "policy", "repair", "replay", "show"
+        "attest", "check", "designs", "doctor", "explain", "include", "policy", "repair", "replay",
+        "show",
     ):  # fmt: skip
         from importlib import import_module
 

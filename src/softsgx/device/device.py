@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from errno import EBADF, ENOENT, ENOTTY
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from softsgx.designs.base import Design
@@ -19,6 +19,7 @@ from softsgx.sdm.xsave import INTEL, XsaveLayout
 from softsgx.sgx.enclave import Enclave, EnclaveMemory
 
 if TYPE_CHECKING:
+    from softsgx.attest.quoting import Quoting
     from softsgx.device.process import Process
 
 __all__ = ["Device"]
@@ -31,7 +32,8 @@ class Device:
     32 secret bytes that all keys derive from. epc_bytes: what CPUID reports; an
     enclave may be larger, as with a paging driver. xfrm_supported: the XSAVE
     features of this CPU; xsave: where they lie in an XSAVE area. carry_out: calls of loaders
-    for Linux are carried out as the design's own (`softsgx.device.carryout`).
+    for Linux are carried out as the design's own (`softsgx.device.carryout`). fmspc (6 bytes),
+    ppid (16): what quotes say of the platform; key_root gives them if they are None.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class Device:
         xfrm_supported: int = 7,
         xsave: XsaveLayout = INTEL,
         carry_out: bool = False,
+        fmspc: bytes | None = None,
+        ppid: bytes | None = None,
     ) -> None:
         if design is None:
             from softsgx.designs.linux import DEFAULT
@@ -53,6 +57,7 @@ class Device:
         self.run = Run(lsm)
         self.key_root, self.epc_bytes, self.xfrm_supported = key_root, epc_bytes, xfrm_supported
         self.xsave = xsave
+        self._fmspc, self._ppid = fmspc, ppid
         self.ioctls = rows_of(design)
         self.opened = 0
         self.processes: set[Any] = set()
@@ -101,6 +106,27 @@ class Device:
         from softsgx.device.process import Process
 
         return Process(self)
+
+    @cached_property
+    def quoting(self) -> Quoting:
+        """What signs REPORTs of this device's enclaves, and the certificates behind it."""
+        from softsgx.attest.platform import Platform
+        from softsgx.attest.quoting import Quoting
+
+        return Quoting(Platform(self.key_root, self._fmspc, self._ppid))
+
+    @property
+    def qe_target_info(self) -> bytes:
+        """TARGETINFO (512 bytes) that EREPORT takes for a REPORT which can be quoted."""
+        return self.quoting.target_info
+
+    def quote(self, report: bytes) -> bytes:
+        """The quote (ECDSA, version 3) of a REPORT of 432 bytes.
+
+        Raises InvalidReportError (SGX_QL_INVALID_REPORT) unless an enclave of this device has made
+        it for `qe_target_info`.
+        """
+        return self.quoting.quote(report)
 
     # What the supervisor replaces.
 

@@ -18,6 +18,7 @@ __all__ = [
     "PCMD",
     "REPORT",
     "REPORTDATA",
+    "REPORT_BODY",
     "REPORT_MAC_SIZE",
     "SECINFO",
     "SECS",
@@ -202,10 +203,10 @@ EINITTOKEN = Layout(
     field("mac", 288, 16),
 )
 
-# SDM, Table "Layout of REPORT". The MAC is over the first 384 bytes.
-REPORT = Layout(
-    "REPORT",
-    432,
+# SDM, Table "Layout of REPORT": what the MAC is over.
+REPORT_BODY = Layout(
+    "REPORT_BODY",
+    384,
     field("cpusvn", 0, 16),
     field("miscselect", 16, "u32"),
     field("cet_attributes", 20, "u8"),
@@ -224,10 +225,17 @@ REPORT = Layout(
     reserved("reserved4", 262, 42),
     field("isvfamilyid", 304, 16),
     field("reportdata", 320, 64),
+)
+
+# The whole of it.
+REPORT = Layout(
+    "REPORT",
+    432,
+    *REPORT_BODY.fields,
     field("keyid", 384, 32),
     field("mac", 416, 16),
 )
-REPORT_MAC_SIZE = 384
+REPORT_MAC_SIZE = REPORT_BODY.size
 
 # SDM, "REPORTDATA": 64 bytes of the enclave's own choice, aligned to 128.
 REPORTDATA = Layout("REPORTDATA", 64, field("reportdata", 0, 64))

@@ -169,7 +169,7 @@ class _Leaf:
         data = memory.read(self.operand(regs[RCX], 128), 64)
         where = self.operand(regs[RDX], 512, 2)
         e = self.enclave
-        made = report.ereport(e.identity, target, data, e.key_root, _report_keyid(e.key_root))
+        made = report.ereport(e.identity, target, data, e.key_root, report.report_keyid(e.key_root))
         memory.write(where, made)
         return 0
 
@@ -184,13 +184,6 @@ class _Leaf:
         if not error:
             e.memory.write(where, key)
         return error
-
-
-def _report_keyid(root: bytes) -> bytes:
-    """CR_REPORT_KEYID: the same for all enclaves of a device, as between two boots."""
-    import hashlib
-
-    return hashlib.sha256(b"report keyid" + root).digest()
 
 
 LEAVES = {

@@ -5,7 +5,14 @@ from __future__ import annotations
 from softsgx.sdm.structs import REPORT, TARGETINFO
 from softsgx.sgx.keys import CPUSVN, Identity, report_key, report_mac
 
-__all__ = ["ereport"]
+__all__ = ["ereport", "report_keyid"]
+
+
+def report_keyid(root: bytes) -> bytes:
+    """CR_REPORT_KEYID (32 bytes): the same for all enclaves of a device, as between two boots."""
+    import hashlib
+
+    return hashlib.sha256(b"report keyid" + root).digest()
 
 
 def ereport(
