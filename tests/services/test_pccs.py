@@ -101,7 +101,7 @@ def test_the_root_signs_what_is_served(pccs: Server) -> None:
     root = device().quoting.certificates.root.certificate
     assert crl.is_signature_valid(root.public_key())  # type: ignore[arg-type]
     points = root.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-    (uri,) = points[0].full_name or ()
+    (uri,) = list(points[0].full_name or [])
     assert get(pccs, f"{V4}crl?uri={uri.value}")[1] == bytes.fromhex(
         get(pccs, f"{V4}rootcacrl")[1].decode()
     )
