@@ -6,6 +6,7 @@
  * The unrelated process is this program again (`share map FD-SOCKET`), after an exec.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -166,6 +167,36 @@ static void busy_across(void)
 	check(encl_do(&e, 0, &nop), "free_across", "%s", e.err);
 }
 
+/* Nobody maps it, no process has a descriptor of it: it is in a message that nobody has read. */
+static void in_flight(void)
+{
+	static struct encl lone;
+	struct facts f = {0};
+	int sv[2], other;
+	void *at;
+
+	if (encl_load(&lone, &(struct encl_opts){.threads = 1, .heap = PAGE}))
+		bail("in_flight_load", lone.err);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, sv) || send_fd(sv[0], lone.fd, &f))
+		bail("in_flight_sent", strerror(errno));
+	close(lone.fd);
+	munmap((void *)lone.base, lone.size);
+	for (int i = 0; i < 3; i++) { /* at an open the memory of enclaves that are gone is freed */
+		other = open("/dev/sgx_enclave", O_RDWR);
+		check(other >= 0, "in_flight_open", "%s", strerror(errno));
+		close(other);
+	}
+	lone.fd = receive_fd(sv[1], &f);
+	for (int i = 0; i < lone.nseg; i++) {
+		at = (void *)(lone.base + lone.seg[i].off);
+		if (mmap(at, lone.seg[i].len, seg_prot(&lone.seg[i]), MAP_SHARED | MAP_FIXED, lone.fd, 0) != at)
+			check(false, "in_flight_maps", "segment %d: %s", i, strerror(errno));
+	}
+	check(encl_op(&lone, OP_SUM, 3, 10, 0, 0) == mix(3, 10), "in_flight_enters", "%s", lone.err);
+	close(sv[0]);
+	close(sv[1]);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 3 && !strcmp(argv[1], "map"))
@@ -176,6 +207,7 @@ int main(int argc, char **argv)
 	forked();
 	at_once();
 	busy_across();
+	in_flight();
 	/* Children that end take nothing with them. */
 	check(encl_op(&e, OP_SUM, 3, 10, 0, 0) == mix(3, 10), "still_alive", "%s", e.err);
 	return tap_failed;

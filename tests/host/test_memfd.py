@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 
-from softsgx.host.memfd import new_memory
+from softsgx.host.memfd import decoy, locked, new_memory
 
 _NOBODY = 65534
 
@@ -30,3 +31,16 @@ def test_the_memory_cannot_be_opened_by_its_name() -> None:
         assert os.pwrite(fd, b"x", 0) == 1
     finally:
         os.close(fd)
+
+
+def test_a_decoy_in_a_message_is_seen() -> None:
+    fd = decoy()
+    s = os.fstat(fd)
+    here, there = socket.socketpair()
+    with here, there:
+        socket.send_fds(here, [b"x"], [fd])
+        os.close(fd)
+        assert (s.st_dev, s.st_ino) in (locked() or ())
+        _, fds, _, _ = socket.recv_fds(there, 1, 1)
+        os.close(fds[0])
+        assert (s.st_dev, s.st_ino) not in (locked() or ())

@@ -35,7 +35,7 @@ _GUESTS = {
     "rawenclu": ((), 46),
     "illegal": ((), 215),
     "profiled": (("300",), 6),
-    "share": ((), 14),
+    "share": ((), 16),
     "cpuid": ((), 20),
     "seal": ((), 20),
     "big": (("1024",), 5),
@@ -167,6 +167,18 @@ def test_what_can_be_done_to_the_name(guest: Guest, softsgx: Softsgx) -> None:
 
 def test_what_proc_and_sys_say(guest: Guest, softsgx: Softsgx) -> None:
     _assert_all_ok(softsgx("--epc", "64M", "--", guest("views")), 12)
+
+
+@pytest.mark.parametrize(
+    ("design", "shown"), [("linux-5.11", ""), ("v20", ""), ("linux-6.0", "67108864")]
+)
+def test_the_epcs_size_is_told_as_of_linux_5_17(design: str, shown: str, softsgx: Softsgx) -> None:
+    path = "/sys/devices/system/node/node0/x86/sgx_total_bytes"
+    if os.path.exists(path):
+        pytest.skip("the machine has SGX; one without forces this")
+    done = softsgx("--epc", "64M", "--design", design, "--", "cat", path)
+    assert done.stdout.strip() == shown, done.stderr
+    assert bool(done.returncode) == (not shown)
 
 
 def test_the_interface_of_may_2019(guest: Guest, softsgx: Softsgx) -> None:

@@ -30,7 +30,9 @@ class Design(MmRules, PageRules):
     aliases: further names of them. abi: whose numbers and structures the ioctls have.
     maps_whole: mmap of the device is of ELRANGE as a whole.
     sgx2: whether the driver offers SGX2. aexnotify: whether the CPU that the driver finds has
-    AEX-Notify (and EDECCSSA, which came with it). options: name → (values, default first).
+    AEX-Notify (and EDECCSSA, which came with it). total_bytes: whether /sys tells the EPC's size
+    (commit 50468e431335, "x86/sgx: Add an attribute for the amount of SGX memory in a NUMA node",
+    in v5.17). options: name → (values, default first).
     repairs: those of the options that no mail has (changes that close a hole which the
     checker found), each with what later kernels and patches did about it. repaired: the
     values of options with which every property holds, by SELinux's questions.
@@ -42,6 +44,7 @@ class Design(MmRules, PageRules):
     abi = "linux"
     sgx2 = False
     aexnotify = False
+    total_bytes = False
     maps_whole = False
     page_schema = PAGE
     options: ClassVar[dict[str, tuple[str, ...]]] = {}

@@ -191,7 +191,7 @@ class Linux60(Linux511):
     name = "linux-6.0"
     title = "what Linux 6.0 has: as 5.11, and pages that come, go and change (SGX2)"
     release: ClassVar[Release] = (6, 0)
-    sgx2 = True
+    sgx2 = total_bytes = True
 
     @rule(f"Linux sgx_encl_may_map(), {_DRIVER}; {_TIGHTEN}")
     def may_map(self, k: Context, at: Any, r: Any) -> None:

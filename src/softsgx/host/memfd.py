@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import re
 
 from softsgx.host import ptrace
 from softsgx.sgx.enclave import EnclaveMemory
 
-__all__ = ["MemfdMemory", "decoy", "new_memory"]
+__all__ = ["MemfdMemory", "decoy", "locked", "new_memory"]
 
 _SEALED = 0xF  # SEAL, SHRINK, GROW, WRITE
 
@@ -27,7 +28,24 @@ def decoy(secret: bool = True) -> int:
         fd = os.memfd_create("softsgx", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALED)
     os.fchmod(fd, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_SH)  # see `locked`
     return fd
+
+
+def locked() -> frozenset[tuple[int, int]] | None:
+    """The files, by (st_dev, st_ino), that anybody has a lock on: decoys that are open somewhere.
+
+    A lock of flock(2) lasts as long as the open file that it was made with, wherever its
+    descriptors are: in a message on its way through a socket, too, which no /proc/PID/fd shows.
+    A program that unlocks its descriptor ends it. None if /proc/locks cannot be read.
+    """
+    try:
+        with open("/proc/locks", "rb") as file:
+            lines = file.read()
+    except OSError:
+        return None
+    found = re.findall(rb" ([0-9a-f]+):([0-9a-f]+):([0-9]+) ", lines)
+    return frozenset([(os.makedev(int(a, 16), int(b, 16)), int(ino)) for a, b, ino in found])
 
 
 def new_memory(path: str) -> int:

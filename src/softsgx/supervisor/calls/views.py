@@ -34,7 +34,12 @@ _DONTCOPY, _WIPEONFORK = 1 << 17, 1 << 25
 def contents(run: Run, path: bytes) -> bytes | None:
     """What a program finds at a real path, or None where nothing of it is ours."""
     if path == _TOTAL:
-        return None if os.path.exists(_TOTAL) else b"%d\n" % run.options.epc_bytes
+        if os.path.exists(_TOTAL):
+            return None
+        from softsgx.supervisor.state.device import open_device
+
+        shown = open_device(run).design.total_bytes
+        return b"%d\n" % run.options.epc_bytes if shown else None
     if path == b"/proc/cpuinfo":
         return _cpuinfo(_read(path)) if run.options.cpuid else None
     if path == b"/proc/misc":

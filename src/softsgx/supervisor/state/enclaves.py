@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from softsgx.device.files import EnclaveFile, PathFile
-from softsgx.host.memfd import new_memory
+from softsgx.host.memfd import locked, new_memory
 from softsgx.law.rule import Stop
 from softsgx.supervisor.state.host_process import HostProcess, process_of
 from softsgx.supervisor.state.run import Run
@@ -92,6 +92,9 @@ def collect(run: Run) -> None:
     for tid in run.tracees:  # each thread may have descriptors of its own
         for key in _open_files(tid):
             idle.pop(key, None)
+    held = locked() if idle else None
+    for key in held or ():
+        idle.pop(key, None)
     # An fd of a segment keeps its enclave.
     kept = {f.base_file for k, f in run.files.items() if k not in idle and _enclave(f)}
     for key, file in idle.items():
