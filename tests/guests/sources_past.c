@@ -61,6 +61,22 @@ static void *of_stack(void *unused)
 	return NULL;
 }
 
+/* A program that makes code for ever: what it did with other memory is no matter. */
+static void a_long_past(void)
+{
+	char *p = mmap(NULL, 64 * PAGE, R | W, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	for (size_t i = 0; i < 600; i++) {
+		char *q = p + i % 37 * PAGE;
+		size_t n = (1 + i % 23) * PAGE;
+		char *code = mmap(NULL, PAGE, R | X, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (mprotect(q, n, R | X) || mprotect(q, n, R | W) || munmap(code, PAGE) || code == MAP_FAILED)
+			bail("mprotect", strerror(errno));
+		mmap(NULL, PAGE, R, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); /* the next is elsewhere */
+	}
+}
+
 int main(int argc, char **argv)
 {
 	struct encl_opts opts = {.size = 1 << 20};
@@ -72,7 +88,9 @@ int main(int argc, char **argv)
 		bail("create", e.err);
 	if (brk(heap + 8 * PAGE))
 		bail("brk", strerror(errno));
-	add("heap_middle", change(heap + 2 * PAGE, R | X));
+	p = change(heap + 2 * PAGE, R | X);
+	a_long_past();
+	add("heap_middle", p);
 	of_stack(NULL);
 	pthread_create(&thread, NULL, of_stack, "thread_stack");
 	pthread_join(thread, NULL);

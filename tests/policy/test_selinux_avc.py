@@ -146,3 +146,16 @@ def test_silence_about_an_ioctl(avc: Make) -> None:
     ):
         for enforcing in (True, False):
             assert _ioctl(avc(listed + rule, enforcing=enforcing), 0xA401) == ""
+
+
+def test_what_falls_out_of_the_cache_is_logged_anew(avc: Make) -> None:
+    """AVC_DEF_CACHE_THRESHOLD: 512 decisions, of which 16 go when there are more."""
+    names = [f"many{i}_t" for i in range(512)]
+    cache = avc("".join(f"(type {name})(roletype object_r {name})" for name in names))
+    targets = [f"system_u:object_r:{name}:s0" for name in names]
+    assert [_logs(cache, "write") for _ in range(2)] == ["denied write", ""]
+    assert {_logs(cache, "write", target=target) for target in targets[:-1]} == {"denied write"}
+    assert _logs(cache, "write") == ""
+    assert _logs(cache, "write", target=targets[-1]) == "denied write"
+    assert _logs(cache, "write") == "denied write"
+    assert _logs(cache, "write", target=targets[-2]) == ""

@@ -5,8 +5,8 @@ has just found denied in the cached decision of that source, target and class, s
 each permission once and not at every use. That memory is kept here, over a policy that
 answers the same question always alike.
 
-Nothing is ever thrown out of it. A kernel's AVC keeps some 512 decisions, and what falls
-out is logged anew; which one falls out depends on all that the machine does.
+As a kernel's AVC it keeps at most 512 decisions; what falls out is logged anew. The kernel takes
+16 from the next buckets of a hash whose other contents are the whole machine's; the oldest go here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from softsgx.policy.selinux import SELinuxPolicy
 __all__ = ["Answer", "Avc"]
 
 _IOCTL = ("ioctl",)
+# Linux 6.1 security/selinux/avc.c: AVC_DEF_CACHE_THRESHOLD, AVC_CACHE_RECLAIM.
+_MOST, _RECLAIMED = 512, 16
 
 
 class Answer:
@@ -77,6 +79,9 @@ class Avc:
         key = (scontext, tcontext, tclass)
         node = self._nodes.get(key)
         if node is None:
+            if len(self._nodes) >= _MOST:
+                for old in list(self._nodes)[:_RECLAIMED]:
+                    del self._nodes[old]
             node = self._nodes[key] = _Node()
         if cmd is None:
             denied = decision.denied - node.perms

@@ -11,8 +11,8 @@ from softsgx.host import procmaps
 from softsgx.host.vdso import load_image
 from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run
-from softsgx.supervisor.state.sources import Note, cut, layout, written
-from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.state.sources import Note, cut, layout, thinned, written
+from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
 from softsgx.supervisor.stopped.remote import Remote
 from softsgx.uapi import syscalls as nr
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["follow", "follow_mmap"]
 
 _TOP = 1 << 47
+_FEW = 64
 
 
 def follow_mmap(run: Run, tracee: Tracee) -> Any:
@@ -58,7 +59,7 @@ def follow_mmap(run: Run, tracee: Tracee) -> Any:
             inode = found[0].inode if found else 0
         base = addr if flags & MAP_ANONYMOUS else addr - offset
         note = Note(addr, end, prot & PROT_RWX_MASK, how, inode, base)
-        space.executable = [*cut(space.executable, addr, end), note]
+        _keep(space, [*cut(space.executable, addr, end), note])
     return DONE
 
 
@@ -127,7 +128,7 @@ def _mprotect(run: Run, tracee: Tracee) -> None:
         for note in heaps:
             note.heap = note.vma_end <= brk
     known = {note.key() for note in space.executable}
-    space.executable = space.executable + [note for note in notes if note.key() not in known]
+    _keep(space, space.executable + [note for note in notes if note.key() not in known])
     cont(run, tracee)
 
 
@@ -158,4 +159,12 @@ def _mremap(run: Run, tracee: Tracee) -> None:
     left = space.executable
     if not flags & MREMAP_DONTUNMAP:
         left = cut(left, old, old_end)
-    space.executable = cut(left, new, new + new_length) + moved
+    _keep(space, cut(left, new, new + new_length) + moved)
+
+
+def _keep(space: AddressSpace, notes: list[Note]) -> None:
+    """These are the notes from now on: no more than twice what is needed, and a few."""
+    if len(notes) > 2 * space.kept + _FEW:
+        notes = thinned(notes, procmaps.maps(space.pid))
+        space.kept = len(notes)
+    space.executable = notes

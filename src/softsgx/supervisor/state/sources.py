@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Note", "cut", "layout", "notes_at", "written"]
+__all__ = ["Note", "cut", "layout", "notes_at", "thinned", "written"]
 
 
 class Note:
@@ -99,6 +99,33 @@ def cut(notes: list[Note], start: int, end: int) -> list[Note]:
     return left
 
 
+def thinned(notes: list[Note], maps: list[Any]) -> list[Note]:
+    """As few notes as say the same of the mappings that there are, in the same order.
+
+    What is about none of them goes, and notes of the same question are one where they touch. A
+    program that makes code executable for ever has no more notes than its mappings take.
+    """
+    alike: dict[tuple[Any, ...], list[Note]] = {}
+    for note in notes:
+        if any(m.start < note.end and note.start < m.end and note.of(m) for m in maps):
+            key = (note.inode, note.base if note.inode else 0, note.facts())
+            alike.setdefault(key, []).append(note)
+    left = []
+    for same in alike.values():
+        same.sort(key=lambda note: note.start)
+        whole = same[0]
+        for note in same[1:]:
+            if note.start > whole.end:
+                left.append(whole)
+                whole = note
+                continue
+            asked = whole.asked & note.asked
+            whole = whole.within(whole.start, max(whole.end, note.end))
+            whole.base, whole.asked = min(whole.base, note.base), asked
+        left.append(whole)
+    return left
+
+
 def layout(pid: int) -> tuple[int, int]:
     """Where the heap begins and where the stack began: start_brk and startstack of stat(5)."""
     with open(f"/proc/{pid}/stat", "rb") as file:
@@ -109,7 +136,8 @@ def layout(pid: int) -> tuple[int, int]:
 def written(space: Any, found: Any) -> bool:
     """Whether a private file mapping has pages of its own that are not our doing.
 
-    The kernel asks for an anon_vma, which it does not show; it comes with the first such page.
+    The kernel asks for an anon_vma, which it does not show; it comes with the first such page,
+    which may be swapped out by now.
     """
     ours = {
         page
@@ -117,5 +145,5 @@ def written(space: Any, found: Any) -> bool:
         if found.start <= at < found.end
         for page in (at >> 12, at + 1 >> 12)
     }
-    kib = procmaps.smaps_field(space.pid, found.start, b"Anonymous:")
-    return kib is not None and int(kib.split()[0]) > 4 * len(ours)
+    kib = [procmaps.smaps_field(space.pid, found.start, name) for name in (b"Anonymous:", b"Swap:")]
+    return sum([int(text.split()[0]) for text in kib if text is not None]) > 4 * len(ours)

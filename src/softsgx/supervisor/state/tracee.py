@@ -26,7 +26,8 @@ class AddressSpace:
     filter stops calls on; mem_fds: those of them that are of /proc/PID/mem.
     asked_names: whether the filter of late calls on names is there. dir_fds: descriptors of
     /dev, and whether the nodes have been listed. executable: how memory became so, a
-    `sources.Note` each, under a security module.
+    `sources.Note` each, under a security module; kept: how many there were when they were last
+    thinned.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class AddressSpace:
         "entry",
         "executable",
         "image",
+        "kept",
         "mem_fd",
         "mem_fds",
         "native_cpuid",
@@ -55,6 +57,7 @@ class AddressSpace:
         self.sgx: Any = None
         self.patched: list[int] = []
         self.executable: list[Any] = []
+        self.kept = 0
         self.native_cpuid = True
         self.translates = False
         self.tracees: set[int] = set()
