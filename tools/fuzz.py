@@ -43,6 +43,7 @@ def _one(
     try:
         walk.walk(seed, calls)
     except Divergence as divergence:
+        print(f"{design}, seed {seed}: {divergence.text}\nshrinking", flush=True)
         return design, seed, walk.told(walk.shrink(divergence))
     return design, seed, ""
 
@@ -60,6 +61,7 @@ def main() -> int:
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little")
     designs = options.design or list(DESIGNS)
+    print(f"seed {seed}", flush=True)
     guest, known = _guest(), known_advice()
     began = told = time.monotonic()
     done = n = 0

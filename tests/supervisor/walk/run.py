@@ -32,7 +32,7 @@ DESIGNS = (
     "source-vma:repaired",
     "ioc-mprotect:repaired",
 )
-_PATIENCE = 20
+_PATIENCE = 20  # and a second for each 50 calls
 
 
 def known_advice() -> frozenset[int]:
@@ -142,12 +142,13 @@ class Walk:
                 argv, stdin=orders, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
                 text=True, start_new_session=True,
             ) as process:  # fmt: skip
+                patience = _PATIENCE + len(calls) // 50
                 try:
-                    out, err = process.communicate(timeout=_PATIENCE)
+                    out, err = process.communicate(timeout=patience)
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                     out, err = process.communicate()
-                    err += f"\nno end after {_PATIENCE} s"
+                    err += f"\nno end after {patience} s"
                 except BaseException:
                     os.killpg(process.pid, signal.SIGKILL)
                     raise
