@@ -12,13 +12,17 @@ from tests.supervisor.walk.run import DESIGNS, Divergence, Walk, known_advice
 
 _CALLS = 100_000
 _SEEDS = 4
-# What walks found once, as `Walk.told` prints it.
+# What walks found once, as `Walk.told` prints it: the design, and the calls.
 _FOUND = {
-    "an old length of foreign memory that wraps around, to an enclave": """
+    "an old length of foreign memory that wraps around, to an enclave": """linux-6.12
 0 9 100000027000 2000 0 100022 ffffffffffffffff 0
 0 9 100000030000 1000 1 13 2 0
 0 19 100000027000 ffffffffffffefff 1000 3 100000030000
 0 1c 100000031000 3000 4d
+""",
+    "an address that the driver aligns up to where something lies": """v20
+0 9 10000003e000 2000 7 11 2 0
+0 9 100000025001 10000 4 100001 0 1000
 """,
 }
 
@@ -44,9 +48,9 @@ def test_a_walk(
 def test_what_walks_found(
     calls: str, guest: Callable[[str], Path], tmp_path: Path, advice: frozenset[int]
 ) -> None:
-    walk = Walk("linux-6.12", guest("walk"), tmp_path, advice)
-    made = [tuple(int(word, 16) for word in line.split()) for line in calls.split("\n") if line]
-    walk.run(*walk.foretell(made))
+    design, *lines = calls.splitlines()
+    walk = Walk(design, guest("walk"), tmp_path, advice)
+    walk.run(*walk.foretell([tuple(int(word, 16) for word in line.split()) for line in lines]))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -106,17 +106,20 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
     with calls(run, tracee) as call:
         placed, got = None, 0
         error, why = received(run, process, file)
-        odd = flags & MAP_FIXED_NOREPLACE and addr & _PAGE - 1
-        if odd and run.device.design.alignment(file, size, 1) > _PAGE:
-            odd = 0  # it goes to the next one that is aligned
+        asked = addr
+        if flags & MAP_FIXED_NOREPLACE:  # the driver may take the next one that is aligned
+            align = run.device.design.alignment(file, size, 1)
+            asked = addr + align - 1 & -align if align > _PAGE else addr
+        odd = flags & MAP_FIXED_NOREPLACE and asked & _PAGE - 1
         if not error and not flags & MAP_FIXED and 0 < size < 1 << 47 and not odd:
-            got = _reserve(run, call, file, addr, size, flags)
+            got = _reserve(run, call, file, asked, size, flags)
             placed = got if got > 0 else None
         before = process.mm.vmas.copy()
         if error:
             outcome = Outcome(errno=error, why=why)
         elif got < 0:
-            outcome = _no_room(process, addr, length, prot, flags, file, offset, -got)
+            wanted = (addr, length, prot, flags, file, offset)
+            outcome = _no_room(process, *wanted, asked, -got)
         else:
             fixed = flags | MAP_FIXED if flags & MAP_FIXED_NOREPLACE else flags  # as do_mmap()
             outcome = run.device.mmap(process, addr, length, prot, fixed, file, offset, placed)
@@ -138,7 +141,7 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
 
 def _no_room(
     process: HostProcess, addr: int, length: int, prot: int, flags: int, file: Any, offset: int,
-    error: int,
+    asked: int, error: int,
 ) -> Outcome:  # fmt: skip
     """Where the kernel has found no room (EEXIST: something lies there): what comes before that,
     the LSM first.
@@ -146,7 +149,7 @@ def _no_room(
     mm = process.mm
     mm.no_room = error
     try:
-        placed = addr if flags & MAP_FIXED_NOREPLACE else 1 << 46
+        placed = asked if flags & MAP_FIXED_NOREPLACE else 1 << 46
         return mmap(mm, addr, length, prot, flags, file, offset, placed_at=placed)
     finally:
         mm.no_room = 0
@@ -154,11 +157,10 @@ def _no_room(
 
 def _reserve(run: Run, call: Remote, file: EnclaveFile, addr: int, size: int, flags: int) -> int:
     """Room for a mapping that is not fixed, with the driver's alignment: address or -errno."""
-    align = run.device.design.alignment(file, size, int(bool(flags & MAP_FIXED_NOREPLACE)))
-    if flags & MAP_FIXED_NOREPLACE:
-        addr, align = addr + align - 1 & -align, _PAGE
+    fixed = flags & MAP_FIXED_NOREPLACE
+    align = _PAGE if fixed else run.device.design.alignment(file, size, 0)
     more = align - _PAGE
-    how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags & MAP_FIXED_NOREPLACE
+    how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed
     got = call(nr.NR_mmap, addr, size + more, 0, how, -1, 0)
     if got <= 0 or not more:
         return got
