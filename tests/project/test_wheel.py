@@ -29,6 +29,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_it_holds_every_module_and_the_compiled_object(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert names >= MODULES | {"softsgx/py.typed"}
+    templates = {path.name for path in (_SOURCE / "softsgx/report/templates").iterdir()}
+    assert names >= {f"softsgx/report/templates/{name}" for name in templates}
     assert any(name.startswith("softsgx/host/") and name.endswith(".so") for name in names)
     foreign = {name for name in names if not name.startswith("softsgx")}
     assert foreign == set(), "nothing but the package and its metadata"

@@ -62,7 +62,7 @@ def _slices(trace: Any) -> dict[int, list[tuple[str, int, int]]]:
 
 
 def test_threads_residence_and_flows(softsgx: Softsgx, tmp_path: Path, guest: Guest) -> None:
-    events, trace = _recorded(softsgx, tmp_path, guest("signals"), "100")
+    events, trace = _recorded(softsgx, tmp_path, guest("signals"), "30")
     tracks = _tracks(trace)
     threads = {t.thread.tid: t.thread.pid for t in tracks.values() if t.HasField("thread")}
     assert set(threads) == {e["pid"] for e in events}

@@ -13,6 +13,7 @@ __all__ = ["main"]
 USAGE = """\
 usage: softsgx run [options] [--] PROGRAM [ARGS…]   run a program with a software SGX device
        softsgx show RECORDING                      print what 'run --record' wrote
+       softsgx report RECORDING… -o PAGE.html      the same as a page to look at
        softsgx explain RECORDING                   why the LSM allowed or denied what it asked
        softsgx policy RECORDING                    what the LSM's policy lacks for that run
        softsgx designs [NAME]                      the kernel interfaces, and their rules
@@ -113,7 +114,7 @@ def _command(args: list[str]) -> int:
         return run(rest)
     if name in (
         "attest", "check", "designs", "doctor", "explain", "include", "policy", "repair", "replay",
-        "show",
+        "report", "show",
     ):  # fmt: skip
         from importlib import import_module
 

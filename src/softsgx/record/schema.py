@@ -56,15 +56,15 @@ EVENTS: dict[str, tuple[str, ...]] = {
 OPTIONAL = (
     "decided", "asked", "effects", "verdicts", "elranges", "pages", "sources", "vmas",
 )  # fmt: skip
-"""decided: {rule, law, source} of the refusal. asked: [hook, {what}, answer or null] for each
-question (null: no LSM). effects: [call, pid, start, end, prot or offset] for each. verdicts: each
-access vector that the LSM's policy was asked for: {pid, lsm, hook, subject, target, tclass, asked,
-denied, permissive}, ``path`` and ``cmd`` where there are any, and {rule, law} of the design's rule
-that led to it. elranges: [enclave, base, size, ATTRIBUTES] of each that was created. pages:
-[enclave, first, last, fields] of each run of pages whose state is new, half-open, without the
-fields that are 0. sources: [start, end, prot, VM_MAY*, path, offset] of each VMA that pages were
-copied from. vmas: [pid, start, end, enclave, fields] of each mapping that is new, fields null where
-it is gone; the gone ones come first."""
+"""decided: {rule, law, source} of the refusal. asked: [hook, {what}, answer or null, rule, law] for
+each question (null: no LSM; rule and law of the design). effects: [call, pid, start, end, prot or
+offset] for each. verdicts: each access vector that the LSM's policy was asked for: {pid, lsm, hook,
+subject, target, tclass, asked, denied, permissive}, ``path`` and ``cmd`` where there are any, and
+{rule, law} of the design's rule that led to it. elranges: [enclave, base, size, ATTRIBUTES] of each
+that was created. pages: [enclave, first, last, fields] of each run of pages whose state is new,
+half-open, without the fields that are 0. sources: [start, end, prot, VM_MAY*, path, offset] of each
+VMA that pages were copied from. vmas: [pid, start, end, enclave, fields] of each mapping that is
+new, fields null where it is gone; the gone ones come first."""
 
 
 def _quote(text: str) -> str:

@@ -20,7 +20,7 @@ __all__ = ["Watch"]
 class Watch(Run):
     """A `Run` that remembers. ``decided``: {why, rule, law, source} of the last refusal, or None.
 
-    ``asked``: [hook, {what}, answer] of each question since it was emptied; the
+    ``asked``: [hook, {what}, answer, rule, law] of each question since it was emptied; the
     answer is 0 or an errno, None where there is no LSM.
     """
 
@@ -55,7 +55,8 @@ class Watch(Run):
             return
         error = None if self.lsm is None else self.lsm.ask(hook, at, what)
         facts = {k: v if isinstance(v, int) else repr(v) for k, v in what.items()}
-        self.asked.append([hook, facts, error])
+        rule, law, _ = self._rule()
+        self.asked.append([hook, facts, error, rule, law])
         if error:
             why = f"LSM {hook}"
             self._refused(why)

@@ -10,7 +10,7 @@ from softsgx.policy.why import why
 from softsgx.report.questions import LsmRun, Question
 from softsgx.uapi.sgx import describe_ioc
 
-__all__ = ["explain_apparmor", "explain_selinux", "profile_line"]
+__all__ = ["decided_by", "explain_apparmor", "explain_selinux", "profile_line"]
 
 
 def _head(question: Question) -> str:
@@ -39,34 +39,47 @@ def _ordered(run: LsmRun) -> list[Question]:
 
 def explain_selinux(run: LsmRun, policy: SELinuxPolicy) -> Iterator[str]:
     """Lines on every question of the run: the rule that granted it, or the one that is missing."""
+    yield from _explained(run, policy)
+
+
+def _explained(run: LsmRun, policy: SELinuxPolicy | AppArmorPolicy) -> Iterator[str]:
     for question in _ordered(run):
         yield _head(question)
         yield _asked(question)
-        found = why(
-            policy,
-            question.subject,
-            question.target,
-            question.tclass,
-            question.denied or question.asked,
-            question.cmd,
-        )
-        for line in found.lines():
-            if not line.endswith((": denied", ": denied, not enforced")):
-                yield f"    {line}"
+        yield from (f"    {line}" for line in decided_by(question, policy))
+
+
+def decided_by(question: Question, policy: SELinuxPolicy | AppArmorPolicy) -> Iterator[str]:
+    """The rule of the policy that granted a question, or that is missing: a line or more."""
+    if isinstance(policy, AppArmorPolicy):
+        yield from _of_profile(question, policy)
+        return
+    found = why(
+        policy,
+        question.subject,
+        question.target,
+        question.tclass,
+        question.denied or question.asked,
+        question.cmd,
+    )
+    for line in found.lines():
+        if not line.endswith((": denied", ": denied, not enforced")):
+            yield line
+
+
+def _of_profile(question: Question, policy: AppArmorPolicy) -> Iterator[str]:
+    if not question.denied:
+        yield f"granted by the profile {question.subject}"
+        return
+    perms = policy.profile(question.subject).perms(question.path, True)
+    if perms.quiet & mask_of("".join(question.denied)):
+        yield "a deny rule of the profile, which no other rule overrides"
+    yield f"missing: {profile_line(question.path, question.denied)}"
 
 
 def explain_apparmor(run: LsmRun, policy: AppArmorPolicy) -> Iterator[str]:
     """The same of profiles. A compiled profile does not tell which of its lines granted."""
-    for question in _ordered(run):
-        yield _head(question)
-        yield _asked(question)
-        if not question.denied:
-            yield f"    granted by the profile {question.subject}"
-            continue
-        perms = policy.profile(question.subject).perms(question.path, True)
-        if perms.quiet & mask_of("".join(question.denied)):
-            yield "    a deny rule of the profile, which no other rule overrides"
-        yield f"    missing: {profile_line(question.path, question.denied)}"
+    yield from _explained(run, policy)
 
 
 def profile_line(path: str, letters: tuple[str, ...]) -> str:

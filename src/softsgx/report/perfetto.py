@@ -130,7 +130,7 @@ class _Trace:
         if not line:
             return
         packet = self.event(
-            event["us"], event["pid"], self.event_type.TYPE_INSTANT, _name(event)
+            event["us"], self.run.thread_of(event), self.event_type.TYPE_INSTANT, _name(event)
         )  # fmt: skip
         track = packet.track_event
         track.categories.append(event["event"])

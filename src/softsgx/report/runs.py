@@ -33,11 +33,18 @@ class Run:
         """Add an event."""
         self.events.append(event)
         self.lines.append(self.formatter(event))
+        if event["event"] == "lsm":
+            return  # is told before there is a process
         tid = event["pid"]
         self.processes.setdefault(tid, tid)
         if event["event"] == "child":
             thread = event["what"] == "thread"
             self.processes[event["child"]] = self.processes[tid] if thread else event["child"]
+
+    def thread_of(self, event: dict[str, Any]) -> int:
+        """The thread that an event is shown with: its own, or the first."""
+        tid: int = event["pid"]
+        return tid if tid in self.processes else next(iter(self.processes), 0)
 
     @property
     def design(self) -> str:

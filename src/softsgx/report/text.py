@@ -13,11 +13,12 @@ from typing import Any
 
 from softsgx.law.rule import FAULT
 from softsgx.law.values import mask_name
+from softsgx.record import ioctls
 from softsgx.sdm import leaves as sdm
 from softsgx.sdm.cpuid import SGX_LEAF
 from softsgx.uapi.errno import errno_name
 
-__all__ = ["Formatter", "enclu_name", "signal_name"]
+__all__ = ["Formatter", "enclu_name", "fault_word", "page_text", "signal_name"]
 
 _O_MODE = {1: "O_RDONLY", 2: "O_WRONLY", 3: "O_RDWR"}
 _ACCESS = {0: "read", 1: "write", 2: "fetch"}
@@ -90,6 +91,11 @@ def enclu_name(leaf: int) -> str:
     return sdm.ENCLU_NAMES.get(leaf, f"ENCLU {leaf:#x}")
 
 
+def fault_word(access: int) -> str:
+    """What a page fault's access is called."""
+    return _ACCESS.get(access, str(access))
+
+
 def signal_name(number: int) -> str:
     """The name of a signal."""
     try:
@@ -114,9 +120,9 @@ class Formatter:
         if text is None:
             return ""
         lines = [f"[pid {event['pid']}] {text}"]
-        for hook, what, answer in event.get("asked", ()):
+        for hook, what, answer, *_ in event.get("asked", ()):
             if answer is not None:
-                facts = ", ".join(f"{k}={self._fact(k, v)}" for k, v in what.items())
+                facts = ", ".join(f"{k}={self.fact(k, v)}" for k, v in what.items())
                 verdict = "allowed" if answer == 0 else f"denied, {errno_name(answer)}"
                 lines.append(f"      LSM {hook}({facts}): {verdict}")
         lines += [f"      {self._verdict(v)}" for v in event.get("verdicts", ())]
@@ -136,9 +142,14 @@ class Formatter:
         )
 
     @staticmethod
-    def _fact(name: str, value: Any) -> str:
+    def fact(name: str, value: Any) -> str:
+        """A fact of a question, for people."""
         if name in ("prot", "reqprot", "fmode") and isinstance(value, int):
             return _prot(value)
+        if name == "map_type":
+            return _MAP_TYPE.get(value, str(value))
+        if name == "cmd":
+            return ioctls.name(value)
         return f"{value:#x}" if isinstance(value, int) and value > 9 else str(value)
 
     @staticmethod
@@ -261,10 +272,10 @@ class Formatter:
         return f"AEX {what}, rip {e['rip']:#x}"
 
     def _fault(self, e: dict[str, Any]) -> str:
-        text = f"page fault: {_ACCESS.get(e['access'], e['access'])} at {e['addr']:#x}"
+        text = f"page fault: {fault_word(e['access'])} at {e['addr']:#x}"
         page = e["page"]
         if page is not None:
-            text += f", page {_page(page)}"
+            text += f", page {page_text(page)}"
         if e["signal"]:
             by = e.get("decided")
             why = f" ({e['why']}{f': {self.design} ' + by['rule'] if by else ''})"
@@ -275,7 +286,7 @@ class Formatter:
         return f"AEX notification to tcs={e['tcs']:#x}, CSSA {e['cssa']}"
 
     def _augment(self, e: dict[str, Any]) -> str:
-        return f"EAUG at {e['addr']:#x}, page {_page(e['page'] or {})}"
+        return f"EAUG at {e['addr']:#x}, page {page_text(e['page'] or {})}"
 
     def _exception(self, e: dict[str, Any]) -> str:
         what = _vector(e["vector"], e["code"], e["addr"])
@@ -298,12 +309,13 @@ class Formatter:
         return "mappings follow"
 
 
-def _page(page: dict[str, int]) -> str:
+def page_text(page: dict[str, int]) -> str:
     """The state of a page by its fields (`softsgx.sgx.epcm.PAGE` and what a design adds)."""
     if not page.get("present"):
         return "absent"
-    parts = [sdm.PAGE_TYPE_NAMES.get(page["pt"], str(page["pt"])).removeprefix("PT_")]
-    parts.append(mask_name(page["perm"]))
+    kind = page.get("pt", 0)
+    parts = [sdm.PAGE_TYPE_NAMES.get(kind, str(kind)).removeprefix("PT_")]
+    parts.append(mask_name(page.get("perm", 0)))
     known = ("present", "pt", "perm", "max")
     parts += [name if value == 1 else f"{name}={value}" for name, value in page.items()
               if value and name not in known]  # fmt: skip

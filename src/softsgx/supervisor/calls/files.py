@@ -78,7 +78,8 @@ def _answer(run: Run, tracee: Tracee, row: Syscall, file: Any) -> Any:
             value = -errno.EINVAL
     else:
         value = HANDLERS[row.nr](run, tracee, file)
-    if isinstance(value, int) and run.record is not None and row.nr != nr.NR_fstat:
+    ioctl = row.nr == nr.NR_ioctl and not isinstance(file, PathFile)  # has an event of its own
+    if isinstance(value, int) and run.record is not None and row.nr != nr.NR_fstat and not ioctl:
         run.record.path(tracee.tid, row.name, file.path, value)
     return value
 
