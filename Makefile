@@ -89,5 +89,6 @@ wheel: setup
 
 clean:
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-	    .import_linter_cache src/softsgx/host/*.so src/softsgx/sgx/*.so
+	    .import_linter_cache src/softsgx/host/*.so src/softsgx/sgx/*.so \
+	    src/softsgx/dcap_ql/*.so.1
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

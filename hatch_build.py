@@ -1,7 +1,7 @@
-"""Build hook: compile the synthetic vDSO (src/softsgx/host/vdso.S) and interleave.c with gcc.
+"""Build hook: compile the vDSO (src/softsgx/host/vdso.S), interleave.c and dcap_ql.c with gcc.
 
-The objects need no libc and no Python headers, so one gcc call each is the whole build;
-setuptools or meson would be a second build system for it. They are written beside
+The objects need no Python headers, so one gcc call each is the whole build; setuptools or
+meson would be a second build system for it. They are written beside
 their sources, where an editable install finds them as well, and go into the wheel as
 artifacts. ``python hatch_build.py`` does the same without an install.
 """
@@ -29,11 +29,13 @@ else:
     except ImportError:  # run as a script
         BuildHookInterface = object
 
-__all__ = ["BuildError", "VdsoBuildHook", "build_interleave", "build_vdso"]
+__all__ = ["BuildError", "VdsoBuildHook", "build_dcap_ql", "build_interleave", "build_vdso"]
 
 _HOST = Path("src/softsgx/host")
 _INTERLEAVE = Path("src/softsgx/sgx/interleave.c")
 _INTERLEAVE_OBJECT = _INTERLEAVE.with_name("softsgx-interleave.so")
+_DCAP_QL = Path("src/softsgx/dcap_ql/dcap_ql.c")
+_DCAP_QL_OBJECT = _DCAP_QL.with_name("libsgx_dcap_ql.so.1")
 # Not vdso.so: Python would import that as the module vdso.
 _OBJECT = _HOST / "softsgx-vdso.so"
 # The page of slots that vdso.lds puts behind the file.
@@ -97,15 +99,28 @@ def build_interleave(root: Path) -> Path:
 
     Raises BuildError.
     """
-    output = root / _INTERLEAVE_OBJECT
+    return _shared(root, _INTERLEAVE, _INTERLEAVE_OBJECT, "-ffreestanding", "-nostdlib")
+
+
+def build_dcap_ql(root: Path) -> Path:
+    """Compile the library for programs that link libsgx_dcap_ql and return its path.
+
+    Raises BuildError.
+    """
+    soname = f"-Wl,-soname,{_DCAP_QL_OBJECT.name}"
+    return _shared(root, _DCAP_QL, _DCAP_QL_OBJECT, soname, "-Wl,-z,defs", "-Wl,-z,now")
+
+
+def _shared(root: Path, source: Path, target: Path, *flags: str) -> Path:
+    output = root / target
     compiler = os.environ.get("CC", "gcc")
     partial = output.with_name(f"{output.name}.{os.getpid()}.o")
-    flags = ["-O2", "-shared", "-fPIC", "-ffreestanding", "-nostdlib", "-fvisibility=hidden"]
-    command = [*compiler.split(), *flags, str(root / _INTERLEAVE), "-o", str(partial)]
+    usual = ["-O2", "-shared", "-fPIC", "-fvisibility=hidden", *flags]
+    command = [*compiler.split(), *usual, str(root / source), "-o", str(partial)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise BuildError(f"{compiler} could not build interleave.c: {done.stderr.strip()}")
+            raise BuildError(f"{compiler} could not build {source.name}: {done.stderr.strip()}")
         partial.chmod(0o644)
         partial.replace(output)
     finally:
@@ -129,9 +144,12 @@ class VdsoBuildHook(BuildHookInterface):
         try:
             build_vdso(Path(self.root))
             build_interleave(Path(self.root))
+            build_dcap_ql(Path(self.root))
         except BuildError as e:
             sys.exit(f"error: {e}")
-        build_data["artifacts"] += [f"/{_OBJECT}", f"/{_INTERLEAVE_OBJECT}"]
+        build_data["artifacts"] += [
+            f"/{built}" for built in (_OBJECT, _INTERLEAVE_OBJECT, _DCAP_QL_OBJECT)
+        ]
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-linux_x86_64"
 
@@ -140,5 +158,6 @@ if __name__ == "__main__":
     try:
         print(build_vdso(Path(__file__).resolve().parent))
         print(build_interleave(Path(__file__).resolve().parent))
+        print(build_dcap_ql(Path(__file__).resolve().parent))
     except BuildError as e:
         sys.exit(f"error: {e}")

@@ -71,13 +71,15 @@ def test_arguments_are_of_known_kinds() -> None:
     for row in SYSCALLS.values():
         kinds = [arg.kind for arg in row.args]
         assert len(kinds) <= 6
-        assert set(kinds) <= {"", "fd", "pidfd", "dir", "path", "addr", "len", "pid"}, row
+        assert set(kinds) <= {
+            "", "fd", "pidfd", "dir", "path", "sockaddr", "addr", "len", "pid"
+        }, row  # fmt: skip
         assert kinds.count("addr") == kinds.count("len"), row
         for index in row.of_kind("dir"):
             assert kinds[index + 1] == "path", row
         # A descriptor always has an answer, a path too, a range too.
         assert (row.file is not None) == bool(row.of_kind("fd", "pidfd")), row
-        assert (row.path is not None) == bool(row.of_kind("path")), row
+        assert (row.path is not None) == bool(row.of_kind("path", "sockaddr")), row
         assert row.vma is not None or not row.of_kind("addr"), row
 
 

@@ -36,6 +36,8 @@ Run PROGRAM with a software SGX device.
                                  is inside: loads give all ones, stores are dropped (slow)
   --record FILE                  append every event to FILE ('softsgx show FILE' prints it)
   -v, --verbose                  print every event to standard error
+  --dcap-ql                      libsgx_dcap_ql is softsgx's own, first in LD_LIBRARY_PATH
+  --no-aesm                      leave AESM's socket alone, which answers with quotes otherwise
   --no-cpuid                     leave the CPUID instruction alone
   --wait                         end when the program's last descendant ends; without it
                                  softsgx ends with the program, and they go on
@@ -74,6 +76,7 @@ def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     takes = {"--design": "design", "--epc": "epc", "--record": "record"}
     takes |= {f"--{name}": name for name in _LSM}
     flags = {"-v": "verbose", "--verbose": "verbose", "--no-cpuid": "no_cpuid"}
+    flags |= {"--no-aesm": "no_aesm", "--dcap-ql": "dcap_ql"}
     takes |= {"--dev-mode": "dev_mode", "--dev-owner": "dev_owner", "--dev-group": "dev_group"}
     flags |= {
         "--dev-noexec": "dev_noexec",
@@ -141,6 +144,9 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
         options.make_design = lambda: design
     _nodes(options, chosen)
     options.cpuid = not chosen.get("no_cpuid")
+    options.aesm = not chosen.get("no_aesm")
+    if "dcap_ql" in chosen:
+        _dcap_ql(origin)
     options.carry_out = bool(chosen.get("carry_out"))
     options.abort_page = bool(chosen.get("abort_page"))
     options.verify = bool(chosen.get("verify"))
@@ -166,6 +172,18 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
             options.recorder.close()
         if options.lsm is not None:
             options.lsm.close()
+
+
+def _dcap_ql(origin: Origin) -> None:
+    """Put the folder that has softsgx's libsgx_dcap_ql into the program's search path."""
+    import softsgx
+
+    folder = os.path.join(os.path.dirname(softsgx.__file__), "dcap_ql")
+    if not os.path.exists(os.path.join(folder, "libsgx_dcap_ql.so.1")):
+        raise UsageError(
+            f"--dcap-ql: {folder} has no library; run 'python hatch_build.py' to build it"
+        )
+    origin.prepend(b"LD_LIBRARY_PATH", os.fsencode(folder))
 
 
 def _nodes(options: Options, chosen: dict[str, Any]) -> None:

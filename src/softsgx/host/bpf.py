@@ -12,6 +12,7 @@ import struct
 
 from softsgx.host import ptrace, vdso
 from softsgx.uapi import syscalls as nr
+from softsgx.uapi.sockets import AESM_SOCKET, SUN_PATH, SUN_PATH_SIZE
 from softsgx.uapi.syscalls import SYSCALLS
 
 __all__ = [
@@ -111,7 +112,7 @@ def base_program(cookie: int, executable: bool = False) -> bytes:
     }
     wanted |= {nr.NR_ioctl: "ioctl", nr.NR_mmap: "mmap", nr.NR_exit: "exit", nr.NR_shmat: "shmat"}
     wanted[nr.NR_rt_sigaction] = "sigaction"
-    wanted |= {nr.NR_utimensat: "utimensat"}
+    wanted |= {nr.NR_utimensat: "utimensat", nr.NR_connect: "connect"}
     if executable:
         wanted |= {nr.NR_mprotect: "prot", nr.NR_pkey_mprotect: "prot", nr.NR_mremap: "trace"}
     p.op(_LD, _ARCH)
@@ -148,6 +149,10 @@ def base_program(cookie: int, executable: bool = False) -> bytes:
     p.op(_JEQ, 0, "", "trace")
     p.op(_LD, _arg(1, True))
     p.op(_JEQ, 0, "allow", "trace")
+    p.label("connect")  # by the length of a sockaddr_un that may end in our socket's name
+    p.op(_LD, _arg(2))
+    p.op(_JGE, SUN_PATH + len(AESM_SOCKET.rpartition("/")[2]), "", "allow")
+    p.op(_JGT, SUN_PATH + SUN_PATH_SIZE, "allow", "trace")
     p.label("shmat")
     p.op(_LD, _arg(2))
     p.op(_JSET, 0o40000, "trace", "allow")  # SHM_REMAP

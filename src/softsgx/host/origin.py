@@ -49,6 +49,17 @@ class Origin:
         for fd in self.closed:
             os.close(fd)
 
+    def prepend(self, name: bytes, folder: bytes) -> None:
+        """Put a folder at the front of a list of folders in its environment."""
+        assert self.environment is not None
+        head = name + b"="
+        for i, text in enumerate(self.environment):
+            if text.startswith(head):
+                rest = text[len(head) :]
+                self.environment[i] = head + folder + (b":" + rest if rest else b"")
+                return
+        self.environment.append(head + folder)
+
     @staticmethod
     def ignored(numbers: tuple[int, ...]) -> tuple[int, ...]:
         """Those of the signals that the program is to ignore, as we do."""

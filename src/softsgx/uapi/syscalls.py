@@ -57,7 +57,8 @@ class Argument:
     """One argument: its name and its kind.
 
     kind: ``fd``; ``pidfd``; ``dir`` (a descriptor that the path behind it starts at); ``path``;
-    ``addr`` and ``len`` (of a range); ``pid``; or "" for anything else.
+    ``sockaddr`` (a structure that may hold one); ``addr`` and ``len`` (of a range); ``pid``; or
+    "" for anything else.
     """
 
     __slots__ = ("kind", "name")
@@ -194,8 +195,9 @@ NR_getpid = _row(39, "getpid")
 NR_sendfile = _row(40, "sendfile", "out_fd:fd in_fd:fd offset count",
     file=_handled("do_sendfile(): EINVAL, neither ->splice_read nor ->splice_write"))
 NR_socket = _row(41, "socket", "family type protocol")
-NR_connect = _row(42, "connect", "fd:fd uservaddr addrlen",
-    file=_native("sockfd_lookup(): ENOTSOCK"))
+NR_connect = _row(42, "connect", "fd:fd uservaddr:sockaddr addrlen",
+    file=_native("sockfd_lookup(): ENOTSOCK"),
+    path=_handled("unix_find_bsd(): AESM's socket, by the name in a sockaddr_un"))
 NR_accept = _row(43, "accept", "fd:fd upeer_sockaddr upeer_addrlen",
     file=_native("sockfd_lookup(): ENOTSOCK"))
 NR_sendto = _row(44, "sendto", "fd:fd buff len flags addr addr_len",

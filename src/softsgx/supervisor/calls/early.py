@@ -5,7 +5,7 @@ See `table` for all of them and for what a handler is.
 
 from __future__ import annotations
 
-from softsgx.supervisor.calls import folders, paths
+from softsgx.supervisor.calls import folders, paths, sockets
 from softsgx.supervisor.calls.signals import sigaction
 from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run
@@ -47,6 +47,7 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     if row.path is not None and row.path.stops
 }
 """By number: what the table of all handlers takes from here."""
+HANDLERS[nr.NR_connect] = sockets.connect
 HANDLERS[nr.NR_mmap] = _mmap
 HANDLERS[nr.NR_mprotect] = HANDLERS[nr.NR_pkey_mprotect] = HANDLERS[nr.NR_mremap] = _change
 HANDLERS[nr.NR_rt_sigaction] = sigaction

@@ -1,4 +1,4 @@
-"""The device nodes that do not exist: open, stat and access of their paths.
+"""The nodes that do not exist: open, stat and access of their paths.
 
 Only a path whose last component is a device's name is looked at closely, so
 every other call costs its stop and one read.
@@ -34,7 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["fstat", "handle"]
+__all__ = ["fstat", "handle", "is_below", "resolve"]
 
 _AT_FDCWD = (1 << 32) - 100
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
@@ -128,7 +128,7 @@ def _named(run: Run, tracee: Tracee, call: int, dir_arg: int | None, path_arg: i
         return None if file is None else str(file.path)
     if raw[raw.rfind(b"/") + 1 :] not in run.nodes.names:
         return _unusual(run, tracee, call, dirfd, raw)
-    return _resolve(run, tracee, dirfd, raw)
+    return resolve(run, tracee, dirfd, raw)
 
 
 def _asked(run: Run, tracee: Tracee, answer: int) -> Any:
@@ -182,8 +182,8 @@ def _answer(run: Run, tracee: Tracee, call: int, node: Node, which: int, path_ar
     return removed(call, node, who, last)
 
 
-def _resolve(run: Run, tracee: Tracee, dirfd: int, raw: bytes) -> str | None:
-    """The device node that a path names, or None."""
+def resolve(run: Run, tracee: Tracee, dirfd: int, raw: bytes) -> str | None:
+    """The node that a path names, from a descriptor or AT_FDCWD on, or None."""
     directory, name = os.path.split(os.fsdecode(_where(tracee, dirfd, raw)))
     if raw.startswith(b"/") and _has_other_root(tracee):
         directory = f"/proc/{tracee.tid}/root{directory}"
@@ -202,6 +202,15 @@ def _resolve(run: Run, tracee: Tracee, dirfd: int, raw: bytes) -> str | None:
         elif folders.stands_for(there, parent):
             return node
     return None
+
+
+def is_below(run: Run, tracee: Tracee, dirfd: int, raw: bytes) -> bool:
+    """Whether a path goes on behind a node, as if that were a folder."""
+    for name in run.nodes.names:
+        at = raw.find(name + b"/")
+        if at >= 0 and resolve(run, tracee, dirfd, raw[: at + len(name)]) is not None:
+            return True
+    return False
 
 
 def _has_other_root(tracee: Tracee) -> bool:
@@ -246,17 +255,15 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
         if folder is not None:
             where = next(r for _, r in _taken[call] if tracee.read_string(view[r]) == raw)
             return folders.answer(run, tracee, call, folder, where)
-    for name in run.nodes.names:
-        at = raw.find(name + b"/")
-        if at >= 0 and _resolve(run, tracee, dirfd, raw[: at + len(name)]) is not None:
-            return -errno.ENOTDIR
+    if is_below(run, tracee, dirfd, raw):
+        return -errno.ENOTDIR
     if call in _OPENS and not _flags(run, tracee, call) & _O_NOFOLLOW:
         try:
             link = os.fsencode(os.readlink(_of_tracee(tracee, dirfd, raw)))
         except (OSError, ValueError):
             return None
         if link[link.rfind(b"/") + 1 :] in run.nodes.names:
-            return _resolve(run, tracee, dirfd, os.path.join(os.path.dirname(raw), link))
+            return resolve(run, tracee, dirfd, os.path.join(os.path.dirname(raw), link))
         if link.startswith(b"/proc/") and link.endswith(b"/mem"):
             return _memory(run, tracee)
         if run.opened and link.startswith(_DECOYS):
@@ -387,6 +394,8 @@ def _open(run: Run, tracee: Tracee, call: int, node: Node) -> Any:
         return -errno.EINVAL  # do_dentry_open(): no ->direct_IO
     if flags & _O_CREAT and flags & _O_EXCL:
         return -errno.EEXIST
+    if not node.major:
+        return -errno.ENXIO  # sock_no_open(); with O_PATH, which Linux grants, too
     if not tracee.space.image:
         return -errno.ENXIO  # a program without our vDSO: a 32-bit one
     fmode = {0: 1, 1: 2, 2: 3}.get(flags & 3, 0)

@@ -72,7 +72,8 @@ def _cpuinfo(real: bytes | None) -> bytes | None:
 def _misc(run: Run, real: bytes | None) -> bytes | None:
     if real is None:
         return None
-    names = {n.minor: os.path.basename(n.path) for n in run.nodes.by_path.values()}
+    nodes = [n for n in run.nodes.by_path.values() if n.major]
+    names = {n.minor: os.path.basename(n.path) for n in nodes}
     ours = [f"{minor:3d} {name}\n".encode() for minor, name in sorted(names.items())]
     return b"".join(line for line in ours if line not in real) + real
 

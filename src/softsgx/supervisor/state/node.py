@@ -1,4 +1,4 @@
-"""The device's nodes as a program sees them: what stat says, who may open, what may be done.
+"""The nodes that are not there as a program sees them: what stat says, who may do what.
 
 They exist for the programs of a run alone. What a program does to a node (chmod, chown, utimes,
 unlink) changes what it sees from then on, and reaches nothing on this machine.
@@ -11,6 +11,7 @@ import stat
 import struct
 
 from softsgx.supervisor.state.folders import Folders
+from softsgx.uapi.sockets import AESM_SOCKET
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from softsgx.supervisor.state.options import Options
 
-__all__ = ["Creds", "Node", "Nodes"]
+__all__ = ["Creds", "Node", "Nodes", "Socket"]
 
 _MISC_MAJOR = 10
 _MINORS = {"enclave": 125, "provision": 126}
@@ -55,15 +56,22 @@ class Creds:
 class Node:
     """One character device. path: its name; mode: permission bits; times in ns."""
 
+    kind = stat.S_IFCHR
+
     def __init__(self, path: str, mode: int = 0o666, uid: int = 0, gid: int = 0) -> None:
         self.path = path
         self.minor = _MINORS["provision" if path.endswith("provision") else "enclave"]
         self.ino = 700 + self.minor
+        self.major = _MISC_MAJOR
         self.mode, self.uid, self.gid = mode, uid, gid
-        dev = os.stat("/dev")
+        dev = os.stat(self._folder())
         self.device = dev.st_dev
         self.times = [dev.st_ctime_ns] * 4  # access, modification, change, birth
         self.gone = False
+
+    def _folder(self) -> str:
+        """Whose file system it lies in."""
+        return "/dev"
 
     # -- who may what (Linux: generic_permission(), setattr_prepare()) ------------------------
 
@@ -129,9 +137,9 @@ class Node:
     def stat(self) -> bytes:
         """The node's struct stat."""
         a, m, c = (divmod(t, 10**9) for t in self.times[:3])
-        rdev = os.makedev(_MISC_MAJOR, self.minor)
+        rdev = os.makedev(self.major, self.minor)
         return struct.pack(
-            "<QQQIIIIQqqqqQqQqQ24x", self.device, self.ino, 1, stat.S_IFCHR | self.mode,
+            "<QQQIIIIQqqqqQqQqQ24x", self.device, self.ino, 1, self.kind | self.mode,
             self.uid, self.gid, 0, rdev, 0, 4096, 0, *a, *m, *c,
         )  # fmt: skip
 
@@ -140,17 +148,33 @@ class Node:
         buf = bytearray(256)
         struct.pack_into(
             "<IIQIIIHHQQQQ", buf, 0, 0xFFF, 4096, 0, 1, self.uid, self.gid,
-            stat.S_IFCHR | self.mode, 0, self.ino, 0, 0, 0,
+            self.kind | self.mode, 0, self.ino, 0, 0, 0,
         )  # fmt: skip
         for at, which in ((64, 0), (80, 3), (96, 2), (112, 1)):
             struct.pack_into("<qII", buf, at, *divmod(self.times[which], 10**9), 0)
         major, minor = os.major(self.device), os.minor(self.device)
-        struct.pack_into("<IIII", buf, 128, _MISC_MAJOR, self.minor, major, minor)
+        struct.pack_into("<IIII", buf, 128, self.major, self.minor, major, minor)
         return bytes(buf)
 
 
+class Socket(Node):
+    """A socket that a service listens at."""
+
+    kind = stat.S_IFSOCK
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, 0o777)  # linux-sgx, UnixServerSocket::init()
+        self.major = self.minor = 0
+
+    def _folder(self) -> str:
+        folder = os.path.dirname(self.path)
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        return folder
+
+
 class Nodes:
-    """Which paths are devices: those of the chosen design.
+    """Which paths are devices, those of the chosen design, and the service's that makes quotes.
 
     paths: the node's path by each name that it goes by. names: last components. by_path:
     the nodes. folders: those of the paths that this machine lacks.
@@ -161,10 +185,16 @@ class Nodes:
         paths: tuple[str, str] = ("/dev/sgx_enclave", "/dev/sgx_provision"),
         aliases: dict[str, str] | None = None,
         node: Callable[[str], Node] = Node,
+        aesm: bool = True,
     ) -> None:
         self.paths = {path: path for path in paths} | (aliases or {})
-        self.names = frozenset(os.path.basename(p).encode() for p in self.paths)
         self.by_path = {path: node(path) for path in dict.fromkeys(self.paths.values())}
+        if aesm:
+            # By its real name: /var/run is a link to /run.
+            socket = os.path.join(os.path.realpath("/var/run"), *AESM_SOCKET.split("/")[3:])
+            self.paths[socket] = socket
+            self.by_path[socket] = Socket(socket)
+        self.names = frozenset(os.path.basename(p).encode() for p in self.paths)
         self.folders = Folders(list(self.paths))
 
     def __getitem__(self, path: str) -> Node:
@@ -180,9 +210,9 @@ class Nodes:
 
         design = options.make_design() if options.make_design else None
         if design is None:
-            return cls(node=node)
+            return cls(node=node, aesm=options.aesm)
         if not options.carry_out:
-            return cls(design.paths, design.aliases, node)
+            return cls(design.paths, design.aliases, node, options.aesm)
         from softsgx.device.carryout import CarryOut
 
-        return cls(design.paths, CarryOut.aliases(design), node)
+        return cls(design.paths, CarryOut.aliases(design), node, options.aesm)

@@ -21,11 +21,12 @@ class Options:
     process is inside. dev_noexec: whether they lie on a noexec mount, None: as /dev does. origin:
     what the program gets (`softsgx.host.origin`), taken now if it is None. front: hears of the
     program being ``launched(pid)``, ``stopped(signal)`` and ``ended(status)`` before its
-    descendants.
+    descendants. aesm: AESM's socket is there.
     """
 
     __slots__ = (
         "abort_page",
+        "aesm",
         "carry_out",
         "cpuid",
         "dev_gid",
@@ -50,7 +51,7 @@ class Options:
         self.front: Any = None
         self.verify = False
         self.carry_out = False
-        self.cpuid = True
+        self.cpuid = self.aesm = True
         self.abort_page = False
         self.dev_mode, self.dev_uid, self.dev_gid = 0o666, 0, 0
         self.dev_noexec: bool | None = None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from softsgx.device.device import Device
     from softsgx.device.files import EnclaveFile, PathFile
     from softsgx.host.notify import Listener
+    from softsgx.services.aesm import AesmService
     from softsgx.supervisor.state.options import Options
 
 __all__ = ["Run", "cache_dir"]
@@ -43,8 +44,9 @@ class Run:
     may have none to tell of them. regs: the registers of the thread that is dealt with, ``view`` of
     them as a list; spare_regs: others, for a while. main_pid, main_status: of the program.
     sent_illegal: whether a SIGILL came that was no instruction's.
-    listener: what gives descriptors to processes. lsm: the security module. nodes: the
-    device's. cpuid_*: what CPUID answered, and where it is in files, for all processes.
+    listener: what gives descriptors to processes. aesm: what makes quotes, once it was asked.
+    lsm: the security module. nodes: the device's, and AESM's socket. cpuid_*: what CPUID
+    answered, and where it is in files, for all processes.
 
     Of enclaves: files: the device's, by (st_dev, st_ino) of the descriptor that stands for one.
     early_memory: fds of enclaves that are mapped before ECREATE. memories: the files that pages
@@ -72,6 +74,7 @@ class Run:
         self.main_status: int | None = None
         self.sent_illegal = False
         self.listener: Listener | None = None
+        self.aesm: AesmService | None = None
         self.nodes = Nodes.of(options)
         self.cache_dir = cache_dir()
         self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}

@@ -48,8 +48,19 @@ def to_exit(run: Run, tracee: Tracee) -> int:
     return value - (1 << 64) if value > _U64 - 4096 else value
 
 
-def instead(run: Run, tracee: Tracee, call: int, changed: dict[int, int]) -> Any:
-    """From a seccomp stop: let another call run in its place; only RAX differs after it."""
+def instead(
+    run: Run,
+    tracee: Tracee,
+    call: int,
+    changed: dict[int, int],
+    named: str = "/dev/null",
+    meant: dict[int, int] | None = None,
+) -> Any:
+    """From a seccomp stop: let another call run in its place; only RAX differs after it.
+
+    named: what it is made on, for the recording. meant: -errno by -errno, where what it is made
+    on answers otherwise than what it stands for.
+    """
     view, regs = run.view, run.regs
     before = list(view)
     view[ORIG_RAX] = call
@@ -60,9 +71,12 @@ def instead(run: Run, tracee: Tracee, call: int, changed: dict[int, int]) -> Any
     regs.load(tracee.tid)
     for register in changed:
         view[register] = before[register]
+    for answer, other in (meant or {}).items():
+        if view[RAX] == answer & _U64:
+            view[RAX] = other & _U64
     if run.record is not None:
         answer = view[RAX] - (1 << 64) if view[RAX] >> 63 else view[RAX]
-        run.record.path(tracee.tid, nr.syscall_name(call), "/dev/null", answer)
+        run.record.path(tracee.tid, nr.syscall_name(call), named, answer)
     regs.store(tracee.tid)
     if not tracee.space.asked_names:
         with calls(run, tracee) as remote:

@@ -1,0 +1,89 @@
+"""AESM's socket: many clients at once in one thread, none of which can hold up another.
+
+The tracer's own thread never waits for a client and no client for a stopped thread: an asyncio
+loop in a thread of its own serves a listening socket in the abstract namespace, so nothing is on
+the file system. Its name has 128 random bits, and who connects has to be one of the run's.
+
+Rejected: a process of its own, which the tracer would have to tell from what it traces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+from softsgx.attest.aesm import Aesm
+from softsgx.attest.quoting import Quoting
+
+__all__ = ["MAX_MESSAGE", "AesmService"]
+
+MAX_MESSAGE = 1 << 16
+"""The longest request that is read, in bytes: ten times what the longest list of keys takes."""
+_SILENCE_SECONDS = 60
+_MESSAGE_SECONDS = 10
+_MOST_CLIENTS = 1024
+_BACKLOG = 32  # linux-sgx, UnixServerSocket::init()
+
+
+class AesmService:
+    """The service, from the first connect on. may: whether a process (its pid) may ask."""
+
+    def __init__(self, quoting: Quoting, may: Callable[[int], bool]) -> None:
+        self._aesm, self._may = Aesm(quoting), may
+        self._clients = 0
+        self.address = b"\0softsgx-aesm-" + os.urandom(16).hex().encode()
+        """Where it listens: a name in the abstract namespace."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(self.address)
+        self._socket.listen(_BACKLOG)
+        threading.Thread(target=self._run, name="aesm", daemon=True).start()
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_unix_server(self._client, sock=self._socket)
+        async with server:
+            await server.serve_forever()
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection: requests and answers in turn; what is no request ends it."""
+        self._clients += 1
+        try:
+            if self._clients <= _MOST_CLIENTS and self._may(_peer(writer)):
+                while True:
+                    head = await asyncio.wait_for(reader.readexactly(4), _SILENCE_SECONDS)
+                    size = int.from_bytes(head, "little")
+                    if not await asyncio.wait_for(
+                        self._one(reader, writer, size), _MESSAGE_SECONDS
+                    ):
+                        break
+            writer.close()
+            await asyncio.wait_for(writer.wait_closed(), _MESSAGE_SECONDS)
+        except (OSError, EOFError, TimeoutError):
+            pass  # it went away, said too little for too long, or reads no answer
+        finally:
+            self._clients -= 1
+            writer.transport.abort()
+
+    async def _one(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, size: int
+    ) -> bool:
+        """One request of that many bytes: whether it was one."""
+        answer = None if size > MAX_MESSAGE else self._aesm.answer(await reader.readexactly(size))
+        if answer is None:
+            return False
+        writer.write(len(answer).to_bytes(4, "little") + answer)
+        await writer.drain()
+        return True
+
+
+def _peer(writer: asyncio.StreamWriter) -> int:
+    """The pid of who connected."""
+    sock = writer.get_extra_info("socket")
+    (pid, _, _) = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid)
