@@ -18,6 +18,7 @@
 
 static struct encl e;
 static uint64_t page; /* where code is put inside, RWX */
+static uint64_t skipped; /* how long an instruction is that is skipped; 0: the call ends there */
 
 /* Run code inside by OP_CALL, RDI pointing to 1 KiB behind it: how many exceptions there were. */
 static int run(const char *code, size_t len, uint64_t *ret, uint32_t *vector, struct call *handled)
@@ -40,7 +41,7 @@ static int run(const char *code, size_t len, uint64_t *ret, uint32_t *vector, st
 			break;
 		*vector = out.exception_vector;
 		n++;
-		*handled = (struct call){.op = OP_HANDLE, .b = 0x77, .c = 1, .d = 1};
+		*handled = (struct call){.op = OP_HANDLE, .a = skipped, .b = 0x77, .c = 1, .d = !skipped};
 		if (encl_vdso_enter(handled, EENTER, &in) || in.function != EEXIT)
 			return -3;
 	}
@@ -72,7 +73,8 @@ static void undefined(const char *name, const char *prefix, size_t prefixes, con
 /* setup: the length of what only prepares. */
 /* mov $0x1204, %eax; mov $0x1204, %r8d: no selector; the same as any part of a far pointer. */
 #define BAD_SELECTOR "\xb8\x04\x12\x00\x00\x41\xb8\x04\x12\x00\x00"
-#define BAD_POINTER "\xc7\x07\x04\x12\x04\x12\x66\xc7\x47\x04\x04\x12"
+/* the pointer at RDI; its address in RDX, and in R10, which a REX prefix makes of it */
+#define BAD_POINTER "\xc7\x07\x04\x12\x04\x12\x66\xc7\x47\x04\x04\x12\x48\x89\xfa\x49\x89\xfa"
 #define ROW(name, code, setup) {name, code, sizeof(code) - 1, setup}
 static const struct {
 	const char *name, *code;
@@ -95,9 +97,9 @@ static const struct {
 	ROW("int_81", "\xcd\x81", 0),
 	ROW("int_1", "\xcd\x01", 0),
 	ROW("iret", "\xcf", 0),
-	ROW("lss", BAD_POINTER "\x0f\xb2\x07", 12),
-	ROW("lfs", BAD_POINTER "\x0f\xb4\x07", 12),
-	ROW("lgs", BAD_POINTER "\x0f\xb5\x07", 12),
+	ROW("lss", BAD_POINTER "\x0f\xb2\x02", 18),
+	ROW("lfs", BAD_POINTER "\x0f\xb4\x02", 18),
+	ROW("lgs", BAD_POINTER "\x0f\xb5\x02", 18),
 	ROW("mov_ds", BAD_SELECTOR "\x8e\xd8", 11),
 	ROW("mov_ss", BAD_SELECTOR "\x8e\xd0", 11),
 };
@@ -166,6 +168,49 @@ static void legal(void)
 	}
 	n = run(xgetbv, sizeof(xgetbv) - 1, &ret, &vector, &h);
 	check(n == 0 && ret == 3, "xgetbv_is_xfrm", "%d exceptions, %#lx", n, ret);
+}
+
+/* -- ENCLU with prefixes ------------------------------------------------------------------- */
+
+/* push %rbx; mov %rdi, %rbx; lea 0x200(%rdi), %rcx; lea 0x400(%rdi), %rdx; xor %eax, %eax */
+#define REPORT "\x53\x48\x89\xfb\x48\x8d\x8f\x00\x02\x00\x00\x48\x8d\x97\x00\x04\x00\x00\x31\xc0"
+#define UNALIGNED "\x48\xff\xc3" /* inc %rbx */
+
+static void prefixed_enclu(void)
+{
+	static const struct { const char *bytes; size_t len; bool legal; } prefix[] = {
+		{"\x2e", 1, true}, {"\x65", 1, true}, {"\x67", 1, true}, {"\x40", 1, true}, {"\x4f", 1, true},
+		{"\x36\x64\x67\x48", 4, true},
+		{"\x66", 1, false}, {"\xf0", 1, false}, {"\xf2", 1, false}, {"\xf3\x48", 2, false},
+	};
+	struct call c = {.op = OP_SUM, .a = 3, .b = 1000};
+
+	for (size_t i = 0; i < sizeof(prefix) / sizeof(*prefix); i++)
+		for (int fault = 0; fault < 2; fault++) {
+			char code[60], name[40];
+			size_t len = sizeof(REPORT) - 1, at;
+			uint64_t ret = 0;
+			uint32_t vector = 0, want = !prefix[i].legal ? 6 : fault ? 13 : 0;
+			struct call h = {0};
+			int n;
+
+			memcpy(code, REPORT, len);
+			if (fault)
+				memcpy(code + len, UNALIGNED, 3), len += 3;
+			at = len;
+			memcpy(code + len, prefix[i].bytes, prefix[i].len), len += prefix[i].len;
+			memcpy(code + len, "\x0f\x01\xd7\x5b\xb8\x77\x00\x00\x00", 9), len += 9;
+			skipped = prefix[i].len + 3;
+			n = run(code, len, &ret, &vector, &h);
+			snprintf(name, sizeof(name), "enclu_%02x_%s", prefix[i].bytes[0] & 0xff,
+				 fault ? "general" : "report");
+			check(n == (want != 0) && ret == 0x77 && (!n || (vector == want && h.rip == page + at)), name,
+			      "%d exceptions, last %u at +%ld, result %#lx", n, vector,
+			      n ? (long)(h.rip - page) : 0, ret);
+		}
+	skipped = 0;
+	check(encl_raw_enter_prefixed(&c, e.base + e.tcs[0], EENTER) == 0 && c.ret == mix(3, 1000), "enclu_outside",
+	      "result %#lx", c.ret);
 }
 
 /* -- the trap flag at the entry ------------------------------------------------------------- */
@@ -247,6 +292,7 @@ int main(void)
 	for (size_t i = 0; i < sizeof(quiet) / sizeof(*quiet); i++)
 		undefined(quiet[i].name, "", 0, quiet[i].code, quiet[i].len, quiet[i].setup);
 	legal();
+	prefixed_enclu();
 	trap_flag();
 	return tap_failed;
 }

@@ -33,7 +33,7 @@ _GUESTS = {
     "nested": ((), 16),
     "aexnotify": ((), 28),
     "rawenclu": ((), 46),
-    "illegal": ((), 215),
+    "illegal": ((), 235),
     "profiled": (("300",), 6),
     "share": ((), 16),
     "cpuid": ((), 20),

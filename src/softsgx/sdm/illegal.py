@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ILLEGAL", "Illegal", "illegal", "opcode_at"]
+from softsgx.sdm.prefixes import LEGACY, MAX_BYTES, is_rex
 
-_LEGACY = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
-_MAX_BYTES = 15
+__all__ = ["ILLEGAL", "Illegal", "illegal", "opcode_at"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +100,12 @@ def opcode_at(code: bytes) -> tuple[bytes, int]:
     The prefixes are skipped; the opcode is empty if nothing but prefixes was found.
     """
     at = 0
-    while at < len(code) and at < _MAX_BYTES and (code[at] in _LEGACY or code[at] & 0xF0 == 0x40):
+    while at < len(code) and at < MAX_BYTES and (code[at] in LEGACY or is_rex(code[at])):
         at += 1
     length = 2 if code[at : at + 1] == b"\x0f" else 1
-    opcode = code[at : min(at + length, _MAX_BYTES)]
+    opcode = code[at : min(at + length, MAX_BYTES)]
     behind = at + length
-    return opcode, code[behind] if behind < min(len(code), _MAX_BYTES) else -1
+    return opcode, code[behind] if behind < min(len(code), MAX_BYTES) else -1
 
 
 def illegal(code: bytes, sgx2: bool = True) -> Illegal | None:

@@ -60,6 +60,21 @@ encl_raw_aep:				/* RAX = 3, RBX = TCS, RCX = here */
 encl_raw_failed:			/* handlers come here with the RSP of the entry */
 	mov	$-1, %eax
 	jmp	2b
+/* The same with prefixes that change nothing; what it enters for ends in one call. */
+	.globl	encl_raw_enter_prefixed, encl_raw_prefixed
+	.type	encl_raw_enter_prefixed, @function
+encl_raw_enter_prefixed:
+	lea	1f(%rip), %rcx
+	save
+	mov	%edx, %eax
+	mov	%rsi, %rbx
+encl_raw_prefixed:
+	.byte	0x2e, 0x64, 0x67, 0x48, 0x0f, 0x01, 0xd7
+	xor	%eax, %eax
+	restore
+	ret
+1:	.byte	0x65, 0x4f, 0x0f, 0x01, 0xd7
+	ud2
 encl_raw_aep_spoil:
 	.irp	n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
 	pcmpeqd	%xmm\n, %xmm\n

@@ -18,6 +18,7 @@ from softsgx.errors import UnsupportedError
 from softsgx.host import ptrace, vdso
 from softsgx.law.rule import FAULT
 from softsgx.sdm import leaves as sdm
+from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.sgx.enclu import Thread, edeccssa, eenter, eexit, eresume
 from softsgx.sgx.inside import LEAVES, run_leaf
 from softsgx.supervisor.inside import masks, outside
@@ -154,14 +155,18 @@ def _signal(run: Run, tracee: Tracee, number: int) -> None:
         if inside:
             enclave = thread.enclave
             at = rip - enclave.base
-            if 0 <= at < enclave.size and enclave.memory.view[at : at + 3] == _ENCLU:
-                _enclu(run, tracee)
+            if 0 <= at < enclave.size:
+                prefixes = enclu_prefixes(bytes(enclave.memory.view[at : at + MAX_BYTES]))
+                if prefixes >= 0:
+                    _enclu(run, tracee, False, prefixes)
+                    return
+        else:
+            prefixes = enclu_prefixes(tracee.space.peek(rip, MAX_BYTES))
+            if prefixes >= 0:
+                if SIGILL in tracee.signals.actions:
+                    masks.lost(tracee, SIGILL)
+                _enclu(run, tracee, True, prefixes)
                 return
-        elif tracee.space.peek(rip, 3) == _ENCLU:
-            if SIGILL in tracee.signals.actions:
-                masks.lost(tracee, SIGILL)
-            _enclu(run, tracee, True)
-            return
     if not inside:
         if number in (SIGILL, SIGSEGV) and emulate_cpuid(run, tracee, number):
             return
@@ -190,7 +195,9 @@ def _unusual(run: Run, tracee: Tracee, number: int, inside: bool) -> bool:
         it.forced = 0
         cont(run, tracee, number)
         return True
-    at_enclu = number == SIGILL and not inside and tracee.space.peek(view[RIP], 3) == _ENCLU
+    at_enclu = number == SIGILL and not inside
+    if at_enclu:
+        at_enclu = enclu_prefixes(tracee.space.peek(view[RIP], MAX_BYTES)) >= 0
     illegal = False
     if it is not None and it.illegal:
         view[RIP], it.illegal = it.illegal, 0
@@ -226,12 +233,14 @@ def vdso_enclu(run: Run, tracee: Tracee) -> None:
 # -- ENCLU ---------------------------------------------------------------------------------
 
 
-def _enclu(run: Run, tracee: Tracee, may_block: bool = False) -> None:
+def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0) -> None:
     """The instruction at RIP is an ENCLU. ``regs`` are loaded.
 
-    may_block: whether the thread's mask has to be looked at when it enters.
+    may_block: whether the thread's mask has to be looked at when it enters. prefixes: bytes of
+    the instruction before its opcode.
     """
     view = run.view
+    view[RIP] += prefixes  # for the leaves, which go on behind the opcode
     thread = tracee.thread or _thread(run, tracee)
     leaf = view[RAX] & 0xFFFFFFFF
     if thread.tcs is not None and not thread.tcs.opted_in:
@@ -288,6 +297,7 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False) -> None:
             return
         if error != FAULT | _PF or not _cure(run, tracee, thread):
             break
+    view[RIP] -= prefixes
     vector = error & 0xFF
     addr = thread.fault_addr if vector == _PF else 0
     code = thread.fault_code if vector == _PF else 0

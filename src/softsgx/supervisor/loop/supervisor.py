@@ -11,6 +11,7 @@ import os
 from softsgx.errors import UsageError
 from softsgx.host import ptrace, signals
 from softsgx.host.origin import Origin
+from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.supervisor.calls import early
 from softsgx.supervisor.loop import processes
 from softsgx.supervisor.programs.cpuid import emulate_cpuid
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor"]
 
 _SECCOMP_STOP = ptrace.EVENT_SECCOMP << 16 | signals.SIGTRAP << 8 | 0x7F
-_ENCLU = b"\x0f\x01\xd7"
 _QUICK = (signals.SIGILL << 8 | 0x7F, _SECCOMP_STOP)  # as wait statuses
 
 
@@ -168,7 +168,7 @@ class Supervisor:
                 run.sent_illegal |= code <= 0
             if emulate_cpuid(run, tracee, number):
                 return
-            if not run.opened and tracee.space.peek(run.view[RIP], 3) == _ENCLU:
+            if not run.opened and enclu_prefixes(tracee.space.peek(run.view[RIP], MAX_BYTES)) >= 0:
                 self._enclaves()
         if run.opened:
             self._enclaves().signal(run, tracee, number)
