@@ -17,7 +17,7 @@ from softsgx.uapi import syscalls as nr
 from softsgx.uapi.syscalls import SYSCALLS
 from tests.cache import ROOT
 
-_DATA = ROOT / "tests" / "data" / "seccomp" / "container-default.txt"
+_DATA = ROOT / "tests" / "data" / "seccomp"
 _NUMBERS = {row.name: number for number, row in SYSCALLS.items()}
 _LD, _JEQ, _JGE, _RET = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _ERRNO, _X86_64 = 0x7FFF0000, 0x00050000, 0xC000003E
@@ -32,10 +32,12 @@ os.execv(sys.executable, [sys.executable, "-m", "softsgx", *sys.argv[2:]])
 """
 
 
-def _filter(forbidden: Mapping[int, int], newest: int = 1 << 30) -> bytes:
-    """A program: these calls, and all from ``newest`` on, give an errno."""
+def _filter(
+    forbidden: Mapping[int, int], newest: int = 1 << 30, unknown: int = errno.EPERM
+) -> bytes:
+    """A program: these calls give an errno, and all from ``newest`` on ``unknown``."""
     code = [(_LD, 0, 0, 4), (_JEQ, 1, 0, _X86_64), (_RET, 0, 0, _ALLOW), (_LD, 0, 0, 0)]
-    code += [(_JGE, 0, 1, newest), (_RET, 0, 0, _ERRNO | errno.EPERM)]
+    code += [(_JGE, 0, 1, newest), (_RET, 0, 0, _ERRNO | unknown)]
     for number, error in forbidden.items():
         code += [(_JEQ, 0, 1, number), (_RET, 0, 0, _ERRNO | error)]
     code += [(_RET, 0, 0, _ALLOW)]
@@ -49,17 +51,27 @@ def _confined(program: bytes, *args: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def _container() -> bytes:
-    names = _DATA.read_text().split()
+def _docker() -> bytes:
+    names = (_DATA / "container-default.txt").read_text().split()
     missing = [name for name in names if name not in _NUMBERS]
     assert missing == []
     errors = {_NUMBERS[name]: errno.EPERM for name in names}
     return _filter(errors | {nr.NR_clone3: errno.ENOSYS}, 451)
 
 
-@pytest.mark.parametrize("name", ["native", "masks", "share", "manyenclaves"])
-def test_a_containers_default_profile_is_enough(name: str, guest: Callable[[str], Path]) -> None:
-    done = _confined(_container(), "run", "--", str(guest(name)))
+def _podman() -> bytes:
+    lines = (_DATA / "podman-default.txt").read_text().splitlines()
+    errors = {name: getattr(errno, error) for name, error in map(str.split, lines)}
+    assert not errors.keys() - _NUMBERS
+    return _filter({_NUMBERS[name]: e for name, e in errors.items()}, 470, errno.ENOSYS)
+
+
+@pytest.mark.parametrize("profile", [_docker, _podman])
+@pytest.mark.parametrize("name", ["native", "masks", "share", "manyenclaves", "threads"])
+def test_a_containers_default_profile_is_enough(
+    name: str, profile: Callable[[], bytes], guest: Callable[[str], Path]
+) -> None:
+    done = _confined(profile(), "run", "--", str(guest(name)))
     assert (done.returncode, done.stderr) == (0, "")
     assert "not ok" not in done.stdout
 
@@ -100,6 +112,16 @@ def test_nothing_that_is_forbidden_is_called_a_bug(call: str, guest: Callable[[s
     )
     assert "bug" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_no_user_namespace_is_needed(guest: Callable[[str], Path]) -> None:
+    """Where AppArmor restricts them (kernel.apparmor_restrict_unprivileged_userns) a run is as ever.
+
+    The guest maps with several threads; the kernel answers EPERM to unshare and setns, as then.
+    """
+    forbidden = _filter({nr.NR_unshare: errno.EPERM, nr.NR_setns: errno.EPERM})
+    done = _confined(forbidden, "run", "--", str(guest("attacks")), "race_thread")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_tracer_that_is_there_already_is_named(tmp_path: Path) -> None:
