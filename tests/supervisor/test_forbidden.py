@@ -115,7 +115,7 @@ def test_nothing_that_is_forbidden_is_called_a_bug(call: str, guest: Callable[[s
 
 
 def test_no_user_namespace_is_needed(guest: Callable[[str], Path]) -> None:
-    """Where AppArmor restricts them (kernel.apparmor_restrict_unprivileged_userns) a run is as ever.
+    """Where AppArmor restricts them (apparmor_restrict_unprivileged_userns) a run is as ever.
 
     The guest maps with several threads; the kernel answers EPERM to unshare and setns, as then.
     """

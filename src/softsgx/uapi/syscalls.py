@@ -480,7 +480,7 @@ NR_set_robust_list = _row(273, "set_robust_list", "head len")
 NR_get_robust_list = _row(274, "get_robust_list", "pid head_ptr len_ptr")
 NR_splice = _row(275, "splice", "fd_in:fd off_in fd_out:fd off_out len flags",
     file=_handled("do_splice(): EINVAL, no pipe with it and no ->splice_read"))
-NR_tee = _row(276, "tee", "fdin:fd fdout:fd len flags", file=_native("do_tee(): EINVAL, no pipe"))
+NR_tee = _row(276, "tee", "fdin:fd fdout:fd len flags", file=_handled("do_tee(): EINVAL, no pipe"))
 NR_sync_file_range = _row(277, "sync_file_range", "fd:fd offset nbytes flags",
     file=_handled("sync_file_range(): ESPIPE, no regular file"))
 NR_vmsplice = _row(278, "vmsplice", "fd:fd iov nr_segs flags",
@@ -559,7 +559,7 @@ NR_membarrier = _row(324, "membarrier", "cmd flags cpu_id")
 NR_mlock2 = _row(325, "mlock2", "start:addr len:len flags",
     vma=_handled("mlock_fixup(): nothing, VM_SPECIAL"))
 NR_copy_file_range = _row(326, "copy_file_range", "fd_in:fd off_in fd_out:fd off_out len flags",
-    file=_refuses(EINVAL, "do_splice(), generic_file_rw_checks(): no regular file"))
+    file=_handled("generic_file_rw_checks(): EINVAL, no regular file"))
 NR_preadv2 = _row(327, "preadv2", "fd:fd vec vlen pos_l pos_h flags",
     file=_refuses(EINVAL, "vfs_read(), vfs_readv(): no FMODE_CAN_READ", READ))
 NR_pwritev2 = _row(328, "pwritev2", "fd:fd vec vlen pos_l pos_h flags",

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from softsgx.device.files import PathFile
-from softsgx.host import ptrace
-from softsgx.supervisor.calls import nodes, paths, peeks
+from softsgx.supervisor.calls import nodes, pairs, paths, peeks
 from softsgx.supervisor.calls.ioctl import ioctl
 from softsgx.supervisor.state.node import Creds
 from softsgx.supervisor.state.run import Run
@@ -155,19 +154,6 @@ def _change_xattr(call: int) -> Callable[[Run, Tracee, Any], Any]:
     return change
 
 
-def _sendfile(run: Run, tracee: Tracee, file: Any) -> Any:
-    """sendfile64(): the offset is read first and written last; to send nothing works."""
-    view = run.view
-    if view[RDX]:
-        offset = tracee.read(view[RDX], 8)
-        if len(offset) < 8 or ptrace.write_memory(tracee.tid, view[RDX], offset) < 8:
-            return -errno.EFAULT
-    mode = 2 if run.file_of(tracee, view[RDI] & _LOW) is file else 1
-    if not getattr(file, "fmode", 0) & mode:
-        return -errno.EBADF
-    return -errno.EINVAL if view[R10] else 0
-
-
 def _sync_file_range(run: Run, tracee: Tracee, file: Any) -> Any:
     """sync_file_range(): what the kernel finds no fault with fails since this is no file."""
     if isinstance(file, PathFile):
@@ -179,15 +165,6 @@ def _sync_file_range(run: Run, tracee: Tracee, file: Any) -> Any:
         run.regs.store(tracee.tid)
     cont(run, tracee)
     return DONE
-
-
-def _splice(run: Run, tracee: Tracee, file: Any) -> Any:
-    """splice(): nothing to do is no mistake."""
-    view = run.view
-    if not view[R8]:
-        return 0 if not view[R9] & ~0xF & _LOW else -errno.EINVAL
-    mode = 1 if run.file_of(tracee, view[RDI] & _LOW) is file else 2
-    return -errno.EINVAL if getattr(file, "fmode", 0) & mode else -errno.EBADF
 
 
 def _fallocate(run: Run, tracee: Tracee, file: Any) -> Any:  # noqa: ARG001
@@ -215,8 +192,10 @@ HANDLERS: dict[int, Callable[[Run, Tracee, Any], Any]] = {
     nr.NR_fsetxattr: _change_xattr(nr.NR_setxattr),
     nr.NR_fremovexattr: _change_xattr(nr.NR_removexattr),
     nr.NR_fallocate: _fallocate,
-    nr.NR_sendfile: _sendfile,
+    nr.NR_sendfile: pairs.sendfile,
     nr.NR_sync_file_range: _sync_file_range,
-    nr.NR_splice: _splice,
+    nr.NR_splice: pairs.splice,
+    nr.NR_tee: pairs.tee,
+    nr.NR_copy_file_range: pairs.copy_file_range,
 }
 """By the number of a row that says ``handled`` of its file; mmap is the memory calls'."""
