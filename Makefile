@@ -26,7 +26,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help setup demo test lint bench fuzz format guests findings wheel clean
+.PHONY: help setup demo test lint bench fuzz judge format guests findings wheel clean
 
 help:
 	@echo 'make demo     run a small enclave under softsgx and show what happened'
@@ -34,6 +34,7 @@ help:
 	@echo 'make lint     ruff, mypy --strict, import-linter, codespell'
 	@echo 'make bench    the benchmarks (ARGS go to bench/run.py)'
 	@echo 'make fuzz     random memory calls, held against the model (ARGS: seconds, --seed N …)'
+	@echo 'make judge    the rules, held against the kernel'\''s own driver (ARGS: sequences, --seed N …)'
 	@echo 'make guests   the test programs, into .cache/guests (orders is what replay needs)'
 	@echo 'make findings write docs/findings.md and docs/findings/ (ten minutes; ARGS go to tools/findings.py)'
 	@echo 'make format   let ruff rewrite what it can'
@@ -72,6 +73,9 @@ bench: setup
 
 fuzz: setup
 	@$(BIN)/python tools/fuzz.py $(ARGS)
+
+judge: setup
+	@$(BIN)/python tools/judge.py $(ARGS)
 
 format: setup
 	@$(BIN)/ruff check --fix-only $(CODE)

@@ -152,7 +152,8 @@ def add_range(
     """EADD a range page by page, as pieces that are alike: bytes done, and what stopped it.
 
     params: ``src``, ``offset``, ``length``. rule: the design's for one page, with
-    ``at.source``.
+    ``at.source``. A signal ends it early, and nothing stopped it then (Linux
+    sgx_ioc_enclave_add_pages()); the first piece is added all the same.
     """
     src, offset, length = params.src, params.offset, params.length
     run, enclave, schema = device.run, file.enclave, file.enclave.page_schema
@@ -161,6 +162,8 @@ def add_range(
     source = None
     try:
         while done < length:
+            if done and process.signal_pending():
+                break
             addr = src + done
             if source is None or not source.start <= addr < source.end:
                 source = memory.source(addr)

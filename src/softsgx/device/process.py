@@ -162,6 +162,10 @@ class Process:
                 return vma.file.base_file
         return None
 
+    def signal_pending(self) -> bool:
+        """Whether a signal waits for the thread whose call this is: long ioctls end early."""
+        return False
+
     # -- memory calls ------------------------------------------------------------------
 
     def mm_changed(self) -> None:
@@ -240,7 +244,8 @@ class Process:
         vma = self.mm.find(addr)
         if vma is None:
             return PageFault(11, 1, code, "nothing is mapped there")
-        if not vma.prot & need and not (kind == READ and vma.prot & 2):
+        denied = not vma.prot & need and not (kind == READ and vma.prot & 2)
+        if denied and (kind != FETCH or not vma.prot):
             present = PF_P if was_present and vma.prot else 0
             return PageFault(11, 2, code | present, "the VMA does not allow it")
         file = vma.file
@@ -270,6 +275,9 @@ class Process:
                 enclave.clear(index)
             enclave.touch()
             self.device.on_pages(file, index, index + 1)
+        if denied:
+            # access_error() does not ask it of a fetch: the page is brought, and then the CPU does.
+            return PageFault(11, 2, code | PF_P, "the VMA does not allow it")
         if law.epcm_access(at) & need != need:
             return PageFault(11, 2, code | PF_P | PF_SGX, "the EPCM does not allow it")
         return PageFault(0)

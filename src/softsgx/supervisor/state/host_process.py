@@ -11,6 +11,7 @@ from typing import Any
 from softsgx.device.memory import Fault, Source
 from softsgx.device.process import Process
 from softsgx.host import procmaps, ptrace
+from softsgx.host.interrupted import signal_pending
 from softsgx.mm.vma_list import VmaList
 from softsgx.supervisor.state.patched import unpatched
 from softsgx.supervisor.state.run import Run
@@ -241,6 +242,10 @@ class HostProcess(Process):
         except OSError:
             return False, None
         return True, self.run.files.get((s.st_dev, s.st_ino))
+
+    def signal_pending(self) -> bool:
+        """Whether a signal waits for the thread ``tid``."""
+        return signal_pending(self.tid)
 
     def mm_changed(self) -> None:
         """VMAs of enclaves changed: remembered checks no longer count."""

@@ -1,0 +1,1 @@
+"""The kernel's own SGX driver as a user-space library, and the judge of softsgx's rules by it."""
