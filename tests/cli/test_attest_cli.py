@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import ssl
+import subprocess
+import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from cryptography import x509
@@ -167,3 +172,26 @@ def test_without_the_extra_a_line_names_it(softsgx: Softsgx, tmp_path: Path) -> 
     done = softsgx.command("attest", "verify", "/dev/null", env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 2
     assert done.stderr == ("softsgx: attest verify needs dcap-qvl: pip install 'softsgx[attest]'\n")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_pccs_says_where_it_is_and_ends_when_it_is_told(tmp_path: Path, tls: bool) -> None:
+    argv = [sys.executable, "-m", "softsgx", "attest", "pccs", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        [*argv, *(["--tls"] if tls else [])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as pccs:
+        assert pccs.stdout
+        url = pccs.stdout.readline().strip()
+        assert url.startswith(f"http{'s' if tls else ''}://127.0.0.1:")
+        root = Quoting(load_platform()).certificates.root
+        trusting = ssl.create_default_context(cadata=root.chain) if tls else None
+        with urlopen(f"{url}rootcacrl", timeout=30, context=trusting) as answer:
+            crl = x509.load_der_x509_crl(bytes.fromhex(answer.read().decode()))
+        assert crl.issuer == root.certificate.subject
+        pccs.send_signal(signal.SIGINT)
+        assert pccs.wait(30) == 130
+        assert pccs.stderr
+        assert pccs.stderr.read() == ""

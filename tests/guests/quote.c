@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: quote aesm FILE | quote dcap_ql FILE
+ * usage: quote aesm FILE | quote dcap_ql FILE | quote provision FILE
  * A quote as a program on hardware gets it, written to FILE: a REPORT for the quoting enclave, then
  * by AESM's socket (an own connection for each request, as Gramine's) or by libsgx_dcap_ql. By the
- * socket, the quoting enclave's own REPORT is checked inside, too.
+ * socket, the quoting enclave's own REPORT is checked inside, too. provision: PROVISION_KEY as a
+ * quoting enclave of one's own asks for it, by /dev/sgx_provision.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <openssl/evp.h>
 #include <stddef.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include "loader.h"
@@ -213,12 +216,45 @@ static void by_library(FILE *out)
 	CHECK_EQ(quote(&r, n, buf), SGX_QL_INVALID_REPORT, "changed_report");
 }
 
+static int build(bool allowed)
+{
+	struct sgx_enclave_provision arg = {.fd = (uint64_t)open("/dev/sgx_provision", O_RDONLY)};
+
+	if (encl_plan(&e, &(struct encl_opts){.attributes = ATTR_PROVISIONKEY}) || encl_sign(&e) ||
+	    encl_open(&e) || encl_reserve(&e) || encl_create(&e))
+		bail("provisioning", e.err);
+	if (allowed && ioctl(e.fd, SGX_IOC_ENCLAVE_PROVISION, &arg))
+		bail("ioctl", strerror(errno));
+	close((int)arg.fd);
+	if (encl_add_all(&e, 0))
+		bail("provisioning", e.err);
+	return encl_init(&e);
+}
+
+static void provision(FILE *out)
+{
+	struct keyrequest request = {.keyname = KEY_PROVISION};
+
+	CHECK_EQ(build(false), -EACCES, "not_allowed");
+	encl_free(&e);
+	CHECK_EQ(build(true), 0, "allowed");
+	if (encl_map(&e))
+		bail("map", e.err);
+	memcpy(c.buf, &request, sizeof(request));
+	check(op(OP_GETKEY), "provision_key", "ret %ld; %s", (long)c.ret, e.err);
+	check(fwrite(c.buf, 16, 1, out) == 1, "written", "%s", strerror(errno));
+}
+
 int main(int argc, char **argv)
 {
 	FILE *out = argc == 3 ? fopen(argv[2], "w") : NULL;
 
 	if (!out)
-		bail("usage", "quote aesm FILE | quote dcap_ql FILE");
+		bail("usage", "quote aesm FILE | quote dcap_ql FILE | quote provision FILE");
+	if (!strcmp(argv[1], "provision")) {
+		provision(out);
+		return fclose(out) || tap_failed;
+	}
 	if (encl_load(&e, &(struct encl_opts){.threads = 1}))
 		bail("load", e.err);
 	if (!strcmp(argv[1], "aesm"))

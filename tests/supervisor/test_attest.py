@@ -72,6 +72,20 @@ def test_a_platform_that_was_set_is_in_quotes(
     assert softsgx.command("attest", "verify", tmp_path / "quote").returncode == 0
 
 
+def test_provisioning_keys_are_the_devices(softsgx: Softsgx, guest: Guest, tmp_path: Path) -> None:
+    """One signer's key is one on a device, whatever the enclave, and another on another device."""
+    keys = []
+    for state in ("one", "one", "other"):
+        done = softsgx(
+            "--", guest("quote"), "provision", tmp_path / "key",
+            env={"SOFTSGX_STATE_DIR": str(tmp_path / state)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        keys.append((tmp_path / "key").read_bytes())
+    assert keys[0] == keys[1]
+    assert len({*keys}) == 2
+
+
 def test_connects_are_answered_as_by_a_real_socket(softsgx: Softsgx, short: Path) -> None:
     folder = short / "aesmd"
     folder.mkdir()
@@ -99,6 +113,13 @@ def test_the_recording_tells_of_it(softsgx: Softsgx, tmp_path: Path) -> None:
     shown = softsgx.command("show", tmp_path / "run.jsonl").stdout
     real = os.path.join(os.path.realpath("/var/run"), "aesmd/aesm.socket")
     assert f'connect("{real}") = 0' in shown
+
+
+def test_a_device_is_no_socket(softsgx: Softsgx) -> None:
+    done = softsgx("--", sys.executable, "-c", ONCE.replace(SOCKET, "/dev/sgx_enclave"))
+    assert done.stderr.splitlines()[-1].startswith("ConnectionRefusedError")
+    done = softsgx("--", sys.executable, "-c", ONCE.replace(SOCKET, "/dev/sgx_enclave/x"))
+    assert done.stderr.splitlines()[-1].startswith("NotADirectoryError")
 
 
 @pytest.mark.skipif(os.path.lexists("/run/aesmd"), reason="this machine has a service of its own")

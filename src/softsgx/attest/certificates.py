@@ -217,4 +217,7 @@ def _sgx_extension(platform: Platform) -> bytes:
         pair("3", der.octets(platform.pceid)),
         pair("4", der.octets(platform.fmspc)),
         pair("5", der.enumerated(0)),  # SGX type: standard
+        # What a platform CA says, too: the instance, and its configuration.
+        pair("6", der.octets(platform.instance_id)),
+        pair("7", der.sequence(*(pair(f"7.{i}", der.boolean(False)) for i in (1, 2, 3)))),
     )

@@ -1,4 +1,4 @@
-"""DER (X.690), as much as Intel's SGX extension takes: five types, written and never read.
+"""DER (X.690), as much as Intel's SGX extension takes: six types, written and never read.
 
 `cryptography` makes certificates, but has no encoder for what is inside an extension of
 somebody else's; a library of ASN.1 types would be a dependency for these thirty lines.
@@ -6,7 +6,7 @@ somebody else's; a library of ASN.1 types would be a dependency for these thirty
 
 from __future__ import annotations
 
-__all__ = ["enumerated", "integer", "octets", "oid", "sequence"]
+__all__ = ["boolean", "enumerated", "integer", "octets", "oid", "sequence"]
 
 
 def _tlv(tag: int, content: bytes) -> bytes:
@@ -34,6 +34,11 @@ def _number(value: int) -> bytes:
 def integer(value: int) -> bytes:
     """INTEGER, of a number that is not negative."""
     return _tlv(0x02, _number(value))
+
+
+def boolean(value: bool) -> bytes:
+    """BOOLEAN."""
+    return _tlv(0x01, b"\xff" if value else b"\0")
 
 
 def enumerated(value: int) -> bytes:

@@ -91,6 +91,11 @@ class Platform:
         self.cpusvn, self.pcesvn, self.pceid = CPUSVN, PCESVN, PCEID
 
     @cached_property
+    def instance_id(self) -> bytes:
+        """16 bytes that name the platform as it is put together."""
+        return derive(self.root, "platform instance ID", 16)
+
+    @cached_property
     def qe_id(self) -> bytes:
         """16 bytes that name this device's quoting enclave, in a quote's user data."""
         return derive(self.root, "QE ID", 16)

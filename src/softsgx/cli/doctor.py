@@ -250,6 +250,16 @@ def _cryptography() -> Result:
     return True, f"version {cryptography.__version__}"
 
 
+def _quotes() -> Result:
+    """What AESM's messages and the check of a quote take: an extra, as long as none is asked."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return True, f"protobuf {version('protobuf')}, dcap-qvl {version('dcap-qvl')}"
+    except PackageNotFoundError as missing:
+        return False, f"no {missing.name}; pip install 'softsgx[attest]'"
+
+
 def _state() -> Result:
     from softsgx.host import state
 
@@ -306,6 +316,7 @@ _CHECKS: tuple[tuple[str, int, Callable[[], Result]], ...] = (
     ("capstone", 1, _capstone),
     ("cryptography", 1, _cryptography),
     ("state directory", 1, _state),
+    ("quotes", 0, _quotes),
     ("CPUID faulting", 0, _cpuid),
     ("PROCMAP_QUERY", 0, _procmap_query),
     ("a program that opens the device", 1, _run),

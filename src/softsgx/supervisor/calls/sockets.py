@@ -69,10 +69,18 @@ def connect(run: Run, tracee: Tracee) -> Any:
     at = scratch(tracee.space)
     tracee.space.poke(at, ours)
     meant = {}
-    if os.path.samefile(f"/proc/{tracee.tid}/ns/net", "/proc/self/ns/net"):
+    if _in_our_network(tracee):
         # unix_find_abstract() looks for the socket's type, too; unix_find_bsd() tells of it.
         meant[-errno.ECONNREFUSED] = -errno.EPROTOTYPE
     return instead(run, tracee, nr.NR_connect, {RSI: at, RDX: len(ours)}, found, meant)
+
+
+def _in_our_network(tracee: Tracee) -> bool:
+    """Whether names in the abstract namespace mean the same to it as to us."""
+    try:
+        return os.path.samefile(f"/proc/{tracee.tid}/ns/net", "/proc/self/ns/net")
+    except OSError:
+        return False
 
 
 def _begin(run: Run) -> int:
