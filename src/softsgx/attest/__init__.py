@@ -1,0 +1,1 @@
+"""Quotes and what stands behind them: keys, certificates, collateral, AESM's answers; no I/O."""

@@ -1,0 +1,1 @@
+"""Servers: AESM's socket and a PCCS; what they answer is made in `softsgx.attest`."""
