@@ -1,11 +1,12 @@
 """Hold softsgx's rules against the kernel's own driver, and say how many calls of each kind agreed.
 
-usage: judge.py [SEQUENCES] [--seed N] [--calls N] [--design NAME]… (3000 sequences of 40 calls
-for each design, a new seed)
+usage: judge.py [SEQUENCES] [--seed N] [--first N] [--calls N] [--design NAME]… (3000 sequences
+of 40 calls for each design, a new seed)
 
 The driver is that of Debian's kernel sources, built as a library (tests/kernel_driver); what
-the sequences are is in its calls.py. Status 0: nothing differed that is not explained; 1:
-something did, and the fewest calls that do are printed.
+the sequences are is in its calls.py. Sequence number N of a seed is always the same, so a long walk
+can be made in parts: ``--first`` is the number that one begins with. Status 0: nothing differed
+that is not explained; 1: something did, and the fewest calls that do are printed.
 """
 
 from __future__ import annotations
@@ -31,22 +32,20 @@ _EVERY = 30.0
 """Seconds between two lines that tell how far it is."""
 
 
-def _walk(name: str, sequences: int, calls: int, seed: int) -> tuple[Walker, str]:
-    """The walker of a design after its sequences, and what differed, "" if nothing."""
-    walker = Walker(judge_of(name))
-    numbers = random.Random(f"{seed} {name}")
+def _walk(walkers: dict[str, Walker], numbers: range, calls: int, seed: int) -> str:
+    """Walk sequences with each design: what differed, "" if nothing."""
     last = time.monotonic()
-    for done in range(sequences):
-        data = numbers.randbytes(calls * CALL_BYTES)
-        if failure(walker, data) is not None:
-            return walker, f"{name}, sequence {done} of seed {seed}:\n" + told(
-                walker, shrink(walker, data)
-            )
+    for number in numbers:
+        data = random.Random(f"{seed} {number}").randbytes(calls * CALL_BYTES)
+        for name, walker in walkers.items():
+            if failure(walker, data) is not None:
+                shortest = told(walker, shrink(walker, data))
+                return f"{name}, sequence {number} of seed {seed}:\n{shortest}"
         now = time.monotonic()
         if now - last >= _EVERY:
-            print(f"{name}: {done + 1} sequences", flush=True)
+            print(f"sequence {number} of seed {seed}", flush=True)
             last = now
-    return walker, ""
+    return ""
 
 
 def _table(counts: dict[str, Counter[str]]) -> str:
@@ -64,27 +63,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Hold softsgx against the kernel's own driver.")
     parser.add_argument("sequences", nargs="?", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--calls", type=int, default=40)
     parser.add_argument("--design", action="append", choices=list(JUDGED))
     options = parser.parse_args()
     seed = options.seed
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little")
-    counts: dict[str, Counter[str]] = {}
-    told_of: Counter[str] = Counter()
-    for name in options.design or JUDGED:
-        try:
-            walker, difference = _walk(name, options.sequences, options.calls, seed)
-        except MissingSource as e:
-            print(e)
-            return 1
-        counts[name] = walker.judge.counts
-        told_of += walker.judge.told
-        if difference:
-            print(difference)
-            return 1
-    print(_table(counts))
-    for reason, n in told_of.most_common():
+    try:
+        walkers = {name: Walker(judge_of(name)) for name in options.design or JUDGED}
+    except MissingSource as e:
+        print(e)
+        return 1
+    numbers = range(options.first, options.first + options.sequences)
+    difference = _walk(walkers, numbers, options.calls, seed)
+    if difference:
+        print(difference)
+        return 1
+    print(_table({name: walker.judge.counts for name, walker in walkers.items()}))
+    known = sum((walker.judge.told for walker in walkers.values()), Counter[str]())
+    for reason, n in known.most_common():
         print(f"{n:,} as docs/held-against.md says: {reason}")
     print(f"{options.sequences:,} sequences of {options.calls} calls a design, seed {seed}")
     return 0

@@ -14,7 +14,8 @@ from softsgx.sdm.cpuid import (
 )
 from softsgx.sdm.xsave import INTEL
 from softsgx.uapi.errno import ENOMEM
-from tests.kernel_driver.library import Library
+from tests.kernel_driver.library import Cpu, Library, State, User
+from tests.kernel_driver.memory import UserArea
 
 __all__ = ["Difference", "Kernel", "judged"]
 
@@ -31,24 +32,26 @@ class Kernel:
     initialization") (in v6.0)).
     """
 
-    def __init__(self, library: Library, design: Design) -> None:
+    def __init__(
+        self, library: Library, design: Design, user: User, areas: list[UserArea], epc_pages: int
+    ) -> None:
         self.library, self.state = library, library.state
         self.sgx2 = bool(design.sgx2)
         self.any_place = not design.sgx2
-        cpu = library.cpu
+        self._cpu = cpu = Cpu(xfrm=7, miscselect=MISCSELECT_SUPPORTED)
         cpu.attributes = attributes_supported(design.aexnotify)
-        cpu.xfrm, cpu.miscselect = 7, MISCSELECT_SUPPORTED
         cpu.max_size_log2 = MAX_ENCLAVE_SIZE_64_LOG2
         cpu.max_size_not64_log2 = MAX_ENCLAVE_SIZE_NOT64_LOG2
         for xfrm in range(8):
             cpu.xsave_bytes[xfrm] = INTEL.size_bytes(xfrm)
+        self._state = State.new(user, epc_pages)
+        for area in areas:
+            for page in range(area.eof):
+                self._state.beyond_eof |= 1 << (area.end - user.base >> 12) - 1 - page
 
     def boot(self) -> None:
         """Begin anew: no file is open, the EPC is empty."""
-        self.state.failures = self.state.fail_at = self.state.signal_at = 0
-        self.library.cpu.einit_times = self.library.cpu.einit_then = 0
-        if self.library.boot(self.sgx2):
-            raise Difference("sgx_drv_init() fails")
+        self.library.power_on(self._cpu, self._state, self.sgx2)
 
 
 def judged(design: type[Design]) -> type[Any]:

@@ -22,12 +22,12 @@ from typing import Any
 
 from softsgx.sgx.epcm import PAGE
 
-__all__ = ["Cpu", "Library", "User", "signed"]
+__all__ = ["Cpu", "Library", "State", "User"]
 
 _FIELDS = ("present", "pt", "perm", "pending", "modified", "pr", "max")
 
 
-class _State(ctypes.Structure):
+class State(ctypes.Structure):
     """struct judge_state."""
 
     _fields_ = (
@@ -38,6 +38,15 @@ class _State(ctypes.Structure):
         ("signal_at", c_uint64), ("signal_asked", c_uint64),
         ("provision_fd", c_uint64), ("epc_pages", c_uint64), ("shifts", c_uint64 * 7),
     )  # fmt: skip
+
+    @classmethod
+    def new(cls, user: User, epc_pages: int) -> State:
+        """As a machine boots with it."""
+        state = cls(user=user.address, user_base=user.base, user_bytes=len(user.view))
+        state.epc_pages = epc_pages
+        for i, name in enumerate(_FIELDS):
+            state.shifts[i] = PAGE.fields[name].shift
+        return state
 
 
 class Cpu(ctypes.Structure):
@@ -115,18 +124,25 @@ class Library:
             function = getattr(self._library, f"judge_{name}")
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
-        self._library.judge_the_state.restype = POINTER(_State)
+        self._library.judge_the_state.restype = POINTER(State)
         self._library.judge_the_cpu.restype = POINTER(Cpu)
         self.state = self._library.judge_the_state().contents
         self.cpu: Cpu = self._library.judge_the_cpu().contents
-        self.state.epc_pages = 64
-        for i, name in enumerate(_FIELDS):
-            self.state.shifts[i] = PAGE.fields[name].shift
         self._told = _Enclave()
         self._told_at = ctypes.addressof(self._told)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)  # type checkers: the functions are set by __init__
+
+    def power_on(self, cpu: Cpu, state: State, sgx2: bool) -> None:
+        """Boot with a processor and a state, whatever machine was there before.
+
+        Two of one library would share all of it: the machine is made anew each time.
+        """
+        ctypes.memmove(ctypes.addressof(self.cpu), ctypes.addressof(cpu), ctypes.sizeof(cpu))
+        ctypes.memmove(ctypes.addressof(self.state), ctypes.addressof(state), ctypes.sizeof(state))
+        if self.boot(sgx2):
+            raise RuntimeError("sgx_drv_init() fails")
 
     def opened(self) -> int:
         """Open the device: a handle, or -errno."""
@@ -142,8 +158,3 @@ class Library:
     def failure(self) -> str:
         """What happened that must not, "" if nothing did."""
         return self.state.failure.decode() if self.state.failures else ""
-
-
-def signed(value: int) -> int:
-    """An unsigned 64-bit number as a signed one."""
-    return value - (1 << 64) if value >> 63 else value

@@ -31,10 +31,10 @@ def judge_of(name: str, law: type[Design] | None = None, max_pages: int = 16) ->
     installed.
     """
     design, package = JUDGED[name]
+    user, memory = user_memory(), areas()
     library = Library(driver_library(package))
-    library.state.epc_pages = 4 * max_pages
-    kernel = Kernel(library, design())
-    return Judge(kernel, judged(law or design), user_memory(), areas(), max_pages)
+    kernel = Kernel(library, design(), user, memory, epc_pages=4 * max_pages)
+    return Judge(kernel, judged(law or design), user, memory, max_pages)
 
 
 def failure(walker: Walker, data: bytes) -> Exception | None:

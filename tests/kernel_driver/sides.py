@@ -61,13 +61,6 @@ class Judge:
         self.told: Counter[str] = Counter()
         self.law = design()
         self.law.judge = self
-        state = kernel.state
-        state.user, state.user_base = user.address, user.base
-        state.user_bytes = len(user.view)
-        state.beyond_eof = 0
-        for area in areas:
-            for page in range(area.eof):
-                state.beyond_eof |= 1 << (area.end - user.base >> 12) - 1 - page
         self.max_pages = max_pages
         self._words = (ctypes.c_uint64 * max_pages)()
         self._words_at = ctypes.addressof(self._words)
