@@ -7,7 +7,7 @@ Every design is checked, each trace replayed on real processes, and repairs are 
 the pages are made of what those commands print. The stories at the head of docs/findings.md
 are findings-told.md beside this file, whose runs a test runs again. To write the pages anew
 without minutes of search: --repairs takes what ``softsgx repair --json`` printed, --runs keeps
-verdicts and replays in a file, or takes them from it.
+verdicts, replays and traces in a file, or takes them from it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from softsgx.checker.properties import PROPERTIES  # noqa: E402
 from softsgx.checker.result import trace_name  # noqa: E402
 from softsgx.designs.registry import DESIGNS, design_text  # noqa: E402
+from softsgx.report.checkpages import picture_of  # noqa: E402
 from softsgx.report.checks import verdict_table  # noqa: E402
 from tests.cache import build, cache_directory  # noqa: E402
 
@@ -165,6 +166,17 @@ def _key(row: Row) -> str:
     return f"{_title(row)} {row['property']}"
 
 
+def _picture(key: str) -> str:
+    """The file of a hole's picture, in docs/findings."""
+    return "pictures/" + re.sub(r"[^\w.=-]+", "-", key) + ".svg"
+
+
+def _seen(replay: list[str]) -> list[str]:
+    """What a replay says that it has shown."""
+    end = "all as the checker says"
+    return replay[replay.index(end) :] if end in replay else []
+
+
 def _hole(row: Row, mend: Row | None, replay: list[str]) -> Iterator[str]:
     prop = PROPERTIES[row["property"]]
     steps = f" in {len(row['steps'])} steps" if row["steps"] else ""
@@ -173,6 +185,9 @@ def _hole(row: Row, mend: Row | None, replay: list[str]) -> Iterator[str]:
     yield ""
     if row["steps"]:
         yield _who(row["permissions"])
+        yield ""
+        words = f"{prop.name} under {_title(row)}, step by step"
+        yield f"![{words}]({_picture(_key(row))})"
         yield ""
         yield "```text"
         yield from replay or [f"{n:2}. {step}" for n, step in enumerate(row["steps"], 1)]
@@ -226,20 +241,34 @@ def main() -> None:
     parser.add_argument("--runs", metavar="FILE", help="verdicts and replays: kept, or taken")
     args = parser.parse_args()
     if args.runs and Path(args.runs).exists():
-        rows, replays = json.loads(Path(args.runs).read_text(encoding="utf-8"))
+        rows, replays, traces = json.loads(Path(args.runs).read_text(encoding="utf-8"))
     else:
-        rows, replays = _run_all()
+        rows, replays, traces = _run_all()
         if args.runs:
-            Path(args.runs).write_text(json.dumps([rows, replays]), encoding="utf-8")
+            Path(args.runs).write_text(json.dumps([rows, replays, traces]), encoding="utf-8")
     if args.repairs:
         repairs = json.loads(Path(args.repairs).read_text(encoding="utf-8"))
     else:
         repairs = json.loads(_softsgx("repair", *BEGIN, "--json"))
     _write(rows, replays, repairs)
+    _draw(rows, replays, traces)
 
 
-def _run_all() -> tuple[list[Row], dict[str, list[str]]]:
-    """Every verdict, and what the replays of the traces print, by `_key`."""
+def _draw(rows: list[Row], replays: dict[str, list[str]], traces: dict[str, Row]) -> None:
+    """A picture of each hole that has a trace, and none else."""
+    folder = ROOT / "docs" / "findings" / "pictures"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.svg"):
+        old.unlink()
+    for row in rows:
+        key = _key(row)
+        if row["verdict"] == "refuted" and key in traces:
+            svg = picture_of(traces[key], _seen(replays.get(key, [])), alone=True)
+            (folder.parent / _picture(key)).write_text(svg + "\n", encoding="utf-8")
+
+
+def _run_all() -> tuple[list[Row], dict[str, list[str]], dict[str, Row]]:
+    """Every verdict; what the replays of the traces print, and the traces, by `_key`."""
     guests = cache_directory("guests")
     program = guests / "orders"
     build(["make", "-s", "-C", ROOT / "tests" / "guests", f"OUT={guests}", program])
@@ -250,7 +279,8 @@ def _run_all() -> tuple[list[Row], dict[str, list[str]]]:
         there = {key: path for key, path in paths.items() if path.exists()}
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             replayed = pool.map(lambda p: _replay(p, program), there.values())
-            return rows, dict(zip(there, replayed, strict=True))
+            traces = {k: json.loads(p.read_text(encoding="utf-8")) for k, p in there.items()}
+            return rows, dict(zip(there, replayed, strict=True)), traces
 
 
 def _write(rows: list[Row], replays: dict[str, list[str]], repairs: list[Row]) -> None:

@@ -136,8 +136,9 @@ class Browser:
     def open(self, path: Path, fragment: str = "") -> None:
         """Open a file, and wait until it is loaded."""
         self._events.clear()
-        self._call("Page.navigate", url=path.as_uri() + fragment)
-        self._wait("Page.loadEventFired")
+        done = self._call("Page.navigate", url=path.as_uri() + fragment)
+        if "loaderId" in done:  # else it is another place of the same page
+            self._wait("Page.loadEventFired")
 
     def js(self, expression: str) -> Any:
         """The value of an expression of JavaScript, a promise's when it is there."""

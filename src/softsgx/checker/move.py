@@ -110,7 +110,8 @@ class Move:
 
     args: (name, width in bits) of what the one who acts chooses. guard: a literal.
     new: the next value, as literals, of each variable that changes. rules: the names of the
-    design's rules that it ran, in their order.
+    design's rules that it ran, in their order. asks: (target, permissions, segment) of each
+    question of the LSM, the permissions 0 where it is none.
     """
 
     def __init__(self, world: World, name: str, inputs: list[int], **meta: int | str) -> None:
@@ -123,6 +124,7 @@ class Move:
         self.new: dict[str, tuple[int, ...]] = {}
         self.asked_x: Value = 0
         self.rules: dict[str, None] = {}
+        self.asks: list[tuple[str, Value, Value]] = []
         self.enclave = StateCell(self, "enclave.", {"dead": 0, "size": 0})
 
     def arg(self, name: str, width: int, chosen: bool = False) -> Any:
@@ -208,12 +210,14 @@ class _Questions:
         move, world = self._move, self._move.world
         p = at.process.index
         perms = ite(self._when, perms, 0)
+        if target in (selinux.PROCESS, selinux.INODE):
+            segment: Value = at.file.segment if target == selinux.INODE else 0
+            move.asks.append((target, perms, segment))
         if target == selinux.PROCESS:
             execmem = move.get(f"may{p}.process")
             move.need(0, subset(perms, ite(execmem, selinux.EXECMEM, 0)))
             move.asked_x = move.asked_x | has(perms, selinux.EXECMEM)
         elif target == selinux.INODE:
-            segment = at.file.segment
             held: Value = move.get(f"may{p}.device")
             for s in SEGMENTS if world.has_segments else ():
                 name = f"may{p}.segment{s}"
@@ -246,6 +250,7 @@ class _Questions:
         """
         move, p = self._move, at.process.index
         mask = ite(self._when, mask, 0)
+        move.asks.append(("path", mask, 0))
         known = self._checked_others(p)
         elsewhere: Value = 0
         for value in known.values():

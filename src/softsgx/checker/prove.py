@@ -15,6 +15,7 @@ from typing import Any
 from softsgx.checker import abc, smt
 from softsgx.checker.answer import BOUNDED, PROVED, REFUTED, Answer, Clause
 from softsgx.checker.anypages import AnyPages
+from softsgx.checker.asking import asked_of
 from softsgx.checker.circuit import TRUE
 from softsgx.checker.ending import end_of
 from softsgx.checker.explore import explore
@@ -244,11 +245,14 @@ class Checker:
         }
         before = start
         for step, words in zip(steps, result.steps, strict=True):
-            data = {"step": step.move.name, **step.move.meta, **step.args, "words": words}
+            data: dict[str, Any] = {
+                "step": step.move.name, **step.move.meta, **step.args, "words": words,
+            }  # fmt: skip
             if step.move.name == "eaccept":
                 page = f"page{step.move.meta['i']}."
                 names = ("perm", "pt", "pending", "modified", "pr")
                 data |= {name: before[page + name] for name in names}
+            data["asked"] = asked_of(system, step, before)
             result.trace["steps"].append(data)
             before = step.after
         runs = [

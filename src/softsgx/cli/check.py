@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -44,6 +45,16 @@ def _parser() -> Any:
     p.add_argument("--bound", type=int, default=12, metavar="STEPS", help="of z3's search")
     p.add_argument("--trace-dir", metavar="DIR", help="write each trace as a JSON file")
     p.add_argument("--markdown", action="store_true", help="the table alone, as Markdown")
+    p.add_argument(
+        "--html", metavar="DIR",
+        help="write pages to DIR: index.html with the table, and a page a design with its traces"
+        ' as pictures (takes the extra "report")',
+    )  # fmt: skip
+    p.add_argument(
+        "--orders", metavar="PROGRAM", default=os.environ.get("SOFTSGX_ORDERS", ""),
+        help="for --html: replay each trace with the loader that takes orders, as 'softsgx replay'"
+        " does (default: $SOFTSGX_ORDERS; without it the pages have no evidence)",
+    )  # fmt: skip
     p.add_argument("-v", "--verbose", action="store_true", help="traces and invariants of all")
     p.add_argument("--list", action="store_true",
                    help="print the properties and where they come from, and leave")  # fmt: skip
@@ -101,6 +112,12 @@ def check(args: list[str]) -> int:
         texts = [v for t in texts for v in (_variants(t) if t in DESIGNS else [t])]
     for text in texts:
         design_of(text)
+    if a.html:
+        from softsgx.report.html import need_jinja
+
+        need_jinja()  # before minutes of search
+        if a.orders and not os.access(a.orders, os.X_OK):
+            raise UsageError(f"--orders {a.orders}: not a program")
     held: dict[str, int] = {}
     for text in a.permissions:
         held |= parse_permissions(text, a.processes)
@@ -112,6 +129,8 @@ def check(args: list[str]) -> int:
     _tell_engine(options)
     pairs = [(text, name) for text in texts for name in a.property or PROPERTIES]
     results = _run(pairs, options, a.jobs, a.load)
+    if a.html:
+        _write_pages(a.html, results, a.orders)
     if a.trace_dir:
         _write_traces(a.trace_dir, results)
     if a.json:
@@ -165,3 +184,41 @@ def _write_traces(directory: str, results: list[Any]) -> None:
         if r.trace is not None:
             path = Path(directory, trace_name(r.design, r.options, r.property))
             path.write_text(json.dumps(r.trace, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_pages(directory: str, results: list[Any], program: str) -> None:
+    from pathlib import Path
+
+    from softsgx.report.checkpages import check_pages
+    from softsgx.report.html import write_page
+
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"--html {directory}: {e.strerror}") from None
+    missing = "" if program else (
+        "Without evidence of real processes: --orders, or SOFTSGX_ORDERS, names the program that"
+        " replays traces ('make guests' in softsgx's sources builds it)."
+    )  # fmt: skip
+    shown = _replays(results, os.path.abspath(program)) if program else {}
+    for name, text in check_pages(results, shown, missing).items():
+        write_page(str(Path(directory, name)), text)
+
+
+def _replays(results: list[Any], program: str) -> dict[int, Any]:
+    """What replays have shown, by the index of a result."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from softsgx.cli.replay import replay_trace
+    from softsgx.report.checkpages import Shown
+
+    def one(trace: dict[str, Any]) -> Any:
+        try:
+            done = replay_trace(trace, program)
+        except UsageError as e:
+            return Shown(False, [str(e)], [])
+        return Shown(done.holds, done.evidence, done.orders)
+
+    traces = {i: r.trace for i, r in enumerate(results) if r.trace is not None and r.steps}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return dict(zip(traces, pool.map(one, traces.values()), strict=True))

@@ -12,6 +12,7 @@ __all__ = ["designs"]
 HELP = """\
 usage: softsgx designs [--json] [NAME[:OPTION=VALUE,…]]
        softsgx designs NAME:repaired
+       softsgx designs --html PAGE.html [NAME[:OPTION=VALUE,…]…]
        softsgx designs --markdown DIRECTORY [--check]
 
 Without NAME: the designs and their options (the default value first). With it: the
@@ -19,6 +20,8 @@ design's rules, in the order of their checks, printed from the rules that are en
 A repair is an option that no mail has and that closes a hole; `repaired` makes them all.
 
   --json      the same for programs
+  --html      write one page with the designs (default: all) side by side, rule by rule (takes
+              the extra "report": pip install 'softsgx[report]')
   --markdown  write a page for each design, and their comparison, to DIRECTORY
   --check     write nothing; the status is 1 if a page there is not what would be written
 """
@@ -28,6 +31,7 @@ def designs(args: list[str]) -> int:
     """Print the designs, or the rules of one. Raises UsageError for an unknown one."""
     as_json = check = False
     directory: str | None = None
+    page = ""
     names = []
     rest = iter(args)
     for arg in rest:
@@ -42,14 +46,22 @@ def designs(args: list[str]) -> int:
             directory = next(rest, None)
             if directory is None:
                 raise UsageError("--markdown needs a directory; see 'softsgx designs --help'")
+        elif arg == "--html":
+            page = next(rest, "")
+            if not page:
+                raise UsageError("--html needs a file; see 'softsgx designs --help'")
         elif arg.startswith("-"):
             raise UsageError(f"no option {arg}; see 'softsgx designs --help'")
         else:
             names.append(arg)
     if directory is not None or check:
-        if names or as_json or directory is None:
+        if names or as_json or page or directory is None:
             raise UsageError("write: softsgx designs --markdown DIRECTORY [--check]")
         return _markdown(directory, check)
+    if page:
+        if as_json:
+            raise UsageError("designs takes one of --json and --html")
+        return _html(page, [make_design(name) for name in names or DESIGNS])
     if len(names) > 1:
         raise UsageError("designs takes one name; see 'softsgx designs --help'")
     if names:
@@ -80,6 +92,14 @@ def _markdown(directory: str, check: bool) -> int:
             print(f"{path}: not what the rules say")
             status = 1
     return status
+
+
+def _html(page: str, chosen: list[Any]) -> int:
+    from softsgx.report.designtable import design_table
+    from softsgx.report.html import write_page
+
+    write_page(page, design_table(chosen))
+    return 0
 
 
 def _json(value: Any) -> None:

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from softsgx.errors import UsageError
 
-__all__ = ["replay"]
+__all__ = ["Replayed", "replay", "replay_trace"]
 
 HELP = """\
 usage: softsgx replay [--print] [--orders PROGRAM] [--noexec DIRECTORY] TRACE
@@ -70,7 +70,7 @@ def replay(args: list[str]) -> int:
             f"replay needs the program that takes orders, not {program!r};"
             " see --orders in 'softsgx replay --help'"
         )
-    return _run(trace, os.path.abspath(program), noexec or _noexec_directory())
+    return _run(trace, os.path.abspath(program), noexec)
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -190,10 +190,40 @@ def _print(trace: dict[str, Any], program: str, noexec: str) -> None:
 
 
 def _run(trace: dict[str, Any], program: str, noexec: str) -> int:
+    done = replay_trace(trace, program, noexec)
+    for line in done.orders:
+        print(line)
+    print(done.errors, file=sys.stderr, end="")
+    for line in done.evidence:
+        print(line)
+    return 0 if done.holds else 1
+
+
+class Replayed:
+    """A replay: holds: all was as the checker says, and the property's verdict was seen.
+
+    orders: the steps with the orders of each and their answers. evidence: what was seen, lines.
+    errors: what the program said where an answer was another.
+    """
+
+    __slots__ = ("errors", "evidence", "holds", "orders")
+
+    def __init__(self) -> None:
+        self.holds, self.errors = False, ""
+        self.orders: list[str] = []
+        self.evidence: list[str] = []
+
+
+def replay_trace(trace: dict[str, Any], program: str, noexec: str = "") -> Replayed:
+    """Run a trace on real processes. program: the one that takes orders, its absolute path.
+
+    noexec: a directory of a noexec mount; else one is looked for. Raises UsageError if it
+    cannot be replayed.
+    """
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="softsgx-replay-") as directory:
-        setup = _Setup(directory, trace, noexec)
+        setup = _Setup(directory, trace, noexec or _noexec_directory())
         orders = setup.orders()
         setup.fill(program)
         with open(f"{directory}/errors", "w+", encoding="utf-8", errors="replace") as errors:
@@ -206,7 +236,7 @@ def _run(trace: dict[str, Any], program: str, noexec: str) -> int:
                 "this trace cannot be replayed: it takes a noexec mount, and to mount one is"
                 f" {one.answer}; run it as root, or give one with --noexec DIR"
             )
-    return _report(trace, taken, said)
+    return _judged(trace, taken, said)
 
 
 def _take(setup: _Setup, orders: list[Any], errors: IO[str]) -> Iterator[Any]:
@@ -239,21 +269,21 @@ def _take(setup: _Setup, orders: list[Any], errors: IO[str]) -> Iterator[Any]:
                 yield Taken(order, answer, [json.loads(line) for line in lines])
 
 
-def _report(trace: dict[str, Any], taken: list[Any], errors: str) -> int:
+def _judged(trace: dict[str, Any], taken: list[Any], errors: str) -> Replayed:
     from softsgx.checker.evidence import evidence
 
+    done = Replayed()
     step = 0
     for one in taken:
         while step < one.order.step:
             step += 1
-            print(f"{step:2}. {trace['steps'][step - 1]['words']}")
-        print(f"      {one.order.text} -> {one.answer}")
+            done.orders.append(f"{step:2}. {trace['steps'][step - 1]['words']}")
+        done.orders.append(f"      {one.order.text} -> {one.answer}")
         if one.order.answer not in (None, one.answer):
-            print(f"not as the checker says: {one.order.answer} was expected")
-            print(errors, file=sys.stderr, end="")
-            return 1
-    print("all as the checker says")
+            done.evidence.append(f"not as the checker says: {one.order.answer} was expected")
+            done.errors = errors
+            return done
     seen = evidence(trace, taken)
-    for line in seen.lines:
-        print(line)
-    return 0 if seen.holds else 1
+    done.holds = seen.holds
+    done.evidence = ["all as the checker says", *seen.lines]
+    return done

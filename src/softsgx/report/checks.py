@@ -8,7 +8,7 @@ from typing import Any
 
 from softsgx.designs.registry import design_text
 
-__all__ = ["markdown", "print_results", "verdict_table"]
+__all__ = ["cell", "markdown", "print_results", "verdict_table"]
 
 
 def _title(result: Any) -> str:
@@ -16,7 +16,8 @@ def _title(result: Any) -> str:
     return design_text(result.design, result.options, word=False)
 
 
-def _cell(result: Any) -> str:
+def cell(result: Any) -> str:
+    """The verdict in a word or two."""
     if result.verdict == "refuted":
         return f"refuted ({len(result.steps)})" if result.steps else "refuted"
     if result.verdict == "bounded":
@@ -49,7 +50,7 @@ def print_results(results: list[Any], *, details: bool) -> None:
     if details:
         for result in results:
             print()
-            print(f"{_title(result)}: {result.property}: {_cell(result)}")
+            print(f"{_title(result)}: {result.property}: {cell(result)}")
             for line in _details(result):
                 print("  " + line)
 
@@ -57,7 +58,7 @@ def print_results(results: list[Any], *, details: bool) -> None:
 def _plain(results: list[Any]) -> None:
     rows = [("design", "property", "verdict", "benign-runs", "method", "seconds")]
     rows += [
-        (_title(r), r.property, _cell(r), r.benign, r.method, f"{r.seconds:.2f}") for r in results
+        (_title(r), r.property, cell(r), r.benign, r.method, f"{r.seconds:.2f}") for r in results
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
@@ -106,7 +107,7 @@ def _rich(titles: list[str], names: list[str], by: dict[tuple[str, str], Any]) -
             result = by.get((title, name))
             style = "dim green" if result and result.vacuous else ""
             cells.append(
-                Text(_cell(result), style=style or _STYLES[result.verdict]) if result else Text("")
+                Text(cell(result), style=style or _STYLES[result.verdict]) if result else Text("")
             )
         table.add_row(name, *cells)
     if "benign-runs" not in names:

@@ -12,9 +12,14 @@ from typing import Any
 
 from softsgx.errors import UsageError
 
-__all__ = ["as_json", "render", "write_page"]
+__all__ = ["as_json", "need_jinja", "render", "text_of", "write_page"]
 
 _TEMPLATES = Path(__file__).with_name("templates")
+
+
+def need_jinja() -> None:
+    """Raise UsageError if jinja2 is missing."""
+    _environment()
 
 
 def _environment() -> Any:
@@ -28,8 +33,9 @@ def _environment() -> Any:
     )  # fmt: skip
 
 
-def _text_of(name: str) -> Any:
-    """A style sheet or script of the templates as it is."""
+def text_of(name: str) -> Any:
+    """A style sheet or script of the templates as it is. Raises UsageError if jinja2 is missing."""
+    _environment()
     from markupsafe import Markup
 
     return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))
@@ -51,7 +57,8 @@ def render(template: str, **values: Any) -> str:
     from importlib.metadata import version
 
     environment.globals["version"] = version("softsgx")
-    environment.globals["text_of"] = _text_of
+    environment.globals["text_of"] = text_of
+    values.setdefault("style", "")
     text: str = environment.get_template(template).render(**values)
     return text
 
