@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes.util
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -16,6 +18,7 @@ from softsgx.designs.registry import DESIGNS, make_design
 from tests.cache import ROOT
 from tests.docs.console import same, sessions
 
+_TEXT = "{http://www.w3.org/2000/svg}text"
 PAGE = ROOT / "docs" / "findings.md"
 needs_engines = pytest.mark.skipif(
     ctypes.util.find_library("sepol") is None
@@ -62,3 +65,27 @@ def test_a_repaired_design_is_proved_on_the_page(name: str) -> None:
     """test_checker_repair.py proves it."""
     assert {cell.partition(",")[0] for cell in _row(f"{name}:repaired").values()} == {"yes"}
     assert (PAGE.parent / "findings" / f"{name}.md").exists()
+
+
+def test_every_hole_has_its_picture() -> None:
+    """Each with the steps that stand beside it, and none else. To mend it: make findings."""
+    folder = PAGE.parent / "findings"
+    named = set()
+    for page in folder.glob("*.md"):
+        for hole in re.split(r"^### ", page.read_text(), flags=re.M)[1:]:
+            picture = re.search(r"!\[.*\]\((.*)\)", hole)
+            steps = re.findall(r"^ ?(\d+\. .*)$", hole, flags=re.M)
+            if "is refuted" not in hole.splitlines()[0] or not steps:
+                continue
+            assert picture is not None, hole.splitlines()[0]
+            named.add(folder / picture[1])
+            root = ElementTree.parse(folder / picture[1])
+            texts = [text.text or "" for text in root.iter(_TEXT)]
+            drawn = " ".join(texts)
+            assert [step for step in steps if step not in drawn] == []
+            shown = re.search(r"^all as the checker says\n((?:.+\n)+?)```", hole, flags=re.M)
+            assert shown is not None
+            lines = [line.strip() for line in shown[1].splitlines()]
+            assert [line for line in lines if line not in drawn] == []
+    assert named == set((folder / "pictures").iterdir())
+    assert len(named) > 40

@@ -173,9 +173,9 @@ def test_without_the_package_no_search_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    for run in (lambda: check(["--html", str(tmp_path)]), lambda: designs(["--html", "x"])):
+    for run in (check, designs):
         with pytest.raises(UsageError, match=re.escape("pip install 'softsgx[report]'")):
-            run()
+            run(["--html", str(tmp_path / "x")])
     monkeypatch.undo()
     with pytest.raises(UsageError, match="--orders nothing: not a program"):
         check(["--html", str(tmp_path), "--orders", "nothing"])

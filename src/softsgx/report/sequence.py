@@ -125,7 +125,8 @@ class _Picture:
 
     def say(self, text: str, indent: int = 8, classes: str = "say") -> None:
         """Sentences over the whole width."""
-        for line in wrap(text, max(int((self.wide - indent - 8) / _CHAR), 30)):
+        room = max(int((self.wide - indent - 8) / _CHAR), 30)
+        for line in wrap(text, room, break_on_hyphens=False):
             self.y += _STEP
             self.out.append(
                 f'<text class="{classes}" x="{indent}" y="{self.y}">{_text(line)}</text>'
@@ -145,7 +146,11 @@ class _Picture:
 
     def box(self, lines: list[str], kind: str) -> None:
         top, room = self.y + 14, int((self.wide - 40) / _CHAR)
-        wrapped = [part for line in lines for part in wrap(line, room, subsequent_indent="  ")]
+        wrapped = [
+            part
+            for line in lines
+            for part in wrap(line, room, subsequent_indent="  ", break_on_hyphens=False)
+        ]
         height = _STEP * len(wrapped) + 14
         size = f'width="{self.wide - 16}" height="{height}"'
         self.out.append(f'<rect class="{kind}" x="8" y="{top}" {size} rx="6"/>')
