@@ -70,6 +70,9 @@ def test_the_layout_is_what_dcap_qvl_reads() -> None:
     assert (pck.cpu_svn, pck.pce_svn, pck.pce_id) == (body.cpusvn, header.pce_svn, bytes(2))
     svns = [pck.get_value(f"1.2.840.113741.1.13.1.2.{i}") for i in range(1, 17)]
     assert b"".join(svns) == body.cpusvn
+    assert pck.platform_instance_id == platform.instance_id
+    flags = [pck.get_value(f"1.2.840.113741.1.13.1.7.{i}") for i in (1, 2, 3)]
+    assert flags == [b"\0"] * 3  # no dynamic platform, no cached keys, no SMT
     assert (pck.sgx_type, theirs.ca(), theirs.quote_type()) == (0, "platform", "SGX")
 
 

@@ -32,6 +32,7 @@ def test_it_holds_every_module_and_the_compiled_object(wheel: zipfile.ZipFile) -
     templates = {path.name for path in (_SOURCE / "softsgx/report/templates").iterdir()}
     assert names >= {f"softsgx/report/templates/{name}" for name in templates}
     assert any(name.startswith("softsgx/host/") and name.endswith(".so") for name in names)
+    assert "softsgx/dcap_ql/libsgx_dcap_ql.so.1" in names
     foreign = {name for name in names if not name.startswith("softsgx")}
     assert foreign == set(), "nothing but the package and its metadata"
 

@@ -95,7 +95,10 @@ def _pckcert(c: Collateral, query: _Query) -> _Answer:
 
 
 def _pckcrl(c: Collateral, query: _Query) -> _Answer:
-    """getPckCrl(): of the platform's CA; there is no CA of processors."""
+    """getPckCrl(): of the platform's CA; there is no CA of processors.
+
+    PEM unless DER is asked for, as Intel's own service (a PCCS has hex; DCAP takes either).
+    """
     ca = query.get("ca", "").lower()
     if ca not in ("platform", "processor"):
         raise _invalid()
