@@ -29,15 +29,19 @@ else:
     except ImportError:  # run as a script
         BuildHookInterface = object
 
-__all__ = ["BuildError", "VdsoBuildHook", "build_dcap_ql", "build_interleave", "build_vdso"]
+__all__ = [
+    "BuildError", "VdsoBuildHook", "build_dcap_ql", "build_interleave", "build_paths", "build_vdso",
+]  # fmt: skip
 
 _HOST = Path("src/softsgx/host")
 _INTERLEAVE = Path("src/softsgx/sgx/interleave.c")
 _INTERLEAVE_OBJECT = _INTERLEAVE.with_name("softsgx-interleave.so")
 _DCAP_QL = Path("src/softsgx/dcap_ql/dcap_ql.c")
 _DCAP_QL_OBJECT = _DCAP_QL.with_name("libsgx_dcap_ql.so.1")
+_USUAL = ["-O2", "-shared", "-fPIC", "-fvisibility=hidden"]
 # Not vdso.so: Python would import that as the module vdso.
 _OBJECT = _HOST / "softsgx-vdso.so"
+_PATHS_OBJECT = _HOST / "softsgx-paths.so"
 # The page of slots that vdso.lds puts behind the file.
 _SLOTS_OFFSET = 0x2000
 _FLAGS = [
@@ -94,12 +98,23 @@ def build_vdso(root: Path, output: Path | None = None) -> Path:
     return output
 
 
+def build_paths(root: Path) -> Path:
+    """Compile the code that looks at paths in processes and return its path.
+
+    Raises BuildError.
+    """
+    flags = ["-nostdlib", "-shared", "-Wa,--fatal-warnings", "-Wl,--fatal-warnings"]
+    flags += ["-Wl,--build-id=none", "-Wl,-z,max-page-size=4096", "-Wl,-z,noseparate-code"]
+    return _compile(root, _HOST / "paths.S", _PATHS_OBJECT, [*flags, "-Wl,-z,text"])
+
+
 def build_interleave(root: Path) -> Path:
     """Compile the loop that measuring uses where it is there and return its path.
 
     Raises BuildError.
     """
-    return _shared(root, _INTERLEAVE, _INTERLEAVE_OBJECT, "-ffreestanding", "-nostdlib")
+    flags = [*_USUAL, "-ffreestanding", "-nostdlib"]
+    return _compile(root, _INTERLEAVE, _INTERLEAVE_OBJECT, flags)
 
 
 def build_dcap_ql(root: Path) -> Path:
@@ -107,16 +122,15 @@ def build_dcap_ql(root: Path) -> Path:
 
     Raises BuildError.
     """
-    soname = f"-Wl,-soname,{_DCAP_QL_OBJECT.name}"
-    return _shared(root, _DCAP_QL, _DCAP_QL_OBJECT, soname, "-Wl,-z,defs", "-Wl,-z,now")
+    flags = [*_USUAL, f"-Wl,-soname,{_DCAP_QL_OBJECT.name}", "-Wl,-z,defs", "-Wl,-z,now"]
+    return _compile(root, _DCAP_QL, _DCAP_QL_OBJECT, flags)
 
 
-def _shared(root: Path, source: Path, target: Path, *flags: str) -> Path:
+def _compile(root: Path, source: Path, target: Path, flags: list[str]) -> Path:
     output = root / target
     compiler = os.environ.get("CC", "gcc")
     partial = output.with_name(f"{output.name}.{os.getpid()}.o")
-    usual = ["-O2", "-shared", "-fPIC", "-fvisibility=hidden", *flags]
-    command = [*compiler.split(), *usual, str(root / source), "-o", str(partial)]
+    command = [*compiler.split(), *flags, str(root / source), "-o", str(partial)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -143,12 +157,13 @@ class VdsoBuildHook(BuildHookInterface):
             compileall.compile_dir(Path(self.root) / "src", quiet=1)
         try:
             build_vdso(Path(self.root))
+            build_paths(Path(self.root))
             build_interleave(Path(self.root))
             build_dcap_ql(Path(self.root))
         except BuildError as e:
             sys.exit(f"error: {e}")
         build_data["artifacts"] += [
-            f"/{built}" for built in (_OBJECT, _INTERLEAVE_OBJECT, _DCAP_QL_OBJECT)
+            f"/{built}" for built in (_OBJECT, _PATHS_OBJECT, _INTERLEAVE_OBJECT, _DCAP_QL_OBJECT)
         ]
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-linux_x86_64"
@@ -157,6 +172,7 @@ class VdsoBuildHook(BuildHookInterface):
 if __name__ == "__main__":
     try:
         print(build_vdso(Path(__file__).resolve().parent))
+        print(build_paths(Path(__file__).resolve().parent))
         print(build_interleave(Path(__file__).resolve().parent))
         print(build_dcap_ql(Path(__file__).resolve().parent))
     except BuildError as e:

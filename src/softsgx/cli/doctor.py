@@ -304,6 +304,21 @@ def _run() -> Result:
     return good, "" if good else f"a shell that opens {device} ended with wait status {status:#x}"
 
 
+def _paths() -> Result:
+    """A shell that opens a file often: are its calls led past the stop?"""
+    from softsgx.host import pathcode
+    from softsgx.supervisor.loop.supervisor import Supervisor
+    from softsgx.supervisor.state.options import Options
+
+    if pathcode.available():
+        return False, f"{pathcode.available()}; every call on a path stops"
+    supervisor = Supervisor(Options())
+    supervisor.run(["/bin/sh", "-c", "; ".join(50 * [": < /etc/passwd"])])
+    if supervisor.state.led:
+        return True, ""
+    return False, "calls on paths stop: not led in this machine's /bin/sh, or not allowed"
+
+
 _STOP = 2  # needed by every check that comes after
 _CHECKS: tuple[tuple[str, int, Callable[[], Result]], ...] = (
     ("x86-64 Linux", _STOP, _machine),
@@ -320,4 +335,5 @@ _CHECKS: tuple[tuple[str, int, Callable[[], Result]], ...] = (
     ("CPUID faulting", 0, _cpuid),
     ("PROCMAP_QUERY", 0, _procmap_query),
     ("a program that opens the device", 1, _run),
+    ("paths looked at without a stop", 0, _paths),
 )

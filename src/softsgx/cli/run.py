@@ -39,6 +39,7 @@ Run PROGRAM with a software SGX device.
   --dcap-ql                      libsgx_dcap_ql is softsgx's own, first in LD_LIBRARY_PATH
   --no-aesm                      leave AESM's socket alone, which answers with quotes otherwise
   --no-cpuid                     leave the CPUID instruction alone
+  --exact                        change no other code of programs: their calls on paths all stop
   --wait                         end when the program's last descendant ends; without it
                                  softsgx ends with the program, and they go on
   --verify                       hold the model against /proc/PID/maps at every stop
@@ -81,6 +82,7 @@ def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     flags |= {
         "--dev-noexec": "dev_noexec",
         "--dev-exec": "dev_exec",
+        "--exact": "exact",
         "--wait": "wait",
         "--abort-page": "abort_page",
     }
@@ -147,6 +149,7 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
     options.aesm = not chosen.get("no_aesm")
     if "dcap_ql" in chosen:
         _dcap_ql(origin)
+    options.exact = "exact" in chosen
     options.carry_out = bool(chosen.get("carry_out"))
     options.abort_page = bool(chosen.get("abort_page"))
     options.verify = bool(chosen.get("verify"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 
-from softsgx.host import ptrace, vdso
+from softsgx.host import pathcode, ptrace, vdso
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.sockets import AESM_SOCKET, SUN_PATH, SUN_PATH_SIZE
 from softsgx.uapi.syscalls import SYSCALLS
@@ -95,13 +95,14 @@ class _Program:
         return b"".join(out)
 
 
-def base_program(cookie: int, executable: bool = False) -> bytes:
+def base_program(cookie: int, executable: bool = False, place: int | None = None) -> bytes:
     """Paths; other processes' memory; our ioctls; some mappings of files; SHM_REMAP; entering.
 
     The vDSO's ENCLU is the call exit, made at its place in any page: a thread that
     ends elsewhere stops for nothing in one of 4096 programs. With ``cookie`` as its
     second argument it asks for a descriptor (`softsgx.host.notify`). executable: what makes
-    memory executable, or moves it, stops, too.
+    memory executable, or moves it, stops, too. place: of the code that has looked at a path itself
+    (`softsgx.host.pathcode`).
     """
     p = _Program()
     wanted = {
@@ -113,6 +114,9 @@ def base_program(cookie: int, executable: bool = False) -> bytes:
     wanted |= {nr.NR_ioctl: "ioctl", nr.NR_mmap: "mmap", nr.NR_exit: "exit", nr.NR_shmat: "shmat"}
     wanted[nr.NR_rt_sigaction] = "sigaction"
     wanted |= {nr.NR_utimensat: "utimensat", nr.NR_connect: "connect"}
+    if place is not None:
+        wanted |= dict.fromkeys(pathcode.CALLS, "looked")
+        wanted[nr.NR_utimensat] = "utimensat"
     if executable:
         wanted |= {nr.NR_mprotect: "prot", nr.NR_pkey_mprotect: "prot", nr.NR_mremap: "trace"}
     p.op(_LD, _ARCH)
@@ -146,9 +150,18 @@ def base_program(cookie: int, executable: bool = False) -> bytes:
     p.op(_JEQ, vdso.load_image().enclu_end & 0xFFF, "trace", "allow")
     p.label("utimensat")  # with no name it is the descriptor's
     p.op(_LD, _arg(1))
-    p.op(_JEQ, 0, "", "trace")
+    p.op(_JEQ, 0, "", "looked")
     p.op(_LD, _arg(1, True))
-    p.op(_JEQ, 0, "allow", "trace")
+    p.op(_JEQ, 0, "allow", "looked")
+    p.label("looked")
+    if place is None:
+        p.op(_RET, TRACE)
+    else:
+        p.op(_LD, _IP_LO)
+        p.op(_AND, pathcode.MASK)
+        for end in pathcode.load().ends:
+            p.op(_JEQ, (place + end) & pathcode.MASK, "allow")
+        p.op(_RET, TRACE)
     p.label("connect")  # by the length of a sockaddr_un that may end in our socket's name
     p.op(_LD, _arg(2))
     p.op(_JGE, SUN_PATH + len(AESM_SOCKET.rpartition("/")[2]), "", "allow")
@@ -156,7 +169,7 @@ def base_program(cookie: int, executable: bool = False) -> bytes:
     p.label("shmat")
     p.op(_LD, _arg(2))
     p.op(_JSET, 0o40000, "trace", "allow")  # SHM_REMAP
-    p.label("sigaction")  # of the signal that a CPUID which traps gives, and an ENCLU
+    p.label("sigaction")  # of the signal of a CPUID which traps, an ENCLU, a path that is not there
     p.op(_LD, _arg(1))
     p.op(_JEQ, 0, "", "sets")
     p.op(_LD, _arg(1, True))
@@ -164,7 +177,10 @@ def base_program(cookie: int, executable: bool = False) -> bytes:
     p.label("sets")
     p.op(_LD, _arg(0))
     p.op(_JEQ, 4, "trace")  # SIGILL
-    p.op(_JEQ, 11 if ptrace.cpuid_faulting() else 4, "trace", "allow")  # SIGSEGV
+    if place is not None:
+        p.op(_JEQ, 7, "trace")  # SIGBUS
+    faults = place is not None or ptrace.cpuid_faulting()
+    p.op(_JEQ, 11 if faults else 4, "trace", "allow")  # SIGSEGV
     p.ends()
     return p.assemble()
 

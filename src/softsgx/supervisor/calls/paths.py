@@ -10,7 +10,7 @@ import errno
 import os
 
 from softsgx.host import ptrace
-from softsgx.supervisor.calls import folders
+from softsgx.supervisor.calls import folders, pathcalls
 from softsgx.supervisor.calls.nodes import (
     access,
     change_xattr,
@@ -64,6 +64,7 @@ _NOT_READING = 3 | _O_DIRECTORY | _O_PATH | _O_CREAT
 # What softsgx.supervisor.calls.views has something to say of, by the last component.
 _VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc", b"sgx_total_bytes"))
 _DEV = (b"dev", b"", b".")  # the last component of its name
+_LAST = _VIEWS | {b"dev", b".", b"mem"}
 _MAGIC = (nr.NR_readlink, nr.NR_readlinkat)
 _DECOYS = (b"/secretmem", b"/memfd:softsgx", b"/memfd:/dev/sgx")  # as /proc shows them
 _CREATES = frozenset(
@@ -109,7 +110,7 @@ def handle(run: Run, tracee: Tracee) -> Any:
                 run.record.path(tracee.tid, nr.syscall_name(call), found, answer)
             return _asked(run, tracee, answer)
         return answer
-    return None
+    return pathcalls.hurry(run, tracee, call, _LAST | run.nodes.folders.last)
 
 
 def _named(run: Run, tracee: Tracee, call: int, dir_arg: int | None, path_arg: int) -> Any:
@@ -223,6 +224,8 @@ def _has_other_root(tracee: Tracee) -> bool:
 def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any:
     """A path that does not end in a device's name: its device, an answer, or None."""
     view = run.view
+    if b"fd" in raw or b"map_files" in raw:
+        pathcalls.note_folder(tracee, call, _of_tracee(tracee, dirfd, raw))
     if run.opened and (b"fd/" in raw or call in _MAGIC):
         file = _magic_link(run, tracee, dirfd, raw)
         if file is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from softsgx.host import ptrace, signals
+from softsgx.supervisor.calls.pathcalls import among_descriptors
 from softsgx.supervisor.programs.execve import exec_stop
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
@@ -138,7 +139,7 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         space.native_cpuid, space.translates = old.native_cpuid, old.translates
         space.watched, space.ranges = set(old.watched), list(old.ranges)
         space.mem_fds, space.asked_names = set(old.mem_fds), old.asked_names
-        space.dir_fds = dict(old.dir_fds)
+        space.dir_fds, space.paths = dict(old.dir_fds), old.paths.copy()
         new = Tracee(tid, tid, space)
         if old.sgx is not None:
             from softsgx.supervisor.state.enclaves import forked
@@ -210,6 +211,7 @@ def executed(run: Run, tracee: Tracee) -> None:
     tracee.space.watched, tracee.space.ranges = set(old.watched), list(old.ranges)
     tracee.space.mem_fds, tracee.space.asked_names = set(old.mem_fds), old.asked_names
     tracee.space.dir_fds = dict(old.dir_fds)
+    tracee.space.paths.off = old.paths.off and among_descriptors(tracee.tgid)
     tracee.thread = tracee.odd = None
     tracee.at_call = False
     tracee.signals = tracee.signals.fresh()

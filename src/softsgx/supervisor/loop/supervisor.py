@@ -12,7 +12,7 @@ from softsgx.errors import UsageError
 from softsgx.host import ptrace, signals
 from softsgx.host.origin import Origin
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
-from softsgx.supervisor.calls import early
+from softsgx.supervisor.calls import early, pathcalls
 from softsgx.supervisor.loop import processes
 from softsgx.supervisor.programs.cpuid import emulate_cpuid
 from softsgx.supervisor.programs.launch import launch
@@ -51,9 +51,11 @@ class Supervisor:
         """Run a program to its end, and its children; its wait status."""
         run = self.state
         origin = run.options.origin or Origin()
-        pid, fail, run.listener = launch(argv, origin, run.lsm is not None)
+        run.place = pathcalls.place(run)
+        pid, fail, run.listener = launch(argv, origin, run.lsm is not None, run.place)
         run.main_pid = pid
         space = AddressSpace(pid)
+        space.paths.off = True  # until exec: what is inherited is looked at there
         run.tracees[pid] = Tracee(pid, pid, space)
         run.tracees[pid].signals = Dispositions(origin.ignored(FORCED))
         if run.options.front is not None:
@@ -113,6 +115,8 @@ class Supervisor:
 
             verify(run, tracee)
         if event == 0:
+            if pathcalls.at_signal(run, tracee, number):
+                return
             if number in (signals.SIGILL, signals.SIGTRAP, signals.SIGSEGV) or tracee.thread:
                 self._signal(tracee, number)
             elif number == signals.SIGTRAP | 0x80:

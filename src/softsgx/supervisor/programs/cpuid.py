@@ -5,11 +5,11 @@ from __future__ import annotations
 from softsgx.host import cpuidsites, ptrace, vdso
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.forced import was_reset
-from softsgx.supervisor.stopped.remote import Remote, scratch
+from softsgx.supervisor.stopped.forced import put_back
+from softsgx.supervisor.stopped.remote import Remote
 from softsgx.supervisor.stopped.waits import wait_stop
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, RAX, RBX, RCX, RDX, RIP
+from softsgx.uapi.regs import RAX, RBX, RCX, RDX, RIP
 
 __all__ = ["emulate_cpuid"]
 
@@ -48,13 +48,7 @@ def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
     view[RIP] = rip + length
     if run.record is not None:
         run.record.cpuid(tracee.tid, leaf, subleaf, answer)
-    if number in tracee.signals.actions and was_reset(tracee, number):
-        action = tracee.signals.actions[number]
-        view[ORIG_RAX] = (1 << 64) - 1
-        with Remote(tracee, space.image + vdso.load_image().syscall, run.regs) as call:
-            where = scratch(space)
-            space.poke(where, action)
-            call(nr.NR_rt_sigaction, number, where, 0, 8)
+    put_back(run, tracee, number)
     tracee.stopped = False
     run.regs.store_and_cont(tracee.tid)
     return True

@@ -57,11 +57,11 @@ def _check_elf(path: str) -> None:
 
 
 def launch(
-    argv: list[str], origin: Origin, executable: bool = False
+    argv: list[str], origin: Origin, executable: bool = False, place: int | None = None
 ) -> tuple[int, int, Listener | None]:
     """Start ``argv`` as a seized, filtered child on its way into exec, with all that it came with.
 
-    executable: the calls that make memory executable stop.
+    executable: the calls that make memory executable stop. place: as `bpf.base_program` has it.
 
     Returns its pid, a pipe that tells why exec failed (empty: it did not), and what gives
     descriptors to it and its descendants, if the kernel lets us have it.
@@ -70,7 +70,7 @@ def launch(
     """
     path = find_program(argv[0])
     cookie = new_cookie()
-    program = bpf.base_program(cookie, executable)
+    program = bpf.base_program(cookie, executable, place)
     ours, theirs = socket_pair()
     ready_r, ready_w = os.pipe()
     fail_r, fail_w = os.pipe()

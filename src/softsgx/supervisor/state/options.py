@@ -15,13 +15,14 @@ __all__ = ["Options"]
 class Options:
     """What ``softsgx run`` was asked for. design: a Design, made when first needed.
 
-    lsm: a `softsgx.supervisor.state.confinement.Confinement`, None for no LSM. carry_out: calls
-    of loaders for Linux are carried out as the design's own. dev_mode, dev_uid, dev_gid: of the
-    device's nodes. abort_page: an enclave's pages cannot be accessed while no thread of the
-    process is inside. dev_noexec: whether they lie on a noexec mount, None: as /dev does. origin:
-    what the program gets (`softsgx.host.origin`), taken now if it is None. front: hears of the
-    program being ``launched(pid)``, ``stopped(signal)`` and ``ended(status)`` before its
-    descendants. aesm: AESM's socket is there.
+    lsm: a `softsgx.supervisor.state.confinement.Confinement`, None for no LSM. carry_out: calls of
+    loaders for Linux are carried out as the design's own. dev_mode, dev_uid, dev_gid: of the
+    device's nodes. abort_page: an enclave's pages cannot be accessed while no thread of the process
+    is inside. exact: code of programs stays as it is, but for CPUID. dev_noexec: whether they lie
+    on a noexec mount, None: as /dev does. origin: what the program gets (`softsgx.host.origin`),
+    taken now if it is None. front: hears of the program being ``launched(pid)``,
+    ``stopped(signal)`` and ``ended(status)`` before its descendants. aesm: AESM's
+    socket is there.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Options:
         "dev_noexec",
         "dev_uid",
         "epc_bytes",
+        "exact",
         "front",
         "lsm",
         "make_design",
@@ -52,6 +54,7 @@ class Options:
         self.verify = False
         self.carry_out = False
         self.cpuid = self.aesm = True
+        self.exact = False
         self.abort_page = False
         self.dev_mode, self.dev_uid, self.dev_gid = 0o666, 0, 0
         self.dev_noexec: bool | None = None

@@ -1,25 +1,42 @@
-"""Memory as it reads without the patches of CPUID instructions."""
+"""Memory as it reads without our patches: CPUID instructions, and calls on paths."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 
-from softsgx.host import cpuidsites
+from softsgx.host import cpuidsites, pathcode
 from softsgx.supervisor.state.tracee import AddressSpace
 
-__all__ = ["unpatched"]
+__all__ = ["pages", "unpatched"]
 
 
 def unpatched(space: AddressSpace, addr: int, data: bytes) -> bytes:
     """``data`` as it would read without our patches; ``addr`` is where it was read."""
-    sites = space.patched  # ascending
-    if not sites or addr > sites[-1] + 1 or addr + len(data) <= sites[0]:
-        return data
     fixed = None
-    for i in range(bisect_left(sites, addr - 1), bisect_left(sites, addr + len(data))):
-        for k, was in enumerate(cpuidsites.CPUID_BYTES):
-            at = sites[i] + k - addr
-            if 0 <= at < len(data) and data[at] == cpuidsites.UD2_BYTES[k]:
+    for at, is_, was in _patches(space, addr, addr + len(data)):
+        for i in range(max(at, addr), min(at + len(was), addr + len(data))):
+            if data[i - addr] == is_[i - at]:
                 fixed = bytearray(data) if fixed is None else fixed
-                fixed[at] = was
+                fixed[i - addr] = was[i - at]
     return data if fixed is None else bytes(fixed)
+
+
+def pages(space: AddressSpace, start: int, end: int) -> set[int]:
+    """The numbers of the pages in [start, end) that have a patch."""
+    touched = [(at, at + len(was) - 1) for at, _, was in _patches(space, start, end)]
+    return {page for first, last in touched for page in (first >> 12, last >> 12)}
+
+
+def _patches(space: AddressSpace, start: int, end: int) -> list[tuple[int, bytes, bytes]]:
+    """(address, our bytes, the file's bytes) of the patches that reach into a range."""
+    sites, found = space.patched, []  # ascending
+    if sites and start <= sites[-1] + 1 and sites[0] < end:
+        ours, theirs = cpuidsites.UD2_BYTES, cpuidsites.CPUID_BYTES
+        here = sites[bisect_left(sites, start - 1) : bisect_left(sites, end)]
+        found = [(at, ours, theirs) for at in here]
+    paths = space.paths
+    for index, (at, call) in enumerate(paths.sites):
+        if at < end and start < at + 5:
+            jump = pathcode.load().jump(paths.base, index, at)
+            found.append((at, jump, pathcode.replaced(call)))
+    return found

@@ -40,13 +40,14 @@ class Run:
     """One program and everything that it starts.
 
     record: the recorder, or None. tracees: by tid. early: statuses of children whose parents'
-    events have not come yet. killed: the process that was last ended by SIGKILL, whose children
-    may have none to tell of them. regs: the registers of the thread that is dealt with, ``view`` of
+    events have not come yet. killed: the process that was last ended by SIGKILL, whose children may
+    have none to tell of them. regs: the registers of the thread that is dealt with, ``view`` of
     them as a list; spare_regs: others, for a while. main_pid, main_status: of the program.
-    sent_illegal: whether a SIGILL came that was no instruction's.
-    listener: what gives descriptors to processes. aesm: what makes quotes, once it was asked.
-    lsm: the security module. nodes: the device's, and AESM's socket. cpuid_*: what CPUID
-    answered, and where it is in files, for all processes.
+    sent_illegal: whether a SIGILL came that was no instruction's. listener: what gives descriptors
+    to processes. aesm: what makes quotes, once it was asked. place: where processes have the code
+    that looks at paths, modulo `pathcode.ALIGN`, None where none has it; path_page: the code; led:
+    how many instructions were led there. lsm: the security module. nodes: the device's, and AESM's
+    socket. cpuid_*: what CPUID answered, and where it is in files, for all processes.
 
     Of enclaves: files: the device's, by (st_dev, st_ino) of the descriptor that stands for one.
     early_memory: fds of enclaves that are mapped before ECREATE. memories: the files that pages
@@ -75,6 +76,9 @@ class Run:
         self.sent_illegal = False
         self.listener: Listener | None = None
         self.aesm: AesmService | None = None
+        self.place: int | None = None
+        self.path_page = b""
+        self.led = 0
         self.nodes = Nodes.of(options)
         self.cache_dir = cache_dir()
         self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}

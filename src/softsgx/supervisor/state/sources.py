@@ -15,6 +15,7 @@ mapping begins anew.
 from __future__ import annotations
 
 from softsgx.host import procmaps
+from softsgx.supervisor.state.patched import pages
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -139,11 +140,6 @@ def written(space: Any, found: Any) -> bool:
     The kernel asks for an anon_vma, which it does not show; it comes with the first such page,
     which may be swapped out by now.
     """
-    ours = {
-        page
-        for at in space.patched
-        if found.start <= at < found.end
-        for page in (at >> 12, at + 1 >> 12)
-    }
+    ours = pages(space, found.start, found.end)
     kib = [procmaps.smaps_field(space.pid, found.start, name) for name in (b"Anonymous:", b"Swap:")]
     return sum([int(text.split()[0]) for text in kib if text is not None]) > 4 * len(ours)

@@ -6,6 +6,7 @@ import os
 
 from softsgx.host import ptrace
 from softsgx.supervisor.state.dispositions import Dispositions
+from softsgx.supervisor.state.pathcalls import PathCalls
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -18,16 +19,15 @@ __all__ = ["AddressSpace", "Tracee"]
 class AddressSpace:
     """A process's memory (its mm), shared by its threads and by a vfork child.
 
-    pid: of a process that lives in it. image: base address of our vDSO in it, 0
-    while there is none. aep, entry: where its ENCLU begins and ends. sgx: the
-    `HostProcess`, None until it meets the device. patched: CPUID sites by
-    address (two bytes each). translates: the program reads the code that it maps, and does not
-    run it. tracees: those that run in it. watched: the descriptors that a
-    filter stops calls on; mem_fds: those of them that are of /proc/PID/mem.
-    asked_names: whether the filter of late calls on names is there. dir_fds: descriptors of
-    /dev, and whether the nodes have been listed. executable: how memory became so, a
-    `sources.Note` each, under a security module; kept: how many there were when they were last
-    thinned.
+    pid: of a process that lives in it. image: base address of our vDSO in it, 0 while there is
+    none. aep, entry: where its ENCLU begins and ends. sgx: the `HostProcess`, None until it meets
+    the device. patched: CPUID sites by address (two bytes each). translates: the program reads the
+    code that it maps, and does not run it. paths: what makes its calls on paths without a stop.
+    tracees: those that run in it. watched: the descriptors that a filter stops calls on; mem_fds:
+    those of them that are of /proc/PID/mem. asked_names: whether the filter of late calls on names
+    is there. dir_fds: descriptors of /dev, and whether the nodes have been listed. executable: how
+    memory became so, a `sources.Note` each, under a security module; kept: how many there were when
+    they were last thinned.
     """
 
     __slots__ = (
@@ -42,6 +42,7 @@ class AddressSpace:
         "mem_fds",
         "native_cpuid",
         "patched",
+        "paths",
         "pid",
         "ranges",
         "sgx",
@@ -56,6 +57,7 @@ class AddressSpace:
         self.mem_fd = -1
         self.sgx: Any = None
         self.patched: list[int] = []
+        self.paths = PathCalls()
         self.executable: list[Any] = []
         self.kept = 0
         self.native_cpuid = True

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from softsgx.host import ptrace
+from softsgx.host import ptrace, vdso
+from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.remote import Remote, scratch
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX
 
-__all__ = ["was_reset"]
+__all__ = ["put_back", "was_reset"]
 
 _CATCHES = {True: b"SigIgn:", False: b"SigCgt:"}
 
@@ -33,3 +37,18 @@ def was_reset(tracee: Tracee, number: int) -> bool:
         mask = ptrace.get_sigmask(tracee.tid)
         ptrace.set_sigmask(tracee.tid, mask | 1 << number - 1)
     return True
+
+
+def put_back(run: Run, tracee: Tracee, number: int) -> None:
+    """At the stop of a signal that was no exception to the program: its action and its mask.
+
+    The thread's registers are in the run's buffer, and are stored if there was something to do.
+    """
+    if number not in tracee.signals.actions or not was_reset(tracee, number):
+        return
+    space, action = tracee.space, tracee.signals.actions[number]
+    run.view[ORIG_RAX] = (1 << 64) - 1
+    with Remote(tracee, space.image + vdso.load_image().syscall, run.regs) as call:
+        where = scratch(space)
+        space.poke(where, action)
+        call(nr.NR_rt_sigaction, number, where, 0, 8)

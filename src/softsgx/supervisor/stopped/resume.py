@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from softsgx.host import ptrace
+from softsgx.host import pathcode, ptrace
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.uapi.regs import RIP
 
-__all__ = ["cont"]
+__all__ = ["cont", "out_of_paths"]
 
 
 def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
@@ -19,3 +20,15 @@ def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
         tracee.signals.delivered(number)
     tracee.stopped = False
     ptrace.cont(tracee.tid, number)
+
+
+def out_of_paths(run: Run, tracee: Tracee) -> bool:
+    """Whether a stopped thread was in the code for paths; it is at the call of its own now."""
+    regs, paths = run.spare_regs, tracee.space.paths
+    regs.load(tracee.tid)
+    if not paths.base <= regs.view[RIP] < paths.base + pathcode.SIZE:
+        return False
+    if not pathcode.load().roll(regs.view, paths.base, paths.sites):
+        return False
+    regs.store(tracee.tid)
+    return True

@@ -1,0 +1,242 @@
+"""Calls on paths that run without a stop: the code of ``paths.S``, laid out for one process.
+
+The code says what it does. Here are its stubs' fields, the list of components that the tracer
+has to see, where the seccomp filter lets its calls pass, and what a thread's registers become
+that a signal finds in it. It is built by ``hatch_build.py`` into ``softsgx-paths.so``.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from softsgx.errors import UnsupportedError
+from softsgx.host import vdso
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import EFLAGS, ORIG_RAX, RAX, RCX, RDX, RIP, RSI
+from softsgx.uapi.syscalls import SYSCALLS
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = [
+    "ALIGN", "CALLS", "MASK", "SIZE", "Code", "available", "is_site", "load", "new_place",
+    "replaced",
+]  # fmt: skip
+
+SIZE = 0x2000
+"""Bytes of the memory in a process: the code, then its stubs."""
+
+ALIGN = 1 << 30
+"""It lies at a run's `new_place` modulo this, so that two are in reach of any code."""
+
+MASK = ALIGN - SIZE | 0x7F
+"""What the filter looks at of an instruction's address: the place, and where in a stub."""
+
+_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "softsgx-paths.so")
+_OPENS = {nr.NR_open: 1, nr.NR_openat: 2}  # the stub that has the flags' register
+CALLS = {
+    n: SYSCALLS[n].of_kind("path")[0]
+    for n in (
+        *(*_OPENS, nr.NR_stat, nr.NR_lstat, nr.NR_newfstatat, nr.NR_statx, nr.NR_access),
+        *(nr.NR_faccessat, nr.NR_faccessat2, nr.NR_readlink, nr.NR_readlinkat, nr.NR_mkdir),
+        *(nr.NR_mkdirat, nr.NR_chmod, nr.NR_fchmodat, nr.NR_chown, nr.NR_lchown, nr.NR_fchownat),
+        *(nr.NR_utimensat, nr.NR_utimes, nr.NR_utime, nr.NR_truncate, nr.NR_statfs),
+    )
+}
+"""The calls, each with its path's argument: frequent ones, of which nothing but the components
+of the path decides whether they are the device's."""
+
+_ANY, _LAST = 8, 16  # slots of the code's lists
+_ENOENT = -2 & (1 << 64) - 1
+_MINUS_1 = (1 << 64) - 1
+_NOFOLLOW = 0x20000
+_CALL_BYTES, _CHANGE_BYTES = 7, 7  # mov and syscall; lea
+_CF_PF_AF_ZF_SF, _OF = 0xD5, 0x800
+# Opcodes with a ModRM byte and four bytes of immediate: SDM, vol. 2, "One-byte Opcode Map".
+_WITH_IMMEDIATE = (0x69, 0x81, 0xC7, 0xF7)
+# REX.B and the operand-size prefix: it moves to R8D, or to AX.
+_OTHER_MOVES = (0x41, 0x43, 0x45, 0x47, 0x66)
+
+
+def new_place() -> int:
+    """Where a run has the code in its processes, modulo `ALIGN`."""
+    return int.from_bytes(os.urandom(4), "little") % ALIGN // SIZE * SIZE
+
+
+def available() -> str:
+    """Why the code cannot run on this processor, or nothing."""
+    try:
+        with open("/proc/cpuinfo", "rb", buffering=0) as f:
+            head = f.read(8192)
+    except OSError:
+        return "no /proc/cpuinfo"
+    flags = next((x.split() for x in head.split(b"\n") if x.startswith(b"flags")), [])
+    lacks = [name.decode() for name in (b"sse4_2", b"lahf_lm") if name not in flags]
+    return f"the processor lacks {' and '.join(lacks)}" if lacks else ""
+
+
+def is_site(code: bytes, call: int) -> bool:
+    """Whether the bytes before a call's end are ``mov $NR, %eax; syscall``.
+
+    code: 13 bytes, the last two of them executed just now with ``call`` in RAX. The five before
+    might be the end of an instruction that has an immediate of its own: then it is none.
+    """
+    if code[6:] != replaced(call) + b"\x0f\x05":
+        return False
+    if code[5] in _OTHER_MOVES:
+        return False
+    return code[4] not in _WITH_IMMEDIATE and code[3] not in _WITH_IMMEDIATE
+
+
+def replaced(call: int) -> bytes:
+    """The instruction that a jump takes the place of: ``mov $NR, %eax``."""
+    return b"\xb8" + call.to_bytes(4, "little")
+
+
+def _crc(text: bytes) -> int:
+    """What CRC32 makes of ~0 and some bytes (SDM, "CRC32": polynomial 11EDC6F41H)."""
+    crc = 0xFFFFFFFF
+    for byte in text:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc
+
+
+class Code:
+    """The built object. ``ends``: where in a stub its calls end, modulo 128."""
+
+    def __init__(self, contents: bytes) -> None:
+        """Raises UnsupportedError where a symbol is missing."""
+        symbols = vdso.parse_symbols(contents)
+        try:
+            start = symbols["softsgx_paths"]
+            self._at = {k[14:]: v - start for k, v in symbols.items() if k[:14] == "softsgx_paths_"}
+            at = self._at
+            self.contents = contents[start : start + at["end"]]
+            first, second = at["stub1"], at["stub2"]
+            self.stub_bytes = second - first
+            self._stubs = {
+                1: contents[start + first : start + second],
+                2: contents[start + second : start + second + self.stub_bytes],
+            }
+            fields = contents[start + at["fields1"] : start + at["fields2"]]
+        except (KeyError, ValueError) as e:
+            raise UnsupportedError(
+                f"{_PATH} lacks the symbol {e}: build it again with 'python hatch_build.py' or"
+                " install softsgx again"
+            ) from e
+        self._fields = [(fields[i], fields[i + 1]) for i in range(0, len(fields), 2)]
+        self.ends = tuple([at for kind, at in self._fields if kind == ord("C")])
+        self.most = (SIZE - len(self.contents)) // self.stub_bytes
+        self.off = at["off"]
+        names = ("plain1", "probe1", "changed1", "again1")
+        self._stages = tuple([at[name] - at["stub1"] for name in names])
+
+    def page(self, anywhere: frozenset[bytes], last: frozenset[bytes]) -> bytes:
+        """The code, with the components that matter, anywhere in a path and at its end.
+
+        Raises UnsupportedError where they are too many.
+        """
+        page = bytearray(self.contents)
+        for name, names, slots in (("any", anywhere, _ANY), ("last", last, _LAST)):
+            crcs = sorted({_crc(text) for text in names})
+            if len(crcs) > slots:
+                raise UnsupportedError(f"{len(crcs)} names of nodes; paths.S has room for {slots}")
+            crcs += crcs[:1] * (slots - len(crcs))
+            struct.pack_into(f"<{slots}I", page, self._at[name], *crcs)
+        return bytes(page)
+
+    def place_of(self, index: int) -> int:
+        """The offset of a stub."""
+        return len(self.contents) + index * self.stub_bytes
+
+    def stub(self, base: int, index: int, site: int, call: int) -> bytes:
+        """A stub for the instruction before the system call at ``site`` + 5."""
+        at = self.place_of(index)
+        stub = bytearray(self._stubs[_OPENS.get(call, 1)])
+        kind = "open" if call in _OPENS else ""
+        targets = {
+            ord("B"): base + self._at[f"{kind}{CALLS[call]}"],
+            ord("S"): site + 5,
+            ord("R"): site + 7,
+        }
+        for field, where in self._fields:
+            if field == ord("N"):
+                struct.pack_into("<I", stub, where, call)
+            elif field == ord("I"):
+                struct.pack_into("<I", stub, where, at)
+            elif field != ord("C"):
+                relative = targets[field] - (base + at + where + 4)
+                struct.pack_into("<i", stub, where, relative)
+        return bytes(stub)
+
+    def jump(self, base: int, index: int, site: int) -> bytes:
+        """What takes the place of the instruction at ``site``."""
+        return b"\xe9" + struct.pack("<i", base + self.place_of(index) - site - 5)
+
+    def roll(self, view: Any, base: int, sites: list[tuple[int, int]]) -> bool:
+        """Registers that are in the code, at ``base``, become those of the code around a site.
+
+        As if the original instruction had been executed, with the call still to come where it
+        was not made or had no effect, and over where it was. sites: of each stub, with its call.
+        False if the thread did not come by one of them.
+        """
+        at = view[RIP] - base
+        stub, within = divmod(at - len(self.contents), self.stub_bytes)
+        over = False
+        if at < len(self.contents):
+            stub = ((view[RAX] >> 32) - len(self.contents)) // self.stub_bytes
+            self._flags(view, at)
+        if not 0 <= stub < len(sites):
+            return False  # a program that wrote over the code, or jumped into it
+        site, call = sites[stub]
+        if at >= len(self.contents):
+            over = self._over(view, within, RSI if _OPENS.get(call, 1) == 1 else RDX)
+        if over:
+            view[RIP] = view[RCX] = site + 7
+        else:
+            view[RAX], view[ORIG_RAX], view[RIP] = call, _MINUS_1, site + 5
+        return True
+
+    def _over(self, view: Any, within: int, flags: int) -> bool:
+        """Whether the call is over, at an offset in a stub; the register of flags is put right."""
+        plain, probe, changed, again = self._stages
+        if changed <= within < again:
+            view[flags] = view[flags] - _NOFOLLOW & _MINUS_1
+        if plain <= within < probe - _CALL_BYTES:
+            return True
+        if probe <= within < changed - _CHANGE_BYTES:
+            return bool(view[RAX] != _ENOENT)  # else nobody has asked why yet
+        return within >= self.ends[2] and view[RAX] < 1 << 63
+
+    def _flags(self, view: Any, at: int) -> None:
+        """Give back the flags that the code has in RAX."""
+        entered = [self._at[name] for name in ("0", "1", "open0", "open1")]
+        if at >= self._at["restored"] or any(0 <= at - start <= 7 for start in entered):
+            return
+        kept, low = view[RAX] >> 8 & _CF_PF_AF_ZF_SF, view[RAX] & 0xFF
+        flags = view[EFLAGS] & ~(_CF_PF_AF_ZF_SF | _OF) | kept
+        view[EFLAGS] = flags | (_OF if low in (1, 128) else 0)
+
+
+_code: Code | None = None
+
+
+def load() -> Code:
+    """The built object, read once. Raises UnsupportedError if it is not there or none of ours."""
+    global _code  # noqa: PLW0603 - one file, read at most once a process
+    if _code is None:
+        try:
+            with open(_PATH, "rb") as file:
+                contents = file.read()
+        except FileNotFoundError:
+            raise UnsupportedError(
+                f"{_PATH} is not built: run 'python hatch_build.py' in the source tree "
+                "(it needs gcc) or install softsgx again"
+            ) from None
+        _code = Code(contents)
+    return _code

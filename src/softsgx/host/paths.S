@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Calls on paths that run without a stop: is this a path that the tracer has to look at?
+ *
+ * The tracer copies softsgx_paths .. softsgx_paths_end into a page of the process, and behind it,
+ * for each system call instruction that is used often, one of the two stubs below with its fields
+ * filled in. There it replaces the `mov $NR, %eax` before the instruction by a jump to the stub; the
+ * instruction itself stays as it is, and stops as ever. A path of which a component is listed, and
+ * one that is odd in any other way, goes on there. All others are called for from the stub, at the
+ * places that the seccomp filter lets pass (host/bpf.py).
+ *
+ * RAX, RCX and R11 are free here: the call overwrites the last two, and the replaced instruction the
+ * first. Nothing else is touched: no stack, no vector register, and the flags are given back, since
+ * SYSCALL saves them in R11. A signal never shows this code: from where the call has not been made
+ * the tracer rolls back to the instruction, from behind it forward (host/pathcode.py), and it does
+ * the same at a fault of the loads below, so that the kernel says EFAULT.
+ *
+ * RAX while a path is looked at: bits 0-15 the flags (LAHF; overflow in bit 0), from 16 on how many
+ * bytes were seen, bit 31 that nothing can be followed, bits 32-63 the stub's offset.
+ */
+	.text
+	.balign	64
+softsgx_paths:
+
+#define O_NOFOLLOW	0x20000
+#define O_CREAT_OR_PATH	0x200040	/* O_CREAT makes what a link names, O_PATH opens a link */
+#define PATH_MAX_BIT	28		/* 4096 bytes, in bits 16.. */
+#define NO_LINK_BIT	31
+
+	.macro	enter name, path, flags
+softsgx_paths_\name:
+	lahf
+	seto	%al
+	mov	%\path, %rcx
+	.ifnb	\flags
+	test	$O_CREAT_OR_PATH, %\flags
+	jnz	slow
+	test	$O_NOFOLLOW, %\flags
+	jz	scan
+	.endif
+	bts	$NO_LINK_BIT, %rax
+	jmp	scan
+	.endm
+
+	enter	0, rdi
+	enter	1, rsi
+	enter	open0, rdi, esi
+	enter	open1, rsi, edx
+
+scan:
+	cmpb	$0, softsgx_paths_off(%rip)
+	jne	slow
+	test	%rcx, %rcx
+	jz	slow
+part:
+	mov	$-1, %r11d
+next:
+	add	$0x10000, %rax
+	bt	$PATH_MAX_BIT, %eax
+	jc	slow
+	cmpb	$'/', (%rcx)
+	je	slash
+	cmpb	$0, (%rcx)
+	je	last
+	crc32b	(%rcx), %r11d
+	inc	%rcx
+	jmp	next
+slash:
+	inc	%rcx
+	.set	at, 0
+	.rept	8
+	cmp	softsgx_paths_any + at(%rip), %r11d
+	je	slow
+	.set	at, at + 4
+	.endr
+	jmp	part
+last:
+	cmp	$-1, %r11d
+	je	slow
+	.set	at, 0
+	.rept	24
+	cmp	softsgx_paths_any + at(%rip), %r11d
+	je	slow
+	.set	at, at + 4
+	.endr
+	lea	softsgx_paths(%rip), %r11
+	mov	%rax, %rcx
+	shr	$32, %rcx
+	add	%r11, %rcx
+	bt	$NO_LINK_BIT, %eax
+	lea	plain1 - stub1(%rcx), %rcx
+	jc	leave
+	lea	probe1 - plain1(%rcx), %rcx
+	jmp	leave
+slow:
+	mov	%rax, %rcx
+	shr	$32, %rcx
+	lea	softsgx_paths + (slow1 - stub1)(%rip), %r11
+	add	%r11, %rcx
+leave:
+	add	$127, %al		/* overflows if it was 1 */
+softsgx_paths_sahf:
+	sahf
+softsgx_paths_restored:
+	jmp	*%rcx
+
+	.balign	64
+softsgx_paths_any:			/* CRC-32C of a component, without the last inversion */
+	.fill	8, 4, 0
+softsgx_paths_last:			/* of one that matters at the end alone */
+	.fill	16, 4, 0
+softsgx_paths_off:			/* not 0: look at none */
+	.byte	0
+	.balign	128
+softsgx_paths_end:
+
+/* What the tracer fills in: N the call's number, B the jump to one of the entries above, S to the
+ * instruction itself, R behind it, I the stub's offset. C is no field: a call ends here. */
+	.macro	field kind, name
+77:
+	.pushsection .rodata
+	.ascii	"\kind"
+	.byte	77b - stub\name
+	.popsection
+	.endm
+
+	.macro	number name
+	.byte	0xb8			/* mov $NR, %eax */
+	field	N, \name
+	.long	0
+	.endm
+
+	.macro	make name
+	number	\name
+	syscall
+	field	C, \name
+	.endm
+
+	.macro	jump kind, name
+	.byte	0xe9
+	field	\kind, \name
+	.long	0
+	.endm
+
+	.macro	return name
+	.byte	0x48, 0x8d, 0x0d	/* lea ..(%rip), %rcx */
+	field	R, \name
+	.long	0
+	jump	R, \name
+	.endm
+
+	.macro	stub name, flags
+	.balign	128
+softsgx_paths_stub\name:
+stub\name:
+	.byte	0x48, 0xb8		/* movabs $offset << 32, %rax */
+	.long	0
+	field	I, \name
+	.long	0
+	jump	B, \name
+slow\name:
+	number	\name
+	jump	S, \name
+plain\name:
+	make	\name
+softsgx_paths_plain\name:
+	return	\name
+	/* ENOENT may be of a link to a node, which is there for us alone. */
+probe\name:
+	make	\name
+softsgx_paths_probe\name:
+	lea	2(%rax), %rcx		/* ENOENT */
+	jrcxz	again\name
+	return	\name
+again\name:
+	lea	O_NOFOLLOW(%\flags), %\flags
+softsgx_paths_changed\name:
+	make	\name
+	lea	-O_NOFOLLOW(%\flags), %\flags
+softsgx_paths_again\name:
+	lea	40(%rax), %rcx		/* ELOOP: a link */
+	jrcxz	slow\name
+	return	\name
+	.balign	128
+	.endm
+
+	.section .rodata
+softsgx_paths_fields1:
+	.text
+	stub	1, rsi
+	.section .rodata
+softsgx_paths_fields2:
+	.text
+	stub	2, rdx
+	.section .rodata
+softsgx_paths_fields_end:

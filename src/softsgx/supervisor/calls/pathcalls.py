@@ -1,0 +1,204 @@
+"""Calls on paths that need no stop: the instructions that make them often are led past it.
+
+A path is looked at in the process itself (`softsgx.host.pathcode`), by code that calls for what
+is of no concern and leaves the rest to stop as ever. An instruction is led there after it has
+stopped, so it is one, and only in code of a private mapping of a file that nobody can write. Its
+bytes are the file's again where a loader copies them (`state.patched`).
+"""
+
+from __future__ import annotations
+
+import os
+
+from softsgx.errors import UnsupportedError
+from softsgx.host import pathcode, procmaps, ptrace, signals
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.answer import DONE, cont
+from softsgx.supervisor.stopped.forced import put_back
+from softsgx.supervisor.stopped.remote import calls, cancel
+from softsgx.supervisor.stopped.resume import out_of_paths
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import RIP
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["among_descriptors", "at_signal", "hurry", "note_folder", "place", "stay_slow"]
+
+_FEW = 12  # stops that cost less than to make the code
+_SITE_BYTES = 13
+_REACH = (1 << 31) - (1 << 20)
+_LOWEST = 1 << 16  # vm.mmap_min_addr
+_PROT_READ_EXEC, _PRIVATE_ANONYMOUS, _FIXED_NOREPLACE = 5, 0x22, 0x100000
+# By their names an open file, or a mapped one, can be had again.
+_OF_DESCRIPTORS = ("fd", "map_files")
+_OPENS = (nr.NR_open, nr.NR_openat)
+_FOLDERS = tuple([os.fsencode(name) for name in _OF_DESCRIPTORS])
+
+
+def place(run: Run) -> int | None:
+    """A place for the code in this run's processes, None if calls on paths are all to stop."""
+    if run.options.exact or any(os.path.lexists(path) for path in run.nodes.paths):
+        return None
+    return pathcode.new_place()
+
+
+def hurry(run: Run, tracee: Tracee, call: int, last: frozenset[bytes]) -> Any:
+    """From the seccomp stop of a call that was of no concern: None, or DONE.
+
+    last: the last components of paths that are, whatever folders they are in.
+    """
+    paths, space = tracee.space.paths, tracee.space
+    if run.place is None or call not in pathcode.CALLS or paths.base < 0 or not space.image:
+        return None
+    paths.stops += 1
+    site = run.view[RIP] - 7
+    if site in paths.known or (not paths.base and paths.stops < _FEW):
+        return None
+    code = space.peek(site - 6, _SITE_BYTES)
+    if len(code) < _SITE_BYTES or not pathcode.is_site(code, call) or space.translates:
+        paths.known.add(site)
+        return None
+    if any(_runs(run.tracees[tid]) for tid in space.tracees):
+        return None  # it might execute what is written
+    if paths.base:
+        _lead(run, tracee, site, call)
+        return None
+    _make(run, tracee, site, last)
+    if paths.base > 0:
+        _lead(run, tracee, site, call)
+    run.view[RIP] = site  # either way the call is made anew
+    run.regs.store(tracee.tid)
+    cont(run, tracee)
+    return DONE
+
+
+def _runs(tracee: Tracee) -> bool:
+    return not tracee.stopped and not tracee.vforking
+
+
+def _make(run: Run, tracee: Tracee, site: int, last: frozenset[bytes]) -> None:
+    """Put the code below a call, so that no heap grows into it; the call is cancelled."""
+    paths, place = tracee.space.paths, run.place
+    assert place is not None
+    if not run.path_page:
+        run.path_page = _page(run, last)
+    paths.base = -1
+    cancel(run, tracee)
+    first = place + (site - place) // pathcode.ALIGN * pathcode.ALIGN
+    with calls(run, tracee) as remote:
+        for base in (first, first - pathcode.ALIGN):
+            if run.place is None or base < _LOWEST or site - base > _REACH:
+                continue
+            flags = _PRIVATE_ANONYMOUS | _FIXED_NOREPLACE
+            got = remote(nr.NR_mmap, base, pathcode.SIZE, _PROT_READ_EXEC, flags, -1, 0)
+            if got == base:
+                paths.base = base
+                break
+            if got > 0:  # before Linux 4.17
+                remote(nr.NR_munmap, got, pathcode.SIZE)
+    if paths.base > 0:
+        _write(tracee, paths.base, run.path_page)
+        if paths.off:
+            stay_slow(tracee)
+
+
+def _page(run: Run, last: frozenset[bytes]) -> bytes:
+    if not pathcode.available():
+        try:
+            return pathcode.load().page(run.nodes.names.union(_FOLDERS), last)
+        except UnsupportedError:
+            pass  # too many names
+    run.place = None
+    return b""
+
+
+def _write(tracee: Tracee, addr: int, data: bytes) -> bool:
+    try:
+        tracee.space.poke(addr, data)
+    except OSError:  # a kernel that lets nobody write over protections
+        tracee.space.paths.base = -1
+        return False
+    return True
+
+
+def _lead(run: Run, tracee: Tracee, site: int, call: int) -> None:
+    """Lead an instruction to the code."""
+    paths, code = tracee.space.paths, pathcode.load()
+    index = len(paths.sites)
+    paths.known.add(site)
+    if index == code.most or abs(site - paths.base) > _REACH or not _is_code(tracee, site):
+        return
+    stub = code.stub(paths.base, index, site, call)
+    if _write(tracee, paths.base + code.place_of(index), stub):
+        paths.sites.append((site, call))
+        run.led += _write(tracee, site, code.jump(paths.base, index, site))
+
+
+def _is_code(tracee: Tracee, site: int) -> bool:
+    """Whether it lies in a file's private mapping that can be executed and not be written."""
+    for m in procmaps.maps(tracee.tgid):
+        if m.start <= site and site + 7 <= m.end:
+            return bool(m.perms == "r-xp" and m.inode)
+    return False
+
+
+def stay_slow(tracee: Tracee) -> None:
+    """From now on each of the process's calls on paths stops: see `PathCalls`."""
+    paths = tracee.space.paths
+    paths.off = True
+    if paths.base > 0:
+        _write(tracee, paths.base + pathcode.load().off, b"\1")
+
+
+def among_descriptors(tgid: int) -> bool:
+    """Whether a process stands in, or holds open, a folder whose entries are descriptors."""
+    names = [f"/proc/{tgid}/cwd"]
+    try:
+        names += [f"/proc/{tgid}/fd/{fd}" for fd in os.listdir(f"/proc/{tgid}/fd")]
+        return any(_is_of_descriptors(os.readlink(name)) for name in names)
+    except OSError:
+        return True
+
+
+def _is_of_descriptors(path: str) -> bool:
+    """Whether a real path is such a folder."""
+    return os.path.basename(path) in _OF_DESCRIPTORS
+
+
+def note_folder(tracee: Tracee, call: int, name: bytes) -> None:
+    """A call on a name that has ``fd`` or ``map_files`` in it: does it open or enter such a folder?
+
+    name: as one of ours.
+    """
+    if tracee.space.paths.off or (call in pathcode.CALLS and call not in _OPENS):
+        return
+    path = os.fsdecode(os.path.realpath(name))
+    if _is_of_descriptors(path) and os.path.isdir(path):
+        stay_slow(tracee)
+
+
+def at_signal(run: Run, tracee: Tracee, number: int) -> bool:
+    """At a signal-delivery stop: the signal does not find the thread in the code for paths.
+
+    True if it was the code's own: of a path that is not there, or of a call that may be made by
+    the program's instruction alone (a filter or dispatch of its own). The call is made there then.
+    """
+    if tracee.space.paths.base <= 0 or not out_of_paths(run, tracee):
+        return False
+    if number not in (signals.SIGSEGV, signals.SIGBUS, signals.SIGSYS):
+        return False
+    code = int.from_bytes(ptrace.get_siginfo(tracee.tid)[8:12], "little", signed=True)
+    if code <= 0:
+        return False  # somebody's, not the kernel's
+    run.regs.load(tracee.tid)
+    if number == signals.SIGSYS:
+        stay_slow(tracee)
+        run.view[RIP] -= 2  # the kernel has put RAX back
+        run.regs.store(tracee.tid)
+    put_back(run, tracee, number)
+    cont(run, tracee)
+    return True

@@ -1,0 +1,276 @@
+"""The code that looks at paths, run by this processor: which way it goes, and what a signal sees.
+
+No tracer of softsgx is here. A site of the test's own is led to the code; what stands in for its
+system call instruction on the long way tells that it was reached.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import signal
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from softsgx.host import bpf, pathcode, ptrace
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, R11, RAX, RCX, RDI, RDX, RIP, RSI
+
+pytestmark = pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
+
+ANY, LAST = frozenset((b"sgx_enclave", b"fd")), frozenset((b"dev", b".", b"maps"))
+LONG = 0x77  # in AL where the long way was gone
+_SITES = 0x6000  # within the memory, behind the code
+_CRC = b"\xf2\x48\x0f\x38\xf1\xc7\xc3"  # crc32 rax, rdi; ret
+
+
+class Memory:
+    """The code and a site a call, within one mapping: code at its start."""
+
+    def __init__(self, long_way: bytes) -> None:
+        self.code = pathcode.load()
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self.map = mmap.mmap(-1, 0x8000, flags, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        self.map[: len(self.code.contents)] = self.code.page(ANY, LAST)
+        self.long_way = long_way
+        self.sites: list[tuple[int, int]] = []
+
+    def site(self, call: int, *, led: bool = True) -> int:
+        """The address of ``mov $NR, %eax; <the call>; ret``."""
+        index = len(self.sites)
+        at = _SITES + 16 * index
+        self.map[at : at + 8] = pathcode.replaced(call) + self.long_way + b"\xc3"
+        self.sites.append((self.base + at, call))
+        if led:
+            where = self.code.place_of(index)
+            stub = self.code.stub(self.base, index, self.base + at, call)
+            self.map[where : where + len(stub)] = stub
+            self.map[at : at + 5] = self.code.jump(self.base, index, self.base + at)
+        return self.base + at
+
+    def function(self, call: int) -> Callable[..., int]:
+        """The site as a function of six arguments."""
+        made = ctypes.CFUNCTYPE(ctypes.c_long, *6 * (ctypes.c_void_p,))(self.site(call))
+
+        def function(*args: object, _kept: Memory = self) -> int:
+            return int(made(*args, *(6 - len(args)) * (None,)))
+
+        return function
+
+
+@pytest.fixture(scope="module")
+def calls() -> dict[int, Callable[..., int]]:
+    """Every call that is led, by its number."""
+    memory = Memory(bytes((0xB0, LONG)))  # mov $LONG, %al
+    return {call: memory.function(call) for call in pathcode.CALLS}
+
+
+def went_long(call: int, result: int) -> bool:
+    """Whether that is what the long way's instruction makes of the call's number."""
+    return result == (call & ~0xFF | LONG)
+
+
+def concerns(path: bytes) -> bool:
+    """What the tracer has to see, said once more."""
+    parts = path.split(b"/")
+    return len(path) >= 4096 or any(p in ANY for p in parts) or parts[-1] in {*LAST, b""}
+
+
+parts = st.sampled_from(
+    [*sorted(ANY | LAST), b"", b"..", b"x", b"sgx_enclav", b"sgx_enclave2", b"Dev"]
+)
+anything = st.binary(max_size=40).filter(lambda b: b"\0" not in b)
+
+
+@given(
+    st.lists(parts | anything, max_size=6).map(b"/".join), st.sampled_from(sorted(pathcode.CALLS))
+)
+@example(b"a/" * 2047 + b"b", nr.NR_stat)
+@example(b"a/" * 2047 + b"bc", nr.NR_stat)
+def test_a_path_that_matters_goes_the_long_way(
+    calls: dict[int, Callable[..., int]], path: bytes, call: int
+) -> None:
+    if call != nr.NR_access:
+        path = b"/etc/passwd/" + path  # nothing is opened, changed or made there
+    where = ctypes.create_string_buffer(path)
+    result = calls[call](*([-1, where] if pathcode.CALLS[call] else [where]))
+    assert went_long(call, result) == concerns(path)
+    assert went_long(call, result) or result < 0 or call == nr.NR_access
+
+
+def test_a_list_is_of_crcs_as_the_processor_makes_them() -> None:
+    memory = Memory(b"\x0f\x05")
+    memory.map[0x7000 : 0x7000 + len(_CRC)] = _CRC
+    crc = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)(memory.base + 0x7000)
+    assert crc(0) != crc(1)
+    assert pathcode._crc(b"123456789") ^ 0xFFFFFFFF == 0xE3069283  # RFC 3720, B.4: the check value
+
+
+def test_no_path_goes_the_long_way(calls: dict[int, Callable[..., int]]) -> None:
+    assert went_long(nr.NR_utimensat, calls[nr.NR_utimensat](-1, None, None, 0))
+
+
+@pytest.mark.parametrize("flags", [os.O_CREAT | os.O_WRONLY, os.O_PATH])
+def test_opens_that_do_more_go_the_long_way(
+    calls: dict[int, Callable[..., int]], flags: int
+) -> None:
+    assert went_long(nr.NR_open, calls[nr.NR_open](b"/etc/passwd", flags))
+    assert went_long(nr.NR_openat, calls[nr.NR_openat](-1, b"/etc/passwd", flags))
+
+
+def test_a_link_to_what_is_not_there_goes_the_long_way(
+    calls: dict[int, Callable[..., int]], tmp_path: Path
+) -> None:
+    """It may be to a node, which is there for the program alone."""
+    (tmp_path / "link").symlink_to("/nowhere/sgx_enclave")
+    link = os.fsencode(tmp_path / "link")
+    at = ctypes.c_void_p(-100)
+    assert went_long(nr.NR_open, calls[nr.NR_open](link, os.O_RDONLY))
+    assert went_long(nr.NR_openat, calls[nr.NR_openat](at, link, os.O_RDONLY))
+    assert calls[nr.NR_open](link, os.O_NOFOLLOW) == -errno.ELOOP
+    assert calls[nr.NR_open](link + b"2", os.O_RDONLY) == -errno.ENOENT
+
+
+def test_only_the_instruction_itself_is_a_site() -> None:
+    site = bytes(6) + pathcode.replaced(nr.NR_openat) + b"\x0f\x05"
+    assert pathcode.is_site(site, nr.NR_openat)
+    assert not pathcode.is_site(site, nr.NR_open)
+    for head in ("c745", "c74424", "8179", "41", "66"):  # mov $NR, -72(%rbp) …; mov $NR, %r8d
+        code = bytes(6 - len(head) // 2) + bytes.fromhex(head) + site[6:]
+        assert not pathcode.is_site(code, nr.NR_openat), head
+
+
+def test_the_filter_lets_the_codes_calls_pass_and_no_other() -> None:
+    place, code = pathcode.new_place(), pathcode.load()
+    program = bpf.base_program(0, place=place)
+    base = 0x7F00_0000_0000 // pathcode.ALIGN * pathcode.ALIGN + place
+    passing = {
+        at for at in range(pathcode.SIZE) if _run(program, nr.NR_openat, base + at) == bpf.ALLOW
+    }
+    ends = {code.place_of(i) + end for i in range(code.most) for end in code.ends}
+    assert ends <= passing
+    assert {at % 128 for at in passing} == set(code.ends)
+    assert _run(program, nr.NR_openat, base + pathcode.SIZE + code.ends[0]) == bpf.TRACE
+    assert _run(program, nr.NR_symlink, base + code.place_of(0) + code.ends[0]) == bpf.TRACE
+
+
+def _run(program: bytes, call: int, ip: int) -> int:
+    """What a filter says of a call without arguments (a BPF of the few instructions in use)."""
+    data = struct.pack("<IIQ", call, bpf.X86_64, ip) + bytes(48)
+    at, a = 0, 0
+    while True:
+        op, yes, no, k = struct.unpack_from("<HBBI", program, 8 * at)
+        at += 1
+        if op == 0x20:
+            (a,) = struct.unpack_from("<I", data, k)
+        elif op == 0x54:
+            a &= k
+        elif op == 0x05:
+            at += k
+        elif op == 0x06:
+            return int(k)
+        else:
+            hit = {0x15: a == k, 0x25: a > k, 0x35: a >= k, 0x45: bool(a & k)}[op]
+            at += yes if hit else no
+
+
+# -- what a signal sees ------------------------------------------------------------------------
+
+_TF = 0x100
+_FLAGS = (0x202, 0xAD7, 0xA02, 0x203, 0x246)
+_PATHS = (b"/etc/passwd", b"/nowhere/at all", b"/dev/sgx_enclave", b"link")
+
+
+class Stepper:
+    """A child that stands still, to be sent through code an instruction at a time."""
+
+    def __init__(self) -> None:
+        self.pid = os.fork()
+        if self.pid == 0:
+            while True:
+                signal.pause()
+        ptrace.seize(self.pid)
+        ptrace.interrupt(self.pid)
+        os.waitpid(self.pid, 0)
+        self.start, self.regs = ptrace.Registers(), ptrace.Registers()
+        self.start.load(self.pid)
+
+    def steps(self, site: int, flags: int, args: tuple[int, ...]) -> Iterator[list[int]]:
+        """The registers after each instruction from the site to what is behind it."""
+        view = self.regs.view
+        view[:] = self.start.view
+        view[RIP], view[EFLAGS], view[ORIG_RAX], view[RAX] = site, flags, (1 << 64) - 1, 0
+        for register, value in zip((RDI, RSI, RDX), args, strict=True):
+            view[register] = value
+        self.regs.store(self.pid)
+        while view[RIP] != site + 7:
+            ptrace.singlestep(self.pid)
+            _, status = os.waitpid(self.pid, 0)
+            assert os.WIFSTOPPED(status), status
+            assert os.WSTOPSIG(status) == signal.SIGTRAP
+            self.regs.load(self.pid)
+            yield list(view)
+
+    def close(self) -> None:
+        """Its end."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+@pytest.mark.parametrize(
+    "call", [nr.NR_stat, nr.NR_access, nr.NR_open, nr.NR_openat, nr.NR_newfstatat]
+)
+def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against the same instruction, as it was, of another site."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("/nowhere/sgx_enclave")
+    memory = Memory(b"\x0f\x05")
+    led, plain = memory.site(call), memory.site(call, led=False)
+    room = ctypes.create_string_buffer(256)
+    child = Stepper()
+    seen = set()
+    try:
+        for path in _PATHS:
+            where = ctypes.addressof(text := ctypes.create_string_buffer(path))
+            args: tuple[int, ...] = (where, 0, 0)
+            if call == nr.NR_stat:
+                args = (where, ctypes.addressof(room), 0)
+            elif pathcode.CALLS[call]:
+                args = (
+                    -100 & (1 << 64) - 1,
+                    where,
+                    0 if call == nr.NR_openat else ctypes.addressof(room),
+                )
+            # The child got its memory when it was made: what is new is written there.
+            assert ptrace.write_memory(child.pid, where, text.raw) == len(text.raw)
+            for flags in _FLAGS:
+                before, *_, after = child.steps(plain, flags, args)
+                for regs in child.steps(led, flags, args):
+                    at = regs[RIP] - memory.base
+                    seen.add(at)
+                    if 0 <= at < pathcode.SIZE:
+                        memory.code.roll(regs, memory.base, memory.sites)
+                    over = regs[RIP] == led + 7
+                    assert over or regs[RIP] == led + 5, hex(at)
+                    wanted = after if over else before
+                    moved = {RIP, RCX, ORIG_RAX} if over else {RIP, RCX, R11}
+                    if over and wanted[RAX] < 1 << 12 and call in (nr.NR_open, nr.NR_openat):
+                        moved.add(RAX)  # the next descriptor
+                    assert not over or regs[RCX] == led + 7
+                    for i, name in enumerate(NAMES):
+                        stepping = _TF if i in (EFLAGS, R11) else 0
+                        same = regs[i] & ~stepping == wanted[i] & ~stepping
+                        assert same or i in moved, (name, hex(at))
+    finally:
+        child.close()
+    assert len(seen) > 60

@@ -1,0 +1,51 @@
+"""Calls on paths that are led past their stop, in real programs."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from softsgx.host import pathcode
+from tests.command import Softsgx
+from tests.supervisor.test_guests import Guest, _assert_all_ok, _checks
+
+pytestmark = pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_answers_signals_and_the_device_are_as_before(softsgx: Softsgx, guest: Guest) -> None:
+    _assert_all_ok(softsgx("--", guest("paths")), 26)
+
+
+def test_exact_leaves_the_code_alone(softsgx: Softsgx, guest: Guest) -> None:
+    checks = _checks(softsgx("--exact", "--", guest("paths")))
+    assert {name for name, line in checks.items() if line != "ok"} == {"led"}
+
+
+def test_single_steps_are_those_of_the_program(softsgx: Softsgx, guest: Guest) -> None:
+    bare = subprocess.run([guest("paths"), "steps"], capture_output=True, text=True, check=True)
+    assert bare.stdout.count("rax") == 2
+    assert softsgx("--", guest("paths"), "steps").stdout == bare.stdout
+
+
+def test_who_writes_over_the_code_hurts_nobody_else(softsgx: Softsgx, guest: Guest) -> None:
+    done = softsgx("--", guest("paths"), "scribble")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "scribbled\n", "")
+
+
+def test_a_program_that_lists_its_descriptors_stops_until_it_is_another(
+    softsgx: Softsgx, guest: Guest
+) -> None:
+    """Of an open folder of descriptors any name may be the device's; exec looks again."""
+    script = 'exec 9</proc/self/fd && exec "$0"'
+    shown = softsgx("--", "/bin/sh", "-c", script, guest("paths"))
+    assert _checks(shown)["device_in_proc"] == "ok"
+    assert softsgx(
+        "--", "/bin/sh", "-c", "ls /proc/self/fd; exec $0", guest("paths")
+    ).returncode in (0, 1)
