@@ -189,7 +189,7 @@ def test_without_the_package_one_line_names_the_extra(
     ("args", "message"),
     [
         (["--perfetto"], "--perfetto needs a file"),
-        (["--perfetto", "t", "--json", "r"], "one of --json and --perfetto"),
+        (["--perfetto", "t", "--json", "r"], "no other option"),
         (["--perfetto", "missing/t", "r"], "missing/t: No such file or directory"),
     ],
 )

@@ -7,7 +7,9 @@ refused with one line.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,18 +19,49 @@ from softsgx.record.schema import VERSION
 __all__ = ["read"]
 
 
-def read(path: str, cut: Callable[[int], None] | None = None) -> Iterator[dict[str, Any]]:
+_POLL_S = 0.1
+
+
+def read(
+    path: str, cut: Callable[[int], None] | None = None, *, follow: bool = False
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The headers (they have ``softsgx``) and events (``event``) of a recording, in order.
 
     cut: hears of the number of a run's last line that was cut short, before the next header.
+    follow: wait for more as long as a run is recording to the file.
     Raises UsageError for a file that cannot be read or is no recording, and for
     one of a version that this softsgx does not know.
     """
     try:
         with open(path, "rb") as f:
-            yield from _lines(path, f, cut or (lambda _: None))
+            lines = _growing(f) if follow else f
+            yield from _lines(path, lines, cut or (lambda _: None))
     except OSError as e:
         raise UsageError(f"{path}: {e.strerror}") from None
+
+
+def _growing(file: Any) -> Iterator[bytes]:
+    """The lines of a file that somebody may still append to: a recorder holds a lock on it."""
+    rest = b""
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+            ended = True
+        except BlockingIOError:
+            ended = False
+        except OSError:
+            ended = True  # a pipe: its end is the end
+        for line in file:
+            rest += line
+            if rest.endswith(b"\n"):
+                yield rest
+                rest = b""
+        if ended:
+            if rest:
+                yield rest
+            return
+        time.sleep(_POLL_S)
 
 
 def _lines(

@@ -21,12 +21,18 @@ from softsgx.record.schema import EVENTS, VERSION, encode
 from softsgx.record.state import State
 from softsgx.record.watch import Watch
 from softsgx.sdm.leaves import EENTER, EEXIT, ERESUME
-from softsgx.uapi.regs import RAX, RBX, RCX, RIP
+from softsgx.uapi.regs import NAMES, RAX, RBX, RCX, RIP
 
 __all__ = ["Recorder"]
 
 Sink = Callable[[dict[str, Any]], None]
 _CROSSING = frozenset((EENTER, ERESUME, EEXIT))
+_GENERAL = tuple(
+    (name, NAMES.index(name)) for name in (
+        "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12",
+        "r13", "r14", "r15", "rip", "eflags", "fs_base", "gs_base",
+    )
+)  # fmt: skip
 _ENCLU = (
     '{"event":"enclu","us":%d,"pid":%d,'
     + ",".join(f'"{name}":%d' for name in EVENTS["enclu"])
@@ -254,17 +260,34 @@ class Recorder:
             return
         self._put("enclu", tid, leaf, error, view[RAX], rbx, view[RCX], view[RIP])
 
-    def aex(self, tid: int, vector: int, code: int, addr: int, rip: int) -> None:
-        """An asynchronous exit; ``vector`` -1: an interrupt. ``rip``: the enclave's."""
+    def aex(
+        self, tid: int, vector: int, code: int, addr: int, rip: int, regs: dict[str, int]
+    ) -> None:
+        """An asynchronous exit; ``vector`` -1: an interrupt. ``rip``, ``regs``: the enclave's.
+
+        regs: what `registers` made of the registers before the exit.
+        """
         self._put("aex", tid, vector, code, addr, rip)
+        self._with(regs)
+
+    @staticmethod
+    def registers(view: Any) -> dict[str, int]:
+        """The general registers by name, of a register file of `softsgx.uapi.regs`."""
+        return {name: view[index] for name, index in _GENERAL}
+
+    def _with(self, regs: dict[str, int]) -> None:
+        if self._event is not None:
+            self._event["registers"] = regs
 
     def fault(
-        self, tid: int, addr: int, access: int, result: Any, page: dict[str, int] | None
-    ) -> None:
+        self, tid: int, addr: int, access: int, result: Any, page: dict[str, int] | None,
+        view: Any,
+    ) -> None:  # fmt: skip
         """A page fault inside; ``result``: `softsgx.device.process.PageFault`; ``page``: its
-        fields afterwards, if an enclave's.
+        fields afterwards, if an enclave's; ``view``: the registers.
         """
         self._put("fault", tid, addr, access, result.signal, result.error_code, page, result.why)
+        self._with(self.registers(view))
 
     def augment(self, tid: int, addr: int, page: dict[str, int] | None) -> None:
         """EAUG of a page that an instruction's operand needed."""

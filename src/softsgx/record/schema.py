@@ -54,7 +54,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
 """Fields by event, after ``event``, ``us`` and ``pid``."""
 
 OPTIONAL = (
-    "decided", "asked", "effects", "verdicts", "elranges", "pages", "sources", "vmas",
+    "decided", "asked", "effects", "verdicts", "elranges", "pages", "sources", "vmas", "registers",
 )  # fmt: skip
 """decided: {rule, law, source} of the refusal. asked: [hook, {what}, answer or null, rule, law] for
 each question (null: no LSM; rule and law of the design). effects: [call, pid, start, end, prot or
@@ -64,7 +64,8 @@ subject, target, tclass, asked, denied, permissive}, ``path`` and ``cmd`` where 
 that was created. pages: [enclave, first, last, fields] of each run of pages whose state is new,
 half-open, without the fields that are 0. sources: [start, end, prot, VM_MAY*, path, offset] of each
 VMA that pages were copied from. vmas: [pid, start, end, enclave, fields] of each mapping that is
-new, fields null where it is gone; the gone ones come first."""
+new, fields null where it is gone; the gone ones come first. registers: of an AEX or a fault, the
+thread's general registers at the instruction, by name."""
 
 
 def _quote(text: str) -> str:

@@ -105,10 +105,14 @@ def signal_name(number: int) -> str:
 
 
 class Formatter:
-    """Makes text of headers and events, in their order: a header's design goes into later lines."""
+    """Makes text of headers and events, in their order: a header's design goes into later lines.
 
-    def __init__(self) -> None:
+    registers: of every AEX and fault, not only of exceptions and faults with a signal.
+    """
+
+    def __init__(self, *, registers: bool = False) -> None:
         self.design = ""
+        self._all_registers = registers
 
     def __call__(self, event: dict[str, Any]) -> str:
         """The lines of a header or an event, each with its newline; "" for what tells nothing."""
@@ -120,6 +124,8 @@ class Formatter:
         if text is None:
             return ""
         lines = [f"[pid {event['pid']}] {text}"]
+        if "registers" in event and (self._all_registers or _told(event)):
+            lines += _registers(event["registers"])
         for hook, what, answer, *_ in event.get("asked", ()):
             if answer is not None:
                 facts = ", ".join(f"{k}={self.fact(k, v)}" for k, v in what.items())
@@ -307,6 +313,16 @@ class Formatter:
 
     def _effects(self, _e: dict[str, Any]) -> str:
         return "mappings follow"
+
+
+def _told(event: dict[str, Any]) -> bool:
+    """Whether registers are shown without being asked for: of what the enclave did itself."""
+    return bool(event["vector"] >= 0 if event["event"] == "aex" else False)
+
+
+def _registers(registers: dict[str, int]) -> list[str]:
+    shown = [f"{name}={value:#x}" for name, value in registers.items()]
+    return ["      " + " ".join(shown[n : n + 6]) for n in range(0, len(shown), 6)]
 
 
 def page_text(page: dict[str, int]) -> str:

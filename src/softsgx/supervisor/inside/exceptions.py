@@ -94,12 +94,13 @@ def abort_page(run: Run, tracee: Tracee) -> None:
 
 def leave(run: Run, tracee: Tracee, vector: int, errcd: int, maddr: int) -> None:
     """AEX; vector: the exception, or -1 for a signal."""
+    before = run.record.registers(run.view) if run.record is not None else {}
     was = aex(tracee.thread, run.view, vector, errcd, maddr)
     if tracee.odd is not None:
         masks.left(tracee)
     run.view[ORIG_RAX] = (1 << 64) - 1
     if run.record is not None:
-        run.record.aex(tracee.tid, vector, errcd, maddr, was[0])
+        run.record.aex(tracee.tid, vector, errcd, maddr, was[0], before)
 
 
 def exception(run: Run, tracee: Tracee, number: int, info: bytes) -> bool:
@@ -187,7 +188,7 @@ def _page_fault(run: Run, tracee: Tracee, addr: int, si_code: int, at: Inside) -
         return
     result = process.page_fault(addr, kind, _pte_present(process.space.pid, addr))
     if run.record is not None:
-        run.record.fault(tracee.tid, addr, kind, result, page_fields(enclave, addr))
+        run.record.fault(tracee.tid, addr, kind, result, page_fields(enclave, addr), view)
     if result.signal == 0:
         _count_retry(tracee, (view[RIP], addr, enclave.generation))
         file = vma.file if vma is not None else None

@@ -89,7 +89,7 @@ def _touch(
     result = process.page_fault(addr, kind)
     flush(run, tracee)
     if run.record is not None:
-        run.record.fault(tracee.tid, addr, kind, result, page_fields(enclave, addr))
+        run.record.fault(tracee.tid, addr, kind, result, page_fields(enclave, addr), view)
     if result.signal == _SIGBUS:
         _change(tracee, info, _SIGBUS, _BUS_ADRERR)
         return _SIGBUS
