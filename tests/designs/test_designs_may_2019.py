@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errno import EACCES, EEXIST, EFAULT, EINVAL, ENOTTY
+from errno import EACCES, EEXIST, EFAULT, EFBIG, EINVAL, ENOTTY
 
 import pytest
 
@@ -10,7 +10,7 @@ from softsgx.designs.linux import DEFAULT
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.errors import UsageError
 from softsgx.mm.mmap import mmap
-from softsgx.sdm.leaves import PT_REG, PT_TCS, PT_TRIM, SECINFO_PT_SHIFT
+from softsgx.sdm.leaves import ATTR_INIT, PT_REG, PT_TCS, PT_TRIM, SECINFO_PT_SHIFT
 from softsgx.sdm.structs import SECINFO, TCS
 from softsgx.uapi import sgx
 from softsgx.uapi.mman import MAP_FIXED, MAP_PRIVATE, MAP_SHARED
@@ -52,8 +52,8 @@ def test_v20_what_add_page_checks_itself() -> None:
     assert add_page(w, 0, W) == -EINVAL
     assert add_page(w, 0, pt=3) == -EINVAL
     assert add_page(w, 0, 8) == -EINVAL
-    assert add_page(w, 16) == -EINVAL
-    assert add_page(w, -1) == -EINVAL
+    assert add_page(w, 18) == -EINVAL
+    assert add_page(w, -1) == -EFBIG
     assert add_page(w, 1, 0, PT_TCS, TCS.pack()) == -EINVAL  # limits
     assert add_page(w, 1, 0, PT_TCS, good[:16] + b"\x08" + good[17:]) == -EINVAL  # OSSA
     assert add_page(w, 1, 0, PT_TCS, good[:8] + b"\x01" + good[9:]) == -EINVAL  # DBGOPTIN
@@ -69,6 +69,35 @@ def test_v20_eadd_is_asynchronous_and_kills() -> None:
     assert w.file.enclave.dead == 1
 
 
+def test_v20_a_page_behind_elrange_has_a_place_in_the_backing_file_and_kills() -> None:
+    """The file has a page more for SECS, and one in thirty-two for what eviction notes."""
+    for page in (16, 17):
+        w = World("v20")
+        w.create()
+        assert add_page(w, page) == 0
+        assert w.file.enclave.dead == 1
+
+
+def test_v20_the_low_bits_of_an_address_are_dropped() -> None:
+    w = World("v20")
+    w.create()
+    secinfo, src = w.put(SECINFO.pack(flags=R | PT_REG << SECINFO_PT_SHIFT)), w.put(bytes(PAGE))
+    arg = sgx.ADD_PAGE_V20.pack(addr=BASE + PAGE + 8, src=src, secinfo=secinfo)
+    assert w.ioctl(sgx.SGX_IOC_ENCLAVE_ADD_PAGE_V20, arg) == 0
+    assert w.file.enclave.dead == 0
+    assert add_page(w, 1) == -EEXIST
+
+
+def test_v20_init_twice_is_efault() -> None:
+    """Whatever EINIT has done to SECS.ATTRIBUTES."""
+    w = World("v20")
+    w.create()
+    w.initialized()
+    w.file.enclave.secs.attributes |= ATTR_INIT
+    arg = sgx.ENCLAVE_INIT.pack(sigstruct=w.put(bytes(1808)))
+    assert w.ioctl(sgx.SGX_IOC_ENCLAVE_INIT, arg) == -EFAULT
+
+
 def test_v20_mrmask_measures_chunks() -> None:
     digests = set()
     for mask in (0, 1, 0x8000, 0xFFFF):
@@ -82,7 +111,12 @@ def test_v20_mrmask_measures_chunks() -> None:
 def test_v20_the_length_is_a_power_of_two_and_the_place_aligned() -> None:
     w = World("v20")
     mm = w.process.mm
-    for length, flags in ((3 * PAGE, MAP_SHARED), (PAGE, MAP_SHARED), (SIZE, MAP_PRIVATE)):
+    for length, flags in (
+        (3 * PAGE, MAP_SHARED),
+        (PAGE, MAP_SHARED),
+        (SIZE, MAP_PRIVATE),
+        (SIZE, 3),
+    ):
         assert mmap(mm, 0, length, R, flags, w.file).ret == -EINVAL
     assert mmap(mm, 0, SIZE, RWX, MAP_SHARED, w.file).value % SIZE == 0
     # MAP_FIXED is not looked at: the mapping goes to the next aligned place.

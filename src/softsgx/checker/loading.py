@@ -106,8 +106,8 @@ def load_rules(b: Builder, m: Move, at: At, r: Request) -> None:
 def secinfo(perm: Value, segment: Value = 0) -> Request:
     """The arguments of an EADD: a PT_REG page with these permissions, into this segment."""
     return Request(
-        pt=PT_REG, perm=perm, flags=0, reserved_zero=1, tcs_valid=1, inside=1, aligned=1,
-        measure=0, source_given=0, segment=segment,
+        pt=PT_REG, perm=perm, flags=0, reserved_zero=1, tcs_valid=1, inside=1, backed=1,
+        in_a_file=1, measure=0, source_given=0, segment=segment,
     )  # fmt: skip
 
 

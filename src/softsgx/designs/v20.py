@@ -10,7 +10,7 @@ Orders follow the patch set's driver/ioctl.c and driver/main.c.
 
 from __future__ import annotations
 
-from errno import EEXIST, EFAULT, EINVAL
+from errno import EEXIST, EFAULT, EFBIG, EINVAL
 from typing import Any
 
 from softsgx.designs.base import SIGBUS, Design
@@ -42,10 +42,13 @@ class V20(Design):
 
     @rule(_POSTED + "driver/main.c sgx_get_unmapped_area()")
     def get_unmapped_area(self, k: Context, at: Any, r: Any) -> None:
-        """The length is an enclave's size: a power of two, of two pages at least."""
+        """The length is an enclave's size: a power of two, of two pages at least.
+
+        MAP_SHARED_VALIDATE has MAP_PRIVATE's bit, and is refused with it.
+        """
         n = r.length_bytes
         k.need(EINVAL, int(n >= 2 * 4096 and n & n - 1 == 0), "length is a power of two")
-        k.need(EINVAL, int(r.map_type != MAP_PRIVATE), "not MAP_PRIVATE")
+        k.need(EINVAL, int(not r.map_type & MAP_PRIVATE), "no flag of MAP_PRIVATE's")
 
     def driver_access(self, at: Any) -> Value:
         """sgx_vma_fault(): any page of an enclave that is initialized and not dead."""
@@ -95,12 +98,13 @@ class V20(Design):
     def add_page(self, k: Context, at: Any, r: Any) -> None:
         """ADD_PAGE as far as the caller hears of it: the page is queued for the worker."""
         k.need(EEXIST, no(at.page.present), "no page there yet")
-        k.need(EINVAL, r.inside, "the backing memory has such a page")
+        k.need(EFBIG, r.in_a_file, "the page's place is one of a file (mm/shmem.c)")
+        k.need(EINVAL, r.backed, "the backing file has such a page")
 
     @rule(_POSTED + "driver/ioctl.c sgx_add_page_worker()", each=True)
     def add_page_worker(self, k: Context, at: Any, r: Any) -> None:
         """The worker's EADD: whatever stops here kills the enclave (sgx_encl_destroy())."""
-        k.need(EFAULT, r.aligned, "EADD: LINADDR is page aligned")
+        k.need(EFAULT, r.inside, "EADD: the page is in ELRANGE")
         k.need(EFAULT, no(eq(r.pt, PT_TRIM)), "EADD: PT_REG or PT_TCS")
         k.leaf(self.eadd, at, r, failed=EFAULT, faulted=EFAULT)
 

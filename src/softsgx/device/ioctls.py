@@ -33,6 +33,7 @@ __all__ = [
     "IOCTLS",
     "Ioctl",
     "add_range",
+    "backing_bytes",
     "created",
     "dispatch",
     "each_page",
@@ -78,13 +79,13 @@ def _create(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     error = checks.ecreate_error(
         raw, secs, device.xfrm_supported, device.design.aexnotify, device.xsave
     )
-    r = Request(backing_bytes=_backing_bytes(secs.size), ecreate=error)
+    r = Request(backing_bytes=backing_bytes(secs.size), ecreate=error)
     device.design.create(k, at, r)
     created(device, process, file, secs)
     return 0
 
 
-def _backing_bytes(size: int) -> int:
+def backing_bytes(size: int) -> int:
     """sgx_encl_create(): the pages, SECS and 128 bytes a page more, as shmem sees the sum."""
     pages = (size + PAGE_SIZE) % _U64
     total = (pages + (pages >> 5)) % _U64

@@ -10,15 +10,16 @@ from typing import Any
 
 from softsgx.device import create as checks
 from softsgx.device.files import EnclaveFile
-from softsgx.device.ioctls import Ioctl, created, place, secinfo_request
+from softsgx.device.ioctls import Ioctl, backing_bytes, created, place, secinfo_request
 from softsgx.law.rule import At, Request, Stop
-from softsgx.sdm.leaves import PAGE_SIZE, PT_TCS
+from softsgx.sdm.leaves import ATTR_INIT, PAGE_SIZE, PT_TCS
 from softsgx.sdm.structs import SECS, SIGSTRUCT, TCS
 from softsgx.uapi import sgx as uapi
 
 __all__ = ["V20_IOCTLS", "add_one"]
 
 _LIMIT = 0xFFF
+_U64 = 1 << 64
 
 
 def _create(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
@@ -62,10 +63,14 @@ def add_one(
     memory = process.memory
     r = secinfo_request(process, secinfo)
     data = memory.read(src, PAGE_SIZE)
-    offset = addr - enclave.base
+    # The address of a page is what is left of it without its low bits (SGX_ENCL_PAGE_ADDR()).
+    offset = (addr & -PAGE_SIZE) - enclave.base
+    # Of SECS, behind the pages, is the place of address 0 (sgx_encl_get_index()).
+    place_in_file = (addr - enclave.base) % _U64 & -PAGE_SIZE if addr >> 12 else enclave.size
     r.__dict__.update(
         inside=int(0 <= offset < enclave.size),
-        aligned=int(addr % PAGE_SIZE == 0),
+        in_a_file=int(place_in_file < _U64 // 2),
+        backed=int(place_in_file < backing_bytes(enclave.size)),
         tcs_valid=_valid_tcs(data, enclave.size) if r.pt == PT_TCS else 1,
     )
     law.validate_secinfo(k, at, r)
@@ -94,7 +99,8 @@ def _init(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     enclave, law, k, at = file.enclave, device.design, device.run, place(process, file)
     params = uapi.ENCLAVE_INIT.unpack(process.memory.read(arg, uapi.ENCLAVE_INIT.size))
     raw = process.memory.read(params.sigstruct, SIGSTRUCT.size)
-    wanted = enclave.secs.attributes if enclave.created else 0
+    # What CREATE was given: INIT is the processor's, set by an EINIT before.
+    wanted = enclave.secs.attributes & ~ATTR_INIT if enclave.created else 0
     law.may_init(k, at, Request(attributes_allowed=int(not wanted & ~enclave.attributes_allowed)))
     law.may_build(k, at, None)
     code = checks.einit_error(enclave, raw)
