@@ -12,6 +12,7 @@ that is not explained; 1: something did, and the fewest calls that do are printe
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import random
 import sys
@@ -28,6 +29,7 @@ from tests.kernel_sources import MissingSource  # noqa: E402
 
 __all__ = ["main"]
 
+_COLLECT = 100
 _EVERY = 30.0
 """Seconds between two lines that tell how far it is."""
 
@@ -35,7 +37,12 @@ _EVERY = 30.0
 def _walk(walkers: dict[str, Walker], numbers: range, calls: int, seed: int) -> str:
     """Walk sequences with each design: what differed, "" if nothing."""
     last = time.monotonic()
+    # Every machine is a knot of circles. Let alone, the collector would take a quarter of the time.
+    gc.freeze()
+    gc.disable()
     for number in numbers:
+        if number % _COLLECT == 0:
+            gc.collect()
         data = random.Random(f"{seed} {number}").randbytes(calls * CALL_BYTES)
         for name, walker in walkers.items():
             if failure(walker, data) is not None:

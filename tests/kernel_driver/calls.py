@@ -147,7 +147,8 @@ class Walker:
         who, arg = self.who, _ARGS
         if who >= 236:  # an argument that cannot be read, or not be written back
             arg = _ODD_ADDRESSES[who & 7] if who >= 248 else _READ_ONLY
-        self._told(f"{kind} arg={arg:#x} {raw.hex()} {facts}")
+        if self.trace is not None:
+            self._told(f"{kind} arg={arg:#x} {raw.hex()} {facts}")
         return self.judge.ioctl(self.process, self.file, cmd, arg, raw, kind, **facts)
 
     # -- the calls: six bytes each ------------------------------------------------------------
@@ -232,7 +233,7 @@ class Walker:
             "secinfo": self._put(secinfo, 248 | d & 7 if odd == 6 else 0),
             "flags": b >> 6 | (b >> 2 & 1) << 40,
         }  # fmt: skip
-        raw = _ADD.pack(**r)
+        raw = _ADD.struct.pack(src, offset, length, r["secinfo"], r["flags"], 0)
 
         def again(after: bytes) -> bytes | None:
             count = _ADD.unpack(after).count
