@@ -16,11 +16,11 @@ from softsgx.sgx.enclave import Enclave
 from softsgx.sgx.epcm import PAGE as PAGE_SCHEMA
 from softsgx.sgx.epcm import PageTable
 from softsgx.uapi import sgx as uapi
-from tests.kernel_driver.calls import USER
 from tests.kernel_driver.explained import refused_earlier
 from tests.kernel_driver.memory import PAGE
 from tests.kernel_driver.run import JUDGED, judge_of
 from tests.kernel_driver.sides import Apart, Judge
+from tests.kernel_driver.userland import USER
 from tests.kernel_sources import MissingSource
 
 BASE = 0x7000_0000_0000

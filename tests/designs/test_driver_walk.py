@@ -16,9 +16,10 @@ from softsgx.law.rule import Stop
 from softsgx.law.values import RWX
 from softsgx.sdm.structs import SECINFO, SECS
 from softsgx.uapi import sgx as uapi
-from tests.kernel_driver.calls import CALL_BYTES, USER, Walker
+from tests.kernel_driver.calls import CALL_BYTES, Walker
 from tests.kernel_driver.memory import PAGE
 from tests.kernel_driver.run import JUDGED, failure, judge_of, shrink, told
+from tests.kernel_driver.userland import USER
 from tests.kernel_sources import MissingSource
 
 CALLS = 40

@@ -22,7 +22,7 @@ from tests.kernel_sources import DRIVER, PACKAGES, kernel_tree
 __all__ = ["driver_library"]
 
 _HERE = Path(__file__).resolve().parent
-_OURS = ("driver_ioctl.c", "encls.c", "judge.c", "kernel.c")
+_OURS = ("driver_ioctl.c", "encls.c", "judge.c", "judge_mm.c", "kernel.c")
 _THEIRS = ("driver.c", "encl.c")
 _HEADERS = ("encls.h", "judge.h", "kernel.h")
 _FLAGS = (

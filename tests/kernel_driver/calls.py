@@ -13,56 +13,18 @@ from collections.abc import Callable
 from typing import Any
 
 from softsgx.device import ioctls as device_ioctls
-from softsgx.sdm.structs import SECINFO, SECS, SIGSTRUCT, TCS
+from softsgx.sdm.structs import SECINFO, SECS, SIGSTRUCT
 from softsgx.uapi import sgx as uapi
-from tests.kernel_driver.library import User
-from tests.kernel_driver.memory import PAGE, UserArea
+from tests.kernel_driver.memory import PAGE
 from tests.kernel_driver.sides import Judge
+from tests.kernel_driver.userland import ARGUMENT, EDGE, READ_ONLY, RECORD, SOURCES, USER
 
-__all__ = ["CALL_BYTES", "USER", "Walker", "areas", "user_memory"]
+__all__ = ["CALL_BYTES", "Walker"]
 
 CALL_BYTES = 8
-R, W, X = 1, 2, 4
-USER = 0x1000_0000
 _BASES = (0x7000_0000_0000, 0x7000_0010_0000, 0x7000_0000_0000)
 _U64 = 1 << 64
 _SHARED, _PRIVATE, _FIXED, _ANONYMOUS, _NOREPLACE = 1, 2, 0x10, 0x20, 0x100000
-_ARGS, _RECORD, _READ_ONLY, _SOURCES, _EDGE = (USER + n * PAGE for n in (0, 1, 3, 4, 16))
-
-
-def areas() -> list[UserArea]:
-    """The memory that arguments and sources lie in."""
-    return [
-        UserArea(USER, 3, R | W),
-        UserArea(_READ_ONLY, 1, R),
-        UserArea(_SOURCES, 8, R | W),
-        UserArea(USER + 12 * PAGE, 1, R | W, R | W),  # of a noexec mount
-        UserArea(USER + 13 * PAGE, 1, 0),
-        UserArea(USER + 14 * PAGE, 1, X),
-        UserArea(USER + 15 * PAGE, 2, R | W, eof=1),
-    ]
-
-
-def user_memory() -> User:
-    """That memory's content: the sources are pages of several kinds, TCSs among them."""
-    user = User(USER, 17 * PAGE)
-    tcs = TCS.pack(oentry=0x1000, ossa=0x1000, nssa=2, fslimit=0xFFF, gslimit=0xFFF)
-    pages = (
-        bytes(PAGE),
-        b"softsgx!" * 512,
-        tcs,
-        TCS.pack(flags=1, cssa=1, aep=5, stage=1, nssa=1),
-        TCS.pack(flags=2, nssa=1),
-        TCS.pack(flags=4, nssa=1),
-        tcs[:-1] + b"\1",
-        TCS.pack(nssa=3, oentry=0x2000),
-    )
-    for i, page in enumerate(pages):
-        start = _SOURCES - USER + i * PAGE
-        user.view[start : start + PAGE] = page
-    start = 12 * PAGE
-    user.view[start : start + PAGE] = b"noexec!!" * 512
-    return user
 
 
 # ADD_PAGES: most SECINFOs are right.
@@ -72,10 +34,10 @@ _ODD_OFFSETS = (1, 0x800, _U64 - PAGE, _U64 - 2 * PAGE, 1 << 63, 1 << 46)
 _ODD_LENGTHS = (0, 1, 0xFFF, PAGE + 1, _U64 - PAGE, 1 << 63, _U64 - 3 * PAGE)
 _ODD_SOURCES = (
     USER + 12 * PAGE, USER + 13 * PAGE, USER + 14 * PAGE, USER + 15 * PAGE, USER + 16 * PAGE,
-    USER + 17 * PAGE, 0, 0x7000_0000_0000, 0x7FFF_FFFF_F000, _U64 - PAGE, _SOURCES + 8,
+    USER + 17 * PAGE, 0, 0x7000_0000_0000, 0x7FFF_FFFF_F000, _U64 - PAGE, SOURCES + 8,
 )  # fmt: skip
 _ODD_ADDRESSES = (
-    _READ_ONLY, USER + 13 * PAGE, USER + 17 * PAGE - 8, _EDGE - 12, USER + 17 * PAGE, 0,
+    READ_ONLY, USER + 13 * PAGE, USER + 17 * PAGE - 8, EDGE - 12, USER + 17 * PAGE, 0,
     _U64 - 64, 1 << 63,
 )  # fmt: skip
 _EINIT = (1, 2, 4, 8, 16, 32, 64, 512)
@@ -139,14 +101,14 @@ class Walker:
         """A record in user memory; where ``odd`` is high, somewhere that it cannot be read."""
         if odd >= 248:
             return _ODD_ADDRESSES[odd & 7]
-        start = _RECORD - USER
+        start = RECORD - USER
         self.user.view[start : start + len(raw)] = raw
-        return _RECORD
+        return RECORD
 
     def _ioctl(self, cmd: int, raw: bytes, kind: str, **facts: Any) -> int:
-        who, arg = self.who, _ARGS
+        who, arg = self.who, ARGUMENT
         if who >= 236:  # an argument that cannot be read, or not be written back
-            arg = _ODD_ADDRESSES[who & 7] if who >= 248 else _READ_ONLY
+            arg = _ODD_ADDRESSES[who & 7] if who >= 248 else READ_ONLY
         if self.trace is not None:
             self._told(f"{kind} arg={arg:#x} {raw.hex()} {facts}")
         return self.judge.ioctl(self.process, self.file, cmd, arg, raw, kind, **facts)
@@ -201,16 +163,16 @@ class Walker:
         src = self._put(raw, e)
         self._ioctl(
             uapi.SGX_IOC_ENCLAVE_CREATE, uapi.ENCLAVE_CREATE.pack(src=src), "CREATE",
-            size=size if src == _RECORD else 0,
+            size=size if src == RECORD else 0,
         )  # fmt: skip
 
     def _add(self, a: int, b: int, c: int, d: int, e: int, f: int) -> None:
         n = self.n
         offset, length = a % (n + 1) * PAGE, (1 + (b & 3) % 3) * PAGE
         flags = _FLAGS[c & 7]
-        src = _SOURCES + (d & 7) * PAGE
+        src = SOURCES + (d & 7) * PAGE
         if flags == 0x100:
-            src, length = _SOURCES + (2 + (d & 7) % 6) * PAGE, PAGE
+            src, length = SOURCES + (2 + (d & 7) % 6) * PAGE, PAGE
         if a < 32:
             offset = self._free()
         odd = e & 7 if e >= 208 else 8
@@ -353,7 +315,7 @@ class Walker:
         self.judge.failing(0)
         cmds = sorted(self.judge.device.ioctls)
         self._told("ioctl under another")
-        self.judge.busy(self.process, self.file, cmds[a % len(cmds)], _ARGS)
+        self.judge.busy(self.process, self.file, cmds[a % len(cmds)], ARGUMENT)
 
     def _place(self, a: int, b: int) -> tuple[int, int]:
         """A range around ELRANGE: most in it, some a page beyond."""

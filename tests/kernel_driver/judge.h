@@ -26,6 +26,8 @@ struct judge_state {
 extern struct judge_state judge;
 
 void judge_epc_init(void);
+void judge_enter(struct mm_struct *mm, unsigned long personality);
+void judge_close(struct file *file);
 void judge_zap(struct mm_struct *mm, unsigned long start, unsigned long end);
 
 #endif

@@ -6,9 +6,10 @@ from softsgx.designs.base import Design
 from softsgx.designs.linux import Linux60, Linux511, Linux612
 from tests.kernel_driver.asked import Kernel, judged
 from tests.kernel_driver.build import driver_library
-from tests.kernel_driver.calls import CALL_BYTES, Walker, areas, user_memory
+from tests.kernel_driver.calls import CALL_BYTES, Walker
 from tests.kernel_driver.library import Library
 from tests.kernel_driver.sides import Judge
+from tests.kernel_driver.userland import areas, user_memory
 
 __all__ = ["JUDGED", "failure", "judge_of", "shrink", "told"]
 
