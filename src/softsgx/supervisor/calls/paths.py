@@ -10,7 +10,7 @@ import errno
 import os
 
 from softsgx.host import ptrace
-from softsgx.supervisor.calls import folders, pathcalls
+from softsgx.supervisor.calls import folders, links, openat2, pathcalls
 from softsgx.supervisor.calls.nodes import (
     access,
     change_xattr,
@@ -42,7 +42,6 @@ _O_CLOEXEC, _O_DIRECTORY, _O_CREAT, _O_EXCL = 0o2000000, 0o200000, 0o100, 0o200
 _O_NOFOLLOW, _O_TRUNC, _O_WRONLY = 0o400000, 0o1000, 1
 _O_PATH, _FLAGS_KEPT, _F_SETFL = 0o10000000, 0o6000, 4  # O_APPEND, O_NONBLOCK
 _OPENS = (nr.NR_open, nr.NR_openat, nr.NR_openat2, nr.NR_creat)
-_NOFOLLOW = {nr.NR_newfstatat: R10, nr.NR_statx: RDX, nr.NR_faccessat2: R10}
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)
 _STAT = _AT_SYMLINK_NOFOLLOW | 0x800 | _AT_EMPTY_PATH | 0x6000  # NO_AUTOMOUNT, STATX_SYNC_TYPE
 _PLAIN = _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH
@@ -59,7 +58,6 @@ _AT_FLAGS = {
     nr.NR_name_to_handle_at: (R8, 0x400 | _AT_EMPTY_PATH | 0x203),
 }
 _TMPFILE, _O_TMPFILE, _O_DIRECT = 0o20000000, 0o20200000, 0o40000
-_VALID_OPEN = 0o37777703 | 0o74  # Linux, VALID_OPEN_FLAGS, with room for O_LARGEFILE
 _NOT_READING = 3 | _O_DIRECTORY | _O_PATH | _O_CREAT
 # What softsgx.supervisor.calls.views has something to say of, by the last component.
 _VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc", b"sgx_total_bytes"))
@@ -74,6 +72,7 @@ _CREATES = frozenset(
         *(nr.NR_mknod, nr.NR_mknodat, *_OPENS),
     )
 )
+_MAX_LINKS = 40
 _taken: dict[int, tuple[tuple[int | None, int], ...]] = {}
 
 
@@ -95,6 +94,9 @@ def handle(run: Run, tracee: Tracee) -> Any:
     pairs = _taken.get(call)
     if pairs is None:
         pairs = _taken[call] = _pairs(call)
+    if call in links.LINKING:
+        target = tracee.read_string(run.view[RDI]) or b""
+        run.nodes.linked |= target[target.rfind(b"/") + 1 :] in run.nodes.names
     for i, (dir_arg, path_arg) in enumerate(pairs):
         found = _named(run, tracee, call, dir_arg, path_arg)
         if found is None:
@@ -104,6 +106,9 @@ def handle(run: Run, tracee: Tracee) -> Any:
         node = run.nodes[found]
         if node.gone and call not in _CREATES:
             return -errno.ENOENT
+        across = _across(run, tracee, call, found, pairs, i) if call in links.MOVES else None
+        if across is not None:
+            return _asked(run, tracee, across)
         answer = _answer(run, tracee, call, node, i, path_arg)
         if isinstance(answer, int):
             if run.record is not None and call not in _OPENS:
@@ -120,6 +125,8 @@ def _named(run: Run, tracee: Tracee, call: int, dir_arg: int | None, path_arg: i
     if raw is None:
         return None
     dirfd = view[dir_arg] if dir_arg is not None else _AT_FDCWD
+    if call == nr.NR_openat2 and openat2.resolve(tracee, view) & openat2.IN_ROOT:
+        raw = raw.lstrip(b"/")
     if not raw:
         # AT_EMPTY_PATH: the fd itself; without it the kernel says ENOENT.
         at = _AT_FLAGS.get(call)
@@ -226,23 +233,14 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
     view = run.view
     if b"fd" in raw or b"map_files" in raw:
         pathcalls.note_folder(tracee, call, _of_tracee(tracee, dirfd, raw))
-    if run.opened and (b"fd/" in raw or call in _MAGIC):
+    if run.opened and call in _MAGIC:
         file = _magic_link(run, tracee, dirfd, raw)
         if file is not None:
-            if call in _MAGIC:
-                return _link_text(tracee, view, call, file)
-            if call == nr.NR_lstat or (
-                call in _NOFOLLOW and view[_NOFOLLOW[call]] & _AT_SYMLINK_NOFOLLOW
-            ):
-                return None
-            return str(file.path)
+            return _link_text(tracee, view, call, file)
     if call in _OPENS:
         last = raw[raw.rfind(b"/") + 1 :]
         if last == b"mem":
-            path = os.path.realpath(_of_tracee(tracee, dirfd, raw))
-            if path.startswith(b"/proc/%d/" % os.getpid()):
-                return -errno.EACCES  # softsgx's own memory is nobody's
-            return _memory(run, tracee)
+            return _memory(run, tracee, _of_tracee(tracee, dirfd, raw))
         if last in _DEV and tracee.space.image and _is_dev(tracee, dirfd, raw):
             return folders.opened(run, tracee)
         reading = not _flags(run, tracee, call) & _NOT_READING
@@ -260,27 +258,66 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
             return folders.answer(run, tracee, call, folder, where)
     if is_below(run, tracee, dirfd, raw):
         return -errno.ENOTDIR
-    if call in _OPENS and not _flags(run, tracee, call) & _O_NOFOLLOW:
+    looks = run.opened or run.nodes.linked or call in _OPENS or b"sgx" in raw
+    return (
+        _through_links(run, tracee, call, dirfd, raw)
+        if looks and links.follows(call, view)
+        else None
+    )
+
+
+def _through_links(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any:
+    """The device that links lead to, an answer, or None."""
+    magic = True
+    if call == nr.NR_openat2:
+        how = openat2.resolve(tracee, run.view)
+        if how & openat2.OF_LINKS or _flags(run, tracee, call) & _O_NOFOLLOW:
+            return None  # the kernel finds the links, and what they may not do
+        magic = not how & openat2.NO_MAGICLINKS
+    for _ in range(_MAX_LINKS):
         try:
-            link = os.fsencode(os.readlink(_of_tracee(tracee, dirfd, raw)))
+            link = os.readlink(_of_tracee(tracee, dirfd, raw))
         except (OSError, ValueError):
             return None
-        if link[link.rfind(b"/") + 1 :] in run.nodes.names:
-            return resolve(run, tracee, dirfd, os.path.join(os.path.dirname(raw), link))
-        if link.startswith(b"/proc/") and link.endswith(b"/mem"):
-            return _memory(run, tracee)
         if run.opened and link.startswith(_DECOYS):
-            file = _magic_link(run, tracee, dirfd, raw)
+            file = _magic_link(run, tracee, dirfd, raw) if magic else None
             return None if file is None else str(file.path)
+        if link.startswith(b"/proc/") and link.endswith(b"/mem") and call in _OPENS:
+            return _memory(run, tracee, link)
+        raw = os.path.join(os.path.dirname(raw), link)
+        if link[link.rfind(b"/") + 1 :] in run.nodes.names:
+            run.nodes.linked = True
+            return resolve(run, tracee, dirfd, raw)
     return None
+
+
+def _across(
+    run: Run, tracee: Tracee, call: int, found: str,
+    pairs: tuple[tuple[int | None, int], ...], which: int,
+) -> int | None:  # fmt: skip
+    """A rename or link of the node: what comes before permissions, -errno, 0, or None."""
+    view = run.view
+    dir_arg, path_arg = pairs[1 - which]
+    other: bytes | None = None
+    if _named(run, tracee, call, dir_arg, path_arg) != found:
+        raw = tracee.read_string(view[path_arg])
+        if not raw:
+            return -errno.ENOENT if raw == b"" else -errno.EFAULT
+        other = _where(tracee, view[dir_arg] if dir_arg is not None else _AT_FDCWD, raw)
+    return links.across(view, call, run.nodes[found], which, other)
 
 
 def _is_dev(tracee: Tracee, dirfd: int, raw: bytes) -> bool:
     return os.path.realpath(_where(tracee, dirfd, raw)) == b"/dev"
 
 
-def _memory(run: Run, tracee: Tracee) -> Any:
-    """The open of /proc/PID/mem: what is done to the descriptor may concern an enclave."""
+def _memory(run: Run, tracee: Tracee, path: bytes) -> Any:
+    """The open of /proc/PID/mem: what is done to the descriptor may concern an enclave.
+
+    path: as one of ours.
+    """
+    if os.path.realpath(path).startswith(b"/proc/%d/" % os.getpid()):
+        return -errno.EACCES  # softsgx's own memory is nobody's
     Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
     run.regs.load(tracee.tid)
     fd = run.view[RAX]
@@ -361,28 +398,12 @@ def _flags(run: Run, tracee: Tracee, call: int) -> int:
     return run.view[RSI if call == nr.NR_open else RDX]
 
 
-def _wrong_how(tracee: Tracee, view: Any) -> int:
-    """openat2()'s checks of struct open_how, and what RESOLVE_* make of an absolute name."""
-    size = view[R10]
-    if size < 24:
-        return errno.EINVAL
-    raw = tracee.read(view[RDX], 24)
-    if len(raw) < 24:
-        return errno.EFAULT
-    flags, mode, resolve = (int.from_bytes(raw[i : i + 8], "little") for i in (0, 8, 16))
-    if flags & ~_VALID_OPEN or resolve & ~0x3F or (mode and not flags & (_O_CREAT | _TMPFILE)):
-        return errno.EINVAL
-    if resolve & 0x19:  # NO_XDEV, BENEATH, IN_ROOT: /dev is a mount of its own
-        return errno.EXDEV
-    return 0
-
-
 def _open(run: Run, tracee: Tracee, call: int, node: Node) -> Any:
     if call == nr.NR_creat:
         flags = _O_CREAT | _O_WRONLY | _O_TRUNC
     else:
         flags = _flags(run, tracee, call)
-    wrong = _wrong_how(tracee, run.view) if call == nr.NR_openat2 else 0
+    wrong = openat2.wrong(tracee, run.view) if call == nr.NR_openat2 else 0
     if wrong:
         return -wrong
     if flags & _O_PATH:
@@ -415,9 +436,11 @@ def _open(run: Run, tracee: Tracee, call: int, node: Node) -> Any:
     file, error = open_node(run, tracee, node.path, fmode, path_only=path_only)
     if error:
         return -error
+    how = run.view[RDI], tracee.read_string(run.view[RSI]) or b""
     cancel(run, tracee)
     with calls(run, tracee) as remote:
-        fd = install_fd(run, remote, file, flags)
+        fd = openat2.scoped(run, tracee, remote, *how) if call == nr.NR_openat2 else 0
+        fd = fd or install_fd(run, remote, file, flags)
         filters.watch_names(remote)
     if run.record is not None:
         run.record.open(tracee.tid, file.path, getattr(file, "fmode", 0), fd, "")

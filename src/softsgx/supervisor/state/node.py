@@ -177,7 +177,8 @@ class Nodes:
     """Which paths are devices, those of the chosen design, and the service's that makes quotes.
 
     paths: the node's path by each name that it goes by. names: last components. by_path:
-    the nodes. folders: those of the paths that this machine lacks.
+    the nodes. folders: those of the paths that this machine lacks. linked: whether the programs
+    have made a symbolic link to one, or opened one by it.
     """
 
     def __init__(
@@ -196,6 +197,7 @@ class Nodes:
             self.by_path[socket] = Socket(socket)
         self.names = frozenset(os.path.basename(p).encode() for p in self.paths)
         self.folders = Folders(list(self.paths))
+        self.linked = False
 
     def __getitem__(self, path: str) -> Node:
         """The node of a path that the device knows it by."""

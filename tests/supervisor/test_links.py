@@ -1,0 +1,42 @@
+"""The device named in roundabout ways, against a real character device of this machine."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.command import Softsgx
+from tests.supervisor.test_file_calls import LIKE, like
+from tests.supervisor.test_guests import Guest
+
+
+@pytest.mark.skipif(like() is None, reason=f"none of {LIKE} opens here; root can open one")
+def test_links_scopes_and_moves_answer_as_on_a_real_node(
+    softsgx: Softsgx, guest: Guest, tmp_path: Path
+) -> None:
+    device = like()
+    assert device is not None
+    real_folder, our_folder = tmp_path / "real", tmp_path / "ours"
+    real_folder.mkdir()
+    our_folder.mkdir()
+    real = subprocess.run(
+        [guest("links"), device, real_folder], capture_output=True, text=True, check=True
+    )
+    ours = softsgx("--", guest("links"), "/dev/sgx_enclave", our_folder)
+    assert ours.returncode == 0, ours.stderr
+    answers = dict(map(str.split, real.stdout.splitlines()))
+    assert dict(map(str.split, ours.stdout.splitlines())) == answers
+    assert {"EXDEV", "ELOOP", "ENOENT", "EEXIST", "device", "link"} <= set(answers.values())
+    assert len(answers) > 150
+
+
+@pytest.mark.parametrize("call", ["test -c", "stat -L", "chmod 600"])
+def test_a_link_is_followed_before_the_device_was_opened(
+    call: str, softsgx: Softsgx, tmp_path: Path
+) -> None:
+    (tmp_path / "old-sgx").symlink_to("/dev/sgx_enclave")
+    script = f"{call} old-sgx && ln -s /dev/sgx_enclave new && ln -s new newer && {call} newer"
+    done = softsgx("--", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
