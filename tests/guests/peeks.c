@@ -115,6 +115,45 @@ static void pinned(struct encl *e)
 		check_errno(ioctl(fd, UFFDIO_REGISTER, &reg), EINVAL, "userfaultfd");
 }
 
+/* Who is a page's, where is it, and where should it be? */
+static void pages_of(struct encl *e)
+{
+	uint64_t at = e->base + e->heap, own[2] = {0}, mask = 1;
+	void *pages[2] = {(void *)at, own};
+	int nodes[2] = {0, 0}, status[2] = {77, 77}, mode = -1;
+	struct { uint64_t value, addr; uint32_t flags, reserved; } waiter = {0, at, 2, 0};
+	struct timespec now = {0};
+
+	check_errno((int)syscall(SYS_futex, at, 0 /* WAIT */, 0, &now, NULL, 0), EFAULT, "futex_wait");
+	check_errno((int)syscall(SYS_futex, at, 1 /* WAKE */, 1, NULL, NULL, 0), EFAULT, "futex_wake");
+	check_errno((int)syscall(SYS_futex, own, 3 /* REQUEUE */, 1, 1, at, 0), EFAULT, "futex_requeue");
+	check(syscall(SYS_futex, at, 1 | 128, 1, NULL, NULL, 0) == 0, "futex_private", "%s", strerror(errno));
+	check_errno((int)syscall(SYS_futex, at + 1, 1, 1, NULL, NULL, 0), EINVAL, "futex_odd");
+	check(syscall(SYS_futex, own, 1, 1, NULL, NULL, 0) == 0, "futex_elsewhere", "%s", strerror(errno));
+	if (syscall(SYS_futex_waitv, &waiter, 0, 0, NULL, 0) < 0 && errno == ENOSYS)
+		skip("futex_waitv", "before Linux 5.16");
+	else
+		check_errno((int)syscall(SYS_futex_waitv, &waiter, 1, 0, NULL, 0), EFAULT, "futex_waitv");
+	if (syscall(SYS_get_mempolicy, &mode, NULL, 0, own, 3) < 0) {
+		skip("numa", strerror(errno));
+		return;
+	}
+	mode = -1;
+	check_errno((int)syscall(SYS_get_mempolicy, &mode, NULL, 0, at, 3), EFAULT, "mempolicy_node");
+	check(mode == -1, "mempolicy_nothing", "%d", mode);
+	check(syscall(SYS_get_mempolicy, &mode, NULL, 0, at, 2) == 0 && mode == 0, "mempolicy", "%d", mode);
+	check_errno((int)syscall(SYS_get_mempolicy, &mode, NULL, 0, at, 11), EINVAL, "mempolicy_flags");
+	check(syscall(SYS_mbind, at, 4096, 2 /* BIND */, &mask, 2, 1 | 2) == 0, "mbind_strict", "%s",
+	      strerror(errno));
+	check_errno((int)syscall(SYS_mbind, at, 4096, 2, &mask, 2, 64), EINVAL, "mbind_flags");
+	own[0] = 1;
+	check(syscall(SYS_move_pages, 0, 2, pages, NULL, status, 0) == 0 && status[0] == -ENOENT && !status[1],
+	      "pages_status", "%d %d", status[0], status[1]);
+	check(syscall(SYS_move_pages, 0, 2, pages, nodes, status, 2) == 0 && status[0] == -EFAULT && !status[1],
+	      "pages_move", "%d %d", status[0], status[1]);
+	check(encl_op(e, OP_PEEK, at, 0, 0, 0) != ~0ull, "still_there", "%s", e->err);
+}
+
 static void abort_page(struct encl *e)
 {
 	uint64_t tcs = e->base + e->tcs[0], absent = e->base + e->free, got;
@@ -154,6 +193,7 @@ int main(void)
 		debugger(&e, debug);
 	}
 	pinned(&e);
+	pages_of(&e);
 	abort_page(&e);
 	return tap_failed;
 }

@@ -27,7 +27,7 @@ _GUESTS = {
     "masks": ((), 26),
     "handlers": ((), 10),
     "opens": ((), 30),
-    "peeks": ((), 25),
+    "peeks": ((), 35),
     "avx": ((), 15),
     "xfrm": ((), 6),
     "nested": ((), 16),

@@ -72,7 +72,7 @@ def test_arguments_are_of_known_kinds() -> None:
         kinds = [arg.kind for arg in row.args]
         assert len(kinds) <= 6
         assert set(kinds) <= {
-            "", "fd", "pidfd", "dir", "path", "sockaddr", "addr", "len", "pid"
+            "", "fd", "pidfd", "dir", "path", "sockaddr", "addr", "len", "word", "pid"
         }, row  # fmt: skip
         assert kinds.count("addr") == kinds.count("len"), row
         for index in row.of_kind("dir"):

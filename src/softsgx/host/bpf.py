@@ -279,12 +279,16 @@ def range_program(start: int, end: int, stub: int) -> bytes:
     """
     p = _Program()
     wanted: dict[int, str] = {}
+    words: set[tuple[int, ...]] = set()
     for n, row in SYSCALLS.items():
         if row.vma is None or not row.vma.stops:
             continue
         if row.of_kind("addr"):
             assert (row.of_kind("addr"), row.of_kind("len")) == ((0,), (1,))
             wanted[n] = "overlap"
+        elif row.of_kind("word"):
+            words.add(row.of_kind("word"))
+            wanted[n] = f"words {row.of_kind('word')}"
         elif not row.of_kind("pid", "pidfd") and n != nr.NR_shmat:
             wanted[n] = "trace"
     wanted |= {nr.NR_mremap: "mremap", nr.NR_mmap: "mmap", nr.NR_rt_sigaction: "sigaction"}
@@ -313,6 +317,19 @@ def range_program(start: int, end: int, stub: int) -> bytes:
     p.by_number(wanted, "unknown")
     p.label("unknown")
     p.op(_RET, TRACE)
+    for indices in sorted(words):
+        p.label(f"words {indices}")
+        for index in indices:
+            p.op(_LD, _arg(index))
+            p.op(_ST, 0)
+            p.op(_LD, _arg(index, True))
+            p.op(_ST, 1)
+            _less(p, 0, start, f"below {indices} {index}")
+            _less(p, 0, end, f"word {indices}")
+            p.label(f"below {indices} {index}")
+        p.op(_RET, ALLOW)
+        p.label(f"word {indices}")
+        p.op(_RET, TRACE)
     p.label("sigaction")
     p.op(_LD, _arg(0))
     for number in (4, 5, 7, 8):  # SIGILL, SIGTRAP, SIGBUS, SIGFPE

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Mapping", "auxv", "maps", "parse_maps", "smaps_field", "smaps_vmflags"]
+__all__ = ["Mapping", "auxv", "is_memory", "maps", "parse_maps", "smaps_field", "smaps_vmflags"]
 
 # Large enough that the maps of most processes come in few reads (the kernel gives at most a
 # page or so a read), and small enough not to make it walk page tables we do not ask about.
@@ -174,3 +174,12 @@ def _read_all(path: str, chunk_bytes: int) -> bytes:
         return b"".join(parts)
     finally:
         os.close(fd)
+
+
+def is_memory(tid: int, fd: int) -> bool:
+    """Whether a descriptor is of a /proc/PID/mem."""
+    try:
+        name = os.readlink(f"/proc/{tid}/fd/{fd}")
+    except OSError:
+        return False
+    return name.startswith("/proc/") and name.endswith("/mem")

@@ -57,8 +57,8 @@ class Argument:
     """One argument: its name and its kind.
 
     kind: ``fd``; ``pidfd``; ``dir`` (a descriptor that the path behind it starts at); ``path``;
-    ``sockaddr`` (a structure that may hold one); ``addr`` and ``len`` (of a range); ``pid``; or
-    "" for anything else.
+    ``sockaddr`` (a structure that may hold one); ``addr`` and ``len`` (of a range); ``word`` (an
+    address alone); ``pid``; or "" for anything else.
     """
 
     __slots__ = ("kind", "name")
@@ -132,6 +132,8 @@ def syscall_name(nr: int) -> str:
     row = SYSCALLS.get(nr)
     return row.name if row is not None else f"syscall_{nr}"
 
+
+_WORD = _handled("get_futex_key(): VM_IO, VM_PFNMAP: EFAULT, unless FUTEX_PRIVATE_FLAG")
 
 # Linux, arch/x86/entry/syscalls/syscall_64.tbl, as of v6.18; names of arguments as in
 # include/linux/syscalls.h.
@@ -389,7 +391,7 @@ NR_fremovexattr = _row(199, "fremovexattr", "fd:fd name",
     file=_handled("xattr_permission() of a special file"))
 NR_tkill = _row(200, "tkill", "pid sig")
 NR_time = _row(201, "time", "tloc")
-NR_futex = _row(202, "futex", "uaddr op val utime uaddr2 val3")
+NR_futex = _row(202, "futex", "uaddr:word op val utime uaddr2:word val3", vma=_WORD)
 NR_sched_setaffinity = _row(203, "sched_setaffinity", "pid len user_mask_ptr")
 NR_sched_getaffinity = _row(204, "sched_getaffinity", "pid len user_mask_ptr")
 NR_set_thread_area = _row(205, "set_thread_area")
@@ -430,9 +432,10 @@ NR_tgkill = _row(234, "tgkill", "tgid pid sig")
 NR_utimes = _row(235, "utimes", "filename:path utimes")
 NR_vserver = _row(236, "vserver")
 NR_mbind = _row(237, "mbind", "start:addr len:len mode nmask maxnode flags",
-    vma=_native("vma_migratable(): no page moves; mbind_range()"))
+    vma=_handled("vma_migratable(): no page moves, and none is misplaced; mbind_range()"))
 NR_set_mempolicy = _row(238, "set_mempolicy", "mode nmask maxnode")
-NR_get_mempolicy = _row(239, "get_mempolicy", "policy nmask maxnode addr flags")
+NR_get_mempolicy = _row(239, "get_mempolicy", "policy nmask maxnode addr:word flags",
+    vma=_handled("lookup_node(): EFAULT, VM_PFNMAP"))
 NR_mq_open = _row(240, "mq_open", "name oflag mode attr")
 NR_mq_unlink = _row(241, "mq_unlink", "name")
 NR_mq_timedsend = _row(242, "mq_timedsend", "mqdes:fd msg_ptr msg_len msg_prio abs_timeout",
@@ -486,8 +489,8 @@ NR_sync_file_range = _row(277, "sync_file_range", "fd:fd offset nbytes flags",
 NR_vmsplice = _row(278, "vmsplice", "fd:fd iov nr_segs flags",
     file=_native("vmsplice_type(): EBADF, no pipe"),
     vma=_handled("check_vma_flags(): VM_IO, VM_PFNMAP: EFAULT"))
-NR_move_pages = _row(279, "move_pages", "pid nr_pages pages nodes status flags",
-    vma=_native("add_folio_for_migration(): EFAULT for each page, VM_PFNMAP"))
+NR_move_pages = _row(279, "move_pages", "pid:pid nr_pages pages nodes status flags",
+    vma=_handled("add_folio_for_migration(): EFAULT for each page; do_pages_stat_array(): ENOENT"))
 NR_utimensat = _row(280, "utimensat", "dfd:dir filename:path utimes flags")
 NR_epoll_pwait = _row(281, "epoll_pwait", "epfd:fd events maxevents timeout sigmask sigsetsize",
     file=_native("ep_check_params(): EINVAL, no epoll"))
@@ -619,7 +622,7 @@ NR_landlock_restrict_self = _row(446, "landlock_restrict_self", "ruleset_fd:fd f
 NR_memfd_secret = _row(447, "memfd_secret", "flags")
 NR_process_mrelease = _row(448, "process_mrelease", "pidfd:pidfd flags",
     file=_native("pidfd_pid(): EBADF"))
-NR_futex_waitv = _row(449, "futex_waitv", "waiters nr_futexes flags timeout clockid")
+NR_futex_waitv = _row(449, "futex_waitv", "waiters nr_futexes flags timeout clockid", vma=_WORD)
 NR_set_mempolicy_home_node = _row(450, "set_mempolicy_home_node",
     "start:addr len:len home_node flags",
     vma=_native("mbind_range(): no policy, ENOENT"))
@@ -628,9 +631,9 @@ NR_cachestat = _row(451, "cachestat", "fd:fd cstat_range cstat flags",
 NR_fchmodat2 = _row(452, "fchmodat2", "dfd:dir filename:path mode flags")
 NR_map_shadow_stack = _row(453, "map_shadow_stack", "addr:addr size:len flags",
     vma=_handled("do_mmap(): MAP_FIXED_NOREPLACE"))
-NR_futex_wake = _row(454, "futex_wake", "uaddr mask nr flags")
-NR_futex_wait = _row(455, "futex_wait", "uaddr val mask flags timespec clockid")
-NR_futex_requeue = _row(456, "futex_requeue", "waiters flags nr_wake nr_requeue")
+NR_futex_wake = _row(454, "futex_wake", "uaddr:word mask nr flags", vma=_WORD)
+NR_futex_wait = _row(455, "futex_wait", "uaddr:word val mask flags timespec clockid", vma=_WORD)
+NR_futex_requeue = _row(456, "futex_requeue", "waiters flags nr_wake nr_requeue", vma=_WORD)
 NR_statmount = _row(457, "statmount", "req buf bufsize flags")
 NR_listmount = _row(458, "listmount", "req mnt_ids nr_mnt_ids flags")
 NR_lsm_get_self_attr = _row(459, "lsm_get_self_attr", "attr ctx size flags")

@@ -114,7 +114,9 @@ def _fcntl(run: Run, tracee: Tracee, file: Any) -> Any:
     if cmd in (_F_ADD_SEALS, _F_GET_SEALS):
         return -errno.EINVAL  # memfd_fcntl()
     if cmd == _F_SETLEASE:
-        return -errno.EINVAL  # vfs_setlease(): no regular file
+        # vfs_setlease(): F_UNLCK, too; the owner's or CAP_LEASE's, then no regular file.
+        who, node = Creds(tracee.tid), run.nodes[file.path]
+        return -errno.EINVAL if who.uid == node.uid or who.capable(28) else -errno.EACCES
     if cmd == _F_SETFL and view[RDX] & _O_DIRECT:
         return -errno.EINVAL  # setfl(): no ->direct_IO
     return None

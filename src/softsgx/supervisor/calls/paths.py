@@ -322,11 +322,9 @@ def _memory(run: Run, tracee: Tracee, path: bytes) -> Any:
     run.regs.load(tracee.tid)
     fd = run.view[RAX]
     if fd < 1 << 31:
-        try:
-            name = os.readlink(f"/proc/{tracee.tid}/fd/{fd}")
-        except OSError:
-            name = ""
-        if name.startswith("/proc/") and name.endswith("/mem"):
+        from softsgx.host.procmaps import is_memory
+
+        if is_memory(tracee.tid, fd):
             from softsgx.supervisor.state.device import open_device
 
             tracee.space.mem_fds.add(fd)

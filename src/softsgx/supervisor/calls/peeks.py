@@ -17,14 +17,16 @@ from typing import Any
 from softsgx.device.debugger import debug_access
 from softsgx.device.files import EnclaveFile
 from softsgx.host import ptrace
+from softsgx.host.procmaps import is_memory
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.answer import answered, instead
+from softsgx.supervisor.stopped import filters
+from softsgx.supervisor.stopped.answer import DONE, answered, cont, instead, to_exit
 from softsgx.supervisor.stopped.remote import calls, cancel
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, R8, R10, RDI, RDX, RSI
 
-__all__ = ["HANDLERS", "mem_call"]
+__all__ = ["HANDLERS", "enclave_at", "mem_call", "named"]
 
 _LOW = 0xFFFFFFFF
 _IOV_MAX = 1024
@@ -37,10 +39,13 @@ _VECTORS = {
 }  # fmt: skip
 _AT_POSITION = {nr.NR_read, nr.NR_readv, nr.NR_write, nr.NR_writev}
 _UFFDIO_REGISTER = 0xC020AA00
+_FUTEX_PRIVATE, _FUTEX_COMMANDS, _FUTEX_WAITV_MAX = 128, 0x7F, 128
+_TWO_WORDS = (3, 4, 5, 11, 12)  # (CMP_)REQUEUE(_PI), WAKE_OP, WAIT_REQUEUE_PI
+_LAST_COMMAND = 13  # FUTEX_LOCK_PI2; FUTEX_FD is no more
 _REGISTER_BUFFERS, _REGISTER_BUFFERS2, _BUFFERS_UPDATE, _PBUF_RING = 0, 15, 16, 22
 
 
-def _enclave_at(process: Any, start: int, end: int) -> int | None:
+def enclave_at(process: Any, start: int, end: int) -> int | None:
     """The first address of an enclave's VMA in [start, end)."""
     for vma in process.mm.overlapping(start, end):
         if isinstance(vma.file, EnclaveFile):
@@ -82,7 +87,7 @@ def mem_call(run: Run, tracee: Tracee, call: int) -> Any:
     )
     position = _position(tracee, fd) if own_position else view[R10]
     total = sum(length for _, length in parts)
-    if _enclave_at(target, position, position + total) is None:
+    if enclave_at(target, position, position + total) is None:
         return None
     done = 0
     for where, length in parts:
@@ -140,7 +145,7 @@ def _piece(target: Any, tracee: Tracee, addr: int, where: int, size: int, write:
     data = tracee.read(where, size) if write else None
     if data is not None and len(data) < size:
         return -errno.EFAULT
-    first = _enclave_at(target, addr, addr + size)
+    first = enclave_at(target, addr, addr + size)
     if first is None or first > addr:
         size = size if first is None else first - addr
         if data is None:
@@ -169,14 +174,14 @@ def _pinned(process: Any, parts: list[tuple[int, int]], count_at: int) -> Any:
     if process is None:
         return None
     for i, (start, length) in enumerate(parts):
-        if length and _enclave_at(process, start, start + length) is not None:
+        if length and enclave_at(process, start, start + length) is not None:
             if not i:
                 return -errno.EFAULT
             return count_at, {count_at: i}
     return None
 
 
-def _named(run: Run, tracee: Tracee, pid: int) -> Tracee | None:
+def named(run: Run, tracee: Tracee, pid: int) -> Tracee | None:
     """The thread that a number means to a tracee, which may live in a pid namespace of its own."""
     try:
         space = os.readlink(f"/proc/{tracee.tid}/ns/pid")
@@ -197,7 +202,7 @@ def _vm(run: Run, tracee: Tracee) -> Any:
     view = run.view
     if view[RDI] & _LOW == os.getpid():
         return -errno.EPERM  # softsgx's own memory is nobody's
-    found = _named(run, tracee, view[RDI] & _LOW)
+    found = named(run, tracee, view[RDI] & _LOW)
     parts = _iovecs(tracee, view[R10], view[R8])
     if found is None or parts is None:
         return None
@@ -233,7 +238,7 @@ def _io_uring_register(run: Run, tracee: Tracee) -> Any:
         ring = int.from_bytes(tracee.read(arg, 8), "little")
         entries = int.from_bytes(tracee.read(arg + 8, 4), "little")
         process = tracee.space.sgx
-        if process and _enclave_at(process, ring, ring + max(16 * entries, 1)) is not None:
+        if process and enclave_at(process, ring, ring + max(16 * entries, 1)) is not None:
             return -errno.EFAULT
         return None
     elif opcode != _REGISTER_BUFFERS:
@@ -242,7 +247,7 @@ def _io_uring_register(run: Run, tracee: Tracee) -> Any:
     process = tracee.space.sgx
     if parts is None or process is None:
         return None
-    taken = any(n and _enclave_at(process, start, start + n) is not None for start, n in parts)
+    taken = any(n and enclave_at(process, start, start + n) is not None for start, n in parts)
     return -errno.EFAULT if taken else None
 
 
@@ -253,7 +258,7 @@ def _ioctl(run: Run, tracee: Tracee) -> Any:
     if run.view[RSI] & _LOW != _UFFDIO_REGISTER or process is None or len(raw) < 16:
         return None
     start, length = struct.unpack("<QQ", raw)
-    return None if _enclave_at(process, start, start + length) is None else -errno.EINVAL
+    return None if enclave_at(process, start, start + length) is None else -errno.EINVAL
 
 
 def _peek(look: Callable[[Run, Tracee], Any]) -> Callable[[Run, Tracee], Any]:
@@ -274,13 +279,65 @@ def _peek(look: Callable[[Run, Tracee], Any]) -> Callable[[Run, Tracee], Any]:
 
 
 def _pidfd_getfd(run: Run, tracee: Tracee) -> Any:
-    """A descriptor of another process's: softsgx's own are nobody's."""
+    """A descriptor of another process's: softsgx's own are nobody's.
+
+    It runs to its exit, so that nothing is mapped meanwhile, and what came is watched.
+    """
     try:
         with open(f"/proc/{tracee.tid}/fdinfo/{run.view[RDI] & _LOW}", "rb") as info:
             pid = int(info.read().split(b"Pid:")[1].split()[0])
     except (OSError, IndexError, ValueError):
         return None
-    return -errno.EPERM if pid == os.getpid() else None
+    if pid == os.getpid():
+        return -errno.EPERM
+    fd = to_exit(run, tracee)
+    if fd >= 0:
+        if run.file_of(tracee, fd) is not None:
+            filters.watch_fd(run, tracee, fd)
+        elif is_memory(tracee.tid, fd):
+            tracee.space.mem_fds.add(fd)
+            filters.watch_fd(run, tracee, fd)
+    cont(run, tracee)
+    return DONE
+
+
+def _futex(run: Run, tracee: Tracee) -> Any:
+    """get_futex_key(): a futex that processes share is a page's, which is pinned for it."""
+    view = run.view
+    op = view[RSI] & _LOW
+    command = op & _FUTEX_COMMANDS
+    if op & _FUTEX_PRIVATE or command == 2 or command > _LAST_COMMAND:
+        return None
+    words = [view[RDI]]
+    if command in _TWO_WORDS:
+        words.append(view[R8])
+    return _shared_futex(tracee, words)
+
+
+def _futex2(run: Run, tracee: Tracee) -> Any:
+    """futex_wake and futex_wait: the flags are the fourth argument."""
+    return None if run.view[R10] & _FUTEX_PRIVATE else _shared_futex(tracee, [run.view[RDI]])
+
+
+def _futex_vector(run: Run, tracee: Tracee) -> Any:
+    """futex_waitv and futex_requeue: an array of struct futex_waitv."""
+    view = run.view
+    count = view[RSI] & _LOW if view[ORIG_RAX] == nr.NR_futex_waitv else 2
+    if not 0 < count <= _FUTEX_WAITV_MAX:
+        return None
+    raw = tracee.read(view[RDI], 24 * count)
+    if len(raw) < 24 * count:
+        return None
+    waiters = struct.iter_unpack("<QQII", raw)
+    return _shared_futex(tracee, [at for _, at, flags, _ in waiters if not flags & _FUTEX_PRIVATE])
+
+
+def _shared_futex(tracee: Tracee, words: list[int]) -> Any:
+    process = tracee.space.sgx
+    if process is None or any(word & 3 for word in words):
+        return None
+    taken = any(enclave_at(process, word, word + 4) is not None for word in words)
+    return -errno.EFAULT if taken else None
 
 
 def _io_uring_setup(_run: Run, tracee: Tracee) -> Any:
@@ -297,5 +354,10 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_ioctl: _peek(_ioctl),
     nr.NR_pidfd_getfd: _peek(_pidfd_getfd),
     nr.NR_io_uring_setup: _peek(_io_uring_setup),
+    nr.NR_futex: _peek(_futex),
+    nr.NR_futex_wake: _peek(_futex2),
+    nr.NR_futex_wait: _peek(_futex2),
+    nr.NR_futex_waitv: _peek(_futex_vector),
+    nr.NR_futex_requeue: _peek(_futex_vector),
 }
 """By number: what the table of all handlers takes from here."""

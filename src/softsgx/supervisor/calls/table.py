@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from softsgx.host import bpf, ptrace
-from softsgx.supervisor.calls import early, files, mmap, peeks, unknown
+from softsgx.supervisor.calls import early, files, mmap, numa, peeks, unknown
 from softsgx.supervisor.inside.enter import syscall_inside
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -31,7 +31,7 @@ def _handlers() -> dict[int, tuple[Handler, ...]]:
         for number, row in SYSCALLS.items()
         if row.file is not None and row.file.stops and number != nr.NR_mmap
     }
-    kinds = (of_files, peeks.HANDLERS, mmap.HANDLERS, early.HANDLERS)
+    kinds = (of_files, peeks.HANDLERS, numa.HANDLERS, mmap.HANDLERS, early.HANDLERS)
     numbers = {number for kind in kinds for number in kind}
     return {n: tuple(kind[n] for kind in kinds if n in kind) for n in numbers}
 
