@@ -50,10 +50,10 @@ static long mem(int fd, uint64_t addr, void *buf, size_t n, bool write)
 
 static void debugger(struct encl *e, bool debug)
 {
-	static const char *names[2][6] = {
-		{"mem_data", "mem_code", "mem_tcs", "mem_write_code", "mem_dup", "mem_read"},
+	static const char *names[2][7] = {
+		{"mem_data", "mem_code", "mem_tcs", "mem_write_code", "mem_dup", "mem_read", "mem_pidfd"},
 		{"debug_mem_data", "debug_mem_code", "debug_mem_tcs", "debug_mem_write_code",
-		 "debug_mem_dup", "debug_mem_read"}};
+		 "debug_mem_dup", "debug_mem_read", "debug_mem_pidfd"}};
 	uint64_t data = e->base + e->heap, code = e->base + e->entry, tcs = e->base + e->tcs[0];
 	int fd = open("/proc/self/mem", O_RDWR), again;
 	uint64_t was = 0, value = 0x1122334455667788;
@@ -80,6 +80,14 @@ static void debugger(struct encl *e, bool debug)
 	check(was == value && lseek(again, 0, SEEK_CUR) == (off_t)(uintptr_t)(&value + 1),
 	      names[debug][5], "%lx", was);
 	close(again);
+	again = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	again = (int)syscall(SYS_pidfd_getfd, again, fd, 0);
+	if (again < 0) {
+		skip(names[debug][6], strerror(errno));
+	} else {
+		got = mem(again, data, &was, 8, false);
+		check(debug ? got == 8 : got == -EIO, names[debug][6], "%ld", got);
+	}
 	close(fd);
 }
 

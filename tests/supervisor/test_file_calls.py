@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from softsgx.supervisor.calls.files import HANDLERS
-from softsgx.uapi.syscalls import SYSCALLS, NR_mmap, Syscall
+from softsgx.uapi.syscalls import SYSCALLS, NR_fcntl, NR_mmap, Syscall
 from tests.command import Softsgx
 from tests.supervisor.test_guests import Guest
 
@@ -82,6 +82,7 @@ def test_each_call_answers_as_on_a_real_character_device(softsgx: Softsgx, guest
     assert device is not None
     program = guest("rawcalls")
     lines = [line for row in ROWS for line in calls_of(row)]
+    lines += [f"{NR_fcntl} F 1024 {lease}" for lease in (0, 1, 2)]
     text = "\n".join(lines) + "\n"
     real = subprocess.run(
         [program, device], input=text, capture_output=True, text=True, check=True, timeout=60

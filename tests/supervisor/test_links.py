@@ -32,6 +32,15 @@ def test_links_scopes_and_moves_answer_as_on_a_real_node(
     assert len(answers) > 150
 
 
+def test_softsgxs_own_memory_is_nobodys_by_a_link_either(softsgx: Softsgx) -> None:
+    script = (
+        "ln -s /proc/$PPID/mem x; (exec 3<x && echo opened); ln -s x y; exec 3<y && echo opened"
+    )
+    done = softsgx("--", "sh", "-c", script)
+    assert "opened" not in done.stdout
+    assert done.stderr.count("Permission denied") == 2
+
+
 @pytest.mark.parametrize("call", ["test -c", "stat -L", "chmod 600"])
 def test_a_link_is_followed_before_the_device_was_opened(
     call: str, softsgx: Softsgx, tmp_path: Path

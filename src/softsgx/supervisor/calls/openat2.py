@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 
+from softsgx.supervisor.state.node import Node
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.remote import Remote, scratch
@@ -52,7 +54,7 @@ def resolve(tracee: Tracee, view: Any) -> int:
     return int.from_bytes(tracee.read(view[RDX] + 16, 8), "little")
 
 
-def scoped(run: Run, tracee: Tracee, remote: Remote, dirfd: int, raw: bytes) -> int:
+def scoped(run: Run, tracee: Tracee, remote: Remote, node: Node, dirfd: int, raw: bytes) -> int:
     """What RESOLVE_* make of the way to a node, asked of the kernel: 0 or -errno.
 
     The way is that to /dev/null beside it; to a folder that this machine lacks there is none.
@@ -62,7 +64,7 @@ def scoped(run: Run, tracee: Tracee, remote: Remote, dirfd: int, raw: bytes) -> 
     beside = raw[: raw.rfind(b"/") + 1] + b"null\0"
     if not how or raw[raw.rfind(b"/") + 1 :] not in run.nodes.names:
         return 0  # through a link, which those of OF_LINKS never come to
-    if run.nodes.folders.last or len(beside) > _MAX_BESIDE:
+    if not os.path.isdir(os.path.dirname(node.path)) or len(beside) > _MAX_BESIDE:
         return -errno.EXDEV if how & _SCOPES else 0
     where = scratch(space)
     space.poke(where, struct.pack("<QQQ", _O_PATH | _O_CLOEXEC, 0, how) + beside)

@@ -437,7 +437,7 @@ def _open(run: Run, tracee: Tracee, call: int, node: Node) -> Any:
     how = run.view[RDI], tracee.read_string(run.view[RSI]) or b""
     cancel(run, tracee)
     with calls(run, tracee) as remote:
-        fd = openat2.scoped(run, tracee, remote, *how) if call == nr.NR_openat2 else 0
+        fd = openat2.scoped(run, tracee, remote, node, *how) if call == nr.NR_openat2 else 0
         fd = fd or install_fd(run, remote, file, flags)
         filters.watch_names(remote)
     if run.record is not None:
