@@ -9,6 +9,8 @@
 #include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/personality.h>
+#include <sys/shm.h>
 #include <sys/wait.h>
 #include "loader.h"
 #include "tap.h"
@@ -82,6 +84,7 @@ int main(int argc, char **argv)
 	struct encl_opts opts = {.size = 1 << 20};
 	char *heap = (char *)(((uint64_t)sbrk(0) + PAGE - 1) & -PAGE), *p, *q;
 	pthread_t thread;
+	int was, segment;
 
 	fd = open(argc > 1 ? argv[1] : "", O_RDONLY);
 	if (fd < 0 || encl_plan(&e, &opts) || encl_open(&e) || encl_reserve(&e) || encl_create(&e))
@@ -91,6 +94,18 @@ int main(int argc, char **argv)
 	p = change(heap + 2 * PAGE, R | X);
 	a_long_past();
 	add("heap_middle", p);
+	was = personality(0xffffffff);
+	personality(READ_IMPLIES_EXEC);
+	change(heap + 4 * PAGE, R);
+	q = mmap(NULL, PAGE, R | W, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	personality((unsigned long)was);
+	add("heap_implied", heap + 4 * PAGE);
+	add("implied", q);
+	segment = shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600);
+	q = shmat(segment, NULL, SHM_EXEC);
+	shmctl(segment, IPC_RMID, NULL);
+	add("shared_segment", q);
+	shmdt(q);
 	of_stack(NULL);
 	pthread_create(&thread, NULL, of_stack, "thread_stack");
 	pthread_join(thread, NULL);

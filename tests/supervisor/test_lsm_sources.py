@@ -74,6 +74,7 @@ def test_the_past_of_a_source_counts(
     answers = dict(line.split() for line in done.stdout.splitlines())
     denied = {
         "heap_middle": "execheap",
+        "heap_implied": "execheap",
         "stack": "execstack",
         "thread_stack": "execstack",
         "file_other_page": "execmod",
@@ -81,7 +82,7 @@ def test_the_past_of_a_source_counts(
         "file_inherited": "execmod",
         "file_before_hole": "execmod",
     }
-    granted = ("file_anew", "file_rwx_then_rx", "heap_ragged")
+    granted = ("implied", "shared_segment", "file_anew", "file_rwx_then_rx", "heap_ragged")
     assert answers == {name: str(EACCES) for name in denied} | dict.fromkeys(granted, "0")
     logged = re.findall(r"denied  \{ (.*) \} for.* tclass=(\w+)", audit.read_text())
     classes = {"execmod": "file"}

@@ -119,6 +119,7 @@ def base_program(cookie: int, executable: bool = False, place: int | None = None
         wanted[nr.NR_utimensat] = "utimensat"
     if executable:
         wanted |= {nr.NR_mprotect: "prot", nr.NR_pkey_mprotect: "prot", nr.NR_mremap: "trace"}
+        wanted[nr.NR_personality] = "trace"
     p.op(_LD, _ARCH)
     p.op(_JEQ, X86_64, "number")
     p.op(_RET, ALLOW)

@@ -41,6 +41,15 @@ def _change(run: Run, tracee: Tracee) -> Any:
     return follow(run, tracee)
 
 
+def _personality(run: Run, tracee: Tracee) -> Any:
+    """READ_IMPLIES_EXEC makes what can be read executable: see `programs.executable`."""
+    if run.lsm is None:
+        return None
+    from softsgx.supervisor.programs.executable import follow_personality
+
+    return follow_personality(run, tracee)
+
+
 HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     number: paths.handle
     for number, row in SYSCALLS.items()
@@ -50,6 +59,7 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
 HANDLERS[nr.NR_connect] = sockets.connect
 HANDLERS[nr.NR_mmap] = _mmap
 HANDLERS[nr.NR_mprotect] = HANDLERS[nr.NR_pkey_mprotect] = HANDLERS[nr.NR_mremap] = _change
+HANDLERS[nr.NR_personality] = _personality
 HANDLERS[nr.NR_rt_sigaction] = sigaction
 HANDLERS[nr.NR_getdents] = HANDLERS[nr.NR_getdents64] = folders.listed
 

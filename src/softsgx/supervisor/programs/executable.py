@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 
-from softsgx.host import procmaps
+from softsgx.host import bpf, procmaps
 from softsgx.host.vdso import load_image
 from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.sources import Note, cut, layout, thinned, written
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
-from softsgx.supervisor.stopped.remote import Remote
+from softsgx.supervisor.stopped.filters import install
+from softsgx.supervisor.stopped.remote import Remote, calls
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.mman import (
     MAP_ANONYMOUS,
@@ -23,6 +24,7 @@ from softsgx.uapi.mman import (
     MREMAP_DONTUNMAP,
     PROT_EXEC,
     PROT_GROWSDOWN,
+    PROT_READ,
     PROT_RWX_MASK,
 )
 from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RSI, RSP
@@ -36,13 +38,15 @@ __all__ = ["follow", "follow_mmap"]
 
 _TOP = 1 << 47
 _FEW = 64
+_READ_IMPLIES_EXEC, _ASKS = 0x0400000, 0xFFFFFFFF
 
 
 def follow_mmap(run: Run, tracee: Tracee) -> Any:
     """From the seccomp stop of an mmap: CPUID in code is patched; what is executable is noted."""
     view = run.view
     length, prot, flags, fd, offset = (view[i] for i in (RSI, RDX, R10, R8, R9))
-    if not prot & PROT_EXEC:
+    implied = _implies(tracee, prot)
+    if not prot & PROT_EXEC and not implied:
         return patch_mapped(run, tracee)
     space, how, inode = tracee.space, flags & MAP_TYPE, 0
     if not flags & MAP_ANONYMOUS:
@@ -57,6 +61,8 @@ def follow_mmap(run: Run, tracee: Tracee) -> Any:
         if not inode and how != MAP_PRIVATE:  # shared memory has a file of its own
             found = _around(space.pid, addr, addr + 1)
             inode = found[0].inode if found else 0
+        if implied:  # unless the file lies on a noexec mount
+            prot |= _executable(space.pid, addr)
         base = addr if flags & MAP_ANONYMOUS else addr - offset
         note = Note(addr, end, prot & PROT_RWX_MASK, how, inode, base)
         _keep(space, [*cut(space.executable, addr, end), note])
@@ -75,11 +81,42 @@ def follow(run: Run, tracee: Tracee) -> Any:
     """From the seccomp stop of an mprotect or mremap: under a module it runs and is noted."""
     if run.view[ORIG_RAX] == nr.NR_mremap:
         _mremap(run, tracee)
-    elif run.view[RDX] & PROT_EXEC:
+    elif run.view[RDX] & PROT_EXEC or _implies(tracee, run.view[RDX]):
         _mprotect(run, tracee)
     else:
         return None
     return DONE
+
+
+def follow_personality(run: Run, tracee: Tracee) -> Any:
+    """From the seccomp stop of personality(2): one that implies X has all its mappings stop."""
+    if not run.view[RDI] & _READ_IMPLIES_EXEC or run.view[RDI] & _ASKS == _ASKS:
+        return None
+    Remote.step(tracee.tid)
+    run.regs.load(tracee.tid)
+    if tracee.space.image:
+        with calls(run, tracee) as remote:
+            for number in (nr.NR_mmap, nr.NR_mprotect, nr.NR_pkey_mprotect):
+                install(remote, bpf.number_program(number))
+    cont(run, tracee)
+    return DONE
+
+
+def _implies(tracee: Tracee, prot: int) -> bool:
+    """Whether a mapping that can be read becomes executable though nobody asks for it."""
+    if prot & PROT_EXEC or not prot & PROT_READ:
+        return False
+    try:
+        with open(f"/proc/{tracee.tid}/personality", "rb") as file:
+            return bool(int(file.read(), 16) & _READ_IMPLIES_EXEC)
+    except (OSError, ValueError):
+        return False
+
+
+def _executable(pid: int, addr: int) -> int:
+    """PROT_EXEC where a mapping has it."""
+    found = _around(pid, addr, addr + 1)
+    return found[0].prot & PROT_EXEC if found else 0
 
 
 def _around(pid: int, start: int, end: int) -> list[procmaps.Mapping]:
@@ -89,7 +126,7 @@ def _around(pid: int, start: int, end: int) -> list[procmaps.Mapping]:
 def _mprotect(run: Run, tracee: Tracee) -> None:
     view, space = run.view, tracee.space
     start, length, asked, rsp = view[RDI], view[RSI], view[RDX], view[RSP]
-    end, prot = start + (length + 4095 & -4096), asked & PROT_RWX_MASK
+    end, prot = start + (length + 4095 & -4096), asked & PROT_RWX_MASK | PROT_EXEC
     before = _around(space.pid, start, end) if end < _TOP else []
     if before and asked & PROT_GROWSDOWN:
         start = min(start, before[0].start)
@@ -122,6 +159,8 @@ def _mprotect(run: Run, tracee: Tracee) -> None:
             if any(a < note.end and note.start < b and now[a, b] == prot for a, b in now)
             and note.before != prot
         ]  # fmt: skip
+    if not asked & PROT_EXEC:  # READ_IMPLIES_EXEC: where the VMA may be executable
+        notes = [note for note in notes if _executable(space.pid, note.start)]
     if heaps and space.image:
         with Remote(tracee, space.image + load_image().syscall, run.regs) as call:
             brk = call(nr.NR_brk, 0)
