@@ -15,6 +15,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -23,6 +24,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -39,7 +41,7 @@
 #define ELRANGE (16 * PAGE)
 
 enum { OP_FORK = 0x1000, OP_THREAD, OP_EXIT, OP_TOUCH, OP_SEND, OP_RECV, OP_MPROTECT, OP_MAP_SEGMENT,
-       OP_RESTRICT, OP_TYPES, OP_PROCESS_MADVISE };
+       OP_RESTRICT, OP_TYPES, OP_PROCESS_MADVISE, OP_SHMAT, OP_MAP_LOCKED, OP_USERFAULT };
 
 static const uint64_t places[ENCLAVES] = {0, 16, 48};
 /* Permissions of the pages from the first on; the rest of ELRANGE stays absent. */
@@ -52,7 +54,7 @@ struct slot {
 	pid_t pid;
 };
 static struct slot *slots;
-static int fds[ENCLAVES], post[2];
+static int fds[ENCLAVES], post[2], segment;
 static __thread sigjmp_buf fault;
 static __thread volatile int watching;
 
@@ -238,6 +240,43 @@ static long self_madvise(const long *a)
 	return ret;
 }
 
+/* A segment of two pages over what is there, and away again. */
+static long attach(const long *a)
+{
+	long ret = syscall(SYS_shmat, segment, a[0], a[1]);
+
+	if (ret == -1)
+		return -errno;
+	munmap((void *)ret, 2 * PAGE);
+	return ret;
+}
+
+/* An mmap of an enclave while all that is mapped is to be locked. */
+static long map_locked(const long *a)
+{
+	long ret;
+
+	mlockall(MCL_FUTURE);
+	ret = syscall(SYS_mmap, a[0], a[1], a[2], a[3], fds[a[4]], a[5]);
+	ret = ret == -1 ? -errno : ret;
+	munlockall();
+	return ret;
+}
+
+/* A machine without userfaultfd says no, too. */
+static long userfault(const long *a)
+{
+	struct uffdio_api api = {.api = UFFD_API};
+	struct uffdio_register range = {{(uint64_t)a[0], (uint64_t)a[1]}, UFFDIO_REGISTER_MODE_MISSING, 0};
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	long ret = fd < 0 || ioctl(fd, UFFDIO_API, &api) ? -EINVAL : ioctl(fd, UFFDIO_REGISTER, &range);
+
+	if (ret == -1)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
 static long obey(struct slot *s)
 {
 	const long *a = s->a;
@@ -259,6 +298,12 @@ static long obey(struct slot *s)
 		return design_ioctl(s);
 	case OP_PROCESS_MADVISE:
 		return self_madvise(a);
+	case OP_SHMAT:
+		return attach(a);
+	case OP_MAP_LOCKED:
+		return map_locked(a);
+	case OP_USERFAULT:
+		return userfault(a);
 	}
 	ret = syscall(s->nr, a[0], a[1], a[2], a[3], s->nr == SYS_mmap && a[4] >= 0 ? fds[a[4]] : a[4], a[5]);
 	return ret == -1 ? -errno : ret;
@@ -323,6 +368,9 @@ int main(int argc, char **argv)
 	sigaction(SIGBUS, &(struct sigaction){.sa_handler = on_signal, .sa_flags = SA_NODEFER}, NULL);
 	if (mmap((void *)SCRATCH, PAGE, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED)
 		bail("scratch", strerror(errno));
+	segment = shmget(IPC_PRIVATE, 2 * PAGE, IPC_CREAT | 0600);
+	if (segment < 0 || shmat(segment, NULL, 0) == (void *)-1 || shmctl(segment, IPC_RMID, NULL))
+		bail("shmget", strerror(errno)); /* it goes with the last process that has it */
 	build(argv[1]);
 	/* The one that reads the list is none of those that obey it, and holds no enclave. */
 	if (make_slot(false, 0))

@@ -23,6 +23,9 @@ __all__ = ["Walker"]
 _FIXED = mman.MAP_FIXED
 _ANON = mman.MAP_ANONYMOUS
 _U64 = (1 << 64) - 1
+_ATTACHES = tuple(
+    a | b | c for a in (mman.SHM_REMAP, 0) for b in (0, mman.SHM_RND) for c in (0, 0o10000)
+)
 _FOR_SPECIAL = (*range(28), 99, 100, 101, 102, 103)
 
 
@@ -37,7 +40,7 @@ class Walker:
             (2, self.pkey_mprotect), (12, self.mremap), (9, self.madvise), (3, self.remap),
             (2, self.msync), (2, self.mlock), (1, self.mincore), (2, self.process_madvise),
             (1, self.fork), (1, self.thread), (1, self.exit), (2, self.touch), (1, self.send),
-            (1, self.receive),
+            (1, self.receive), (2, self.shmat), (1, self.map_locked), (1, self.userfault),
         ]  # fmt: skip
         if name == "ioc-mprotect":
             kinds.append((14, self.ioc_mprotect))
@@ -206,6 +209,24 @@ class Walker:
         if length > 1 << 20:
             return None
         return slot, nr.NR_mincore, start, length, model.SCRATCH
+
+    def shmat(self) -> Call:
+        slot = self.slot()
+        start = min(self.place(slot, 2)[0], ARENA + (ARENA_PAGES - 2) * PAGE)
+        return slot, model.SHMAT, start, self.rng.choice(_ATTACHES)
+
+    def map_locked(self) -> Call:
+        """Under mlockall(MCL_FUTURE) an enclave is mapped as ever: VM_SPECIAL is not locked."""
+        slot, _, *args = self.map_enclave()
+        return slot, model.MAP_LOCKED, *args
+
+    def userfault(self) -> Call | None:
+        slot = self.slot()
+        start, length = self.place(slot)
+        mm = self.twin.slots[slot].mm
+        if length > 1 << 30 or not any(v.special for v in mm.overlapping(start, start + length)):
+            return None
+        return slot, model.USERFAULT, start, length
 
     def touch(self) -> Call:
         slot = self.slot()

@@ -29,6 +29,7 @@ __all__ = [
     "ENCLAVES",
     "EXIT",
     "FORK",
+    "MAP_LOCKED",
     "MAP_SEGMENT",
     "MPROTECT",
     "PAGE",
@@ -39,9 +40,11 @@ __all__ = [
     "RESTRICT",
     "SCRATCH",
     "SEND",
+    "SHMAT",
     "THREAD",
     "TOUCH",
     "TYPES",
+    "USERFAULT",
     "Call",
     "Twin",
     "via",
@@ -54,7 +57,7 @@ PLACES = (0, 16, 48)
 ENCLAVES, ELRANGE_PAGES, ARENA_PAGES = 3, 16, 72
 PAGES = ("rx", "rw", "r", "rwx", "rw", "rw", "rx", "tcs", "rw", "rw")
 (FORK, THREAD, EXIT, TOUCH, SEND, RECV, MPROTECT, MAP_SEGMENT, RESTRICT, TYPES,
- PROCESS_MADVISE) = range(0x1000, 0x100B)  # fmt: skip
+ PROCESS_MADVISE, SHMAT, MAP_LOCKED, USERFAULT) = range(0x1000, 0x100E)  # fmt: skip
 
 # What throws away or takes in pages of ordinary memory changes what the model does not keep
 # (anon_vma by read, KSM, guards), so the other kinds go to enclaves alone.
@@ -294,6 +297,21 @@ class Twin:
             done += length
         return done
 
+    def _shmat(self, p: Process, addr: int, flags: int, *_: int) -> int:
+        """do_shmat(): a segment of two pages, unmapped again at once."""
+        if addr % PAGE:
+            if not flags & mman.SHM_RND:
+                return _EINVAL
+            addr &= -PAGE
+        end = addr + 2 * PAGE
+        if not flags & mman.SHM_REMAP and any(p.mm.overlapping(addr, end)):
+            return _EINVAL
+        return p.munmap(addr, 2 * PAGE) or addr
+
+    def _userfault(self, p: Process, *_: int) -> int:
+        """vma_can_userfault(): no driver's memory, and there is some in the range."""
+        return _EINVAL
+
     def _fork(self, p: Process, slot: int, *_: int) -> int:
         self.slots[slot] = p.fork()
         self.leaders.add(slot)
@@ -370,4 +388,7 @@ _CALLS: dict[int, Any] = {
     RESTRICT: Twin._restrict,
     TYPES: Twin._types,
     PROCESS_MADVISE: Twin._process_madvise,
+    SHMAT: Twin._shmat,
+    MAP_LOCKED: Twin._mmap,
+    USERFAULT: Twin._userfault,
 }

@@ -36,6 +36,7 @@ from softsgx.uapi.mman import (
     MAP_PRIVATE,
     MREMAP_FIXED,
     SHM_REMAP,
+    SHM_RND,
 )
 from softsgx.uapi.regs import R8, R9, R10, RDI, RDX, RSI
 
@@ -351,11 +352,11 @@ def _shmat(run: Run, tracee: Tracee, process: HostProcess) -> Any:
     """SHM_REMAP over an enclave is an mmap with MAP_FIXED of the segment's size."""
     view = run.view
     shmid, addr, flags = view[RDI], view[RSI], view[RDX]
-    if not flags & SHM_REMAP or not addr:
+    if not flags & SHM_REMAP or not addr or (addr & _PAGE - 1 and not flags & SHM_RND):
         return None
     cancel(run, tracee)
     with calls(run, tracee) as call:
-        start = addr & -_PAGE  # SHM_RND; without it another address is EINVAL
+        start = addr & -_PAGE  # SHM_RND
         size = _segment_bytes(tracee, call, shmid)
         span = (start, start + _pages(size))
         try:
