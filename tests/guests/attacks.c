@@ -176,6 +176,26 @@ int main(int argc, char **argv)
 			waitpid(pid, NULL, 0);
 		check(!failed, "mmap", "%d failed", failed);
 		check(!hits, "found", "it wrote %d times", hits);
+	} else if (!strcmp(way, "no_thread")) { /* descriptors are shared, and no thread can be made that maps */
+		struct sock_filter no_clone[] = {
+			{BPF_LD | BPF_W | BPF_ABS, 0, 0, 0}, /* the number */
+			{BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_clone},
+			{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | EAGAIN},
+			{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+		};
+		struct sock_fprog program = {4, no_clone};
+
+		if (!load())
+			bail("load", e.err);
+		pthread_create(&thread, NULL, filtered, NULL);
+		while (answer == 1)
+			sched_yield();
+		syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+		check(mmap((void *)(e.base + e.heap), 4096, PROT_READ, MAP_SHARED | MAP_FIXED, e.fd, 0) == MAP_FAILED
+		      && errno == ENOMEM, "refused", "errno %d", errno);
+		for (go = 1; go != 2;)
+			sched_yield();
+		pthread_join(thread, NULL);
 	} else
 		bail("usage", way);
 	verdict(way);

@@ -260,6 +260,14 @@ def test_the_folders_of_the_nodes(softsgx: Softsgx) -> None:
     assert not os.path.exists("/dev/sgx")
 
 
+def test_without_a_thread_of_its_own_nothing_is_mapped(guest: Guest, softsgx: Softsgx) -> None:
+    """While another thread could find the memory's descriptor, and a filter allows no clone."""
+    done = softsgx("--", guest("attacks"), "no_thread")
+    _assert_all_ok(done, 2)
+    assert "has several threads" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "way",
     ["clone_vm", "vfork", "own_filter", "no_room", "map_files", "race_thread", "race_process"],
