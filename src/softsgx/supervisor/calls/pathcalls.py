@@ -26,7 +26,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["among_descriptors", "at_signal", "hurry", "note_folder", "place", "stay_slow"]
+__all__ = [
+    "among_descriptors", "at_signal", "hurry", "look_for_links", "note_folder", "place",
+    "stay_slow",
+]  # fmt: skip
 
 _FEW = 12  # stops that cost less than to make the code
 _SITE_BYTES = 13
@@ -52,7 +55,13 @@ def hurry(run: Run, tracee: Tracee, call: int, last: frozenset[bytes]) -> Any:
     last: the last components of paths that are, whatever folders they are in.
     """
     paths, space = tracee.space.paths, tracee.space
-    if run.place is None or call not in pathcode.CALLS or paths.base < 0 or not space.image:
+    if (
+        run.nodes.linked
+        or run.place is None
+        or call not in pathcode.CALLS
+        or paths.base < 0
+        or not space.image
+    ):
         return None
     paths.stops += 1
     site = run.view[RIP] - 7
@@ -152,6 +161,14 @@ def stay_slow(tracee: Tracee) -> None:
     paths.off = True
     if paths.base > 0:
         _write(tracee, paths.base + pathcode.load().off, b"\1")
+
+
+def look_for_links(run: Run) -> None:
+    """There is a symbolic link to a node: any name may be the device's, in every process."""
+    if not run.nodes.linked:
+        run.nodes.linked = True
+        for tracee in run.tracees.values():
+            stay_slow(tracee)
 
 
 def among_descriptors(tgid: int) -> bool:

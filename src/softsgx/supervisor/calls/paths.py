@@ -62,7 +62,7 @@ _NOT_READING = 3 | _O_DIRECTORY | _O_PATH | _O_CREAT
 # What softsgx.supervisor.calls.views has something to say of, by the last component.
 _VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc", b"sgx_total_bytes"))
 _DEV = (b"dev", b"", b".")  # the last component of its name
-_LAST = _VIEWS | {b"dev", b".", b"mem"}
+_LAST = _VIEWS | {b"dev", b".", b"mem", b"stdin", b"stdout", b"stderr"}
 _MAGIC = (nr.NR_readlink, nr.NR_readlinkat)
 _DECOYS = (b"/secretmem", b"/memfd:softsgx", b"/memfd:/dev/sgx")  # as /proc shows them
 _CREATES = frozenset(
@@ -94,9 +94,10 @@ def handle(run: Run, tracee: Tracee) -> Any:
     pairs = _taken.get(call)
     if pairs is None:
         pairs = _taken[call] = _pairs(call)
-    if call in links.LINKING:
+    if call in links.LINKING and not run.nodes.linked:
         target = tracee.read_string(run.view[RDI]) or b""
-        run.nodes.linked |= target[target.rfind(b"/") + 1 :] in run.nodes.names
+        if target[target.rfind(b"/") + 1 :] in run.nodes.names:
+            pathcalls.look_for_links(run)
     for i, (dir_arg, path_arg) in enumerate(pairs):
         found = _named(run, tracee, call, dir_arg, path_arg)
         if found is None:
@@ -258,7 +259,7 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
             return folders.answer(run, tracee, call, folder, where)
     if is_below(run, tracee, dirfd, raw):
         return -errno.ENOTDIR
-    looks = run.opened or run.nodes.linked or call in _OPENS or b"sgx" in raw
+    looks = run.opened or run.nodes.linked or call in _OPENS
     return (
         _through_links(run, tracee, call, dirfd, raw)
         if looks and links.follows(call, view)
@@ -286,7 +287,7 @@ def _through_links(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) 
             return _memory(run, tracee, link)
         raw = os.path.join(os.path.dirname(raw), link)
         if link[link.rfind(b"/") + 1 :] in run.nodes.names:
-            run.nodes.linked = True
+            pathcalls.look_for_links(run)
             return resolve(run, tracee, dirfd, raw)
     return None
 
