@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from errno import EACCES, EEXIST, EFAULT, EFBIG, EINVAL, ENOTTY
+from errno import EACCES, ECANCELED, EEXIST, EFAULT, EFBIG, EINVAL, ENOTTY
 
 import pytest
 
 from softsgx.designs.linux import DEFAULT
 from softsgx.designs.registry import DESIGNS, make_design
+from softsgx.device.debugger import debug_access
 from softsgx.errors import UsageError
 from softsgx.mm.mmap import mmap
-from softsgx.sdm.leaves import ATTR_INIT, PT_REG, PT_TCS, PT_TRIM, SECINFO_PT_SHIFT
+from softsgx.sdm.leaves import ATTR_DEBUG, ATTR_INIT, PT_REG, PT_TCS, PT_TRIM, SECINFO_PT_SHIFT
 from softsgx.sdm.structs import SECINFO, TCS
 from softsgx.uapi import sgx
 from softsgx.uapi.mman import MAP_FIXED, MAP_PRIVATE, MAP_SHARED
@@ -150,6 +151,27 @@ def test_v20_faults_before_init_are_sigbus() -> None:
     assert w.process.page_fault(BASE + PAGE, 0).signal == 7
     w.file.enclave.dead = 1
     assert w.process.page_fault(BASE, 0).signal == 7
+
+
+def test_v20_a_debugger_sees_a_part_of_a_tcs() -> None:
+    """Nothing behind GSLIMIT, and writes FLAGS alone (sgx_edbgrd(), sgx_edbgwr())."""
+    w = World("v20")
+    w.create()
+    w.file.enclave.secs.attributes |= ATTR_DEBUG
+    tcs = TCS.pack(fslimit=0xFFF, gslimit=0xFFF, nssa=3)
+    assert add_page(w, 1, 0, PT_TCS, tcs) == 0
+    assert add_page(w, 2, R) == 0
+    w.mmap(0, R, 16)
+    w.initialized()
+    at = BASE + PAGE
+    assert debug_access(w.process, at, 72) == tcs[:72]
+    assert debug_access(w.process, at, 73) == -ECANCELED
+    assert debug_access(w.process, at + 4095, 2) == -ECANCELED
+    assert debug_access(w.process, at + 16, 8, bytes(8)) == -ECANCELED
+    # A word that may be written was, before the one that may not.
+    assert debug_access(w.process, at + 8, 16, b"\1" + bytes(15)) == -ECANCELED
+    assert debug_access(w.process, at + 8, 1) == b"\1"
+    assert debug_access(w.process, at + PAGE, PAGE) == bytes(PAGE)
 
 
 # -- safe-to-execute ---------------------------------------------------------------------

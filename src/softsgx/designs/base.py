@@ -28,7 +28,8 @@ class Design(MmRules, PageRules):
 
     name: what the user selects it by. title: one line. paths: the device nodes.
     aliases: further names of them. abi: whose numbers and structures the ioctls have.
-    maps_whole: mmap of the device is of ELRANGE as a whole.
+    maps_whole: mmap of the device is of ELRANGE as a whole. tcs_words: the driver itself looks at
+    which words of a TCS a debugger touches.
     sgx2: whether the driver offers SGX2. aexnotify: whether the CPU that the driver finds has
     AEX-Notify (and EDECCSSA, which came with it). total_bytes: whether /sys tells the EPC's size
     (commit 50468e431335, "x86/sgx: Add an attribute for the amount of SGX memory in a NUMA node",
@@ -46,6 +47,7 @@ class Design(MmRules, PageRules):
     aexnotify = False
     total_bytes = False
     maps_whole = False
+    tcs_words = False
     page_schema = PAGE
     options: ClassVar[dict[str, tuple[str, ...]]] = {}
     repairs: ClassVar[dict[str, str]] = {}

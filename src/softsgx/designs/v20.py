@@ -32,6 +32,7 @@ class V20(Design):
     paths = ("/dev/sgx/enclave", "/dev/sgx/provision")
     abi = "v20"
     maps_whole = True
+    tcs_words = True
 
     # -- mapping -----------------------------------------------------------------------
 

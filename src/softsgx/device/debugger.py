@@ -7,7 +7,7 @@ support for the SGX driver", in v5.11); SDM, EDBGRD and EDBGWR.
 
 from __future__ import annotations
 
-from errno import EFAULT, EIO
+from errno import ECANCELED, EFAULT, EIO
 from typing import Any
 
 from softsgx.device.files import EnclaveFile
@@ -17,7 +17,7 @@ from softsgx.sdm.leaves import PAGE_SIZE, PT_REG, PT_TCS, PT_TRIM, TCS_DBGOPTIN
 __all__ = ["debug_access"]
 
 _WORD = 8
-_TCS_FLAGS, _TCS_CSSA = 8, 24
+_TCS_FLAGS, _TCS_CSSA, _TCS_GSLIMIT = 8, 24, 68
 
 
 def debug_access(process: Any, addr: int, length: int, data: bytes | None = None) -> bytes | int:
@@ -39,13 +39,19 @@ def debug_access(process: Any, addr: int, length: int, data: bytes | None = None
         error = _reachable(process, vma, enclave, here)
         if error:
             return -error
-        offset = here - enclave.base
+        offset, behind = here - enclave.base, 0
+        if process.device.design.tcs_words and _is_tcs(enclave, offset):
+            stop, behind = _v20_words(here, stop, data is not None)
+            if stop == here:
+                return -behind
         content = _read(enclave, offset & -PAGE_SIZE)
         found += content[offset % PAGE_SIZE :][: stop - here]
         if data is not None:
             error = _write(enclave, offset, data[here - addr : stop - addr], content)
             if error:
                 return -error
+        if behind:
+            return -behind
         here = stop
     return bytes(found)
 
@@ -62,6 +68,22 @@ def _reachable(process: Any, vma: Any, enclave: Any, addr: int) -> int:
         return EIO
     # SDM, EDBGRD: SGX_PAGE_NOT_DEBUGGABLE, which the driver makes EIO.
     return EIO if page.pending or page.modified else 0
+
+
+def _is_tcs(enclave: Any, offset: int) -> bool:
+    return bool(enclave.page_schema.get(enclave.pages[offset >> 12], "pt") == PT_TCS)
+
+
+def _v20_words(start: int, end: int, write: bool) -> tuple[int, int]:
+    """v20's sgx_edbgrd() and sgx_edbgwr(): the end of what may be touched, and the errno behind it.
+
+    Word by word; of a TCS nothing behind GSLIMIT is read, and nothing but FLAGS is written.
+    """
+    for word in range(start & -_WORD, end, _WORD):
+        offset = word % PAGE_SIZE
+        if offset != _TCS_FLAGS if write else offset > _TCS_GSLIMIT:
+            return max(word, start), ECANCELED
+    return end, 0
 
 
 def _read(enclave: Any, offset: int) -> bytes:
