@@ -10,7 +10,7 @@ import errno
 import os
 
 from softsgx.host import ptrace
-from softsgx.supervisor.calls import folders, links, openat2, pathcalls
+from softsgx.supervisor.calls import folders, links, magic, openat2, pathcalls
 from softsgx.supervisor.calls.nodes import (
     access,
     change_xattr,
@@ -23,10 +23,10 @@ from softsgx.supervisor.state.node import Creds, Node
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
-from softsgx.supervisor.stopped.answer import DONE, answered, cont, instead
-from softsgx.supervisor.stopped.remote import Remote, calls, cancel
+from softsgx.supervisor.stopped.answer import answered, instead
+from softsgx.supervisor.stopped.remote import calls, cancel
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RSI
+from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RDI, RDX, RSI
 from softsgx.uapi.syscalls import SYSCALLS
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -237,11 +237,11 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
     if run.opened and call in _MAGIC:
         file = _magic_link(run, tracee, dirfd, raw)
         if file is not None:
-            return _link_text(tracee, view, call, file)
+            return magic.link_text(tracee, view, call, file)
     if call in _OPENS:
         last = raw[raw.rfind(b"/") + 1 :]
         if last == b"mem":
-            return _memory(run, tracee, _of_tracee(tracee, dirfd, raw))
+            return magic.memory(run, tracee, _of_tracee(tracee, dirfd, raw))
         if last in _DEV and tracee.space.image and _is_dev(tracee, dirfd, raw):
             return folders.opened(run, tracee)
         reading = not _flags(run, tracee, call) & _NOT_READING
@@ -269,22 +269,22 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
 
 def _through_links(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any:
     """The device that links lead to, an answer, or None."""
-    magic = True
+    allowed = True
     if call == nr.NR_openat2:
         how = openat2.resolve(tracee, run.view)
         if how & openat2.OF_LINKS or _flags(run, tracee, call) & _O_NOFOLLOW:
             return None  # the kernel finds the links, and what they may not do
-        magic = not how & openat2.NO_MAGICLINKS
+        allowed = not how & openat2.NO_MAGICLINKS
     for _ in range(_MAX_LINKS):
         try:
             link = os.readlink(_of_tracee(tracee, dirfd, raw))
         except (OSError, ValueError):
             return None
         if run.opened and link.startswith(_DECOYS):
-            file = _magic_link(run, tracee, dirfd, raw) if magic else None
+            file = _magic_link(run, tracee, dirfd, raw) if allowed else None
             return None if file is None else str(file.path)
         if link.startswith(b"/proc/") and link.endswith(b"/mem") and call in _OPENS:
-            return _memory(run, tracee, link)
+            return magic.memory(run, tracee, link)
         raw = os.path.join(os.path.dirname(raw), link)
         if link[link.rfind(b"/") + 1 :] in run.nodes.names:
             pathcalls.look_for_links(run)
@@ -310,29 +310,6 @@ def _across(
 
 def _is_dev(tracee: Tracee, dirfd: int, raw: bytes) -> bool:
     return os.path.realpath(_where(tracee, dirfd, raw)) == b"/dev"
-
-
-def _memory(run: Run, tracee: Tracee, path: bytes) -> Any:
-    """The open of /proc/PID/mem: what is done to the descriptor may concern an enclave.
-
-    path: as one of ours.
-    """
-    if os.path.realpath(path).startswith(b"/proc/%d/" % os.getpid()):
-        return -errno.EACCES  # softsgx's own memory is nobody's
-    Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
-    run.regs.load(tracee.tid)
-    fd = run.view[RAX]
-    if fd < 1 << 31:
-        from softsgx.host.procmaps import is_memory
-
-        if is_memory(tracee.tid, fd):
-            from softsgx.supervisor.state.device import open_device
-
-            tracee.space.mem_fds.add(fd)
-            open_device(run)
-            filters.watch_fd(run, tracee, fd)
-    cont(run, tracee)
-    return DONE
 
 
 def _where(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
@@ -375,17 +352,6 @@ def _magic_link(run: Run, tracee: Tracee, dirfd: int, raw: bytes) -> Any:
     key = (s.st_dev, s.st_ino)
     memory = run.memories.get(key)  # by /proc/PID/map_files
     return run.files.get(key) or (memory and memory[0])
-
-
-def _link_text(tracee: Tracee, view: Any, call: int, file: Any) -> int:
-    """The readlink of such a link: the device's path."""
-    where, size = (RSI, RDX) if call == nr.NR_readlink else (RDX, R10)
-    if not 0 < view[size] & 0xFFFFFFFF < 1 << 31:
-        return -errno.EINVAL
-    text = os.fsencode(file.path)[: view[size] & 0xFFFFFFFF]
-    if ptrace.write_memory(tracee.tid, view[where], text) != len(text):
-        return -errno.EFAULT
-    return len(text)
 
 
 # -- open --------------------------------------------------------------------------

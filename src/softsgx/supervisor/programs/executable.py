@@ -34,7 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["follow", "follow_mmap"]
+__all__ = ["follow", "follow_mmap", "follow_personality"]
 
 _TOP = 1 << 47
 _FEW = 64

@@ -1,0 +1,56 @@
+"""What names in /proc lead to: a process's memory, and the device behind a descriptor."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from softsgx.host import ptrace
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped import filters
+from softsgx.supervisor.stopped.answer import DONE, cont
+from softsgx.supervisor.stopped.remote import Remote
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import R10, RAX, RDX, RSI
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["link_text", "memory"]
+
+
+def memory(run: Run, tracee: Tracee, path: bytes) -> Any:
+    """The open of /proc/PID/mem: what is done to the descriptor may concern an enclave.
+
+    path: as one of ours.
+    """
+    if os.path.realpath(path).startswith(b"/proc/%d/" % os.getpid()):
+        return -errno.EACCES  # softsgx's own memory is nobody's
+    Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
+    run.regs.load(tracee.tid)
+    fd = run.view[RAX]
+    if fd < 1 << 31:
+        from softsgx.host.procmaps import is_memory
+
+        if is_memory(tracee.tid, fd):
+            from softsgx.supervisor.state.device import open_device
+
+            tracee.space.mem_fds.add(fd)
+            open_device(run)
+            filters.watch_fd(run, tracee, fd)
+    cont(run, tracee)
+    return DONE
+
+
+def link_text(tracee: Tracee, view: Any, call: int, file: Any) -> int:
+    """The readlink of such a link: the device's path."""
+    where, size = (RSI, RDX) if call == nr.NR_readlink else (RDX, R10)
+    if not 0 < view[size] & 0xFFFFFFFF < 1 << 31:
+        return -errno.EINVAL
+    text = os.fsencode(file.path)[: view[size] & 0xFFFFFFFF]
+    if ptrace.write_memory(tracee.tid, view[where], text) != len(text):
+        return -errno.EFAULT
+    return len(text)
