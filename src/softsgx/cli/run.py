@@ -36,6 +36,10 @@ Run PROGRAM with a software SGX device.
                                  is inside: loads give all ones, stores are dropped (slow)
   --record FILE                  append every event to FILE ('softsgx show FILE' prints it)
   -v, --verbose                  print every event to standard error
+  --symbols FILE[@OFFSET]        an enclave's ELF file, for the report of a crash inside (by default
+                                 it is looked for); its address 0 at OFFSET in ELRANGE (default: by
+                                 content). With it every exception inside is told, not only
+                                 one that ends the program; can be repeated
   --dcap-ql                      libsgx_dcap_ql is softsgx's own, first in LD_LIBRARY_PATH
   --no-aesm                      leave AESM's socket alone, which answers with quotes otherwise
   --no-cpuid                     leave the CPUID instruction alone
@@ -57,7 +61,7 @@ A security module decides about the device (nothing else is asked about):
   --audit FILE                   append the kernel's audit lines to FILE
 """
 _LSM = ("selinux", "context", "boolean", "file-contexts", "apparmor", "profile", "audit")
-_REPEATED = frozenset(("--selinux", "--context", "--boolean", "--profile"))
+_REPEATED = frozenset(("--selinux", "--context", "--boolean", "--profile", "--symbols"))
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -74,7 +78,7 @@ def parse_size(text: str) -> int:
 
 def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     chosen: dict[str, Any] = {}
-    takes = {"--design": "design", "--epc": "epc", "--record": "record"}
+    takes = {"--design": "design", "--epc": "epc", "--record": "record", "--symbols": "symbols"}
     takes |= {f"--{name}": name for name in _LSM}
     flags = {"-v": "verbose", "--verbose": "verbose", "--no-cpuid": "no_cpuid"}
     flags |= {"--no-aesm": "no_aesm", "--dcap-ql": "dcap_ql"}
@@ -153,6 +157,7 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
     options.carry_out = bool(chosen.get("carry_out"))
     options.abort_page = bool(chosen.get("abort_page"))
     options.verify = bool(chosen.get("verify"))
+    options.symbols = [_symbols(text) for text in chosen.get("symbols", ())]
     if "permissive" in chosen or any(name in chosen for name in _LSM):
         from softsgx.cli.lsm import confinement
 
@@ -187,6 +192,22 @@ def _dcap_ql(origin: Origin) -> None:
             f"--dcap-ql: {folder} has no library; run 'python hatch_build.py' to build it"
         )
     origin.prepend(b"LD_LIBRARY_PATH", os.fsencode(folder))
+
+
+def _symbols(text: str) -> str:
+    """A value of --symbols, checked. Raises UsageError."""
+    path, at, offset = text.rpartition("@")
+    try:
+        if at:
+            int(offset, 0)
+        with open(path if at else text, "rb") as f:
+            if f.read(4) != b"\x7fELF":
+                raise UsageError(f"--symbols {text}: not an ELF file")
+    except ValueError:
+        raise UsageError(f"--symbols {text}: {offset!r} is no offset") from None
+    except OSError as e:
+        raise UsageError(f"--symbols {text}: {e.strerror}") from None
+    return os.path.abspath(path) + at + offset if at else os.path.abspath(text)
 
 
 def _nodes(options: Options, chosen: dict[str, Any]) -> None:

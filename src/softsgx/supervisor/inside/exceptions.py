@@ -32,7 +32,7 @@ from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import cont
 from softsgx.supervisor.stopped.remote import calls
 from softsgx.supervisor.stopped.waits import wait_stop
-from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, RAX, RDI, RDX, RIP, RSI, RSP
+from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, RAX, RBX, RDI, RDX, RIP, RSI, RSP
 
 __all__ = [
     "Named",
@@ -187,6 +187,7 @@ def _page_fault(run: Run, tracee: Tracee, addr: int, si_code: int, at: Inside) -
         raise_inside(run, tracee, _PF, bits, addr, SIGSEGV, si_code)
         return
     result = process.page_fault(addr, kind, _pte_present(process.space.pid, addr))
+    decided = getattr(run.device.run, "decided", None)  # while a run is recorded
     if run.record is not None:
         run.record.fault(tracee.tid, addr, kind, result, page_fields(enclave, addr), view)
     if result.signal == 0:
@@ -202,6 +203,10 @@ def _page_fault(run: Run, tracee: Tracee, addr: int, si_code: int, at: Inside) -
         cont(run, tracee)
         return
     flush(run, tracee)
+    by = ""
+    if decided is not None and decided["rule"] and decided["why"] == result.why:
+        by = f"{decided['rule']} of {decided['law']}"
+    tracee.refused = (kind, result.why, page_fields(enclave, addr), by)
     raise_inside(run, tracee, _PF, result.error_code, addr, result.signal, result.si_code)
 
 
@@ -246,8 +251,36 @@ def raise_inside(
     run: Run, tracee: Tracee, vector: int, code: int, addr: int, number: int = 0, si_code: int = 0
 ) -> None:
     """An exception inside: AEX, then what the kernel does with it at the AEP."""
+    refused, tracee.refused = tracee.refused, None
     leave(run, tracee, vector, code, addr)
+    if vector not in (sdm.VECTOR_DB, sdm.VECTOR_BP):
+        _crashed(run, tracee, (vector, code, addr), number or _signal_of(vector, code)[0], refused)
     deliver(run, tracee, vector, code, addr, sdm.ERESUME, number, si_code)
+
+
+def _crashed(
+    run: Run, tracee: Tracee, exception: tuple[int, int, int], number: int,
+    refused: tuple[int, str, dict[str, int] | None, str] | None,
+) -> None:  # fmt: skip
+    """Tell of an exception, after its AEX, that ends the process, or of each with --symbols."""
+    at_vdso = tracee.space.image and run.view[RIP] in (tracee.space.aep, tracee.space.entry - 3)
+    if not run.options.symbols and (at_vdso or _handled(tracee, number)):
+        return
+    from softsgx.supervisor.inside.crash import Why, tell
+
+    enclave = tracee.space.sgx.enclave_at(run.view[RBX])
+    why = None if refused is None else Why(*refused)
+    tell(run, tracee, enclave, enclave.tcs_at(run.view[RBX]), *exception, why)
+
+
+def _handled(tracee: Tracee, number: int) -> bool:
+    """Whether a program has a handler for a signal."""
+    try:
+        with open(f"/proc/{tracee.tid}/status", "rb") as f:
+            caught = f.read().partition(b"\nSigCgt:")[2].split(None, 1)[0]
+        return bool(int(caught, 16) >> number - 1 & 1)
+    except (OSError, IndexError):
+        return True  # it has been killed meanwhile
 
 
 def deliver(

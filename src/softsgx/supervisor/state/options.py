@@ -22,7 +22,8 @@ class Options:
     on a noexec mount, None: as /dev does. origin: what the program gets (`softsgx.host.origin`),
     taken now if it is None. front: hears of the program being ``launched(pid)``,
     ``stopped(signal)`` and ``ended(status)`` before its descendants. aesm: AESM's
-    socket is there.
+    socket is there. symbols: ELF files of enclaves, ``FILE`` or ``FILE@OFFSET`` in ELRANGE; if
+    there are any, every exception inside is told in full.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Options:
         "make_design",
         "origin",
         "recorder",
+        "symbols",
         "verify",
     )
 
@@ -56,5 +58,6 @@ class Options:
         self.cpuid = self.aesm = True
         self.exact = False
         self.abort_page = False
+        self.symbols: list[str] = []
         self.dev_mode, self.dev_uid, self.dev_gid = 0o666, 0, 0
         self.dev_noexec: bool | None = None

@@ -98,8 +98,9 @@ class Tracee:
     space: its address space. thread: its `sgx.enclu.Thread`, None until it
     enters. stopped: whether it is in a ptrace stop now. vforking: it waits for its
     vfork child and cannot be interrupted. at_call: it stands at a system call's entry,
-    where no remote call is possible. exits: it stops before it ends. odd: an `Odd`, None
-    nearly always. signals: what its process does with those of exceptions. programs: filters
+    where no remote call is possible. refused: of the page fault that is being raised: access,
+    why, the page's fields, the rule. exits: it stops before it ends. odd: an `Odd`, None nearly
+    always. signals: what its process does with those of exceptions. programs: filters
     that it lacks yet. files: the threads that may share its table of descriptors, by tid; one
     that left it by unshare(2) is among them until it execs.
     """
@@ -110,6 +111,7 @@ class Tracee:
         "files",
         "odd",
         "programs",
+        "refused",
         "retries",
         "signals",
         "space",
@@ -126,6 +128,7 @@ class Tracee:
         self.stopped = True
         self.vforking = False
         self.retries: tuple[object, int] = (None, 0)
+        self.refused: tuple[int, str, dict[str, int] | None, str] | None = None
         self.at_call = self.exits = False
         self.odd: Any = None
         self.programs: list[bytes] = []

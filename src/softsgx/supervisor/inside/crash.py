@@ -1,0 +1,159 @@
+"""A crash inside, told in full: where, in which function, with which registers, called by whom.
+
+What is known is the state that AEX saved (SSA, GPRSGX), the pages' contents, and files that may
+be the enclave's: those that ``--symbols`` names, and those that the process maps, has open or was
+given as arguments, with what lies beside them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from softsgx.errors import UsageError
+from softsgx.host import procmaps
+from softsgx.host.symbols import Symbols, beside, find
+from softsgx.law.values import mask_name
+from softsgx.sdm import leaves as sdm
+from softsgx.sdm.structs import GPRSGX
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+
+__all__ = ["Why", "tell"]
+
+_FRAMES = 32
+_CALL = b"\xe8"  # CALL rel32, five bytes long
+_NAMES = (
+    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15", "rip", "rflags", "fsbase", "gsbase",
+)  # fmt: skip
+_ACCESS = {0: "read", 1: "write", 2: "fetch"}
+
+
+class Why:
+    """Of a page fault: which access it was, and the condition that refused, by which rule."""
+
+    __slots__ = ("access", "page", "rule", "why")
+
+    def __init__(self, access: int, why: str, page: dict[str, int] | None, rule: str) -> None:
+        self.access, self.why, self.page, self.rule = access, why, page, rule
+
+
+class _Crash:
+    def __init__(self, run: Run, tracee: Tracee, enclave: Any, tcs: Any) -> None:
+        self.run, self.tracee, self.enclave = run, tracee, enclave
+        raw = enclave.memory.read(tcs.gpr(tcs.cssa - 1), GPRSGX.size)
+        saved = GPRSGX.unpack(raw)
+        self.registers = {name: int(getattr(saved, name)) for name in _NAMES}
+        self.symbols = self._symbols()
+
+    def read(self, addr: int, length: int) -> bytes:
+        """Memory of the enclave; nothing of other memory, which an enclave's stack is not in."""
+        base, end = self.enclave.base, self.enclave.end
+        if not base <= addr < end:
+            return b""
+        return bytes(self.enclave.memory.read(addr - base, min(length, end - addr)))
+
+    def place(self, addr: int, back: int = 0) -> str:
+        """An address by its offset, function and line, the latter of ``back`` bytes before."""
+        base, end = self.enclave.base, self.enclave.end
+        text = f"ELRANGE+{addr - base:#x}" if base <= addr < end else f"{addr:#x}"
+        if self.symbols is None:
+            return text
+        name, line = self.symbols.name(addr - back), self.symbols.line(addr - back)
+        return f"{text} {name}".rstrip() + (f" ({line})" if line else "")
+
+    def _symbols(self) -> Symbols | None:
+        rip = self.registers["rip"]
+        first = max(self.enclave.base, rip - 64)
+        code = self.read(first, 128)
+        for text in self.run.options.symbols:
+            path, at, base = text.rpartition("@")
+            if at:
+                return Symbols(path, self.enclave.base + int(base, 0))
+        given = [text for text in self.run.options.symbols if "@" not in text]
+        found = find(given, rip, code, rip - first) if code else None
+        return found or (find(beside(self._files()), rip, code, rip - first) if code else None)
+
+    def _files(self) -> Iterator[str]:
+        pid = self.tracee.tid
+        yield from dict.fromkeys(m.path for m in procmaps.maps(pid) if m.path.startswith("/"))
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            yield os.readlink(f"/proc/{pid}/fd/{fd}")
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            words = [os.fsdecode(word) for word in f.read().split(b"\0") if word]
+        folder = os.readlink(f"/proc/{pid}/cwd")
+        yield from (os.path.join(folder, word) for word in words)
+
+    def frames(self) -> Iterator[str]:
+        """The callers, by CFI, else by frame pointers, as far as they are the enclave's."""
+        registers, back = dict(self.registers), 0
+        for _ in range(_FRAMES):
+            at = registers["rip"] - back
+            yield self.place(registers["rip"], back)
+            caller = None if self.symbols is None else self.symbols.caller(registers, at, self.read)
+            if caller is None and not back:
+                caller = self._without_frame(registers)
+            if caller is None:
+                caller = self._by_frame_pointer(registers)
+            if caller is None or not self.enclave.base <= caller["rip"] < self.enclave.end:
+                return
+            registers, back = caller, 1  # the call may be the last of its function
+
+    def _without_frame(self, registers: dict[str, int]) -> dict[str, int] | None:
+        """The caller of a function that has no frame yet, or none at all: what a call pushed."""
+        back = int.from_bytes(self.read(registers["rsp"], 8), "little")
+        if self.read(back - 5, 1) != _CALL:
+            return None
+        return dict(registers, rsp=registers["rsp"] + 8, rip=back)
+
+    def _by_frame_pointer(self, registers: dict[str, int]) -> dict[str, int] | None:
+        rbp = registers["rbp"]
+        raw = self.read(rbp, 16)
+        if len(raw) < 16 or rbp < registers["rsp"]:
+            return None
+        saved, back = int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:], "little")
+        return dict(registers, rbp=saved, rsp=rbp + 16, rip=back)
+
+    def lines(self, vector: int, code: int, addr: int, why: Why | None) -> Iterator[str]:
+        what = sdm.VECTOR_NAMES.get(vector, f"vector {vector}")
+        if vector == sdm.VECTOR_PF:
+            access = "" if why is None else f" {_ACCESS[why.access]}"
+            what += f"{access} {code:#x} at {self.place(addr)}"
+        yield f"crash in an enclave: {what}"
+        if why is not None:
+            rule = f" (rule {why.rule})" if why.rule else ""
+            yield f"  why: {why.why}{rule}"
+            if why.page is not None:
+                yield f"  page: {_page(why.page)}"
+        for n, frame in enumerate(self.frames()):
+            yield f"  #{n} {frame}"
+        shown = [f"{name}={value:#x}" for name, value in self.registers.items()]
+        yield from ("  " + " ".join(shown[n : n + 5]) for n in range(0, len(shown), 5))
+        if self.symbols is not None:
+            yield f"  symbols: {self.symbols.path}"
+        else:
+            yield "  no ELF file with this code was found: --symbols FILE or FILE@OFFSET names it"
+
+
+def _page(fields: dict[str, int]) -> str:
+    if not fields.get("present"):
+        return "absent"
+    kind = sdm.PAGE_TYPE_NAMES.get(fields["pt"], str(fields["pt"])).removeprefix("PT_")
+    flags = [name for name in ("pending", "modified", "pr") if fields.get(name)]
+    return " ".join([kind, mask_name(fields["perm"]), *flags])
+
+
+def tell(
+    run: Run, tracee: Tracee, enclave: Any, tcs: Any, vector: int, code: int, addr: int,
+    why: Why | None,
+) -> None:  # fmt: skip
+    """Print what is known of an exception inside, after its AEX, to standard error."""
+    try:
+        crash = _Crash(run, tracee, enclave, tcs)
+    except (OSError, ValueError) as error:  # --symbols names something else than an ELF file
+        raise UsageError(f"--symbols {' '.join(run.options.symbols)}: {error}") from None
+    for line in crash.lines(vector, code, addr, why):
+        print(f"softsgx: {line}", file=sys.stderr)
