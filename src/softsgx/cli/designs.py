@@ -10,7 +10,7 @@ from softsgx.errors import UsageError
 __all__ = ["designs"]
 
 HELP = """\
-usage: softsgx designs [--json] [NAME[:OPTION=VALUE,…]]
+usage: softsgx designs [--load FILE.py] [--json] [NAME[:OPTION=VALUE,…]]
        softsgx designs NAME:repaired
        softsgx designs --html PAGE.html [NAME[:OPTION=VALUE,…]…]
        softsgx designs --markdown DIRECTORY [--check]
@@ -19,6 +19,7 @@ Without NAME: the designs and their options (the default value first). With it: 
 design's rules, in the order of their checks, printed from the rules that are enforced.
 A repair is an option that no mail has and that closes a hole; `repaired` makes them all.
 
+  --load FILE.py  take designs from a file, too; can be repeated
   --json      the same for programs
   --html      write one page with the designs (default: all) side by side, rule by rule (takes
               the extra "report": pip install 'softsgx[report]')
@@ -46,6 +47,13 @@ def designs(args: list[str]) -> int:
             directory = next(rest, None)
             if directory is None:
                 raise UsageError("--markdown needs a directory; see 'softsgx designs --help'")
+        elif arg == "--load":
+            from softsgx.cli.load import load_file
+
+            path = next(rest, "")
+            if not path:
+                raise UsageError("--load needs a file; see 'softsgx designs --help'")
+            load_file(path)
         elif arg == "--html":
             page = next(rest, "")
             if not page:

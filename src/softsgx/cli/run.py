@@ -6,7 +6,7 @@ import os
 import sys
 
 from softsgx.cli.front import Tracer, front, split
-from softsgx.errors import UsageError
+from softsgx.errors import SoftsgxError, UsageError
 from softsgx.host.origin import Origin
 from softsgx.host.signals import SIGILL
 from softsgx.supervisor.loop.supervisor import Supervisor
@@ -16,6 +16,7 @@ from softsgx.supervisor.state.options import Options
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 __all__ = ["parse_size", "run"]
@@ -26,6 +27,8 @@ usage: softsgx run [options] [--] PROGRAM [ARGS…]
 Run PROGRAM with a software SGX device.
 
   --design NAME[:OPTION=VALUE…]  the kernel interface (default linux-6.12; 'softsgx designs')
+  --load FILE.py                 take designs from a file, too (docs/how-to-add-a-design.md); the
+                                 file's own is the default, if it has one; can be repeated
   --carry-out                    under a design that never shipped: carry out the calls of a
                                  loader for Linux as the design's own
   --epc SIZE                     what CPUID reports as EPC, e.g. 64M (default 128M)
@@ -61,7 +64,7 @@ A security module decides about the device (nothing else is asked about):
   --audit FILE                   append the kernel's audit lines to FILE
 """
 _LSM = ("selinux", "context", "boolean", "file-contexts", "apparmor", "profile", "audit")
-_REPEATED = frozenset(("--selinux", "--context", "--boolean", "--profile", "--symbols"))
+_REPEATED = frozenset(("--selinux", "--context", "--boolean", "--profile", "--symbols", "--load"))
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -79,6 +82,7 @@ def parse_size(text: str) -> int:
 def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     chosen: dict[str, Any] = {}
     takes = {"--design": "design", "--epc": "epc", "--record": "record", "--symbols": "symbols"}
+    takes["--load"] = "load"
     takes |= {f"--{name}": name for name in _LSM}
     flags = {"-v": "verbose", "--verbose": "verbose", "--no-cpuid": "no_cpuid"}
     flags |= {"--no-aesm": "no_aesm", "--dcap-ql": "dcap_ql"}
@@ -143,10 +147,11 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
     if "epc" in chosen:
         options.epc_bytes = parse_size(chosen["epc"])
     design = None
-    if "design" in chosen:
+    loaded = _load(chosen.get("load", ()))
+    if "design" in chosen or loaded:
         from softsgx.designs.registry import make_design
 
-        design = make_design(chosen["design"])
+        design = make_design(chosen["design"] if "design" in chosen else loaded[0])
         options.make_design = lambda: design
     _nodes(options, chosen)
     options.cpuid = not chosen.get("no_cpuid")
@@ -175,6 +180,9 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
                 file=sys.stderr,
             )
         return status
+    except Exception as e:
+        _blame(e, chosen.get("load", ()))
+        raise
     finally:
         if options.recorder is not None:
             options.recorder.close()
@@ -192,6 +200,28 @@ def _dcap_ql(origin: Origin) -> None:
             f"--dcap-ql: {folder} has no library; run 'python hatch_build.py' to build it"
         )
     origin.prepend(b"LD_LIBRARY_PATH", os.fsencode(folder))
+
+
+def _load(paths: Iterable[str]) -> list[str]:
+    """The designs of the files of --load. Raises UsageError."""
+    found: list[str] = []
+    for path in paths:
+        from softsgx.cli.load import load_file
+
+        found += load_file(path)
+    return found
+
+
+def _blame(error: Exception, paths: Iterable[str]) -> None:
+    """Raise UsageError where an error is of a design that was loaded."""
+    if not paths or isinstance(error, SoftsgxError):
+        return
+    from softsgx.cli.load import blame
+
+    where = blame(error, list(paths))
+    if where:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"--load {where}: {said}") from error
 
 
 def _symbols(text: str) -> str:

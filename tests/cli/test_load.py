@@ -1,0 +1,62 @@
+"""``run --load`` and ``designs --load``: a design of one's own without an edit of the package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from softsgx.record.reader import read
+from tests.cache import ROOT
+from tests.command import Softsgx
+
+Guest = Callable[[str], Path]
+_ORDERS = "0 open e rw\n0 create e\n0 add e p0 via=pages src=anon_rw perm=rwx\n"
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """The file of docs/checking.md, with a design that refuses pages which are W and X."""
+    page = (ROOT / "docs" / "checking.md").read_text()
+    (text,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    return path
+
+
+def test_a_loaded_design_is_enforced_on_real_processes(
+    mine: Path, softsgx: Softsgx, guest: Guest, tmp_path: Path
+) -> None:
+    for design, answer in ((("--design", "strict"), "EINVAL"), ((), "EINVAL"),
+                           (("--design", "linux-5.11"), "0")):  # fmt: skip
+        record = tmp_path / f"r{len(design)}{answer}"
+        options = ("--load", mine, *design, "--record", record)
+        done = softsgx(*options, "--", guest("orders"), stdin=_ORDERS)
+        assert done.stdout.split() == ["0", "0", answer]
+    refused = [e for e in read(str(tmp_path / "r0EINVAL")) if e.get("answer", 0) < 0]
+    assert [e["why"] for e in refused] == ["not both W and X"]
+    assert refused[0]["decided"]["law"] == "strict"
+
+
+def test_a_loaded_design_is_printed(mine: Path, softsgx: Softsgx) -> None:
+    done = softsgx.command("designs", "--load", mine, "strict")
+    assert done.returncode == 0
+    assert "strict: Linux 5.11, and no page is both writable and executable" in done.stdout
+    assert "not both W and X" in done.stdout
+    assert "strict" in softsgx.command("designs", "--load", mine).stdout
+
+
+def test_mistakes_are_one_line(mine: Path, softsgx: Softsgx, guest: Guest) -> None:
+    mine.write_text(mine.read_text().replace("super().validate_secinfo(k, at, r)", "k.nothing()"))
+    for command, message in (
+        (("run", "--load", "missing.py", "--", "true"), "--load missing.py: No such file"),
+        (("run", "--load", "/dev/null", "--", "true"), "--load /dev/null: no design in it"),
+        (("designs", "--load"), "--load needs a file"),
+        (("run", "--load", mine, "--", guest("orders")), f"--load {mine}:"),
+    ):
+        done = softsgx.command(*command, stdin=_ORDERS)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith(f"softsgx: {message}")
+        assert len(done.stderr.splitlines()) == 1
