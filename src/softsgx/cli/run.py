@@ -49,6 +49,10 @@ Run PROGRAM with a software SGX device.
   --exact                        change no other code of programs: their calls on paths all stop
   --wait                         end when the program's last descendant ends; without it
                                  softsgx ends with the program, and they go on
+  --inject RULES                 a fault on purpose, like ADD_PAGES:after=3:short; a file of such
+                                 lines, or a recording, whose faults come again; can be repeated
+                                 (docs/injection.md)
+  --seed N                       of what is random in them (default 0)
   --verify                       hold the model against /proc/PID/maps at every stop
 
 A security module decides about the device (nothing else is asked about):
@@ -64,7 +68,9 @@ A security module decides about the device (nothing else is asked about):
   --audit FILE                   append the kernel's audit lines to FILE
 """
 _LSM = ("selinux", "context", "boolean", "file-contexts", "apparmor", "profile", "audit")
-_REPEATED = frozenset(("--selinux", "--context", "--boolean", "--profile", "--symbols", "--load"))
+_REPEATED = frozenset(
+    ("--selinux", "--context", "--boolean", "--profile", "--symbols", "--load", "--inject")
+)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -83,6 +89,7 @@ def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     chosen: dict[str, Any] = {}
     takes = {"--design": "design", "--epc": "epc", "--record": "record", "--symbols": "symbols"}
     takes["--load"] = "load"
+    takes |= {"--inject": "inject", "--seed": "seed"}
     takes |= {f"--{name}": name for name in _LSM}
     flags = {"-v": "verbose", "--verbose": "verbose", "--no-cpuid": "no_cpuid"}
     flags |= {"--no-aesm": "no_aesm", "--dcap-ql": "dcap_ql"}
@@ -167,6 +174,9 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
         from softsgx.cli.lsm import confinement
 
         options.lsm = confinement(chosen, find_program(argv[0]))
+    if "inject" in chosen or "seed" in chosen:
+        options.faults = _faults(chosen, design)
+        options.exact = True  # no way past the places of rules
     if "verbose" in chosen or "record" in chosen:
         find_program(argv[0])  # a mistake is told before a recording is begun
         options.recorder = _recorder(chosen, design, argv, options)
@@ -179,6 +189,9 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
                 " checks machine code, run it with --no-cpuid",
                 file=sys.stderr,
             )
+        if options.faults is not None and sys.stderr is not None:
+            for line in options.faults.unfired():
+                print(f"softsgx: {line}", file=sys.stderr)
         return status
     except Exception as e:
         _blame(e, chosen.get("load", ()))
@@ -240,6 +253,22 @@ def _symbols(text: str) -> str:
     return os.path.abspath(path) + at + offset if at else os.path.abspath(text)
 
 
+def _faults(chosen: dict[str, Any], design: Any) -> Any:
+    """The faults on purpose. Raises UsageError."""
+    from softsgx.designs.linux import DEFAULT
+    from softsgx.faults.plan import Faults
+    from softsgx.faults.rules import read_rules
+
+    seed = chosen.get("seed", "0")
+    if "inject" not in chosen:
+        raise UsageError("--seed is of the rules of --inject, of which there are none")
+    if not (seed.isascii() and seed.isdigit()) or len(seed) > 20:
+        raise UsageError(f"--seed {seed}: not a number")
+    carry_out = bool(chosen.get("carry_out"))
+    rules = read_rules(chosen["inject"], design or DEFAULT(), carry_out=carry_out)
+    return Faults(rules, int(seed))
+
+
 def _nodes(options: Options, chosen: dict[str, Any]) -> None:
     """What the device's nodes are like. Raises UsageError."""
     if "dev_mode" in chosen:
@@ -291,6 +320,10 @@ def _recorder(chosen: dict[str, Any], design: Any, argv: list[str], options: Opt
     recorder = Recorder(chosen.get("record"), sink)
     lsm = options.lsm
     recorder.header(argv, design, options.epc_bytes, "none" if lsm is None else lsm.lsm.name)
+    if options.faults is not None:
+        faults = options.faults
+        recorder.faults(os.getpid(), [rule.text() for rule in faults.rules], faults.seed)
+        faults.told = recorder.inject
     if lsm is not None:
         recorder.lsm(os.getpid(), lsm.lsm.name, lsm.setup)
     return recorder

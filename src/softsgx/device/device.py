@@ -17,6 +17,7 @@ from softsgx.mm.mprotect import mprotect
 from softsgx.model.outcome import Outcome
 from softsgx.sdm.xsave import INTEL, XsaveLayout
 from softsgx.sgx.enclave import Enclave, EnclaveMemory
+from softsgx.sgx.keys import CPUSVN
 
 if TYPE_CHECKING:
     from softsgx.attest.quoting import Quoting
@@ -58,6 +59,7 @@ class Device:
         self.key_root, self.epc_bytes, self.xfrm_supported = key_root, epc_bytes, xfrm_supported
         self.xsave = xsave
         self._fmspc, self._ppid = fmspc, ppid
+        self.cpusvn = CPUSVN
         self.ioctls = rows_of(design)
         self.opened = 0
         self.processes: set[Any] = set()

@@ -101,7 +101,7 @@ def created(device: Any, process: Any, file: EnclaveFile, secs: Any) -> None:
         raise Stop(ENOMEM, f"memory for an enclave of {secs.size:#x} bytes") from error
     enclave.attributes_allowed = device.design.unprivileged(place(process, file))
     enclave.ecreate(secs, memory, device.make_measurement(secs))
-    enclave.key_root = device.key_root
+    enclave.key_root, enclave.cpusvn = device.key_root, device.cpusvn
     device.on_create(process, file)
 
 

@@ -193,6 +193,11 @@ class Recorder:
         self._put("lsm", tid, kind, setup)
         self.flush()
 
+    def faults(self, tid: int, rules: list[str], seed: int) -> None:
+        """The faults on purpose that the run may be hit by."""
+        self._put("faults", tid, rules, seed)
+        self.flush()
+
     # -- events ------------------------------------------------------------------------
 
     def exec(self, tid: int) -> None:
@@ -218,6 +223,11 @@ class Recorder:
     def signal(self, tid: int, number: int) -> None:
         """A signal is delivered to a thread."""
         self._put("signal", tid, number)
+
+    def inject(self, tid: int, rule: str, exact: str) -> None:
+        """A fault on purpose: what follows is its doing."""
+        self._put("inject", tid, rule, exact)
+        self.flush()
 
     def open(self, tid: int, path: str, fmode: int, answer: int, why: str) -> None:
         """Open of a device node; ``fmode`` is R = 1, W = 2."""

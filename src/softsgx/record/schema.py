@@ -48,6 +48,10 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "cpuid": ("leaf", "subleaf", "eax", "ebx", "ecx", "edx"),
     # The LSM of the run: "selinux" or "apparmor"; ``setup``: its policy and the options.
     "lsm": ("kind", "setup"),
+    # Faults on purpose: the rules of the run and their seed; then each that is carried out, as the
+    # rule says it, and as one that fires at that time alone.
+    "faults": ("rules", "seed"),
+    "inject": ("rule", "exact"),
     # Effects (or verdicts, as at an exec) that belong to no call.
     "effects": (),
 }

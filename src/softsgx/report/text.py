@@ -311,6 +311,13 @@ class Formatter:
         shown = [f"{k}={_visible(str(v))}" for k, v in setup.items() if v not in ("", {}, [])]
         return f"LSM {e['kind']} {', '.join(shown)}".rstrip()
 
+    def _faults(self, e: dict[str, Any]) -> str:
+        return f"faults on purpose, seed {e['seed']}: {', '.join(map(_visible, e['rules']))}"
+
+    def _inject(self, e: dict[str, Any]) -> str:
+        exact = f" ({_visible(e['exact'])})" if e["exact"] != e["rule"] else ""
+        return f"*** injected: {_visible(e['rule'])}{exact} ***"
+
     def _effects(self, _e: dict[str, Any]) -> str:
         return "mappings follow"
 

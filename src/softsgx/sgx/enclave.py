@@ -21,6 +21,7 @@ from softsgx.sdm.leaves import (
 from softsgx.sdm.structs import GPRSGX, TCS
 from softsgx.sdm.xsave import INTEL, XsaveLayout
 from softsgx.sgx.epcm import PageTable
+from softsgx.sgx.keys import CPUSVN
 
 __all__ = ["Enclave", "EnclaveMemory", "Tcs"]
 
@@ -119,7 +120,8 @@ _ZEROS = bytes(1 << 20)
 class Enclave:
     """An enclave, from the opening of the device on.
 
-    created, initialized, dead: 0 or 1. base, size: ELRANGE in bytes, from ECREATE.
+    created, initialized, dead: 0 or 1. lost: the EPC lost its content over a suspend: no EPCM
+    entry is valid any more. cpusvn: of the processor. base, size: ELRANGE in bytes, from ECREATE.
     secs: the SECS record. xsave: where this processor has its XSAVE components. generation:
     grows when a page's state changes, so that
     checks made on an entry can be remembered.
@@ -139,6 +141,8 @@ class Enclave:
         self.tcs: dict[int, Tcs] = {}
         self.generation = 0
         self.key_root = b""
+        self.cpusvn = CPUSVN
+        self.lost = False
         self.identity: Any = None
         self.einit_failure = ""
 

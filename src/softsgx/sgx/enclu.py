@@ -121,6 +121,8 @@ def _page_fault(thread: Thread, addr: int, code: int) -> int:
 
 
 def _tcs_page_ok(enclave: Enclave, addr: int) -> bool:
+    if enclave.lost:
+        return False
     get, word = enclave.page_schema.get, enclave.pages[addr - enclave.base >> 12]
     return bool(get(word, "pt") == PT_TCS and not get(word, "pending") | get(word, "modified"))
 

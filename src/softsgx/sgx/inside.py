@@ -169,7 +169,8 @@ class _Leaf:
         data = memory.read(self.operand(regs[RCX], 128), 64)
         where = self.operand(regs[RDX], 512, 2)
         e = self.enclave
-        made = report.ereport(e.identity, target, data, e.key_root, report.report_keyid(e.key_root))
+        keyid = report.report_keyid(e.key_root)
+        made = report.ereport(e.identity, target, data, e.key_root, keyid, e.cpusvn)
         memory.write(where, made)
         return 0
 
@@ -180,7 +181,7 @@ class _Leaf:
         request = e.memory.read(self.operand(regs[RBX], 512), KEYREQUEST.size)
         where = self.operand(regs[RCX], 16, 2)
         self.need(not keys.keyrequest_faults(e.identity, request))
-        error, key = keys.egetkey(e.identity, request, e.key_root)
+        error, key = keys.egetkey(e.identity, request, e.key_root, e.cpusvn)
         if not error:
             e.memory.write(where, key)
         return error

@@ -122,8 +122,12 @@ def keyrequest_faults(secs: Identity, keyrequest: bytes) -> bool:
     return uses_kss and not secs.attributes & leaves.ATTR_KSS
 
 
-def egetkey(secs: Identity, keyrequest: bytes, root: bytes) -> tuple[int, bytes]:
+def egetkey(
+    secs: Identity, keyrequest: bytes, root: bytes, cpusvn: bytes = CPUSVN
+) -> tuple[int, bytes]:
     """(SGX error code, key of 16 bytes); the key is empty if the code is not SGX_SUCCESS.
+
+    cpusvn: the processor's.
 
     The codes are SGX_INVALID_ATTRIBUTE, _CPUSVN, _ISVSVN and _KEYNAME, in the order of the SDM's
     "Operation". Ask :func:`keyrequest_faults` first.
@@ -140,13 +144,14 @@ def egetkey(secs: Identity, keyrequest: bytes, root: bytes) -> tuple[int, bytes]
             secs.configid,
             secs.configsvn,
             secs.cet_attributes,
+            cpusvn,
         )
     need = _NEEDED_ATTRIBUTE.get(r.keyname)
     if need is None:
         return leaves.SGX_INVALID_KEYNAME, b""
     if need & ~secs.attributes:
         return leaves.SGX_INVALID_ATTRIBUTE, b""
-    if any(asked > have for asked, have in zip(r.cpusvn, CPUSVN, strict=True)):
+    if any(asked > have for asked, have in zip(r.cpusvn, cpusvn, strict=True)):
         return leaves.SGX_INVALID_CPUSVN, b""
     if r.isvsvn > secs.isvsvn or r.configsvn > secs.configsvn:
         return leaves.SGX_INVALID_ISVSVN, b""
@@ -213,6 +218,7 @@ def report_key(
     configid: bytes,
     configsvn: int,
     cet_attributes: int,
+    cpusvn: bytes = CPUSVN,
 ) -> bytes:
     """REPORT_KEY (16 bytes) of the enclave with this identity; EREPORT makes it of TARGETINFO."""
     return _derive(
@@ -220,7 +226,7 @@ def report_key(
         keyname=leaves.KEY_REPORT,
         sgxownerepoch=_owner_epoch(root),
         seal_key_fuses=_seal_fuses(root),
-        cpusvn=CPUSVN,
+        cpusvn=cpusvn,
         keyid=keyid,
         mrenclave=mrenclave,
         attributes=attributes,

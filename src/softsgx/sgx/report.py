@@ -16,7 +16,12 @@ def report_keyid(root: bytes) -> bytes:
 
 
 def ereport(
-    secs: Identity, targetinfo: bytes, reportdata: bytes, root: bytes, keyid: bytes
+    secs: Identity,
+    targetinfo: bytes,
+    reportdata: bytes,
+    root: bytes,
+    keyid: bytes,
+    cpusvn: bytes = CPUSVN,
 ) -> bytes:
     """The REPORT (432 bytes) of the enclave ``secs`` for the enclave that TARGETINFO names.
 
@@ -26,7 +31,7 @@ def ereport(
     EREPORT, "Operation".
     """
     report = REPORT.pack(
-        cpusvn=CPUSVN,
+        cpusvn=cpusvn,
         miscselect=secs.miscselect,
         cet_attributes=secs.cet_attributes,
         isvextprodid=secs.isvextprodid,
@@ -53,5 +58,6 @@ def ereport(
         t.configid,
         t.configsvn,
         t.cet_attributes,
+        cpusvn,
     )
     return report[: REPORT.offset("mac")] + report_mac(key, report)

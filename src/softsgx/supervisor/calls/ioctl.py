@@ -7,6 +7,7 @@ from typing import Any
 
 from softsgx.device.files import PathFile
 from softsgx.law.rule import At, Stop
+from softsgx.supervisor.calls import injected
 from softsgx.supervisor.effects import mappings
 from softsgx.supervisor.state.host_process import process_of, received
 from softsgx.supervisor.state.run import Run
@@ -51,8 +52,11 @@ def _of_device(run: Run, tracee: Tracee, file: Any) -> Any:
     process.tid = tracee.tid
     cmd, arg = view[RSI] & _LOW, view[RDX]
     error, why = received(run, process, file)
+    at_exit = False
     if error:
         answer = -error
+    elif run.faults is not None:
+        answer, why, at_exit = injected.ioctl(run, tracee, process, file, cmd, arg)
     else:
         answer, why = run.device.ioctl(process, file, cmd, arg)
     fd = view[RDI] & _LOW
@@ -61,4 +65,4 @@ def _of_device(run: Run, tracee: Tracee, file: Any) -> Any:
         if run.record is not None:
             run.record.ioctl(tracee.tid, fd, file, cmd, arg, answer, why, process.memory)
 
-    return mappings.answer(run, tracee, answer, told)
+    return mappings.answer(run, tracee, answer, told, at_exit=at_exit)

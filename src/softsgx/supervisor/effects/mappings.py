@@ -59,18 +59,22 @@ def _concerned(run: Run, file: EnclaveFile) -> list[HostProcess]:
     return [p for p in run.device.processes if any(_enclave(v) is e for v in p.mm)]
 
 
-def answer(run: Run, tracee: Tracee, value: int, told: Callable[[int], None]) -> Any:
+def answer(
+    run: Run, tracee: Tracee, value: int, told: Callable[[int], None], *, at_exit: bool = False
+) -> Any:
     """Answer an ioctl from its seccomp stop, with what it changed carried out first.
 
-    told: hears of the answer as it is in the end, while the tracee still stands.
+    told: hears of the answer as it is in the end, while the tracee still stands. at_exit: it
+    stands at the exit already.
     """
     pending = run.pending
     pending.remap = [f for f in pending.remap if _concerned(run, f)]
     pending.dirty = [d for d in pending.dirty if _concerned(run, d[0])]
     if not (pending.dirty or pending.remap or pending.effects or pending.new_fd):
         told(value)
-        return value
-    cancel(run, tracee)
+        return answered(run, tracee, value) if at_exit else value
+    if not at_exit:
+        cancel(run, tracee)
     with calls(run, tracee) as call:
         value = _settle(run, call, value)
         flush(run, tracee, call)

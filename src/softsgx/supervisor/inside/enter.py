@@ -21,7 +21,7 @@ from softsgx.sdm import leaves as sdm
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.sgx.enclu import Thread, edeccssa, eenter, eexit, eresume
 from softsgx.sgx.inside import LEAVES, run_leaf
-from softsgx.supervisor.inside import masks, outside
+from softsgx.supervisor.inside import injected, masks, outside
 from softsgx.supervisor.inside.exceptions import (
     abort_page,
     deliver,
@@ -141,6 +141,8 @@ def quick(run: Run, system_call: Callable[[Tracee], None]) -> Callable[[Tracee, 
 def signal(run: Run, tracee: Tracee, number: int) -> None:
     """A signal-delivery stop: an ENCLU, an exception or a signal inside, or not ours."""
     run.regs.load(tracee.tid)
+    if run.faults is not None and number == SIGTRAP and injected.stepped(run, tracee):
+        return
     _signal(run, tracee, number)
 
 
@@ -245,6 +247,8 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
     leaf = view[RAX] & 0xFFFFFFFF
     if thread.tcs is not None and not thread.tcs.opted_in:
         view[EFLAGS] &= ~_TF  # whatever POPF made of it
+    if run.faults is not None and injected.before(run, tracee, leaf, _cure):
+        return
     for _ in range(_MAX_RETRIES):
         changed = -1
         if leaf == _EEXIT:
@@ -292,6 +296,9 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
                 return
             if run.record is not None:
                 run.record.flush()
+            if run.faults is not None:
+                injected.after(run, tracee, leaf)
+                return
             tracee.stopped = False
             run.regs.store_and_cont(tracee.tid)
             return
@@ -342,6 +349,8 @@ def _cure(run: Run, tracee: Tracee, thread: Thread) -> bool:
     generation = before.generation
     result = process.page_fault(thread.fault_addr, kind)
     thread.fault_code = result.error_code or thread.fault_code
+    if result.signal == SIGBUS:
+        return False
     if before.generation != generation:
         # EAUG: the page is there now, pending; the instruction itself decides again.
         if run.record is not None:

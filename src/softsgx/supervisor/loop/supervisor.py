@@ -140,6 +140,10 @@ class Supervisor:
                 if tracee.tid == run.main_pid and run.options.front is not None:
                     run.options.front.stopped(number)
             else:
+                if run.faults is not None and run.opened:
+                    from softsgx.supervisor.inside.injected import lost_inside
+
+                    lost_inside(run, tracee)
                 if tracee.programs:
                     from softsgx.supervisor.stopped.filters import install_late
 
@@ -189,6 +193,7 @@ class Supervisor:
             run, options = self.state, self.state.options
             open_device(run)
             self._inside, self._answer = enter, table.answer
-            if run.record is None and not options.verify and not options.abort_page:
+            usual = not options.verify and not options.abort_page and run.faults is None
+            if run.record is None and usual:
                 self.quick = enter.quick(run, self.system_call)
         return self._inside

@@ -84,6 +84,8 @@ def open_device(run: Run) -> Device:
         if noexec is None:
             noexec = bool(os.statvfs("/dev").f_flag & os.ST_NOEXEC)
         run.noexec = int(noexec)
+        if run.faults is not None:
+            run.faults.started(run.device)
         if run.record is not None:
             run.record.watch(run.device)
             run.pending.told = run.record.pages

@@ -9,10 +9,11 @@ from collections import deque
 from typing import Any
 
 from softsgx.device.memory import Fault, Source
-from softsgx.device.process import Process
+from softsgx.device.process import FETCH, WRITE, PageFault, Process
 from softsgx.host import procmaps, ptrace
 from softsgx.host.interrupted import signal_pending
 from softsgx.mm.vma_list import VmaList
+from softsgx.sdm.leaves import PF_I, PF_U, PF_W
 from softsgx.supervisor.state.patched import unpatched
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace
@@ -28,6 +29,7 @@ _Found = tuple[int, int, int, int, int, int, int]
 """start, end, prot, whether shared, device, inode, offset in bytes."""
 _VMA_READ, _VMA_EXEC, _VMA_SHARED = 1, 4, 8
 _READ_IMPLIES_EXEC = 0x0400000
+_SIGBUS, _BUS_ADRERR = 7, 2
 
 
 class _HostSource(Source):
@@ -246,6 +248,30 @@ class HostProcess(Process):
     def signal_pending(self) -> bool:
         """Whether a signal waits for the thread ``tid``."""
         return signal_pending(self.tid)
+
+    def page_fault(self, addr: int, kind: int, was_present: bool = True) -> PageFault:
+        """As `Process.page_fault`; where a page is added, a fault on purpose may be due."""
+        faults = self.run.faults
+        enclave = None if faults is None else self.enclave_at(addr)
+        if enclave is None or not enclave.base <= addr < enclave.end:
+            return super().page_fault(addr, kind, was_present)
+        index = addr - enclave.base >> 12
+        before = enclave.pages[index]
+        absent = not enclave.page_schema.get(before, "present")
+        code = PF_U | {WRITE: PF_W, FETCH: PF_I}.get(kind, 0)
+        if absent and enclave.lost:
+            return PageFault(_SIGBUS, _BUS_ADRERR, code, "EAUG fails: the enclave is lost")
+        result = super().page_fault(addr, kind, was_present)
+        if absent and enclave.pages[index] != before:
+            due = faults.due("EAUG", at=addr - enclave.base, enclave=enclave)
+            if due is not None:
+                rule = due[0]
+                faults.fired(self.tid, rule)
+                if rule.fault.name != "race":
+                    enclave.pages[index] = before
+                    enclave.touch()
+                return PageFault(_SIGBUS, _BUS_ADRERR, code, f"injected: {rule.text()}")
+        return result
 
     def mm_changed(self) -> None:
         """VMAs of enclaves changed: remembered checks no longer count."""

@@ -23,7 +23,8 @@ class Options:
     taken now if it is None. front: hears of the program being ``launched(pid)``,
     ``stopped(signal)`` and ``ended(status)`` before its descendants. aesm: AESM's
     socket is there. symbols: ELF files of enclaves, ``FILE`` or ``FILE@OFFSET`` in ELRANGE; if
-    there are any, every exception inside is told in full.
+    there are any, every exception inside is told in full. faults: a
+    `softsgx.faults.plan.Faults`, None where there are no rules.
     """
 
     __slots__ = (
@@ -37,6 +38,7 @@ class Options:
         "dev_uid",
         "epc_bytes",
         "exact",
+        "faults",
         "front",
         "lsm",
         "make_design",
@@ -50,6 +52,7 @@ class Options:
         self.make_design = make_design
         self.epc_bytes = epc_bytes
         self.recorder: Any = None
+        self.faults: Any = None
         self.lsm: SecurityModule | None = None
         self.origin: Any = None
         self.front: Any = None

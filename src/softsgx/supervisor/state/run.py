@@ -39,7 +39,8 @@ def cache_dir() -> str:
 class Run:
     """One program and everything that it starts.
 
-    record: the recorder, or None. tracees: by tid. early: statuses of children whose parents'
+    record: the recorder, or None. faults: those on purpose (`softsgx.faults`), or None.
+    tracees: by tid. early: statuses of children whose parents'
     events have not come yet. killed: the process that was last ended by SIGKILL, whose children may
     have none to tell of them. regs: the registers of the thread that is dealt with, ``view`` of
     them as a list; spare_regs: others, for a while. main_pid, main_status: of the program.
@@ -64,6 +65,7 @@ class Run:
         self.options = options
         self.dispatch = dispatch
         self.record = options.recorder
+        self.faults = options.faults
         self.lsm = options.lsm
         self.tracees: dict[int, Tracee] = {}
         self.early: dict[int, int] = {}

@@ -19,7 +19,10 @@ def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
     if number and tracee.signals.actions:
         tracee.signals.delivered(number)
     tracee.stopped = False
-    ptrace.cont(tracee.tid, number)
+    if run.faults is not None and run.faults.steps(tracee):
+        ptrace.singlestep(tracee.tid, number)  # inside: it may be hit at each instruction
+    else:
+        ptrace.cont(tracee.tid, number)
 
 
 def out_of_paths(run: Run, tracee: Tracee) -> bool:

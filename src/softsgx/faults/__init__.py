@@ -1,0 +1,1 @@
+"""Faults on purpose: which there are, rules that name them, and when one is due."""
