@@ -28,9 +28,9 @@ static int add(const struct encl_seg *s, bool wrong)
 			.src = (uint64_t)from + (wrong ? 0 : done), .offset = s->off + done,
 			.length = s->len - done, .secinfo = (uint64_t)&info, .flags = s->measure};
 
-		if (ioctl(e.fd, SGX_IOC_ENCLAVE_ADD_PAGES, &arg) && errno != EINTR)
+		if (ioctl(e.fd, SGX_IOC_ENCLAVE_ADD_PAGES, &arg) && errno != EINTR && errno != EBUSY)
 			return -errno;
-		done += arg.count;
+		done += arg.count; /* 0 as it was given where the driver did not come to it */
 	}
 	return munmap(from, s->len);
 }
@@ -46,21 +46,32 @@ static void count(int number)
 int main(int argc, char **argv)
 {
 	bool wrong = argc > 1 && !strcmp(argv[1], "wrong");
+	struct call sum = {.op = OP_SUM, .a = 4, .b = 100};
+	int error;
 
 	if (argc > 2)
 		sigaction(SIGALRM, &(struct sigaction){.sa_handler = count}, NULL);
 	if (encl_plan(&e, &(struct encl_opts){.threads = 1, .heap = 2 * PAGE}) || encl_sign(&e)
-	    || encl_open(&e) || encl_reserve(&e) || encl_create(&e))
+	    || encl_open(&e) || encl_reserve(&e))
 		bail("plan", e.err);
+	do
+		error = encl_create(&e);
+	while (error == -EBUSY || error == -EINTR);
+	if (error)
+		bail("create", e.err);
 	for (int i = 0; i < e.nseg; i++) {
-		int error = add(&e.seg[i], wrong);
-
+		error = add(&e.seg[i], wrong);
 		if (error)
 			bail("add", strerror(-error));
 	}
-	if (encl_init(&e) || encl_map(&e))
+	do
+		error = encl_init(&e);
+	while (error == -EBUSY || error == -EINTR);
+	if (error || encl_map(&e))
 		bail("init", e.err);
-	printf("the sum is %ld\n", (long)encl_op(&e, OP_SUM, 4, 100, 0, 0));
+	if (!encl_do(&e, 0, &sum))
+		bail("ecall", e.err);
+	printf("the sum is %ld\n", (long)sum.ret);
 	if (signals)
 		printf("%d signals\n", signals);
 	return 0;

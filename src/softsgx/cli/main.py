@@ -21,6 +21,8 @@ usage: softsgx run [options] [--] PROGRAM [ARGS…]   run a program with a softw
        softsgx repair [DESIGN…]                    the fewest changes that close them
        softsgx replay TRACE                        run one of its traces on real processes
        softsgx attest COMMAND                      quotes: root, collateral, verify, pccs
+       softsgx explore [--] PROGRAM [ARGS…]        which faults on purpose it lives with
+       softsgx sweep SPEC.toml                     many programs, designs, policies and faults
        softsgx doctor                              whether this machine can run it
        softsgx include                             where softsgx_designs.h is, for -I
        softsgx --version
@@ -113,8 +115,8 @@ def _command(args: list[str]) -> int:
 
         return run(rest)
     if name in (
-        "attest", "check", "designs", "doctor", "explain", "include", "policy", "repair", "replay",
-        "report", "show",
+        "attest", "check", "designs", "doctor", "explain", "explore", "include", "policy", "repair",
+        "replay", "report", "show", "sweep",
     ):  # fmt: skip
         from importlib import import_module
 

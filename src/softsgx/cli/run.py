@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["parse_size", "run"]
+__all__ = ["parse_options", "parse_size", "run"]
 
 HELP = """\
 usage: softsgx run [options] [--] PROGRAM [ARGS…]
@@ -85,7 +85,8 @@ def parse_size(text: str) -> int:
     return size
 
 
-def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
+def parse_options(args: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The options by name, and the program with its arguments. Raises UsageError."""
     chosen: dict[str, Any] = {}
     takes = {"--design": "design", "--epc": "epc", "--record": "record", "--symbols": "symbols"}
     takes["--load"] = "load"
@@ -132,7 +133,7 @@ def _parse(args: list[str]) -> tuple[dict[str, Any], list[str]]:
 def run(args: list[str]) -> int:
     """Run a program; its exit status, or death by its signal."""
     origin = Origin()  # before anything is opened
-    chosen, argv = _parse(args)
+    chosen, argv = parse_options(args)
     if chosen.get("help"):
         print(HELP, end="")
         return 0

@@ -118,8 +118,15 @@ _IOCTLS: dict[str, tuple[Fault, ...]] = {
             _EVENT + "msleep_interruptible(), signal_pending()",
             "signal",
         ),
-        _fault("EPERM", "an interrupt comes at each of 1000 tries", _EVENT + "all tries"),
-        _fault("ENOMEM", "no memory for SIGSTRUCT", "Linux sgx_ioc_enclave_init(): kmalloc()"),
+        _fault(
+            "EPERM", "an interrupt comes at each of 1000 tries", _EVENT + "all tries", lived=False
+        ),
+        _fault(
+            "ENOMEM",
+            "no memory for SIGSTRUCT",
+            "Linux sgx_ioc_enclave_init(): kmalloc()",
+            lived=False,
+        ),
         _fault("EIO", "EINIT faults", "Linux sgx_encl_init(): encls_faulted()", lived=False),
     ),
     "RESTRICT_PERMISSIONS": (_AGAIN, _GONE, _CONFLICT),

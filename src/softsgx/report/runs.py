@@ -33,7 +33,7 @@ class Run:
         """Add an event."""
         self.events.append(event)
         self.lines.append(self.formatter(event))
-        if event["event"] == "lsm":
+        if event["event"] in ("lsm", "faults"):
             return  # is told before there is a process
         tid = event["pid"]
         self.processes.setdefault(tid, tid)

@@ -1,0 +1,1 @@
+"""Many runs: a program with one fault at a time, and programs under many configurations."""

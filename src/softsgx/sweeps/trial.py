@@ -1,0 +1,109 @@
+"""One run of ``softsgx run`` in a process of its own, and how it ended.
+
+Not in this process: a tracer waits for all children of its process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TypeVar
+
+__all__ = ["RESERVED", "Trial", "cores", "in_pool", "trial"]
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_KEPT = 1 << 20  # bytes of output that are compared
+
+RESERVED = (
+    "--design",
+    "--inject",
+    "--seed",
+    "--record",
+    "-v",
+    "--verbose",
+    "-h",
+    "--help",
+    "--wait",
+    "--",
+)
+"""Options of ``softsgx run`` that whoever makes many runs gives himself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How a run ended. status: the exit status, -N by signal N. hung: it was ended for its time."""
+
+    status: int
+    out: bytes
+    err: str
+    hung: bool
+    seconds: float
+
+
+def trial(argv: list[str], options: list[str], timeout: float, cwd: str | None = None) -> Trial:
+    """Run a program under softsgx with options of ``softsgx run``; its input is empty."""
+    command = [sys.executable, "-m", "softsgx", "run", *options, "--", *argv]
+    start = time.monotonic()
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=cwd,
+        start_new_session=True,
+    ) as process:
+        hung = False
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            hung = True
+            _end(process)
+            out, err = process.communicate()
+        except BaseException:
+            _end(process)
+            raise
+    text = err.decode(errors="replace")
+    return Trial(process.returncode, out[:_KEPT], text, hung, time.monotonic() - start)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """All of the run: what it traces dies with it."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def cores() -> int:
+    """How many runs at a time."""
+    return len(os.sched_getaffinity(0))
+
+
+def in_pool(jobs: int, do: Callable[[_T], _R], todo: Iterable[_T]) -> Iterator[tuple[_T, _R]]:
+    """Do something with each, so many at a time; what is done first comes first.
+
+    A thread each suffices: each waits for a process.
+    """
+    pool = ThreadPoolExecutor(jobs)
+    source = iter(todo)
+    running: dict[Future[_R], _T] = {}
+    try:
+        while True:
+            for item in source:
+                running[pool.submit(do, item)] = item
+                if len(running) >= jobs:
+                    break
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield running.pop(future), future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
