@@ -1,4 +1,4 @@
-"""Build hook: compile the vDSO (src/softsgx/host/vdso.S), interleave.c and dcap_ql.c with gcc.
+"""Build hook: compile what is not Python (host/*.S, interleave.c and dcap_ql.c) with gcc.
 
 The objects need no Python headers, so one gcc call each is the whole build; setuptools or
 meson would be a second build system for it. They are written beside
@@ -30,7 +30,8 @@ else:
         BuildHookInterface = object
 
 __all__ = [
-    "BuildError", "VdsoBuildHook", "build_dcap_ql", "build_interleave", "build_paths", "build_vdso",
+    "BuildError", "VdsoBuildHook", "build_dcap_ql", "build_interleave", "build_paths",
+    "build_short", "build_vdso",
 ]  # fmt: skip
 
 _HOST = Path("src/softsgx/host")
@@ -42,21 +43,22 @@ _USUAL = ["-O2", "-shared", "-fPIC", "-fvisibility=hidden"]
 # Not vdso.so: Python would import that as the module vdso.
 _OBJECT = _HOST / "softsgx-vdso.so"
 _PATHS_OBJECT = _HOST / "softsgx-paths.so"
-# The page of slots that vdso.lds puts behind the file.
+_SHORT_OBJECT = _HOST / "softsgx-short.so"
+# What vdso.lds and short.lds put behind the file.
 _SLOTS_OFFSET = 0x2000
+_HEAD_OFFSET = 0x6000
 _FLAGS = [
     "-nostdlib",
     "-shared",
     "-Wa,--fatal-warnings",
     "-Wl,--fatal-warnings",
-    "-Wl,-soname,linux-vdso.so.1",
-    "-Wl,--hash-style=both",
-    "-Wl,--eh-frame-hdr",
     "-Wl,--build-id=none",
     "-Wl,-z,max-page-size=4096",
     "-Wl,-z,noseparate-code",
     "-Wl,-z,text",  # a relocation is an error: nobody would apply it
 ]
+_VDSO_FLAGS = ["-Wl,-soname,linux-vdso.so.1", "-Wl,--hash-style=both", "-Wl,--eh-frame-hdr"]
+_SHORT_FLAGS = ["-Wl,--hash-style=sysv"]
 
 
 class BuildError(Exception):
@@ -69,28 +71,36 @@ def build_vdso(root: Path, output: Path | None = None) -> Path:
     `output` is where to write it, by default beside its source. CC names another
     compiler. Raises BuildError.
     """
-    output = output or root / _OBJECT
+    return _build_image(root, "vdso", _VDSO_FLAGS, output or root / _OBJECT, _SLOTS_OFFSET)
+
+
+def build_short(root: Path, output: Path | None = None) -> Path:
+    """The same for the code that enters and leaves without a stop (short.S)."""
+    return _build_image(root, "short", _SHORT_FLAGS, output or root / _SHORT_OBJECT, _HEAD_OFFSET)
+
+
+def _build_image(root: Path, name: str, flags: list[str], output: Path, limit: int) -> Path:
+    """Compile NAME.S by NAME.lds to a file that is its own memory image, below ``limit`` bytes."""
     compiler = os.environ.get("CC", "gcc")
-    script = f"-Wl,-T,{root / _HOST / 'vdso.lds'}"
+    script, source = root / _HOST / f"{name}.lds", root / _HOST / f"{name}.S"
     # Written aside and renamed: a running softsgx must not see half a file.
     partial = output.with_name(f"{output.name}.{os.getpid()}.o")
-    command = [*compiler.split(), *_FLAGS, script, str(root / _HOST / "vdso.S"), "-o", str(partial)]
+    options = [*_FLAGS, *flags, f"-Wl,-T,{script}"]
+    command = [*compiler.split(), *options, str(source), "-o", str(partial)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise BuildError(f"{compiler} could not build vdso.S: {done.stderr.strip()}")
+            raise BuildError(f"{compiler} could not build {name}.S: {done.stderr.strip()}")
         elf = partial.read_bytes()
-        if len(elf) > _SLOTS_OFFSET:
-            raise BuildError(
-                f"{output.name} has {len(elf)} bytes, its slots begin at {_SLOTS_OFFSET}"
-            )
+        if len(elf) > limit:
+            raise BuildError(f"{output.name} has {len(elf)} bytes, its slots begin at {limit}")
         if struct.unpack_from("<H", elf, 18) != (62,):
             raise BuildError(f"{compiler} does not build for x86-64; set CC to one that does")
         partial.chmod(0o644)
         partial.replace(output)
     except FileNotFoundError:
         raise BuildError(
-            f"softsgx needs a C compiler to build its vDSO, and there is no {compiler}: "
+            f"softsgx needs a C compiler to build its {name}.S, and there is no {compiler}: "
             "install gcc or set CC"
         ) from None
     finally:
@@ -158,13 +168,13 @@ class VdsoBuildHook(BuildHookInterface):
         try:
             build_vdso(Path(self.root))
             build_paths(Path(self.root))
+            build_short(Path(self.root))
             build_interleave(Path(self.root))
             build_dcap_ql(Path(self.root))
         except BuildError as e:
             sys.exit(f"error: {e}")
-        build_data["artifacts"] += [
-            f"/{built}" for built in (_OBJECT, _PATHS_OBJECT, _INTERLEAVE_OBJECT, _DCAP_QL_OBJECT)
-        ]
+        built = (_OBJECT, _PATHS_OBJECT, _SHORT_OBJECT, _INTERLEAVE_OBJECT, _DCAP_QL_OBJECT)
+        build_data["artifacts"] += [f"/{path}" for path in built]
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-linux_x86_64"
 
@@ -173,6 +183,7 @@ if __name__ == "__main__":
     try:
         print(build_vdso(Path(__file__).resolve().parent))
         print(build_paths(Path(__file__).resolve().parent))
+        print(build_short(Path(__file__).resolve().parent))
         print(build_interleave(Path(__file__).resolve().parent))
         print(build_dcap_ql(Path(__file__).resolve().parent))
     except BuildError as e:

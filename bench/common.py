@@ -51,8 +51,9 @@ def environment() -> dict[str, str]:
 
 
 def softsgx(*args: str | Path) -> list[str]:
-    """``python -m softsgx run -- ARGS``."""
-    return [sys.executable, "-m", "softsgx", "run", "--", *map(str, args)]
+    """``python -m softsgx run ARGS``; ``--`` before the program if there are options."""
+    options = () if "--" in args else ("--",)
+    return [sys.executable, "-m", "softsgx", "run", *options, *map(str, args)]
 
 
 def program(name: str) -> Path:

@@ -41,8 +41,13 @@ int main(int argc, char **argv)
 		bail("usage", "bench_ecall [CALLS [THREADS [raw]]]");
 	if (encl_load(&e, &(struct encl_opts){.threads = threads}))
 		bail("load", e.err);
-	if (!encl_op(&e, OP_SUM, 1, 1, 0, 0)) /* finds the vDSO, and lets an emulator patch what it will */
-		bail("ecall", e.err);
+	/* Finds the vDSO, and lets an emulator make ready what it will. */
+	for (int i = 0; i < 40 * threads; i++) {
+		struct call c = {.op = OP_NOP};
+
+		if (!encl_do(&e, i % threads, &c))
+			bail("ecall", e.err);
+	}
 	clock_gettime(CLOCK_MONOTONIC, &a);
 	for (intptr_t n = 0; n < threads; n++)
 		pthread_create(&t[n], NULL, worker, (void *)n);

@@ -22,7 +22,7 @@ from softsgx.errors import UnsupportedError
 from softsgx.host import ptrace
 from softsgx.sdm.xsave import XsaveLayout
 from softsgx.sgx.enclu import aex
-from softsgx.supervisor.inside.enter import TraceeXState
+from softsgx.supervisor.state.threads import TraceeXState
 from tests.sgx.enclave_cpu import BV, GP, MXCSR, Cpu, poke
 
 _RECORDED = Path(__file__).parents[1] / "data" / "cpuid" / "leaf-0d.txt"

@@ -289,6 +289,28 @@ def _procmap_query() -> Result:
     return True, ""
 
 
+def _short() -> Result:
+    """Good to have: without it every EENTER and EEXIT is a stop for the tracer."""
+    from softsgx.host import short
+
+    stops = "; every EENTER and EEXIT stops, which takes hundreds of times as long"
+    why = short.why_not()
+    if why:
+        return False, why + stops
+    short.load_short()
+
+    def body() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def parent(pid: int) -> Result:
+        os.waitpid(pid, 0x40000000)
+        if not short.set_number(pid, 1) or short.is_free(pid):
+            return False, "the kernel has no thread area (CONFIG_IA32_EMULATION)" + stops
+        return True, ""
+
+    return _stopped_child(body, parent)
+
+
 def _run() -> Result:
     """The whole way: a program that asks CPUID and opens the device."""
     from softsgx.supervisor.loop.supervisor import Supervisor
@@ -334,6 +356,7 @@ _CHECKS: tuple[tuple[str, int, Callable[[], Result]], ...] = (
     ("quotes", 0, _quotes),
     ("CPUID faulting", 0, _cpuid),
     ("PROCMAP_QUERY", 0, _procmap_query),
+    ("entering and leaving without a stop", 0, _short),
     ("a program that opens the device", 1, _run),
     ("paths looked at without a stop", 0, _paths),
 )

@@ -38,6 +38,7 @@ Run PROGRAM with a software SGX device.
   --abort-page                   no access to an enclave's pages while no thread of the process
                                  is inside: loads give all ones, stores are dropped (slow)
   --record FILE                  append every event to FILE ('softsgx show FILE' prints it)
+  --record-enclu count           of EENTER and EEXIT record their number alone, at full speed
   -v, --verbose                  print every event to standard error
   --symbols FILE[@OFFSET]        an enclave's ELF file, for the report of a crash inside (by default
                                  it is looked for); its address 0 at OFFSET in ELRANGE (default: by
@@ -46,7 +47,8 @@ Run PROGRAM with a software SGX device.
   --dcap-ql                      libsgx_dcap_ql is softsgx's own, first in LD_LIBRARY_PATH
   --no-aesm                      leave AESM's socket alone, which answers with quotes otherwise
   --no-cpuid                     leave the CPUID instruction alone
-  --exact                        change no other code of programs: their calls on paths all stop
+  --exact                        change no other code of programs and none of enclaves: calls on
+                                 paths, EENTER and EEXIT all stop
   --wait                         end when the program's last descendant ends; without it
                                  softsgx ends with the program, and they go on
   --inject RULES                 a fault on purpose, like ADD_PAGES:after=3:short; a file of such
@@ -89,7 +91,7 @@ def parse_options(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     """The options by name, and the program with its arguments. Raises UsageError."""
     chosen: dict[str, Any] = {}
     takes = {"--design": "design", "--epc": "epc", "--record": "record", "--symbols": "symbols"}
-    takes["--load"] = "load"
+    takes |= {"--load": "load", "--record-enclu": "record_enclu"}
     takes |= {"--inject": "inject", "--seed": "seed"}
     takes |= {f"--{name}": name for name in _LSM}
     flags = {"-v": "verbose", "--verbose": "verbose", "--no-cpuid": "no_cpuid"}
@@ -318,7 +320,10 @@ def _recorder(chosen: dict[str, Any], design: Any, argv: list[str], options: Opt
         from softsgx.designs.linux import DEFAULT  # as the device itself does
 
         design = DEFAULT()
-    recorder = Recorder(chosen.get("record"), sink)
+    how = chosen.get("record_enclu", "each")
+    if how not in ("each", "count"):
+        raise UsageError(f"--record-enclu {how}: there are each and count")
+    recorder = Recorder(chosen.get("record"), sink, counting=how == "count")
     lsm = options.lsm
     recorder.header(argv, design, options.epc_bytes, "none" if lsm is None else lsm.lsm.name)
     if options.faults is not None:

@@ -350,7 +350,7 @@ def _remove_pages(device: Any, process: Any, file: EnclaveFile, arg: int) -> int
 
 def _forget_tcs(enclave: Any, offset: int, length: int) -> None:
     for old in [o for o in enclave.tcs if offset <= o < offset + length]:
-        if enclave.tcs[old].entered is None:
+        if not enclave.tcs[old].busy:
             del enclave.tcs[old]
 
 

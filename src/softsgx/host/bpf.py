@@ -16,8 +16,8 @@ from softsgx.uapi.sockets import AESM_SOCKET, SUN_PATH, SUN_PATH_SIZE
 from softsgx.uapi.syscalls import SYSCALLS
 
 __all__ = [
-    "base_program", "directory_program", "fd_program", "names_program", "number_program",
-    "range_program",
+    "base_program", "directory_program", "fd_program", "masks_program", "names_program",
+    "number_program", "range_program",
 ]  # fmt: skip
 
 _LD, _JEQ, _JGT, _JGE, _JSET, _RET, _JA = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06, 0x05
@@ -241,6 +241,24 @@ def fd_program(fd: int) -> bytes:
             p.op(_LD, _arg(index))
             p.op(_JEQ, fd, "trace")
         p.op(_JA, 0, "allow")
+    p.ends()
+    return p.assemble()
+
+
+def masks_program() -> bytes:
+    """What can make a thread block a signal: SIG_BLOCK, SIG_SETMASK, the way out of a handler."""
+    p = _Program()
+    p.op(_LD, _ARCH)
+    p.op(_JEQ, X86_64, "", "allow")
+    p.op(_LD, _NR)
+    p.op(_JEQ, nr.NR_rt_sigreturn, "trace")
+    p.op(_JEQ, nr.NR_rt_sigprocmask, "", "allow")
+    p.op(_LD, _arg(0))
+    p.op(_JEQ, 1, "allow")  # SIG_UNBLOCK
+    p.op(_LD, _arg(1))
+    p.op(_JEQ, 0, "", "trace")
+    p.op(_LD, _arg(1, True))
+    p.op(_JEQ, 0, "allow", "trace")
     p.ends()
     return p.assemble()
 

@@ -10,7 +10,7 @@ import re
 from softsgx.host import ptrace
 from softsgx.sgx.enclave import EnclaveMemory
 
-__all__ = ["MemfdMemory", "decoy", "locked", "new_memory"]
+__all__ = ["MemfdMemory", "Site", "decoy", "locked", "new_memory"]
 
 _SEALED = 0xF  # SEAL, SHRINK, GROW, WRITE
 
@@ -59,10 +59,25 @@ def new_memory(path: str) -> int:
     return fd
 
 
+class Site:
+    """A replaced instruction: it began at ``start``, the ENCLU behind it at ``enclu``."""
+
+    __slots__ = ("enclu", "jump", "start", "was")
+
+    def __init__(self, enclu: int, start: int, jump: bytes, was: bytes) -> None:
+        self.enclu, self.start, self.jump, self.was = enclu, start, jump, was
+
+
 class MemfdMemory(EnclaveMemory):
-    """``fd`` is ours from now on; the file becomes ``size_bytes`` long, sparse."""
+    """``fd`` is ours from now on; the file becomes ``size_bytes`` long, sparse.
+
+    exits: how often the ENCLU at an offset stopped for EEXIT. sites: a `Site` each; `read` gives
+    what was there.
+    """
 
     def __init__(self, fd: int, size_bytes: int) -> None:
+        self.exits: dict[int, int] = {}
+        self.sites = {}
         os.ftruncate(fd, size_bytes)
         self.fd = fd
         self._map = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED)
@@ -74,6 +89,31 @@ class MemfdMemory(EnclaveMemory):
         view = memoryview(data)
         while done < len(view):
             done += os.pwrite(self.fd, view[done:], offset + done)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """``length`` bytes at an offset in ELRANGE, as the enclave has them."""
+        data = super().read(offset, length)
+        for site in self.sites.values():
+            lo, hi = max(offset, site.start), min(offset + length, site.start + len(site.was))
+            if lo < hi and self._is_there(site):
+                piece = site.was[lo - site.start : hi - site.start]
+                data = data[: lo - offset] + piece + data[hi - offset :]
+        return data
+
+    def _is_there(self, site: Site) -> bool:
+        return bytes(self.view[site.start : site.start + len(site.jump)]) == site.jump
+
+    def replace(self, number: int, enclu: int, start: int, jump: bytes) -> Site:
+        """Put a jump in the place of an instruction."""
+        site = self.sites[number] = Site(enclu, start, jump, self.read(start, len(jump)))
+        self.view[start : start + len(jump)] = jump
+        return site
+
+    def undo(self, number: int) -> None:
+        """Take it back, if it is there still: the page may have got another content."""
+        site = self.sites.pop(number)
+        if self._is_there(site):
+            self.view[site.start : site.start + len(site.was)] = site.was
 
     def discard(self, offset: int, length: int) -> None:
         """Make a range zero again and give its memory back."""

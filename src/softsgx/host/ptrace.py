@@ -9,6 +9,7 @@ ctypes.Structure.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
@@ -38,6 +39,7 @@ __all__ = [
     "get_siginfo",
     "get_sigmask",
     "get_xstate",
+    "has_thread_area",
     "interrupt",
     "listen",
     "memfd_secret",
@@ -49,6 +51,7 @@ __all__ = [
     "seize",
     "set_siginfo",
     "set_sigmask",
+    "set_thread_area",
     "set_xstate",
     "singlestep",
     "syscall_arch",
@@ -60,6 +63,7 @@ __all__ = [
 _GETREGS, _SETREGS, _CONT, _SINGLESTEP, _SYSCALL = 12, 13, 7, 9, 24
 _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
 _GETREGSET, _SETREGSET = 0x4204, 0x4205
+_GET_THREAD_AREA, _SET_THREAD_AREA = 25, 26
 _SEIZE, _INTERRUPT, _LISTEN = 0x4206, 0x4207, 0x4208
 _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
 _NT_X86_XSTATE = 0x202
@@ -229,6 +233,32 @@ def set_sigmask(tid: int, mask: int) -> None:
     value = ctypes.c_uint64(mask)
     if _ptrace(_SETSIGMASK, tid, 8, ctypes.addressof(value)) < 0:
         raise ProcessLookupError(tid)
+
+
+# struct user_desc: entry, base, limit, flags (seg_32bit, useable; or what LDT_empty() asks for).
+_area = struct.Struct("<IIII")
+_SEGMENT, _NO_SEGMENT = 1 | 1 << 6, 1 << 3 | 1 << 5
+_area_buffer = ctypes.create_string_buffer(16)
+
+
+def set_thread_area(tid: int, entry: int, limit: int) -> bool:
+    """Make an entry of its part of the GDT a data segment with a limit in bytes; 0: none.
+
+    False where the kernel does not (CONFIG_IA32_EMULATION is off). Raises ProcessLookupError.
+    """
+    flags = _SEGMENT if limit else _NO_SEGMENT
+    _area.pack_into(_area_buffer, 0, entry, 0, limit, flags)
+    if _ptrace(_SET_THREAD_AREA, tid, entry, ctypes.addressof(_area_buffer)) < 0:
+        if ctypes.get_errno() == errno.ESRCH:
+            raise ProcessLookupError(tid)
+        return False
+    return True
+
+
+def has_thread_area(tid: int, entry: int) -> bool:
+    """Whether it has made an entry of its part of the GDT a segment itself."""
+    got = _ptrace(_GET_THREAD_AREA, tid, entry, ctypes.addressof(_area_buffer))
+    return got == 0 and not _area.unpack_from(_area_buffer)[3] & _NO_SEGMENT
 
 
 _xbuffer = ctypes.create_string_buffer(16384)

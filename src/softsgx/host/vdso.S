@@ -94,10 +94,23 @@ global_function __vdso_sgx_enter_enclave
 	mov	RUN_TCS(%rbx), %rbx
 
 	/*
+	 * The short way in (short.S), where the tracer has opened one; it comes out at
+	 * softsgx_long if it cannot go on, or behind the ENCLU below.
+	 */
+tracer_label softsgx_try
+	cmp	$EENTER, %eax
+	jne	softsgx_long
+	cmpb	$0, softsgx_short_open(%rip)
+	je	softsgx_long
+	lea	softsgx_enclu(%rip), %rcx
+	jmp	*softsgx_short_enter(%rip)
+
+	/*
 	 * Whether the thread blocks a signal that an exception inside would force:
 	 * asked here, where it is ten times cheaper than by ptrace. EAX gets
 	 * NONE_BLOCKED if it does not; the tracer looks itself if it may.
 	 */
+tracer_label softsgx_long
 	push	%rdi
 	push	%rsi
 	push	%rdx
@@ -252,6 +265,16 @@ tracer_label softsgx_fallback_getrandom
 	mov	$-ENOSYS, %rax
 	ret
 	.cfi_endproc
+
+/* ---- the short way: where it is in this process, and whether it is open --------- */
+
+	.pushsection .slots, "aw", @nobits
+	.balign	8
+tracer_label softsgx_short_enter
+	.skip	8
+tracer_label softsgx_short_open
+	.skip	8
+	.popsection
 
 /* ---- one instruction and a stop, for the tracer ---------------------------------- */
 

@@ -54,7 +54,9 @@ class Image:
     system call, and the AEP), ``enclu_end`` where that ends and EEXIT goes,
     ``enclu_fault`` where an exception goes. ``syscall``, ``cpuid`` and ``xgetbv``
     are that instruction and an ``int3`` behind it, ``undefined`` is a UD2, ``null`` the
-    name of /dev/null.
+    name of /dev/null. ``try_short`` is where the short way in (`softsgx.host.short`) is tried,
+    ``long`` where the other begins; ``short_enter`` and ``short_open`` are where the address
+    of the former and a byte that opens it lie.
     """
 
     __slots__ = (
@@ -65,11 +67,15 @@ class Image:
         "enclu_end",
         "enclu_fault",
         "enter",
+        "long",
         "null",
+        "short_enter",
+        "short_open",
         "size",
         "slot_offsets",
         "symbols",
         "syscall",
+        "try_short",
         "undefined",
         "xgetbv",
     )
@@ -90,6 +96,10 @@ class Image:
             self.xgetbv = symbols["softsgx_xgetbv"]
             self.null = symbols["softsgx_null"]
             self.undefined = symbols["softsgx_undefined"]
+            self.try_short = symbols["softsgx_try"]
+            self.long = symbols["softsgx_long"]
+            self.short_enter = symbols["softsgx_short_enter"]
+            self.short_open = symbols["softsgx_short_open"]
             self.slot_offsets = {
                 name[len(_SLOT) :]: at for name, at in symbols.items() if name.startswith(_SLOT)
             }

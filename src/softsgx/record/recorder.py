@@ -44,14 +44,19 @@ class Recorder:
     """Writes events to a file, to a sink, or to both.
 
     path: the file, appended to; UsageError if it cannot be written. sink: called
-    with the header and with each event as a dict of `softsgx.record.schema`.
+    with the header and with each event as a dict of `softsgx.record.schema`. counting: EENTER and
+    EEXIT are told by their number alone (`entered`).
     """
 
     __slots__ = (
         "_effects", "_event", "_fd", "_path", "_sink", "_start", "_state", "_verdicts", "_watch",
+        "counting",
     )  # fmt: skip
 
-    def __init__(self, path: str | None, sink: Sink | None = None) -> None:
+    def __init__(
+        self, path: str | None, sink: Sink | None = None, *, counting: bool = False
+    ) -> None:
+        self.counting = counting
         self._path = path or ""
         self._fd = -1 if path is None else _open(path)
         self._sink = sink
@@ -269,6 +274,11 @@ class Recorder:
             self._line(_ENCLU % (us, tid, leaf, error, view[RAX], rbx, view[RCX], view[RIP]))
             return
         self._put("enclu", tid, leaf, error, view[RAX], rbx, view[RCX], view[RIP])
+
+    def entered(self, pid: int, counts: dict[int, int]) -> None:
+        """How often a process has entered each TCS, by its address, that was not told of."""
+        self._put("entered", pid, [[tcs, n] for tcs, n in sorted(counts.items()) if n])
+        self.flush()
 
     def aex(
         self, tid: int, vector: int, code: int, addr: int, rip: int, regs: dict[str, int]

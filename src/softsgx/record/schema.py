@@ -37,6 +37,8 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "mm": ("call", "args", "answer", "why"),
     # ``error``: 0, or FAULT | vector; registers as the instruction left them.
     "enclu": ("leaf", "error", "rax", "rbx", "rcx", "rip"),
+    # EENTERs that are told by their number: ``counts`` is [TCS, number] for each.
+    "entered": ("counts",),
     "aex": ("vector", "code", "addr", "rip"),
     # A page fault inside: ``access`` 0 read, 1 write, 2 fetch; ``signal`` 0: mended.
     "fault": ("addr", "access", "signal", "code", "page", "why"),

@@ -250,6 +250,10 @@ class Formatter:
         big = call in ("mmap", "mremap")
         return f"{call}({', '.join(shown)}) {self._answer(e, hex(e['answer']) if big else None)}"
 
+    def _entered(self, e: dict[str, Any]) -> str:
+        counts = ", ".join(f"tcs={tcs:#x} {n} times" for tcs, n in e["counts"])
+        return f"EENTER {counts}"
+
     def _enclu(self, e: dict[str, Any]) -> str:
         leaf, error = e["leaf"], e["error"]
         name = enclu_name(leaf)

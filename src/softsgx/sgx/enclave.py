@@ -9,7 +9,7 @@ processes map.
 from __future__ import annotations
 
 import mmap
-from typing import Any
+from typing import Any, Protocol
 
 from softsgx.sdm.leaves import (
     ATTR_AEXNOTIFY,
@@ -23,7 +23,7 @@ from softsgx.sdm.xsave import INTEL, XsaveLayout
 from softsgx.sgx.epcm import PageTable
 from softsgx.sgx.keys import CPUSVN
 
-__all__ = ["Enclave", "EnclaveMemory", "Tcs"]
+__all__ = ["Enclave", "EnclaveMemory", "Shortcut", "Tcs"]
 
 _U64 = (1 << 64) - 1
 _PAGE_OF_ZEROS = bytes(PAGE_SIZE)
@@ -32,12 +32,14 @@ _PAGE_OF_ZEROS = bytes(PAGE_SIZE)
 class EnclaveMemory:
     """The content of an enclave's pages: sparse, zero where nothing was written.
 
-    fd: of a file that holds it, at the same offsets, or -1.
+    fd: of a file that holds it, at the same offsets, or -1. sites: instructions that were
+    replaced in it, by number.
     """
 
     fd = -1
 
     def __init__(self, size_bytes: int) -> None:
+        self.sites: dict[int, Any] = {}
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
         self._map = mmap.mmap(-1, size_bytes, flags=flags)
         self.view = memoryview(self._map)
@@ -50,9 +52,33 @@ class EnclaveMemory:
         """Store bytes at an offset in ELRANGE."""
         self.view[offset : offset + len(data)] = data
 
+    def site(self, number: int) -> int | None:
+        """The offset of the ENCLU behind a replaced instruction; None: there is none."""
+        site = self.sites.get(number)
+        return None if site is None else int(site.enclu)
+
     def discard(self, offset: int, length: int) -> None:
         """Make a range zero again and give its memory back."""
         self._map.madvise(mmap.MADV_DONTNEED, offset, length)
+
+
+class Shortcut(Protocol):
+    """A way into a TCS that does not come by here: it is told what happens here, and asked.
+
+    What it takes for granted is what `Tcs.checked` remembers, so it ends where that does.
+    """
+
+    def close(self) -> None:
+        """Nobody is let in that way from now on."""
+
+    def busy(self) -> bool:
+        """Whether a thread is inside; nobody is let in that way from now on."""
+
+    def taken(self, thread: Any) -> None:
+        """A thread has entered here."""
+
+    def freed(self, thread: Any) -> None:
+        """A thread has left here."""
 
 
 class Tcs:
@@ -61,7 +87,8 @@ class Tcs:
     Addresses are linear; ``cssa`` is the live one (the page's copy is what EADD
     loaded). ``entered`` is the thread inside, or None. ``valid``: what EENTER
     and ERESUME ask of OSSA, OFSBASE, OGSBASE and FLAGS holds. ``aexnotify``: ERESUME may
-    notify the enclave of the exit.
+    notify the enclave of the exit. ``row``: a `Shortcut`, or None; where there is one it knows
+    better than ``entered``.
     """
 
     __slots__ = (
@@ -82,6 +109,7 @@ class Tcs:
         "outer_fs_base",
         "outer_gs_base",
         "outer_tf",
+        "row",
         "ssa",
         "valid",
     )
@@ -104,6 +132,12 @@ class Tcs:
         self.outer_fs_base = self.outer_gs_base = self.outer_tf = self.opted_in = 0
         self.entered: Any = None
         self.checked: Any = None
+        self.row: Shortcut | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a thread is inside."""
+        return self.entered is not None if self.row is None else self.row.busy()
 
     def frame(self, index: int) -> int:
         """Offset in ELRANGE of SSA frame ``index``."""
@@ -123,8 +157,8 @@ class Enclave:
     created, initialized, dead: 0 or 1. lost: the EPC lost its content over a suspend: no EPCM
     entry is valid any more. cpusvn: of the processor. base, size: ELRANGE in bytes, from ECREATE.
     secs: the SECS record. xsave: where this processor has its XSAVE components. generation:
-    grows when a page's state changes, so that
-    checks made on an entry can be remembered.
+    grows when a page's state changes, so that checks made on an entry can be remembered;
+    shortcuts: those that are open by such checks.
     """
 
     def __init__(self, page_schema: Any, xsave: XsaveLayout = INTEL) -> None:
@@ -140,6 +174,7 @@ class Enclave:
         self.measurement: Any = None
         self.tcs: dict[int, Tcs] = {}
         self.generation = 0
+        self.shortcuts: set[Shortcut] = set()
         self.key_root = b""
         self.cpusvn = CPUSVN
         self.lost = False
@@ -209,3 +244,5 @@ class Enclave:
     def touch(self) -> None:
         """A page's state changed: earlier checks no longer count."""
         self.generation += 1
+        for row in tuple(self.shortcuts):
+            row.close()

@@ -103,9 +103,10 @@ class Thread:
     mm: what it maps, asked through ``mm.access(addr)`` (the mask of the page
     tables). xstate: an object with ``read()`` and ``write(bytes)`` of its XSAVE
     image in standard format. notified: the last ERESUME called the enclave's handler.
+    slot: what a `Shortcut` knows it by.
     """
 
-    __slots__ = ("enclave", "fault_addr", "fault_code", "mm", "notified", "tcs", "xstate")
+    __slots__ = ("enclave", "fault_addr", "fault_code", "mm", "notified", "slot", "tcs", "xstate")
 
     def __init__(self, mm: Any, xstate: Any) -> None:
         self.mm, self.xstate = mm, xstate
@@ -113,6 +114,7 @@ class Thread:
         self.tcs: Tcs | None = None
         self.fault_addr = self.fault_code = 0
         self.notified = False
+        self.slot: Any = None
 
 
 def _page_fault(thread: Thread, addr: int, code: int) -> int:
@@ -176,7 +178,7 @@ def _enter_checks(thread: Thread, enclave: Enclave, regs: Regs, resume: bool) ->
             error = _entry_ok(thread, enclave, tcs)
     else:
         error = _entry_ok(thread, enclave, tcs)
-    if not error and tcs.entered is not None:
+    if not error and tcs.busy:
         return GP
     return error
 
@@ -203,7 +205,7 @@ def eenter(thread: Thread, enclave: Enclave, regs: Regs) -> int:
     if (
         tcs is None
         or tcs.checked != key
-        or tcs.entered is not None
+        or tcs.busy
         or tcs.cssa  # the memory of the checks is for frame 0 only
         or thread.tcs is not None
         or not regs[RCX] < _TOP  # the other half is left to the checks
@@ -237,6 +239,8 @@ def _enter(thread: Thread, enclave: Enclave, tcs: Tcs, regs: Regs) -> None:
     tcs.opted_in = tcs.debug_optin
     if not tcs.opted_in:
         regs[EFLAGS] &= ~_TF
+    if tcs.row is not None:
+        tcs.row.taken(thread)
 
 
 def _leave(thread: Thread, tcs: Tcs, regs: Regs) -> None:
@@ -245,6 +249,8 @@ def _leave(thread: Thread, tcs: Tcs, regs: Regs) -> None:
     if not tcs.opted_in:
         regs[EFLAGS] = regs[EFLAGS] & ~_TF | tcs.outer_tf
     tcs.entered = thread.tcs = None
+    if tcs.row is not None:
+        tcs.row.freed(thread)
 
 
 def eexit(thread: Thread, regs: Regs) -> int:

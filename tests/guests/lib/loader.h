@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include "ops.h"
 
-#define MAX_THREADS 16
+#define MAX_THREADS 64
 
 struct encl_seg {
 	const char *name;

@@ -6,7 +6,7 @@ See `table` for all of them and for what a handler is.
 from __future__ import annotations
 
 from softsgx.supervisor.calls import folders, paths, sockets
-from softsgx.supervisor.calls.signals import sigaction
+from softsgx.supervisor.calls.signals import sigaction, sigprocmask, sigreturn
 from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -61,6 +61,7 @@ HANDLERS[nr.NR_mmap] = _mmap
 HANDLERS[nr.NR_mprotect] = HANDLERS[nr.NR_pkey_mprotect] = HANDLERS[nr.NR_mremap] = _change
 HANDLERS[nr.NR_personality] = _personality
 HANDLERS[nr.NR_rt_sigaction] = sigaction
+HANDLERS[nr.NR_rt_sigprocmask], HANDLERS[nr.NR_rt_sigreturn] = sigprocmask, sigreturn
 HANDLERS[nr.NR_getdents] = HANDLERS[nr.NR_getdents64] = folders.listed
 
 

@@ -1,4 +1,9 @@
-"""rt_sigaction of a signal of exceptions: carried out at once, so that what is known is true."""
+"""What processes with enclaves do with the signals of exceptions.
+
+rt_sigaction of one is carried out at once, so that what is known is true. A thread that blocks
+one, or may, is not on the short way any more (`softsgx.supervisor.state.short`): where there is
+that, what can block signals stops.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +20,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["sigaction"]
+__all__ = ["sigaction", "sigprocmask", "sigreturn"]
 
 _HANDLER_BYTES = 8
 _BELOW = 512  # the stack pointer: beyond the red zone nobody keeps anything
 _ALL = (1 << 64) - 1
+_FORCED_MASK = sum(1 << number - 1 for number in FORCED)
 
 
 def sigaction(run: Run, tracee: Tracee) -> Any:
@@ -58,3 +64,18 @@ def sigaction(run: Run, tracee: Tracee) -> Any:
     view[RDX] = asked
     regs.store(tracee.tid)
     return None
+
+
+def sigprocmask(run: Run, tracee: Tracee) -> Any:
+    """SIG_BLOCK and SIG_SETMASK: they may block the signal of an exception."""
+    slot = tracee.slot
+    if slot is not None:
+        mask = int.from_bytes(tracee.read(run.view[RSI], 8), "little")
+        if mask & _FORCED_MASK:
+            slot.hide()
+
+
+def sigreturn(run: Run, tracee: Tracee) -> Any:  # noqa: ARG001
+    """The mask becomes what the handler's frame says."""
+    if tracee.slot is not None:
+        tracee.slot.hide()

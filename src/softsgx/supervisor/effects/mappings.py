@@ -20,7 +20,7 @@ from softsgx.law.rule import At
 from softsgx.mm.vma import Vma
 from softsgx.model.effect import Advise, Map, Move, Protect, Unmap
 from softsgx.sgx.epcm import PageTable
-from softsgx.supervisor.effects import dispositions, newmapping
+from softsgx.supervisor.effects import dispositions, newmapping, sites
 from softsgx.supervisor.effects.descriptors import install_fd
 from softsgx.supervisor.state.enclaves import memory_fd
 from softsgx.supervisor.state.host_process import HostProcess
@@ -117,6 +117,7 @@ def _flush(
         for process in _concerned(run, file):
             in_process(run, process, here, call, _remapping(run, process, file))
     for file, first, last in dirty:
+        sites.restore(run, file.enclave, first, last)
         for process in _concerned(run, file):
             todo = wanted(run, process, file, first, last)
             if todo:
@@ -265,6 +266,8 @@ def map_vma(
 ) -> int:
     """Make the real mapping of a VMA of an enclave: 0 or -errno."""
     e = file.enclave
+    if e.created:
+        sites.mapped(run, process, e)
     lo, hi = max(start, e.base), min(end, e.end)
     within = e.created and lo < hi
     # All of it in one call first, which the kernel refuses or does as a whole.

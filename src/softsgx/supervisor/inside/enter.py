@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from errno import EINVAL
 from typing import Any
 
 from softsgx.device.process import READ, WRITE
-from softsgx.errors import UnsupportedError
 from softsgx.host import ptrace, vdso
 from softsgx.law.rule import FAULT
 from softsgx.sdm import leaves as sdm
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.sgx.enclu import Thread, edeccssa, eenter, eexit, eresume
 from softsgx.sgx.inside import LEAVES, run_leaf
-from softsgx.supervisor.inside import injected, masks, outside
+from softsgx.supervisor.effects.sites import counted, restore
+from softsgx.supervisor.inside import injected, masks, outside, short
 from softsgx.supervisor.inside.exceptions import (
     abort_page,
     deliver,
@@ -32,16 +31,18 @@ from softsgx.supervisor.inside.exceptions import (
     page_fields,
     raise_inside,
 )
+from softsgx.supervisor.inside.settle import settle
 from softsgx.supervisor.programs.cpuid import emulate_cpuid
 from softsgx.supervisor.state.host_process import process_of
 from softsgx.supervisor.state.odd import odd
 from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.threads import thread_of
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import CS, EFLAGS, ORIG_RAX, RAX, RBX, RCX, RIP, SS
 
-__all__ = ["TraceeXState", "quick", "signal", "syscall_inside", "vdso_enclu"]
+__all__ = ["quick", "signal", "syscall_inside", "vdso_enclu"]
 
 SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS = 4, 5, 7, 8, 11, 31
 _SYNCHRONOUS = (SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS)
@@ -58,40 +59,6 @@ _PF, _GP, _UD = sdm.VECTOR_PF, sdm.VECTOR_GP, sdm.VECTOR_UD
 _MAX_RETRIES = 8
 
 
-class TraceeXState:
-    """The XSAVE image of a stopped tracee, in standard format."""
-
-    __slots__ = ("tid",)
-
-    def __init__(self, tid: int) -> None:
-        self.tid = tid
-
-    def read(self) -> bytes:
-        return ptrace.get_xstate(self.tid)
-
-    def write(self, image: bytes | bytearray) -> None:
-        """Raises UnsupportedError for a component that the kernel keeps no room for yet.
-
-        That is AMX's, until the thread itself has used it (Linux validate_user_xstate_header()).
-        """
-        try:
-            ptrace.set_xstate(self.tid, image)
-        except OSError as error:
-            if error.errno != EINVAL:
-                raise
-            raise UnsupportedError(
-                f"thread {self.tid} resumes an enclave's AMX state, and has not used AMX itself:"
-                " call arch_prctl(ARCH_REQ_XCOMP_PERM, 18) and use a tile in it before"
-            ) from None
-
-
-def _thread(run: Run, tracee: Tracee) -> Thread:
-    thread: Thread | None = tracee.thread
-    if thread is None:
-        thread = tracee.thread = Thread(process_of(run, tracee.space), TraceeXState(tracee.tid))
-    return thread
-
-
 def quick(run: Run, system_call: Callable[[Tracee], None]) -> Callable[[Tracee, int], None]:
     """The stops of threads that have been inside: what is used is looked up once, here.
 
@@ -104,6 +71,8 @@ def quick(run: Run, system_call: Callable[[Tracee], None]) -> Callable[[Tracee, 
     def stopped(tracee: Tracee, status: int) -> None:
         tid, thread = tracee.tid, tracee.thread
         load(tid)
+        if tracee.space.short and settle(run, tracee, SIGILL * (status == _SIGILL_STOP)):
+            return
         if status == _SIGILL_STOP:
             usual = tracee.odd is None and not tracee.signals.ignored
             if usual and thread.tcs is not None and view[RAX] == _EEXIT:
@@ -111,6 +80,8 @@ def quick(run: Run, system_call: Callable[[Tracee], None]) -> Callable[[Tracee, 
                 at = view[RIP] - enclave.base
                 is_enclu = 0 <= at < enclave.size and enclave.memory.view[at : at + 3] == _ENCLU
                 stepped = view[EFLAGS] & _TF or thread.tcs.outer_tf
+                if is_enclu and tracee.slot is not None:
+                    counted(run, tracee, enclave, at)
                 if is_enclu and not stepped and not eexit(thread, view):
                     tracee.stopped = False
                     store_and_cont(tid)
@@ -121,13 +92,17 @@ def quick(run: Run, system_call: Callable[[Tracee], None]) -> Callable[[Tracee, 
         if view[RIP] != space.entry:
             system_call(tracee)
             return
-        if view[ORIG_RAX] == _QUICK_EENTER:
+        if view[ORIG_RAX] == _QUICK_EENTER and (tracee.slot is not None or not run.short):
             enclave = space.sgx.tcs_enclaves.get(view[RBX])
             if enclave is not None:
                 view[RAX], view[ORIG_RAX] = _EENTER, _MINUS_1
                 view[RIP] -= 3
                 view[RCX] = space.aep
+                if tracee.slot is not None:
+                    tracee.slot.shy = False
                 if not eenter(thread, enclave, view):
+                    if tracee.slot is not None:
+                        short.offer(tracee)
                     tracee.stopped = False
                     store_and_cont(tid)
                     return
@@ -184,7 +159,7 @@ def _signal(run: Run, tracee: Tracee, number: int) -> None:
     if tracee.odd is None and not run.options.abort_page:
         cont(run, tracee, number)
     else:
-        tracee.signals.delivered(number)
+        tracee.delivered(number)
         ptrace.singlestep(tracee.tid, number)
         in_handler(run, tracee)
 
@@ -228,6 +203,8 @@ def vdso_enclu(run: Run, tracee: Tracee) -> None:
     view[RIP] -= 3
     view[RCX] = tracee.space.aep
     tracee.at_call = True
+    if view[RAX] == _EENTER:
+        short.prepare(run, tracee)
     _enclu(run, tracee, word < _NONE_BLOCKED)
     tracee.at_call = False
 
@@ -243,7 +220,7 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
     """
     view = run.view
     view[RIP] += prefixes  # for the leaves, which go on behind the opcode
-    thread = tracee.thread or _thread(run, tracee)
+    thread = thread_of(run, tracee)
     leaf = view[RAX] & 0xFFFFFFFF
     if thread.tcs is not None and not thread.tcs.opted_in:
         view[EFLAGS] &= ~_TF  # whatever POPF made of it
@@ -252,6 +229,9 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
     for _ in range(_MAX_RETRIES):
         changed = -1
         if leaf == _EEXIT:
+            inside = thread.enclave if thread.tcs is not None and not prefixes else None
+            if tracee.slot is not None and inside is not None:
+                counted(run, tracee, inside, view[RIP] - inside.base)
             error = eexit(thread, view)
             if tracee.odd is not None and not error:
                 masks.left(tracee)
@@ -266,12 +246,17 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
             if enclave is None:
                 thread.fault_addr, thread.fault_code = tcs, sdm.PF_U
                 error = FAULT | (_PF if not tcs & 0xFFF and thread.tcs is None else _GP)
-            elif leaf == _EENTER:
-                error = eenter(thread, enclave, view)
             else:
-                error = eresume(thread, enclave, view)
+                if tracee.slot is not None:
+                    tracee.slot.shy = may_block and masks.blocks(tracee)
+                enter = eenter if leaf == _EENTER else eresume
+                error = enter(thread, enclave, view)
             if may_block and not error:
                 masks.entered(tracee)
+            if not error and tracee.slot is not None:
+                short.offer(tracee)
+            if not error and thread.tcs is not None and thread.tcs.opted_in:
+                restore(run, thread.enclave)  # its debugger steps through what is there
         elif leaf == sdm.EDECCSSA and run.device.design.aexnotify:
             error = edeccssa(thread, view)
         elif leaf in LEAVES:
@@ -282,7 +267,11 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
             now = thread.tcs
             if leaf == _ERESUME and not error and now is not None and thread.notified:
                 run.record.notify(tracee.tid, now.addr, now.cssa)
-            run.record.enclu(tracee.tid, leaf, error, view, now)
+            if error or leaf not in (_EENTER, _EEXIT) or not run.record.counting:
+                run.record.enclu(tracee.tid, leaf, error, view, now)
+            elif leaf == _EENTER and now is not None:
+                entered = thread.mm.entered
+                entered[now.addr] = entered.get(now.addr, 0) + 1
         if not error:
             if changed >= 0:
                 file = _file(run, thread)

@@ -320,7 +320,7 @@ def deliver(
         masks.force(run, tracee, number)
         return
     ptrace.set_siginfo(tracee.tid, info.ljust(128, b"\0"))
-    tracee.signals.delivered(number)
+    tracee.delivered(number)
     ptrace.singlestep(tracee.tid, number)
     in_handler(run, tracee, (code, vector, addr))
 

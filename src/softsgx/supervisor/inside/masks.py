@@ -29,10 +29,15 @@ from softsgx.supervisor.stopped.remote import Remote, calls, scratch
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX
 
-__all__ = ["arrived", "entered", "fatal", "force", "left", "lost", "settle"]
+__all__ = ["arrived", "blocks", "entered", "fatal", "force", "left", "lost", "settle"]
 
 _FORCED_MASK = sum(1 << s - 1 for s in FORCED)
 _SENT = (5, 6)  # SIGTRAP of a perf event is sent, not forced (Linux send_sig_perf())
+
+
+def blocks(tracee: Tracee) -> bool:
+    """Whether a thread that is to enter blocks a signal that has to arrive inside."""
+    return bool(ptrace.get_sigmask(tracee.tid) & _FORCED_MASK)
 
 
 def entered(tracee: Tracee) -> None:

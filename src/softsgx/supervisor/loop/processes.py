@@ -135,6 +135,7 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         space = AddressSpace(tid)
         old = parent.space
         space.image, space.aep, space.entry = old.image, old.aep, old.entry
+        space.short = old.short
         space.patched, space.executable = list(old.patched), list(old.executable)
         space.native_cpuid, space.translates = old.native_cpuid, old.translates
         space.watched, space.ranges = set(old.watched), list(old.ranges)
@@ -155,6 +156,10 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         new.files = parent.files
         new.files.add(tid)
     run.tracees[tid] = new
+    if parent.space.short and os.WIFSTOPPED(status):
+        from softsgx.supervisor.inside.short import born
+
+        born(run, new)
     if new.space is not parent.space and os.WIFSTOPPED(status):
         _reconcile(run, parent, new)
     if run.lsm is not None and new.tgid == tid:
@@ -195,6 +200,8 @@ def executed(run: Run, tracee: Tracee) -> None:
         if gone is not None:
             gone.space.tracees.discard(former)
             gone.files.discard(former)
+            if gone.slot is not None:
+                gone.slot.table.give_back(gone.slot)
     old = tracee.space
     if run.opened:
         from softsgx.supervisor.state.enclaves import thread_ended

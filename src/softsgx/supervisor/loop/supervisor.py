@@ -110,6 +110,12 @@ class Supervisor:
         tracee.stopped = True
         tracee.vforking = False
         event, number = status >> 16, status >> 8 & 0xFF
+        if tracee.space.short and event in (0, ptrace.EVENT_SECCOMP):
+            from softsgx.supervisor.inside.settle import settle
+
+            run.regs.load(tracee.tid)
+            if settle(run, tracee, 0 if event else number):
+                return
         if run.options.verify and run.opened and event != ptrace.EVENT_EXEC:
             from softsgx.supervisor.effects.verify import verify
 
@@ -187,12 +193,13 @@ class Supervisor:
         """What handles the stops of threads with enclaves, imported at first use."""
         if self._inside is None:
             from softsgx.supervisor.calls import table
-            from softsgx.supervisor.inside import enter
+            from softsgx.supervisor.inside import enter, short
             from softsgx.supervisor.state.device import open_device
 
             run, options = self.state, self.state.options
             open_device(run)
             self._inside, self._answer = enter, table.answer
+            run.short = short.wanted(run)
             usual = not options.verify and not options.abort_page and run.faults is None
             if run.record is None and usual:
                 self.quick = enter.quick(run, self.system_call)

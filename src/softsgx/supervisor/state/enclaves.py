@@ -22,6 +22,7 @@ def forked(run: Run, parent: AddressSpace, child: AddressSpace) -> None:
     """fork: the child has the parent's mappings."""
     process = HostProcess(run, child)
     process.mm = parent.sgx.mm.fork(process)
+    process.pads = list(parent.sgx.pads)
     process.native = {e: t.copy() for e, t in parent.sgx.native.items()}
     child.sgx = process
     if parent.pid in run.traced:
@@ -33,16 +34,29 @@ def thread_ended(run: Run, tracee: Tracee) -> None:
     if tracee.tid == tracee.tgid:
         run.traced.discard(tracee.tgid)
     tracee.odd = None
-    thread = tracee.thread
+    thread, slot = tracee.thread, tracee.slot
+    if slot is not None:
+        slot.known(thread)
     if thread is not None and thread.tcs is not None:
-        thread.tcs.cssa += 1
-        thread.tcs.entered = None
+        tcs, thread.tcs = thread.tcs, None
+        tcs.cssa += 1
+        tcs.entered = None
+        if tcs.row is not None:
+            tcs.row.freed(thread)
+    if slot is not None:
+        slot.table.give_back(slot)
+        tracee.slot = thread.slot = None
 
 
 def space_ended(run: Run, space: AddressSpace) -> None:
     """The last thread of an address space is gone, or has called exec."""
     if space.sgx is not None:
         run.device.processes.discard(space.sgx)
+        if space.sgx.table is not None:
+            space.sgx.table.close()
+            space.sgx.table = None
+        if space.sgx.entered and run.record is not None and run.record.counting:
+            run.record.entered(space.pid, space.sgx.entered)
     collect(run)
 
 
@@ -108,6 +122,8 @@ def collect(run: Run) -> None:
         if _enclave(file) and file.base_file is file:
             for process in processes:
                 process.native.pop(file, None)
+                if process.table is not None:
+                    process.table.forget(file.enclave)
             if file.enclave.created:
                 file.enclave.measurement.close()
                 file.enclave.memory.close()

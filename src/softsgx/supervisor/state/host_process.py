@@ -175,7 +175,10 @@ class HostProcess(Process):
     native: for each enclave, the protections that its mapping here really has. hidden: they
     are none, whatever the model says, since no thread is inside (``--abort-page``).
     history: what was mapped of late, while there were several threads.
-    locks_future: mlockall(MCL_FUTURE) holds. heap_watched: brk stops.
+    locks_future: mlockall(MCL_FUTURE) holds. heap_watched: brk stops. table: the
+    `softsgx.supervisor.state.short.Table` of its short way, or None. pads: whose each is, a
+    `softsgx.host.memfd.Site`, those of a parent among them. entered: how often each TCS was,
+    where that is counted.
     """
 
     def __init__(self, run: Run, space: AddressSpace) -> None:
@@ -190,6 +193,9 @@ class HostProcess(Process):
         self.hidden = run.options.abort_page
         self.tcs_enclaves: dict[int, Any] = {}
         self.locks_future = False
+        self.table: Any = None
+        self.pads: list[Any] = []
+        self.entered: dict[int, int] = {}
         self.history: deque[VmaList] = deque(maxlen=64)
         self.heap_watched = False
         self._start_brk = -1
@@ -276,6 +282,9 @@ class HostProcess(Process):
     def mm_changed(self) -> None:
         """VMAs of enclaves changed: remembered checks no longer count."""
         self.generation += 1
+        if self.table is not None:
+            for row in tuple(self.table.open):
+                row.close()
         self.tcs_enclaves.clear()
         self.remember()
 

@@ -18,13 +18,13 @@ class Options:
     lsm: a `softsgx.supervisor.state.confinement.Confinement`, None for no LSM. carry_out: calls of
     loaders for Linux are carried out as the design's own. dev_mode, dev_uid, dev_gid: of the
     device's nodes. abort_page: an enclave's pages cannot be accessed while no thread of the process
-    is inside. exact: code of programs stays as it is, but for CPUID. dev_noexec: whether they lie
-    on a noexec mount, None: as /dev does. origin: what the program gets (`softsgx.host.origin`),
-    taken now if it is None. front: hears of the program being ``launched(pid)``,
-    ``stopped(signal)`` and ``ended(status)`` before its descendants. aesm: AESM's
-    socket is there. symbols: ELF files of enclaves, ``FILE`` or ``FILE@OFFSET`` in ELRANGE; if
-    there are any, every exception inside is told in full. faults: a
-    `softsgx.faults.plan.Faults`, None where there are no rules.
+    is inside. exact: code of programs stays as it is, but for CPUID, that of enclaves without
+    exception, and every EENTER and EEXIT stops. dev_noexec: whether they lie on a noexec mount,
+    None: as /dev does. origin: what the program gets (`softsgx.host.origin`), taken now if it is
+    None. front: hears of the program being ``launched(pid)``, ``stopped(signal)`` and
+    ``ended(status)`` before its descendants. aesm: AESM's socket is there. symbols: ELF files of
+    enclaves, ``FILE`` or ``FILE@OFFSET`` in ELRANGE; if there are any, every exception inside is
+    told in full. faults: a `softsgx.faults.plan.Faults`, None where there are no rules.
     """
 
     __slots__ = (

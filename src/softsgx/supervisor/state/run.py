@@ -50,6 +50,8 @@ class Run:
     how many instructions were led there. lsm: the security module. nodes: the device's, and AESM's
     socket. cpuid_*: what CPUID answered, and where it is in files, for all processes.
 
+    short: whether enclaves may be entered without a stop.
+
     Of enclaves: files: the device's, by (st_dev, st_ino) of the descriptor that stands for one.
     early_memory: fds of enclaves that are mapped before ECREATE. memories: the files that pages
     are in, by (st_dev, st_ino): whose, and what a program has that finds one, a path alone.
@@ -76,6 +78,7 @@ class Run:
         self.main_pid = 0
         self.main_status: int | None = None
         self.sent_illegal = False
+        self.short = False
         self.listener: Listener | None = None
         self.aesm: AesmService | None = None
         self.place: int | None = None

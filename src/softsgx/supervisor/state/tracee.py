@@ -27,13 +27,15 @@ class AddressSpace:
     those of them that are of /proc/PID/mem. asked_names: whether the filter of late calls on names
     is there. dir_fds: descriptors of /dev, and whether the nodes have been listed. executable: how
     memory became so, a `sources.Note` each, under a security module; kept: how many there were when
-    they were last thinned.
+    they were last thinned. short: where the code of the short way (`softsgx.host.short`) is, 0
+    while it is not. entries: EENTERs that stopped.
     """
 
     __slots__ = (
         "aep",
         "asked_names",
         "dir_fds",
+        "entries",
         "entry",
         "executable",
         "image",
@@ -46,6 +48,7 @@ class AddressSpace:
         "pid",
         "ranges",
         "sgx",
+        "short",
         "tracees",
         "translates",
         "watched",
@@ -54,6 +57,7 @@ class AddressSpace:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.image = self.aep = self.entry = 0
+        self.short = self.entries = 0
         self.mem_fd = -1
         self.sgx: Any = None
         self.patched: list[int] = []
@@ -100,9 +104,10 @@ class Tracee:
     vfork child and cannot be interrupted. at_call: it stands at a system call's entry,
     where no remote call is possible. refused: of the page fault that is being raised: access,
     why, the page's fields, the rule. exits: it stops before it ends. odd: an `Odd`, None nearly
-    always. signals: what its process does with those of exceptions. programs: filters
-    that it lacks yet. files: the threads that may share its table of descriptors, by tid; one
-    that left it by unshare(2) is among them until it execs.
+    always. slot: its `softsgx.supervisor.state.short.Slot`, or None. signals: what its process
+    does with those of exceptions. programs: filters that it lacks yet. files: the threads that
+    may share its table of descriptors, by tid; one that left it by unshare(2) is among them until
+    it execs.
     """
 
     __slots__ = (
@@ -114,6 +119,7 @@ class Tracee:
         "refused",
         "retries",
         "signals",
+        "slot",
         "space",
         "stopped",
         "tgid",
@@ -131,10 +137,18 @@ class Tracee:
         self.refused: tuple[int, str, dict[str, int] | None, str] | None = None
         self.at_call = self.exits = False
         self.odd: Any = None
+        self.slot: Any = None
         self.programs: list[bytes] = []
         self.files = {tid}
         self.signals = Dispositions()
         space.tracees.add(tid)
+
+    def delivered(self, number: int) -> None:
+        """It gets a signal: its handler may block others, and reset itself."""
+        if self.signals.actions:
+            self.signals.delivered(number)
+        if self.slot is not None:
+            self.slot.hide()
 
     def read(self, addr: int, length: int) -> bytes:
         """Memory as the thread itself could read it; fewer bytes if it could not."""

@@ -16,8 +16,8 @@ def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
         if number:
             run.record.signal(tracee.tid, number)
         run.record.flush()
-    if number and tracee.signals.actions:
-        tracee.signals.delivered(number)
+    if number:
+        tracee.delivered(number)
     tracee.stopped = False
     if run.faults is not None and run.faults.steps(tracee):
         ptrace.singlestep(tracee.tid, number)  # inside: it may be hit at each instruction

@@ -23,6 +23,7 @@ from softsgx.host import ptrace
 __all__ = [
     "has_ended",
     "has_moved",
+    "keep_stop",
     "kept",
     "poll_stop",
     "wait_any",
@@ -115,6 +116,11 @@ def _kept_stop(tid: int) -> int:
                 return status
             raise ProcessLookupError(tid)
     return 0
+
+
+def keep_stop(tid: int, status: int) -> None:
+    """A stop that `wait_stop` told of is the loop's after all, and the next one for it."""
+    kept.append((tid, status))
 
 
 def poll_stop(tid: int) -> int:

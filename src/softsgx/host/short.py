@@ -1,0 +1,216 @@
+"""The short way: the code that enters and leaves without a stop, and what it shares with us.
+
+``short.S`` says what it does, and has the same layouts under the same names. In memory, at any
+page of a process: its code; the head, a page of the process's own (where the tables are, where
+to go when it cannot go on, pads of replaced instructions); the tables of rows and slots, which
+are a file that the tracer maps, too. A process can write to its tables: what is read from them is
+a guest's input.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+
+from softsgx.errors import UnsupportedError
+from softsgx.host import ptrace, vdso
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "PAD",
+    "ROW",
+    "SLOT",
+    "SLOTS",
+    "ShortImage",
+    "Tables",
+    "fence",
+    "head",
+    "is_free",
+    "load_short",
+    "pad",
+    "places",
+    "set_number",
+    "why_not",
+]
+
+_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "softsgx-short.so")
+_AT_HWCAP2, _HWCAP2_FSGSBASE = 26, 2
+
+R_LOCK, R_OPEN, R_HELD, R_COUNT, R_TCS, R_ENTRY = 0, 8, 12, 16, 64, 72
+R_OFSBASE, R_OGSBASE, R_GPR, R_STUB = 80, 88, 96, 104
+ROW, ROWS, HASH, ROWS_SHIFT = 128, 1024, 0x9E3779B1, 10
+S_ROW, S_AEP, S_FS, S_GS, S_FLAGS = 0, 8, 16, 24, 32
+SLOT, SLOTS, SELECTOR = 64, 4096, 0x73
+LONG_WAY = 1
+"""S_ROW of a thread that the tracer wants to see."""
+
+STUB, PAD = 16, 16
+_PADS = 64
+MAX_PADS = (4096 - _PADS) // PAD
+
+
+class ShortImage:
+    """The built object. Offsets in bytes from where it is mapped.
+
+    ``contents`` goes to offset 0; `head` gives what goes to ``head``, one page, read and execute
+    like the code; ``tables`` to ``size`` is the shared file. The others are the labels of
+    short.S that tell what a stop there means.
+    """
+
+    __slots__ = (
+        "contents", "counted", "enter", "enter_end", "exit", "exit_end", "exit_long", "flags",
+        "freed", "head", "no_rcx", "no_row", "owned", "pads", "rows", "saved", "size", "slots",
+        "stored", "stubs", "tables", "taken", "turned", "turned_back", "undo",
+    )  # fmt: skip
+    contents: bytes
+    counted: int
+    enter: int
+    enter_end: int
+    exit: int
+    exit_end: int
+    exit_long: int
+    flags: int
+    freed: int
+    head: int
+    no_rcx: int
+    no_row: int
+    owned: int
+    pads: int
+    rows: int
+    saved: int
+    size: int
+    slots: int
+    stored: int
+    stubs: int
+    tables: int
+    taken: int
+    turned: int
+    turned_back: int
+    undo: int
+
+    def __init__(self, contents: bytes) -> None:
+        """Raises UnsupportedError where a symbol is missing (a stripped object)."""
+        symbols = vdso.parse_symbols(contents)
+        self.contents = contents
+        try:
+            for name in self.__slots__:
+                if name not in ("contents", "size", "tables"):
+                    setattr(self, name, symbols["softsgx_" + name])
+            self.tables, self.size = self.rows, symbols["softsgx_end"]
+        except KeyError as e:
+            raise UnsupportedError(
+                f"{_PATH} lacks the symbol {e} (stripped?): build it again with "
+                "'python hatch_build.py' or install softsgx again"
+            ) from e
+
+
+_image: ShortImage | None = None
+
+
+def load_short() -> ShortImage:
+    """The built object, read once. Raises UnsupportedError if it is not there."""
+    global _image  # noqa: PLW0603 - one file, read at most once a process
+    if _image is None:
+        try:
+            with open(_PATH, "rb") as file:
+                _image = ShortImage(file.read())
+        except FileNotFoundError:
+            raise UnsupportedError(
+                f"{_PATH} is not built: run 'python hatch_build.py' in the source tree "
+                "(it needs gcc) or install softsgx again"
+            ) from None
+    return _image
+
+
+def head(base: int, long_way: int, after: int) -> bytes:
+    """What goes to the head of the code at ``base``.
+
+    long_way: where EENTER goes on if it cannot be done here. after: where EEXIT comes out.
+    """
+    image = load_short()
+    return struct.pack("<4Q", base + image.slots, base + image.rows, long_way, after)
+
+
+def pad(base: int, number: int) -> tuple[int, bytes]:
+    """Where a replaced instruction jumps to, and the code there: its number, and on to `exit`."""
+    image = load_short()
+    at = base + image.pads + number * PAD
+    to = base + image.exit - (at + 10)
+    return at, struct.pack("<BIBi", 0xB8, number << 16, 0xE9, to)
+
+
+def places(tcs: int) -> tuple[int, int]:
+    """The two rows (by number) in which a thread looks for a TCS."""
+    hashed = ((tcs >> 12 & 0xFFFFFFFF) * HASH & 0xFFFFFFFF) >> 32 - ROWS_SHIFT
+    return hashed, hashed + 1
+
+
+class Tables:
+    """The shared file of one process: ``words`` of 8 bytes, ``halves`` of 4."""
+
+    __slots__ = ("_map", "fd", "halves", "words")
+
+    def __init__(self) -> None:
+        image = load_short()
+        length = image.size - image.tables
+        self.fd = os.memfd_create("softsgx-short", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, length)
+        self._map = mmap.mmap(self.fd, length, mmap.MAP_SHARED)
+        view = memoryview(self._map)
+        self.words, self.halves = view.cast("Q"), view.cast("I")
+
+    def mapped(self) -> None:
+        """The process has it: the descriptor is not needed any more."""
+        os.close(self.fd)
+        self.fd = -1
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self.fd >= 0:
+            self.mapped()
+        self.words.release()
+        self.halves.release()
+        self._map.close()
+
+
+def _fence() -> Callable[[], None]:
+    from _thread import allocate_lock
+
+    lock = allocate_lock()
+    acquire, release = lock.acquire, lock.release
+
+    def fence() -> None:
+        acquire(False)
+        release()
+
+    return fence
+
+
+fence = _fence()
+"""What was stored is seen by all before what follows is loaded: a lock is taken by a locked
+instruction (SDM, "Memory Ordering": loads and stores are not reordered with those)."""
+
+
+def why_not() -> str:
+    """Why the short way cannot be gone on this machine; "" if it can."""
+    with open("/proc/self/auxv", "rb") as f:
+        auxv = f.read()
+    known = dict(struct.iter_unpack("<QQ", auxv[: len(auxv) & -16]))
+    if not known.get(_AT_HWCAP2, 0) & _HWCAP2_FSGSBASE:
+        return "a program cannot set its own FS and GS here (FSGSBASE; Linux 5.9)"
+    return ""
+
+
+def is_free(tid: int) -> bool:
+    """Whether a stopped thread does not use the segment itself (32-bit code can)."""
+    return not ptrace.has_thread_area(tid, SELECTOR >> 3)
+
+
+def set_number(tid: int, number: int) -> bool:
+    """Give a stopped thread the slot of a number, or none (0): whether the kernel let us."""
+    return ptrace.set_thread_area(tid, SELECTOR >> 3, number * SLOT)

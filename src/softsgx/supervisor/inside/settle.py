@@ -1,0 +1,185 @@
+"""A stop of a thread that may be on the short way: it is brought to one side of it.
+
+Whoever handles the stop finds it outside or inside, as if the tracer had let it in: EENTER that
+is not at its end is rolled back to where our vDSO tries it, EEXIT back to its ENCLU while all
+registers are there, else forward to where it goes. The labels are those of ``host/short.S``.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from softsgx.host import ptrace, short, vdso
+from softsgx.sdm.leaves import EENTER, EEXIT
+from softsgx.supervisor.inside import masks
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.short import Slot
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.answer import cont
+from softsgx.uapi.regs import EFLAGS, FS_BASE, GS_BASE, ORIG_RAX, RAX, RBX, RCX, RIP
+
+__all__ = ["settle"]
+
+_SIGTRAP = 5
+_SYNCHRONOUS = (4, 5, 7, 8, 11)  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV
+_CF, _TF = 1, 1 << 8
+_STATUS = 0x8D5  # CF PF AF ZF SF OF
+_OF = 0x800
+_TRAP_TRACE, _TRAP_BRANCH = 2, 3
+_U64 = (1 << 64) - 1
+
+
+def settle(run: Run, tracee: Tracee, number: int) -> bool:
+    """At a signal-delivery stop (number), or another (0), with the registers loaded.
+
+    True if the thread runs again: the signal was one of the short way's own.
+    """
+    slot: Slot | None = tracee.slot
+    if slot is not None:
+        slot.known(tracee.thread)
+    image = short.load_short()
+    at = run.view[RIP] - tracee.space.short
+    if not number or not image.enter <= at < image.tables:
+        return False
+    code = 0
+    if number in _SYNCHRONOUS:
+        (code,) = struct.unpack_from("<i", ptrace.get_siginfo(tracee.tid), 8)
+    if at < image.enter_end:
+        return _entering(run, tracee, image, at, number, code)
+    if image.exit <= at < image.exit_end or image.pads <= at:
+        return _leaving(run, tracee, image, at, number, code)
+    return False
+
+
+# -- EENTER --------------------------------------------------------------------------------
+
+
+def _entering(
+    run: Run, tracee: Tracee, image: short.ShortImage, at: int, number: int, code: int
+) -> bool:
+    """Back to where it was tried.
+
+    A fault is the tables' or the SSA's: EENTER is left to the tracer, which looks at what there
+    is. So is it where the thread steps, which it would do for ever.
+    """
+    view, slot = run.view, tracee.slot
+    if slot is not None:
+        _undo(run, tracee, slot, image, at)
+    vdso_image = vdso.load_image()
+    stepped = number == _SIGTRAP and code > 0
+    faulted = code > 0 and not stepped
+    to = vdso_image.long if faulted or stepped else vdso_image.try_short
+    view[RAX], view[RIP] = EENTER, tracee.space.image + to
+    view[ORIG_RAX] = _U64
+    return _go_on(run, tracee, number, faulted)
+
+
+def _undo(run: Run, tracee: Tracee, slot: Slot, image: short.ShortImage, at: int) -> None:
+    view, table = run.view, slot.table
+    words = table.tables.words
+    if at < image.owned or (at >= image.undo and at < image.stubs):
+        # The row is in RAX alone, from the lock to the store and on the way back.
+        owned = at == image.taken and not view[EFLAGS] & _CF
+        if owned or image.taken < at < image.owned or at == image.undo:
+            table.clear(view[RAX])
+        return
+    row = slot.row
+    if row is None:
+        return
+    if at >= image.counted:
+        where = (row.where + short.R_COUNT) // 8
+        words[where] = words[where] - 1 & _U64
+    if at >= image.saved:
+        view[FS_BASE], view[GS_BASE] = row.tcs.outer_fs_base, row.tcs.outer_gs_base
+    tracee.thread.tcs = row.tcs.entered = None
+    value = words[slot.at]
+    slot.outside()
+    table.clear(value)
+
+
+# -- EEXIT ---------------------------------------------------------------------------------
+
+
+def _leaving(
+    run: Run, tracee: Tracee, image: short.ShortImage, at: int, number: int, code: int
+) -> bool:
+    """Back to the ENCLU while RCX is there, else forward; a #DB of a POPF inside is none."""
+    view, slot, thread = run.view, tracee.slot, tracee.thread
+    inside = thread is not None and thread.tcs is not None
+    if at == image.turned or at == image.turned + 6:  # TEST is six bytes long
+        view[RBX] = (view[RBX] << 47 | view[RBX] >> 17) & _U64
+    if image.turned <= at < image.stored or at == image.exit_long:
+        _flags(run, view[RAX])
+    if at == image.exit_long and number == 4 and code > 0:
+        # The instruction itself: it is the enclave's.
+        if inside and _back(run, tracee, image, at):
+            run.regs.store(tracee.tid)
+        return False
+    if inside and (at < image.no_rcx or at >= image.exit_long or slot is None or not slot.row):
+        _back(run, tracee, image, at)
+    elif slot is not None and at >= image.no_rcx:
+        _forward(run, tracee, slot, image, at)
+    else:
+        return False  # nobody came here by an enclave's EEXIT
+    stepped = number == _SIGTRAP and code in (_TRAP_TRACE, _TRAP_BRANCH)
+    if stepped:
+        view[EFLAGS] &= ~_TF
+    return _go_on(run, tracee, number, stepped or (code > 0 and number != _SIGTRAP))
+
+
+def _back(run: Run, tracee: Tracee, image: short.ShortImage, at: int) -> bool:
+    """To the ENCLU that the replaced instruction stands before: whether there is one."""
+    view = run.view
+    if at >= image.pads:
+        number = (at - image.pads) // short.PAD
+    else:
+        number = view[RAX] >> 16 & 0xFFFF
+    enclave = tracee.thread.enclave
+    site = enclave.memory.site(number)
+    if site is None:
+        return False
+    view[RIP], view[RAX], view[ORIG_RAX] = enclave.base + site, EEXIT, _U64
+    return True
+
+
+def _forward(run: Run, tracee: Tracee, slot: Slot, image: short.ShortImage, at: int) -> None:
+    view, table = run.view, slot.table
+    words = table.tables.words
+    if image.stored <= at < image.flags:
+        _flags(run, words[slot.at + short.S_FLAGS // 8])
+    if at < image.freed:
+        row = slot.row
+        if row is not None:
+            tcs = row.tcs
+            view[FS_BASE], view[GS_BASE] = tcs.outer_fs_base, tcs.outer_gs_base
+            tracee.thread.tcs = tcs.entered = None
+            value = words[slot.at]
+            slot.outside()
+        else:  # between the two stores: it is in RAX alone
+            value = view[RAX]
+        table.clear(value)
+    view[RCX] = words[slot.at + short.S_AEP // 8]
+    view[RAX], view[RIP], view[ORIG_RAX] = EEXIT, view[RBX], _U64
+
+
+def _flags(run: Run, saved: int) -> None:
+    """What LAHF and SETO kept."""
+    view: Any = run.view
+    view[EFLAGS] = view[EFLAGS] & ~_STATUS | (saved >> 8 & 0xD5) | (_OF if saved & 1 else 0)
+
+
+# -- and on ----------------------------------------------------------------------------------
+
+
+def _go_on(run: Run, tracee: Tracee, number: int, ours: bool) -> bool:
+    """Store the registers; a signal of ours is not delivered, and leaves no trace."""
+    run.regs.store(tracee.tid)
+    if not ours:
+        return False
+    if number in tracee.signals.actions:
+        masks.lost(tracee, number)
+        if tracee.odd is not None:
+            masks.settle(run, tracee)
+    cont(run, tracee)
+    return True

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * usage: steps [nested]
+ * One ECALL after another; the tracer (tests/supervisor/stepper.py) steps through the n-th and sends
+ * SIGUSR1 before its n-th instruction. It is told by SIGUSR2 that one begins, and says by no
+ * SIGUSR1 that there was none left. nested: the handler enters two TCSs, the one that is inside too.
+ */
+#define _GNU_SOURCE
+#include <signal.h>
+#include <unistd.h>
+#include "loader.h"
+#include "tap.h"
+
+#define WARM 40 /* calls until all is as it stays */
+
+static struct encl e;
+static volatile int handled, nested;
+static int wrong;
+static __thread uint64_t own = 77;
+
+static void one(int thread, uint64_t a)
+{
+	struct call c = {.op = OP_SUM, .a = a, .b = 2};
+
+	wrong += !encl_do(&e, thread, &c) || c.ret != mix(a, 2) || own != 77;
+}
+
+static void handler(int sig)
+{
+	handled += sig == SIGUSR1;
+	if (nested && sig == SIGUSR1) {
+		one(1, 5);
+		one(0, 6);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	struct sigaction act = {.sa_handler = handler};
+	int n = 0;
+
+	(void)argv;
+	if (encl_load(&e, &(struct encl_opts){.threads = 2, .heap = PAGE}))
+		bail("load", e.err);
+	sigaction(SIGUSR1, &act, NULL);
+	sigaction(SIGUSR2, &act, NULL);
+	nested = argc > 1;
+	for (int i = 0; i < WARM; i++) {
+		one(0, 1);
+		one(1, 1);
+	}
+	kill(getpid(), SIGUSR1); /* what the first call of a function leaves in registers is over */
+	do {
+		handled = 0;
+		kill(getpid(), SIGUSR2);
+		one(0, 7);
+		/* What the handler changed about the mask is looked at once. */
+		one(0, 1);
+		one(0, 1);
+		n++;
+	} while (handled);
+	CHECK_EQ(wrong, 0, "wrong");
+	check(n > 50, "positions", "%d", n);
+	return tap_failed;
+}

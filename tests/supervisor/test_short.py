@@ -1,0 +1,130 @@
+"""The short way against the long one, which is the law: the same answers, the same SSA bytes.
+
+``run --exact`` closes the short way, so both are to be had on one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from softsgx.host import short
+from softsgx.sdm.structs import GPRSGX
+from tests.cache import ROOT
+from tests.command import Softsgx
+
+pytestmark = pytest.mark.skipif(bool(short.why_not()), reason=short.why_not() or "-")
+
+Guest = Callable[[str], Path]
+_SHORT_AT_LEAST = 60  # instructions of short.S in one ECALL
+
+
+@pytest.fixture(scope="module")
+def stepped(guest: Guest) -> dict[str, list[dict[str, Any]]]:
+    """What a signal before each instruction of an ECALL did: short and exact."""
+    found = {}
+    for how in ((), ("--exact",)):
+        argv = [sys.executable, "-m", "tests.supervisor.stepper", *how, guest("steps"), "nested"]
+        done = subprocess.run(
+            argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
+        told = json.loads(done.stderr.splitlines()[-1])
+        assert (told["status"], done.stdout) == (0, "ok wrong\nok positions\n"), done.stderr
+        found["exact" if how else "short"] = told["seen"]
+    return found
+
+
+def test_a_signal_at_every_instruction(stepped: dict[str, list[dict[str, Any]]]) -> None:
+    places = [each["where"] for each in stepped["short"]]
+    assert places.count("short") > _SHORT_AT_LEAST
+    assert "short" not in [each["where"] for each in stepped["exact"]]
+    # In front of the enclave's first instruction it is outside; behind its last one it is inside
+    # to the point of no return.
+    first, last = places.index("enclave"), len(places) - places[::-1].index("enclave")
+    assert not any("ssa" in each for each in stepped["short"][:first])
+    behind = ["ssa" in each for each in stepped["short"][last:]]
+    assert behind == sorted(behind, reverse=True)
+    assert all(("ssa" in each) for each in stepped["short"][first:last])
+
+
+def test_an_aex_has_the_same_bytes(stepped: dict[str, list[dict[str, Any]]]) -> None:
+    def frames(seen: list[dict[str, Any]]) -> list[tuple[int, str]]:
+        """By where it was left: the short way is rolled back to the ENCLU from many places."""
+        found: list[tuple[int, str]] = []
+        for each in seen:
+            if "ssa" in each and (not found or found[-1][0] != each["rip"]):
+                frame = bytearray.fromhex(each["ssa"])
+                # The long way's system call has the flags in R11 (docs/limits.md).
+                r11 = len(frame) - GPRSGX.size + GPRSGX.offset("r11")
+                frame[r11 : r11 + 8] = bytes(8)
+                frame[512] = 0  # XSTATE_BV of what is zero: the processor's choice
+                found.append((each["rip"], frame.hex()))
+        return found
+
+    ours, law = frames(stepped["short"]), frames(stepped["exact"])
+    assert len(law) > 50
+    assert [rip for rip, _ in ours] == [rip for rip, _ in law]
+    assert ours == law
+
+
+@pytest.mark.parametrize("how", ["short", "exact"])
+def test_storm(how: str, guest: Guest, softsgx: Softsgx) -> None:
+    way = ("--exact",) if how == "exact" else ()
+    done = softsgx(*way, "--", guest("storm"), "300", "8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("ok ") == 8
+
+
+def test_more_threads_than_processors(guest: Guest, softsgx: Softsgx) -> None:
+    done = softsgx("--", guest("storm"), "100", "64")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_another_program_with_the_same_enclave(guest: Guest, softsgx: Softsgx) -> None:
+    done = softsgx("--", guest("handed"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("ok ") == 5
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_bytes_over_the_tables(seed: int, guest: Guest, softsgx: Softsgx) -> None:
+    """A program that does so may crash; its supervisor and its neighbour may not."""
+    done = softsgx("--", guest("scribble"), "1500", str(seed))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_entries_can_be_counted(guest: Guest, softsgx: Softsgx, tmp_path: Path) -> None:
+    file = tmp_path / "run.jsonl"
+    how = ("--record-enclu=count", "--record", file)
+    assert softsgx(*how, "--", guest("bench_ecall"), "1000", "2").returncode == 0
+    events = [json.loads(line) for line in file.read_text().splitlines()[1:]]
+    (entered,) = [event for event in events if event["event"] == "entered"]
+    # 40 before the threads begin, for each TCS.
+    assert [n for _, n in entered["counts"]] == [1040, 1040]
+    assert "enclu" not in {event["event"] for event in events}
+
+
+def test_doctor_says_whether_it_is_open(softsgx: Softsgx) -> None:
+    line = "entering and leaving without a stop"
+    assert f"ok      {line}\n" in softsgx.command("doctor").stdout
+
+
+def test_the_layouts_are_those_of_the_assembler() -> None:
+    source = (ROOT / "src/softsgx/host/short.S").read_text()
+    defined = {
+        words[1]: int(words[2], 0)
+        for words in (line.split() for line in source.splitlines())
+        if len(words) > 2 and words[0] == "#define"
+    }
+    for name, value in defined.items():
+        if name[:2] in ("R_", "S_") or name in ("ROW", "ROWS", "ROWS_SHIFT", "HASH", "SLOT",
+                                                "SLOTS", "SELECTOR"):  # fmt: skip
+            assert getattr(short, name) == value, name
+    assert defined["GPR_URSP"] == GPRSGX.offset("ursp")
+    assert defined["GPR_URBP"] == GPRSGX.offset("urbp")
