@@ -22,6 +22,7 @@ _STOPS_US = 80
 def rows(rounds: int) -> list[Row]:
     """Through the vDSO with no stop by 1, 8 and 64 threads, with stops, and by raw ENCLU."""
     ecall, bare = guest("bench_ecall"), program("baseline")
+    cpu: list[float] = []
 
     def measured(threads: int, calls: int, *how: str, raw: tuple[str, ...] = ()) -> list[float]:
         ours, theirs = in_turn(
@@ -29,6 +30,7 @@ def rows(rounds: int) -> list[Row]:
             lambda: figures(softsgx(*how, "--", ecall, str(calls // threads), str(threads), *raw)),
             lambda: figures([str(bare), str(_STOPPING // threads), str(threads)]),
         )
+        cpu.append(ours["cpu_ns_per_ecall"] / 1e3)
         return [ours["ns_per_ecall"] / 1e3, theirs["ns_per_pair"] / 1e3]
 
     def row(name: str, found: list[float], target: str, met: bool | None) -> Row:
@@ -41,6 +43,7 @@ def rows(rounds: int) -> list[Row]:
     short, stops = f"at most {_SHORT_US} us", f"under {_STOPS_US} us"
     return [
         row("ECALL through the vDSO, 1 thread", one, short, one[0] <= _SHORT_US),
+        row("  its CPU time, whatever runs beside", [cpu[0], one[1]], short, cpu[0] <= _SHORT_US),
         row(
             "ECALL through the vDSO, 8 threads", eight,
             f"a 1/{cores} of 1 thread", eight[0] <= one[0] / cores * 1.25,

@@ -235,7 +235,7 @@ def set_sigmask(tid: int, mask: int) -> None:
         raise ProcessLookupError(tid)
 
 
-# struct user_desc: entry, base, limit, flags (seg_32bit, useable; or what LDT_empty() asks for).
+# struct user_desc: entry, base, limit, flags (32-bit, for anybody; or what LDT_empty() asks for).
 _area = struct.Struct("<IIII")
 _SEGMENT, _NO_SEGMENT = 1 | 1 << 6, 1 << 3 | 1 << 5
 _area_buffer = ctypes.create_string_buffer(16)
