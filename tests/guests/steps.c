@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: steps [nested]
+ * usage: steps [nested | far]
  * One ECALL after another; the tracer (tests/supervisor/stepper.py) steps through the n-th and sends
  * SIGUSR1 before its n-th instruction. It is told by SIGUSR2 that one begins, and says by no
  * SIGUSR1 that there was none left. nested: the handler enters two TCSs, the one that is inside too.
+ * far: the enclave is so large that a jump from its code does not leave it at the far end.
  */
 #define _GNU_SOURCE
 #include <signal.h>
+#include <string.h>
 #include <unistd.h>
 #include "loader.h"
 #include "tap.h"
@@ -39,12 +41,13 @@ int main(int argc, char **argv)
 	struct sigaction act = {.sa_handler = handler};
 	int n = 0;
 
-	(void)argv;
-	if (encl_load(&e, &(struct encl_opts){.threads = 2, .heap = PAGE}))
+	bool far = argc > 1 && strcmp(argv[1], "far") == 0;
+
+	if (encl_load(&e, &(struct encl_opts){.threads = 2, .heap = PAGE, .size = far ? 16ull << 30 : 0}))
 		bail("load", e.err);
 	sigaction(SIGUSR1, &act, NULL);
 	sigaction(SIGUSR2, &act, NULL);
-	nested = argc > 1;
+	nested = argc > 1 && !far;
 	for (int i = 0; i < WARM; i++) {
 		one(0, 1);
 		one(1, 1);

@@ -25,19 +25,22 @@ Guest = Callable[[str], Path]
 _SHORT_AT_LEAST = 60  # instructions of short.S in one ECALL
 
 
+def _step(*argv: str | Path) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "tests.supervisor.stepper", *argv]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    told = json.loads(done.stderr.splitlines()[-1])
+    assert (told["status"], done.stdout) == (0, "ok wrong\nok positions\n"), done.stderr
+    seen: list[dict[str, Any]] = told["seen"]
+    return seen
+
+
 @pytest.fixture(scope="module")
 def stepped(guest: Guest) -> dict[str, list[dict[str, Any]]]:
     """What a signal before each instruction of an ECALL did: short and exact."""
-    found = {}
-    for how in ((), ("--exact",)):
-        argv = [sys.executable, "-m", "tests.supervisor.stepper", *how, guest("steps"), "nested"]
-        done = subprocess.run(
-            argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-        )
-        told = json.loads(done.stderr.splitlines()[-1])
-        assert (told["status"], done.stdout) == (0, "ok wrong\nok positions\n"), done.stderr
-        found["exact" if how else "short"] = told["seen"]
-    return found
+    steps = guest("steps")
+    return {"short": _step(steps, "nested"), "exact": _step("--exact", steps, "nested")}
 
 
 def test_a_signal_at_every_instruction(stepped: dict[str, list[dict[str, Any]]]) -> None:
@@ -51,6 +54,12 @@ def test_a_signal_at_every_instruction(stepped: dict[str, list[dict[str, Any]]])
     behind = ["ssa" in each for each in stepped["short"][last:]]
     assert behind == sorted(behind, reverse=True)
     assert all(("ssa" in each) for each in stepped["short"][first:last])
+
+
+def test_an_enclave_too_large_for_a_jump_out_of_it(guest: Guest) -> None:
+    places = [each["where"] for each in _step(guest("steps"), "far")]
+    assert places.count("pad") == 2
+    assert places.count("short") > _SHORT_AT_LEAST - 2
 
 
 def test_an_aex_has_the_same_bytes(stepped: dict[str, list[dict[str, Any]]]) -> None:

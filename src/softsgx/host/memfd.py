@@ -60,12 +60,15 @@ def new_memory(path: str) -> int:
 
 
 class Site:
-    """A replaced instruction: it began at ``start``, the ENCLU behind it at ``enclu``."""
+    """A replaced instruction: it began at ``start``, the ENCLU behind it at ``enclu``.
 
-    __slots__ = ("enclu", "jump", "start", "was")
+    pad: the address that it leads to.
+    """
 
-    def __init__(self, enclu: int, start: int, jump: bytes, was: bytes) -> None:
-        self.enclu, self.start, self.jump, self.was = enclu, start, jump, was
+    __slots__ = ("enclu", "jump", "pad", "start", "was")
+
+    def __init__(self, enclu: int, start: int, jump: bytes, was: bytes, pad: int) -> None:
+        self.enclu, self.start, self.jump, self.was, self.pad = enclu, start, jump, was, pad
 
 
 class MemfdMemory(EnclaveMemory):
@@ -103,9 +106,10 @@ class MemfdMemory(EnclaveMemory):
     def _is_there(self, site: Site) -> bool:
         return bytes(self.view[site.start : site.start + len(site.jump)]) == site.jump
 
-    def replace(self, number: int, enclu: int, start: int, jump: bytes) -> Site:
+    def replace(self, number: int, enclu: int, start: int, jump: bytes, pad: int) -> Site:
         """Put a jump in the place of an instruction."""
-        site = self.sites[number] = Site(enclu, start, jump, self.read(start, len(jump)))
+        was = self.read(start, len(jump))
+        site = self.sites[number] = Site(enclu, start, jump, was, pad)
         self.view[start : start + len(jump)] = jump
         return site
 

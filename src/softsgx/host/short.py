@@ -28,6 +28,8 @@ __all__ = [
     "SLOTS",
     "ShortImage",
     "Tables",
+    "far_head",
+    "far_pad",
     "fence",
     "head",
     "is_free",
@@ -52,6 +54,7 @@ LONG_WAY = 1
 STUB, PAD = 16, 16
 _PADS = 64
 MAX_PADS = (4096 - _PADS) // PAD
+FAR_PADS = 4096 // PAD - 1
 
 
 class ShortImage:
@@ -142,6 +145,17 @@ def pad(base: int, number: int) -> tuple[int, bytes]:
     at = base + image.pads + number * PAD
     to = base + image.exit - (at + 10)
     return at, struct.pack("<BIBi", 0xB8, number << 16, 0xE9, to)
+
+
+def far_pad(page: int, index: int, number: int) -> tuple[int, bytes]:
+    """The same in a page of its own, which begins with where `exit` is: `far_head`."""
+    at = page + PAD * (1 + index)
+    return at, struct.pack("<BIHi", 0xB8, number << 16, 0x25FF, page - (at + 11))
+
+
+def far_head(base: int) -> bytes:
+    """What a page of `far_pad` begins with."""
+    return struct.pack("<Q", base + load_short().exit)
 
 
 def places(tcs: int) -> tuple[int, int]:

@@ -16,13 +16,15 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
-from softsgx.host import ptrace, short
+from softsgx.host import procmaps, ptrace, short
 from softsgx.host.before import leaf_before
 from softsgx.sdm.leaves import PT_REG
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.freeze import frozen
+from softsgx.supervisor.stopped.remote import calls
+from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RIP
 
 __all__ = ["counted", "mapped", "restore"]
@@ -30,6 +32,10 @@ __all__ = ["counted", "mapped", "restore"]
 _OFTEN = 32
 _WINDOW_BYTES = 96
 _JUMP_BYTES = 5
+_REACH_BYTES = (1 << 31) - (1 << 16)
+_MOST_PADS = 1 << 16
+_LOWEST = 1 << 21
+_READ_EXEC, _PRIVATE_THERE = 5, 0x100022  # ANONYMOUS | FIXED_NOREPLACE
 _W, _X = 2, 4
 
 
@@ -55,20 +61,66 @@ def _replace(run: Run, tracee: Tracee, enclave: Any, at: int) -> None:
     start = at - found
     if not all(_is_code(enclave, page) for page in range(start >> 12, (at + 2 >> 12) + 1)):
         return
-    number = len(process.pads)
-    if number >= short.MAX_PADS:
+    number, behind = len(process.pads), enclave.base + start + _JUMP_BYTES
+    found_pad = _pad(run, tracee, process, behind, number)
+    if found_pad is None:
         return
-    pad, code = short.pad(table.base, number)
-    distance = pad - (enclave.base + start + _JUMP_BYTES)
-    if not -(1 << 31) <= distance < 1 << 31:
-        return
-    jump = struct.pack("<Bi", 0xE9, distance)
+    pad, code = found_pad
+    jump = struct.pack("<Bi", 0xE9, pad - behind)
     with frozen(run, [tracee.space]) as threads:
         if any(_within(tid, enclave.base + start) for tid in threads):
             memory.exits[at] = 0  # somebody jumped there: not now
             return
         tracee.space.poke(pad, code)
-        process.pads.append(memory.replace(number, at, start, jump))
+        process.pads.append(memory.replace(number, at, start, jump, pad))
+        if pad & -4096 in process.far:
+            process.far[pad & -4096] += 1
+
+
+def _pad(
+    run: Run, tracee: Tracee, process: HostProcess, behind: int, number: int
+) -> tuple[int, bytes] | None:
+    """A place for one more pad that a jump reaches: beside the others, or in a page nearby."""
+    base = process.table.base
+    if number < short.MAX_PADS and _reaches(behind, short.pad(base, number)[0]):
+        return short.pad(base, number)
+    if number >= _MOST_PADS:
+        return None
+    page = next(
+        (p for p, used in process.far.items() if used < short.FAR_PADS and _reaches(behind, p)), 0
+    )
+    if not page:
+        page = _page_near(run, tracee, process, behind)
+        if not page:
+            return None
+        process.far[page] = 0
+        tracee.space.poke(page, short.far_head(base))
+    return short.far_pad(page, process.far[page], number)
+
+
+def _reaches(behind: int, to: int) -> bool:
+    return abs(to - behind) < _REACH_BYTES
+
+
+def _page_near(run: Run, tracee: Tracee, process: HostProcess, behind: int) -> int:
+    """A new page within a jump's reach, in no ELRANGE: its address, or 0."""
+    taken = [(m.start, m.end) for m in procmaps.maps(tracee.tid)]
+    taken += [(v.file.enclave.base, v.file.enclave.end) for v in process.mm]
+    taken.sort()
+    top, places = _LOWEST, []
+    for start, end in taken:
+        if start - top >= 3 * 4096:
+            places += [top + 4096, start - 2 * 4096]
+        top = max(top, end)
+    places.append(top + 4096)
+    place = min(places, key=lambda place: abs(place - behind))
+    if not _reaches(behind, place) or place >= 1 << 47:
+        return 0
+    with calls(run, tracee) as call:
+        got = call(nr.NR_mmap, place, 4096, _READ_EXEC, _PRIVATE_THERE, -1, 0)
+        if got > 0 and got != place:
+            call(nr.NR_munmap, got, 4096)
+    return place if got == place else 0
 
 
 def _within(tid: int, start: int) -> bool:

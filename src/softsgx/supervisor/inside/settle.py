@@ -39,7 +39,10 @@ def settle(run: Run, tracee: Tracee, number: int) -> bool:
     if slot is not None:
         slot.known(tracee.thread)
     image = short.load_short()
-    at = run.view[RIP] - tracee.space.short
+    rip = run.view[RIP]
+    at = rip - tracee.space.short
+    if number and tracee.space.sgx is not None and rip & -4096 in tracee.space.sgx.far:
+        at = image.tables - 1  # of the pads, whichever
     if not number or not image.enter <= at < image.tables:
         return False
     code = 0
@@ -131,10 +134,10 @@ def _leaving(
 def _back(run: Run, tracee: Tracee, image: short.ShortImage, at: int) -> bool:
     """To the ENCLU that the replaced instruction stands before: whether there is one."""
     view = run.view
+    number = view[RAX] >> 16 & 0xFFFF
     if at >= image.pads:
-        number = (at - image.pads) // short.PAD
-    else:
-        number = view[RAX] >> 16 & 0xFFFF
+        rip, pads = view[RIP], tracee.space.sgx.pads
+        number = next((n for n, s in enumerate(pads) if s.pad <= rip < s.pad + short.PAD), -1)
     enclave = tracee.thread.enclave
     site = enclave.memory.site(number)
     if site is None:

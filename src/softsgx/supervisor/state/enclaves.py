@@ -22,7 +22,7 @@ def forked(run: Run, parent: AddressSpace, child: AddressSpace) -> None:
     """fork: the child has the parent's mappings."""
     process = HostProcess(run, child)
     process.mm = parent.sgx.mm.fork(process)
-    process.pads = list(parent.sgx.pads)
+    process.pads, process.far = list(parent.sgx.pads), dict(parent.sgx.far)
     process.native = {e: t.copy() for e, t in parent.sgx.native.items()}
     child.sgx = process
     if parent.pid in run.traced:

@@ -177,7 +177,8 @@ class HostProcess(Process):
     history: what was mapped of late, while there were several threads.
     locks_future: mlockall(MCL_FUTURE) holds. heap_watched: brk stops. table: the
     `softsgx.supervisor.state.short.Table` of its short way, or None. pads: whose each is, a
-    `softsgx.host.memfd.Site`, those of a parent among them. entered: how often each TCS was,
+    `softsgx.host.memfd.Site`, those of a parent among them. far: pages of pads near
+    enclaves that others are too far from, and how many are used. entered: how often each TCS was,
     where that is counted.
     """
 
@@ -195,6 +196,7 @@ class HostProcess(Process):
         self.locks_future = False
         self.table: Any = None
         self.pads: list[Any] = []
+        self.far: dict[int, int] = {}
         self.entered: dict[int, int] = {}
         self.history: deque[VmaList] = deque(maxlen=64)
         self.heap_watched = False
