@@ -275,3 +275,11 @@ def test_without_a_thread_of_its_own_nothing_is_mapped(guest: Guest, softsgx: So
 def test_code_stays_what_it_was(way: str, guest: Guest, softsgx: Softsgx) -> None:
     """Each of these once wrote to a page that was proved never to be written."""
     _assert_all_ok(softsgx("--", guest("attacks"), way), 1)
+
+
+def test_filters_that_ask_for_a_tracer(guest: Guest, softsgx: Softsgx) -> None:
+    """As the kernel answers where nobody traces, and so it does to the same program alone."""
+    _assert_all_ok(
+        subprocess.run([guest("filters")], capture_output=True, text=True, check=False), 5
+    )
+    _assert_all_ok(softsgx("--", guest("filters"), "enclave"), 8)

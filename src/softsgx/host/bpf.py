@@ -22,8 +22,11 @@ __all__ = [
 
 _LD, _JEQ, _JGT, _JGE, _JSET, _RET, _JA = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06, 0x05
 _AND, _ADDX, _ST, _LDM, _LDI, _TAX, _JGEX = 0x54, 0x0C, 0x02, 0x60, 0x00, 0x07, 0x3D
-ALLOW, TRACE, NOTIFY = 0x7FFF0000, 0x7FF00000, 0x7FC00000
+MESSAGE = 0x5347
+"""What a stop's event message is where a filter of ours asked for it."""
+ALLOW, TRACE, NOTIFY = 0x7FFF0000, 0x7FF00000 | MESSAGE, 0x7FC00000
 _NR, _ARCH, _IP_LO, _IP_HI, _ARGS = 0, 4, 8, 12, 16
+SET_MODE_FILTER, PR_SET_SECCOMP, PR_GET_SECCOMP, MODE_FILTER = 1, 22, 21, 2
 X86_64 = 0xC000003E
 """AUDIT_ARCH_X86_64."""
 
@@ -96,7 +99,7 @@ class _Program:
 
 
 def base_program(cookie: int, executable: bool = False, place: int | None = None) -> bytes:
-    """Paths; other processes' memory; our ioctls; some mappings of files; SHM_REMAP; entering.
+    """Paths; others' memory; our ioctls; some mappings of files, SHM_REMAP; filters; entering.
 
     The vDSO's ENCLU is the call exit, made at its place in any page: a thread that
     ends elsewhere stops for nothing in one of 4096 programs. With ``cookie`` as its
@@ -113,6 +116,7 @@ def base_program(cookie: int, executable: bool = False, place: int | None = None
     }
     wanted |= {nr.NR_ioctl: "ioctl", nr.NR_mmap: "mmap", nr.NR_exit: "exit", nr.NR_shmat: "shmat"}
     wanted[nr.NR_rt_sigaction] = "sigaction"
+    wanted |= {nr.NR_seccomp: "seccomp", nr.NR_prctl: "prctl"}
     wanted |= {nr.NR_utimensat: "utimensat", nr.NR_connect: "connect"}
     if place is not None:
         wanted |= dict.fromkeys(pathcode.CALLS, "looked")
@@ -167,6 +171,12 @@ def base_program(cookie: int, executable: bool = False, place: int | None = None
     p.op(_LD, _arg(2))
     p.op(_JGE, SUN_PATH + len(AESM_SOCKET.rpartition("/")[2]), "", "allow")
     p.op(_JGT, SUN_PATH + SUN_PATH_SIZE, "allow", "trace")
+    p.label("seccomp")  # filters of the program's own
+    p.op(_LD, _arg(0))
+    p.op(_JEQ, SET_MODE_FILTER, "trace", "allow")
+    p.label("prctl")
+    p.op(_LD, _arg(0))
+    p.op(_JEQ, PR_SET_SECCOMP, "trace", "allow")
     p.label("shmat")
     p.op(_LD, _arg(2))
     p.op(_JSET, 0o40000, "trace", "allow")  # SHM_REMAP

@@ -5,13 +5,14 @@ See `table` for all of them and for what a handler is.
 
 from __future__ import annotations
 
+from softsgx.host import bpf
 from softsgx.supervisor.calls import folders, paths, sockets
 from softsgx.supervisor.calls.signals import sigaction, sigprocmask, sigreturn
 from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX
+from softsgx.uapi.regs import ORIG_RAX, RDI
 from softsgx.uapi.syscalls import SYSCALLS
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ["HANDLERS", "answer"]
+
+
+def _filter(run: Run, _tracee: Tracee) -> None:
+    """A filter of the program's own is installed: from now on it may ask for stops, too."""
+    if run.view[ORIG_RAX] == nr.NR_seccomp or run.view[RDI] & 0xFFFFFFFF == bpf.PR_SET_SECCOMP:
+        run.filtered = True
 
 
 def _mmap(run: Run, tracee: Tracee) -> Any:
@@ -57,6 +64,7 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
 }
 """By number: what the table of all handlers takes from here."""
 HANDLERS[nr.NR_connect] = sockets.connect
+HANDLERS[nr.NR_seccomp] = HANDLERS[nr.NR_prctl] = _filter
 HANDLERS[nr.NR_mmap] = _mmap
 HANDLERS[nr.NR_mprotect] = HANDLERS[nr.NR_pkey_mprotect] = HANDLERS[nr.NR_mremap] = _change
 HANDLERS[nr.NR_personality] = _personality

@@ -7,9 +7,10 @@ exec. What concerns enclaves is imported when the device is first opened.
 from __future__ import annotations
 
 import os
+from errno import ENOSYS
 
 from softsgx.errors import UsageError
-from softsgx.host import ptrace, signals
+from softsgx.host import bpf, ptrace, signals
 from softsgx.host.origin import Origin
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.supervisor.calls import early, pathcalls
@@ -52,6 +53,9 @@ class Supervisor:
         run = self.state
         origin = run.options.origin or Origin()
         run.place = pathcalls.place(run)
+        run.filtered = (
+            ptrace.prctl(bpf.PR_GET_SECCOMP) == bpf.MODE_FILTER
+        )  # and so are its children
         pid, fail, run.listener = launch(argv, origin, run.lsm is not None, run.place)
         run.main_pid = pid
         space = AddressSpace(pid)
@@ -163,6 +167,9 @@ class Supervisor:
         run = self.state
         if run.opened and self._inside is None:
             self._enclaves()
+        if run.filtered and self._asked_by_program(tracee):
+            finish(run, tracee, -ENOSYS)
+            return
         answer = self._answer(run, tracee)
         if answer is DONE:
             return
@@ -170,6 +177,18 @@ class Supervisor:
             cont(run, tracee)
         else:
             finish(run, tracee, answer)
+
+    def _asked_by_program(self, tracee: Tracee) -> bool:
+        """Whether a filter of the program's own wants a tracer to hear of the call.
+
+        The program has none, so the call is ENOSYS (seccomp(2), SECCOMP_RET_TRACE), except inside,
+        where there are no calls. Of filters that return the same the newest one's message counts
+        (seccomp_run_filters, Linux 6.1).
+        """
+        thread = tracee.thread
+        if thread is not None and thread.tcs is not None:
+            return False
+        return ptrace.event_message(tracee.tid) != bpf.MESSAGE
 
     def _signal(self, tracee: Tracee, number: int) -> None:
         """A signal-delivery stop that may be of an instruction that we stand for."""

@@ -44,7 +44,8 @@ class Run:
     events have not come yet. killed: the process that was last ended by SIGKILL, whose children may
     have none to tell of them. regs: the registers of the thread that is dealt with, ``view`` of
     them as a list; spare_regs: others, for a while. main_pid, main_status: of the program.
-    sent_illegal: whether a SIGILL came that was no instruction's. listener: what gives descriptors
+    sent_illegal: whether a SIGILL came that was no instruction's. filtered: whether any process has
+    a seccomp filter that is not ours. listener: what gives descriptors
     to processes. aesm: what makes quotes, once it was asked. place: where processes have the code
     that looks at paths, modulo `pathcode.ALIGN`, None where none has it; path_page: the code; led:
     how many instructions were led there. lsm: the security module. nodes: the device's, and AESM's
@@ -83,6 +84,7 @@ class Run:
         self.aesm: AesmService | None = None
         self.place: int | None = None
         self.path_page = b""
+        self.filtered = False
         self.led = 0
         self.nodes = Nodes.of(options)
         self.cache_dir = cache_dir()

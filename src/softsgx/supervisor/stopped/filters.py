@@ -108,8 +108,8 @@ def _set(call: Remote, program: bytes, flags: int) -> int:
     space = call.tracee.space
     where = scratch(space)
     space.poke(where, struct.pack("<HxxxxxxQ", len(program) // 8, where + 16) + program)
-    error = call(nr.NR_seccomp, 1, flags, where)
+    error = call(nr.NR_seccomp, bpf.SET_MODE_FILTER, flags, where)
     if error == -EACCES:
         call(nr.NR_prctl, 38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-        error = call(nr.NR_seccomp, 1, flags, where)
+        error = call(nr.NR_seccomp, bpf.SET_MODE_FILTER, flags, where)
     return error
