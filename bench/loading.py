@@ -6,6 +6,7 @@ A measured page is 5,184 bytes of SHA-256, so raw hashing of as many bytes is th
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 
 from bench.common import Row, figures, guest, in_turn, softsgx
@@ -15,6 +16,9 @@ __all__ = ["rows"]
 _PAGE_HASHED = 5184
 _BATCH = bytes(64 * _PAGE_HASHED)
 _MIB = 256
+_HEAP_MIB = 100  # 25,600 pages, as Intel's loader adds a heap
+_TWO_CORES, _ONE_CORE = 1.1, 1.5
+_PAGE_US = 40
 
 
 def _raw_us_a_page() -> dict[str, float]:
@@ -31,26 +35,26 @@ def _us_a_page(mib: int, chunk_kib: int, *extra: str) -> dict[str, float]:
 
 
 def rows(rounds: int) -> list[Row]:
-    """Chunks of 1 MiB, measured and not; a page an ioctl, as the SDK of Intel does."""
-    raw, large, unmeasured, small = in_turn(
+    """Chunks of 1 MiB, measured and not; a page an ioctl, as the SDKs of Intel and Fortanix do."""
+    raw, large, unmeasured, small, heap = in_turn(
         rounds,
         _raw_us_a_page,
         lambda: _us_a_page(_MIB, 1024),
         lambda: _us_a_page(_MIB, 1024, "unmeasured"),
         lambda: _us_a_page(16, 4),
+        lambda: _us_a_page(_HEAP_MIB, 4, "unmeasured") if rounds > 1 else {"us": 0.0},
     )
     us = raw["us"]
-    part = us / large["us"]
-    return [
-        Row(
-            f"{_MIB} MiB, 1 MiB an ioctl: a page",
-            "us",
-            large["us"],
-            us,
-            "raw SHA-256",
-            target="half of raw speed",
-            met=part >= 0.5,
-        ),
+    limit = _TWO_CORES if len(os.sched_getaffinity(0)) > 1 else _ONE_CORE
+    met = large["us"] <= limit * us
+    found = [
+        Row(f"{_MIB} MiB, 1 MiB an ioctl: a page", "us", large["us"], us, "raw SHA-256",
+            target=f"{limit} of raw", met=met),
         Row(f"{_MIB} MiB, not measured: a page", "us", unmeasured["us"], us, "raw SHA-256"),
-        Row("16 MiB, a page an ioctl: a page", "us", small["us"], us, "raw SHA-256"),
-    ]
+        Row("16 MiB, a page an ioctl: a page", "us", small["us"], us, "raw SHA-256",
+            target=f"{_PAGE_US} us", met=small["us"] <= _PAGE_US),
+    ]  # fmt: skip
+    if heap["us"]:
+        name = f"{_HEAP_MIB} MiB of heap, a page an ioctl: a page"
+        found.append(Row(name, "us", heap["us"], us, "raw SHA-256"))
+    return found

@@ -1,8 +1,8 @@
 """The benchmarks: a table of figures, each beside a bare one of the same run.
 
 Run: ``make bench`` or ``python bench/run.py [--rounds N] [--json FILE] [NAME…]``. Names are
-entering, loading, bystander, startup, checker. Takes some minutes; more rounds make it
-steadier on a machine that does other work. measure.py, policy.py and lsm.py beside it look
+entering, loading, edmm, memory, bystander, startup, checker. Takes some minutes; more rounds make
+it steadier on a machine that does other work. measure.py, policy.py and lsm.py beside it look
 closer at single parts. With --large the checker does 3 pages and 3 processes, too.
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.common import Row
 
-_NAMES = ("startup", "entering", "loading", "bystander", "checker")
+_NAMES = ("startup", "entering", "loading", "edmm", "memory", "bystander", "checker")
 
 
 def _cpu() -> str:
@@ -70,6 +70,8 @@ def main() -> None:
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(_NAMES)}")
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from bench.published import lines
+
     machine = _machine()
     print(", ".join(f"{k}: {v}" for k, v in machine.items()))
     if machine["load"] > machine["cores"] / 2:
@@ -86,6 +88,8 @@ def main() -> None:
         if args.large and name == "checker":
             all_rows[name] += module.large()
         _print(all_rows[name])
+    print("published figures of hardware, each as its source has it")
+    print("\n".join(lines()))
     print(f"{time.monotonic() - start:.0f} s")
     if args.json:
         result = {name: [vars(r) for r in rows] for name, rows in all_rows.items()}
