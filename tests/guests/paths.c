@@ -119,6 +119,8 @@ static void answers(void)
 	check(fd >= 0, "device_by_link", "%ld", fd);
 	check(get("paths.link", O_RDWR | O_NOFOLLOW) == -ELOOP, "link_itself", "%s", room);
 	unlink("paths.link");
+	check(!fstatat_(fd, "", (long)room, AT_EMPTY_PATH) && S_ISCHR(st->st_mode),
+	      "device_by_no_path", "%o", st->st_mode);
 	snprintf(many, sizeof(many), "/proc/self/fd/%ld", fd);
 	check(!look(many) && S_ISCHR(st->st_mode), "device_by_descriptor", "%o", st->st_mode);
 	dir = get("/proc/self/fd", O_RDONLY | O_DIRECTORY);

@@ -81,7 +81,9 @@ def went_long(call: int, result: int) -> bool:
 def concerns(path: bytes) -> bool:
     """What the tracer has to see, said once more."""
     parts = path.split(b"/")
-    return len(path) >= 4096 or any(p in ANY for p in parts) or parts[-1] in {*LAST, b""}
+    if len(path) >= 4096 or any(p in ANY for p in parts):
+        return True
+    return path != b"" and parts[-1] in {*LAST, b""}
 
 
 parts = st.sampled_from(
@@ -98,7 +100,7 @@ anything = st.binary(max_size=40).filter(lambda b: b"\0" not in b)
 def test_a_path_that_matters_goes_the_long_way(
     calls: dict[int, Callable[..., int]], path: bytes, call: int
 ) -> None:
-    if call != nr.NR_access:
+    if path and call != nr.NR_access:
         path = b"/etc/passwd/" + path  # nothing is opened, changed or made there
     where = ctypes.create_string_buffer(path)
     result = calls[call](*([-1, where] if pathcode.CALLS[call] else [where]))
@@ -112,6 +114,16 @@ def test_a_list_is_of_crcs_as_the_processor_makes_them() -> None:
     crc = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)(memory.base + 0x7000)
     assert crc(0) != crc(1)
     assert pathcode._crc(b"123456789") ^ 0xFFFFFFFF == 0xE3069283  # RFC 3720, B.4: the check value
+
+
+def test_no_path_is_a_descriptor_that_matters_once_the_device_is_open() -> None:
+    memory = Memory(bytes((0xB0, LONG)))
+    look, fd = memory.function(nr.NR_newfstatat), ctypes.c_void_p(0)
+    room, empty = ctypes.create_string_buffer(256), 0x1000
+    assert not went_long(nr.NR_newfstatat, look(fd, b"", room, empty))
+    memory.map[memory.code.opened] = 1
+    assert went_long(nr.NR_newfstatat, look(fd, b"", room, empty))
+    assert not went_long(nr.NR_newfstatat, look(fd, b"/etc", room, empty))
 
 
 def test_no_path_goes_the_long_way(calls: dict[int, Callable[..., int]]) -> None:

@@ -132,7 +132,7 @@ class Code:
         self._fields = [(fields[i], fields[i + 1]) for i in range(0, len(fields), 2)]
         self.ends = tuple([at for kind, at in self._fields if kind == ord("C")])
         self.most = (SIZE - len(self.contents)) // self.stub_bytes
-        self.off = at["off"]
+        self.off, self.opened = at["off"], at["opened"]
         names = ("plain1", "probe1", "changed1", "again1")
         self._stages = tuple([at[name] - at["stub1"] for name in names])
 

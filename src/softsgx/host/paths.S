@@ -76,13 +76,14 @@ slash:
 	jmp	part
 last:
 	cmp	$-1, %r11d
-	je	slow
+	je	empty
 	.set	at, 0
 	.rept	24
 	cmp	softsgx_paths_any + at(%rip), %r11d
 	je	slow
 	.set	at, at + 4
 	.endr
+fast:
 	lea	softsgx_paths(%rip), %r11
 	mov	%rax, %rcx
 	shr	$32, %rcx
@@ -92,6 +93,14 @@ last:
 	jc	leave
 	lea	probe1 - plain1(%rcx), %rcx
 	jmp	leave
+empty:	/* no path at all is a descriptor's (AT_EMPTY_PATH): never the device's if nobody has it */
+	mov	%eax, %r11d
+	shr	$16, %r11d
+	and	$0xfff, %r11d
+	cmp	$1, %r11d
+	jne	slow
+	cmpb	$0, softsgx_paths_opened(%rip)
+	je	fast
 slow:
 	mov	%rax, %rcx
 	shr	$32, %rcx
@@ -110,6 +119,8 @@ softsgx_paths_any:			/* CRC-32C of a component, without the last inversion */
 softsgx_paths_last:			/* of one that matters at the end alone */
 	.fill	16, 4, 0
 softsgx_paths_off:			/* not 0: look at none */
+	.byte	0
+softsgx_paths_opened:			/* not 0: somebody may have a descriptor of the device */
 	.byte	0
 	.balign	128
 softsgx_paths_end:

@@ -113,6 +113,8 @@ def _make(run: Run, tracee: Tracee, site: int, last: frozenset[bytes]) -> None:
         _write(tracee, paths.base, run.path_page)
         if paths.off:
             stay_slow(tracee)
+        if run.opened:
+            _write(tracee, paths.base + pathcode.load().opened, b"\1")
 
 
 def _page(run: Run, last: frozenset[bytes]) -> bytes:

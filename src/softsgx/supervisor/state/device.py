@@ -8,12 +8,13 @@ the VMA and the EPCM together allow, so that the CPU itself faults where SGX wou
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
 from softsgx.device.device import Device
 from softsgx.device.files import EnclaveFile
 from softsgx.errors import UnsupportedError
-from softsgx.host import ptrace, state
+from softsgx.host import pathcode, ptrace, state
 from softsgx.host.memfd import MemfdMemory
 from softsgx.sdm.xsave import XsaveLayout
 from softsgx.sgx.enclave import EnclaveMemory
@@ -68,6 +69,7 @@ class HostDevice(Device):
 def open_device(run: Run) -> Device:
     """The device of a run, made if there is none yet."""
     if not run.opened:
+        _note_opened(run)
         options = run.options
         xsave = _xsave()
         run.device = HostDevice(
@@ -90,6 +92,14 @@ def open_device(run: Run) -> Device:
             run.record.watch(run.device)
             run.pending.told = run.record.pages
     return run.device
+
+
+def _note_opened(run: Run) -> None:
+    """From now on a descriptor that a call on no path names may be the device's."""
+    for space in {tracee.space for tracee in run.tracees.values()}:
+        if space.paths.base > 0:
+            with suppress(OSError):  # it is dead already
+                space.poke(space.paths.base + pathcode.load().opened, b"\1")
 
 
 def _xsave() -> XsaveLayout:
