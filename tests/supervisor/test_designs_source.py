@@ -22,7 +22,9 @@ Mmap = Callable[[int, int, int], int]
 @pytest.fixture
 def memory() -> Iterator[_HostMemory]:
     space = SimpleNamespace(pid=os.getpid())
-    process = SimpleNamespace(space=space, run=SimpleNamespace(lsm=None), tid=os.getpid())
+    process = SimpleNamespace(
+        space=space, run=SimpleNamespace(lsm=None, record=None), tid=os.getpid()
+    )
     m = _HostMemory(process)  # type: ignore[arg-type]
     yield m
     m.close()

@@ -324,7 +324,10 @@ def test_threads_may_end_at_any_stop(
     how: str, softsgx: Softsgx, guest: Callable[[str], Path]
 ) -> None:
     done = softsgx("--wait", "--", guest("ends"), how, "40")
-    assert (done.stdout, done.stderr, done.returncode) == ("40\n", "", 0)
+    assert (done.stdout, done.returncode) == ("40\n", 0)
+    # Those that end by a fault inside are told of as a crash each; "bug" never is.
+    assert how == "fault" or done.stderr == ""
+    assert "bug" not in done.stderr
 
 
 def test_a_cpuid_in_a_handler_changes_no_handler(
