@@ -220,13 +220,9 @@ class Walker:
         slot, _, *args = self.map_enclave()
         return slot, model.MAP_LOCKED, *args
 
-    def userfault(self) -> Call | None:
+    def userfault(self) -> Call:
         slot = self.slot()
-        start, length = self.place(slot)
-        mm = self.twin.slots[slot].mm
-        if length > 1 << 30 or not any(v.special for v in mm.overlapping(start, start + length)):
-            return None
-        return slot, model.USERFAULT, start, length
+        return slot, model.USERFAULT, *self.place(slot)
 
     def touch(self) -> Call:
         slot = self.slot()

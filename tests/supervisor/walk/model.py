@@ -189,6 +189,9 @@ class Twin:
     def foretold(self, call: Call) -> bool:
         """The model knows the answer whatever is there now: what `calls` draws."""
         slot, number = call[:2]
+        if number == USERFAULT:
+            there = self.slots[slot].mm.overlapping(call[2], call[2] + call[3])
+            return call[3] <= 1 << 30 and any(v.special for v in there)
         looks = number == nr.NR_madvise or (number == nr.NR_mprotect and call[4] >> 24)
         if looks and 1 << 30 < call[3] < 1 << 63:
             return False  # what lies behind the arena is looked at, too

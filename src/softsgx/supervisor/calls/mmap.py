@@ -132,6 +132,7 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
         if error < 0:
             spans.append((addr, addr + size) if placed is None else (placed, placed + size))
             undone(run, process, call, before, *spans)
+            _split_before_seal(process, error, addr)
             if placed is not None:
                 call(nr.NR_munmap, placed, size)
         value = error or value or outcome.value
@@ -238,7 +239,17 @@ def _believed(
         process.mm_changed()
     else:
         believe(run, process, *ranges)
+        if what != "mremap":
+            _split_before_seal(process, value, ranges[0][0])
     log(run, tracee, what, ranges[0], value)
+
+
+def _split_before_seal(process: HostProcess, error: int, start: int) -> None:
+    """A seal in foreign memory is found by Linux's vms_gather_munmap_vmas() once it has split the
+    first VMA, which stays so.
+    """
+    if error == -errno.EPERM:
+        process.mm.vmas.cut(start)
 
 
 def _munmap(run: Run, tracee: Tracee, process: HostProcess) -> Any:
