@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import venv
 import zipfile
+from collections.abc import Callable, Iterable
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from tests.cache import ROOT, build, cache_directory, locked
+from tests.cache import ROOT, build, build_environment, cache_directory, locked
+from tests.command import Softsgx
 
 _SOURCE = ROOT / "src"
 MODULES = {str(path.relative_to(_SOURCE)) for path in _SOURCE.rglob("*.py")}
@@ -62,3 +69,100 @@ def test_it_works_away_from_the_tree(wheel: zipfile.ZipFile, tmp_path: Path) -> 
         check=True,
     )
     assert done.stdout.split() == [str(tmp_path / "softsgx" / "host" / "vdso.py"), "True"]
+
+
+def _needed(requirements: Iterable[str], found: dict[str, Distribution]) -> None:
+    """Into ``found``: what requirements name where no extra was asked for, and what that needs."""
+    for text in requirements:
+        requirement = Requirement(text)
+        name = canonicalize_name(requirement.name)
+        wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if wanted and name not in found:
+            found[name] = distribution(name)
+            _needed(found[name].requires or (), found)
+
+
+@pytest.fixture(scope="module")
+def plain(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`softsgx` as ``pip install softsgx`` gives it: in an environment that has nothing else.
+
+    What it requires is copied from here, so that no network is asked.
+    """
+    folder = tmp_path_factory.mktemp("plain")
+    venv.create(folder, with_pip=False, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "--quiet"]
+    build([*pip, "install", "--no-index", "--no-deps", "--no-compile", str(wheel.filename)])
+    (site,) = folder.glob("lib/python3*/site-packages")
+    needed: dict[str, Distribution] = {}
+    (metadata,) = site.glob("softsgx-*.dist-info")
+    _needed(Distribution.at(metadata).requires or (), needed)
+    for dist in needed.values():
+        for file in dist.files or ():
+            if ".." not in file.parts and "__pycache__" not in file.parts:
+                target = site / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(str(dist.locate_file(file)), target)
+    build([*pip, "check"])
+    return folder / "bin" / "softsgx"
+
+
+Plain = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def installed(plain: Path, tmp_path: Path, state_directory: Path) -> Plain:
+    """``installed(*args)`` runs it, with nothing of this Python in its environment."""
+
+    def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [plain, *args], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False,
+            env=build_environment() | {"SOFTSGX_STATE_DIR": str(state_directory)},
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def hello(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample loader, its enclave beside it."""
+    out = tmp_path_factory.mktemp("hello")
+    build(["make", "-s", "-C", ROOT / "examples" / "hello", f"OUT={out}"])
+    return out / "hello"
+
+
+def test_without_an_extra_it_runs_programs(installed: Plain, hello: Path) -> None:
+    done = installed("run", "--record", "run.jsonl", "--", hello, "you")
+    assert (done.returncode, done.stdout) == (0, "the enclave says: hello, you\n"), done.stderr
+    done = installed("show", "run.jsonl")
+    assert done.returncode == 0
+    assert "ioctl(3, SGX_IOC_ENCLAVE_INIT" in done.stdout
+    for command in (("designs",), ("designs", "segments"), ("include",), ("doctor", "--help")):
+        assert installed(*command).returncode == 0, command
+    root = installed("attest", "root")
+    assert (root.returncode, root.stdout[:11]) == (0, "-----BEGIN "), root.stderr
+
+
+@pytest.mark.parametrize(
+    ("extra", "command"),
+    [
+        ("prove", "check linux-6.12"),
+        ("prove", "repair segments"),
+        ("report", "report run.jsonl -o run.html"),
+        ("report", "show --perfetto run.pftrace run.jsonl"),
+        ("report", "designs --html designs.html"),
+        ("report", "check --html pages linux-6.12"),
+        ("attest", "attest verify quote"),
+        ("sweep", "sweep --ray auto spec.toml"),
+    ],
+)
+def test_what_takes_an_extra_names_it(
+    installed: Plain, softsgx: Softsgx, tmp_path: Path, extra: str, command: str
+) -> None:
+    softsgx("--record", tmp_path / "run.jsonl", "--", "true")
+    (tmp_path / "quote").write_bytes(bytes(1000))
+    (tmp_path / "spec.toml").write_text('[[program]]\nargv = ["true"]\n')
+    done = installed(*command.split())
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    *hints, line = done.stderr.splitlines()
+    assert line.endswith(f"pip install 'softsgx[{extra}]'")
+    assert all("berkeley-abc is missing" in hint for hint in hints)

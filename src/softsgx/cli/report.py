@@ -39,10 +39,11 @@ def report(args: list[str]) -> int:
     if not names or not out:
         raise UsageError("write: softsgx report RECORDING… -o PAGE.html")
     from softsgx.cli.explain import policy_of
-    from softsgx.report.html import write_page
+    from softsgx.report.html import need_jinja, write_page
     from softsgx.report.runpage import run_page
     from softsgx.report.runs import runs_of
 
+    need_jinja()
     runs = [run for name in names for run in runs_of(name)]
     write_page(out, run_page(runs, policy_of))
     return 0

@@ -40,6 +40,8 @@ Run PROGRAM with a software SGX device.
   --record FILE                  append every event to FILE ('softsgx show FILE' prints it)
   --record-enclu count           of EENTER and EEXIT record their number alone, at full speed
   -v, --verbose                  print every event to standard error
+  -q, --quiet                    nothing of softsgx's own on standard error but errors: no report of
+                                 a crash inside, no hint
   --symbols FILE[@OFFSET]        an enclave's ELF file, for the report of a crash inside (by default
                                  it is looked for); its address 0 at OFFSET in ELRANGE (default: by
                                  content). With it every exception inside is told, not only
@@ -95,6 +97,7 @@ def parse_options(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     takes |= {"--inject": "inject", "--seed": "seed"}
     takes |= {f"--{name}": name for name in _LSM}
     flags = {"-v": "verbose", "--verbose": "verbose", "--no-cpuid": "no_cpuid"}
+    flags |= {"-q": "quiet", "--quiet": "quiet"}
     flags |= {"--no-aesm": "no_aesm", "--dcap-ql": "dcap_ql"}
     takes |= {"--dev-mode": "dev_mode", "--dev-owner": "dev_owner", "--dev-group": "dev_group"}
     flags |= {
@@ -169,6 +172,7 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
     if "dcap_ql" in chosen:
         _dcap_ql(origin)
     options.exact = "exact" in chosen
+    options.quiet = _quiet(chosen)
     options.carry_out = bool(chosen.get("carry_out"))
     options.abort_page = bool(chosen.get("abort_page"))
     options.verify = bool(chosen.get("verify"))
@@ -186,14 +190,8 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
     try:
         supervisor = Supervisor(options)
         status = supervisor.run(argv)
-        if status & 0x7F == SIGILL and supervisor.state.sent_illegal and sys.stderr is not None:
-            print(
-                f"softsgx: {argv[0]} ended by a SIGILL that it sent itself; if it translates or"
-                " checks machine code, run it with --no-cpuid",
-                file=sys.stderr,
-            )
-        if options.faults is not None and sys.stderr is not None:
-            for line in options.faults.unfired():
+        if sys.stderr is not None and not options.quiet:
+            for line in _hints(argv[0], status, supervisor.state.sent_illegal, options):
                 print(f"softsgx: {line}", file=sys.stderr)
         return status
     except Exception as e:
@@ -204,6 +202,27 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
             options.recorder.close()
         if options.lsm is not None:
             options.lsm.close()
+
+
+def _hints(program: str, status: int, sent_illegal: bool, options: Options) -> list[str]:
+    """What a user may want to know of a run that is over."""
+    hints = []
+    if status & 0x7F == SIGILL and sent_illegal:
+        hints.append(
+            f"{program} ended by a SIGILL that it sent itself; if it translates or"
+            " checks machine code, run it with --no-cpuid"
+        )
+    if options.faults is not None:
+        hints += options.faults.unfired()
+    return hints
+
+
+def _quiet(chosen: dict[str, Any]) -> bool:
+    """Whether nothing is told but errors. Raises UsageError."""
+    for name, option in (("verbose", "-v"), ("symbols", "--symbols")):
+        if "quiet" in chosen and name in chosen:
+            raise UsageError(f"--quiet and {option} exclude each other: one is told nothing by it")
+    return "quiet" in chosen
 
 
 def _dcap_ql(origin: Origin) -> None:

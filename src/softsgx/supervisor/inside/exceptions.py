@@ -264,7 +264,7 @@ def _crashed(
 ) -> None:  # fmt: skip
     """Tell of an exception, after its AEX, that ends the process, or of each with --symbols."""
     at_vdso = tracee.space.image and run.view[RIP] in (tracee.space.aep, tracee.space.entry - 3)
-    if not run.options.symbols and (at_vdso or _handled(tracee, number)):
+    if run.options.quiet or (not run.options.symbols and (at_vdso or _handled(tracee, number))):
         return
     from softsgx.supervisor.inside.crash import Why, tell
 

@@ -24,7 +24,8 @@ class Options:
     None. front: hears of the program being ``launched(pid)``, ``stopped(signal)`` and
     ``ended(status)`` before its descendants. aesm: AESM's socket is there. symbols: ELF files of
     enclaves, ``FILE`` or ``FILE@OFFSET`` in ELRANGE; if there are any, every exception inside is
-    told in full. faults: a `softsgx.faults.plan.Faults`, None where there are no rules.
+    told in full. quiet: no crash is told, and no hint given. faults: a
+    `softsgx.faults.plan.Faults`, None where there are no rules.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Options:
         "lsm",
         "make_design",
         "origin",
+        "quiet",
         "recorder",
         "symbols",
         "verify",
@@ -59,7 +61,7 @@ class Options:
         self.verify = False
         self.carry_out = False
         self.cpuid = self.aesm = True
-        self.exact = False
+        self.exact = self.quiet = False
         self.abort_page = False
         self.symbols: list[str] = []
         self.dev_mode, self.dev_uid, self.dev_gid = 0o666, 0, 0
