@@ -13,7 +13,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # Where there is Python: mypy takes a folder without any for a mistake.
-CODE := $(wildcard *.py) $(foreach folder,src tests bench examples tools,\
+CODE := $(wildcard *.py docs/*.py) $(foreach folder,src tests bench examples tools,\
     $(if $(shell find $(folder) -name '*.py' -print -quit 2>/dev/null),$(folder)))
 # An editable install compiles what hatch_build.py compiles: its inputs make it stale.
 NATIVE := $(wildcard hatch_build.py) $(shell find src -name '*.[chS]' -o -name '*.lds')
@@ -26,10 +26,13 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help setup demo test lint bench fuzz judge format guests findings wheel clean
+SITE ?= build/docs
+
+.PHONY: help setup demo docs test lint bench fuzz judge format guests findings wheel clean
 
 help:
 	@echo 'make demo     run a small enclave under softsgx and show what happened'
+	@echo 'make docs     the documentation as a site, in build/docs (SITE names another place)'
 	@echo 'make test     the test suite (ARGS go to pytest)'
 	@echo 'make lint     ruff, mypy --strict, import-linter, codespell'
 	@echo 'make bench    the benchmarks (ARGS go to bench/run.py)'
@@ -57,6 +60,11 @@ endif
 
 demo: setup
 	@PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh $(ARGS)
+
+# Strict: a link that leads nowhere is an error. Needs no network.
+docs: setup
+	@$(BIN)/sphinx-build -W --keep-going -q docs $(SITE)
+	@echo 'docs: open $(SITE)/index.html'
 
 test: setup
 	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
