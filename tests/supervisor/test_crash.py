@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +111,14 @@ def test_a_crash_that_ends_the_program_is_told(killed: Path, softsgx: Softsgx) -
     assert distance == int(fault[1], 16) - frames[0][0]
     assert len(registers) == 18
     assert done.stderr.splitlines()[-1] == f"softsgx:   symbols: {elf}"
+
+
+def test_a_crash_with_standard_error_closed_is_told_to_nobody(killed: Path) -> None:
+    argv = shlex.join([sys.executable, "-m", "softsgx", "run", "--", str(killed / "hello"), "you"])
+    closed = subprocess.run(
+        ["sh", "-c", f"exec {argv} 2>&-"], check=False, timeout=60, stdout=subprocess.PIPE
+    )
+    assert (closed.returncode, closed.stdout) == (-11, b"")
 
 
 def test_the_rule_that_refused_stands_with_a_recording(

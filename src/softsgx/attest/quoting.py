@@ -25,9 +25,9 @@ from softsgx.sdm.quote import (
     SIGNATURE,
     pack_quote,
 )
-from softsgx.sdm.structs import REPORT, REPORT_BODY, TARGETINFO
-from softsgx.sgx.keys import report_key, report_mac
-from softsgx.sgx.report import ereport, report_keyid
+from softsgx.sdm.structs import REPORT, REPORT_BODY
+from softsgx.sgx.keys import report_mac
+from softsgx.sgx.report import ereport, report_keyid, target_key
 
 __all__ = ["SGX_QL_INVALID_REPORT", "InvalidReportError", "Quoting"]
 
@@ -61,7 +61,7 @@ class Quoting:
         """(public key, what is behind the quote's signature): as certified, the same each time."""
         public = public_bytes(private_key(self.platform.root, "attestation key"))
         identity = hashlib.sha256(public + _AUTH_DATA).digest()
-        report = self._report_of_qe(qe_target_info(), identity)[: REPORT_BODY.size]
+        report = self._report_of_qe(self.target_info, identity)[: REPORT_BODY.size]
         signature = sign(self.certificates.pck.key, report)
         certified = SIGNATURE.pack(
             attestation_key=public, qe_report=report, qe_report_signature=signature
@@ -125,16 +125,6 @@ class Quoting:
 
     def _is_ours(self, report: bytes) -> bool:
         """sgx_verify_report(): by the key that EGETKEY would give the quoting enclave."""
-        r, t = REPORT.unpack(report), TARGETINFO.unpack(self.target_info)
-        key = report_key(
-            self.platform.root,
-            r.keyid,
-            t.measurement,
-            t.attributes,
-            t.xfrm,
-            t.miscselect,
-            t.configid,
-            t.configsvn,
-            t.cet_attributes,
-        )
+        r = REPORT.unpack(report)
+        key = target_key(self.platform.root, self.target_info, r.keyid)
         return hmac.compare_digest(report_mac(key, report), r.mac)

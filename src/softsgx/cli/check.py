@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any
 
+from softsgx.complaints import complain
 from softsgx.errors import UsageError
 
 __all__ = ["check"]
@@ -166,10 +167,9 @@ def _tell_engine(options: Any) -> None:
     if options.engine == "abc" and find_abc() is None:
         raise UsageError("--engine abc: there is no berkeley-abc; install Debian's package")
     if options.engine == "auto" and find_abc() is None:
-        print(
-            "softsgx: berkeley-abc is missing: Z3 alone, which proves less and searches"
-            f" {options.max_depth} steps deep",
-            file=sys.stderr,
+        complain(
+            "berkeley-abc is missing: Z3 alone, which proves less and searches"
+            f" {options.max_depth} steps deep"
         )
 
 

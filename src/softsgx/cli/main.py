@@ -6,6 +6,7 @@ import os
 import sys
 from errno import EACCES, ENOSYS, EPERM
 
+from softsgx.complaints import complain
 from softsgx.errors import InternalError, SoftsgxError
 
 __all__ = ["main"]
@@ -56,7 +57,7 @@ def _status(args: list[str]) -> int:
     except InternalError as e:
         return _bug(e, str(e))
     except SoftsgxError as e:
-        _complain(str(e))
+        complain(str(e))
         return 2
     except BrokenPipeError:
         return 1
@@ -65,7 +66,7 @@ def _status(args: list[str]) -> int:
     except OSError as e:
         if e.errno not in _FORBIDDEN or os.environ.get("SOFTSGX_DEBUG"):
             return _bug(e, f"{type(e).__name__}: {e} (this is a bug in softsgx)")
-        _complain(f"{e}: this machine, or its container, forbids it; 'softsgx doctor' says more")
+        complain(f"{e}: this machine, or its container, forbids it; 'softsgx doctor' says more")
         return 2
     except Exception as e:
         return _bug(e, f"{type(e).__name__}: {e} (this is a bug in softsgx)")
@@ -79,13 +80,8 @@ def _bug(error: Exception, text: str) -> int:
         hint = ""
     else:
         hint = "; SOFTSGX_DEBUG=1 shows where"
-    _complain(f"{' '.join(text.split())}{hint}")
+    complain(f"{' '.join(text.split())}{hint}")
     return _EX_SOFTWARE
-
-
-def _complain(text: str) -> None:
-    if sys.stderr is not None:  # print() would take standard output instead
-        print(f"softsgx: {text}", file=sys.stderr)
 
 
 def _any_text() -> None:
@@ -123,5 +119,5 @@ def _command(args: list[str]) -> int:
         _any_text()
         module = import_module(f"softsgx.cli.{name}")
         return int(getattr(module, name)(rest))
-    _complain(f"no command {name!r}; see 'softsgx --help'")
+    complain(f"no command {name!r}; see 'softsgx --help'")
     return 2

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from softsgx.cli.load import load_file
+from softsgx.complaints import complain
 from softsgx.errors import UsageError
 
 __all__ = ["repair"]
@@ -28,7 +29,7 @@ def _one(task: tuple[str, list[str] | None, Any, list[str], bool]) -> list[Any]:
 
     def tell(line: str) -> None:
         if talks:
-            print(f"softsgx: {text}: {line}", file=sys.stderr)
+            complain(f"{text}: {line}")
 
     return search(make_design(text), names, options, tell)
 

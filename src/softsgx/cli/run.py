@@ -6,6 +6,7 @@ import os
 import sys
 
 from softsgx.cli.front import Tracer, front, split
+from softsgx.complaints import complain
 from softsgx.errors import SoftsgxError, UsageError
 from softsgx.host.origin import Origin
 from softsgx.host.signals import SIGILL
@@ -190,9 +191,9 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
     try:
         supervisor = Supervisor(options)
         status = supervisor.run(argv)
-        if sys.stderr is not None and not options.quiet:
+        if not options.quiet:
             for line in _hints(argv[0], status, supervisor.state.sent_illegal, options):
-                print(f"softsgx: {line}", file=sys.stderr)
+                complain(line)
         return status
     except Exception as e:
         _blame(e, chosen.get("load", ()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from softsgx.complaints import complain
 from softsgx.errors import UsageError
 
 __all__ = ["show"]
@@ -106,4 +107,4 @@ def _print(options: _Options, choice: Any) -> None:
             sys.stdout.flush()
     sys.stdout.flush()
     for line in cut:
-        print(f"softsgx: {name}: line {line} is cut short, and left out", file=sys.stderr)
+        complain(f"{name}: line {line} is cut short, and left out")

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+from softsgx.complaints import complain
 from softsgx.errors import UsageError
 
 __all__ = ["sweep"]
@@ -95,7 +96,7 @@ def sweep(args: list[str]) -> int:
         bad = sum(result["outcome"] != "ok" for result in results)
         print(f"{len(results)} runs, {bad} of them failed; {took:.1f} s; recordings in {out}")
     if lost:
-        print(f"softsgx: {lost} runs were lost; the same sweep again makes them", file=sys.stderr)
+        complain(f"{lost} runs were lost; the same sweep again makes them")
     return int(bool(lost) or any(result["outcome"] != "ok" for result in results))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from softsgx.host import signals
+from softsgx.host.status import mask_of, status_of
 
 __all__ = ["signal_pending"]
 
@@ -11,7 +12,6 @@ _NOTHING = sum(
     1 << number - 1
     for number in (signals.SIGCHLD, signals.SIGCONT, signals.SIGURG, signals.SIGWINCH)
 )
-_FIELDS = (b"SigPnd:", b"ShdPnd:", b"SigBlk:", b"SigIgn:", b"SigCgt:")
 
 
 def signal_pending(tid: int) -> bool:
@@ -21,9 +21,8 @@ def signal_pending(tid: int) -> bool:
     have been dropped without it interrupts no call.
     """
     try:
-        with open(f"/proc/{tid}/status", "rb", buffering=0) as f:
-            lines = [line for line in f.read(8192).split(b"\n") if line.startswith(_FIELDS)]
+        told = status_of(tid)
     except OSError:
         return False
-    own, shared, blocked, ignored, caught = (int(line.split()[1], 16) for line in lines)
-    return bool((own | shared) & ~blocked & ~ignored & ~(_NOTHING & ~caught))
+    pending = mask_of(told, b"SigPnd", b"ShdPnd") & ~mask_of(told, b"SigBlk", b"SigIgn")
+    return bool(pending & ~(_NOTHING & ~mask_of(told, b"SigCgt")))

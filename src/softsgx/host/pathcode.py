@@ -12,6 +12,7 @@ import struct
 
 from softsgx.errors import UnsupportedError
 from softsgx.host import vdso
+from softsgx.host.built import lacks, path_of, read_built
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import EFLAGS, ORIG_RAX, RAX, RCX, RDX, RIP, RSI
 from softsgx.uapi.syscalls import SYSCALLS
@@ -35,7 +36,7 @@ ALIGN = 1 << 30
 MASK = ALIGN - SIZE | 0x7F
 """What the filter looks at of an instruction's address: the place, and where in a stub."""
 
-_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "softsgx-paths.so")
+_PATH = path_of("softsgx-paths.so")
 _OPENS = {nr.NR_open: 1, nr.NR_openat: 2}  # the stub that has the flags' register
 CALLS = {
     n: SYSCALLS[n].of_kind("path")[0]
@@ -125,10 +126,7 @@ class Code:
             }
             fields = contents[start + at["fields1"] : start + at["fields2"]]
         except (KeyError, ValueError) as e:
-            raise UnsupportedError(
-                f"{_PATH} lacks the symbol {e}: build it again with 'python hatch_build.py' or"
-                " install softsgx again"
-            ) from e
+            raise lacks(_PATH, e) from e
         self._fields = [(fields[i], fields[i + 1]) for i in range(0, len(fields), 2)]
         self.ends = tuple([at for kind, at in self._fields if kind == ord("C")])
         self.most = (SIZE - len(self.contents)) // self.stub_bytes
@@ -230,13 +228,5 @@ def load() -> Code:
     """The built object, read once. Raises UnsupportedError if it is not there or none of ours."""
     global _code  # noqa: PLW0603 - one file, read at most once a process
     if _code is None:
-        try:
-            with open(_PATH, "rb") as file:
-                contents = file.read()
-        except FileNotFoundError:
-            raise UnsupportedError(
-                f"{_PATH} is not built: run 'python hatch_build.py' in the source tree "
-                "(it needs gcc) or install softsgx again"
-            ) from None
-        _code = Code(contents)
+        _code = Code(read_built(_PATH))
     return _code

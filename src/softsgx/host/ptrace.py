@@ -53,6 +53,7 @@ __all__ = [
     "set_sigmask",
     "set_thread_area",
     "set_xstate",
+    "si_code",
     "singlestep",
     "syscall_arch",
     "syscall_step",
@@ -208,6 +209,11 @@ def get_siginfo(tid: int) -> bytes:
     if _ptrace(_GETSIGINFO, tid, None, ctypes.addressof(_siginfo)) < 0:
         raise ProcessLookupError(tid)
     return _siginfo.raw
+
+
+def si_code(tid: int) -> int:
+    """Why a stopped thread gets the signal that it stopped for: positive if the kernel sends it."""
+    return int.from_bytes(get_siginfo(tid)[8:12], "little", signed=True)
 
 
 def set_siginfo(tid: int, info: bytes) -> None:

@@ -13,8 +13,8 @@ import mmap
 import os
 import struct
 
-from softsgx.errors import UnsupportedError
-from softsgx.host import ptrace, vdso
+from softsgx.host import procmaps, ptrace, vdso
+from softsgx.host.built import lacks, path_of, read_built
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -40,7 +40,7 @@ __all__ = [
     "why_not",
 ]
 
-_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "softsgx-short.so")
+_PATH = path_of("softsgx-short.so")
 _AT_HWCAP2, _HWCAP2_FSGSBASE = 26, 2
 
 R_LOCK, R_OPEN, R_HELD, R_COUNT, R_TCS, R_ENTRY = 0, 8, 12, 16, 64, 72
@@ -106,10 +106,7 @@ class ShortImage:
                     setattr(self, name, symbols["softsgx_" + name])
             self.tables, self.size = self.rows, symbols["softsgx_end"]
         except KeyError as e:
-            raise UnsupportedError(
-                f"{_PATH} lacks the symbol {e} (stripped?): build it again with "
-                "'python hatch_build.py' or install softsgx again"
-            ) from e
+            raise lacks(_PATH, e) from e
 
 
 _image: ShortImage | None = None
@@ -119,14 +116,7 @@ def load_short() -> ShortImage:
     """The built object, read once. Raises UnsupportedError if it is not there."""
     global _image  # noqa: PLW0603 - one file, read at most once a process
     if _image is None:
-        try:
-            with open(_PATH, "rb") as file:
-                _image = ShortImage(file.read())
-        except FileNotFoundError:
-            raise UnsupportedError(
-                f"{_PATH} is not built: run 'python hatch_build.py' in the source tree "
-                "(it needs gcc) or install softsgx again"
-            ) from None
+        _image = ShortImage(read_built(_PATH))
     return _image
 
 
@@ -212,10 +202,7 @@ instruction (SDM, "Memory Ordering": loads and stores are not reordered with tho
 
 def why_not() -> str:
     """Why the short way cannot be gone on this machine; "" if it can."""
-    with open("/proc/self/auxv", "rb") as f:
-        auxv = f.read()
-    known = dict(struct.iter_unpack("<QQ", auxv[: len(auxv) & -16]))
-    if not known.get(_AT_HWCAP2, 0) & _HWCAP2_FSGSBASE:
+    if not procmaps.auxv(os.getpid()).get(_AT_HWCAP2, 0) & _HWCAP2_FSGSBASE:
         return "a program cannot set its own FS and GS here (FSGSBASE; Linux 5.9)"
     return ""
 

@@ -15,15 +15,15 @@ in ten times the start-up that ``run`` may cost.
 
 from __future__ import annotations
 
-import os
 import struct
 
 from softsgx.errors import UnsupportedError
+from softsgx.host.built import lacks, path_of, read_built
 
 __all__ = ["Image", "find_syscall_insn", "load_image", "parse_symbols", "slots"]
 
 _PAGE = 4096
-_PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "softsgx-vdso.so")
+_PATH = path_of("softsgx-vdso.so")
 _SLOT = "softsgx_slot_"
 _FALLBACK = "softsgx_fallback_"
 
@@ -105,10 +105,7 @@ class Image:
             }
             self.data_offset = min(self.slot_offsets.values()) & -_PAGE
         except (KeyError, ValueError) as e:
-            raise UnsupportedError(
-                f"{_PATH} lacks the symbol {e} (stripped?): build it again with "
-                "'python hatch_build.py' or install softsgx again"
-            ) from e
+            raise lacks(_PATH, e) from e
         self.symbols = symbols
         self.contents = contents
         self.size = self.data_offset + _PAGE
@@ -124,15 +121,7 @@ def load_image() -> Image:
     """
     global _image  # noqa: PLW0603 - one file, read at most once a process
     if _image is None:
-        try:
-            with open(_PATH, "rb") as file:
-                contents = file.read()
-        except FileNotFoundError:
-            raise UnsupportedError(
-                f"{_PATH} is not built: run 'python hatch_build.py' in the source tree "
-                "(it needs gcc) or install softsgx again"
-            ) from None
-        _image = Image(contents)
+        _image = Image(read_built(_PATH))
     return _image
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from softsgx.complaints import complain
 from softsgx.errors import UsageError
 from softsgx.record.schema import EVENTS, VERSION, encode
 from softsgx.record.state import State
@@ -105,7 +106,7 @@ class Recorder:
             why = e.strerror or str(e)
         os.close(self._fd)
         self._fd = -1
-        print(f"softsgx: {self._path}: {why}; recording ends here", file=sys.stderr)
+        complain(f"{self._path}: {why}; recording ends here")
 
     def flush(self) -> None:
         """Write the event that is held: the guest is about to run on."""

@@ -14,8 +14,8 @@ from typing import Any
 from softsgx.law.values import mask_name
 from softsgx.report.intervals import Intervals
 from softsgx.report.runs import Run
-from softsgx.report.text import page_text
 from softsgx.sdm.leaves import ATTR_DEBUG, PT_TCS
+from softsgx.sgx.epcm import page_text
 
 __all__ = ["PageMap"]
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import IO, Any
 
 from softsgx.errors import UsageError
+from softsgx.report.intervals import Intervals
 from softsgx.report.lanes import HANDLER, Span, lanes, resumptions
 from softsgx.report.runs import Run
 from softsgx.report.text import enclu_name, signal_name
@@ -34,7 +35,7 @@ class _Trace:
         self.explicit: int = TrackDescriptor.EXPLICIT
         self.run, self.base, self.start_ns = run, number << 40, start_ns
         self.first = number == 0
-        self.present: dict[int, dict[int, int]] = {}
+        self.present: dict[int, Intervals[bool]] = {}
         self.resumed = resumptions(run)
 
     def packet(self, us: int = -1) -> Any:
@@ -148,23 +149,11 @@ class _Trace:
     def counts(self, event: dict[str, Any]) -> Iterator[tuple[int, int]]:
         """(enclave, pages that it has) of the enclaves whose pages an event changed."""
         for number in dict.fromkeys(row[0] for row in event.get("pages", ())):
-            present = self.present.setdefault(number, {})
+            present = self.present.setdefault(number, Intervals())
             for row in event["pages"]:
                 if row[0] == number:
-                    _put(present, row[1], row[2], row[3].get("present", 0))
-            yield number, sum(end - first for first, end in present.items())
-
-
-def _put(present: dict[int, int], first: int, last: int, there: int) -> None:
-    """Note of [first, last) whether there are pages: disjoint ranges, first → last."""
-    for a, b in [(a, b) for a, b in present.items() if a < last and first < b]:
-        del present[a]
-        if a < first:
-            present[a] = first
-        if last < b:
-            present[last] = b
-    if there:
-        present[first] = last
+                    present.put(row[1], row[2], True if row[3].get("present") else None)
+            yield number, sum(last - first for first, last, _ in present)
 
 
 def _name(event: dict[str, Any]) -> str:

@@ -16,9 +16,10 @@ from softsgx.law.values import mask_name
 from softsgx.record import ioctls
 from softsgx.sdm import leaves as sdm
 from softsgx.sdm.cpuid import SGX_LEAF
+from softsgx.sgx.epcm import page_text
 from softsgx.uapi.errno import errno_name
 
-__all__ = ["Formatter", "enclu_name", "fault_word", "page_text", "signal_name"]
+__all__ = ["Formatter", "enclu_name", "fault_word", "signal_name"]
 
 _O_MODE = {1: "O_RDONLY", 2: "O_WRONLY", 3: "O_RDWR"}
 _ACCESS = {0: "read", 1: "write", 2: "fetch"}
@@ -334,18 +335,3 @@ def _told(event: dict[str, Any]) -> bool:
 def _registers(registers: dict[str, int]) -> list[str]:
     shown = [f"{name}={value:#x}" for name, value in registers.items()]
     return ["      " + " ".join(shown[n : n + 6]) for n in range(0, len(shown), 6)]
-
-
-def page_text(page: dict[str, int]) -> str:
-    """The state of a page by its fields (`softsgx.sgx.epcm.PAGE` and what a design adds)."""
-    if not page.get("present"):
-        return "absent"
-    kind = page.get("pt", 0)
-    parts = [sdm.PAGE_TYPE_NAMES.get(kind, str(kind)).removeprefix("PT_")]
-    parts.append(mask_name(page.get("perm", 0)))
-    known = ("present", "pt", "perm", "max")
-    parts += [name if value == 1 else f"{name}={value}" for name, value in page.items()
-              if value and name not in known]  # fmt: skip
-    if "max" in page:
-        parts.append(f"max={mask_name(page['max'])}")
-    return " ".join(parts)

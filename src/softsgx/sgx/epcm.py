@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from softsgx.law.state import Schema
-from softsgx.sdm.leaves import PT_REG, PT_TCS, PT_TRIM
+from softsgx.law.values import mask_name
+from softsgx.sdm.leaves import PAGE_TYPE_NAMES, PT_REG, PT_TCS, PT_TRIM
 
-__all__ = ["PAGE", "PageTable"]
+__all__ = ["PAGE", "PageTable", "page_text"]
 
 PAGE = Schema(
     "page",
@@ -166,3 +167,18 @@ def _fill(table: _Table, first: int, last: int, word: int) -> None:
             if at + n == _LEAF and leaf.count(word) == _LEAF:
                 table[index] = word
         first += n
+
+
+def page_text(page: dict[str, int]) -> str:
+    """The state of a page by its fields (`PAGE` and what a design adds)."""
+    if not page.get("present"):
+        return "absent"
+    kind = page.get("pt", 0)
+    parts = [PAGE_TYPE_NAMES.get(kind, str(kind)).removeprefix("PT_")]
+    parts.append(mask_name(page.get("perm", 0)))
+    known = ("present", "pt", "perm", "max")
+    parts += [name if value == 1 else f"{name}={value}" for name, value in page.items()
+              if value and name not in known]  # fmt: skip
+    if "max" in page:
+        parts.append(f"max={mask_name(page['max'])}")
+    return " ".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from softsgx.sdm.structs import REPORT, TARGETINFO
 from softsgx.sgx.keys import CPUSVN, Identity, report_key, report_mac
 
-__all__ = ["ereport", "report_keyid"]
+__all__ = ["ereport", "report_keyid", "target_key"]
 
 
 def report_keyid(root: bytes) -> bytes:
@@ -13,6 +13,23 @@ def report_keyid(root: bytes) -> bytes:
     import hashlib
 
     return hashlib.sha256(b"report keyid" + root).digest()
+
+
+def target_key(root: bytes, targetinfo: bytes, keyid: bytes, cpusvn: bytes = CPUSVN) -> bytes:
+    """REPORT_KEY (16 bytes) of the enclave that TARGETINFO names: REPORTs for it have its MAC."""
+    t = TARGETINFO.unpack(targetinfo)
+    return report_key(
+        root,
+        keyid,
+        t.measurement,
+        t.attributes,
+        t.xfrm,
+        t.miscselect,
+        t.configid,
+        t.configsvn,
+        t.cet_attributes,
+        cpusvn,
+    )
 
 
 def ereport(
@@ -47,17 +64,5 @@ def ereport(
         reportdata=bytes(reportdata),
         keyid=keyid,
     )
-    t = TARGETINFO.unpack(targetinfo)
-    key = report_key(
-        root,
-        keyid,
-        t.measurement,
-        t.attributes,
-        t.xfrm,
-        t.miscselect,
-        t.configid,
-        t.configsvn,
-        t.cet_attributes,
-        cpusvn,
-    )
+    key = target_key(root, targetinfo, keyid, cpusvn)
     return report[: REPORT.offset("mac")] + report_mac(key, report)

@@ -17,7 +17,7 @@ from softsgx.errors import UsageError
 from softsgx.faults.kinds import Place, ioctl_place, places
 from softsgx.report.runs import runs_of
 from softsgx.sdm.leaves import ENCLU_NAMES
-from softsgx.sweeps.trial import Trial, in_pool, trial
+from softsgx.sweeps.trial import Trial, in_pool, last_line, trial
 
 __all__ = ["Exploration", "Group", "explore"]
 
@@ -218,9 +218,7 @@ def _check(how: Trial, argv: list[str]) -> None:
 
 
 def _last(how: Trial) -> str:
-    lines = [line for line in how.err.splitlines() if line.strip()]
-    lines = lines or [line for line in how.out.decode(errors="replace").splitlines() if line]
-    return lines[-1][:200] if lines else ""
+    return last_line(how.err) or last_line(how.out.decode(errors="replace"))
 
 
 def _outcome(plain: Trial, how: Trial, steady: bool) -> str:

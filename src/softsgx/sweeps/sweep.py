@@ -21,7 +21,7 @@ from softsgx.errors import UsageError
 from softsgx.report.failures import failures
 from softsgx.report.runs import runs_of
 from softsgx.sweeps.spec import Case, Spec
-from softsgx.sweeps.trial import Trial, in_pool, trial
+from softsgx.sweeps.trial import Trial, in_pool, last_line, trial
 
 __all__ = ["Lost", "Pool", "Result", "local_pool", "run_case", "sweep"]
 
@@ -66,13 +66,12 @@ def _result(case: Case, how: Trial, path: str, recording: bytes) -> Result:
     if how.status == -9 and not how.hung and not any(e["event"] == "exit" for e in events):
         raise Lost
     outcome = "hung" if how.hung else "ok" if not how.status else "failed"
-    lines = [line for line in how.err.splitlines() if line.strip()]
     return {
         **asdict(case),
         "outcome": "crashed" if how.status < 0 and not how.hung else outcome,
         "status": how.status,
         "seconds": round(how.seconds, 3),
-        "said": lines[-1][:200] if lines else "",
+        "said": last_line(how.err),
         "first": first,
         "lacks": lacks,
         "recording": f"{case.key}.jsonl" if recording else "",

@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
-__all__ = ["RESERVED", "Trial", "cores", "in_pool", "trial"]
+__all__ = ["RESERVED", "Trial", "cores", "in_pool", "last_line", "trial"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -79,6 +79,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def last_line(text: str) -> str:
+    """The last line with anything in it, as much of it as a table takes."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""
 
 
 def cores() -> int:

@@ -18,7 +18,7 @@ from softsgx.supervisor.state.node import Creds
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
-from softsgx.supervisor.stopped.answer import DONE, cont, instead
+from softsgx.supervisor.stopped.answer import DONE, answered, cont, instead, to_exit
 from softsgx.supervisor.stopped.remote import Remote
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RSI
@@ -160,13 +160,7 @@ def _sync_file_range(run: Run, tracee: Tracee, file: Any) -> Any:
     """sync_file_range(): what the kernel finds no fault with fails since this is no file."""
     if isinstance(file, PathFile):
         return -errno.EBADF
-    Remote.step(tracee.tid)
-    run.regs.load(tracee.tid)
-    if not run.view[RAX]:
-        run.view[RAX] = -errno.ESPIPE & (1 << 64) - 1
-        run.regs.store(tracee.tid)
-    cont(run, tracee)
-    return DONE
+    return answered(run, tracee, to_exit(run, tracee) or -errno.ESPIPE)
 
 
 def _fallocate(run: Run, tracee: Tracee, file: Any) -> Any:  # noqa: ARG001

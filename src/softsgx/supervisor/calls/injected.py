@@ -18,6 +18,7 @@ from softsgx.device.ioctls import secinfo_request
 from softsgx.device.memory import Fault as MemoryFault
 from softsgx.faults.kinds import ioctl_place
 from softsgx.faults.rules import Rule
+from softsgx.host.status import mask_of, status_of
 from softsgx.law.rule import Request, Stop
 from softsgx.sdm.leaves import PAGE_SIZE, SGX_EPC_PAGE_CONFLICT
 from softsgx.supervisor.inside.injected import suspend
@@ -201,14 +202,8 @@ def _interrupted(
 
 def _interrupting(tracee: Tracee, remote: Remote, rule: Rule) -> int:
     """A signal that the thread handles now, without SA_RESTART, or 0."""
-    told = {b"SigCgt": 0, b"SigBlk": 0}
-    with open(f"/proc/{tracee.tid}/status", "rb") as f:
-        for line in f:
-            name, _, value = line.partition(b":")
-            if name in told:
-                told[name] = int(value, 16)
     # The thread's own mask: all are blocked while we make calls in it.
-    usable = told[b"SigCgt"] & ~remote.mask
+    usable = mask_of(status_of(tracee.tid), b"SigCgt") & ~remote.mask
     wanted = [signal.Signals[rule.signal]] if rule.signal else [*range(1, 32), *range(34, 65)]
     page = remote(nr.NR_mmap, 0, PAGE_SIZE, _READ_WRITE, _PRIVATE_ANONYMOUS, -1, 0)
     if page < 0:

@@ -12,6 +12,7 @@ from typing import Any
 
 from softsgx.device.memory import Fault
 from softsgx.host import procmaps
+from softsgx.host.status import mask_of, status_of
 from softsgx.mm.madvise import ALWAYS, BY_KERNEL, madvise
 from softsgx.mm.mprotect import mprotect
 from softsgx.mm.mseal import seal
@@ -274,9 +275,8 @@ def _mlock(run: Run, tracee: Tracee, process: HostProcess) -> Any:
 
 def _lockable(process: HostProcess, length: int) -> int:
     """do_mlock()'s look at RLIMIT_MEMLOCK, which counts a driver's memory too: 0 or -errno."""
-    with open(f"/proc/{process.tid}/status", "rb") as f:
-        status = f.read()
-    if int(status.partition(b"\nCapEff:")[2].split(None, 1)[0], 16) >> _CAP_IPC_LOCK & 1:
+    status = status_of(process.tid)
+    if mask_of(status, b"CapEff") >> _CAP_IPC_LOCK & 1:
         return 0
     with open(f"/proc/{process.tid}/limits", "rb") as f:
         soft = f.read().partition(b"\nMax locked memory")[2].split(None, 1)[0]
@@ -284,7 +284,7 @@ def _lockable(process: HostProcess, length: int) -> int:
         return 0
     if int(soft) == 0:
         return -errno.EPERM
-    locked = int(status.partition(b"\nVmLck:")[2].split(None, 1)[0]) << 10
+    locked = int(status[b"VmLck"].split()[0]) << 10
     return -errno.ENOMEM if locked + length > int(soft) & -_PAGE else 0
 
 

@@ -44,7 +44,6 @@ __all__ = ["HANDLERS"]
 
 _LOW = 0xFFFFFFFF
 _PAGE = 4096
-_TASK_SIZE = (1 << 47) - _PAGE
 _IPC_STAT = 2
 _SHM_SEGSZ = 48  # struct shmid64_ds: behind struct ipc64_perm
 
@@ -317,7 +316,6 @@ def _move_several(
     old_range: tuple[int, int], new_range: tuple[int, int],
 ) -> Any:  # fmt: skip
     """remap_move(): the VMAs up to the one that may not move, or not to there, do move."""
-    view = run.view
     before = process.mm.vmas.copy()
     with borrowed(process, new_range):
         outcome = model()
@@ -326,12 +324,11 @@ def _move_several(
     if outcome.errno and not moved:
         log(run, tracee, "mremap", old_range, -outcome.errno, outcome.why)
         return -outcome.errno
-    kept = view[RSI], view[RDX]
+    changed = None
     if outcome.errno:
-        view[RSI] = view[RDX] = moved[-1] - old_range[0]
-        run.regs.store(tracee.tid)
-    value = to_exit(run, tracee)
-    view[RSI], view[RDX] = kept
+        length = moved[-1] - old_range[0]
+        changed = {RSI: length, RDX: length}
+    value = to_exit(run, tracee, changed)
     if outcome.errno and value >= 0:
         value = -outcome.errno
     _believed(run, tracee, process, "mremap", value, old_range, new_range)

@@ -8,6 +8,7 @@ import stat
 import struct
 
 from softsgx.host import vdso
+from softsgx.host.status import status_of
 from softsgx.supervisor.state.node import Creds, Node
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
@@ -101,8 +102,4 @@ def change_xattr(run: Run, tracee: Tracee, call: int, where: int, name_at: int) 
 
 
 def _umask(tid: int) -> int:
-    with open(f"/proc/{tid}/status", "rb") as status:
-        for line in status:
-            if line.startswith(b"Umask:"):
-                return int(line.split()[1], 8)
-    return 0o022
+    return int(status_of(tid).get(b"Umask", b"022"), 8)

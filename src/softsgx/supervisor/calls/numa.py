@@ -61,11 +61,7 @@ def _mbind(run: Run, tracee: Tracee) -> Any:
         here = vma.end
     if here < end:
         return None
-    asked = view[R9]
-    view[R9] = 0
-    run.regs.store(tracee.tid)
-    to_exit(run, tracee)
-    view[R9] = asked
+    to_exit(run, tracee, {R9: 0})
     run.regs.store(tracee.tid)
     cont(run, tracee)
     return DONE

@@ -16,8 +16,8 @@ from typing import Any
 from softsgx.host import ptrace
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.answer import DONE, cont, to_exit
-from softsgx.uapi.regs import R8, R9, R10, RAX, RDI, RDX, RSI
+from softsgx.supervisor.stopped.answer import answered, to_exit
+from softsgx.uapi.regs import R8, R9, R10, RDI, RDX, RSI
 
 __all__ = ["copy_file_range", "sendfile", "splice", "tee"]
 
@@ -47,11 +47,16 @@ class _Open:
             self.mode = {0: _READ, 1: _WRITE, 2: _READ | _WRITE}.get(self.flags & 3, 0)
 
 
-def _both(run: Run, tracee: Tracee, first: int, second: int) -> tuple[_Open, _Open] | None:
+def _opened(run: Run, tracee: Tracee, fd: int) -> _Open | None:
     try:
-        return _Open(run, tracee, first & _LOW), _Open(run, tracee, second & _LOW)
+        return _Open(run, tracee, fd & _LOW)
     except (OSError, IndexError, ValueError):
         return None
+
+
+def _both(run: Run, tracee: Tracee, first: int, second: int) -> tuple[_Open, _Open] | None:
+    one, other = _opened(run, tracee, first), _opened(run, tracee, second)
+    return None if one is None or other is None else (one, other)
 
 
 def _read_offset(tracee: Tracee, where: int) -> int | None:
@@ -76,11 +81,8 @@ def sendfile(run: Run, tracee: Tracee, file: Any) -> Any:  # noqa: ARG001
         return -errno.EBADF
     if offset < 0:
         return -errno.EINVAL  # rw_verify_area()
-    try:
-        out = _Open(run, tracee, view[RDI] & _LOW)
-    except (OSError, IndexError, ValueError):
-        return -errno.EBADF
-    if not out.mode & _WRITE:
+    out = _opened(run, tracee, view[RDI])
+    if out is None or not out.mode & _WRITE:
         return -errno.EBADF
     # splice_direct_to_actor(): it cannot seek; vfs_splice_read(): no ->splice_read.
     return 0 if out.kind == stat.S_IFIFO and not view[R10] else -errno.EINVAL
@@ -88,18 +90,11 @@ def sendfile(run: Run, tracee: Tracee, file: Any) -> Any:  # noqa: ARG001
 
 def _sent_to(run: Run, tracee: Tracee, fd: int) -> Any:
     """To the device: what comes before is the other file's to say, and then there is nothing."""
-    view = run.view
-    before = view[RDI]
-    if not getattr(run.file_of(tracee, fd), "fmode", 0) & _WRITE:
-        view[RDI] = _U64  # no descriptor: EBADF at the same place
-        run.regs.store(tracee.tid)
-    value = to_exit(run, tracee)
-    view[RDI] = before
-    if value == -errno.EPERM:  # a decoy that is a sealed memfd
-        view[RAX] = -errno.EINVAL & _U64
-    run.regs.store(tracee.tid)
-    cont(run, tracee)
-    return DONE
+    writes = getattr(run.file_of(tracee, fd), "fmode", 0) & _WRITE
+    # Without it the kernel gets no descriptor: EBADF at the same place.
+    value = to_exit(run, tracee, None if writes else {RDI: _U64})
+    # EPERM is of a decoy that is a sealed memfd.
+    return answered(run, tracee, -errno.EINVAL if value == -errno.EPERM else value)
 
 
 def splice(run: Run, tracee: Tracee, file: Any) -> Any:  # noqa: ARG001

@@ -210,8 +210,7 @@ def at_signal(run: Run, tracee: Tracee, number: int) -> bool:
         return False
     if number not in (signals.SIGSEGV, signals.SIGBUS, signals.SIGSYS):
         return False
-    code = int.from_bytes(ptrace.get_siginfo(tracee.tid)[8:12], "little", signed=True)
-    if code <= 0:
+    if ptrace.si_code(tracee.tid) <= 0:
         return False  # somebody's, not the kernel's
     run.regs.load(tracee.tid)
     if number == signals.SIGSYS:

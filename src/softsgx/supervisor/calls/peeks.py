@@ -18,6 +18,7 @@ from softsgx.device.debugger import debug_access
 from softsgx.device.files import EnclaveFile
 from softsgx.host import ptrace
 from softsgx.host.procmaps import is_memory
+from softsgx.host.status import status_of
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
@@ -188,11 +189,12 @@ def named(run: Run, tracee: Tracee, pid: int) -> Tracee | None:
         if space == os.readlink("/proc/self/ns/pid"):
             return run.tracees.get(pid)
         for other in run.tracees.values():
-            with open(f"/proc/{other.tid}/status", "rb") as status:
-                numbers = status.read().split(b"\nNSpid:")[1].split(b"\n")[0].split()
-            if int(numbers[-1]) == pid and os.readlink(f"/proc/{other.tid}/ns/pid") == space:
+            if (
+                int(status_of(other.tid)[b"NSpid"].split()[-1]) == pid
+                and os.readlink(f"/proc/{other.tid}/ns/pid") == space
+            ):
                 return other
-    except (OSError, IndexError, ValueError):
+    except (OSError, KeyError):
         pass
     return None
 

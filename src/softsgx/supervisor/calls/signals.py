@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from errno import EFAULT
 
-from softsgx.supervisor.state.dispositions import FORCED, SIGACTION_BYTES
+from softsgx.supervisor.state.dispositions import FORCED, FORCED_MASK, SIGACTION_BYTES
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.remote import Remote
@@ -25,7 +25,6 @@ __all__ = ["sigaction", "sigprocmask", "sigreturn"]
 _HANDLER_BYTES = 8
 _BELOW = 512  # the stack pointer: beyond the red zone nobody keeps anything
 _ALL = (1 << 64) - 1
-_FORCED_MASK = sum(1 << number - 1 for number in FORCED)
 
 
 def sigaction(run: Run, tracee: Tracee) -> Any:
@@ -71,7 +70,7 @@ def sigprocmask(run: Run, tracee: Tracee) -> Any:
     slot = tracee.slot
     if slot is not None:
         mask = int.from_bytes(tracee.read(run.view[RSI], 8), "little")
-        if mask & _FORCED_MASK:
+        if mask & FORCED_MASK:
             slot.hide()
 
 

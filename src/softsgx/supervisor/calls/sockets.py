@@ -13,8 +13,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import sys
 
+from softsgx.complaints import complain
 from softsgx.errors import SoftsgxError
 from softsgx.supervisor.calls.paths import is_below, resolve
 from softsgx.supervisor.state.node import Creds
@@ -95,7 +95,6 @@ def _begin(run: Run) -> int:
             quoting, lambda pid: any(t.tgid == pid for t in list(run.tracees.values()))
         )
     except SoftsgxError as error:
-        if sys.stderr is not None:
-            print(f"softsgx: {error}", file=sys.stderr)
+        complain(str(error))
         return -errno.ECONNREFUSED
     return 0

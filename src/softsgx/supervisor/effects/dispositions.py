@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from softsgx.host.status import mask_of, status_of
 from softsgx.supervisor.state.dispositions import FORCED, SIGACTION_BYTES
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -18,13 +19,9 @@ def learn(run: Run, tracee: Tracee, call: Remote) -> None:
     if tracee.tgid in run.traced:
         return
     run.traced.add(tracee.tgid)
-    told = 0
     try:
-        with open(f"/proc/{tracee.tgid}/status", "rb") as f:
-            for line in f:
-                if line.startswith((b"SigIgn:", b"SigCgt:")):
-                    told |= int(line.split()[1], 16)
-    except (OSError, ValueError):
+        told = mask_of(status_of(tracee.tgid), b"SigIgn", b"SigCgt")
+    except OSError:
         return
     for number in FORCED:
         action = bytes(SIGACTION_BYTES)

@@ -8,11 +8,11 @@ what the design's rule `accessible` gives.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from errno import ENOMEM
 from typing import Any
 
+from softsgx.complaints import complain
 from softsgx.device.files import EnclaveFile
 from softsgx.errors import InternalError, UnsupportedError
 from softsgx.host import bpf, signals
@@ -225,10 +225,9 @@ def _refused(run: Run, process: HostProcess, addr: int, error: int) -> None:
     """The kernel lets a process not protect an enclave's pages: it cannot go on as it is."""
     if run.record is not None:
         run.record.effect("kill", process.space.pid, addr, addr + 4096, -error)
-    print(
-        f"softsgx: process {process.space.pid} is killed: the kernel refuses to protect its enclave"
-        f" ({os.strerror(-error)}); does a seccomp filter of its own forbid mprotect?",
-        file=sys.stderr,
+    complain(
+        f"process {process.space.pid} is killed: the kernel refuses to protect its enclave"
+        f" ({os.strerror(-error)}); does a seccomp filter of its own forbid mprotect?"
     )
     os.kill(process.space.pid, signals.SIGKILL)
 
@@ -306,11 +305,10 @@ def map_vma(
 
 def _no_thread(process: HostProcess, error: int) -> int:
     """A process with several threads that may make no more of them maps no enclave."""
-    print(
-        f"softsgx: process {process.space.pid} cannot map its enclave: it has several threads, and"
+    complain(
+        f"process {process.space.pid} cannot map its enclave: it has several threads, and"
         f" the kernel makes none that maps ({os.strerror(-error)}); raise ulimit -u, or let a"
-        " filter of its own allow clone and close_range",
-        file=sys.stderr,
+        " filter of its own allow clone and close_range"
     )
     return -ENOMEM
 

@@ -8,16 +8,16 @@ given as arguments, with what lies beside them.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
+from softsgx.complaints import complain
 from softsgx.errors import UsageError
 from softsgx.host import procmaps
 from softsgx.host.symbols import Symbols, beside, find
-from softsgx.law.values import mask_name
 from softsgx.sdm import leaves as sdm
 from softsgx.sdm.structs import GPRSGX
+from softsgx.sgx.epcm import page_text
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 
@@ -29,6 +29,7 @@ _NAMES = (
     "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13",
     "r14", "r15", "rip", "rflags", "fsbase", "gsbase",
 )  # fmt: skip
+_SHOWN = ("present", "pt", "perm", "pending", "modified", "pr")
 _ACCESS = {0: "read", 1: "write", 2: "fetch"}
 
 
@@ -127,23 +128,16 @@ class _Crash:
             rule = f" (rule {why.rule})" if why.rule else ""
             yield f"  why: {why.why}{rule}"
             if why.page is not None:
-                yield f"  page: {_page(why.page)}"
+                shown = {name: n for name, n in why.page.items() if name in _SHOWN}
+                yield f"  page: {page_text(shown)}"
         for n, frame in enumerate(self.frames()):
             yield f"  #{n} {frame}"
-        shown = [f"{name}={value:#x}" for name, value in self.registers.items()]
-        yield from ("  " + " ".join(shown[n : n + 5]) for n in range(0, len(shown), 5))
+        values = [f"{name}={value:#x}" for name, value in self.registers.items()]
+        yield from ("  " + " ".join(values[n : n + 5]) for n in range(0, len(values), 5))
         if self.symbols is not None:
             yield f"  symbols: {self.symbols.path}"
         else:
             yield "  no ELF file with this code was found: --symbols FILE or FILE@OFFSET names it"
-
-
-def _page(fields: dict[str, int]) -> str:
-    if not fields.get("present"):
-        return "absent"
-    kind = sdm.PAGE_TYPE_NAMES.get(fields["pt"], str(fields["pt"])).removeprefix("PT_")
-    flags = [name for name in ("pending", "modified", "pr") if fields.get(name)]
-    return " ".join([kind, mask_name(fields["perm"]), *flags])
 
 
 def tell(
@@ -156,4 +150,4 @@ def tell(
     except (OSError, ValueError) as error:  # --symbols names something else than an ELF file
         raise UsageError(f"--symbols {' '.join(run.options.symbols)}: {error}") from None
     for line in crash.lines(vector, code, addr, why):
-        print(f"softsgx: {line}", file=sys.stderr)
+        complain(line)

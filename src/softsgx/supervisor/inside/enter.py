@@ -178,8 +178,7 @@ def _unusual(run: Run, tracee: Tracee, number: int, inside: bool) -> bool:
     illegal = False
     if it is not None and it.illegal:
         view[RIP], it.illegal = it.illegal, 0
-        (code,) = struct.unpack_from("<i", ptrace.get_siginfo(tracee.tid), 8)
-        illegal = number == SIGILL and code > 0
+        illegal = number == SIGILL and ptrace.si_code(tracee.tid) > 0
     if masks.arrived(tracee, number, inside or at_enclu):
         run.regs.store(tracee.tid)
         cont(run, tracee)

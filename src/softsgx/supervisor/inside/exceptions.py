@@ -264,23 +264,14 @@ def _crashed(
 ) -> None:  # fmt: skip
     """Tell of an exception, after its AEX, that ends the process, or of each with --symbols."""
     at_vdso = tracee.space.image and run.view[RIP] in (tracee.space.aep, tracee.space.entry - 3)
-    if run.options.quiet or (not run.options.symbols and (at_vdso or _handled(tracee, number))):
+    handled = number in tracee.signals.actions and number not in tracee.signals.ignored
+    if run.options.quiet or (not run.options.symbols and (at_vdso or handled)):
         return
     from softsgx.supervisor.inside.crash import Why, tell
 
     enclave = tracee.space.sgx.enclave_at(run.view[RBX])
     why = None if refused is None else Why(*refused)
     tell(run, tracee, enclave, enclave.tcs_at(run.view[RBX]), *exception, why)
-
-
-def _handled(tracee: Tracee, number: int) -> bool:
-    """Whether a program has a handler for a signal."""
-    try:
-        with open(f"/proc/{tracee.tid}/status", "rb") as f:
-            caught = f.read().partition(b"\nSigCgt:")[2].split(None, 1)[0]
-        return bool(int(caught, 16) >> number - 1 & 1)
-    except (OSError, IndexError):
-        return True  # it has been killed meanwhile
 
 
 def deliver(

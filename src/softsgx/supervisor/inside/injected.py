@@ -8,7 +8,6 @@ been met before.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -211,7 +210,7 @@ def stepped(run: Run, tracee: Tracee) -> bool:
     if thread is None or thread.tcs is None or tracee.tid not in faults.threads:
         return False
     steps = faults.threads[tracee.tid]
-    (code,) = struct.unpack_from("<i", ptrace.get_siginfo(tracee.tid), 8)
+    code = ptrace.si_code(tracee.tid)
     enclave, rip = thread.enclave, view[RIP]
     inside = enclave.base <= rip < enclave.end
     if code not in (_TRAP_TRACE, _TRAP_BRKPT) or (view[EFLAGS] & _TF and thread.tcs.opted_in):

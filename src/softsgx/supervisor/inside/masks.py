@@ -19,7 +19,7 @@ from __future__ import annotations
 import struct
 
 from softsgx.host import ptrace
-from softsgx.supervisor.state.dispositions import FORCED, SIGACTION_BYTES
+from softsgx.supervisor.state.dispositions import FORCED_MASK, SIGACTION_BYTES
 from softsgx.supervisor.state.odd import Odd, odd
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -31,21 +31,20 @@ from softsgx.uapi.regs import ORIG_RAX
 
 __all__ = ["arrived", "blocks", "entered", "fatal", "force", "left", "lost", "settle"]
 
-_FORCED_MASK = sum(1 << s - 1 for s in FORCED)
 _SENT = (5, 6)  # SIGTRAP of a perf event is sent, not forced (Linux send_sig_perf())
 
 
 def blocks(tracee: Tracee) -> bool:
     """Whether a thread that is to enter blocks a signal that has to arrive inside."""
-    return bool(ptrace.get_sigmask(tracee.tid) & _FORCED_MASK)
+    return bool(ptrace.get_sigmask(tracee.tid) & FORCED_MASK)
 
 
 def entered(tracee: Tracee) -> None:
     """It is about to run inside: nothing that has to arrive there is blocked."""
     mask = ptrace.get_sigmask(tracee.tid)
-    if mask & _FORCED_MASK:
+    if mask & FORCED_MASK:
         odd(tracee).blocked = mask
-        ptrace.set_sigmask(tracee.tid, mask & ~_FORCED_MASK)
+        ptrace.set_sigmask(tracee.tid, mask & ~FORCED_MASK)
 
 
 def left(tracee: Tracee) -> None:

@@ -7,7 +7,6 @@ registers are there, else forward to where it goes. The labels are those of ``ho
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 from softsgx.host import ptrace, short, vdso
@@ -45,9 +44,7 @@ def settle(run: Run, tracee: Tracee, number: int) -> bool:
         at = image.tables - 1  # of the pads, whichever
     if not number or not image.enter <= at < image.tables:
         return False
-    code = 0
-    if number in _SYNCHRONOUS:
-        (code,) = struct.unpack_from("<i", ptrace.get_siginfo(tracee.tid), 8)
+    code = ptrace.si_code(tracee.tid) if number in _SYNCHRONOUS else 0
     if at < image.enter_end:
         return _entering(run, tracee, image, at, number, code)
     if image.exit <= at < image.exit_end or image.pads <= at:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from softsgx.host import ptrace, signals
+from softsgx.host.status import status_of
 from softsgx.supervisor.calls.pathcalls import among_descriptors
 from softsgx.supervisor.programs.execve import exec_stop
 from softsgx.supervisor.state.run import Run
@@ -89,10 +90,9 @@ def _adopt(run: Run, parent: Tracee) -> None:
 def _is_orphan(tid: int, tracees: dict[int, Tracee]) -> bool:
     """Whether a new process's parent, or a new thread's process, is gone."""
     try:
-        with open(f"/proc/{tid}/status", "rb") as f:
-            told = dict(line.split(b":", 1) for line in f)
+        told = status_of(tid)
         tgid, parent = int(told[b"Tgid"]), int(told[b"PPid"])
-    except (OSError, ValueError):
+    except OSError:
         return True
     return (parent if tgid == tid else tgid) not in {*tracees, os.getpid()}
 

@@ -197,8 +197,7 @@ class Supervisor:
             run.regs.load(tracee.tid)
             if tracee.space.patched and not tracee.space.translates:
                 # No instruction's: what reads code to translate it ends so at what we patched.
-                code = int.from_bytes(ptrace.get_siginfo(tracee.tid)[8:12], "little", signed=True)
-                run.sent_illegal |= code <= 0
+                run.sent_illegal |= ptrace.si_code(tracee.tid) <= 0
             if emulate_cpuid(run, tracee, number):
                 return
             if not run.opened and enclu_prefixes(tracee.space.peek(run.view[RIP], MAX_BYTES)) >= 0:

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from contextlib import suppress
 from typing import Any
 
+from softsgx.complaints import complain
 from softsgx.errors import UsageError
 from softsgx.host import procmaps
 from softsgx.law.rule import At, Stop
@@ -283,7 +283,7 @@ class Confinement:
             os.write(self._audit, line.encode("utf-8", "surrogateescape") + b"\n")
         except OSError as error:
             self.close()
-            print(f"softsgx: {self._audit_path}: {error.strerror}; no more audit", file=sys.stderr)
+            complain(f"{self._audit_path}: {error.strerror}; no more audit")
 
 
 class _Subject:

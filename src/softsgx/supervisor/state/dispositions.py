@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import struct
 
-__all__ = ["FORCED", "SIGACTION_BYTES", "Dispositions"]
+__all__ = ["FORCED", "FORCED_MASK", "SIGACTION_BYTES", "Dispositions"]
 
 FORCED = (4, 5, 7, 8, 11)
 """SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV. SIGTRAP: INT1 and INT3 are #UD inside, and TF is 0."""
+
+FORCED_MASK = sum(1 << number - 1 for number in FORCED)
+"""The same as a signal mask."""
 
 _ACTION = struct.Struct("<QQQQ")  # of the kernel: handler, flags, restorer, mask
 SIGACTION_BYTES = _ACTION.size

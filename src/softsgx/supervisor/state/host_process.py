@@ -12,6 +12,7 @@ from softsgx.device.memory import Fault, Source
 from softsgx.device.process import FETCH, WRITE, PageFault, Process
 from softsgx.host import procmaps, ptrace
 from softsgx.host.interrupted import signal_pending
+from softsgx.host.status import status_of
 from softsgx.mm.vma_list import VmaList
 from softsgx.sdm.leaves import PF_I, PF_U, PF_W
 from softsgx.supervisor.state.patched import unpatched
@@ -239,9 +240,8 @@ class HostProcess(Process):
     def fsuid(self) -> int:
         """The uid that files are accessed with."""
         try:
-            with open(f"/proc/{self.tid}/status", "rb") as f:
-                return int(f.read().partition(b"\nUid:")[2].split(None, 4)[3])
-        except (OSError, IndexError, ValueError):
+            return int(status_of(self.tid)[b"Uid"].split()[3])
+        except OSError:
             return -1
 
     def fd_file(self, fd: int) -> tuple[bool, Any]:

@@ -10,6 +10,7 @@ import os
 import stat
 import struct
 
+from softsgx.host.status import mask_of, status_of
 from softsgx.supervisor.state.folders import Folders
 from softsgx.uapi.sockets import AESM_SOCKET
 
@@ -33,20 +34,16 @@ class Creds:
     """Who a thread is: from /proc/TID/status. real: by its real ids, as access(2) asks."""
 
     def __init__(self, tid: int, real: bool = False) -> None:
-        fields = {}
-        with open(f"/proc/{tid}/status", "rb") as status:
-            for line in status:
-                name, _, value = line.partition(b":")
-                fields[name] = value.split()
+        fields = status_of(tid)
         which = 0 if real else 3
-        self.uid = int(fields[b"Uid"][which])
-        self.gid = int(fields[b"Gid"][which])
-        self.groups = {self.gid, *map(int, fields[b"Groups"])}
-        self.caps = int(fields[b"CapEff"][0], 16)
+        self.uid = int(fields[b"Uid"].split()[which])
+        self.gid = int(fields[b"Gid"].split()[which])
+        self.groups = {self.gid, *map(int, fields[b"Groups"].split())}
+        self.caps = mask_of(fields, b"CapEff")
         if real and self.uid:
             self.caps = 0  # access_override_creds(), for a program that kept its own bits
         elif real:
-            self.caps = int(fields[b"CapPrm"][0], 16)
+            self.caps = mask_of(fields, b"CapPrm")
 
     def capable(self, capability: int) -> bool:
         """Whether it holds a capability."""

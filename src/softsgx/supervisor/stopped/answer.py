@@ -37,14 +37,23 @@ def answered(run: Run, tracee: Tracee, answer: int) -> Any:
     return DONE
 
 
-def to_exit(run: Run, tracee: Tracee) -> int:
+def to_exit(run: Run, tracee: Tracee, changed: dict[int, int] | None = None) -> int:
     """From a seccomp stop let a call run to its exit stop: what the kernel answered.
 
-    Its registers are loaded; the tracee stands there.
+    Its registers are loaded; the tracee stands there. changed: registers that the kernel is to see
+    otherwise; they are as before afterwards, but not stored yet.
     """
+    view, regs = run.view, run.regs
+    before = {register: view[register] for register in changed or ()}
+    if changed:
+        for register, other in changed.items():
+            view[register] = other
+        regs.store(tracee.tid)
     Remote.step(tracee.tid)  # the entry comes before seccomp
-    run.regs.load(tracee.tid)
-    value = run.view[RAX]
+    regs.load(tracee.tid)
+    for register, was in before.items():
+        view[register] = was
+    value = view[RAX]
     return value - (1 << 64) if value > _U64 - 4096 else value
 
 
@@ -61,23 +70,13 @@ def instead(
     named: what it is made on, for the recording. meant: -errno by -errno, where what it is made
     on answers otherwise than what it stands for.
     """
-    view, regs = run.view, run.regs
-    before = list(view)
-    view[ORIG_RAX] = call
-    for register, value in changed.items():
-        view[register] = value
-    regs.store(tracee.tid)
-    Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
-    regs.load(tracee.tid)
-    for register in changed:
-        view[register] = before[register]
-    for answer, other in (meant or {}).items():
-        if view[RAX] == answer & _U64:
-            view[RAX] = other & _U64
+    run.view[ORIG_RAX] = call
+    answer = to_exit(run, tracee, changed)
+    answer = (meant or {}).get(answer, answer)
+    run.view[RAX] = answer & _U64
     if run.record is not None:
-        answer = view[RAX] - (1 << 64) if view[RAX] >> 63 else view[RAX]
         run.record.path(tracee.tid, nr.syscall_name(call), named, answer)
-    regs.store(tracee.tid)
+    run.regs.store(tracee.tid)
     if not tracee.space.asked_names:
         with calls(run, tracee) as remote:
             watch_names(remote)

@@ -25,7 +25,7 @@ def was_reset(tracee: Tracee, number: int) -> bool:
     wanted = _CATCHES[ignored]
     try:
         with open(f"/proc/{tracee.tid}/status", "rb", buffering=0) as f:
-            line = next(x for x in f.read(8192).split(b"\n") if x.startswith(wanted))
+            line = next(x for x in f.read().split(b"\n") if x.startswith(wanted))
     except (OSError, StopIteration):
         raise ProcessLookupError(tracee.tid) from None
     resets = tracee.signals.resets

@@ -1,0 +1,34 @@
+"""The objects beside this file that ``hatch_build.py`` compiles."""
+
+from __future__ import annotations
+
+import os
+
+from softsgx.errors import UnsupportedError
+
+__all__ = ["lacks", "path_of", "read_built"]
+
+
+def path_of(name: str) -> str:
+    """Where an object lies."""
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
+
+
+def read_built(path: str) -> bytes:
+    """What is in an object. Raises UnsupportedError where it is not built."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise UnsupportedError(
+            f"{path} is not built: run 'python hatch_build.py' in the source tree "
+            "(it needs gcc) or install softsgx again"
+        ) from None
+
+
+def lacks(path: str, symbol: object) -> UnsupportedError:
+    """The error for an object without one of its symbols."""
+    return UnsupportedError(
+        f"{path} lacks the symbol {symbol} (stripped?): build it again with "
+        "'python hatch_build.py' or install softsgx again"
+    )

@@ -1,0 +1,22 @@
+"""What /proc says of a thread or process in words: proc_pid_status(5)."""
+
+from __future__ import annotations
+
+__all__ = ["mask_of", "status_of"]
+
+
+def status_of(tid: int) -> dict[bytes, bytes]:
+    """The fields by name, without the blanks around them. Raises OSError if it is gone."""
+    with open(f"/proc/{tid}/status", "rb", buffering=0) as file:
+        lines = file.read().split(b"\n")
+    return {name: text.strip() for name, _, text in (line.partition(b":") for line in lines)}
+
+
+def mask_of(fields: dict[bytes, bytes], *names: bytes) -> int:
+    """The signals, or capabilities, that any of some fields have: bit 0 is the first. 0 if none
+    is there.
+    """
+    mask = 0
+    for name in names:
+        mask |= int(fields.get(name, b"0"), 16)
+    return mask
