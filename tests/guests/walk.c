@@ -206,11 +206,12 @@ static long make_slot(bool thread, long n)
 		return -pthread_create(&id, NULL, work, &slots[n]);
 	}
 	pid = fork();
-	if (pid == 0) {
-		slots[n].pid = getpid();
+	if (pid == 0)
 		work(&slots[n]);
-	}
-	return pid < 0 ? -errno : 0;
+	if (pid < 0)
+		return -errno;
+	slots[n].pid = pid; /* not by the child: who is told to exit at once may not have run yet */
+	return 0;
 }
 
 static long design_ioctl(const struct slot *s)
