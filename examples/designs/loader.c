@@ -32,7 +32,7 @@
 
 enum design { V20, LINUX, SAFE_TO_EXECUTE, SOURCE_VMA, SEGMENTS, IOC_MPROTECT, DESIGNS };
 
-static const char *const names[DESIGNS] = {"v20", "linux-6.0", "safe-to-execute", "source-vma",
+static const char *const names[DESIGNS] = {"v20", "linux-", "safe-to-execute", "source-vma",
 					   "segments", "ioc-mprotect"};
 
 static enum design design;
@@ -300,8 +300,12 @@ int main(int argc, char **argv)
 	struct request request = {.hello = {.name = "you"}};
 	const char *variant = argc > 2 ? argv[2] : "file";
 
-	for (design = 0; design < DESIGNS && (argc < 2 || strcmp(argv[1], names[design]));)
-		design++;
+	for (design = 0; design < DESIGNS; design++) {
+		size_t whole = design == LINUX ? strlen(names[design]) : SIZE_MAX; /* any release */
+
+		if (argc > 1 && !strncmp(argv[1], names[design], whole))
+			break;
+	}
 	if (design == DESIGNS || (strcmp(variant, "file") && strcmp(variant, "generated")
 				  && strcmp(variant, "heap") && strcmp(variant, "dynamic"))) {
 		fprintf(stderr, "usage: loader DESIGN [file|generated|heap|dynamic [rdonly]]\n");

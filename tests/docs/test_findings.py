@@ -16,7 +16,8 @@ from softsgx.checker.properties import PROPERTIES
 from softsgx.checker.repair import standing
 from softsgx.designs.registry import DESIGNS, make_design
 from tests.cache import ROOT
-from tests.docs.console import same, sessions
+from tests.docs.pages import held
+from tools.console import sessions
 
 _TEXT = "{http://www.w3.org/2000/svg}text"
 PAGE = ROOT / "docs" / "findings.md"
@@ -33,9 +34,7 @@ def test_every_finding_is_what_happens(guest: Callable[[str], Path], tmp_path: P
     (tmp_path / "orders").symlink_to(guest("orders"))
     shown = sessions(PAGE.read_text())
     assert len(shown) > 8
-    for session in shown:
-        got = [same(line) for line in session.run(tmp_path)]
-        assert got == [same(line) for line in session.shown], session.command
+    held(shown, tmp_path)
 
 
 def _row(title: str) -> dict[str, str]:

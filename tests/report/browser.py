@@ -162,7 +162,15 @@ class Browser:
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key,
                        windowsVirtualKeyCode=code, **more)  # fmt: skip
 
-    def screenshot(self, path: Path, *, whole: bool = True) -> None:
-        """A picture of the page, as PNG."""
-        data = self._call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
+    def screenshot(
+        self, path: Path, *, whole: bool = True, top: float = 0, bottom: float = 0
+    ) -> None:
+        """A picture of the page, as PNG or, by the path's name, WebP; from top to bottom of it."""
+        how: dict[str, Any] = {"captureBeyondViewport": whole}
+        if path.suffix == ".webp":
+            how |= {"format": "webp", "quality": 55}
+        if bottom:
+            size = self.js("document.documentElement.clientWidth")
+            how["clip"] = {"x": 0, "y": top, "width": size, "height": bottom - top, "scale": 1}
+        data = self._call("Page.captureScreenshot", **how)["data"]
         path.write_bytes(base64.b64decode(data))
