@@ -146,7 +146,7 @@ def test_without_an_extra_it_runs_programs(installed: Plain, hello: Path) -> Non
     ("extra", "command"),
     [
         ("prove", "check linux-6.12"),
-        ("prove", "repair segments"),
+        ("prove", "repair segments --property wx-needs-write"),
         ("report", "report run.jsonl -o run.html"),
         ("report", "show --perfetto run.pftrace run.jsonl"),
         ("report", "designs --html designs.html"),
