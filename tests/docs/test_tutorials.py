@@ -12,7 +12,7 @@ import pytest
 from softsgx.checker.abc import find_abc
 from tests.cache import ROOT
 from tests.debian_policy import find_policy
-from tests.docs.pages import held
+from tests.docs.pages import clone, held
 from tests.report.browser import find_chromium
 from tools.console import sessions
 from tools.picture import main
@@ -25,13 +25,7 @@ _PLACE = "/etc/selinux/default"
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """The folder that the pages work in, of what looks like a clone."""
-    for name in ("Makefile", "docs", "examples", "pyproject.toml", "src", "tests", "tools"):
-        (tmp_path / "clone" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "clone" / name).symlink_to(ROOT / name)
-    folder = tmp_path / "clone" / "build" / "tutorial"
-    folder.mkdir(parents=True)
-    return folder
+    return clone(tmp_path)
 
 
 def _text(name: str) -> str:
