@@ -21,7 +21,7 @@ static void *worker(void *arg)
 	struct call c = {.op = OP_NOP};
 
 	for (long i = 0; i < calls; i++) {
-		if (raw ? encl_raw_enter(&c, e.base + e.tcs[n], EENTER)
+		if (raw ? encl_raw_ecall(&c, e.base + e.tcs[n])
 			: encl_call(&e, n, &c, &run) || run.function != EEXIT)
 			return "an ECALL failed";
 	}

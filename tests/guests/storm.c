@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: storm [MILLISECONDS [THREADS]]
+ * usage: storm [MILLISECONDS [THREADS [raw]]]
  * Threads that enter and leave as fast as they can, each on a TCS of its own, while signals come whose
  * handlers enter the same TCS again and fork, and while TCSs are taken away and given back: whoever
- * begins to enter after the call that took one away has returned must fail.
+ * begins to enter after the call that took one away has returned must fail. raw: by ENCLU of its own.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -15,9 +15,11 @@
 #include <time.h>
 #include <unistd.h>
 #include "loader.h"
+#include "rawsig.h"
 #include "tap.h"
 
 static struct encl e;
+static bool raw;
 static volatile int over;
 static volatile long handled, nested, limit, forked, wrong_child;
 static _Thread_local int own = -1, depth;
@@ -28,8 +30,11 @@ static int enter(int thread, uint64_t a, uint64_t rounds)
 {
 	struct sgx_enclave_run run = {0};
 	struct call c = {.op = OP_SUM, .a = a, .b = rounds};
-	int ret = encl_call(&e, thread, &c, &run);
+	int ret;
 
+	if (raw)
+		return encl_raw_ecall(&c, e.base + e.tcs[thread]) ? 1 : c.ret != mix(a, rounds) ? 2 : 0;
+	ret = encl_call(&e, thread, &c, &run);
 	if (ret)
 		return 2;
 	if (run.function == EENTER)
@@ -198,12 +203,16 @@ int main(int argc, char **argv)
 	long milliseconds = argc > 1 ? atol(argv[1]) : 300;
 	int threads = argc > 2 ? atoi(argv[2]) : 8;
 
+	raw = argc > 3;
+	if (raw)
+		raw_catch_faults();
+
 	if (encl_load(&e, &(struct encl_opts){.threads = threads, .heap = PAGE}))
 		bail("load", e.err);
 	sigaction(SIGALRM, &act, NULL);
 	sigaction(SIGUSR1, &act, NULL);
 	for (int i = 0; i < 40; i++)
-		encl_op(&e, OP_NOP, 0, 0, 0, 0);
+		enter(0, 1, 1);
 	pestered(milliseconds, threads);
 	changed(0, "mprotect_tcs", 5);
 	changed(1, "munmap_tcs", 5);

@@ -74,7 +74,7 @@ class Stepper(Supervisor):
         """The room of an address."""
         if space.short and space.short <= rip < space.short + 0x7000:
             return "short"
-        if space.sgx is not None and rip & -4096 in space.sgx.far:
+        if rip & -4096 in space.raw.pages or (space.sgx and rip & -4096 in space.sgx.far):
             return "pad"
         enclave = self.enclave(space)
         return "enclave" if enclave and enclave.base <= rip < enclave.end else "outside"

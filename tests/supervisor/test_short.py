@@ -25,25 +25,35 @@ Guest = Callable[[str], Path]
 _SHORT_AT_LEAST = 60  # instructions of short.S in one ECALL
 
 
-def _step(*argv: str | Path) -> list[dict[str, Any]]:
+_Seen = list[dict[str, Any]]
+
+
+def _step(*argv: str | Path) -> _Seen:
     command = [sys.executable, "-m", "tests.supervisor.stepper", *argv]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     told = json.loads(done.stderr.splitlines()[-1])
     assert (told["status"], done.stdout) == (0, "ok wrong\nok positions\n"), done.stderr
-    seen: list[dict[str, Any]] = told["seen"]
+    seen: _Seen = told["seen"]
     return seen
 
 
 @pytest.fixture(scope="module")
-def stepped(guest: Guest) -> dict[str, list[dict[str, Any]]]:
+def stepped(guest: Guest) -> dict[str, _Seen]:
     """What a signal before each instruction of an ECALL did: short and exact."""
     steps = guest("steps")
     return {"short": _step(steps, "nested"), "exact": _step("--exact", steps, "nested")}
 
 
-def test_a_signal_at_every_instruction(stepped: dict[str, list[dict[str, Any]]]) -> None:
+@pytest.fixture(scope="module")
+def raw(guest: Guest) -> dict[str, _Seen]:
+    """The same of an ENCLU in the program itself."""
+    steps = guest("steps")
+    return {"short": _step(steps, "raw"), "exact": _step("--exact", steps, "raw")}
+
+
+def test_a_signal_at_every_instruction(stepped: dict[str, _Seen]) -> None:
     places = [each["where"] for each in stepped["short"]]
     assert places.count("short") > _SHORT_AT_LEAST
     assert "short" not in [each["where"] for each in stepped["exact"]]
@@ -62,30 +72,49 @@ def test_an_enclave_too_large_for_a_jump_out_of_it(guest: Guest) -> None:
     assert places.count("short") > _SHORT_AT_LEAST - 2
 
 
-def test_an_aex_has_the_same_bytes(stepped: dict[str, list[dict[str, Any]]]) -> None:
-    def frames(seen: list[dict[str, Any]]) -> list[tuple[int, str]]:
-        """By where it was left: the short way is rolled back to the ENCLU from many places."""
-        found: list[tuple[int, str]] = []
-        for each in seen:
-            if "ssa" in each and (not found or found[-1][0] != each["rip"]):
-                frame = bytearray.fromhex(each["ssa"])
-                # The long way's system call has the flags in R11 (docs/limits.md).
-                r11 = len(frame) - GPRSGX.size + GPRSGX.offset("r11")
-                frame[r11 : r11 + 8] = bytes(8)
-                frame[512] = 0  # XSTATE_BV of what is zero: the processor's choice
-                found.append((each["rip"], frame.hex()))
-        return found
-
-    ours, law = frames(stepped["short"]), frames(stepped["exact"])
-    assert len(law) > 50
-    assert [rip for rip, _ in ours] == [rip for rip, _ in law]
-    assert ours == law
+def test_a_signal_at_every_instruction_of_a_program_that_has_the_enclu(
+    raw: dict[str, _Seen],
+) -> None:
+    places = [each["where"] for each in raw["short"]]
+    first, last = places.index("enclave"), len(places) - places[::-1].index("enclave")
+    before = places[:first]
+    assert before == ["pad"] * before.count("pad") + ["short"] * before.count("short")
+    assert min(before.count("pad"), before.count("short")) > 15
+    assert ["ssa" in each for each in raw["short"][:last]] == [False] * first + [True] * (
+        last - first
+    )
+    assert {each["where"] for each in raw["exact"]} == {"enclave"}
 
 
+def _frames(seen: _Seen) -> list[tuple[int, str]]:
+    """By where it was left: the short way is rolled back to the ENCLU from many places."""
+    found: list[tuple[int, str]] = []
+    for each in seen:
+        if "ssa" in each and (not found or found[-1][0] != each["rip"]):
+            frame = bytearray.fromhex(each["ssa"])
+            # The last system call has the flags in R11: the long way's own (docs/limits.md), or
+            # the program's, which count what it has done.
+            r11 = len(frame) - GPRSGX.size + GPRSGX.offset("r11")
+            frame[r11 : r11 + 8] = bytes(8)
+            frame[512] = 0  # XSTATE_BV of what is zero: the processor's choice
+            found.append((each["rip"], frame.hex()))
+    return found
+
+
+def test_an_aex_has_the_same_bytes(stepped: dict[str, _Seen], raw: dict[str, _Seen]) -> None:
+    # A step from an ENCLU that stops goes one instruction further than one from a system call.
+    for ways, skipped in ((stepped, 0), (raw, 1)):
+        ours, law = _frames(ways["short"])[skipped:], _frames(ways["exact"])
+        assert len(law) > 50
+        assert [rip for rip, _ in ours] == [rip for rip, _ in law]
+        assert ours == law
+
+
+@pytest.mark.parametrize("by", ["vdso", "raw"])
 @pytest.mark.parametrize("how", ["short", "exact"])
-def test_storm(how: str, guest: Guest, softsgx: Softsgx) -> None:
+def test_storm(how: str, by: str, guest: Guest, softsgx: Softsgx) -> None:
     way = ("--exact",) if how == "exact" else ()
-    done = softsgx(*way, "--", guest("storm"), "300", "8")
+    done = softsgx(*way, "--", guest("storm"), "300", "8", *(["raw"] if by == "raw" else []))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("ok ") == 8
 
@@ -108,10 +137,12 @@ def test_random_bytes_over_the_tables(seed: int, guest: Guest, softsgx: Softsgx)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_entries_can_be_counted(guest: Guest, softsgx: Softsgx, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["vdso", "raw"])
+def test_entries_can_be_counted(by: str, guest: Guest, softsgx: Softsgx, tmp_path: Path) -> None:
     file = tmp_path / "run.jsonl"
     how = ("--record-enclu=count", "--record", file)
-    assert softsgx(*how, "--", guest("bench_ecall"), "1000", "2").returncode == 0
+    more = ["raw"] if by == "raw" else []
+    assert softsgx(*how, "--", guest("bench_ecall"), "1000", "2", *more).returncode == 0
     events = [json.loads(line) for line in file.read_text().splitlines()[1:]]
     (entered,) = [event for event in events if event["event"] == "entered"]
     # 40 before the threads begin, for each TCS.

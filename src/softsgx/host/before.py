@@ -1,4 +1,4 @@
-"""Is what stands before an ENCLU one instruction that loads EEXIT's leaf?
+"""Is what stands before an ENCLU one instruction that loads its leaf?
 
 x86 code cannot be decoded backwards: ``b8 04 00 00 00`` may be ``mov $4, %eax`` or the end of a
 longer instruction. Decoding that starts at different bytes before falls into step within a few
@@ -11,17 +11,18 @@ from collections.abc import Iterator
 
 __all__ = ["leaf_before"]
 
-_LOADS = (bytes.fromhex("48c7c004000000"), bytes.fromhex("b804000000"))  # mov $4, %rax and %eax
+_LOADS = (bytes.fromhex("48c7c0"), bytes.fromhex("b8"))  # mov $…, %rax and %eax
 _IN_STEP_BYTES = 24
 _MANY = 8
 
 
-def leaf_before(code: bytes) -> int:
+def leaf_before(code: bytes, leaf: int) -> int:
     """How many bytes before the end of ``code`` (some 96 bytes before an ENCLU) it begins.
 
     0 if there is none, or none for sure.
     """
-    for load in _LOADS:
+    for opcode in _LOADS:
+        load = opcode + leaf.to_bytes(4, "little")
         if code.endswith(load) and _is_instruction(code[: -len(load)], load):
             return len(load)
     return 0

@@ -10,6 +10,7 @@
  * A thread finds its slot by the limit of a segment that is its own (a TLS entry of the GDT, set
  * by ptrace): no register, no memory and no system call is needed for it.
  *
+ * A program's own ENCLU is left by a pad in the place of the instruction that loads its leaf.
  * Any instruction may be the last before a stop. Its label says what the tracer has to do then
  * (supervisor/inside/settle.py): EENTER is always rolled back, EEXIT back or forward; nothing
  * here changes memory below the stack pointer, and only RAX, RCX and flags hold values of ours.
@@ -26,6 +27,7 @@
 #define R_OGSBASE	88
 #define R_GPR		96	/* the address of SSA[0].GPRSGX */
 #define R_STUB		104
+#define R_SLOT		112	/* the slot of the thread that is inside */
 #define ROW		128
 #define ROW_SHIFT	7
 #define ROWS		1024
@@ -38,6 +40,7 @@
 #define S_FS		16
 #define S_GS		24
 #define S_FLAGS		32
+#define S_PAD		40	/* where a program's own ENCLU was left for; 0: our vDSO's was */
 #define SLOT		64
 #define SLOTS		4096
 #define SELECTOR	0x73	/* GDT_ENTRY_TLS_MAX << 3 | 3 */
@@ -55,16 +58,10 @@
 softsgx_\name:
 	.endm
 
-	.balign	64
-tracer_label enter		/* RAX = EENTER, RBX = TCS, RCX = AEP */
-	mov	%rcx, %rax
-	mov	$SELECTOR, %ecx
-	lsl	%ecx, %ecx
-	jnz	.Llong
-	add	slots_at(%rip), %rcx
-	mov	%rax, S_AEP(%rcx)
+	/* From RCX = the thread's slot to RCX = the row, with all but RAX, RCX and flags as inside. */
+	.macro enter_row name
 	cmpq	$0, S_ROW(%rcx)		/* "if in enclave mode: #GP"; or the tracer wants to see it */
-	jne	.Llong
+	jne	.L\name\()_long
 	mov	%rbx, %rax
 	shr	$12, %rax
 	imul	$HASH, %eax, %eax
@@ -72,27 +69,28 @@ tracer_label enter		/* RAX = EENTER, RBX = TCS, RCX = AEP */
 	shl	$ROW_SHIFT, %eax
 	add	rows_at(%rip), %rax
 	cmp	%rbx, R_TCS(%rax)	/* RBX names a TCS that the tracer has checked */
-	je	.Ltake
+	je	.L\name\()_take
 	sub	$-ROW, %rax
 	cmp	%rbx, R_TCS(%rax)
-	jne	.Llong
-.Ltake:
+	jne	.L\name\()_long
+.L\name\()_take:
 	lock btsl $0, R_LOCK(%rax)	/* "if another logical processor executes with it: #GP" */
-tracer_label taken
-	jc	.Llong
+tracer_label \name\()_taken
+	jc	.L\name\()_long
 	cmpq	$1, R_OPEN(%rax)	/* open, and not held; all other checks as in tcs.checked */
-	jne	.Lundo
+	jne	.L\name\()_undo
 	cmp	%rbx, R_TCS(%rax)	/* again: a row changes while it is closed and not locked */
-	jne	.Lundo
+	jne	.L\name\()_undo
 	mov	%rax, S_ROW(%rcx)
-tracer_label owned
+tracer_label \name\()_owned
 	incq	R_COUNT(%rax)
-tracer_label counted
+tracer_label \name\()_counted
+	mov	%rcx, R_SLOT(%rax)
 	rdfsbase %rax			/* "CR_SAVE_FS, CR_SAVE_GS <- FS, GS" */
 	mov	%rax, S_FS(%rcx)
 	rdgsbase %rax
 	mov	%rax, S_GS(%rcx)
-tracer_label saved
+tracer_label \name\()_saved
 	mov	S_ROW(%rcx), %rcx
 	mov	R_OFSBASE(%rcx), %rax	/* "FS.base <- TCS.OFSBASE + SECS.BASEADDR" */
 	wrfsbase %rax
@@ -101,29 +99,124 @@ tracer_label saved
 	mov	R_GPR(%rcx), %rax
 	mov	%rsp, GPR_URSP(%rax)	/* "SSA.U_RSP <- RSP, SSA.U_RBP <- RBP" */
 	mov	%rbp, GPR_URBP(%rax)
+	.endm
+
+	.balign	64
+tracer_label enter		/* of our vDSO: RAX = EENTER, RBX = TCS, RCX = AEP */
+	mov	%rcx, %rax
+	mov	$SELECTOR, %ecx
+	lsl	%ecx, %ecx
+	jnz	.Lenter_long
+	add	slots_at(%rip), %rcx
+	mov	%rax, S_AEP(%rcx)
+	movq	$0, S_PAD(%rcx)
+	enter_row enter
 	mov	$-61, %eax		/* flags as vdso.S has them: SF and PF */
 	test	%eax, %eax
-	mov	$0, %eax		/* "RAX <- CSSA": rows are open at 0 alone */
-	jmp	*R_STUB(%rcx)
+	mov	R_STUB(%rcx), %rax
+	mov	after_at(%rip), %rcx	/* "RCX <- next" */
+	jmp	*%rax
 
-tracer_label undo
-.Lundo:
+tracer_label enter_undo
+.Lenter_undo:
 	movl	$0, R_LOCK(%rax)
-.Llong:
+.Lenter_long:
 	mov	$EENTER, %eax
 	jmp	*long_at(%rip)
 
-	/* For each row, since every register has its value now: "RCX <- next, RIP <- OENTRY". */
+	/*
+	 * Of a program's own ENCLU, from the pad of its leaf: RCX = slot, with AEP, flags and pad.
+	 * EENTER changes no flag.
+	 */
+	.balign	64
+tracer_label raw
+	enter_row raw
+	mov	R_SLOT(%rcx), %rcx
+	mov	S_FLAGS(%rcx), %eax
+	add	$0x7f, %al
+	sahf
+	mov	S_ROW(%rcx), %rax
+	mov	R_STUB(%rax), %rax
+	mov	S_PAD(%rcx), %rcx
+	mov	PAD_NEXT(%rcx), %rcx	/* "RCX <- next" */
+	jmp	*%rax
+
+tracer_label raw_undo
+.Lraw_undo:
+	movl	$0, R_LOCK(%rax)
+.Lraw_long:
+	mov	S_FLAGS(%rcx), %eax
+	add	$0x7f, %al
+	sahf
+	mov	S_PAD(%rcx), %rax
+	mov	S_AEP(%rcx), %rcx
+	lea	PAD_LONG(%rax), %rax
+	jmp	*%rax
+
+	/* For each row, since every other register has its value now: "RIP <- OENTRY". */
 	.balign	16
 tracer_label stubs
 	.set	n, 0
 	.rept	ROWS + 1
-	mov	after_at(%rip), %rcx
+	mov	$0, %eax		/* "RAX <- CSSA": rows are open at 0 alone */
 	jmp	*(softsgx_rows + n * ROW + R_ENTRY)(%rip)
 	.balign	16
 	.set	n, n + 1
 	.endr
 tracer_label enter_end
+
+	/*
+	 * What a pad of a program's ENCLU is made from: it stands for the "mov $2, %eax" before it.
+	 * The tracer puts four addresses behind it. RBX = TCS, RCX = AEP; RAX is free.
+	 */
+	.balign	64
+tracer_label pad
+	mov	$0, %eax		/* changes no flag */
+	lahf
+	seto	%al
+	ror	$47, %rcx		/* an AEP of the upper half: the long way */
+tracer_label pad_turned
+	test	$0x1ffff, %ecx
+	rol	$47, %rcx		/* leaves ZF */
+tracer_label pad_turned_back
+	jnz	.Lpad_near
+	shl	$16, %rcx
+tracer_label pad_shifted
+	or	%rcx, %rax
+tracer_label pad_packed
+	mov	$SELECTOR, %ecx
+	lsl	%ecx, %ecx
+	jnz	.Lpad_unpack
+	add	.Lpad_slots(%rip), %rcx
+	mov	%ax, S_FLAGS(%rcx)
+	shr	$16, %rax
+tracer_label pad_halved
+	mov	%rax, S_AEP(%rcx)
+tracer_label pad_stored
+	lea	softsgx_pad(%rip), %rax
+	mov	%rax, S_PAD(%rcx)
+	jmp	*.Lpad_raw(%rip)
+tracer_label pad_unpack
+.Lpad_unpack:
+	mov	%rax, %rcx
+tracer_label pad_unpacked
+	shr	$16, %rcx
+tracer_label pad_near
+.Lpad_near:
+	add	$0x7f, %al
+	sahf
+tracer_label pad_long
+	mov	$EENTER, %eax
+	jmp	*.Lpad_enclu(%rip)
+	.balign	8
+tracer_label pad_words
+.Lpad_slots:	.skip	8
+.Lpad_raw:	.skip	8
+.Lpad_enclu:	.skip	8
+.Lpad_next:	.skip	8
+tracer_label pad_end
+	.set	PAD_LONG, softsgx_pad_long - softsgx_pad
+	.set	PAD_NEXT, .Lpad_next - softsgx_pad
 
 	/*
 	 * From the pad of a replaced "mov $4, %eax" before an ENCLU: RAX = its number << 16. RAX

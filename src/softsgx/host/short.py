@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PAD",
+    "RAW_PADS",
     "ROW",
     "SLOT",
     "SLOTS",
@@ -36,6 +37,7 @@ __all__ = [
     "load_short",
     "pad",
     "places",
+    "raw_pad",
     "set_number",
     "why_not",
 ]
@@ -44,9 +46,9 @@ _PATH = path_of("softsgx-short.so")
 _AT_HWCAP2, _HWCAP2_FSGSBASE = 26, 2
 
 R_LOCK, R_OPEN, R_HELD, R_COUNT, R_TCS, R_ENTRY = 0, 8, 12, 16, 64, 72
-R_OFSBASE, R_OGSBASE, R_GPR, R_STUB = 80, 88, 96, 104
+R_OFSBASE, R_OGSBASE, R_GPR, R_STUB, R_SLOT = 80, 88, 96, 104, 112
 ROW, ROWS, HASH, ROWS_SHIFT = 128, 1024, 0x9E3779B1, 10
-S_ROW, S_AEP, S_FS, S_GS, S_FLAGS = 0, 8, 16, 24, 32
+S_ROW, S_AEP, S_FS, S_GS, S_FLAGS, S_PAD = 0, 8, 16, 24, 32, 40
 SLOT, SLOTS, SELECTOR = 64, 4096, 0x73
 LONG_WAY = 1
 """S_ROW of a thread that the tracer wants to see."""
@@ -55,6 +57,8 @@ STUB, PAD = 16, 16
 _PADS = 64
 MAX_PADS = (4096 - _PADS) // PAD
 FAR_PADS = 4096 // PAD - 1
+RAW_PADS = 30
+"""How many pads of programs' own ENCLUs go into a page (`raw_pad`)."""
 
 
 class ShortImage:
@@ -66,14 +70,21 @@ class ShortImage:
     """
 
     __slots__ = (
-        "contents", "counted", "enter", "enter_end", "exit", "exit_end", "exit_long", "flags",
-        "freed", "head", "no_rcx", "no_row", "owned", "pads", "rows", "saved", "size", "slots",
-        "stored", "stubs", "tables", "taken", "turned", "turned_back", "undo",
+        "contents", "enter", "enter_counted", "enter_end", "enter_owned", "enter_saved",
+        "enter_taken", "enter_undo", "exit", "exit_end", "exit_long", "flags", "freed", "head",
+        "no_rcx", "no_row", "pad", "pad_end", "pad_halved", "pad_long", "pad_near", "pad_packed",
+        "pad_shifted", "pad_stored", "pad_turned", "pad_turned_back", "pad_unpack", "pad_unpacked",
+        "pad_words", "pads", "raw", "raw_counted", "raw_owned", "raw_saved", "raw_taken",
+        "raw_undo", "rows", "size", "slots", "stored", "stubs", "tables", "turned", "turned_back",
     )  # fmt: skip
     contents: bytes
-    counted: int
     enter: int
+    enter_counted: int
     enter_end: int
+    enter_owned: int
+    enter_saved: int
+    enter_taken: int
+    enter_undo: int
     exit: int
     exit_end: int
     exit_long: int
@@ -82,19 +93,34 @@ class ShortImage:
     head: int
     no_rcx: int
     no_row: int
-    owned: int
+    pad: int
+    pad_end: int
+    pad_halved: int
+    pad_long: int
+    pad_near: int
+    pad_packed: int
+    pad_shifted: int
+    pad_stored: int
+    pad_turned: int
+    pad_turned_back: int
+    pad_unpack: int
+    pad_unpacked: int
+    pad_words: int
     pads: int
+    raw: int
+    raw_counted: int
+    raw_owned: int
+    raw_saved: int
+    raw_taken: int
+    raw_undo: int
     rows: int
-    saved: int
     size: int
     slots: int
     stored: int
     stubs: int
     tables: int
-    taken: int
     turned: int
     turned_back: int
-    undo: int
 
     def __init__(self, contents: bytes) -> None:
         """Raises UnsupportedError where a symbol is missing (a stripped object)."""
@@ -146,6 +172,14 @@ def far_pad(page: int, index: int, number: int) -> tuple[int, bytes]:
 def far_head(base: int) -> bytes:
     """What a page of `far_pad` begins with."""
     return struct.pack("<Q", base + load_short().exit)
+
+
+def raw_pad(base: int, page: int, index: int, enclu: int) -> tuple[int, bytes]:
+    """The same for the ENCLU of a program at an address, in a page of such pads."""
+    image = load_short()
+    length = image.pad_end - image.pad
+    words = struct.pack("<4Q", base + image.slots, base + image.raw, enclu, enclu + 3)
+    return page + index * length, image.contents[image.pad : image.pad_words] + words
 
 
 def places(tcs: int) -> tuple[int, int]:

@@ -60,6 +60,22 @@ encl_raw_aep:				/* RAX = 3, RBX = TCS, RCX = here */
 encl_raw_failed:			/* handlers come here with the RSP of the entry */
 	mov	$-1, %eax
 	jmp	2b
+/* int encl_raw_ecall(void *call, uint64_t tcs): EENTER as loaders write it. */
+	.globl	encl_raw_ecall, encl_raw_ecall_enclu
+	.type	encl_raw_ecall, @function
+encl_raw_ecall:
+	save
+	mov	$0x7f, %al		/* flags that EENTER leaves alone: OF, SF, AF, CF */
+	inc	%al
+	stc
+	mov	%rsi, %rbx
+	lea	encl_raw_aep(%rip), %rcx
+	mov	$2, %rax
+encl_raw_ecall_enclu:
+	.byte	0x0f, 0x01, 0xd7
+	xor	%eax, %eax
+	restore
+	ret
 /* The same with prefixes that change nothing; what it enters for ends in one call. */
 	.globl	encl_raw_enter_prefixed, encl_raw_prefixed
 	.type	encl_raw_enter_prefixed, @function

@@ -93,9 +93,11 @@ extern void *encl_vdso; /* what encl_vdso_enter calls; set by encl_call at first
 int encl_vdso_enter(void *call, uint32_t leaf, struct sgx_enclave_run *run);
 /* Raw ENCLU with our own AEP: 0 after an EEXIT; -1 if a handler went to encl_raw_failed. */
 int encl_raw_enter(void *call, uint64_t tcs, uint32_t leaf);
+/* EENTER, its leaf loaded right before ENCLU. */
+int encl_raw_ecall(void *call, uint64_t tcs);
 int encl_raw_enter_prefixed(void *call, uint64_t tcs, uint32_t leaf);
 /* The same, with an AEP that spoils all vector registers before ERESUME. */
 int encl_raw_enter_spoil(void *call, uint64_t tcs, uint32_t leaf);
-extern char encl_raw_enclu[], encl_raw_aep[], encl_raw_aep_spoil[], encl_raw_failed[];
+extern char encl_raw_ecall_enclu[], encl_raw_enclu[], encl_raw_aep[], encl_raw_aep_spoil[], encl_raw_failed[];
 
 #endif

@@ -31,7 +31,8 @@ static void raw_handler(int sig, siginfo_t *info, void *context)
 	raw_fault.rax = (uint64_t)regs[REG_RAX];
 	raw_fault.rbx = (uint64_t)regs[REG_RBX];
 	raw_fault.rcx = (uint64_t)regs[REG_RCX];
-	if (raw_fault.rip != (uint64_t)encl_raw_enclu && raw_fault.rip != (uint64_t)encl_raw_aep)
+	if (raw_fault.rip != (uint64_t)encl_raw_enclu && raw_fault.rip != (uint64_t)encl_raw_aep
+	    && raw_fault.rip != (uint64_t)encl_raw_ecall_enclu)
 		signal(sig, SIG_DFL); /* a bug of the program itself: die of it */
 	else
 		regs[REG_RIP] = (greg_t)encl_raw_failed;

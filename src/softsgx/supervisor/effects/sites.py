@@ -1,13 +1,14 @@
-"""EEXITs that are left without a stop: the instruction before their ENCLU becomes a jump.
+"""ENCLUs that enter and leave without a stop: the instruction before them becomes a jump.
 
 ENCLU has three bytes and a jump has five, but code loads the leaf right before it. That one
 instruction is replaced, ENCLU stays: what jumps to it stops as ever. Nothing but enclave code
 is looked at and only where an EEXIT has stopped often, so it is an ENCLU for sure; that the
-bytes before it are one instruction is for `host.before` to say.
+bytes before it are one instruction is for `host.before` to say. EENTERs of a program's own code
+likewise, in private mappings of files: those bytes are the process's own.
 
-The bytes lie in the enclave's memory, which all processes share, and lead to the pads of one.
-So they go before a process maps the enclave that has no pads there (a child that was forked
-has), and before the page that they are on changes.
+The bytes of an enclave lie in the enclave's memory, which all processes share, and lead to the
+pads of one. So they go before a process maps the enclave that has no pads there (a child that was
+forked has), and before the page that they are on changes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any
 
 from softsgx.host import procmaps, ptrace, short
 from softsgx.host.before import leaf_before
-from softsgx.sdm.leaves import PT_REG
+from softsgx.host.memfd import Site
+from softsgx.sdm.leaves import EENTER, EEXIT, ENCLU_BYTES, PT_REG
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
@@ -27,13 +29,14 @@ from softsgx.supervisor.stopped.remote import calls
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RIP
 
-__all__ = ["counted", "mapped", "restore"]
+__all__ = ["counted", "mapped", "raw_counted", "restore"]
 
 _OFTEN = 32
 _WINDOW_BYTES = 96
 _JUMP_BYTES = 5
 _REACH_BYTES = (1 << 31) - (1 << 16)
 _MOST_PADS = 1 << 16
+_MOST_RAW = 16
 _LOWEST = 1 << 21
 _READ_EXEC, _PRIVATE_THERE = 5, 0x100022  # ANONYMOUS | FIXED_NOREPLACE
 _W, _X = 2, 4
@@ -55,7 +58,7 @@ def _replace(run: Run, tracee: Tracee, enclave: Any, at: int) -> None:
     if table is None or process is not _only(run, enclave) or _debugged(enclave):
         return
     memory = enclave.memory
-    found = leaf_before(memory.read(max(at - _WINDOW_BYTES, 0), min(at, _WINDOW_BYTES)))
+    found = leaf_before(memory.read(max(at - _WINDOW_BYTES, 0), min(at, _WINDOW_BYTES)), EEXIT)
     if not found:
         return
     start = at - found
@@ -75,6 +78,53 @@ def _replace(run: Run, tracee: Tracee, enclave: Any, at: int) -> None:
         process.pads.append(memory.replace(number, at, start, jump, pad))
         if pad & -4096 in process.far:
             process.far[pad & -4096] += 1
+
+
+def raw_counted(run: Run, tracee: Tracee, at: int) -> None:
+    """An EENTER of the program's own code has stopped, its ENCLU at an address."""
+    enters = tracee.space.raw.enters
+    n = enters[at] = enters.get(at, 0) + 1
+    if n % _OFTEN == 0:
+        _replace_raw(run, tracee, at)
+
+
+def _replace_raw(run: Run, tracee: Tracee, at: int) -> None:
+    space = tracee.space
+    table, raw = space.sgx.table, space.raw
+    if table is None or space.translates or not _is_program(space, tracee.tid, at):
+        return
+    window = space.peek(at - _WINDOW_BYTES, _WINDOW_BYTES)
+    found = leaf_before(window, EENTER)
+    if not found:
+        return
+    start = at - found
+    behind = start + _JUMP_BYTES
+    if any(site.start == start for site in raw.sites.values()):
+        return  # the file's bytes have come back: somebody wants them
+    page = next((p for p, n in raw.pages.items() if n < short.RAW_PADS and _reaches(behind, p)), 0)
+    if not page:
+        page = _page_near(run, tracee, space.sgx, behind) if len(raw.pages) < _MOST_RAW else 0
+        if not page:
+            return
+        raw.pages[page] = 0
+    pad, code = short.raw_pad(table.base, page, raw.pages[page], at)
+    jump = struct.pack("<Bi", 0xE9, pad - behind)
+    with frozen(run, [space]) as threads:
+        if any(_within(tid, start) for tid in threads):
+            return  # next time
+        space.poke(pad, code)
+        space.poke(start, jump)
+    raw.pages[page] += 1
+    raw.sites[pad] = Site(at, start, jump, window[-found:][:_JUMP_BYTES], pad)
+
+
+def _is_program(space: AddressSpace, tid: int, at: int) -> bool:
+    """Whether an ENCLU and what stands before it are code of a file that nobody can change here."""
+    first, last = at - _WINDOW_BYTES, at + len(ENCLU_BYTES)
+    return space.peek(at, len(ENCLU_BYTES)) == ENCLU_BYTES and any(
+        m.start <= first and last <= m.end and m.inode and not m.shared and m.prot == _READ_EXEC
+        for m in procmaps.maps(tid)
+    )
 
 
 def _pad(

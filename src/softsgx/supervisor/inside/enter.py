@@ -19,7 +19,7 @@ from softsgx.sdm import leaves as sdm
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.sgx.enclu import Thread, edeccssa, eenter, eexit, eresume
 from softsgx.sgx.inside import LEAVES, run_leaf
-from softsgx.supervisor.effects.sites import counted, restore
+from softsgx.supervisor.effects.sites import counted, raw_counted, restore
 from softsgx.supervisor.inside import injected, masks, outside, short
 from softsgx.supervisor.inside.exceptions import (
     abort_page,
@@ -225,6 +225,10 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
         view[EFLAGS] &= ~_TF  # whatever POPF made of it
     if run.faults is not None and injected.before(run, tracee, leaf, _cure):
         return
+    if leaf == _EENTER and run.short and thread.tcs is None and not tracee.at_call:
+        short.prepare(run, tracee)
+        if tracee.slot is not None and not prefixes:
+            raw_counted(run, tracee, view[RIP])
     for _ in range(_MAX_RETRIES):
         changed = -1
         if leaf == _EEXIT:

@@ -42,6 +42,9 @@ def settle(run: Run, tracee: Tracee, number: int) -> bool:
     at = rip - tracee.space.short
     if number and tracee.space.sgx is not None and rip & -4096 in tracee.space.sgx.far:
         at = image.tables - 1  # of the pads, whichever
+    elif number and rip & -4096 in tracee.space.raw.pages:
+        code = ptrace.si_code(tracee.tid) if number in _SYNCHRONOUS else 0
+        return _at_pad(run, tracee, image, number, code)
     if not number or not image.enter <= at < image.tables:
         return False
     code = ptrace.si_code(tracee.tid) if number in _SYNCHRONOUS else 0
@@ -64,11 +67,17 @@ def _entering(
     is. So is it where the thread steps, which it would do for ever.
     """
     view, slot = run.view, tracee.slot
-    if slot is not None:
-        _undo(run, tracee, slot, image, at)
-    vdso_image = vdso.load_image()
     stepped = number == _SIGTRAP and code > 0
     faulted = code > 0 and not stepped
+    if slot is not None:
+        _undo(run, tracee, slot, image, at)
+        words = slot.table.tables.words
+        pad = words[slot.at + short.S_PAD // 8]
+        if at >= image.raw and (at < image.stubs or pad):
+            _flags(run, words[slot.at + short.S_FLAGS // 8])
+            aep = words[slot.at + short.S_AEP // 8]
+            return _to_enclu(run, tracee, pad, aep, number, faulted)
+    vdso_image = vdso.load_image()
     to = vdso_image.long if faulted or stepped else vdso_image.try_short
     view[RAX], view[RIP] = EENTER, tracee.space.image + to
     view[ORIG_RAX] = _U64
@@ -78,24 +87,67 @@ def _entering(
 def _undo(run: Run, tracee: Tracee, slot: Slot, image: short.ShortImage, at: int) -> None:
     view, table = run.view, slot.table
     words = table.tables.words
-    if at < image.owned or (at >= image.undo and at < image.stubs):
+    if at < image.raw:
+        taken, held, counted = image.enter_taken, image.enter_owned, image.enter_counted
+        saved, undo, end = image.enter_saved, image.enter_undo, image.raw
+    else:
+        taken, held, counted = image.raw_taken, image.raw_owned, image.raw_counted
+        saved, undo, end = image.raw_saved, image.raw_undo, image.stubs
+    if at < held or undo <= at < end:
         # The row is in RAX alone, from the lock to the store and on the way back.
-        owned = at == image.taken and not view[EFLAGS] & _CF
-        if owned or image.taken < at < image.owned or at == image.undo:
+        owned = at == taken and not view[EFLAGS] & _CF
+        if owned or taken < at < held or at == undo:
             table.clear(view[RAX])
         return
     row = slot.row
     if row is None:
         return
-    if at >= image.counted:
+    if at >= counted:
         where = (row.where + short.R_COUNT) // 8
         words[where] = words[where] - 1 & _U64
-    if at >= image.saved:
+    if at >= saved:
         view[FS_BASE], view[GS_BASE] = row.tcs.outer_fs_base, row.tcs.outer_gs_base
     tracee.thread.tcs = row.tcs.entered = None
     value = words[slot.at]
     slot.outside()
     table.clear(value)
+
+
+def _at_pad(run: Run, tracee: Tracee, image: short.ShortImage, number: int, code: int) -> bool:
+    """In the pad of a program's ENCLU: on to it."""
+    view, slot = run.view, tracee.slot
+    length = image.pad_end - image.pad
+    at = (view[RIP] & 4095) % length
+    pad, at = view[RIP] - at, at + image.pad
+    aep, flags = view[RCX], view[RAX]
+    if at in (image.pad_turned, image.pad_turned + 6):  # TEST is six bytes long
+        aep = (aep << 47 | aep >> 17) & _U64
+    elif at in (image.pad_shifted, image.pad_unpacked):
+        aep >>= 16
+    elif image.pad_packed <= at < image.pad_halved or at == image.pad_unpack:
+        aep = flags >> 16
+    elif image.pad_halved <= at < image.pad_unpack:
+        if slot is None:
+            return False  # nobody came here by a jump of ours
+        words = slot.table.tables.words
+        flags = words[slot.at + short.S_FLAGS // 8]
+        aep = view[RAX] if at == image.pad_halved else words[slot.at + short.S_AEP // 8]
+    if image.pad_turned <= at < image.pad_long:
+        # ADD turns 0 and 1 into what makes SAHF leave OF alone: it has set it.
+        made = at == image.pad_long - 1
+        _flags(run, flags & ~0xFF | (flags & 0xFF) - 0x7F if made else flags)
+    faulted = code > 0 and number != _SIGTRAP
+    return _to_enclu(run, tracee, pad, aep, number, faulted)
+
+
+def _to_enclu(run: Run, tracee: Tracee, pad: int, aep: int, number: int, faulted: bool) -> bool:
+    """To the ENCLU of a pad, where the long way begins."""
+    site = tracee.space.raw.sites.get(pad)
+    if site is None:
+        return False  # no thread of ours has written that
+    view = run.view
+    view[RAX], view[RCX], view[RIP], view[ORIG_RAX] = EENTER, aep, site.enclu, _U64
+    return _go_on(run, tracee, number, faulted)
 
 
 # -- EEXIT ---------------------------------------------------------------------------------

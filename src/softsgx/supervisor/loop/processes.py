@@ -141,6 +141,7 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         space.watched, space.ranges = set(old.watched), list(old.ranges)
         space.mem_fds, space.asked_names = set(old.mem_fds), old.asked_names
         space.dir_fds, space.paths = dict(old.dir_fds), old.paths.copy()
+        space.raw = old.raw.copy()
         new = Tracee(tid, tid, space)
         if old.sgx is not None:
             from softsgx.supervisor.state.enclaves import forked

@@ -1,4 +1,4 @@
-"""Memory as it reads without our patches: CPUID instructions, and calls on paths."""
+"""Memory as it reads without our patches: CPUID instructions, calls on paths, ENCLUs' leaves."""
 
 from __future__ import annotations
 
@@ -39,4 +39,7 @@ def _patches(space: AddressSpace, start: int, end: int) -> list[tuple[int, bytes
         if at < end and start < at + 5:
             jump = pathcode.load().jump(paths.base, index, at)
             found.append((at, jump, pathcode.replaced(call)))
+    for site in space.raw.sites.values():
+        if site.start < end and start < site.start + len(site.was):
+            found.append((site.start, site.jump, site.was))
     return found

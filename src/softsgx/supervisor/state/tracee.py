@@ -7,6 +7,7 @@ import os
 from softsgx.host import ptrace
 from softsgx.supervisor.state.dispositions import Dispositions
 from softsgx.supervisor.state.pathcalls import PathCalls
+from softsgx.supervisor.state.rawsites import RawSites
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -22,7 +23,8 @@ class AddressSpace:
     pid: of a process that lives in it. image: base address of our vDSO in it, 0 while there is
     none. aep, entry: where its ENCLU begins and ends. sgx: the `HostProcess`, None until it meets
     the device. patched: CPUID sites by address (two bytes each). translates: the program reads the
-    code that it maps, and does not run it. paths: what makes its calls on paths without a stop.
+    code that it maps, and does not run it. paths: what makes its calls on paths without a stop,
+    raw: what makes its ENCLUs so.
     tracees: those that run in it. watched: the descriptors that a filter stops calls on; mem_fds:
     those of them that are of /proc/PID/mem. asked_names: whether the filter of late calls on names
     is there. dir_fds: descriptors of /dev, and whether the nodes have been listed. executable: how
@@ -47,6 +49,7 @@ class AddressSpace:
         "paths",
         "pid",
         "ranges",
+        "raw",
         "sgx",
         "short",
         "tracees",
@@ -62,6 +65,7 @@ class AddressSpace:
         self.sgx: Any = None
         self.patched: list[int] = []
         self.paths = PathCalls()
+        self.raw = RawSites()
         self.executable: list[Any] = []
         self.kept = 0
         self.native_cpuid = True
