@@ -22,6 +22,9 @@ usage: softsgx run [options] [--] PROGRAM [ARGS…]   run a program with a softw
        softsgx repair [DESIGN…]                    the fewest changes that close them
        softsgx replay TRACE                        run one of its traces on real processes
        softsgx attest COMMAND                      quotes: root, collateral, verify, pccs
+       softsgx inspect FILE…                       what an enclave's file is, and whether it holds
+       softsgx measure FILE                        MRENCLAVE of an .sgxs, or of a TOML file
+       softsgx sign --key KEY -o SIG FILE          sign one
        softsgx explore [--] PROGRAM [ARGS…]        which faults on purpose it lives with
        softsgx sweep SPEC.toml                     many programs, designs, policies and faults
        softsgx doctor                              whether this machine can run it
@@ -111,8 +114,8 @@ def _command(args: list[str]) -> int:
 
         return run(rest)
     if name in (
-        "attest", "check", "designs", "doctor", "explain", "explore", "include", "policy", "repair",
-        "replay", "report", "show", "sweep",
+        "attest", "check", "designs", "doctor", "explain", "explore", "include", "inspect",
+        "measure", "policy", "repair", "replay", "report", "show", "sign", "sweep",
     ):  # fmt: skip
         from importlib import import_module
 

@@ -17,7 +17,7 @@ import os
 import threading
 from array import array
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from struct import Struct
 
@@ -43,6 +43,8 @@ _EEXTEND = Struct("<8sQ48x")
 _ECREATE_TAG, _EADD_TAG, _EEXTEND_TAG = b"ECREATE\0", b"EADD\0\0\0\0", b"EEXTEND\0"
 
 Buffer = bytes | bytearray | memoryview
+if TYPE_CHECKING:
+    Hashing = Callable[[bytes], Any]
 
 
 def measured_flags(secinfo_flags: int) -> int:
@@ -125,14 +127,16 @@ class _Batch:
 class Measurement:
     """The running MRENCLAVE of one enclave. Offsets are bytes from the enclave's base."""
 
-    def __init__(self) -> None:
-        self._hash = sha256()
+    def __init__(self, hashing: Hashing = sha256) -> None:
+        """``hashing``: makes what takes the records (``update``) and gives the ``digest``."""
+        self._hashing = hashing
+        self._hash = hashing(b"")
         self._batch: _Batch | None = None
         self._scratch = -1
 
     def ecreate(self, ssa_frame_pages: int, size_bytes: int) -> None:
         """Start: SECS.SSAFRAMESIZE (in pages) and SECS.SIZE."""
-        self._hash = sha256(_ECREATE.pack(_ECREATE_TAG, ssa_frame_pages, size_bytes))
+        self._hash = self._hashing(_ECREATE.pack(_ECREATE_TAG, ssa_frame_pages, size_bytes))
 
     def eadd(self, offset_bytes: int, secinfo_flags: int) -> None:
         """One page is added; its contents are not measured by this."""
@@ -211,7 +215,8 @@ class Measurement:
 
     def digest(self) -> bytes:
         """MRENCLAVE (32 bytes) of what has been measured so far; measuring may go on."""
-        return self._hash.digest()
+        digest: bytes = self._hash.digest()
+        return digest
 
     def _measure(self, fd: int, file_offset: int, offset_bytes: int, n: int, flags: int) -> None:
         if self._batch is None:

@@ -1,0 +1,1 @@
+"""Files that enclaves are kept in: read, measured anew, written and signed."""
