@@ -200,6 +200,11 @@ def intel_elf(folder: Path, version: int = 3 << 32 | 3, **changes: bytes) -> tup
     return path, by_hand.mrenclave
 
 
+def power(n: int) -> int:
+    """The smallest power of two that is not below."""
+    return 1 << (n - 1).bit_length()
+
+
 def openenclave_elf(folder: Path, *, zero_base: bool = False) -> tuple[Path, str]:
     """A file as oesign leaves it, and its MRENCLAVE by hand."""
     template = build_elf("openenclave", CODE + OE)
@@ -221,7 +226,6 @@ def openenclave_elf(folder: Path, *, zero_base: bool = False) -> tuple[Path, str
     tls = 2  # 24 bytes to 16 make 32, 5000 to 8 stay: two pages
     thread_pages = 1 + stack + 1 + 4 + tls + 1
     total = image_end + len(relocations) + PAGE * (heap + threads * thread_pages)
-    power = lambda n: 1 << (n - 1).bit_length()  # noqa: E731
     info = struct.pack("<6Q", address, 1960, image_end, len(relocations),
                        image_end + len(relocations), power(total))  # fmt: skip
     loaded = bytearray(original)
