@@ -22,9 +22,9 @@ def test_intels(tmp_path: Path, version: int) -> None:
     assert found["metadata"]["version"] == f"{version >> 32}.{version & 0xFF}"
     (older,) = found["older"]
     assert older["sigstruct"]["isvprodid"] == 6
-    whats = [run["what"] for run in found["layout"]]
-    assert whats.count("TCS") == 3
-    assert {"segment", "heap", "stack", "SSA", "thread data"} <= set(whats)
+    kinds = [run["what"] for run in found["layout"]]
+    assert kinds.count("TCS") == 3
+    assert {"segment", "heap", "stack", "SSA", "thread data"} <= set(kinds)
     if version >> 32 < 10:
         assert found["problems"] == []
     else:  # the older one is for another ELRANGE here

@@ -35,7 +35,7 @@ Enclave made, or by a TOML file like this, whose names of files count from its o
 """
 
 
-def image_of_file(name: str, data: memoryview) -> Any:
+def _image_of(name: str, data: memoryview) -> Any:
     """The image of a file of any format that has one, by what it begins with. Raises UsageError."""
     from softsgx.images import intel, openenclave
     from softsgx.images.elf import MAGIC, Elf
@@ -70,7 +70,7 @@ def mrenclave_of(name: str, output: str | None = None) -> dict[str, Any]:
             return _measured(digest, stream.size, stream.ssa_frame_pages)
         image = told(name, stream.image)
     else:
-        image = told(name, lambda: image_of_file(name, data))
+        image = told(name, lambda: _image_of(name, data))
     if output is None:
         return _measured(told(name, image.mrenclave), image.size, image.ssa_frame_pages)
     return _measured(told(name, lambda: _write(image, output)), image.size, image.ssa_frame_pages)

@@ -25,9 +25,11 @@ __all__ = [
     "Image",
     "NotComputed",
     "Part",
+    "is_elrange",
     "pages_of",
     "read_file",
     "replacing",
+    "told",
 ]
 
 Buffer = bytes | bytearray | memoryview
