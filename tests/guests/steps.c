@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: steps [nested | far | raw]
+ * usage: steps [nested | far | raw | cleared]
  * One ECALL after another; the tracer (tests/supervisor/stepper.py) steps through the n-th and sends
  * SIGUSR1 before its n-th instruction. It is told by SIGUSR2 that one begins, and says by no
  * SIGUSR1 that there was none left. nested: the handler enters two TCSs, the one that is inside too.
- * raw: the same by ENCLU of its own. far: the enclave is so large that a jump from its code does not leave it at the far end.
+ * raw: the same by ENCLU of its own. cleared: the enclave clears registers after it has loaded the leaf. far: the enclave is so large that a jump from its code does not leave it at the far end.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -18,12 +18,12 @@
 static struct encl e;
 static volatile int handled, nested;
 static int wrong;
-static bool raw;
+static bool raw, cleared;
 static __thread uint64_t own = 77;
 
 static void one(int thread, uint64_t a)
 {
-	struct call c = {.op = OP_SUM, .a = a, .b = 2};
+	struct call c = {.op = OP_SUM, .a = a, .b = 2, .c = cleared};
 
 	wrong += (raw ? encl_raw_ecall(&c, e.base + e.tcs[thread]) : !encl_do(&e, thread, &c)) || c.ret != mix(a, 2)
 		 || own != 77;
@@ -50,6 +50,7 @@ int main(int argc, char **argv)
 	sigaction(SIGUSR1, &act, NULL);
 	sigaction(SIGUSR2, &act, NULL);
 	raw = argc > 1 && strcmp(argv[1], "raw") == 0;
+	cleared = argc > 1 && strcmp(argv[1], "cleared") == 0;
 	nested = argc > 1 && !far;
 	for (int i = 0; i < WARM; i++) {
 		one(0, 1);

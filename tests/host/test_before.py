@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from softsgx.host.before import leaf_before
+from softsgx.host.before import leaf_before, leaf_further_before
 from softsgx.host.memfd import Site
 from softsgx.supervisor.state.patched import unpatched
 from softsgx.supervisor.state.tracee import AddressSpace
@@ -25,20 +25,46 @@ _ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("last", "leaf", "length"), _ROWS)
-def test_what_stands_before(last: str, leaf: int, length: int, tmp_path: Path) -> None:
+def _assembled(last: str, tmp_path: Path) -> bytes:
+    """96 bytes of code that end in an instruction."""
     out = tmp_path / "code"
     text = _CODE * 8 + last + "\n"
     subprocess.run(["as", "-o", out, "-"], input=text, text=True, check=True, timeout=20)
     raw = tmp_path / "raw"
     subprocess.run(["objcopy", "-O", "binary", "-j", ".text", out, raw], check=True, timeout=20)
-    assert leaf_before(raw.read_bytes()[-96:], leaf) == length
+    return raw.read_bytes()[-96:]
+
+
+@pytest.mark.parametrize(("last", "leaf", "length"), _ROWS)
+def test_what_stands_before(last: str, leaf: int, length: int, tmp_path: Path) -> None:
+    assert leaf_before(_assembled(last, tmp_path), leaf) == length
+
+
+_FURTHER = [
+    ("mov $4, %eax; xor %r15, %r15; add %rdx, %rdx; cld", (12, 5)),
+    ("mov $4, %rax; xor %ecx, %ecx; mov %rsi, %rbx", (12, 7)),
+    ("mov $4, %eax; xor %eax, %eax; cld", (0, 0)),
+    ("mov $4, %eax; mov 8(%rip), %rdx", (0, 0)),
+    ("mov $4, %eax; lea 8(%rip), %rdx", (0, 0)),
+    ("mov $4, %eax; pop %rdx", (0, 0)),
+    ("mov $4, %eax; mov %ecx, %ds", (0, 0)),
+    ("mov $4, %eax; mov %rbp, %rsp", (0, 0)),
+    ("mov $4, %eax; jmp 1f; 1: cld", (0, 0)),
+    ("mov $4, %r8d; cld", (0, 0)),
+    ("mov $4, %eax; rep stosb", (0, 0)),
+    ("mov $4, %eax; xor %al, %dl", (0, 0)),
+]
+
+
+@pytest.mark.parametrize(("last", "found"), _FURTHER)
+def test_what_can_be_done_elsewhere(last: str, found: tuple[int, int], tmp_path: Path) -> None:
+    assert leaf_further_before(_assembled(last, tmp_path), 4) == found
 
 
 def test_a_replaced_leaf_reads_as_the_file_has_it() -> None:
     space = AddressSpace(1)
     jump, was = b"\xe9\1\2\3\4", b"\xb8\2\0\0\0"
-    space.raw.sites[0x5000] = Site(0x1005, 0x1000, jump, was, 0x5000)
+    space.raw.sites[0x5000] = Site(0x1005, 0x1000, jump, was, 0x5000, 136)
     assert unpatched(space, 0xFFE, b"ab" + jump + b"cd") == b"ab" + was + b"cd"
     assert unpatched(space, 0x1002, jump[2:]) == was[2:]
     # Another file's bytes, mapped there since.

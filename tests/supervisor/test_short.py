@@ -53,6 +53,13 @@ def raw(guest: Guest) -> dict[str, _Seen]:
     return {"short": _step(steps, "raw"), "exact": _step("--exact", steps, "raw")}
 
 
+@pytest.fixture(scope="module")
+def cleared(guest: Guest) -> dict[str, _Seen]:
+    """The same of an enclave that clears registers between its leaf and its ENCLU."""
+    steps = guest("steps")
+    return {"short": _step(steps, "cleared"), "exact": _step("--exact", steps, "cleared")}
+
+
 def test_a_signal_at_every_instruction(stepped: dict[str, _Seen]) -> None:
     places = [each["where"] for each in stepped["short"]]
     assert places.count("short") > _SHORT_AT_LEAST
@@ -101,9 +108,17 @@ def _frames(seen: _Seen) -> list[tuple[int, str]]:
     return found
 
 
-def test_an_aex_has_the_same_bytes(stepped: dict[str, _Seen], raw: dict[str, _Seen]) -> None:
+def test_what_stands_between_leaf_and_enclu_is_done_outside(cleared: dict[str, _Seen]) -> None:
+    places = [each["where"] for each in cleared["short"]]
+    assert places.count("pad") == 14 + 2  # what is between, and the pad's own
+    assert all("ssa" in each for each in cleared["short"] if each["where"] == "pad")
+
+
+def test_an_aex_has_the_same_bytes(
+    stepped: dict[str, _Seen], raw: dict[str, _Seen], cleared: dict[str, _Seen]
+) -> None:
     # A step from an ENCLU that stops goes one instruction further than one from a system call.
-    for ways, skipped in ((stepped, 0), (raw, 1)):
+    for ways, skipped in ((stepped, 0), (raw, 1), (cleared, 0)):
         ours, law = _frames(ways["short"])[skipped:], _frames(ways["exact"])
         assert len(law) > 50
         assert [rip for rip, _ in ours] == [rip for rip, _ in law]

@@ -3,17 +3,25 @@
 x86 code cannot be decoded backwards: ``b8 04 00 00 00`` may be ``mov $4, %eax`` or the end of a
 longer instruction. Decoding that starts at different bytes before falls into step within a few
 instructions; if all of them find the instruction there, it is one. What is not sure is none.
+
+Intel's trusted runtime clears its registers between the two for an OCALL. Instructions that are
+the same wherever they stand, and leave RAX alone, can be done elsewhere before the ENCLU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["leaf_before"]
+__all__ = ["leaf_before", "leaf_further_before"]
 
 _LOADS = (bytes.fromhex("48c7c0"), bytes.fromhex("b8"))  # mov $…, %rax and %eax
 _IN_STEP_BYTES = 24
 _MANY = 8
+_MOST_BETWEEN_BYTES = 64
+_MOVABLE = frozenset(("add", "and", "cld", "cmp", "mov", "nop", "or", "sub", "test", "xor"))
+_NOT_ITS_OWN = ("[", "ax", "al", "ah", "sp", "cr", "dr")
+"""Of operands: memory, parts of RAX, the stack pointer, what is not for user mode."""
+_SEGMENTS = frozenset(("cs", "ds", "es", "fs", "gs", "ss"))
 
 
 def leaf_before(code: bytes, leaf: int) -> int:
@@ -26,6 +34,33 @@ def leaf_before(code: bytes, leaf: int) -> int:
         if code.endswith(load) and _is_instruction(code[: -len(load)], load):
             return len(load)
     return 0
+
+
+def leaf_further_before(code: bytes, leaf: int) -> tuple[int, int]:
+    """How many bytes before the end of ``code`` the load begins, and how long it is.
+
+    Between the two only instructions that do the same elsewhere, with the leaf loaded. (0, 0)
+    if there is none, or none for sure.
+    """
+    for opcode in _LOADS:
+        load = opcode + leaf.to_bytes(4, "little")
+        at = code.rfind(load, len(code) - _MOST_BETWEEN_BYTES)
+        if at >= 0 and _is_instruction(code[:at], load) and _can_move(code[at + len(load) :]):
+            return len(code) - at, len(load)
+    return 0, 0
+
+
+def _can_move(between: bytes) -> bool:
+    from capstone import CS_ARCH_X86, CS_MODE_64, Cs
+
+    end = 0
+    for address, size, mnemonic, operands in Cs(CS_ARCH_X86, CS_MODE_64).disasm_lite(between, 0):
+        if mnemonic not in _MOVABLE or any(part in operands for part in _NOT_ITS_OWN):
+            return False
+        if not _SEGMENTS.isdisjoint(operands.split(", ")):
+            return False
+        end = address + size
+    return end == len(between)
 
 
 def _is_instruction(before: bytes, load: bytes) -> bool:

@@ -62,13 +62,18 @@ def new_memory(path: str) -> int:
 class Site:
     """A replaced instruction: it began at ``start``, the ENCLU behind it at ``enclu``.
 
-    pad: the address that it leads to.
+    pad: the address that it leads to; pad_bytes: how long that is, moved_bytes of it instructions
+    from before the ENCLU.
     """
 
-    __slots__ = ("enclu", "jump", "pad", "start", "was")
+    __slots__ = ("enclu", "jump", "moved_bytes", "pad", "pad_bytes", "start", "was")
 
-    def __init__(self, enclu: int, start: int, jump: bytes, was: bytes, pad: int) -> None:
-        self.enclu, self.start, self.jump, self.was, self.pad = enclu, start, jump, was, pad
+    def __init__(
+        self, enclu: int, start: int, jump: bytes, was: bytes, pad: int, pad_bytes: int,
+        moved_bytes: int = 0,
+    ) -> None:  # fmt: skip
+        self.enclu, self.start, self.jump, self.was = enclu, start, jump, was
+        self.pad, self.pad_bytes, self.moved_bytes = pad, pad_bytes, moved_bytes
 
 
 class MemfdMemory(EnclaveMemory):
@@ -106,12 +111,10 @@ class MemfdMemory(EnclaveMemory):
     def _is_there(self, site: Site) -> bool:
         return bytes(self.view[site.start : site.start + len(site.jump)]) == site.jump
 
-    def replace(self, number: int, enclu: int, start: int, jump: bytes, pad: int) -> Site:
+    def replace(self, number: int, site: Site) -> None:
         """Put a jump in the place of an instruction."""
-        was = self.read(start, len(jump))
-        site = self.sites[number] = Site(enclu, start, jump, was, pad)
-        self.view[start : start + len(jump)] = jump
-        return site
+        self.sites[number] = site
+        self.view[site.start : site.start + len(site.jump)] = site.jump
 
     def undo(self, number: int) -> None:
         """Take it back, if it is there still: the page may have got another content."""

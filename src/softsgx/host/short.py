@@ -163,10 +163,14 @@ def pad(base: int, number: int) -> tuple[int, bytes]:
     return at, struct.pack("<BIBi", 0xB8, number << 16, 0xE9, to)
 
 
-def far_pad(page: int, index: int, number: int) -> tuple[int, bytes]:
-    """The same in a page of its own, which begins with where `exit` is: `far_head`."""
+def far_pad(page: int, index: int, number: int, moved: bytes) -> tuple[int, bytes]:
+    """The same in a page of its own, which begins with where `exit` is: `far_head`.
+
+    moved: instructions that are done before, from where it was left.
+    """
     at = page + PAD * (1 + index)
-    return at, struct.pack("<BIHi", 0xB8, number << 16, 0x25FF, page - (at + 11))
+    to = page - (at + len(moved) + 11)
+    return at, moved + struct.pack("<BIHi", 0xB8, number << 16, 0x25FF, to)
 
 
 def far_head(base: int) -> bytes:

@@ -52,11 +52,6 @@ class EnclaveMemory:
         """Store bytes at an offset in ELRANGE."""
         self.view[offset : offset + len(data)] = data
 
-    def site(self, number: int) -> int | None:
-        """The offset of the ENCLU behind a replaced instruction; None: there is none."""
-        site = self.sites.get(number)
-        return None if site is None else int(site.enclu)
-
     def discard(self, offset: int, length: int) -> None:
         """Make a range zero again and give its memory back."""
         self._map.madvise(mmap.MADV_DONTNEED, offset, length)

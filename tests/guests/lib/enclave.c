@@ -12,6 +12,7 @@ uint64_t fault(uint64_t kind, uint64_t address);
 void second_phase(uint64_t *frame, const void *xsave, void (*then)(void), uint8_t *aexnotify);
 void vectors(struct vectors *v, int avx, volatile uint64_t *stop);
 __attribute__((visibility("hidden"))) void enclave_leave(void); /* no GOT: it would hold an offset */
+__attribute__((visibility("hidden"))) void enclave_leave_cleared(void *frame);
 
 /* gcc may call these two by itself. */
 void *memcpy(void *to, const void *from, size_t n)
@@ -216,6 +217,8 @@ void enclave_main(struct call *c, uint64_t cssa, uint8_t *tcs, uint64_t rcx)
 		break;
 	case OP_SUM:
 		c->ret = mix(c->a, c->b);
+		if (c->c)
+			enclave_leave_cleared(tcs - cssa * STACK_STEP - ENTRY_FRAME);
 		break;
 	case OP_MEET:
 		c->ret = meet((uint64_t *)c->a, c->b, c->c);

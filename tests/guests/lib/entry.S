@@ -47,6 +47,32 @@ enclave_leave:				/* RSP is ENTRY_FRAME below the top of the stack */
 	.byte	0x0f, 0x01, 0xd7
 	ud2				/* EEXIT does not return */
 
+/* void enclave_leave_cleared(void *frame): as Intel's SDK leaves for an OCALL, the leaf first */
+	.globl	enclave_leave_cleared
+enclave_leave_cleared:
+	mov	%rdi, %rsp
+	pop	%rbx
+	pop	%rbp
+	pop	%rbx
+	pop	%rsp
+	mov	$4, %rax
+	xor	%rcx, %rcx
+	xor	%rdx, %rdx
+	xor	%rsi, %rsi
+	xor	%rdi, %rdi
+	xor	%r8, %r8
+	xor	%r9, %r9
+	xor	%r10, %r10
+	xor	%r11, %r11
+	xor	%r12, %r12
+	xor	%r13, %r13
+	xor	%r14, %r14
+	xor	%r15, %r15
+	add	%rdx, %rdx
+	cld
+	.byte	0x0f, 0x01, 0xd7
+	ud2
+
 /*
  * void second_phase(uint64_t *frame, const void *xsave, void (*then)(void), uint8_t *aexnotify)
  *

@@ -25,7 +25,7 @@ enum op {
 	OP_PEEK,       /* ret = *(u64 *)a */
 	OP_POKE,       /* *(u64 *)a = b */
 	OP_ADD,        /* ret = __atomic_add_fetch((u64 *)a, b): shared memory, from many processes */
-	OP_SUM,        /* ret = mix(a, b rounds) */
+	OP_SUM,        /* ret = mix(a, b rounds); c: leave by enclave_leave_cleared */
 	OP_MEET,       /* wait inside until b threads are at the counter at a; ret = 0, or 1 after c spins */
 	OP_SPIN,       /* write 1 to *(u64 *)a, then spin until *(u64 *)b is not 0 */
 	OP_WHO,        /* ret = CSSA, b = TCS, c = %gs:0 (thread number), d = %fs:8 (its page's offset) */

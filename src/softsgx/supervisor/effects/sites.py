@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from softsgx.host import procmaps, ptrace, short
-from softsgx.host.before import leaf_before
+from softsgx.host.before import leaf_before, leaf_further_before
 from softsgx.host.memfd import Site
 from softsgx.sdm.leaves import EENTER, EEXIT, ENCLU_BYTES, PT_REG
 from softsgx.supervisor.state.host_process import HostProcess
@@ -58,14 +58,16 @@ def _replace(run: Run, tracee: Tracee, enclave: Any, at: int) -> None:
     if table is None or process is not _only(run, enclave) or _debugged(enclave):
         return
     memory = enclave.memory
-    found = leaf_before(memory.read(max(at - _WINDOW_BYTES, 0), min(at, _WINDOW_BYTES)), EEXIT)
-    if not found:
+    window = memory.read(max(at - _WINDOW_BYTES, 0), min(at, _WINDOW_BYTES))
+    before = leaf_before(window, EEXIT)
+    before, load = (before, before) if before else leaf_further_before(window, EEXIT)
+    if not before:
         return
-    start = at - found
+    start, moved = at - before, window[len(window) - before + load :]
     if not all(_is_code(enclave, page) for page in range(start >> 12, (at + 2 >> 12) + 1)):
         return
     number, behind = len(process.pads), enclave.base + start + _JUMP_BYTES
-    found_pad = _pad(run, tracee, process, behind, number)
+    found_pad = _pad(run, tracee, process, behind, number, moved)
     if found_pad is None:
         return
     pad, code = found_pad
@@ -75,9 +77,12 @@ def _replace(run: Run, tracee: Tracee, enclave: Any, at: int) -> None:
             memory.exits[at] = 0  # somebody jumped there: not now
             return
         tracee.space.poke(pad, code)
-        process.pads.append(memory.replace(number, at, start, jump, pad))
+        was = memory.read(start, _JUMP_BYTES)
+        site = Site(at, start, jump, was, pad, len(code), len(moved))
+        memory.replace(number, site)
+        process.pads.append(site)
         if pad & -4096 in process.far:
-            process.far[pad & -4096] += 1
+            process.far[pad & -4096] += _places(len(code))
 
 
 def raw_counted(run: Run, tracee: Tracee, at: int) -> None:
@@ -115,7 +120,7 @@ def _replace_raw(run: Run, tracee: Tracee, at: int) -> None:
         space.poke(pad, code)
         space.poke(start, jump)
     raw.pages[page] += 1
-    raw.sites[pad] = Site(at, start, jump, window[-found:][:_JUMP_BYTES], pad)
+    raw.sites[pad] = Site(at, start, jump, window[-found:][:_JUMP_BYTES], pad, len(code))
 
 
 def _is_program(space: AddressSpace, tid: int, at: int) -> bool:
@@ -128,24 +133,31 @@ def _is_program(space: AddressSpace, tid: int, at: int) -> bool:
 
 
 def _pad(
-    run: Run, tracee: Tracee, process: HostProcess, behind: int, number: int
+    run: Run, tracee: Tracee, process: HostProcess, behind: int, number: int, moved: bytes
 ) -> tuple[int, bytes] | None:
-    """A place for one more pad that a jump reaches: beside the others, or in a page nearby."""
+    """A place for one more pad that a jump reaches: beside the others, or in a page nearby.
+
+    moved: instructions that it begins with.
+    """
     base = process.table.base
-    if number < short.MAX_PADS and _reaches(behind, short.pad(base, number)[0]):
+    if not moved and number < short.MAX_PADS and _reaches(behind, short.pad(base, number)[0]):
         return short.pad(base, number)
     if number >= _MOST_PADS:
         return None
-    page = next(
-        (p for p, used in process.far.items() if used < short.FAR_PADS and _reaches(behind, p)), 0
-    )
+    most = short.FAR_PADS - _places(len(short.far_pad(0, 0, 0, moved)[1]))
+    page = next((p for p, used in process.far.items() if used <= most and _reaches(behind, p)), 0)
     if not page:
         page = _page_near(run, tracee, process, behind)
         if not page:
             return None
         process.far[page] = 0
         tracee.space.poke(page, short.far_head(base))
-    return short.far_pad(page, process.far[page], number)
+    return short.far_pad(page, process.far[page], number, moved)
+
+
+def _places(length: int) -> int:
+    """How many pads' room some bytes of code take."""
+    return -(-length // short.PAD)
 
 
 def _reaches(behind: int, to: int) -> bool:

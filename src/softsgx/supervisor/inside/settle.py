@@ -27,6 +27,7 @@ _STATUS = 0x8D5  # CF PF AF ZF SF OF
 _OF = 0x800
 _TRAP_TRACE, _TRAP_BRANCH = 2, 3
 _U64 = (1 << 64) - 1
+_MOST_DONE = 4096
 
 
 def settle(run: Run, tracee: Tracee, number: int) -> bool:
@@ -181,17 +182,22 @@ def _leaving(
 
 
 def _back(run: Run, tracee: Tracee, image: short.ShortImage, at: int) -> bool:
-    """To the ENCLU that the replaced instruction stands before: whether there is one."""
+    """To the ENCLU that the replaced instruction stands before: whether there is one.
+
+    Or to one of the instructions between, where it stands before what was made of that.
+    """
     view = run.view
-    number = view[RAX] >> 16 & 0xFFFF
+    number, done = view[RAX] >> 16 & 0xFFFF, _MOST_DONE
     if at >= image.pads:
         rip, pads = view[RIP], tracee.space.sgx.pads
-        number = next((n for n, s in enumerate(pads) if s.pad <= rip < s.pad + short.PAD), -1)
+        number = next((n for n, s in enumerate(pads) if 0 <= rip - s.pad < s.pad_bytes), -1)
+        done = rip - pads[number].pad if number >= 0 else 0
     enclave = tracee.thread.enclave
-    site = enclave.memory.site(number)
+    site = enclave.memory.sites.get(number)
     if site is None:
         return False
-    view[RIP], view[RAX], view[ORIG_RAX] = enclave.base + site, EEXIT, _U64
+    to = site.enclu - max(site.moved_bytes - done, 0)
+    view[RIP], view[RAX], view[ORIG_RAX] = enclave.base + to, EEXIT, _U64
     return True
 
 
