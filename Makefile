@@ -28,7 +28,7 @@ SHELL := /bin/bash
 
 SITE ?= build/docs
 
-.PHONY: help setup demo docs test lint bench fuzz judge format guests findings wheel clean
+.PHONY: help setup demo docs test lint bench fuzz judge format guests findings man wheel clean
 
 help:
 	@echo 'make demo     run a small enclave under softsgx and show what happened'
@@ -41,6 +41,7 @@ help:
 	@echo 'make guests   the test programs, into .cache/guests (orders is what replay needs)'
 	@echo 'make findings write docs/findings.md and docs/findings/ (ten minutes; ARGS go to tools/findings.py)'
 	@echo 'make format   let ruff rewrite what it can'
+	@echo 'make man      the manual page and the completions of shells, into build/prefix'
 	@echo 'make wheel    build dist/*.whl'
 	@echo 'make clean    remove .venv, caches and build output'
 
@@ -98,6 +99,10 @@ guests: setup
 
 findings: setup
 	@$(BIN)/python tools/findings.py $(ARGS)
+
+man: setup
+	@$(BIN)/python -m softsgx.cli.manual build/prefix \
+	    "$$($(BIN)/softsgx --version | cut -d' ' -f2)"
 
 wheel: setup
 	@$(BIN)/python -m build --wheel --outdir dist

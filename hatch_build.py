@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         """What is used of hatchling's class, which need not be installed to run this file."""
 
         root: str
+        metadata: Any
 
 else:
     try:
@@ -152,6 +153,21 @@ def _compile(root: Path, source: Path, target: Path, flags: list[str]) -> Path:
     return output
 
 
+def _shared(root: Path, version: str) -> dict[str, str]:
+    """The manual page and the completions of shells: made files, and where they are installed."""
+    prefix = root / "build" / "prefix"
+    code = "import runpy; runpy.run_module('softsgx.cli.manual', run_name='__main__')"
+    command = [sys.executable, "-c", code, str(prefix), version]
+    # A process of its own: what is built is not what the builder may have imported.
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(root / "src")}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise BuildError(f"the manual page cannot be made: {done.stderr.strip()}")
+    return {path: str(Path(path).relative_to(prefix)) for path in done.stdout.splitlines()}
+
+
 class VdsoBuildHook(BuildHookInterface):
     """Hatchling's hook for the wheel target (an editable install is one, too)."""
 
@@ -171,6 +187,8 @@ class VdsoBuildHook(BuildHookInterface):
             build_short(Path(self.root))
             build_interleave(Path(self.root))
             build_dcap_ql(Path(self.root))
+            if version != "editable":
+                build_data["shared_data"] |= _shared(Path(self.root), self.metadata.version)
         except BuildError as e:
             sys.exit(f"error: {e}")
         built = (_OBJECT, _PATHS_OBJECT, _SHORT_OBJECT, _INTERLEAVE_OBJECT, _DCAP_QL_OBJECT)

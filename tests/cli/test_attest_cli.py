@@ -131,10 +131,10 @@ def test_the_platform_is_set_and_stays(capsys: Capture) -> None:
     ("args", "text"),
     [
         (["nothing"], "attest has no 'nothing'"),
-        (["root", "file"], "attest root takes no file"),
-        (["verify"], "attest verify takes one file"),
+        (["root", "file"], "attest root takes no argument, and no 'file'"),
+        (["verify"], "attest verify needs one file"),
         (["verify", "/nonexistent"], "/nonexistent: No such file"),
-        (["root", "--tls"], "no option --tls of 'root'"),
+        (["root", "--tls"], "no option --tls; see 'softsgx attest root --help'"),
         (["collateral", "--tcb-status"], "--tcb-status needs a value"),
         (["collateral", "--tcb-status", "fine"], "fine: no TCB status; there are UpToDate"),
         (["collateral", "--qe-status", "SWHardeningNeeded"], "no TCB status"),

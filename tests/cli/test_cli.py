@@ -138,14 +138,14 @@ def test_sizes(text: str, size: int) -> None:
     [
         (("frobnicate",), "no command 'frobnicate'"),
         (("show",), "needs one recording"),
-        (("show", "a", "b"), "needs one recording"),
+        (("show", "a", "b"), "show takes one recording, and no 'b'"),
         (("show", "/no/such/file"), "No such file"),
         (("show", "/"), "Is a directory"),
         (("show", "--xml", "a"), "no option --xml"),
         (("designs", "linux-7"), "no design 'linux-7'"),
-        (("designs", "v20", "segments"), "one name"),
+        (("designs", "v20", "segments"), "one design"),
         (("designs", "-l"), "no option -l"),
-        (("doctor", "now"), "doctor takes no 'now'"),
+        (("doctor", "now"), "doctor takes no argument, and no 'now'"),
     ],
 )
 def test_bad_commands(args: tuple[str, ...], part: str, softsgx: Softsgx) -> None:

@@ -255,10 +255,10 @@ def test_broken_files_are_one_line_each(
     [
         (["inspect"], "needs a file"),
         (["inspect", "--colour", "x"], "no option --colour"),
-        (["inspect", "x", "--sigstruct"], "--sigstruct needs a file"),
-        (["measure"], "takes one file"),
+        (["inspect", "x", "--sigstruct"], "--sigstruct needs a value"),
+        (["measure"], "measure needs one file"),
         (["measure", "a", "b"], "takes one file"),
-        (["measure", "-o"], "needs the name"),
+        (["measure", "-o"], "-o needs a value"),
         (["sign", "x"], "needs --key"),
         (["sign", "--key", KEY, "-o", "s"], "takes one file"),
         (["sign", "--key", KEY, "-o", "s", "--mrenclave", "11" * 32, "x"], "takes one file"),

@@ -53,7 +53,7 @@ def test_mistakes_are_one_line(mine: Path, softsgx: Softsgx, guest: Guest) -> No
     for command, message in (
         (("run", "--load", "missing.py", "--", "true"), "--load missing.py: No such file"),
         (("run", "--load", "/dev/null", "--", "true"), "--load /dev/null: no design in it"),
-        (("designs", "--load"), "--load needs a file"),
+        (("designs", "--load"), "--load needs a value"),
         (("run", "--load", mine, "--", guest("orders")), f"--load {mine}:"),
     ):
         done = softsgx.command(*command, stdin=_ORDERS)

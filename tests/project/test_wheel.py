@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from softsgx.cli.manual import PLACES
 from tests.cache import ROOT, build, build_environment, cache_directory, locked
 from tests.command import Softsgx
 
@@ -40,6 +41,12 @@ def test_it_holds_every_module_and_the_compiled_object(wheel: zipfile.ZipFile) -
     assert names >= {f"softsgx/report/templates/{name}" for name in templates}
     assert any(name.startswith("softsgx/host/") and name.endswith(".so") for name in names)
     assert "softsgx/dcap_ql/libsgx_dcap_ql.so.1" in names
+    (data,) = {name.split("/")[0] for name in names if ".data/" in name}
+    assert {name for name in names if name.startswith(data)} == {
+        f"{data}/data/{place}" for place in PLACES.values()
+    }
+    page = wheel.read(f"{data}/data/{PLACES['man']}").decode()
+    assert data.removesuffix(".data").replace("-", " ") in page, "softsgx(1) names its version"
     foreign = {name for name in names if not name.startswith("softsgx")}
     assert foreign == set(), "nothing but the package and its metadata"
 

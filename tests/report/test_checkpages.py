@@ -179,7 +179,7 @@ def test_without_the_package_no_search_begins(
     monkeypatch.undo()
     with pytest.raises(UsageError, match="--orders nothing: not a program"):
         check(["--html", str(tmp_path), "--orders", "nothing"])
-    with pytest.raises(UsageError, match="--html needs a file"):
+    with pytest.raises(UsageError, match="--html needs a value"):
         designs(["--html"])
 
 

@@ -188,7 +188,7 @@ def test_without_the_package_one_line_names_the_extra(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--perfetto"], "--perfetto needs a file"),
+        (["--perfetto"], "--perfetto needs a value"),
         (["--perfetto", "t", "--json", "r"], "no other option"),
         (["--perfetto", "missing/t", "r"], "missing/t: No such file or directory"),
     ],

@@ -363,8 +363,8 @@ def test_a_hundred_thousand_events_are_few_elements(tmp_path: Path, page: Browse
     [
         ([], "write: softsgx report RECORDING"),
         (["r"], "write: softsgx report RECORDING"),
-        (["-o"], "-o needs a file"),
-        (["--output="], "--output needs a file"),
+        (["-o"], "-o needs a value"),
+        (["--output="], "-o needs a value"),
         (["--no", "r"], "no option --no"),
         (["missing", "-o", "out"], "missing: No such file"),
         (["r", "-o", "none/out"], "none/out: No such file"),

@@ -39,7 +39,7 @@ def test_the_right_retry_lives_with_all(guest: Guest, softsgx: Softsgx) -> None:
     ("args", "why"),
     [
         ((), "needs a program"),
-        (("--times", "0", "--", "true"), "from 1 on"),
+        (("--times", "0", "--", "true"), "--times 0: a number from 1 to 99999"),
         (("--nothing", "--", "true"), "no option --nothing"),
         (("--seed", "3", "--", "true"), "--seed"),
         (("--design", "none", "--", "true"), "no design"),

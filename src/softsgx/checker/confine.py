@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from softsgx.checker.permissions import KINDS
+from softsgx.designs.registry import DESIGNS
 from softsgx.law.values import RWX, mask_name
 
 __all__ = ["device_of", "domain", "policy_of", "profile", "profiles_of"]
@@ -20,7 +21,7 @@ _SOURCE = "trace_source_t"
 
 def device_of(design: str) -> str:
     """The device node that a design's traces are replayed with."""
-    return "/dev/sgx_enclave" if design.startswith("linux") else "/dev/sgx/enclave"
+    return DESIGNS[design].paths[0]
 
 
 def domain(p: int) -> str:

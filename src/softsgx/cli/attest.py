@@ -7,80 +7,73 @@ import sys
 import time
 from typing import Any
 
-from softsgx.attest.collateral import REVOCABLE, Collateral, Conditions, status_named
-from softsgx.attest.quoting import Quoting
+from softsgx.cli.options import Given, given, print_json
 from softsgx.errors import SoftsgxError, UsageError
-from softsgx.host.platform import load_platform, set_platform
 
-__all__ = ["attest"]
+__all__ = ["SUBCOMMANDS", "attest"]
 
 HELP = """\
-usage: softsgx attest root [--der]             the certificate that everything hangs on
-       softsgx attest collateral [conditions]  what a verifier needs, as dcap-qvl's JSON
-       softsgx attest verify QUOTE [--root FILE] [--collateral FILE] [--now TIME] [conditions]
-       softsgx attest pccs [--listen ADDRESS:PORT] [--tls] [conditions]
-       softsgx attest quote REPORT             the quote of a REPORT (432 bytes)
-       softsgx attest target-info              TARGETINFO that such a REPORT is made for
-       softsgx attest platform [--fmspc HEX] [--ppid HEX]
+usage: softsgx attest root [--der]               the certificate that everything hangs on
+       softsgx attest collateral [conditions]    what a verifier needs, as dcap-qvl's JSON
+       softsgx attest verify [options] QUOTE     whether a verifier accepts a quote
+       softsgx attest pccs [options]             the collateral, served
+       softsgx attest quote REPORT               the quote of a REPORT (432 bytes)
+       softsgx attest target-info                TARGETINFO that such a REPORT is made for
+       softsgx attest platform [options]         what the platform says of itself
 
 The quotes of this device's enclaves, which prove nothing: whoever can read its secret can sign.
 Files are "-" for standard input; what is binary goes to standard output.
 
-verify      dcap-qvl, which is not softsgx's, checks the quote (needs softsgx[attest]). The
-            status is 0 where it accepts, with the TCB's status in what is printed, 1 if not
-pccs        serves the collateral over HTTP as Intel's interface of version 4, until ended
-            (default 127.0.0.1:8081; port 0: any, printed); --tls: HTTPS, under the same root
-platform    FMSPC (6 bytes) and PPID (16), which stay; an empty one: what the secret gives
+verify has dcap-qvl, which is not softsgx's, check the quote (needs softsgx[attest]). The status is
+0 where it accepts, with the TCB's status in what is printed, 1 if not.
+pccs serves the collateral over HTTP as Intel's interface of version 4, until it is ended.
 
-conditions of the collateral:
+Of root:
+  --der                DER instead of PEM
+
+Of verify, and what it takes if they are not given:
+  --root FILE          the root's certificate, PEM or DER (softsgx's own)
+  --collateral FILE    as 'collateral' prints it (made anew, under the conditions below)
+  --now TIME           when it is checked
+  --json               what is said of the quote, for programs ('platform' has it, too)
+
+Of pccs:
+  --listen ADDRESS:PORT  default 127.0.0.1:8081; port 0: any, printed
+  --tls                HTTPS, under the same root
+
+Of platform, which stay until they are given again:
+  --fmspc HEX          6 bytes; empty: what the secret gives
+  --ppid HEX           16 bytes
+
+Conditions of the collateral ('collateral', 'verify' and 'pccs'):
   --tcb-status STATUS  of the platform: up-to-date (default), out-of-date, revoked,
                        sw-hardening-needed, configuration-needed, …
   --qe-status STATUS   of its quoting enclave: up-to-date, out-of-date, revoked
   --revoke WHAT        pck, platform-ca or tcb-signing is in a revocation list; can be repeated
   --issued TIME        when it was issued; it is valid for 30 days
+
 TIME is in seconds since 1970, or as 2026-01-31T12:00:00+00:00; by default now.
 """
 _QE_STATUSES = ("UpToDate", "OutOfDate", "Revoked")
 _CONDITIONS = ("--tcb-status", "--qe-status", "--revoke", "--issued")
 # By command: how many files it takes, its options with a value, those without.
-_COMMANDS: dict[str, tuple[int, tuple[str, ...], tuple[str, ...]]] = {
+SUBCOMMANDS: dict[str, tuple[int, tuple[str, ...], tuple[str, ...]]] = {
     "root": (0, (), ("--der",)),
     "collateral": (0, _CONDITIONS, ()),
-    "verify": (1, ("--root", "--collateral", "--now", *_CONDITIONS), ()),
+    "verify": (1, ("--root", "--collateral", "--now", *_CONDITIONS), ("--json",)),
     "pccs": (0, ("--listen", *_CONDITIONS), ("--tls",)),
     "quote": (1, (), ()),
     "target-info": (0, (), ()),
-    "platform": (0, ("--fmspc", "--ppid"), ()),
+    "platform": (0, ("--fmspc", "--ppid"), ("--json",)),
 }
 
 
 class _Options:
-    """What was given: files, and values by option; those of --revoke in order."""
+    """What was given to one of the commands."""
 
-    def __init__(self, command: str, args: list[str]) -> None:
-        files, takes, flags = _COMMANDS[command]
-        self.values: dict[str, str] = {}
-        self.revoked: list[str] = []
-        self.files: list[str] = []
-        rest = iter(args)
-        for arg in rest:
-            name, equals, value = arg.partition("=")
-            if name in takes:
-                given = value if equals else next(rest, None)
-                if given is None:
-                    raise UsageError(f"{name} needs a value; see 'softsgx attest --help'")
-                if name == "--revoke":
-                    self.revoked.append(given)
-                self.values[name] = given
-            elif arg in flags:
-                self.values[arg] = ""
-            elif arg.startswith("-") and arg != "-":
-                raise UsageError(f"no option {arg} of '{command}'; see 'softsgx attest --help'")
-            else:
-                self.files.append(arg)
-        if len(self.files) != files:
-            wanted = "one file" if files else "no file"
-            raise UsageError(f"attest {command} takes {wanted}; see 'softsgx attest --help'")
+    def __init__(self, found: Given) -> None:
+        self.given, self.files = found, found.words
+        self.values = {name: values[-1] for name, values in found.values.items()}
 
     def time(self, name: str) -> int:
         """A time in seconds, now if it was not given."""
@@ -100,59 +93,85 @@ class _Options:
             raise UsageError(f"{name} {text}: no time; write 2026-01-31T12:00:00+00:00 or seconds")
         return seconds
 
-    def conditions(self, at: int | None = None) -> Conditions:
+    def conditions(self, at: int | None = None) -> Any:
         """What the collateral is to say."""
-        for what in self.revoked:
+        from softsgx.attest.collateral import REVOCABLE, Conditions, status_named
+
+        revoked = self.given.values.get("--revoke", [])
+        for what in revoked:
             if what not in REVOCABLE:
                 raise UsageError(f"--revoke {what}: there are {', '.join(REVOCABLE)}")
         return Conditions(
             self.time("--issued") if at is None or "--issued" in self.values else at,
             status_named(self.values.get("--tcb-status", "UpToDate")),
             status_named(self.values.get("--qe-status", "UpToDate"), _QE_STATUSES),
-            frozenset(self.revoked),
+            frozenset(revoked),
         )
 
 
 def attest(args: list[str]) -> int:
     """Run one of the commands of `HELP`. Raises UsageError."""
-    if not args or {"-h", "--help"} & set(args):
-        print(HELP, end="", file=sys.stdout if args else sys.stderr)
-        return 0 if args else 2
+    if not args:
+        raise UsageError(
+            f"attest needs one of {', '.join(SUBCOMMANDS)}; see 'softsgx attest --help'"
+        )
+    if args[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
     name, rest = args[0], args[1:]
-    if name not in _COMMANDS:
+    if name not in SUBCOMMANDS:
         raise UsageError(f"attest has no {name!r}; see 'softsgx attest --help'")
-    options = _Options(name, rest)
+    files, takes, flags = SUBCOMMANDS[name]
+    many, what = (files, files), "one file" if files else ""
+    empty = ("--fmspc", "--ppid")
+    found = given(f"attest {name}", HELP, rest, flags, takes, many, what, empty=empty)
+    if found is None:
+        return 0
     command = {
         "root": _root, "collateral": _collateral, "verify": _verify, "pccs": _pccs,
         "quote": _quote, "target-info": _target_info, "platform": _platform,
     }[name]  # fmt: skip
-    return command(options)
+    return command(_Options(found))
+
+
+def _quoting() -> Any:
+    from softsgx.attest.quoting import Quoting
+    from softsgx.host.platform import load_platform
+
+    return Quoting(load_platform())
 
 
 def _root(options: _Options) -> int:
-    root = Quoting(load_platform()).certificates.root
-    return _write(root.der if "--der" in options.values else root.chain.encode())
+    root = _quoting().certificates.root
+    return _write(root.der if "--der" in options.given.flags else root.chain.encode())
 
 
 def _collateral(options: _Options) -> int:
-    certificates = Quoting(load_platform()).certificates
-    document = Collateral(certificates, options.conditions()).document()
-    print(json.dumps(document, indent=1))
+    certificates = _quoting().certificates
+    from softsgx.attest.collateral import Collateral
+
+    print_json(Collateral(certificates, options.conditions()).document())
     return 0
 
 
 def _quote(options: _Options) -> int:
-    return _write(Quoting(load_platform()).quote(_read(options.files[0])))
+    return _write(_quoting().quote(_read(options.files[0])))
 
 
 def _target_info(options: _Options) -> int:  # noqa: ARG001
-    return _write(Quoting(load_platform()).target_info)
+    return _write(_quoting().target_info)
 
 
 def _platform(options: _Options) -> int:
+    from softsgx.host.platform import load_platform, set_platform
+
     wanted = {name.lstrip("-"): value for name, value in options.values.items()}
     platform = set_platform(wanted) if wanted else load_platform()
-    print(f"fmspc {platform.fmspc.hex()}\nppid {platform.ppid.hex()}")
+    facts = {"fmspc": platform.fmspc.hex(), "ppid": platform.ppid.hex()}
+    if "--json" in options.given.flags:
+        print_json(facts)
+    else:
+        print("\n".join(f"{name} {value}" for name, value in facts.items()))
     return 0
 
 
@@ -163,10 +182,10 @@ def _pccs(options: _Options) -> int:
     if not (colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"--listen {host}{colon}{port}: write ADDRESS:PORT, like 127.0.0.1:8081")
     options.conditions(0)  # mistakes are told before anything is served
-    certificates = Quoting(load_platform()).certificates
+    certificates = _quoting().certificates
     host = host.strip("[]")
     with Server(
-        host, int(port), certificates, options.conditions, tls="--tls" in options.values
+        host, int(port), certificates, options.conditions, tls="--tls" in options.given.flags
     ) as s:
         print(s.url, flush=True)
         s.serve_forever()
@@ -178,10 +197,11 @@ def _verify(options: _Options) -> int:
         import dcap_qvl
     except ImportError:
         raise UsageError("attest verify needs dcap-qvl: pip install 'softsgx[attest]'") from None
+    from softsgx.attest.collateral import Collateral
     from softsgx.sdm.quote import parse_quote
 
-    raw = _read(options.files[0])
-    certificates = Quoting(load_platform()).certificates
+    raw, as_json = _read(options.files[0]), "--json" in options.given.flags
+    certificates = _quoting().certificates
     now = options.time("--now")
     if "--collateral" in options.values:
         if set(options.values) & set(_CONDITIONS):
@@ -201,27 +221,33 @@ def _verify(options: _Options) -> int:
         report = dcap_qvl.verify_with_root_ca(raw, collateral, root, now)
         quote = parse_quote(raw)
     except (ValueError, SoftsgxError) as error:
-        print(f"refused: {'; '.join(str(error).split(chr(10) + chr(10)))}".replace("\n", " "))
+        why = " ".join("; ".join(str(error).split("\n\n")).split("\n"))
+        print_json({"accepted": False, "why": why}) if as_json else print(f"refused: {why}")
         return 1
+    facts = _facts(quote)
+    if as_json:
+        advisories = list(report.advisory_ids)
+        print_json({"accepted": True, "status": report.status, "advisories": advisories, **facts})
+        return 0
     print(f"accepted: {report.status}")
     if report.advisory_ids:
         print(f"advisories {' '.join(report.advisory_ids)}")
-    for line in _facts(quote):
-        print(line)
+    for name, value in facts.items():
+        print(name, f"{value:#x}" if name in ("attributes", "xfrm") else value)
     return 0
 
 
-def _facts(quote: Any) -> list[str]:
+def _facts(quote: Any) -> dict[str, str | int]:
     body = quote.body
-    return [
-        f"mrenclave {body.mrenclave.hex()}",
-        f"mrsigner {body.mrsigner.hex()}",
-        f"isvprodid {body.isvprodid}",
-        f"isvsvn {body.isvsvn}",
-        f"attributes {body.attributes:#x}",
-        f"xfrm {body.xfrm:#x}",
-        f"reportdata {body.reportdata.hex()}",
-    ]
+    return {
+        "mrenclave": body.mrenclave.hex(),
+        "mrsigner": body.mrsigner.hex(),
+        "isvprodid": body.isvprodid,
+        "isvsvn": body.isvsvn,
+        "attributes": body.attributes,
+        "xfrm": body.xfrm,
+        "reportdata": body.reportdata.hex(),
+    }
 
 
 def _der(raw: bytes, name: str) -> bytes:

@@ -6,10 +6,11 @@ import os
 import sys
 from typing import Any
 
+from softsgx.cli.options import print_json
 from softsgx.complaints import complain
 from softsgx.errors import UsageError
 
-__all__ = ["check"]
+__all__ = ["check", "parser"]
 
 _DESCRIPTION = """\
 Explore what processes can do with an enclave under a design: every order of calls, with
@@ -18,7 +19,12 @@ steps, or nothing was found within a bound. Status: 1 if something was refuted, 
 """
 
 
-def _parser() -> Any:
+# Of a property, for people and for programs.
+_SAID = ("name", "words", "source", "means")
+
+
+def parser() -> Any:
+    """The parser of the arguments."""
     from softsgx.cli.world import WorldParser
 
     p = WorldParser("check", _DESCRIPTION, "default: all, or those of the files that are loaded")
@@ -57,8 +63,10 @@ def _parser() -> Any:
         " does (default: $SOFTSGX_ORDERS; without it the pages have no evidence)",
     )  # fmt: skip
     p.add_argument("-v", "--verbose", action="store_true", help="traces and invariants of all")
-    p.add_argument("--list", action="store_true",
-                   help="print the properties and where they come from, and leave")  # fmt: skip
+    p.add_argument(
+        "--list", action="store_true",
+        help="print the properties and where they come from (--json: for programs), and leave",
+    )  # fmt: skip
     return p
 
 
@@ -96,7 +104,7 @@ def _list(verbose: bool) -> None:
 
 def check(args: list[str]) -> int:
     """Check designs; 1 if a property is refuted. Raises UsageError."""
-    a = _parser().parse_args(args)
+    a = parser().parse_args(args)
     from softsgx.checker.limits import default_bytes, parse_size
     from softsgx.checker.permissions import parse_permissions
     from softsgx.checker.properties import PROPERTIES
@@ -106,7 +114,10 @@ def check(args: list[str]) -> int:
 
     loaded = world_of(a, {} if a.list else {"bound": (1, 1000)})
     if a.list:
-        _list(a.verbose)
+        if a.json:
+            print_json([{n: getattr(p, n) for n in _SAID} for p in PROPERTIES.values()])
+        else:
+            _list(a.verbose)
         return 0
     texts = a.designs or loaded or list(DESIGNS)
     if a.variants:
@@ -135,10 +146,7 @@ def check(args: list[str]) -> int:
     if a.trace_dir:
         _write_traces(a.trace_dir, results)
     if a.json:
-        import json
-
-        json.dump([r.as_json() for r in results], sys.stdout, indent=2, ensure_ascii=False)
-        print()
+        print_json([r.as_json() for r in results])
     else:
         from softsgx.report.checks import markdown, print_results
 

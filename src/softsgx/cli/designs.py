@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from softsgx.cli.options import given, print_json
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.errors import UsageError
 
@@ -19,51 +20,29 @@ Without NAME: the designs and their options (the default value first). With it: 
 design's rules, in the order of their checks, printed from the rules that are enforced.
 A repair is an option that no mail has and that closes a hole; `repaired` makes them all.
 
-  --load FILE.py  take designs from a file, too; can be repeated
-  --json      the same for programs
-  --html      write one page with the designs (default: all) side by side, rule by rule (takes
-              the extra "report": pip install 'softsgx[report]')
-  --markdown  write a page for each design, and their comparison, to DIRECTORY
-  --check     write nothing; the status is 1 if a page there is not what would be written
+  --load FILE.py        take designs from a file, too; can be repeated
+  --json                the same for programs
+  --html PAGE.html      write one page with the designs (default: all) side by side, rule by rule
+                        (takes the extra "report": pip install 'softsgx[report]')
+  --markdown DIRECTORY  write a page for each design, and their comparison, to DIRECTORY
+  --check               write nothing; the status is 1 if a page there is not what would be written
 """
 
 
 def designs(args: list[str]) -> int:
     """Print the designs, or the rules of one. Raises UsageError for an unknown one."""
-    as_json = check = False
-    directory: str | None = None
-    page = ""
-    names = []
-    rest = iter(args)
-    for arg in rest:
-        if arg in ("-h", "--help"):
-            print(HELP, end="")
-            return 0
-        if arg == "--json":
-            as_json = True
-        elif arg == "--check":
-            check = True
-        elif arg == "--markdown":
-            directory = next(rest, None)
-            if directory is None:
-                raise UsageError("--markdown needs a directory; see 'softsgx designs --help'")
-        elif arg == "--load":
-            from softsgx.cli.load import load_file
+    flags, takes = ("--json", "--check"), ("--markdown", "--html", "--load")
+    options = given("designs", HELP, args, flags, takes, (0, None))
+    if options is None:
+        return 0
+    for path in options.values.get("--load", ()):
+        from softsgx.cli.load import load_file
 
-            path = next(rest, "")
-            if not path:
-                raise UsageError("--load needs a file; see 'softsgx designs --help'")
-            load_file(path)
-        elif arg == "--html":
-            page = next(rest, "")
-            if not page:
-                raise UsageError("--html needs a file; see 'softsgx designs --help'")
-        elif arg.startswith("-"):
-            raise UsageError(f"no option {arg}; see 'softsgx designs --help'")
-        else:
-            names.append(arg)
-    if directory is not None or check:
-        if names or as_json or page or directory is None:
+        load_file(path)
+    as_json, check = "--json" in options.flags, "--check" in options.flags
+    directory, page, names = options.last("--markdown"), options.last("--html"), options.words
+    if directory or check:
+        if names or as_json or page or not directory:
             raise UsageError("write: softsgx designs --markdown DIRECTORY [--check]")
         return _markdown(directory, check)
     if page:
@@ -71,15 +50,17 @@ def designs(args: list[str]) -> int:
             raise UsageError("designs takes one of --json and --html")
         return _html(page, [make_design(name) for name in names or DESIGNS])
     if len(names) > 1:
-        raise UsageError("designs takes one name; see 'softsgx designs --help'")
+        raise UsageError(
+            f"designs takes one design, and no {names[1]!r}; see 'softsgx designs --help'"
+        )
     if names:
         design = make_design(names[0])
         if as_json:
-            _json(_facts(design) | {"rules": _rules_json(design)})
+            print_json(_facts(design) | {"rules": _rules_json(design)})
         else:
             _print_rules(design)
     elif as_json:
-        _json([_facts(cls) for cls in DESIGNS.values()])
+        print_json([_facts(cls) for cls in DESIGNS.values()])
     else:
         _print_table()
     return 0
@@ -108,12 +89,6 @@ def _html(page: str, chosen: list[Any]) -> int:
 
     write_page(page, design_table(chosen))
     return 0
-
-
-def _json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _facts(design: Any) -> dict[str, Any]:

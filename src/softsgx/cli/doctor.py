@@ -12,14 +12,17 @@ import signal
 import sys
 from collections.abc import Callable
 
-from softsgx.errors import SoftsgxError, UsageError
+from softsgx.cli.options import given, print_json
+from softsgx.errors import SoftsgxError
 
 __all__ = ["doctor"]
 
 HELP = """\
-usage: softsgx doctor
+usage: softsgx doctor [--json]
 
 Try everything that softsgx needs of this machine. Exit status 0 if programs can be run.
+
+  --json   the same for programs
 """
 
 _TIMEOUT = 20
@@ -31,19 +34,23 @@ Result = tuple[bool, str]
 
 def doctor(args: list[str]) -> int:
     """Print a line for each thing that was tried; 0 if all that is needed is there, else 1."""
-    if args and args[0] in ("-h", "--help"):
-        print(HELP, end="")
+    options = given("doctor", HELP, args, ("--json",))
+    if options is None:
         return 0
-    if args:
-        raise UsageError(f"doctor takes no {args[0]!r}; see 'softsgx doctor --help'")
-    can_run = True
+    as_json = "--json" in options.flags
+    can_run, tried = True, []
     for name, needed, check in _CHECKS:
         good, text = _try(check)
         can_run &= good or not needed
         state = "ok" if good else "missing" if needed else "no"
-        print(f"{state:8}{name}{': ' + text if text else ''}", flush=True)
+        tried.append({"name": name, "state": state, "needed": bool(needed), "said": text})
+        if not as_json:
+            print(f"{state:8}{name}{': ' + text if text else ''}", flush=True)
         if needed == _STOP and not good:
             break  # nothing below can be tried on such a machine
+    if as_json:
+        print_json({"can_run": can_run, "checks": tried})
+        return int(not can_run)
     print("softsgx can run programs here" if can_run else "softsgx cannot run programs here")
     return 0 if can_run else 1
 

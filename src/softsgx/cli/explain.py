@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from softsgx.errors import UsageError
+from softsgx.cli.options import given, print_json
 from softsgx.report.questions import LsmRun, lsm_runs
 
 __all__ = ["explain", "policy_of", "recorded_run"]
 
 HELP = """\
-usage: softsgx explain [--denied] RECORDING
+usage: softsgx explain [--denied] [--json] RECORDING
 
 Print every question that the LSM's policy was asked in the last run of a recording
 ('softsgx run --selinux … --record RECORDING'), denials first: who asked for what, which
@@ -18,28 +18,15 @@ rule of the design led to it, the policy's rule that granted it or is missing, a
 booleans that would do instead.
 
   --denied   the denials alone
+  --json     the questions as a list of objects, with these lines as "why"
 """
 
 
-def recorded_run(args: list[str], command: str, usage: str, flags: dict[str, bool]) -> LsmRun:
-    """The last run with an LSM of the recording that the arguments name; sets ``flags``.
-
-    Raises UsageError.
-    """
-    names = []
-    for arg in args:
-        if arg in flags:
-            flags[arg] = True
-        elif arg.startswith("-") and arg != "-":
-            raise UsageError(f"no option {arg}; see 'softsgx {command} --help'")
-        else:
-            names.append(arg)
-    if len(names) != 1:
-        raise UsageError(f"{command} needs one recording; {usage.splitlines()[0]}")
+def recorded_run(name: str) -> LsmRun:
+    """The last run with an LSM of a recording, "-": standard input. Raises UsageError."""
     from softsgx.record.reader import read
 
-    path = "/dev/stdin" if names[0] == "-" else names[0]
-    return lsm_runs(read(path), names[0])[-1]
+    return lsm_runs(read("/dev/stdin" if name == "-" else name), name)[-1]
 
 
 def policy_of(run: LsmRun) -> Any:
@@ -56,19 +43,22 @@ def policy_of(run: LsmRun) -> Any:
 
 def explain(args: list[str]) -> int:
     """Explain a recording. Raises UsageError if it is none, or its policy is gone."""
-    if "-h" in args or "--help" in args:
-        print(HELP, end="")
+    options = given("explain", HELP, args, ("--denied", "--json"), (), (1, 1), "one recording")
+    if options is None:
         return 0
-    flags = {"--denied": False}
-    run = recorded_run(args, "explain", HELP, flags)
+    run = recorded_run(options.words[0])
     policy = policy_of(run)
-    from softsgx.report.explain import explain_apparmor, explain_selinux
+    from softsgx.report.explain import explain_apparmor, explain_selinux, explained
 
-    if flags["--denied"]:
+    denied = "--denied" in options.flags
+    if denied:
         run.keep(lambda question: bool(question.denied))
+    if "--json" in options.flags:
+        print_json(explained(run, policy))
+        return 0
     design = run.header["design"]
     print(f"{run.kind} policy {', '.join(run.setup['policy'])}; design {design}")
     make = explain_apparmor if run.kind == "apparmor" else explain_selinux
-    none = "nothing was denied" if flags["--denied"] else "nothing was asked"
+    none = "nothing was denied" if denied else "nothing was asked"
     print("\n".join(make(run, policy)) or none)
     return 0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
+from softsgx.cli.options import given, print_json, whole_number
 from softsgx.errors import UsageError
 
 __all__ = ["explore"]
@@ -28,56 +28,61 @@ Exit status: 0 if it lives with every fault that a program has to live with, 1 i
 Other options are those of 'softsgx run', all but --inject, --seed, --record and -v.
 """
 _NUMBERS = {"--times": "most", "--steps": "steps", "--jobs": "jobs", "--timeout": "timeout"}
+_FLAGS, _SHORT = ("--all", "--json", "--quiet"), {"-q": "--quiet"}
 
 
 def explore(args: list[str]) -> int:
     """Explore a program. Raises UsageError."""
     from softsgx.cli.load import load_file
     from softsgx.cli.run import parse_options
+    from softsgx.designs.linux import DEFAULT
     from softsgx.designs.registry import make_design
     from softsgx.supervisor.programs.launch import find_program
     from softsgx.sweeps.explore import explore as run_all
     from softsgx.sweeps.trial import cores
 
+    mine, options, argv = _split(args)
+    own = given("explore", HELP, mine, _FLAGS, _NUMBERS, short=_SHORT)
+    if own is None:
+        return 0
     numbers: dict[str, int] = {"jobs": cores()}
-    own, rest, options = set[str](), list(args), list[str]()
-    while rest and rest[0] != "--" and rest[0].startswith("-"):
-        name, equals, value = rest[0].partition("=")
-        if rest[0] in ("-h", "--help"):
-            print(HELP, end="")
-            return 0
-        if name in _NUMBERS:
-            rest.pop(0)
-            value = value if equals else rest.pop(0) if rest else ""
-            if not (value.isascii() and value.isdigit()) or not 0 < int(value) < 100_000:
-                raise UsageError(f"{name} {value}: a number from 1 on")
-            numbers[_NUMBERS[name]] = int(value)
-        elif rest[0] in ("--all", "--json", "-q", "--quiet"):
-            own.add(rest.pop(0))
-        else:
-            more = parse_options([*rest[:1], "x"])[1]
-            taken = 1 if more else 2
-            options += rest[:taken]
-            rest = rest[taken:]
-    chosen, argv = parse_options([*options, "--", *(rest[1:] if rest[:1] == ["--"] else rest)])
+    for name in own.values:
+        numbers[_NUMBERS[name]] = whole_number(name, own.last(name), 1, 100_000)
+    chosen, _ = parse_options(options)
     wrong = {"inject", "seed", "record", "verbose"} & chosen.keys()
     if wrong:
         raise UsageError(f"explore gives --{wrong.pop()} itself; see 'softsgx explore --help'")
     if not argv:
         raise UsageError("explore needs a program; see 'softsgx explore --help'")
     find_program(argv[0])
-    for path in chosen.get("load", ()):
-        load_file(path)
-    design = make_design(chosen.get("design", "linux-6.12"))
-    quiet = not own.isdisjoint(("-q", "--quiet")) or not sys.stderr.isatty()
+    loaded = [name for path in chosen.get("load", ()) for name in load_file(path)]
+    design = make_design(chosen["design"] if "design" in chosen else [*loaded, DEFAULT.name][0])
+    quiet = "--quiet" in own.flags or not sys.stderr.isatty()
     found = run_all(
         argv, options, design, carry_out=bool(chosen.get("carry_out")),
         told=None if quiet else _progress, **numbers,
     )  # fmt: skip
     if not quiet:
         print(end="\r\x1b[K", file=sys.stderr)
-    _show(found, own)
+    _show(found, own.flags)
     return int(any(group.weak for group in found.groups))
+
+
+def _split(args: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Our own options, those of ``softsgx run``, and the program. Raises UsageError."""
+    from softsgx.cli.run import parse_options
+
+    rest, own, runs = list(args), list[str](), list[str]()
+    while rest and rest[0] != "--" and rest[0].startswith("-") and rest[0] != "-":
+        name, equals, _ = rest[0].partition("=")
+        mine = _SHORT.get(name, name) in (*_NUMBERS, *_FLAGS, "-h", "--help")
+        if mine:
+            taken = 2 if name in _NUMBERS and not equals else 1
+        else:
+            taken = 1 if parse_options([rest[0], "x"])[1] else 2
+        (own if mine else runs).extend(rest[:taken])
+        rest = rest[taken:]
+    return own, runs, rest[1:] if rest[:1] == ["--"] else rest
 
 
 def _progress(number: int, of: int, rule: str, outcome: str) -> None:
@@ -90,7 +95,7 @@ def _show(found: Any, flags: set[str]) -> None:
         keys = ("place", "fault", "outcome", "weak", "rule", "times", "status", "said")
         table = [{key: getattr(group, key) for key in keys} for group in rows]
         head = {"runs": found.runs, "unfit": found.unfit, "compared": found.steady}
-        print(json.dumps({**head, "places": found.places, "faults": table}, indent=1))
+        print_json({**head, "places": found.places, "faults": table})
         return
     met = ", ".join(f"{name} {times}" for name, times in found.places.items())
     print(f"{found.runs} runs, {found.unfit} of them with a rule that does not fit; met: {met}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from softsgx.errors import UsageError
+from softsgx.cli.options import given
 
 __all__ = ["include"]
 
@@ -13,15 +13,13 @@ usage: softsgx include
 
 Print the directory of softsgx_designs.h: the ioctls of the designs that never shipped.
 
-  gcc -I"$(softsgx include)" loader.c"""
+  gcc -I"$(softsgx include)" loader.c
+"""
 
 
 def include(args: list[str]) -> int:
     """Print the directory."""
-    if args in (["-h"], ["--help"]):
-        print(HELP)
+    if given("include", HELP, args) is None:
         return 0
-    if args:
-        raise UsageError(f"include takes no argument {args[0]!r}; see 'softsgx include --help'")
     print(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "include"))
     return 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from softsgx.cli.options import given, print_json
 from softsgx.complaints import complain
 from softsgx.errors import UsageError
 
@@ -28,30 +28,17 @@ is broken or none of these.
 
 def inspect(args: list[str]) -> int:
     """Inspect files; 0, 1 or 2 as in `HELP`. Raises UsageError for mistaken options."""
-    if "-h" in args or "--help" in args:
-        print(HELP, end="")
+    options = given(
+        "inspect", HELP, args, ("--json", "--all"), ("--sigstruct",), (1, None), "a file"
+    )
+    if options is None:
         return 0
-    flags, names, beside = set(), [], None
-    rest = iter(args)
-    for arg in rest:
-        name, equals, value = arg.partition("=")
-        if arg in ("--json", "--all"):
-            flags.add(arg)
-        elif name == "--sigstruct":
-            beside = value if equals else next(rest, None)
-            if not beside:
-                raise UsageError("--sigstruct needs a file")
-        elif arg.startswith("-") and arg != "-":
-            raise UsageError(f"no option {arg}; see 'softsgx inspect --help'")
-        else:
-            names.append(arg)
-    if not names:
-        raise UsageError("inspect needs a file; see 'softsgx inspect --help'")
+    flags, beside = options.flags, options.last("--sigstruct") or None
     from softsgx.images.facts import facts
     from softsgx.report.enclaves import enclave_text
 
     status, found = 0, []
-    for name in names:
+    for name in options.words:
         try:
             one: dict[str, Any] = facts(name, beside)
         except UsageError as error:
@@ -64,5 +51,5 @@ def inspect(args: list[str]) -> int:
         if "--json" not in flags:
             print("\n".join(enclave_text(one, "--all" in flags)))
     if "--json" in flags:
-        print(json.dumps(found, indent=1))
+        print_json(found)
     return status

@@ -14,7 +14,7 @@ from typing import Any
 
 from softsgx.errors import UsageError
 
-__all__ = ["blame", "is_loaded", "load_file"]
+__all__ = ["blame", "is_loaded", "load_file", "loaded_files"]
 
 _PREFIX = "--load "
 _LOADED: dict[str, list[str]] = {}
@@ -86,6 +86,11 @@ def _designs(path: str, module: ModuleType) -> dict[str, Any]:
             )
         found[name] = value
     return found
+
+
+def loaded_files() -> list[str]:
+    """The files of designs that were loaded, for a softsgx that this one starts."""
+    return [path for path, designs in _LOADED.items() if designs]
 
 
 def is_loaded(what: Any) -> bool:

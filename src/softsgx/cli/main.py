@@ -7,31 +7,43 @@ import sys
 from errno import EACCES, ENOSYS, EPERM
 
 from softsgx.complaints import complain
-from softsgx.errors import InternalError, SoftsgxError
+from softsgx.errors import InternalError, SoftsgxError, UsageError
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main", "usage"]
 
-USAGE = """\
-usage: softsgx run [options] [--] PROGRAM [ARGS…]   run a program with a software SGX device
-       softsgx show RECORDING                      print what 'run --record' wrote
-       softsgx report RECORDING… -o PAGE.html      the same as a page to look at
-       softsgx explain RECORDING                   why the LSM allowed or denied what it asked
-       softsgx policy RECORDING                    what the LSM's policy lacks for that run
-       softsgx designs [NAME]                      the kernel interfaces, and their rules
-       softsgx check [DESIGN…]                     look for holes in the designs
-       softsgx repair [DESIGN…]                    the fewest changes that close them
-       softsgx replay TRACE                        run one of its traces on real processes
-       softsgx attest COMMAND                      quotes: root, collateral, verify, pccs
-       softsgx inspect FILE…                       what an enclave's file is, and whether it holds
-       softsgx measure FILE                        MRENCLAVE of an .sgxs, or of a TOML file
-       softsgx sign --key KEY -o SIG FILE          sign one
-       softsgx explore [--] PROGRAM [ARGS…]        which faults on purpose it lives with
-       softsgx sweep SPEC.toml                     many programs, designs, policies and faults
-       softsgx doctor                              whether this machine can run it
-       softsgx include                             where softsgx_designs.h is, for -I
-       softsgx --version
+# Every command: what it takes, and what it is for. The usage, the manual page and what shells
+# complete are made of it; its module, cli/NAME.py, has a function of its name.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("[options] [--] PROGRAM [ARGS…]", "run a program with a software SGX device"),
+    "show": ("RECORDING", "print what 'run --record' wrote"),
+    "report": ("RECORDING… -o PAGE.html", "the same as a page to look at"),
+    "explain": ("RECORDING", "why the LSM allowed or denied what it asked"),
+    "policy": ("RECORDING", "what the LSM's policy lacks for that run"),
+    "designs": ("[NAME]", "the kernel interfaces, and their rules"),
+    "check": ("[DESIGN…]", "look for holes in the designs"),
+    "repair": ("[DESIGN…]", "the fewest changes that close them"),
+    "replay": ("TRACE", "run one of its traces on real processes"),
+    "attest": ("COMMAND", "quotes: root, collateral, verify, pccs"),
+    "inspect": ("FILE…", "what an enclave's file is, and whether it holds"),
+    "measure": ("FILE", "MRENCLAVE of an .sgxs, or of a TOML file"),
+    "sign": ("--key KEY -o SIG FILE", "sign one"),
+    "explore": ("[--] PROGRAM [ARGS…]", "which faults on purpose it lives with"),
+    "sweep": ("SPEC.toml", "many programs, designs, policies and faults"),
+    "doctor": ("", "whether this machine can run it"),
+    "include": ("", "where softsgx_designs.h is, for -I"),
+    "completion": ("SHELL", "what has bash, zsh or fish complete all this"),
+    "help": ("[COMMAND]", "this text, or a command's options"),
+}
 
-Run 'softsgx COMMAND --help' for a command's options."""
+
+def usage() -> str:
+    """The commands, a line each."""
+    rows = [(f"softsgx {name} {takes}".rstrip(), said) for name, (takes, said) in COMMANDS.items()]
+    rows.append(("softsgx --version", "which softsgx this is"))
+    lines = [f"       {row:<44}{said}" for row, said in rows]
+    lines[0] = "usage: " + lines[0].strip()
+    return "\n".join(lines) + "\n\nRun 'softsgx help COMMAND' for a command's options."
+
 
 _EX_SOFTWARE = 70  # <sysexits.h>
 _FORBIDDEN = (EPERM, EACCES, ENOSYS)
@@ -66,6 +78,8 @@ def _status(args: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except SystemExit as e:  # argparse's --help
+        return int(e.code or 0)
     except OSError as e:
         if e.errno not in _FORBIDDEN or os.environ.get("SOFTSGX_DEBUG"):
             return _bug(e, f"{type(e).__name__}: {e} (this is a bug in softsgx)")
@@ -98,29 +112,36 @@ def _any_text() -> None:
 def _command(args: list[str]) -> int:
     if not args:
         if sys.stderr is not None:
-            print(USAGE, file=sys.stderr)
+            print(usage(), file=sys.stderr)
         return 2
     name, rest = args[0], args[1:]
-    if name in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    if name == "--version":
-        from importlib.metadata import version
-
-        print("softsgx", version("softsgx"))
-        return 0
     if name == "run":
         from softsgx.cli.run import run
 
         return run(rest)
-    if name in (
-        "attest", "check", "designs", "doctor", "explain", "explore", "include", "inspect",
-        "measure", "policy", "repair", "replay", "report", "show", "sign", "sweep",
-    ):  # fmt: skip
-        from importlib import import_module
+    _any_text()
+    if name == "help" and rest and rest[0] in COMMANDS:
+        _no_more(f"help {rest[0]}", rest[1:])
+        name, rest = rest[0], ["--help"]
+    if name == "help" and rest and rest[0] not in ("-h", "--help"):
+        raise UsageError(f"no command {rest[0]!r}; see 'softsgx help'")
+    if name in ("-h", "--help") or (name == "help" and not rest):
+        _no_more(name, rest)
+        print(usage())
+        return 0
+    if name == "--version":
+        from importlib.metadata import version
 
-        _any_text()
-        module = import_module(f"softsgx.cli.{name}")
-        return int(getattr(module, name)(rest))
-    complain(f"no command {name!r}; see 'softsgx --help'")
-    return 2
+        _no_more(name, rest)
+        print("softsgx", version("softsgx"))
+        return 0
+    if name not in COMMANDS:
+        raise UsageError(f"no command {name!r}; see 'softsgx help'")
+    from importlib import import_module
+
+    return int(getattr(import_module(f"softsgx.cli.{name}"), name)(rest))
+
+
+def _no_more(what: str, words: list[str]) -> None:
+    if words:
+        raise UsageError(f"{what} takes no argument {words[0]!r}; see 'softsgx help'")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from softsgx.cli.options import given, print_json
 from softsgx.errors import UsageError
 
 __all__ = ["measure", "mrenclave_of"]
@@ -30,8 +30,8 @@ Enclave made, or by a TOML file like this, whose names of files count from its o
     perm = "r"
     measured = false
 
-  -o FILE.sgxs  write what is added as an .sgxs stream, as Fortanix's tools do
-  --json        an object with mrenclave, size and ssa_frame_pages
+  -o, --output FILE.sgxs  write what is added as an .sgxs stream, as Fortanix's tools do
+  --json                  an object with mrenclave, size and ssa_frame_pages
 """
 
 
@@ -90,24 +90,10 @@ def _write(image: Any, output: str) -> bytes:
 
 def measure(args: list[str]) -> int:
     """Measure a file. Raises UsageError."""
-    if "-h" in args or "--help" in args:
-        print(HELP, end="")
+    short = {"--output": "-o"}
+    options = given("measure", HELP, args, ("--json",), ("-o",), (1, 1), "one file", short)
+    if options is None:
         return 0
-    names, output, as_json = [], None, False
-    rest = iter(args)
-    for arg in rest:
-        if arg == "--json":
-            as_json = True
-        elif arg in ("-o", "--output"):
-            output = next(rest, None)
-            if not output:
-                raise UsageError(f"{arg} needs the name of a file")
-        elif arg.startswith("-") and arg != "-":
-            raise UsageError(f"no option {arg}; see 'softsgx measure --help'")
-        else:
-            names.append(arg)
-    if len(names) != 1:
-        raise UsageError("measure takes one file; see 'softsgx measure --help'")
-    found = mrenclave_of(names[0], output)
-    print(json.dumps(found, indent=1) if as_json else found["mrenclave"])
+    found = mrenclave_of(options.words[0], options.last("-o") or None)
+    print_json(found) if "--json" in options.flags else print(found["mrenclave"])
     return 0

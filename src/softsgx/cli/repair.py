@@ -6,10 +6,11 @@ import sys
 from typing import Any
 
 from softsgx.cli.load import load_file
+from softsgx.cli.options import print_json
 from softsgx.complaints import complain
 from softsgx.errors import UsageError
 
-__all__ = ["repair"]
+__all__ = ["parser", "repair"]
 
 _DESCRIPTION = """\
 For each property that 'softsgx check' refutes, or proves of nothing that can run: the
@@ -34,14 +35,21 @@ def _one(task: tuple[str, list[str] | None, Any, list[str], bool]) -> list[Any]:
     return search(make_design(text), names, options, tell)
 
 
+def parser() -> Any:
+    """The parser of the arguments."""
+    from softsgx.cli.world import WorldParser
+
+    where = "where to begin; default: every design that has repairs"
+    return WorldParser("repair", _DESCRIPTION, where)
+
+
 def repair(args: list[str]) -> int:
     """Look for repairs; 1 if something has none. Raises UsageError."""
     from softsgx.checker.result import Options
-    from softsgx.cli.world import WorldParser, design_of, world_of
+    from softsgx.cli.world import design_of, world_of
     from softsgx.designs.registry import DESIGNS
 
-    where = "where to begin; default: every design that has repairs"
-    a = WorldParser("repair", _DESCRIPTION, where).parse_args(args)
+    a = parser().parse_args(args)
     loaded = world_of(a)
     texts = a.designs or loaded or [n for n, d in DESIGNS.items() if d.repairs]
     for text in texts:
@@ -60,11 +68,9 @@ def repair(args: list[str]) -> int:
         with ProcessPoolExecutor(min(a.jobs, len(tasks)), mp_context=get_context("fork")) as pool:
             found = list(pool.map(_one, tasks))
     if a.json:
-        import json
-
-        rows = [{"design": t} | r.as_json() for t, rs in zip(texts, found, strict=True) for r in rs]
-        json.dump(rows, sys.stdout, indent=2, ensure_ascii=False)
-        print()
+        print_json(
+            [{"design": t} | r.as_json() for t, rs in zip(texts, found, strict=True) for r in rs]
+        )
     else:
         for text, repairs in zip(texts, found, strict=True):
             _print(text, repairs)

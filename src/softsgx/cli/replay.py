@@ -9,12 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from softsgx.cli.load import load_file, loaded_files
+from softsgx.cli.options import given, print_json
 from softsgx.errors import UsageError
 
 __all__ = ["Replayed", "replay", "replay_trace"]
 
 HELP = """\
-usage: softsgx replay [--print] [--orders PROGRAM] [--noexec DIRECTORY] TRACE
+usage: softsgx replay [options] TRACE
 
 Run a trace that 'softsgx check --trace-dir' wrote on real processes, under its design
 and under an SELinux policy (or AppArmor profiles, or none, as the trace was checked) that
@@ -29,39 +31,24 @@ be broken (of benign-runs: to hold), 1 if not, 2 if the trace cannot be replayed
                     of /proc/mounts that can be written, or else the loader mounts one in a
                     mount namespace of its own, which takes root or user namespaces)
   --print           print the orders and the policy, and run nothing
+  --load FILE.py    take designs from a file, too; can be repeated
+  --json            orders, evidence and verdict as an object of JSON
 """
 
 
 def replay(args: list[str]) -> int:
     """Replay a trace. Raises UsageError if it cannot be."""
-    program, noexec = os.environ.get("SOFTSGX_ORDERS", ""), ""
-    only_print = False
-    names = []
-    rest = iter(args)
-    for arg in rest:
-        name, equals, value = arg.partition("=")
-        if arg in ("-h", "--help"):
-            print(HELP, end="")
-            return 0
-        if arg == "--print":
-            only_print = True
-        elif name in ("--orders", "--noexec"):
-            value = value if equals else next(rest, "")
-            if not value:
-                raise UsageError(f"{name} needs a value; see 'softsgx replay --help'")
-            if name == "--orders":
-                program = value
-            else:
-                noexec = value
-        elif arg.startswith("-"):
-            raise UsageError(f"no option {arg}; see 'softsgx replay --help'")
-        else:
-            names.append(arg)
-    if len(names) != 1:
-        raise UsageError("replay takes one trace; see 'softsgx replay --help'")
+    takes = ("--orders", "--noexec", "--load")
+    options = given("replay", HELP, args, ("--print", "--json"), takes, (1, 1), "one trace")
+    if options is None:
+        return 0
+    program = options.last("--orders", os.environ.get("SOFTSGX_ORDERS", ""))
+    noexec, only_print = options.last("--noexec"), "--print" in options.flags
+    for path in options.values.get("--load", ()):
+        load_file(path)
     if noexec:
         _check_noexec(noexec)
-    trace = _read(names[0])
+    trace = _read(options.words[0])
     if only_print:
         _print(trace, program or "orders", noexec or "/NOEXEC")
         return 0
@@ -70,7 +57,7 @@ def replay(args: list[str]) -> int:
             f"replay needs the program that takes orders, not {program!r};"
             " see --orders in 'softsgx replay --help'"
         )
-    return _run(trace, os.path.abspath(program), noexec)
+    return _run(trace, os.path.abspath(program), noexec, as_json="--json" in options.flags)
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -189,8 +176,11 @@ def _print(trace: dict[str, Any], program: str, noexec: str) -> None:
         print(setup.policy(), end="")
 
 
-def _run(trace: dict[str, Any], program: str, noexec: str) -> int:
+def _run(trace: dict[str, Any], program: str, noexec: str, *, as_json: bool) -> int:
     done = replay_trace(trace, program, noexec)
+    if as_json:
+        print_json({name: getattr(done, name) for name in Replayed.__slots__})
+        return int(not done.holds)
     for line in done.orders:
         print(line)
     print(done.errors, file=sys.stderr, end="")
@@ -251,8 +241,9 @@ def _take(setup: _Setup, orders: list[Any], errors: IO[str]) -> Iterator[Any]:
     record.touch()
     with record.open(encoding="utf-8") as recorded, subprocess.Popen(
         [
-            sys.executable, "-m", "softsgx", "run", "--design", _design(setup.trace),
-            "--no-cpuid", f"--record={record}", *setup.options(), "--", setup.program,
+            sys.executable, "-m", "softsgx", "run", *(f"--load={path}" for path in loaded_files()),
+            "--design", _design(setup.trace), "--no-cpuid", f"--record={record}", *setup.options(),
+            "--", setup.program,
         ],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
         env=os.environ | {"SGX_DEVICE": device_of(setup.trace["design"])},

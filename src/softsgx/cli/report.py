@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from softsgx.cli.options import given
 from softsgx.errors import UsageError
 
 __all__ = ["report"]
@@ -14,28 +15,17 @@ pages of each enclave through time, a lane for each thread, every question of th
 rules that decided, and all events. Several runs stand side by side, with the first call where
 they part. The page needs no network, and its tables no JavaScript.
 
-  -o PAGE.html   the page (takes the extra "report": pip install 'softsgx[report]')
+  -o, --output PAGE.html   the page (takes the extra "report": pip install 'softsgx[report]')
 """
 
 
 def report(args: list[str]) -> int:
     """Write the page. Raises UsageError."""
-    out = ""
-    names = []
-    rest = iter(args)
-    for arg in rest:
-        name, equals, value = arg.partition("=")
-        if arg in ("-h", "--help"):
-            print(HELP, end="")
-            return 0
-        if arg == "-o" or name == "--output":
-            out = value if equals else next(rest, "")
-            if not out:
-                raise UsageError(f"{name} needs a file; see 'softsgx report --help'")
-        elif arg.startswith("-") and arg != "-":
-            raise UsageError(f"no option {arg}; see 'softsgx report --help'")
-        else:
-            names.append(arg)
+    short = {"--output": "-o"}
+    options = given("report", HELP, args, takes=("-o",), words=(0, None), short=short)
+    if options is None:
+        return 0
+    names, out = options.words, options.last("-o")
     if not names or not out:
         raise UsageError("write: softsgx report RECORDING… -o PAGE.html")
     from softsgx.cli.explain import policy_of

@@ -174,7 +174,7 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
         _dcap_ql(origin)
     options.exact = "exact" in chosen
     options.quiet = _quiet(chosen)
-    options.carry_out = bool(chosen.get("carry_out"))
+    options.carry_out = "carry_out" in chosen and _carries_out(design, options)
     options.abort_page = bool(chosen.get("abort_page"))
     options.verify = bool(chosen.get("verify"))
     options.symbols = [_symbols(text) for text in chosen.get("symbols", ())]
@@ -216,6 +216,21 @@ def _hints(program: str, status: int, sent_illegal: bool, options: Options) -> l
     if options.faults is not None:
         hints += options.faults.unfired()
     return hints
+
+
+def _carries_out(design: Any, options: Options) -> bool:
+    """Whether --carry-out does something under the design; told where it does not."""
+    from softsgx.designs.linux import DEFAULT
+    from softsgx.device.carryout import CarryOut
+
+    law = design or DEFAULT()
+    idle = CarryOut.is_idle(law)
+    if idle and not options.quiet:
+        complain(
+            "--carry-out: there is nothing to carry out: the calls of a loader for Linux are those"
+            f" of {law.name}"
+        )
+    return not idle
 
 
 def _quiet(chosen: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from softsgx.cli.options import Given, given
 from softsgx.complaints import complain
 from softsgx.errors import UsageError
 
@@ -33,77 +34,43 @@ Of the events those alone that are each of what is given (options can be given a
 _FILTERS = {"--thread": "threads", "--kind": "kinds", "--errno": "errnos", "--page": "pages"}
 
 
-class _Options:
-    """What the arguments say."""
-
-    def __init__(self, args: list[str]) -> None:
-        self.json = self.follow = self.registers = self.help = False
-        self.trace = self.grep = ""
-        self.filters: dict[str, list[str]] = {name: [] for name in _FILTERS.values()}
-        self.names: list[str] = []
-        options = True
-        rest = iter(args)
-        for arg in rest:
-            name, equals, value = arg.partition("=")
-            if options and arg == "--":
-                options = False
-            elif options and arg in ("-h", "--help"):
-                self.help = True
-            elif options and arg in ("--json", "--follow", "--registers"):
-                setattr(self, arg[2:], True)
-            elif options and (name in _FILTERS or name in ("--perfetto", "--grep")):
-                value = value if equals else next(rest, "")
-                if not value:
-                    what = "a file" if name == "--perfetto" else "a value"
-                    raise UsageError(f"{name} needs {what}; see 'softsgx show --help'")
-                if name in _FILTERS:
-                    self.filters[_FILTERS[name]].append(value)
-                else:
-                    setattr(self, "trace" if name == "--perfetto" else "grep", value)
-            elif options and arg.startswith("-") and arg != "-":
-                raise UsageError(f"no option {arg}; see 'softsgx show --help'")
-            else:
-                self.names.append(arg)
-
-
 def show(args: list[str]) -> int:
     """Print a recording. Raises UsageError if it is none, or of another version."""
-    options = _Options(args)
-    if options.help:
-        print(HELP, end="")
+    flags, takes = ("--json", "--follow", "--registers"), (*_FILTERS, "--grep", "--perfetto")
+    options = given("show", HELP, args, flags, takes, (1, 1), "one recording")
+    if options is None:
         return 0
-    if len(options.names) != 1:
-        raise UsageError("show needs one recording; see 'softsgx show --help'")
     from softsgx.report.choose import Choice
 
-    choice = Choice(grep=options.grep, **options.filters)
-    if options.trace:
-        if options.json or options.follow or options.registers or choice:
+    filters = {key: options.values.get(name, []) for name, key in _FILTERS.items()}
+    choice = Choice(grep=options.last("--grep"), **filters)
+    if trace := options.last("--perfetto"):
+        if options.flags or choice:
             raise UsageError("--perfetto takes a whole recording, and no other option")
         from softsgx.report.perfetto import write_trace
         from softsgx.report.runs import runs_of
 
-        write_trace(runs_of(options.names[0]), options.trace)
+        write_trace(runs_of(options.words[0]), trace)
         return 0
     _print(options, choice)
     return 0
 
 
-def _print(options: _Options, choice: Any) -> None:
+def _print(options: Given, choice: Any) -> None:
     from softsgx.record.reader import read
     from softsgx.record.schema import encode
     from softsgx.report.text import Formatter
 
-    name = options.names[0]
-    text = Formatter(registers=options.registers)
+    name, follow = options.words[0], "--follow" in options.flags
+    text = Formatter(registers="--registers" in options.flags)
     write = sys.stdout.write
     cut: list[int] = []
-    for event in read("/dev/stdin" if name == "-" else name, cut.append, follow=options.follow):
+    for event in read("/dev/stdin" if name == "-" else name, cut.append, follow=follow):
         said = text(event)
         if choice and not choice.shows(event, said):
             continue
-        write(encode(event) + "\n" if options.json else said)
-        if options.follow:
+        write(encode(event) + "\n" if "--json" in options.flags else said)
+        if follow:
             sys.stdout.flush()
     sys.stdout.flush()
     for line in cut:

@@ -7,6 +7,7 @@ import re
 import time
 from typing import Any
 
+from softsgx.cli.options import given, print_json
 from softsgx.errors import UsageError
 
 __all__ = ["sign"]
@@ -18,16 +19,22 @@ usage: softsgx sign --key KEY.pem -o FILE.sig [options] FILE
 Write the SIGSTRUCT (1808 bytes) of an .sgxs stream or of another file that 'softsgx measure' takes;
 print MRENCLAVE and MRSIGNER. The key is RSA-3072 with exponent 3, as PEM.
 
+  --key KEY.pem         the key
+  -o, --output FILE.sig  the SIGSTRUCT
+  --new-key KEY.pem     make a key; an existing file is left alone
   --mrenclave HEX       sign this measurement; no FILE then
   --date DATE           2026-01-31 (default: SOURCE_DATE_EPOCH, else today)
-  --isvprodid N, --isvsvn N, --swdefined N, --vendor N (0 or 0x8086)
-  --isvfamilyid HEX, --isvextprodid HEX   16 bytes; they need KSS in the attributes
+  --isvprodid N, --isvsvn N, --swdefined N, --vendor N
+                        default 0; Intel's vendor is 0x8086
+  --isvfamilyid HEX, --isvextprodid HEX
+                        16 bytes; they need KSS in the attributes
   --debug               DEBUG is set, and out of the mask: the enclave may be loaded with it or not
-  --attributes N        default 4 (MODE64BIT)       --attribute-mask N   default: every bit
-  --xfrm N              default 3 (x87 and SSE)     --xfrm-mask N        default: every bit
-  --miscselect N        default 0                   --misc-mask N        default: every bit
+  --attributes N        default 4 (MODE64BIT)
+  --xfrm N              default 3 (x87 and SSE)
+  --miscselect N        default 0
+  --attribute-mask N, --xfrm-mask N, --misc-mask N
+                        default: every bit
   --json                what 'softsgx inspect --json' says of the SIGSTRUCT
-  --new-key KEY.pem     make a key; an existing file is left alone
 
 Numbers are decimal or 0x… . A bit outside of a mask may be either way when the enclave is loaded.
 """
@@ -45,75 +52,55 @@ _NUMBERS = {
     "--misc-mask": ("miscmask", 32),
 }
 _HEX = {"--isvfamilyid": 16, "--isvextprodid": 16, "--mrenclave": 32}
-_NAMES = ("--key", "--new-key", "-o", "--output", "--date")
-_FLAGS = ("--debug", "--json")
+_NAMES = ("--key", "--new-key", "-o", "--date")
+_FLAGS, _SHORT = ("--debug", "--json"), {"--output": "-o"}
 
 
 def sign(args: list[str]) -> int:
     """Sign an enclave. Raises UsageError."""
-    if "-h" in args or "--help" in args:
-        print(HELP, end="")
+    options = given(
+        "sign", HELP, args, _FLAGS, (*_NUMBERS, *_HEX, *_NAMES), (0, None), short=_SHORT
+    )
+    if options is None:
         return 0
-    given, names = _parse(args)
-    if "--new-key" in given:
-        if names or len(given) > 1:
+    names, chosen = options.words, dict.fromkeys(options.flags, "")
+    chosen |= {name: values[-1] for name, values in options.values.items()}
+    if "--new-key" in chosen:
+        if names or len(chosen) > 1:
             raise UsageError("--new-key makes a key and signs nothing")
-        return _new_key(given["--new-key"])
-    output = given.get("-o", given.get("--output"))
-    if "--key" not in given or output is None:
+        return _new_key(chosen["--new-key"])
+    output = chosen.get("-o")
+    if "--key" not in chosen or output is None:
         raise UsageError("sign needs --key KEY.pem and -o FILE.sig; see 'softsgx sign --help'")
-    if len(names) != (0 if "--mrenclave" in given else 1):
+    if len(names) != (0 if "--mrenclave" in chosen else 1):
         raise UsageError("sign takes one file, or --mrenclave; see 'softsgx sign --help'")
-    fields = _fields(given)
+    fields = _fields(chosen)
 
     from softsgx.cli.measure import mrenclave_of
     from softsgx.images.facts import sigstruct_facts
     from softsgx.images.image import read_file, replacing, told
     from softsgx.sdm import sigstruct
 
-    key = bytes(read_file(given["--key"]))
-    if "--mrenclave" in given:
-        fields["enclavehash"] = _hex("--mrenclave", given["--mrenclave"])
+    key = bytes(read_file(chosen["--key"]))
+    if "--mrenclave" in chosen:
+        fields["enclavehash"] = _hex("--mrenclave", chosen["--mrenclave"])
     else:
         fields["enclavehash"] = bytes.fromhex(mrenclave_of(names[0])["mrenclave"])
-    signed: bytes = told(given["--key"], lambda: sigstruct.sign(key, **fields))
+    signed: bytes = told(chosen["--key"], lambda: sigstruct.sign(key, **fields))
     failure = sigstruct.check_fields(signed)
     if failure is not None:
         raise UsageError(f"no processor would take it: {failure.reason}")
     with replacing(output) as file:
         file.write(signed)
     found = sigstruct_facts(signed)
-    if "--json" in given:
-        import json
-
-        print(json.dumps(found, indent=1))
+    if "--json" in chosen:
+        print_json(found)
     else:
         print(f"mrenclave {found['mrenclave']}\nmrsigner {found['mrsigner']}")
     return 0
 
 
-def _parse(args: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Values by option, and names of files."""
-    given: dict[str, str] = {}
-    names = []
-    rest = iter(args)
-    for arg in rest:
-        name, equals, value = arg.partition("=")
-        if name in _NUMBERS or name in _HEX or name in _NAMES:
-            text = value if equals else next(rest, None)
-            if not text:
-                raise UsageError(f"{name} needs a value; see 'softsgx sign --help'")
-            given[name] = text
-        elif arg in _FLAGS:
-            given[arg] = ""
-        elif arg.startswith("-") and arg != "-":
-            raise UsageError(f"no option {arg}; see 'softsgx sign --help'")
-        else:
-            names.append(arg)
-    return given, names
-
-
-def _fields(given: dict[str, str]) -> dict[str, Any]:
+def _fields(chosen: dict[str, str]) -> dict[str, Any]:
     """Fields of SIGSTRUCT by name."""
     from softsgx.sdm.leaves import ATTR_DEBUG, ATTR_KSS, ATTR_MODE64BIT, XFRM_LEGACY
 
@@ -123,17 +110,17 @@ def _fields(given: dict[str, str]) -> dict[str, Any]:
         "xfrm": XFRM_LEGACY,
         "xfrmmask": (1 << 64) - 1,
         "miscmask": (1 << 32) - 1,
-        "date": _date(given.get("--date")),
+        "date": _date(chosen.get("--date")),
     }
     for option, (name, bits) in _NUMBERS.items():
-        if option in given:
-            fields[name] = _number(option, given[option], bits)
-    if "--debug" in given:
+        if option in chosen:
+            fields[name] = _number(option, chosen[option], bits)
+    if "--debug" in chosen:
         fields["attributes"] |= ATTR_DEBUG
         fields["attributemask"] &= ~ATTR_DEBUG
     for option in ("--isvfamilyid", "--isvextprodid"):
-        if option in given:
-            fields[option[2:]] = _hex(option, given[option])
+        if option in chosen:
+            fields[option[2:]] = _hex(option, chosen[option])
             if any(fields[option[2:]]) and not fields["attributes"] & ATTR_KSS:
                 raise UsageError(
                     f"{option} needs KSS: --attributes {fields['attributes'] | ATTR_KSS:#x}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
+from softsgx.cli.load import load_file, loaded_files
+from softsgx.cli.options import given, print_json, whole_number
 from softsgx.complaints import complain
-from softsgx.errors import UsageError
 
 __all__ = ["sweep"]
 
@@ -24,10 +25,12 @@ Exit status: 0 if all runs succeeded, 1 if not.
   --jobs N         runs at a time (default: the processors)
   --ray [ADDRESS]  on a Ray cluster, its own or the one at ADDRESS, like HOST:6379 or auto
                    (takes the extra "sweep": pip install 'softsgx[sweep]')
+  --load FILE.py   take designs from a file, too; can be repeated
   --json           the table as JSON
   --html PAGE      the table as a page (takes the extra "report")
   -q, --quiet      no progress
 """
+_OWN_CLUSTER = "\0"  # no address
 
 
 def sweep(args: list[str]) -> int:
@@ -37,60 +40,42 @@ def sweep(args: list[str]) -> int:
     from softsgx.sweeps.sweep import sweep as run_all
     from softsgx.sweeps.trial import cores
 
-    given: dict[str, str] = {}
-    names: list[str] = []
-    rest = list(args)
-    while rest:
-        arg = rest.pop(0)
-        name, equals, value = arg.partition("=")
-        if arg in ("-h", "--help"):
-            print(HELP, end="")
-            return 0
-        if name in ("-o", "--jobs", "--html"):
-            value = value if equals else rest.pop(0) if rest else ""
-            if not value:
-                raise UsageError(f"{name} needs a value; see 'softsgx sweep --help'")
-            given[name] = value
-        elif name == "--ray":
-            # An address is no file of TOML.
-            follows = not equals and rest and not rest[0].startswith("-") and len(names + rest) > 1
-            follows = follows and not rest[0].endswith(".toml")
-            given[name] = value if equals else rest.pop(0) if follows else ""
-        elif arg in ("--json", "-q", "--quiet"):
-            given[arg.replace("--quiet", "-q")] = ""
-        elif arg.startswith("-"):
-            raise UsageError(f"no option {arg}; see 'softsgx sweep --help'")
-        else:
-            names.append(arg)
-    if len(names) != 1:
-        raise UsageError("sweep needs one SPEC.toml; see 'softsgx sweep --help'")
-    jobs = given.get("--jobs", str(cores()))
-    if not (jobs.isascii() and jobs.isdigit()) or not 0 < int(jobs) < 10_000:
-        raise UsageError(f"--jobs {jobs}: a number from 1 on")
-    if "--html" in given:
+    takes = ("-o", "--jobs", "--html", "--ray", "--load")
+    options = given(
+        "sweep", HELP, list(_with_address(args)), ("--json", "--quiet"), takes, (1, 1),
+        "one SPEC.toml", {"-q": "--quiet"},
+    )  # fmt: skip
+    if options is None:
+        return 0
+    jobs = whole_number("--jobs", options.last("--jobs", str(cores())), 1, 10_000)
+    page = options.last("--html")
+    if page:
         from softsgx.report.html import need_jinja
 
         need_jinja()
-    spec = read_spec(names[0])
-    if "--ray" in given:
+    name = options.words[0]
+    for path in options.values.get("--load", ()):
+        load_file(path)
+    spec = read_spec(name, loaded_files())
+    if "--ray" in options.values:
         from softsgx.sweeps.onray import ray_pool
 
-        pool = ray_pool(given["--ray"], int(jobs))
+        pool = ray_pool(options.last("--ray").removeprefix(_OWN_CLUSTER), jobs)
     else:
-        pool = local_pool(int(jobs))
-    quiet = "-q" in given or not sys.stderr.isatty()
-    out = given.get("-o", names[0].removesuffix(".toml") + ".sweep")
+        pool = local_pool(jobs)
+    quiet = "--quiet" in options.flags or not sys.stderr.isatty()
+    out = options.last("-o", name.removesuffix(".toml") + ".sweep")
     start = time.monotonic()
     results, lost = run_all(spec, out, pool, None if quiet else _progress)
     took = time.monotonic() - start
     if not quiet:
         print(end="\r\x1b[K", file=sys.stderr)
-    if "--html" in given:
+    if page:
         from softsgx.report.html import render, write_page
 
-        write_page(given["--html"], render("sweep.html", title=names[0], results=results))
-    if "--json" in given:
-        print(json.dumps(results, indent=1))
+        write_page(page, render("sweep.html", title=name, results=results))
+    if "--json" in options.flags:
+        print_json(results)
     else:
         _table(results)
         bad = sum(result["outcome"] != "ok" for result in results)
@@ -98,6 +83,19 @@ def sweep(args: list[str]) -> int:
     if lost:
         complain(f"{lost} runs were lost; the same sweep again makes them")
     return int(bool(lost) or any(result["outcome"] != "ok" for result in results))
+
+
+def _with_address(args: list[str]) -> Iterator[str]:
+    """The arguments with a value for --ray, which may have none: what follows may be the file."""
+    rest = list(args)
+    while rest:
+        arg = rest.pop(0)
+        follows = rest[:1] and not rest[0].startswith("-") and not rest[0].endswith(".toml")
+        if arg == "--ray":
+            arg = f"--ray={rest.pop(0)}" if follows and len(rest) > 1 else f"--ray={_OWN_CLUSTER}"
+        elif arg == "--ray=":
+            arg += _OWN_CLUSTER
+        yield arg
 
 
 def _progress(done: int, of: int, result: dict[str, Any] | None) -> None:

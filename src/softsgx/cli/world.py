@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from typing import Any
 
 from softsgx.cli.load import blame, is_loaded, load_file
@@ -21,8 +22,8 @@ class WorldParser(argparse.ArgumentParser):
 
     def __init__(self, command: str, description: str, designs: str) -> None:
         super().__init__(
-            f"softsgx {command}", description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+            f"softsgx {command}", description=description, allow_abbrev=False,
+            formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=100),
         )  # fmt: skip
         add = self.add_argument
         add("designs", nargs="*", metavar="DESIGN[:OPTION=VALUE,…]", help=designs)

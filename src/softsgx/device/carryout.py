@@ -14,7 +14,7 @@ from typing import Any
 
 from softsgx.device.files import EnclaveFile
 from softsgx.device.ioctls import Ioctl, add_range, each_page, place, secinfo_request
-from softsgx.device.ioctls_designs import ioc_mprotect, map_segment, segment_of_add
+from softsgx.device.ioctls_designs import ioc_mprotect, map_segment, rows_of, segment_of_add
 from softsgx.device.ioctls_v20 import add_one
 from softsgx.law.rule import Request, Stop
 from softsgx.law.values import RW
@@ -31,16 +31,27 @@ __all__ = ["CarryOut"]
 _LINUX_PATHS = ("/dev/sgx_enclave", "/dev/sgx_provision")
 
 
+def _none_first(design: Any) -> bool:
+    rules = ("map_segment", "ioc_mprotect")
+    return any(getattr(design, name, None) is not None for name in rules)
+
+
 class CarryOut:
     """How the calls of a loader for Linux are carried out under ``device.design``."""
 
     def __init__(self, device: Any) -> None:
         self.device, self.law = device, device.design
-        segmented = getattr(self.law, "map_segment", None) is not None
         # The device is mapped PROT_NONE, and permissions come later.
-        self.none_first = segmented or getattr(self.law, "ioc_mprotect", None) is not None
+        self.none_first = _none_first(self.law)
         # Linux's own mmap and mprotect suit the design.
         self.plain = not self.law.maps_whole and not self.none_first
+
+    @staticmethod
+    def is_idle(design: Any) -> bool:
+        """Whether a loader's calls for Linux are the design's own: nothing is to be carried out."""
+        found = {*design.paths, *design.aliases} >= {*_LINUX_PATHS}
+        adds = uapi.SGX_IOC_ENCLAVE_ADD_PAGES in rows_of(design)
+        return found and adds and not design.maps_whole and not _none_first(design)
 
     @staticmethod
     def aliases(design: Any) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from softsgx.policy.apparmor import AppArmorPolicy, mask_of
 from softsgx.policy.selinux import SELinuxPolicy
@@ -10,7 +11,7 @@ from softsgx.policy.why import why
 from softsgx.report.questions import LsmRun, Question
 from softsgx.uapi.sgx import describe_ioc
 
-__all__ = ["decided_by", "explain_apparmor", "explain_selinux", "profile_line"]
+__all__ = ["decided_by", "explain_apparmor", "explain_selinux", "explained", "profile_line"]
 
 
 def _head(question: Question) -> str:
@@ -47,6 +48,14 @@ def _explained(run: LsmRun, policy: SELinuxPolicy | AppArmorPolicy) -> Iterator[
         yield _head(question)
         yield _asked(question)
         yield from (f"    {line}" for line in decided_by(question, policy))
+
+
+def explained(run: LsmRun, policy: SELinuxPolicy | AppArmorPolicy) -> list[dict[str, Any]]:
+    """Every question as plain data: its own fields, and ``why``, the lines of `decided_by`."""
+    return [
+        question.as_dict() | {"why": list(decided_by(question, policy))}
+        for question in _ordered(run)
+    ]
 
 
 def decided_by(question: Question, policy: SELinuxPolicy | AppArmorPolicy) -> Iterator[str]:

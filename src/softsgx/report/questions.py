@@ -41,6 +41,10 @@ class Question:
         self.law: str = verdict.get("law", "")
         self.call, self.times = call, 0
 
+    def as_dict(self) -> dict[str, Any]:
+        """The question as plain data."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
     def key(self) -> tuple[Any, ...]:
         """What makes two questions the same."""
         return (

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import tomllib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from softsgx.designs.registry import make_design
@@ -33,7 +35,10 @@ _POLICY = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One run: its coordinates by name, and how it is made. options: of ``softsgx run``."""
+    """One run: its coordinates by name, and how it is made. options: of ``softsgx run``.
+
+    files: digests of the files that its design may come from.
+    """
 
     program: str
     design: str
@@ -43,6 +48,7 @@ class Case:
     argv: tuple[str, ...]
     options: tuple[str, ...]
     timeout: int
+    files: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -62,8 +68,11 @@ def _bad(path: str, why: str) -> UsageError:
     return UsageError(f"{path}: {why}")
 
 
-def read_spec(path: str) -> Spec:
-    """The cases of a file. Raises UsageError, one line, for any mistake in it."""
+def read_spec(path: str, own: Iterable[str] = ()) -> Spec:
+    """The cases of a file. own: files of designs, which are loaded already, and are for all runs.
+
+    Raises UsageError, one line, for any mistake in it.
+    """
     try:
         with open(path, "rb") as f:
             spec = tomllib.load(f)
@@ -85,6 +94,9 @@ def read_spec(path: str) -> Spec:
     designs = _texts(path, spec, "designs") or ["linux-6.12"]
     options = _options(path, spec)
     injections = _injections(path, spec)
+    loads = [os.path.abspath(file) for file in own]
+    digests = tuple(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in loads)
+    loading = [word for file in loads for word in ("--load", file)]
     cases = []
     for (name, argv), design, more, policy, rules in product(
         programs, designs, options, policies, injections
@@ -97,7 +109,7 @@ def read_spec(path: str) -> Spec:
         cases.append(
             Case(
                 name, design, " ".join(more) or "none", policy[0], " ".join(rules) or "none", argv,
-                ("--design", design, *more, *policy[1], *injected), timeout,
+                (*loading, "--design", design, *more, *policy[1], *injected), timeout, digests,
             )
         )  # fmt: skip
     if len({case.key for case in cases}) < len(cases):
