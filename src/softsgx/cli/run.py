@@ -47,6 +47,9 @@ Run PROGRAM with a software SGX device.
                                  it is looked for); its address 0 at OFFSET in ELRANGE (default: by
                                  content). With it every exception inside is told, not only
                                  one that ends the program; can be repeated
+  --gdb PORT                     let GDB debug loader and enclave ('target remote :PORT'), HOST:PORT
+                                 not on localhost, 0 on any free port, - on standard input and
+                                 output; implies --exact (docs/debugging.md)
   --dcap-ql                      libsgx_dcap_ql is softsgx's own, first in LD_LIBRARY_PATH
   --no-aesm                      leave AESM's socket alone, which answers with quotes otherwise
   --no-cpuid                     leave the CPUID instruction alone
@@ -95,7 +98,7 @@ def parse_options(args: list[str]) -> tuple[dict[str, Any], list[str]]:
     chosen: dict[str, Any] = {}
     takes = {"--design": "design", "--epc": "epc", "--record": "record", "--symbols": "symbols"}
     takes |= {"--load": "load", "--record-enclu": "record_enclu"}
-    takes |= {"--inject": "inject", "--seed": "seed"}
+    takes |= {"--inject": "inject", "--seed": "seed", "--gdb": "gdb"}
     takes |= {f"--{name}": name for name in _LSM}
     flags = {"-v": "verbose", "--verbose": "verbose", "--no-cpuid": "no_cpuid"}
     flags |= {"-q": "quiet", "--quiet": "quiet"}
@@ -185,6 +188,8 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
     if "inject" in chosen or "seed" in chosen:
         options.faults = _faults(chosen, design)
         options.exact = True  # no way past the places of rules
+    if "gdb" in chosen:
+        _gdb(options, chosen["gdb"], argv[0])
     if "verbose" in chosen or "record" in chosen:
         find_program(argv[0])  # a mistake is told before a recording is begun
         options.recorder = _recorder(chosen, design, argv, options)
@@ -273,6 +278,17 @@ def _blame(error: Exception, paths: Iterable[str]) -> None:
     if where:
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise UsageError(f"--load {where}: {said}") from error
+
+
+def _gdb(options: Options, text: str, program: str) -> None:
+    """Who debugs is waited for. Raises UsageError."""
+    from softsgx.supervisor.debug.link import open_link
+
+    if options.faults is not None:
+        raise UsageError("--gdb and --inject exclude each other: both step through an enclave")
+    find_program(program)  # a mistake is told before anybody connects
+    options.gdb = open_link(text)
+    options.exact = True  # what is debugged is what the program and the enclave are
 
 
 def _symbols(text: str) -> str:

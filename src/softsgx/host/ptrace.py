@@ -43,6 +43,8 @@ __all__ = [
     "interrupt",
     "listen",
     "memfd_secret",
+    "peek_debug",
+    "poke_debug",
     "prctl",
     "punch_hole",
     "read_memory",
@@ -55,9 +57,10 @@ __all__ = [
     "set_xstate",
     "si_code",
     "singlestep",
-    "syscall_arch",
+    "syscall_info",
     "syscall_step",
-    "trace_exit",
+    "tgkill",
+    "trace_also",
     "write_memory",
 ]
 
@@ -66,6 +69,7 @@ _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x
 _GETREGSET, _SETREGSET = 0x4204, 0x4205
 _GET_THREAD_AREA, _SET_THREAD_AREA = 25, 26
 _SEIZE, _INTERRUPT, _LISTEN = 0x4206, 0x4207, 0x4208
+_PEEKUSER, _POKEUSER, _U_DEBUGREG = 3, 6, 848  # Linux <asm/user_64.h>, struct user
 _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
 _NT_X86_XSTATE = 0x202
 
@@ -144,9 +148,9 @@ def seize(pid: int) -> None:
         raise _fail("PTRACE_SEIZE", pid)
 
 
-def trace_exit(tid: int, yes: bool) -> None:
-    """Whether a stopped tracee stops once more before it ends (EVENT_EXIT)."""
-    options = _OPTIONS | (yes << EVENT_EXIT)
+def trace_also(tid: int, *events: int) -> None:
+    """Let a stopped tracee stop for these events, too (EVENT_EXIT: before it ends), no others."""
+    options = _OPTIONS | sum(1 << event for event in events)
     if _ptrace(_SETOPTIONS, tid, None, options) < 0:
         raise ProcessLookupError(tid)
 
@@ -194,11 +198,31 @@ def event_message(tid: int) -> int:
 _call_info = ctypes.create_string_buffer(88)
 
 
-def syscall_arch(tid: int) -> int:
-    """The AUDIT_ARCH_* of the system call that it stopped for, whatever filters say of it."""
+def syscall_info(tid: int) -> tuple[int, int]:
+    """The kind of its system call stop (PTRACE_SYSCALL_INFO_*, 0: none), and AUDIT_ARCH_*."""
     if _ptrace(_GET_SYSCALL_INFO, tid, 88, ctypes.addressof(_call_info)) < 0:
         raise ProcessLookupError(tid)
-    return int.from_bytes(_call_info.raw[4:8], "little")
+    return _call_info.raw[0], int.from_bytes(_call_info.raw[4:8], "little")
+
+
+def tgkill(tgid: int, tid: int, number: int) -> None:
+    """Send a signal to one thread. Raises ProcessLookupError if it is gone."""
+    if _syscall(nr.NR_tgkill, tgid, tid, number) < 0:
+        raise ProcessLookupError(tid)
+
+
+def peek_debug(tid: int, number: int) -> int:
+    """A debug register of a stopped tracee. Raises OSError."""
+    at, to = _U_DEBUGREG + 8 * number, ctypes.byref(_message)
+    if _syscall(nr.NR_ptrace, _PEEKUSER, tid, at, to) < 0:  # which stores, as libc's does not
+        raise _fail("PTRACE_PEEKUSER", tid)
+    return _message.value
+
+
+def poke_debug(tid: int, number: int, value: int) -> None:
+    """Set a debug register of a stopped tracee. Raises OSError where the kernel refuses it."""
+    if _ptrace(_POKEUSER, tid, _U_DEBUGREG + 8 * number, value) < 0:
+        raise _fail("PTRACE_POKEUSER", tid)
 
 
 _siginfo = ctypes.create_string_buffer(128)

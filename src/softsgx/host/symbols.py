@@ -33,11 +33,16 @@ _AROUND = 24  # bytes of code before and after an address that have to be the sa
 
 
 class Symbols:
-    """An ELF file that lies ``bias`` bytes above its own addresses. ``path``: of the file."""
+    """An ELF file that lies ``bias`` bytes above its own addresses. ``path``: of the file.
+
+    dynamic: the file's own address of its section .dynamic, 0 if it has none.
+    """
 
     def __init__(self, path: str, bias: int) -> None:
         self.path, self.bias = path, bias
         with open(path, "rb") as f:
+            section = ELFFile(f).get_section_by_name(".dynamic")
+            self.dynamic = 0 if section is None else int(section["sh_addr"])
             self._functions = sorted(_functions(ELFFile(f)))
             if not self._functions:
                 self.path = _debug_file(ELFFile(f)) or path

@@ -48,7 +48,7 @@ def answer(run: Run, tracee: Tracee) -> Any:
     call = run.view[ORIG_RAX]
     known = call in SYSCALLS
     # Not by the filter's message: of a filter of the program's own, the latest one's would count.
-    foreign = tracee.space.ranges and ptrace.syscall_arch(tracee.tid) != bpf.X86_64
+    foreign = tracee.space.ranges and ptrace.syscall_info(tracee.tid)[1] != bpf.X86_64
     if not known or foreign:
         return unknown.handle(run, tracee, call, bool(foreign or call & nr.X32_BIT))
     for handler in HANDLERS.get(call, ()):

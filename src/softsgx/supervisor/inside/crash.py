@@ -1,23 +1,20 @@
 """A crash inside, told in full: where, in which function, with which registers, called by whom.
 
-What is known is the state that AEX saved (SSA, GPRSGX), the pages' contents, and files that may
-be the enclave's: those that ``--symbols`` names, and those that the process maps, has open or was
-given as arguments, with what lies beside them.
+What is known is the state that AEX saved (SSA, GPRSGX), the pages' contents, and the file that the
+enclave's code is of (`softsgx.supervisor.inside.elf`).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from softsgx.complaints import complain
 from softsgx.errors import UsageError
-from softsgx.host import procmaps
-from softsgx.host.symbols import Symbols, beside, find
 from softsgx.sdm import leaves as sdm
 from softsgx.sdm.structs import GPRSGX
 from softsgx.sgx.epcm import page_text
+from softsgx.supervisor.inside.elf import symbols_at
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 
@@ -48,7 +45,7 @@ class _Crash:
         raw = enclave.memory.read(tcs.gpr(tcs.cssa - 1), GPRSGX.size)
         saved = GPRSGX.unpack(raw)
         self.registers = {name: int(getattr(saved, name)) for name in _NAMES}
-        self.symbols = self._symbols()
+        self.symbols = symbols_at(run, tracee, enclave, self.registers["rip"])
 
     def read(self, addr: int, length: int) -> bytes:
         """Memory of the enclave; nothing of other memory, which an enclave's stack is not in."""
@@ -65,28 +62,6 @@ class _Crash:
             return text
         name, line = self.symbols.name(addr - back), self.symbols.line(addr - back)
         return f"{text} {name}".rstrip() + (f" ({line})" if line else "")
-
-    def _symbols(self) -> Symbols | None:
-        rip = self.registers["rip"]
-        first = max(self.enclave.base, rip - 64)
-        code = self.read(first, 128)
-        for text in self.run.options.symbols:
-            path, at, base = text.rpartition("@")
-            if at:
-                return Symbols(path, self.enclave.base + int(base, 0))
-        given = [text for text in self.run.options.symbols if "@" not in text]
-        found = find(given, rip, code, rip - first) if code else None
-        return found or (find(beside(self._files()), rip, code, rip - first) if code else None)
-
-    def _files(self) -> Iterator[str]:
-        pid = self.tracee.tid
-        yield from dict.fromkeys(m.path for m in procmaps.maps(pid) if m.path.startswith("/"))
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            yield os.readlink(f"/proc/{pid}/fd/{fd}")
-        with open(f"/proc/{pid}/cmdline", "rb") as f:
-            words = [os.fsdecode(word) for word in f.read().split(b"\0") if word]
-        folder = os.readlink(f"/proc/{pid}/cwd")
-        yield from (os.path.join(folder, word) for word in words)
 
     def frames(self) -> Iterator[str]:
         """The callers, by CFI, else by frame pointers, as far as they are the enclave's."""

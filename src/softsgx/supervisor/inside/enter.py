@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from softsgx.device.process import READ, WRITE
@@ -156,9 +157,18 @@ def _signal(run: Run, tracee: Tracee, number: int) -> None:
     elif exception(run, tracee, number, info):
         return
     run.regs.store(tracee.tid)
+    _deliver_sent(run, tracee, number)
+
+
+def _deliver_sent(run: Run, tracee: Tracee, number: int) -> None:
+    """A signal that somebody sent to a thread inside, after the AEX."""
     if tracee.odd is None and not run.options.abort_page:
         cont(run, tracee, number)
     else:
+        if run.debugger is not None:
+            again = partial(_deliver_sent, run, tracee, number)
+            if run.debugger.raises(tracee, number, again):
+                return
         tracee.delivered(number)
         ptrace.singlestep(tracee.tid, number)
         in_handler(run, tracee)
@@ -290,6 +300,10 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
                 run.record.flush()
             if run.faults is not None:
                 injected.after(run, tracee, leaf)
+                return
+            if run.debugger is not None:
+                run.regs.store(tracee.tid)
+                cont(run, tracee)
                 return
             tracee.stopped = False
             run.regs.store_and_cont(tracee.tid)

@@ -6,6 +6,7 @@ What the kernel would do at the AEP: the fix-up of the vDSO, or a signal.
 from __future__ import annotations
 
 import struct
+from functools import partial
 from typing import Any
 
 from softsgx.device.process import FETCH, READ, WRITE
@@ -41,6 +42,7 @@ __all__ = [
     "exception",
     "flush",
     "in_handler",
+    "interrupted",
     "leave",
     "page_fields",
     "raise_inside",
@@ -101,6 +103,15 @@ def leave(run: Run, tracee: Tracee, vector: int, errcd: int, maddr: int) -> None
     run.view[ORIG_RAX] = (1 << 64) - 1
     if run.record is not None:
         run.record.aex(tracee.tid, vector, errcd, maddr, was[0], before)
+
+
+def interrupted(run: Run, tracee: Tracee) -> None:
+    """AEX by an interrupt, with the registers loaded: the thread stands at the AEP afterwards."""
+    leave(run, tracee, -1, 0, 0)
+    abort_page(run, tracee)
+    if tracee.odd is not None:
+        masks.settle(run, tracee)
+    run.regs.store(tracee.tid)
 
 
 def exception(run: Run, tracee: Tracee, number: int, info: bytes) -> bool:
@@ -251,6 +262,12 @@ def raise_inside(
     run: Run, tracee: Tracee, vector: int, code: int, addr: int, number: int = 0, si_code: int = 0
 ) -> None:
     """An exception inside: AEX, then what the kernel does with it at the AEP."""
+    if run.debugger is not None:
+        to_vdso = _fixed_up(tracee, tracee.thread.tcs.aep, vector)
+        sent = number or _signal_of(vector, code)[0]
+        again = partial(raise_inside, run, tracee, vector, code, addr, number, si_code)
+        if run.debugger.raises(tracee, sent, again, to_vdso):
+            return
     refused, tracee.refused = tracee.refused, None
     leave(run, tracee, vector, code, addr)
     if vector not in (sdm.VECTOR_DB, sdm.VECTOR_BP):
@@ -263,7 +280,7 @@ def _crashed(
     refused: tuple[int, str, dict[str, int] | None, str] | None,
 ) -> None:  # fmt: skip
     """Tell of an exception, after its AEX, that ends the process, or of each with --symbols."""
-    at_vdso = tracee.space.image and run.view[RIP] in (tracee.space.aep, tracee.space.entry - 3)
+    at_vdso = _fixed_up(tracee, run.view[RIP], exception[0])
     handled = number in tracee.signals.actions and number not in tracee.signals.ignored
     if run.options.quiet or (not run.options.symbols and (at_vdso or handled)):
         return
@@ -272,6 +289,13 @@ def _crashed(
     enclave = tracee.space.sgx.enclave_at(run.view[RBX])
     why = None if refused is None else Why(*refused)
     tell(run, tracee, enclave, enclave.tcs_at(run.view[RBX]), *exception, why)
+
+
+def _fixed_up(tracee: Tracee, rip: int, vector: int) -> bool:
+    """Whether the vDSO gets an exception, and no signal is sent; RIP is at an ENCLU or the AEP."""
+    space = tracee.space
+    at_vdso = space.image and rip in (space.aep, space.entry - 3)
+    return bool(at_vdso) and vector not in (sdm.VECTOR_DB, sdm.VECTOR_BP)
 
 
 def deliver(
@@ -285,8 +309,7 @@ def deliver(
     view, space = run.view, tracee.space
     if vector == _PF:
         addr &= -4096  # SDM, "Page Fault Reporting": only MADDR in the SSA has the offset
-    at_vdso = space.image and view[RIP] in (space.aep, space.entry - 3)
-    if at_vdso and vector not in (sdm.VECTOR_DB, sdm.VECTOR_BP):
+    if _fixed_up(tracee, view[RIP], vector):
         view[RAX] = leaf
         view[RDI], view[RSI], view[RDX] = vector, code, addr
         view[RIP] = space.image + vdso.load_image().enclu_fault
@@ -300,6 +323,10 @@ def deliver(
         return
     if not number:
         number, si_code = _signal_of(vector, code)
+    if run.debugger is not None:
+        again = partial(deliver, run, tracee, vector, code, addr, leaf, number, si_code)
+        if run.debugger.raises(tracee, number, again):
+            return
     if run.record is not None:
         run.record.exception(tracee.tid, vector, code, addr, "signal", number, leaf)
         run.record.flush()

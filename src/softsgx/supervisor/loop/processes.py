@@ -30,6 +30,8 @@ def ended(run: Run, tid: int, status: int) -> None:
     space = tracee.space
     space.tracees.discard(tid)
     tracee.files.discard(tid)
+    if run.debugger is not None:
+        run.debugger.ended(tracee, status)
     _complete(run, space)
     if run.opened:
         from softsgx.supervisor.state.enclaves import thread_ended
@@ -107,9 +109,11 @@ def child(run: Run, parent: Tracee, event: int) -> None:
     _born(run, parent, tid, flags, status)
     if flags & _CLONE_THREAD and parent.tid == parent.tgid and not parent.exits:
         # By exec another thread takes a leader's number: not while we deal with the leader.
-        ptrace.trace_exit(parent.tid, True)
+        ptrace.trace_also(parent.tid, ptrace.EVENT_EXIT)
         parent.exits = True
     parent.vforking = event == ptrace.EVENT_VFORK
+    if run.debugger is not None:
+        run.debugger.forked(parent, tid, event)
     cont(run, parent)
 
 
@@ -167,9 +171,11 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         run.lsm.forked(parent.tgid, tid)
     if run.record is not None:
         run.record.child(parent.tid, tid, "thread" if flags & _CLONE_THREAD else "process")
+    if run.debugger is not None:
+        run.debugger.born(parent, new)
     try:
         if parent.exits and os.WIFSTOPPED(status):
-            ptrace.trace_exit(tid, False)  # inherited
+            ptrace.trace_also(tid)  # inherited
         run.dispatch(new, status)
     except ProcessLookupError:
         return  # its end is reported by a later wait
@@ -224,10 +230,12 @@ def executed(run: Run, tracee: Tracee) -> None:
     tracee.at_call = False
     tracee.signals = tracee.signals.fresh()
     if tracee.exits:
-        ptrace.trace_exit(tracee.tid, False)
+        ptrace.trace_also(tracee.tid)
         tracee.exits = False
     if run.record is not None:
         run.record.exec(tracee.tid)
     if run.lsm is not None:
         run.lsm.executed(tracee)
+    if run.debugger is not None:
+        run.debugger.executed(tracee)
     exec_stop(run, tracee)

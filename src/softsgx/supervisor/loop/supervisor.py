@@ -64,8 +64,14 @@ class Supervisor:
         run.tracees[pid].signals = Dispositions(origin.ignored(FORCED))
         if run.options.front is not None:
             run.options.front.launched(pid)
+        if run.options.gdb is not None:
+            from softsgx.supervisor.debug.debugger import Debugger
+
+            run.debugger = Debugger(run, run.options.gdb)
         try:
             self._loop()
+            if run.debugger is not None:
+                run.debugger.over()
         finally:
             why = os.read(fail, 4096)
             os.close(fail)
@@ -84,8 +90,9 @@ class Supervisor:
     def _loop(self) -> None:
         run = self.state
         tracees = run.tracees
+        wait = wait_any if run.debugger is None else run.debugger.wait
         while tracees:
-            tid, status = wait_any()
+            tid, status = wait()
             tracee = tracees.get(tid)
             try:
                 if tracee is None:
@@ -120,6 +127,8 @@ class Supervisor:
             run.regs.load(tracee.tid)
             if settle(run, tracee, 0 if event else number):
                 return
+        if run.debugger is not None and run.debugger.stopped(tracee, event, number):
+            return
         if run.options.verify and run.opened and event != ptrace.EVENT_EXEC:
             from softsgx.supervisor.effects.verify import verify
 
@@ -145,8 +154,9 @@ class Supervisor:
             processes.executed(run, tracee)
         elif event == ptrace.EVENT_STOP:
             if number in (signals.SIGSTOP, signals.SIGTSTP, signals.SIGTTIN, signals.SIGTTOU):
-                tracee.stopped = False
-                ptrace.listen(tracee.tid)
+                if run.debugger is None or not run.debugger.group_stopped(tracee):
+                    tracee.stopped = False
+                    ptrace.listen(tracee.tid)
                 if tracee.tid == run.main_pid and run.options.front is not None:
                     run.options.front.stopped(number)
             else:
@@ -218,7 +228,8 @@ class Supervisor:
             open_device(run)
             self._inside, self._answer = enter, table.answer
             run.short = short.wanted(run)
-            usual = not options.verify and not options.abort_page and run.faults is None
+            usual = not options.verify and not options.abort_page
+            usual = usual and run.faults is None and run.debugger is None
             if run.record is None and usual:
                 self.quick = enter.quick(run, self.system_call)
         return self._inside

@@ -24,7 +24,8 @@ class Options:
     None. front: hears of the program being ``launched(pid)``, ``stopped(signal)`` and
     ``ended(status)`` before its descendants. aesm: AESM's socket is there. symbols: ELF files of
     enclaves, ``FILE`` or ``FILE@OFFSET`` in ELRANGE; if there are any, every exception inside is
-    told in full. quiet: no crash is told, and no hint given. faults: a
+    told in full. quiet: no crash is told, and no hint given. gdb: a
+    `softsgx.supervisor.debug.link.Link` to who debugs, or None. faults: a
     `softsgx.faults.plan.Faults`, None where there are no rules.
     """
 
@@ -41,6 +42,7 @@ class Options:
         "exact",
         "faults",
         "front",
+        "gdb",
         "lsm",
         "make_design",
         "origin",
@@ -58,6 +60,7 @@ class Options:
         self.lsm: SecurityModule | None = None
         self.origin: Any = None
         self.front: Any = None
+        self.gdb: Any = None
         self.verify = False
         self.carry_out = False
         self.cpuid = self.aesm = True

@@ -39,7 +39,8 @@ def cache_dir() -> str:
 class Run:
     """One program and everything that it starts.
 
-    record: the recorder, or None. faults: those on purpose (`softsgx.faults`), or None.
+    record: the recorder, or None. faults: those on purpose (`softsgx.faults`), or None. debugger:
+    what a client of GDB's protocol is served by (`supervisor.debug`), or None.
     tracees: by tid. early: statuses of children whose parents'
     events have not come yet. killed: the process that was last ended by SIGKILL, whose children may
     have none to tell of them. regs: the registers of the thread that is dealt with, ``view`` of
@@ -69,6 +70,7 @@ class Run:
         self.dispatch = dispatch
         self.record = options.recorder
         self.faults = options.faults
+        self.debugger: Any = None
         self.lsm = options.lsm
         self.tracees: dict[int, Tracee] = {}
         self.early: dict[int, int] = {}

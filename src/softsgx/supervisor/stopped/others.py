@@ -55,7 +55,8 @@ def in_thread(run: Run, tracee: Tracee, do: Callable[[Remote], None]) -> None:
     """
     held = tracee.stopped
     status = 0 if held else _stop(run, tracee)
-    at_stop(run, tracee, do, interrupted=not held)
+    by_debugger = run.debugger is not None and run.debugger.holds(tracee)
+    at_stop(run, tracee, do, interrupted=not held or by_debugger)
     if held:
         return
     if status >> 8 & 0xFF != SIGTRAP:

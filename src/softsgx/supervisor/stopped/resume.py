@@ -7,11 +7,17 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.uapi.regs import RIP
 
-__all__ = ["cont", "out_of_paths"]
+__all__ = ["cont", "let_go", "out_of_paths"]
 
 
 def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
-    """Let it run, with a signal if one is given."""
+    """Let it run, with a signal if one is given; a debugger may want it to stay."""
+    if run.debugger is None or not run.debugger.resumes(tracee, number):
+        let_go(run, tracee, number)
+
+
+def let_go(run: Run, tracee: Tracee, number: int, step: bool = False) -> None:
+    """Let it run, whoever debugs. step: one instruction."""
     if run.record is not None:
         if number:
             run.record.signal(tracee.tid, number)
@@ -19,8 +25,8 @@ def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
     if number:
         tracee.delivered(number)
     tracee.stopped = False
-    if run.faults is not None and run.faults.steps(tracee):
-        ptrace.singlestep(tracee.tid, number)  # inside: it may be hit at each instruction
+    if step or (run.faults is not None and run.faults.steps(tracee)):
+        ptrace.singlestep(tracee.tid, number)  # inside: a fault may hit at each instruction
     else:
         ptrace.cont(tracee.tid, number)
 

@@ -1,0 +1,1 @@
+"""The remote serial protocol of GDB, pure: packets, thread ids, signals, registers."""
