@@ -315,8 +315,8 @@ static void *work(void *arg)
 	struct slot *s = arg;
 
 	for (;;) {
-		while (atomic_load(&s->go) != 1)
-			futex_wait(&s->go, atomic_load(&s->go));
+		for (int go; (go = atomic_load(&s->go)) != 1;)
+			futex_wait(&s->go, go);
 		if (s->nr == OP_EXIT)
 			_exit(0); /* the process, whatever threads it has */
 		s->ret = obey(s);
