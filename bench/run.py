@@ -1,9 +1,9 @@
 """The benchmarks: a table of figures, each beside a bare one of the same run.
 
 Run: ``make bench`` or ``python bench/run.py [--rounds N] [--json FILE] [NAME…]``. Names are
-entering, loading, edmm, memory, bystander, startup, checker. Takes some minutes; more rounds make
-it steadier on a machine that does other work. measure.py, policy.py and lsm.py beside it look
-closer at single parts. With --large the checker does 3 pages and 3 processes, too.
+entering, loading, edmm, memory, bystander, startup, checker, enclavefiles. Takes some minutes; more
+rounds make it steadier on a machine that does other work. measure.py, policy.py and lsm.py beside
+it look closer at single parts. With --large the checker does 3 pages and 3 processes, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.common import Row
 
-_NAMES = ("startup", "entering", "loading", "edmm", "memory", "bystander", "checker")
+_NAMES = ("startup", "entering", "loading", "edmm", "memory", "bystander", "checker",
+          "enclavefiles")  # fmt: skip
 
 
 def _cpu() -> str:

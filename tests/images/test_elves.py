@@ -10,6 +10,7 @@ import pytest
 from softsgx.errors import UsageError
 from softsgx.images.elf import Elf, segments
 from softsgx.images.facts import facts
+from softsgx.report.enclaves import enclave_text
 from tests.images import elves
 
 
@@ -31,6 +32,18 @@ def test_intels(tmp_path: Path, version: int) -> None:
         assert all(
             problem.startswith("metadata 1.4: what is added") for problem in found["problems"]
         )
+
+
+def test_intels_whose_pages_are_not_known(tmp_path: Path) -> None:
+    path, _ = elves.intel_elf(tmp_path, 4 << 32 | 1)
+    assert "metadata 4.1" in facts(str(path))["not_computed"]
+    second = (0x1002).to_bytes(4, "little").ljust(16, b"\0")
+    path, _ = elves.intel_elf(tmp_path, extend=second)
+    found = facts(str(path))
+    assert "a second object" in found["not_computed"]
+    assert found["mrenclave"] is None
+    assert found["sigstruct"]["signature_valid"]
+    assert "not computed: a second" in "\n".join(enclave_text(found))
 
 
 def test_an_enclave_that_was_changed_after_it_was_signed(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softsgx.errors import UsageError
+from softsgx.images import sgxs
 from softsgx.images.image import Image, Part
 from softsgx.images.sgxs import Stream, write
 from softsgx.sgx import scatter
@@ -72,7 +73,10 @@ def test_what_is_written_is_what_fortanix_writes_and_read_back(
     assert write(image, file).hex() == plain.mrenclave == image.mrenclave().hex()
     assert file.getvalue() == plain.stream
     stream = Stream(plain.stream)
-    assert stream.mrenclave().hex() == plain.mrenclave
+    for window in (5184, 20000, 1 << 20):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sgxs, "_WINDOW", window)
+            assert stream.mrenclave().hex() == plain.mrenclave
     again = stream.image()
     assert again.mrenclave().hex() == plain.mrenclave
     file = io.BytesIO()

@@ -12,7 +12,7 @@ from struct import Struct
 
 from softsgx.errors import UsageError
 from softsgx.images.elf import Elf, Load
-from softsgx.images.image import Buffer, Image, Part, is_elrange, pages_of
+from softsgx.images.image import Buffer, Image, NotComputed, Part, is_elrange, pages_of
 from softsgx.sdm.layout import Layout, Record, field
 from softsgx.sdm.leaves import PAGE_SIZE, SECINFO_TCS
 from softsgx.sdm.structs import TCS
@@ -77,6 +77,9 @@ _PATCH = Layout(
     field("reserved", 16, 16),
 )
 _ELRANGE = Struct("<QQQ")  # where the image lies, where ELRANGE begins, its size
+_OLDEST = 1 << 32 | 4  # loader.cpp adds one page more for 1.3, in some cases
+_MAJORS = (1, 2, 3, 11, 13)
+_SHARED_OBJECT = 0x1002  # extend_entry_t.entry_id
 _GROUP_FLAG = 1 << 12
 _EADD, _EEXTEND = 1, 2  # layout_entry_t.attributes: se_page_attr.h
 _IDS = (
@@ -103,7 +106,11 @@ class Metadata:
         return f"{self.fields.version >> 32}.{self.fields.version & 0xFFFFFFFF}"
 
     def image(self) -> Image:
-        """What Intel's loader adds for it. Raises UsageError."""
+        """What Intel's loader adds for it. Raises UsageError; NotComputed of unknown ones."""
+        if self.fields.version < _OLDEST or self.fields.version >> 32 not in _MAJORS:
+            raise NotComputed(f"metadata {self.version}, for which other pages are added")
+        if _SHARED_OBJECT in self._extensions():
+            raise NotComputed("a second object lies in the file (FIPS), whose pages are added, too")
         size, shift = self.fields.enclave_size, 0
         if self.fields.version >> 32 > 10:
             size, shift = self._elrange()
@@ -124,6 +131,16 @@ class Metadata:
         if offset + size > len(self._data):
             raise UsageError(f"the metadata's table of {what} ends behind it")
         return [layout.unpack(self._data, offset + at) for at in range(0, size - 31, 32)]
+
+    def _extensions(self) -> list[int]:
+        """extend_entry_t.entry_id of each entry; a metadata before 3.2 has none."""
+        offset, size = self.fields.extend_offset, self.fields.extend_size
+        if offset + size > len(self._data):
+            raise UsageError("the metadata's table of extensions ends behind it")
+        return [
+            int.from_bytes(self._data[offset + at : offset + at + 4], "little")
+            for at in range(0, size - 15, 16)
+        ]
 
     def _elrange(self) -> tuple[int, int]:
         offset, size = self.fields.elrange_offset, self.fields.elrange_size

@@ -6,13 +6,13 @@ added and not measured, UNSIZED an ECREATE whose size is filled in later. A stre
 it begins with the only ECREATE, EADDs go upwards at starts of pages, and behind each come chunks
 of its page alone, none twice. Others are refused, as Fortanix's reader refuses them.
 
-A stream without UNMEASRD is its own measurement's input. So measuring is one pass that looks at
-records and hashes what it has looked at while it is in the cache.
+A stream without UNMEASRD is its own measurement's input. So measuring is one pass that hashes, and
+looks at the records of what it has hashed while that is in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from struct import Struct
 from typing import IO, Any
@@ -33,7 +33,7 @@ _ADD = Struct("<8sQQ40s")
 _EXTEND = Struct("<8sQ48s")
 _ALL = (1 << CHUNKS) - 1
 _NOTHING = bytes(PAGE_SIZE)
-_WINDOW = 1 << 19  # bytes that are looked at and then hashed
+_WINDOW = 1 << 20  # bytes that are hashed and then looked at
 
 
 class Pages:
@@ -69,7 +69,7 @@ class Stream:
         self.sized = tag == _ECREATE
 
     def pages(self) -> Iterator[Pages]:
-        """Its pages in order, half a MiB at a time. Raises UsageError where it is not canonical."""
+        """Its pages in order, a MiB at a time. Raises UsageError where it is not canonical."""
         data, at, last = self.data, RECORD, -1
         alike = Alike(data)
         while at < len(data):
@@ -94,19 +94,40 @@ class Stream:
         """MRENCLAVE (32 bytes). Raises UsageError."""
         if not self.sized:
             raise UsageError("its size is not filled in (UNSIZED), as sgxs-append does it")
-        data = self.data
+        data, at, hashed = self.data, RECORD, RECORD
         digest = sha256(data[:RECORD])
-        for pages in self.pages():
-            if not pages.unmeasured:
-                digest.update(data[pages.at : pages.end])
-                continue
-            size = (pages.end - pages.at) // pages.n_pages
-            for page in range(pages.at, pages.end, size):
-                digest.update(data[page : page + RECORD])
-                for at in range(page + RECORD, page + size, RECORD + CHUNK_SIZE):
-                    if data[at : at + 8] == _EEXTEND:
-                        digest.update(data[at : at + RECORD + CHUNK_SIZE])
-        return digest.digest()
+        before = [(hashed, digest.copy())] * 2  # to go back to: at least one is not beyond ``at``
+        ahead = True
+        pages = self.pages()
+        while True:
+            # Hashing fetches memory in order, looking at records does not: so hashing is first.
+            if ahead and hashed - at < _WINDOW and hashed < len(data):
+                before = [before[1], (hashed, digest.copy())]
+                digest.update(data[hashed : hashed + _WINDOW])
+                hashed = min(hashed + _WINDOW, len(data))
+            run = next(pages, None)
+            if run is None:
+                return digest.digest()
+            if ahead and run.unmeasured:
+                ahead = False
+                hashed, digest = before[1] if before[1][0] <= at else before[0]
+                digest.update(data[hashed:at])
+            at = run.end
+            if not ahead:
+                self._measured(run, digest.update)
+
+    def _measured(self, run: Pages, update: Callable[[memoryview], object]) -> None:
+        """Give ``update`` what is measured of pages."""
+        data = self.data
+        if not run.unmeasured:
+            update(data[run.at : run.end])
+            return
+        size = (run.end - run.at) // run.n_pages
+        for page in range(run.at, run.end, size):
+            update(data[page : page + RECORD])
+            for at in range(page + RECORD, page + size, RECORD + CHUNK_SIZE):
+                if data[at : at + 8] == _EEXTEND:
+                    update(data[at : at + RECORD + CHUNK_SIZE])
 
     def image(self) -> Image:
         """The same as an `Image`, with its contents. Raises UsageError.

@@ -11,6 +11,7 @@
 #define CHUNK 256
 #define CHUNKS 16
 #define PAGE (CHUNK * CHUNKS)
+#define AHEAD (2 * (RECORD + CHUNKS * (RECORD + CHUNK)))
 #define EADD 0x0000000044444145ull /* as bytes: EADD and four zeros */
 
 typedef unsigned long long word __attribute__((aligned(1), may_alias));
@@ -33,21 +34,13 @@ void softsgx_interleave(unsigned char *records, const unsigned char *pages, size
 	}
 }
 
-static int is_record(const unsigned char *record, unsigned long long tag, unsigned long long offset)
+/* Where a record differs from one of this tag, offset and flags with nothing behind them. */
+static vector differs(const unsigned char *record, word tag, word offset, word flags)
 {
-	const word *w = (const word *)record;
+	const vector *v = (const vector *)record;
+	const vector first = {(long long)tag, (long long)offset}, second = {(long long)flags, 0};
 
-	return w[0] == tag && w[1] == offset;
-}
-
-static word rest_of(const unsigned char *record, int from)
-{
-	const word *w = (const word *)record;
-	word rest = 0;
-
-	for (int i = from; i < RECORD / 8; i++)
-		rest |= w[i];
-	return rest;
+	return (v[0] ^ first) | (v[1] ^ second) | v[2] | v[3];
 }
 
 /*
@@ -66,14 +59,16 @@ size_t softsgx_alike(const unsigned char *p, size_t bytes, size_t max_pages, uns
 	offset = ((const word *)p)[1];
 	flags = ((const word *)p)[2];
 	for (; n < max_pages && bytes >= size; n++, bytes -= size, offset += PAGE) {
-		const unsigned char *record = p;
+		const unsigned char *record = p + RECORD;
+		vector wrong = differs(p, EADD, offset, flags);
 
-		if (!is_record(p, EADD, offset) || ((const word *)p)[2] != flags || rest_of(p, 3))
+		for (int chunk = 0; tag && chunk < CHUNKS; chunk++, record += RECORD + CHUNK) {
+			/* Records lie 5 lines apart, which no processor foresees. */
+			__builtin_prefetch(record + AHEAD);
+			wrong |= differs(record, tag, offset + chunk * CHUNK, 0);
+		}
+		if (wrong[0] | wrong[1])
 			break;
-		record += RECORD;
-		for (int chunk = 0; tag && chunk < CHUNKS; chunk++, record += RECORD + CHUNK)
-			if (!is_record(record, tag, offset + chunk * CHUNK) || rest_of(record, 2))
-				return n;
 		/* What follows may belong to this page: then it is not alike. */
 		if (bytes > size && (bytes < size + RECORD || ((const word *)record)[0] != EADD))
 			break;
