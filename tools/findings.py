@@ -7,7 +7,8 @@ Every design is checked, each trace replayed on real processes, and repairs are 
 the pages are made of what those commands print. The stories at the head of docs/findings.md
 are findings-told.md beside this file, whose runs a test runs again. To write the pages anew
 without minutes of search: --repairs takes what ``softsgx repair --json`` printed, --runs keeps
-verdicts, replays and traces in a file, or takes them from it.
+verdicts, replays and traces in a file, and takes from it what is there: a design that is new
+or whose rows were taken out is looked at alone.
 """
 
 from __future__ import annotations
@@ -239,11 +240,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repairs", metavar="FILE", help="what 'softsgx repair --json' printed")
     parser.add_argument("--runs", metavar="FILE", help="verdicts and replays: kept, or taken")
+    parser.add_argument("--only", metavar="DESIGN", help="look at one design, keep the other pages")
     args = parser.parse_args()
-    if args.runs and Path(args.runs).exists():
-        rows, replays, traces = json.loads(Path(args.runs).read_text(encoding="utf-8"))
-    else:
-        rows, replays, traces = _run_all()
+    if args.only:
+        rows, replays, traces = _run_all([t for t in variants() if t.split(":")[0] == args.only])
+        _write_one(args.only, rows, replays)
+        _draw(rows, replays, traces, f"{args.only}-")
+        return
+    rows, replays, traces = _kept(args.runs)
+    there = {_title(row) for row in rows}
+    missing = [text for text in variants() if text not in there]
+    if missing:
+        more = _run_all(missing)
+        rows, replays, traces = rows + more[0], replays | more[1], traces | more[2]
+        order = {text: n for n, text in enumerate(variants())}
+        rows = sorted((r for r in rows if _title(r) in order), key=lambda r: order[_title(r)])
         if args.runs:
             Path(args.runs).write_text(json.dumps([rows, replays, traces]), encoding="utf-8")
     if args.repairs:
@@ -254,11 +265,13 @@ def main() -> None:
     _draw(rows, replays, traces)
 
 
-def _draw(rows: list[Row], replays: dict[str, list[str]], traces: dict[str, Row]) -> None:
-    """A picture of each hole that has a trace, and none else."""
+def _draw(
+    rows: list[Row], replays: dict[str, list[str]], traces: dict[str, Row], only: str = ""
+) -> None:
+    """A picture of each hole that has a trace, and none else; ``only``: of files that begin so."""
     folder = ROOT / "docs" / "findings" / "pictures"
     folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.svg"):
+    for old in folder.glob(f"{only}*.svg"):
         old.unlink()
     for row in rows:
         key = _key(row)
@@ -267,13 +280,21 @@ def _draw(rows: list[Row], replays: dict[str, list[str]], traces: dict[str, Row]
             (folder.parent / _picture(key)).write_text(svg + "\n", encoding="utf-8")
 
 
-def _run_all() -> tuple[list[Row], dict[str, list[str]], dict[str, Row]]:
+def _kept(path: str | None) -> tuple[list[Row], dict[str, list[str]], dict[str, Row]]:
+    """What an earlier run left."""
+    if not path or not Path(path).exists():
+        return [], {}, {}
+    rows, replays, traces = json.loads(Path(path).read_text(encoding="utf-8"))
+    return rows, replays, traces
+
+
+def _run_all(texts: list[str]) -> tuple[list[Row], dict[str, list[str]], dict[str, Row]]:
     """Every verdict; what the replays of the traces print, and the traces, by `_key`."""
     guests = cache_directory("guests")
     program = guests / "orders"
     build(["make", "-s", "-C", ROOT / "tests" / "guests", f"OUT={guests}", program])
     with tempfile.TemporaryDirectory() as directory:
-        rows = _check(variants(), directory)
+        rows = _check(texts, directory)
         shown = [row for row in rows if _title(row) in (*DESIGNS, SEED)]
         paths = {_key(row): Path(directory, trace_name(*_place(row))) for row in shown}
         there = {key: path for key, path in paths.items() if path.exists()}
@@ -283,20 +304,52 @@ def _run_all() -> tuple[list[Row], dict[str, list[str]], dict[str, Row]]:
             return rows, dict(zip(there, replayed, strict=True)), traces
 
 
-def _write(rows: list[Row], replays: dict[str, list[str]], repairs: list[Row]) -> None:
+def _verdicts(rows: list[Row]) -> dict[tuple[str, str], str]:
+    return {(_title(row), row["property"]): _mark(row) for row in rows}
+
+
+def _page_of_all(verdicts: dict[tuple[str, str], str], repairs: str) -> None:
     told = Path(__file__).with_name("findings-told.md").read_text(encoding="utf-8")
     parts = {
-        "<!-- table -->": "\n".join(
-            verdict_table({(_title(row), row["property"]): _mark(row) for row in rows})
-        ),
-        "<!-- repairs -->": "\n".join(_repairs(repairs)),
+        "<!-- table -->": "\n".join(verdict_table(verdicts)),
+        "<!-- repairs -->": repairs,
         "<!-- later -->": "\n".join(_later()),
         "<!-- pages -->": " · ".join(f"[{name}](findings/{name}.md)" for name in DESIGNS),
     }
     for mark, text in parts.items():
         told = told.replace(mark, text)
+    (ROOT / "docs" / "findings.md").write_text(HEAD + told, encoding="utf-8")
+
+
+def _write_one(name: str, rows: list[Row], replays: dict[str, list[str]]) -> None:
+    """The page of one design, and its rows among those that are there."""
+    page = ROOT / "docs" / "findings.md"
+    tables: list[list[str]] = [[]]
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("|"):
+            tables[-1].append(line)
+        elif tables[-1]:
+            tables.append([])
+    (table,) = (t for t in tables if t and t[0].startswith("| design | `modified-code`"))
+    (repairs,) = (t for t in tables if t and t[0].startswith("| property |"))
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
+    kept = {
+        (row[0].strip("`"), prop.strip("`")): mark
+        for row in cells[2:]
+        for prop, mark in zip(cells[0][1:], row[1:], strict=True)
+    }
+    kept |= _verdicts(rows)
+    order = {text: n for n, text in enumerate(variants())}
+    known = sorted((k for k in kept if k[0] in order), key=lambda k: order[k[0]])
+    _page_of_all({key: kept[key] for key in known}, "\n".join(repairs))
+    (page.parent / "findings" / f"{name}.md").write_text(
+        _page(name, rows, [], replays), encoding="utf-8"
+    )
+
+
+def _write(rows: list[Row], replays: dict[str, list[str]], repairs: list[Row]) -> None:
     docs = ROOT / "docs"
-    (docs / "findings.md").write_text(HEAD + told, encoding="utf-8")
+    _page_of_all(_verdicts(rows), "\n".join(_repairs(repairs)))
     (docs / "findings").mkdir(exist_ok=True)
     for name in DESIGNS:
         mine = [row for row in rows if row["design"] == name]

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Run the kernel's SGX selftest under every design; docs/selftest-by-design.md is what came out.
 
-    .venv/bin/python tools/selftest_by_design.py > docs/selftest-by-design.md
+    .venv/bin/python tools/selftest_by_design.py [RUNS] > docs/selftest-by-design.md
+
+RUNS: a file that keeps what each run showed; only what is not in it is run.
 
 The selftest is a loader of Linux 6.0 that knows nothing of the other designs: without
 --carry-out it shows where such a loader breaks, with it which of its expectations are
@@ -77,6 +79,32 @@ class Run:
         if not self.carry_out and DEVICE not in {*law.paths, *law.aliases}:
             return (f"open {DEVICE}", "ENOENT", "—", f"the device is {law.paths[0]}")
         return ("—", "not what the test expects", "—", "no call was refused")
+
+
+class _Kept:
+    """Runs by design, in a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path) if path else None
+        self.runs: dict[str, Any] = {}
+        if self.path is not None and self.path.exists():
+            self.runs = json.loads(self.path.read_text(encoding="utf-8"))
+
+    def run(self, design: str, carry_out: bool, kernel: Selftest) -> Run:
+        key = f"{design} {int(carry_out)}"
+        if key in self.runs:
+            passed, skipped, refusals = self.runs[key]
+            found = object.__new__(Run)
+            found.design, found.carry_out = design, carry_out
+            found.passed, found.skipped = set(passed), skipped
+            found.refusals = {k: [tuple(r) for r in v] for k, v in refusals.items()}
+            return found
+        print(design, "--carry-out" if carry_out else "", file=sys.stderr)
+        found = Run(design, carry_out, kernel)
+        self.runs[key] = [sorted(found.passed), found.skipped, found.refusals]
+        if self.path is not None:
+            self.path.write_text(json.dumps(self.runs), encoding="utf-8")
+        return found
 
 
 def _refusals(record: Path, names: list[str]) -> dict[str, list[Reason]]:
@@ -178,13 +206,13 @@ def main() -> int:
     """Print the page; what is running goes to standard error."""
     kernel = selftest(PACKAGE)
     tests = kernel.tests()
+    kept = _Kept(sys.argv[1] if len(sys.argv) > 1 else "")
     designs = [v for name in DESIGNS for v in (name, *VARIANTS.get(name, ()))]
     runs = []
     for design in designs:
         pair = []
         for carry_out in (False, True):
-            print(design, "--carry-out" if carry_out else "", file=sys.stderr)
-            pair.append(Run(design, carry_out, kernel))
+            pair.append(kept.run(design, carry_out, kernel))
         runs.append((pair[0], pair[1]))
     reference = next(plain for plain, _ in runs if plain.design == REFERENCE)
     lines = [*_summary(runs, len(tests)), *_matrix(runs, tests), "## Where the others stop", ""]

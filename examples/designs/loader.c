@@ -30,10 +30,10 @@
 #include <softsgx_designs.h>
 #include "request.h"
 
-enum design { V20, LINUX, SAFE_TO_EXECUTE, SOURCE_VMA, SEGMENTS, IOC_MPROTECT, DESIGNS };
+enum design { V20, LINUX, SAFE_TO_EXECUTE, SOURCE_VMA, SEGMENTS, IOC_MPROTECT, ALLOWED_PROT, DESIGNS };
 
 static const char *const names[DESIGNS] = {"v20", "linux-", "safe-to-execute", "source-vma",
-					   "segments", "ioc-mprotect"};
+					   "segments", "ioc-mprotect", "allowed-prot"};
 
 static enum design design;
 static int fd;        /* the enclave */
@@ -119,6 +119,12 @@ static void let_driver_place(int prot)
 	base = (uint64_t)at;
 }
 
+/* The designs that want to know at EADD what a page may ever be mapped with. */
+static bool declares(void)
+{
+	return design == SEGMENTS || design == ALLOWED_PROT;
+}
+
 /* EADD. src is 0 for a page that the running enclave gets: it is zeroed, and has to be accepted. */
 static void add(uint64_t off, const uint8_t *src, uint64_t bytes, uint64_t flags, uint64_t segment)
 {
@@ -137,10 +143,10 @@ static void add(uint64_t off, const uint8_t *src, uint64_t bytes, uint64_t flags
 						    .flags = SGX_PAGE_MEASURE};
 
 		must(ioctl(fd, SGX_IOC_ENCLAVE_ADD_PAGES, &arg), "ADD_PAGES");
-	} else { /* SEGMENTS: a promise never to map the pages with more than `segment` */
+	} else { /* SEGMENTS, ALLOWED_PROT: a promise never to map the pages with more than `segment` */
 		struct sgx_add_region arg = {.src = (uint64_t)src, .offset = off, .length = bytes,
 					     .secinfo = (uint64_t)secinfo, .flags = src != NULL,
-					     .segment = design == SEGMENTS ? segment : 0};
+					     .segment = declares() ? segment : 0};
 
 		must(ioctl(fd, SGX_IOC_ADD_REGION, &arg), "ADD_REGION");
 	}
@@ -245,7 +251,7 @@ static void grow(uint64_t may)
 		exit(3);
 	}
 	/* Elsewhere a page is added by touching it: the driver's page fault handler does it. */
-	if (design == SEGMENTS || design == IOC_MPROTECT)
+	if (declares() || design == IOC_MPROTECT)
 		add(NEW_PAGE, NULL, PAGE, SECINFO_REG | may, may);
 	map(NEW_PAGE, PAGE, 3, may);
 }

@@ -357,3 +357,54 @@ def test_vm_may_makes_data_need_write_too(enclaves: Enclaves) -> None:
     lines = [*lines[: lines.index("0 mmap e all - -> 0") + 1], "0 iocmprotect e p0 rw"]
     assert enclaves(design, options, *lines)[-1] == "EACCES"
     assert enclaves.denied() == [("process", ["execmem"])]
+
+
+# -- what the mails of June 2019 claim -------------------------------------------------------------
+
+
+def declared(source: str, prot: str, perm: str = "rx", more: str = "") -> list[str]:
+    """Orders: an enclave with one more page, which is to be mapped with ``prot`` at most."""
+    add = f"p0 src={source} perm={perm} segment={prot}{more}"
+    return load("allowed-prot", add)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2", "v3", "v4"])
+def test_an_enclave_of_a_file_and_one_that_is_generated_are_told_apart(
+    enclaves: Enclaves, version: str
+) -> None:
+    """Cover letter: LSMs "implement policies for enclave pages that are functionally equivalent".
+
+    v3 asks SGX_EXECANON of both: its check of IS_PRIVATE was inverted.
+    """
+    design = f"allowed-prot:version={version}"
+    run = ["0 mmap e p0 rx", "0 call p0"]
+    # v3's own code page is refused, as is any.
+    options = LOADER if version != "v3" else LOADER + booleans(execanon=True)
+    assert enclaves(design, options, *declared("file_rx", "rx"), *run)[-1] == RUNS
+    generated = enclaves(design, options, *declared("anon_rw", "rx"), *run)[-1]
+    assert (generated == RUNS) == (version == "v3")
+
+
+@pytest.mark.parametrize("version", ["v2", "v4"])
+def test_mremap_carries_permissions_past_the_declaration(enclaves: Enclaves, version: str) -> None:
+    """findings: the hooks are mmap's and mprotect's; a mapping is moved without one."""
+    design = f"allowed-prot:version={version}"
+    pages = load("allowed-prot", "p0 src=anon_rw perm=rx segment=r",
+                 "p1 src=file_rx perm=rx segment=rx")  # fmt: skip
+    moved = ["0 mmap e p1 rx", "0 mremap p1 p0", "0 call p0"]
+    assert enclaves(design, LOADER, *pages, "0 mmap e p0 rx")[-1] == "EACCES"
+    assert enclaves(design, LOADER, *pages, *moved)[-1] == RUNS
+    assert enclaves.denied() == []
+
+
+def test_the_builders_vetting_goes_with_the_descriptor(enclaves: Enclaves, tmp_path: Path) -> None:
+    """findings: 6e79e1e0f, of whatever is asked at EADD: "an enclave's fd over SCM_RIGHTS"."""
+    other = tmp_path / "other"
+    shutil.copy(enclaves.program, other)
+    options = ("--selinux", "minimal", "--context", "generator_t", "--context", f"{other}=loader_t")
+    lines = ["0 open e rw", "0 create e", "0 add e p0 via=region src=anon_rw perm=rx segment=rx",
+             f"0 spawn 1 {other}", "0 send e 1", "1 recv e", "1 mmap e p0 rx"]  # fmt: skip
+    assert enclaves("allowed-prot", options, *lines)[-1] == "0"
+    # Built by itself it is refused.
+    mine = ["0 open e rw", "0 create e", "0 add e p0 via=region src=anon_rw perm=rx segment=rx"]
+    assert enclaves("allowed-prot", LOADER, *mine)[-1] == "EACCES"

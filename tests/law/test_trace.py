@@ -51,15 +51,20 @@ def test_every_rule_can_be_told_in_words(text: str) -> None:
 
 
 class _Recorder(Run):
-    """A Run that notes the LSM's questions and allows them."""
+    """A Run that notes the LSM's questions; those that may be denied as the environment says."""
 
-    def __init__(self) -> None:
+    def __init__(self, env: _Env) -> None:
         super().__init__(None)
+        self.env = env
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
     def ask(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> None:
         if when:
             self.asked.append((hook, what))
+
+    def granted(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> Value:
+        self.ask(hook, at, when=when, **what)
+        return self.env[f"granted({hook})"] if when else 1
 
 
 def _given(name: str, generator: random.Random) -> int:
@@ -144,7 +149,7 @@ def _compare(design: Design, name: str, paths: list[Path], seed: int) -> None:
         **cells,
         **{p: _Fields(f"{p}.", others) for p in ("enclave", "file", "process", "source")},
     )
-    run = _Recorder()
+    run = _Recorder(others)
     before = dict(others)
     rule_function = getattr(design, name)
     arguments = (run, at, _Fields("", others)) if rule_function.__code__.co_argcount > 2 else (at,)

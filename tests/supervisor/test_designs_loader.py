@@ -10,7 +10,15 @@ import pytest
 from tests.cache import ROOT, build, cache_directory, locked
 from tests.command import Softsgx
 
-DESIGNS = ["v20", "linux-6.0", "safe-to-execute", "source-vma", "segments", "ioc-mprotect"]
+DESIGNS = [
+    "v20",
+    "linux-6.0",
+    "safe-to-execute",
+    "source-vma",
+    "segments",
+    "ioc-mprotect",
+    "allowed-prot",
+]
 SAYS = {
     "file": "the enclave says: hello, you\n",
     "generated": "the enclave says: hello, you\n",

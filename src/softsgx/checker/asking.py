@@ -57,12 +57,14 @@ def asked_of(system: System, step: Step, before: State) -> list[list[Any]]:
 
 
 def _names(target: str) -> tuple[str, ...]:
-    return selinux.NAMES.get(target, _LETTERS)
+    return selinux.NAMES.get(selinux.INODE if target == "file" else target, _LETTERS)
 
 
 def _object(target: str, segment: int) -> str:
-    if target == selinux.PROCESS:
+    if target in (selinux.PROCESS, selinux.PROCESS2):
         return object_name("process")
+    if target in ("file", "path-file"):
+        return object_name("file")
     return object_name(f"segment{segment}" if segment else "device")
 
 

@@ -83,7 +83,7 @@ class Builder:
             "length_bytes": 2 * PAGE_BYTES, "offset_bytes": 0, "fixed": 1, "map_type": 1,
             "aligned": 1, "covered": 1,
             "same_enclave": 1, "segment_exists": 1, "size_is_power_of_two": 1,
-            "backing_bytes": 1 << 20, "sgx2": 1,
+            "backing_bytes": 1 << 20, "sgx2": int(self.world.design.sgx2),
         }  # fmt: skip
         given.update(what)
         if "prot" in given:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from softsgx.checker.permissions import KINDS
+from softsgx.checker.permissions import KINDS, PROCESS2
 from softsgx.designs.registry import DESIGNS
 from softsgx.law.values import RWX, mask_name
 
@@ -74,7 +74,13 @@ def policy_of(trace: dict[str, Any], sources: str = "") -> str:
             # The program's own code, where the world's enclave is one page that is entered.
             lines.append(f"(allow {t} sgx_segment_rx_t (anon_inode (read execute)))")
         for kind, bits in _held(trace, p).items():
-            names = " ".join(n for i, n in enumerate(KINDS[kind]) if bits >> i & 1)
+            held = [n for i, n in enumerate(KINDS[kind]) if bits >> i & 1]
+            more = " ".join(n for n in held if n in PROCESS2) if kind == "process" else ""
+            if more:
+                lines.append(f"(allow {t} self (process2 ({more})))")
+            names = " ".join(n for n in held if kind != "process" or n not in PROCESS2)
+            if not names:
+                continue
             target = {
                 "device": f"sgx_enclave_device_t (chr_file ({names}))",
                 "process": f"self (process ({names}))",

@@ -67,7 +67,7 @@ class SourceChoice:
         self.prot, self.may = self.fact("prot"), self.fact("may")
         self.modified, self.noexec = self.fact("modified"), self.fact("noexec")
         self.intact, self.allowed = self.fact("intact"), self.fact("allowed")
-        self.anonymous = no(self.fact("file"))
+        self.anonymous, self.shared = no(self.fact("file")), self.fact("shared")
         perms, execmem = self.fact("file_perms"), self.fact("execmem")
         if m.world.lsm != "selinux":  # m of files is all that AppArmor asks
             perms, execmem = perms & FILE_EXECUTE, 0
@@ -103,12 +103,19 @@ def load_rules(b: Builder, m: Move, at: At, r: Request) -> None:
         law.add_page(m, at, r)
 
 
-def secinfo(perm: Value, segment: Value = 0) -> Request:
-    """The arguments of an EADD: a PT_REG page with these permissions, into this segment."""
+def secinfo(b: Builder, perm: Value, declared: Value = 0, measure: Value = 0) -> Request:
+    """The arguments of an EADD: a PT_REG page with these permissions, and what is declared."""
     return Request(
         pt=PT_REG, perm=perm, flags=0, reserved_zero=1, tcs_valid=1, inside=1, backed=1,
-        in_a_file=1, measure=0, source_given=0, segment=segment,
+        in_a_file=1, measure=measure, source_given=0,
+        **({b.law.declares: declared} if b.law.declares else {}),
     )  # fmt: skip
+
+
+def _declared(b: Builder, m: Move) -> Value:
+    """What the caller declares of a page: a segment is one that exists, and has a bit."""
+    name = b.law.declares
+    return m.arg(name, 3, chosen=b.world.has_segments) if name else 0
 
 
 def add_moves(b: Builder, p: int, i: int) -> None:
@@ -117,12 +124,13 @@ def add_moves(b: Builder, p: int, i: int) -> None:
     at = b.ioctl(m, p)
     b.law.may_build(m, at, None)
     source = SourceChoice(m, p)
-    perm = m.arg("perm", 3)
-    segment = m.arg("segment", 3, chosen=True) if b.world.has_segments else 0
+    perm, declared = m.arg("perm", 3), _declared(b, m)
+    measure = no(m.arg("unmeasured", 1)) if b.law.sgx_permissions else 0
     at = b.at(m, p, page=m.page(i), source=source)
-    load_rules(b, m, at, secinfo(perm, segment))
+    load_rules(b, m, at, secinfo(b, perm, declared, measure))
+    allowed = source.allowed | m.vetted
     b.content(
-        m, i, written=0, allowed=source.allowed, intact=source.intact, noexec=source.noexec,
+        m, i, written=0, allowed=allowed, intact=source.intact, noexec=source.noexec,
         source_may=source.may, loaded=1,
     )  # fmt: skip
     b.page_changed(m, i, new=True)
@@ -142,7 +150,7 @@ def augment_moves(b: Builder, p: int, i: int) -> None:
     m = b.start("augment", p=p, i=i)
     at = b.ioctl(m, p)
     b.law.sgx2_ready(m, at, b.request(i))
-    r = secinfo(m.arg("perm", 3), m.arg("segment", 3, chosen=True) if b.world.has_segments else 0)
+    r = secinfo(b, m.arg("perm", 3), _declared(b, m))
     at = b.at(m, p, page=m.page(i))
     b.law.validate_augment(m, at, r)
     if b.has_rule("validate_segment"):

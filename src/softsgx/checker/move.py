@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from softsgx.checker.circuit import Chosen
-from softsgx.checker.world import EXECMOD, READ, SEGMENTS, World
+from softsgx.checker.permissions import PROCESS2, SEGMENTS
+from softsgx.checker.sources import FILE_EXECMOD, FILE_EXECUTE, FILE_SGX_EXECUTE
+from softsgx.checker.world import EXECMOD, READ, World
 from softsgx.law.rule import At, Request
-from softsgx.law.values import RWX, Value, W, X, eq, has, ite, no, subset
+from softsgx.law.values import RWX, Value, W, X, eq, has, implies, ite, no, subset
 from softsgx.lsm import apparmor, selinux
 
 __all__ = ["File", "LocalCell", "Move", "StateCell"]
@@ -105,6 +107,13 @@ class File:
         return self._page(start)
 
 
+class _OfSource:
+    """The file that a page is added from."""
+
+    def __init__(self, private: Value) -> None:
+        self.private, self.unmediated, self.allow, self.fmode = private, 0, 0, 3
+
+
 class Move:
     """A kind of step: ``name`` and who does it, its arguments, guard and next state.
 
@@ -123,6 +132,7 @@ class Move:
         self.guard = world.vars["ready"].lits[0]
         self.new: dict[str, tuple[int, ...]] = {}
         self.asked_x: Value = 0
+        self.vetted: Value = 0
         self.rules: dict[str, None] = {}
         self.asks: list[tuple[str, Value, Value]] = []
         self.enclave = StateCell(self, "enclave.", {"dead": 0, "size": 0})
@@ -169,13 +179,21 @@ class Move:
 
     def ask(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> None:
         """The module's questions of a hook, if it has it."""
+        self.require(self.granted(hook, at, when=when, **what))
+
+    def granted(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> Value:
+        """The condition that what a hook asks is held; in ``vetted``: that of content was asked."""
         rule = getattr(_HOOKS[self.world.lsm], hook, None)
+        questions = _Questions(self, when)
         if rule is not None:
-            rule(_Questions(self, when), at, Request(**what))
+            rule(questions, at, Request(**what))
+            self.vetted = self.vetted | (questions.vets & questions.held)
             if self.world.lsm == "apparmor" and "prot" in what:
                 # It heard of X, whether it remembered an answer or not.
                 heard = ite(when, what["prot"], 0)
-                self.asked_x = self.asked_x | (has(heard, X) & no(at.file.unmediated))
+                if hook in ("mmap_file", "file_mprotect"):
+                    self.asked_x = self.asked_x | (has(heard, X) & no(at.file.unmediated))
+        return questions.held
 
     # -- places ----------------------------------------------------------------------------
 
@@ -204,19 +222,43 @@ class _Questions:
 
     def __init__(self, move: Move, when: Value) -> None:
         self._move, self._when = move, when
+        self.held: Value = 1
+        self.vets: Value = 0
+
+    def need(self, _errno: int, cond: Value, _why: str = "") -> None:
+        """What was asked is held."""
+        self.held = self.held & cond
+
+    def source(self, at: Any) -> tuple[Any, Any]:
+        """The file behind a source, S_PRIVATE where there is none."""
+        obj = _OfSource(at.source.anonymous)
+        return At(file=obj, process=at.process, area=None), obj
 
     def av(self, at: Any, target: str, perms: Value, **_cmd: int) -> None:
         """The process holds ``perms`` on the target."""
         move, world = self._move, self._move.world
         p = at.process.index
         perms = ite(self._when, perms, 0)
-        if target in (selinux.PROCESS, selinux.INODE):
-            segment: Value = at.file.segment if target == selinux.INODE else 0
+        if target == selinux.INODE and isinstance(at.file, _OfSource):
+            self._of_file(p, perms)
+            return
+        segment: Value = 0
+        if target in (selinux.PROCESS, selinux.PROCESS2, selinux.INODE):
+            segment = at.file.segment if target == selinux.INODE else 0
             move.asks.append((target, perms, segment))
         if target == selinux.PROCESS:
-            execmem = move.get(f"may{p}.process")
-            move.need(0, subset(perms, ite(execmem, selinux.EXECMEM, 0)))
-            move.asked_x = move.asked_x | has(perms, selinux.EXECMEM)
+            execmem = has(move.get(f"may{p}.process"), 1)
+            self.need(0, subset(perms, ite(execmem, selinux.EXECMEM, 0)))
+            asked = has(perms, selinux.EXECMEM)
+            self.vets = self.vets | asked
+            move.asked_x = move.asked_x | asked
+        elif target == selinux.PROCESS2:
+            own = move.get(f"may{p}.process")
+            granted: Value = 0
+            for k in range(len(PROCESS2)):
+                granted = granted | ite(has(own, 2 << k), 1 << k, 0)
+            self.need(0, subset(perms, granted))
+            self.vets = self.vets | has(perms, selinux.SGX_EXECANON)
         elif target == selinux.INODE:
             held: Value = move.get(f"may{p}.device")
             for s in SEGMENTS if world.has_segments else ():
@@ -225,8 +267,22 @@ class _Questions:
                     held = ite(eq(segment, s), move.get(name), held)
             # world's EXECMOD bit is SELinux's mask's bit 6.
             held = (held & RWX) | ite(has(held, EXECMOD), selinux.EXECMOD, 0) | _GRANTED
-            move.need(0, subset(perms, held))
+            self.need(0, subset(perms, held))
             move.asked_x = move.asked_x | has(perms, selinux.EXECUTE) | has(perms, selinux.EXECMOD)
+
+    def _of_file(self, p: int, perms: Value) -> None:
+        """Of the file that a page comes from: EXECUTE, EXECMOD, SGX_EXECUTE; others are granted."""
+        move = self._move
+        own, held, asked = move.get(f"may{p}.file"), _GRANTED | RWX & ~selinux.EXECUTE, self.vets
+        for bit, perm in (
+            (FILE_EXECUTE, selinux.EXECUTE), (FILE_EXECMOD, selinux.EXECMOD),
+            (FILE_SGX_EXECUTE, selinux.SGX_EXECUTE),
+        ):  # fmt: skip
+            held = held | ite(has(own, bit), perm, 0)
+            asked = asked | has(perms, perm)
+        move.asks.append(("file", perms, 0))
+        self.need(0, subset(perms, held))
+        self.vets = asked
 
     # AppArmor remembers of a file which permissions were granted on it, and for which
     # profiles. Here profiles that allow the same are one, for they give the same answers.
@@ -250,6 +306,12 @@ class _Questions:
         """
         move, p = self._move, at.process.index
         mask = ite(self._when, mask, 0)
+        if isinstance(at.file, _OfSource):
+            asked = has(mask, apparmor.M)
+            move.asks.append(("path-file", mask, 0))
+            self.need(0, implies(asked, has(move.get(f"may{p}.file"), FILE_EXECUTE)))
+            self.vets = self.vets | asked
+            return
         move.asks.append(("path", mask, 0))
         known = self._checked_others(p)
         elsewhere: Value = 0
@@ -257,9 +319,9 @@ class _Questions:
             elsewhere = elsewhere | value
         again = others & no(elsewhere)
         own: Value = 1 if op == "open" else no(move.get(f"process{p}.checked")) | again
-        move.need(0, subset(ite(own, mask, 0), self._may(p)))
+        self.need(0, subset(ite(own, mask, 0), self._may(p)))
         for q, value in known.items():
-            move.need(0, subset(ite(others & value, mask, 0), self._may(q)))
+            self.need(0, subset(ite(others & value, mask, 0), self._may(q)))
 
     def unconfined(self, _at: Any) -> Value:
         """Every process is confined."""
@@ -277,8 +339,10 @@ class _Questions:
         return no(elsewhere)
 
     def remember(self, at: Any, _obj: Any, mask: Value) -> None:
-        """What was granted, and for whom."""
+        """What was granted on the device's file, and for whom."""
         move, p = self._move, at.process.index
+        if isinstance(at.file, _OfSource):
+            return
         mask = ite(self._when, mask, 0)
         move.set("enclave.granted", move.get("enclave.granted") | mask)
         for q in range(move.world.n_processes):

@@ -57,7 +57,7 @@ def _entries(b: Builder, p: int) -> None:
             page = LocalCell(b.world.page_schema)
             source = SourceChoice(m, p)
             at = b.at(m, p, page=page, source=source)
-            load_rules(b, m, at, secinfo(prot, prot if b.world.has_segments else 0))
+            load_rules(b, m, at, secinfo(b, prot, prot, 1))
             vma = LocalCell(b.world.vma_schema)
             _entry_mapping(b, m, p, way, page, vma, prot)
             seen = At(page=page, vma=vma, enclave=At(created=1, initialized=1, dead=0))

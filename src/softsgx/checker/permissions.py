@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from softsgx.checker.world import SEGMENTS
 from softsgx.errors import UsageError
 from softsgx.law.values import mask_name
+from softsgx.lsm import selinux
+from softsgx.lsm.selinux import NAMES
 
-__all__ = ["KINDS", "object_name", "parse_permissions"]
+__all__ = ["KINDS", "PROCESS2", "SEGMENTS", "object_name", "parse_permissions"]
 
+SEGMENTS = range(1, 8)
 _INODE = ("read", "write", "execute", "execmod")
+PROCESS2 = NAMES[selinux.PROCESS2]
+"""Permissions of class process2, which the world keeps beside EXECMEM."""
 KINDS: dict[str, tuple[str, ...]] = {
     "device": _INODE,
-    "process": ("execmem",),
-    "file": ("execute", "execmod"),
+    "process": ("execmem", *PROCESS2),
+    "file": ("execute", "execmod", "sgx_execute"),
 } | {f"segment{s}": _INODE for s in SEGMENTS}
 """Each object of a process's permissions, and their names from bit 0 on."""
 

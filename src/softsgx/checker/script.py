@@ -84,6 +84,8 @@ class _Writer:
         self.sources = f" dir={sources}" if sources else ""
         self.design = str(trace["design"])
         self.via = _via(self.design)
+        law = DESIGNS.get(self.design)
+        self.declares = law.declares if law is not None else ""
         self.reserved: set[int] = set()
         self.entered: dict[int, str] = {}  # how TCS and stack were mapped
         self.coded: set[int] = set()
@@ -139,7 +141,7 @@ class _Writer:
 
     def _create(self, _s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
         yield Order(f"{p} create e")
-        auto = " segment=auto" if self.design == "segments" else ""
+        auto = " segment=auto" if self.declares else ""
         yield from self._base(p, auto)
         self.created = True
         if self.design == "segments":  # before anything else is mapped there
@@ -162,7 +164,8 @@ class _Writer:
         yield Order(f"{p} add e base via={self.via}{auto}{self.own}{sources}")
 
     def _segment(self, s: dict[str, Any]) -> str:
-        return f" segment={_mask(s['segment'])}" if "segment" in s else ""
+        more = f" segment={_mask(s[self.declares])}" if s.get(self.declares) else ""
+        return more + (" measure=0" if s.get("unmeasured") else "")
 
     def _add(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
         more = f"src={_SOURCES[s['source']]} perm={_mask(s['perm'])}{self._segment(s)}"

@@ -9,20 +9,28 @@ from collections.abc import Iterator
 from typing import Any
 
 from softsgx.checker.confine import device_of, domain, profile
+from softsgx.checker.permissions import PROCESS2
 from softsgx.checker.script import Order
+from softsgx.designs.base import Design
+from softsgx.designs.registry import DESIGNS
 from softsgx.law.values import mask_name
 
 __all__ = ["NAMES", "NotSeenError", "Seen", "Taken"]
 
 _PROT = 2  # where mmap and mprotect have their prot
-_ORDER = ("read", "write", "execute", "execmod", "execmem")
+_ORDER = ("read", "write", "execute", "execmod", "execmem", *PROCESS2, "file execmod")
 _CALLS = {
     "mmap": "mmap", "mmap-segment": "mmap", "map-segment": "SGX_IOC_MAP_SEGMENT",
     "mprotect": "mprotect", "ioc-mprotect": "SGX_IOC_MPROTECT",
 }  # fmt: skip
-_X_PERMS = {"execute", "execmod", "execmem"}
+_X_PERMS = {"execute", "execmod", "execmem", "sgx_execanon", "sgx_execute"}
 NAMES = {"r": "read", "w": "write", "m": "execute"}
 """AppArmor's letters, as permissions of an inode."""
+
+
+def _plain(kind: str, name: str) -> str:
+    """A permission as `Seen.granted` has it: the file's own are told from the device's."""
+    return f"file {name}" if kind == "file" else name
 
 
 class Taken:
@@ -149,7 +157,11 @@ class Seen:
             mine = self.label(p) in v["subject"].split(":")
             if mine and not v["denied"] and (self._is(v, i) or "execmem" in v["asked"]):
                 found |= {NAMES.get(a, a) for a in v["asked"]}
-        return found & {"read", "write", "execute", "execmod", "execmem"}
+            if mine and not v["denied"] and v["tclass"] == "process2":
+                found |= set(v["asked"])
+            if mine and not v["denied"] and v["tclass"] == "file":
+                found |= {"file execmod"} & {f"file {a}" for a in v["asked"]}
+        return found & set(_ORDER)
 
     def words(self, perms: set[str]) -> str:
         """Permissions by the names of the LSM."""
@@ -164,7 +176,8 @@ class Seen:
         for s in sets:
             if s <= got:
                 raise NotSeenError(f"process {p} was granted {self.words(s)}")
-        words = self.words(got - {"execmem"}) or "nothing"
+        own = {"execmem", "file execmod", *PROCESS2}
+        words = self.words(got - own) or "nothing"
         also = " (and EXECMEM on itself)" if "execmem" in got else ""
         return (
             f"the LSM granted process {p} {words} on what it mapped{also},"
@@ -173,11 +186,12 @@ class Seen:
 
     def without_authority(self, p: int, i: int) -> str:
         """That process ``p`` was not granted what running modified code takes."""
-        only = self.trace["design"] == "safe-to-execute" and self.lsm == "selinux"
-        sets = ({"execmod"},) if only else ({"write", "execute"}, {"execmod"})
-        if self.lsm == "apparmor":
-            sets = sets[:1]  # it has no EXECMOD
-        return self.lacks(p, i, *sets)
+        cls = DESIGNS.get(self.trace["design"])
+        if self.lsm == "apparmor" or cls is None:
+            ways = Design.authority[:1] if self.lsm == "apparmor" else Design.authority
+        else:
+            ways = cls(**self.trace["options"]).authority
+        return self.lacks(p, i, *({_plain(*one) for one in way} for way in ways))
 
     def not_asked_x(self, step: int) -> None:
         """Nobody was asked for anything like EXECUTE in a step."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from softsgx.law.values import RW, RWX, R, W, X
 
-__all__ = ["FILE_EXECMOD", "FILE_EXECUTE", "SOURCES", "SourceKind"]
+__all__ = ["FILE_EXECMOD", "FILE_EXECUTE", "FILE_SGX_EXECUTE", "SOURCES", "SourceKind"]
 
-FILE_EXECUTE, FILE_EXECMOD = 1, 2
+FILE_EXECUTE, FILE_EXECMOD, FILE_SGX_EXECUTE = 1, 2, 4
 """Permissions of the loader on the file that the enclave is built from."""
 
 
@@ -28,7 +28,7 @@ class SourceKind:
 
     __slots__ = (
         "allowed", "execmem", "file", "file_perms", "intact", "may", "modified", "noexec", "prot",
-        "words",
+        "shared", "words",
     )  # fmt: skip
 
     def __init__(
@@ -37,6 +37,7 @@ class SourceKind:
     ) -> None:  # fmt: skip
         self.words, self.prot, self.may, self.file, self.modified = words, prot, may, file, modified
         self.file_perms, self.execmem = file_perms, execmem
+        self.shared = int(" mapped shared " in words)
         self.noexec = int(not may & X)
         self.intact = int(file and not modified)
         self.allowed = int(bool(prot & X))

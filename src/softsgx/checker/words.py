@@ -16,7 +16,7 @@ from softsgx.law.values import mask_name
 
 __all__ = ["APPARMOR", "permission_words", "rule_words", "step_words"]
 
-APPARMOR = {"device": ("r", "w", "m", ""), "file": ("m", ""), "process": ("",)}
+APPARMOR = {"device": ("r", "w", "m", ""), "file": ("m", "", ""), "process": ("",) * 7}
 """The names of permissions, where they are AppArmor's."""
 _STEPS = {
     "open": "process {p} opens the device {fmode}",
@@ -45,6 +45,8 @@ _STEPS = {
     "remove": "process {p} removes page {i} (EREMOVE)",
     "extend": "process {p} extends page {i} by {perm} (SGX_IOC_EXTEND_PERMISSIONS)",
 }
+_DECLARED = {"prot": "to be mapped at most"}
+"""What a loader declares of a page (`Design.declares`), but for segments."""
 _WAYS = {
     "mmap": "mmap RW",
     "mmap-validate": "mmap RW, MAP_SHARED_VALIDATE",
@@ -81,6 +83,10 @@ def step_words(step: Step) -> str:
         known["source"] = SOURCES[args["source"]].words
     segment = args.get("segment")
     known["segment"] = f", into segment {mask_name(segment)}" if segment else ""
+    for name in [n for n in _DECLARED if move.name in ("add", "augment") and n in args]:
+        known["segment"] = f", {_DECLARED[name]} {mask_name(args[name])}"
+    if args.get("unmeasured"):
+        known["segment"] += ", unmeasured"
     known["of"] = f"segment {mask_name(segment)}" if segment else ""
     template = _STEPS.get(move.name, move.name + " {p}")
     return template.format_map(known)

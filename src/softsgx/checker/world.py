@@ -18,20 +18,20 @@ from __future__ import annotations
 from typing import Any
 
 from softsgx.checker.circuit import TRUE, Graph
+from softsgx.checker.permissions import KINDS, PROCESS2, SEGMENTS
+from softsgx.designs.base import Design
 from softsgx.law.rule import At
 from softsgx.law.state import Schema
 from softsgx.law.values import RWX, Value, W, X, eq, has, ite, no
 from softsgx.mm.rules import VMA
 
-__all__ = ["AUTHORITY", "PAGE_BYTES", "SEGMENTS", "Var", "World"]
+__all__ = ["PAGE_BYTES", "SEGMENTS", "Var", "World"]
 
 PAGE_BYTES = 4096
 BASE = 0x10000000
-SEGMENTS = range(1, 8)
 
 # Permissions on an object: bits of the variables may{p}.device and may{p}.segment{s}.
 READ, WRITE, EXECUTE, EXECMOD = 1, 2, 4, 8
-AUTHORITY = ("write and execute, or execmod", "execmod")
 
 _GHOSTS = {
     "written": 1,  # modified since it was loaded
@@ -93,8 +93,9 @@ class World:
         for p in range(self.n_processes):
             for name in self.objects:
                 add(f"may{p}.{name}", 4, frozen=True)
-            add(f"may{p}.process", 1, frozen=True)
-            add(f"may{p}.file", 2, frozen=True)
+            more = int(self.design.sgx_permissions)
+            add(f"may{p}.process", 1 + len(PROCESS2) * more, frozen=True)
+            add(f"may{p}.file", 2 + more, frozen=True)
             for field in ("fd", "started", "entry", "code"):
                 add(f"process{p}.{field}", 1)
             if self.has_segments:
@@ -156,12 +157,6 @@ class World:
             return no(page.safe)
         return has(self.page_bound(page), W | X)
 
-    @property
-    def authority_words(self) -> str:
-        """What counts as authority to run modified code in this design."""
-        only = "safe" in self.page_schema.fields and self.lsm == "selinux"
-        return AUTHORITY[1] if only else AUTHORITY[0]
-
     def holds(self, p: int, vma: Any) -> Value:
         """The permissions of process ``p`` on the object that a VMA is of.
 
@@ -173,7 +168,7 @@ class World:
         device = self.now(f"may{p}.device")
         if not self.has_segments:
             return device
-        execmem = self.now(f"may{p}.process")
+        execmem = has(self.now(f"may{p}.process"), 1)
         mask: Value = device
         for s in SEGMENTS:
             if len(self.objects) > 1:
@@ -187,11 +182,16 @@ class World:
 
     def authority(self, p: int, i: int) -> Value:
         """The condition that ``p`` may run modified code through its VMA of page ``i``."""
-        held = self.holds(p, self.vma_now(p, i))
-        execmod = has(held, EXECMOD)
-        if self.authority_words == AUTHORITY[1]:
-            return execmod
-        return has(held, WRITE | EXECUTE) | execmod
+        device = self.holds(p, self.vma_now(p, i))
+        ways = self.design.authority if self.lsm == "selinux" else Design.authority
+        found: Value = 0
+        for way in ways:
+            every: Value = 1
+            for kind, name in way:
+                held = device if kind == "device" else self.now(f"may{p}.{kind}")
+                every = every & has(held, 1 << KINDS[kind].index(name))
+            found = found | every
+        return found
 
     def page_now(self, i: int) -> Any:
         """Page ``i`` before the step, read-only."""

@@ -9,14 +9,16 @@ from softsgx.errors import UsageError
 from softsgx.policy.apparmor import AppArmorPolicy
 from softsgx.policy.apparmor_lsm import UNCONFINED, AppArmorLsm
 from softsgx.policy.labels import PathLabels
+from softsgx.policy.merge import merged
 from softsgx.policy.native import compile_cil, image_to_cil
-from softsgx.policy.selinux import MINIMAL, SELinuxPolicy, read_policy
+from softsgx.policy.selinux import MINIMAL, SGX_MODULE, SELinuxPolicy, read_policy
 from softsgx.policy.selinux_lsm import SELinuxLsm, full_context
 from softsgx.supervisor.state.confinement import Confinement
 
 __all__ = ["confinement", "load_selinux"]
 
 _SELINUX = ("context", "boolean", "permissive", "file-contexts")
+_OWN = {"minimal": MINIMAL, "sgx": SGX_MODULE}
 _VALUES = {"on": True, "1": True, "true": True, "off": False, "0": False, "false": False}
 
 
@@ -46,11 +48,13 @@ def confinement(chosen: dict[str, Any], program: str) -> Confinement:
 
 
 def load_selinux(files: list[str], booleans: dict[str, bool], enforcing: bool) -> SELinuxPolicy:
-    """A policy, with CIL modules compiled in: ``files[1:]``. "minimal" is softsgx's own.
+    """A policy, with CIL modules compiled in: ``files[1:]``.
+
+    "minimal" is softsgx's own, "sgx" a module with the permissions that no policy ships.
 
     Raises UsageError, UnsupportedError.
     """
-    paths = [MINIMAL if name == "minimal" else name for name in files]
+    paths = [_OWN.get(name, name) for name in files]
     if len(paths) == 1:
         return SELinuxPolicy.load(paths[0], booleans=booleans, enforcing=enforcing)
     sources, contexts = [], b""
@@ -61,7 +65,7 @@ def load_selinux(files: list[str], booleans: dict[str, bool], enforcing: bool) -
             # A compiled policy's own text is CIL without the path labels.
             image, contexts = read_policy(path)
             sources.append((os.path.basename(path), image_to_cil(image, path).encode()))
-    image, more = compile_cil(sources, " and ".join(paths))
+    image, more = compile_cil(merged(sources), " and ".join(paths))
     return SELinuxPolicy(
         image, paths[0], booleans=booleans, enforcing=enforcing, file_contexts=contexts + more
     )
@@ -98,7 +102,7 @@ def _selinux(chosen: dict[str, Any]) -> Confinement:
         raise UsageError(f"{policy.where}: the policy has no initial context of the kernel")
     labels = PathLabels(policy, file_contexts=chosen.get("file-contexts"))
     setup = {
-        "policy": [n if n == "minimal" else os.path.abspath(n) for n in chosen["selinux"]],
+        "policy": [n if n in _OWN else os.path.abspath(n) for n in chosen["selinux"]],
         "booleans": booleans,
         "enforcing": enforcing,
         "context": start or "",

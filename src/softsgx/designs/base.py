@@ -17,8 +17,9 @@ from softsgx.sdm.leaves import ATTR_DEBUG, ATTR_KSS, ATTR_MODE64BIT
 from softsgx.sgx.epcm import PAGE
 from softsgx.sgx.pagerules import PageRules
 
-__all__ = ["SIGBUS", "Design"]
+__all__ = ["SIGBUS", "Design", "Ways"]
 
+Ways = tuple[tuple[tuple[str, str], ...], ...]
 SIGBUS = 7
 """The answer of a `fault` rule that has no page to give: the signal, not an errno."""
 
@@ -34,6 +35,13 @@ class Design(MmRules, PageRules):
     AEX-Notify (and EDECCSSA, which came with it). total_bytes: whether /sys tells the EPC's size
     (commit 50468e431335, "x86/sgx: Add an attribute for the amount of SGX memory in a NUMA node",
     in v5.17). options: name → (values, default first).
+    declares: what the caller of ADD_REGION says beside SECINFO, by the name that rules have for
+    it ("": nothing, the field has to be 0). absent_none: where no page is, a mapping has to be
+    PROT_NONE; a page of EAUG is made by ADD_REGION first. maps_anew: mprotect gives nothing that
+    the mapping did not have when it was made. sgx_permissions: SELinux is asked for
+    permissions of class process2 that no policy ships. authority: what a process has to hold to
+    run modified code, by SELinux: ways, each of which is (object, permission) pairs of
+    `softsgx.checker.permissions.KINDS`; the device stands for whatever object is mapped.
     repairs: those of the options that no mail has (changes that close a hole which the
     checker found), each with what later kernels and patches did about it. repaired: the
     values of options with which every property holds, by SELinux's questions.
@@ -48,6 +56,14 @@ class Design(MmRules, PageRules):
     total_bytes = False
     maps_whole = False
     tcs_words = False
+    declares = ""
+    absent_none = False
+    maps_anew = False
+    sgx_permissions = False
+    authority: ClassVar[Ways] = (
+        (("device", "write"), ("device", "execute")),
+        (("device", "execmod"),),
+    )
     page_schema = PAGE
     options: ClassVar[dict[str, tuple[str, ...]]] = {}
     repairs: ClassVar[dict[str, str]] = {}

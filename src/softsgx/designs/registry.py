@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from softsgx.designs.allowed_prot import AllowedProt
 from softsgx.designs.base import Design
 from softsgx.designs.ioc_mprotect import IocMprotect
 from softsgx.designs.linux import DEFAULT, Linux60, Linux511
@@ -15,10 +16,10 @@ from softsgx.errors import UsageError
 
 __all__ = ["DESIGNS", "design_text", "make_design"]
 
-DESIGNS: dict[str, type[Design]] = {
-    cls.name: cls
-    for cls in (DEFAULT, Linux60, Linux511, V20, SafeToExecute, SourceVma, Segments, IocMprotect)
-}
+_SHIPPED = (DEFAULT, Linux60, Linux511)
+_MAY_2019 = (V20, SafeToExecute, SourceVma, Segments, IocMprotect)
+
+DESIGNS: dict[str, type[Design]] = {cls.name: cls for cls in (*_SHIPPED, *_MAY_2019, AllowedProt)}
 """Every design that can be selected, the default first."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from errno import EACCES
 from typing import Any, ClassVar
 
+from softsgx.designs.base import Ways
 from softsgx.designs.seed import LATER_ELRANGE, LATER_OPEN, LATER_SOURCE_MAY, SeedDesign
 from softsgx.law.rule import Context, rule
 from softsgx.law.values import RW, Value, W, X, any_, has, implies, ite, minus, no
@@ -29,6 +30,7 @@ class SafeToExecute(SeedDesign):
     """
 
     name = "safe-to-execute"
+    authority: ClassVar[Ways] = ((("device", "execmod"),),)
     title = "Lutomirski's first idea: EADD from executable memory is safe to execute, until written"
     page_schema = PAGE.extend(safe=1, mapped=3, source_may=3)
     vma_schema = VMA.extend(execmod=1)

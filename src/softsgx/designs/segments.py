@@ -27,6 +27,7 @@ class Segments(SeedDesign):
     """
 
     name = "segments"
+    declares = "segment"
     title = "Lutomirski's proposal: up to 7 segment inodes an enclave, each with a label"
     maps_whole = True
     page_schema = PAGE.extend(segment=3)

@@ -14,7 +14,13 @@ from typing import Any
 
 from softsgx.device.files import EnclaveFile
 from softsgx.device.ioctls import Ioctl, add_range, each_page, place, secinfo_request
-from softsgx.device.ioctls_designs import ioc_mprotect, map_segment, rows_of, segment_of_add
+from softsgx.device.ioctls_designs import (
+    declare,
+    ioc_mprotect,
+    map_segment,
+    rows_of,
+    segment_of_add,
+)
 from softsgx.device.ioctls_v20 import add_one
 from softsgx.law.rule import Request, Stop
 from softsgx.law.values import RW
@@ -44,7 +50,7 @@ class CarryOut:
         # The device is mapped PROT_NONE, and permissions come later.
         self.none_first = _none_first(self.law)
         # Linux's own mmap and mprotect suit the design.
-        self.plain = not self.law.maps_whole and not self.none_first
+        self.plain = not (self.law.maps_whole or self.none_first or self.law.absent_none)
 
     @staticmethod
     def is_idle(design: Any) -> bool:
@@ -79,11 +85,11 @@ class CarryOut:
             law.validate_range(device.run, at, params)
             r = secinfo_request(process, params.secinfo)
             law.validate_secinfo(device.run, at, r)
-            segmented = getattr(law, "validate_segment", None) is not None
             perm = RW if r.pt == PT_TCS else r.perm
-            r.__dict__["segment"] = perm if segmented else 0
-            segment = segment_of_add(device, process, file, r)
             measure = bool(params.flags & uapi.SGX_PAGE_MEASURE)
+            r.__dict__.update(measure=int(measure), source_given=1)
+            declare(law, r, perm if law.declares else 0)
+            segment = segment_of_add(device, process, file, r)
             done, stop = add_range(
                 device, process, file, params, r, law.add_region, measure=measure
             )
@@ -137,8 +143,12 @@ class CarryOut:
             or not file.inside(start, end)
         )
         whole = self.law.maps_whole
+        if self.law.absent_none and not ordinary:
+            return self._give(process, file, start, end, prot, anew=True)
         if ordinary or (not whole and not prot):
-            asked = 0 if self.none_first and not file.segment else prot
+            # A loader that tries the device before CREATE gets a mapping all the same.
+            early = self.law.absent_none and not e.created
+            asked = 0 if (self.none_first or early) and not file.segment else prot
             if placed_at is not None and getattr(self.law, "ioc_mprotect", None) is not None:
                 # "skips alignment stuff if MAP_FIXED": a loader that tries the device with one
                 # page gets it where Linux would have put it.
@@ -182,19 +192,28 @@ class CarryOut:
             here = stop_at
         return Outcome(effects=effects)
 
-    def _give(self, process: Any, file: EnclaveFile, start: int, end: int, prot: int) -> Outcome:
-        """Permissions for a range of the device's mapping, in the design's way."""
+    def _give(
+        self, process: Any, file: EnclaveFile, start: int, end: int, prot: int, *,
+        anew: bool = False,
+    ) -> Outcome:  # fmt: skip
+        """Permissions for a range of the device's mapping, in the design's way.
+
+        anew: by a mapping in place of what is there.
+        """
         law = self.law
         segmented = getattr(law, "map_segment", None) is not None
         if segmented and not prot:
             return Outcome()  # the device's mapping has none
-        if prot and self.none_first:
+        if prot and (self.none_first or (law.absent_none and law.sgx2)):
             try:
                 self._augment(process, file, start, end, prot)
             except Stop as stop:
                 return Outcome(errno=stop.errno, why=stop.why)
         if prot and getattr(law, "ioc_mprotect", None) is not None:
             return ioc_mprotect(self.device, process, file, start, end, prot)
+        if law.maps_anew or anew:
+            fixed = MAP_SHARED | MAP_FIXED
+            return mmap(process.mm, start, end - start, prot, fixed, file, 0, None)
         if not segmented:
             return mprotect(process.mm, start, end - start, prot)
         e, schema = file.enclave, file.enclave.page_schema
@@ -214,7 +233,8 @@ class CarryOut:
         e, schema = file.enclave, file.enclave.page_schema
         if not e.initialized:
             return
-        r = Request(perm=prot, segment=prot if self.law.maps_whole else 0)
+        r = Request(perm=prot, measure=0, source_given=0)
+        declare(self.law, r, prot if self.law.declares else 0)
         first, last = max(start, e.base) - e.base >> 12, min(end, e.end) - e.base >> 12
         for a, b, word in list(e.pages.runs(first, last)):
             if not schema.get(word, "present"):

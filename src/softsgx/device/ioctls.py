@@ -220,8 +220,11 @@ def add_range(
 def _unreadable(source: Any) -> Any:
     from softsgx.device.memory import Source
 
-    facts = {"mapped": source.mapped, "found": source.found}
-    return Source(source.start, source.end, 0, source.may, **facts)
+    names = ("mapped", "found", "anonymous", "modified", "shared", "path")
+    facts = {name: getattr(source, name) for name in names}
+    found = Source(source.start, source.end, 0, source.may, **facts)
+    found.security = source.security
+    return found
 
 
 def _init(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:

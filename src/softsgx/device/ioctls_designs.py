@@ -31,7 +31,9 @@ from softsgx.uapi import designs as uapi
 from softsgx.uapi.mman import MAP_FIXED, MAP_SHARED
 from softsgx.uapi.sgx import SGX_PAGE_MEASURE
 
-__all__ = ["DESIGN_IOCTLS", "ioc_mprotect", "map_segment", "rows_of", "segment_of_add"]
+__all__ = [
+    "DESIGN_IOCTLS", "declare", "ioc_mprotect", "map_segment", "rows_of", "segment_of_add",
+]  # fmt: skip
 
 _O_CLOEXEC = 0o2000000
 _TOP = 1 << 64
@@ -55,9 +57,8 @@ def _add_region(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     _need(EINVAL, not params.flags & ~SGX_PAGE_MEASURE, "known flags")
     law.validate_range(k, at, params)
     r = secinfo_request(process, params.secinfo)
-    r.__dict__.update(
-        segment=params.segment, measure=int(params.flags), source_given=int(params.src != 0)
-    )
+    r.__dict__.update(measure=int(params.flags), source_given=int(params.src != 0))
+    declare(law, r, params.segment)
     (law.validate_augment if late else law.validate_secinfo)(k, at, r)
     segment = segment_of_add(device, process, file, r)
     if late:
@@ -74,11 +75,17 @@ def _add_region(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     return 0
 
 
+def declare(law: Any, r: Request, what: int) -> None:
+    """What the caller says of the pages, under the name that the design has for it."""
+    _need(EINVAL, law.declares or not what, "the design has nothing to declare")
+    _need(EINVAL, not what & ~RWX, "what is declared is a mask of R, W, X")
+    r.__dict__[law.declares or "segment"] = what
+
+
 def segment_of_add(device: Any, process: Any, file: EnclaveFile, r: Request) -> Any:
     """The segment that the pages join, made if it is the first time; None in other designs."""
     law = device.design
     if getattr(law, "validate_segment", None) is None:
-        _need(EINVAL, not r.segment, "a segment in the design segments only")
         return None
     law.validate_segment(device.run, place(process, file), r)
     segment = file.segments.get(r.segment)

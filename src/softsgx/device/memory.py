@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = ["Fault", "Source", "UserMemory"]
 
@@ -20,12 +20,13 @@ class Source:
 
     start, end: bytes, half-open. mapped, readable: 0 or 1. prot, may: masks.
     found: whether find_vma() finds one; where nothing is mapped, ``may`` is of the next one above.
-    anonymous: no file. modified: a private file mapping that was written to.
-    path: of the file, or "".
+    anonymous: no file. modified: a private file mapping that was written to. shared: VM_SHARED.
+    path: of the file, or "". security: what an LSM keeps of the file, None to have it by the path.
     """
 
     __slots__ = (
-        "anonymous", "end", "found", "mapped", "may", "modified", "path", "prot", "start",
+        "anonymous", "end", "found", "mapped", "may", "modified", "path", "prot", "security",
+        "shared", "start",
     )  # fmt: skip
 
     def __init__(
@@ -39,10 +40,12 @@ class Source:
         found: int = 1,
         anonymous: int = 1,
         modified: int = 0,
+        shared: int = 0,
         path: str = "",
     ) -> None:
         self.start, self.end, self.prot, self.may = start, end, prot, may
-        self.found = found
+        self.found, self.shared = found, shared
+        self.security: Any = None
         self.mapped, self.anonymous, self.modified, self.path = mapped, anonymous, modified, path
 
     @property

@@ -14,9 +14,9 @@
 #define SOFTSGX_MAGIC 0xA4
 
 /*
- * EADD of a range: safe-to-execute, source-vma, segments, ioc-mprotect.
+ * EADD of a range: safe-to-execute, source-vma, segments, ioc-mprotect, allowed-prot.
  * As SGX_IOC_ENCLAVE_ADD_PAGES; segment is the mask of the segment that the pages join (segments),
- * and has to be 0 elsewhere. After INIT it is EAUG: src and flags are 0, the pages are zeroed and
+ * prot what they may be mapped with at most (allowed-prot); it has to be 0 elsewhere. After INIT it is EAUG: src and flags are 0, the pages are zeroed and
  * pending until the enclave accepts them, and SECINFO says what they are meant for.
  * count: bytes done.
  * EBUSY a page is there already; EFAULT, EINVAL, EIO as ADD_PAGES; EINVAL SECINFO beyond segment.
@@ -28,7 +28,10 @@ struct sgx_add_region {
 	__u64 secinfo;
 	__u64 flags; /* 1: measure */
 	__u64 count;
-	__u64 segment;
+	union {
+		__u64 segment;
+		__u64 prot;
+	};
 };
 
 /*

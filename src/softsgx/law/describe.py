@@ -231,7 +231,8 @@ class _Writer:
         if isinstance(step, Ask):
             facts = ", ".join(self._fact(name, value) for name, value in step.what.items())
             when = f"if {self._condition(step.when)}: " if isinstance(step.when, Term) else ""
-            return f"{when}ask LSM {step.hook}({facts}){by}"
+            goes_on = "" if step.stops else ", and go on"
+            return f"{when}ask LSM {step.hook}({facts}){goes_on}{by}"
         if isinstance(step, Assign):
             kind = self.names.kind_of_name(step.field)
             return f"{step.field} := {self.text.text(step.value, kind)}{by}"

@@ -120,6 +120,9 @@ class Context(Protocol):
     def ask(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> None:
         """Ask the LSM, where ``when`` holds; a denial stops with the errno that the LSM gives."""
 
+    def granted(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> Value:
+        """Ask the LSM, and go on: the condition that it allows (1 where nothing is asked)."""
+
     def leaf(
         self, rule: Callable[..., None], at: Any, r: Any, *, failed: int, faulted: int
     ) -> None:
@@ -154,6 +157,10 @@ class Run:
             error = self.lsm.ask(hook, at, what)
             if error:
                 raise Stop(error, f"LSM {hook}")
+
+    def granted(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> Value:
+        """Ask the LSM, and say whether it allows."""
+        return int(self.lsm is None or not when or not self.lsm.ask(hook, at, what))
 
     def leaf(
         self, rule: Callable[..., None], at: Any, r: Any, *, failed: int, faulted: int

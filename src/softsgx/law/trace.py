@@ -16,7 +16,7 @@ from typing import Any
 from softsgx.law.rule import FAULT, Law, rules_of
 from softsgx.law.state import Schema
 from softsgx.law.term import Term, branching, var
-from softsgx.law.values import Value
+from softsgx.law.values import Value, implies
 
 __all__ = ["Ask", "Assign", "Clear", "Need", "Path", "Result", "Step", "trace"]
 
@@ -41,13 +41,18 @@ class Need(Step):
 
 
 class Ask(Step):
-    """A question of the LSM where ``when`` holds; ``what``: its facts by name."""
+    """A question of the LSM where ``when`` holds; ``what``: its facts by name.
 
-    __slots__ = ("hook", "what", "when")
+    stops: a denial ends the rule; else what was granted is the variable ``granted(HOOK)``.
+    """
 
-    def __init__(self, rule: str, hook: str, when: Value, what: dict[str, Value]) -> None:
+    __slots__ = ("hook", "stops", "what", "when")
+
+    def __init__(
+        self, rule: str, hook: str, when: Value, what: dict[str, Value], stops: bool = True
+    ) -> None:
         super().__init__(rule)
-        self.hook, self.when, self.what = hook, when, what
+        self.hook, self.when, self.what, self.stops = hook, when, what, stops
 
 
 class Assign(Step):
@@ -198,6 +203,14 @@ class _Tracer:
         """A step."""
         if not isinstance(when, int) or when:
             self.steps.append(Ask(self.stated_by(), hook, when, what))
+
+    def granted(self, hook: str, _at: Any, *, when: Value = 1, **what: Value) -> Value:
+        """A step that does not stop."""
+        if isinstance(when, int) and not when:
+            return 1
+        self.steps.append(Ask(self.stated_by(), hook, when, what, stops=False))
+        answer = var(f"granted({hook})", 1)
+        return answer if isinstance(when, int) else implies(when, answer)
 
     def leaf(
         self, rule: Callable[..., None], at: Any, r: Any, *, failed: int, faulted: int

@@ -59,6 +59,22 @@ class AppArmorHooks(Law):
             mask = ite(private, minus(prot & (R | W), W), prot & (R | W))
             self.file_perm(k, at, obj, op, mask | ite(has(prot, X), M, 0))
 
+    @rule("[RFC PATCH v4 11/12] (19 June 2019) apparmor_enclave_load()")
+    def enclave_load(self, k: Any, at: Any, r: Any) -> None:
+        """M of the file that an executable page comes from.
+
+        Of anonymous memory nothing is asked: the mail passes vm_file on without a look, which is
+        NULL there.
+        """
+        place, obj = k.source(at)
+        asked = has(r.prot, X) & no(at.source.anonymous)
+        self.file_perm(k, place, obj, "enclave_load", ite(asked, M, 0))
+
+    @rule('[RFC PATCH v4 00/12]: v3 added "a (very minimal) AppArmor patch"')
+    def enclave_load_v3(self, k: Any, at: Any, r: Any) -> None:
+        """As in v4."""
+        self.enclave_load(k, at, r)
+
     @rule("Linux aa_file_perm(), __file_path_perm()")
     def file_perm(self, k: Any, at: Any, obj: Any, op: str, mask: Value) -> None:
         """Ask only what is not remembered, or was not asked of this profile.

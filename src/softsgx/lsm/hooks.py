@@ -35,6 +35,18 @@ HOOKS: dict[str, tuple[str, ...]] = {
     # Modified code of the file would be executed. No hook of Linux: SELinux asks it
     # within file_mprotect, a design may ask it by itself.
     "file_execmod": (),
+    # The hooks of the RFC "security: x86/sgx: SGX vs. LSM" (June 2019), which Linux has not; _vN:
+    # as an earlier version of it had them. About a page's source (``at.source``) and what
+    # the page may be mapped with at most (prot).
+    "enclave_load": ("prot", "measured"),
+    "enclave_load_v3": ("prot", "measured"),
+    "enclave_load_v2": ("prot",),
+    # v1's one hook could also shrink what was asked for: its two questions.
+    "enclave_load_v1_execute": (),
+    "enclave_load_v1_execmod": (),
+    # prot: of a mapping of the enclave; eaug: of a page that came by EAUG.
+    "enclave_map": ("prot", "eaug"),
+    "enclave_map_v3": ("prot", "eaug"),
 }
 """Each hook's arguments, all masks in the order R = 1, W = 2, X = 4."""
 
@@ -63,6 +75,12 @@ class Facts(Protocol):
 
         It has ``private`` (S_PRIVATE, 0 or 1). For an mprotect it is the VMA's file: shared
         anonymous memory has one of its own, which is S_PRIVATE.
+        """
+
+    def source(self, at: Any) -> tuple[Any, Any]:
+        """(the place, the object) of the file that ``at.source`` is a mapping of.
+
+        Anonymous memory is S_PRIVATE here: in both cases nothing can be asked of a file.
         """
 
     def from_other(self, at: Any, obj: Any) -> Value:

@@ -2,7 +2,8 @@
 
 A rule puts questions with ``k.av(at, target, perms)``: does the process hold ``perms``
 (a mask of the constants below, 0: nothing is asked) on the target? A denial is EACCES.
-Targets are PROCESS (itself), FD (the label that opened the file) and INODE (the file).
+Targets are PROCESS and PROCESS2 (itself), FD (the label that opened the file) and INODE (the
+file). The hooks of series that were never merged stand beside Linux's, each with its mail.
 ``k`` also has the facts of `softsgx.lsm.hooks.Facts`.
 
 checkreqprot is 0, as it has been since Linux 4.4's default: `prot`, not `reqprot`, is
@@ -16,23 +17,32 @@ from typing import Any
 from softsgx.law.rule import Law, rule
 from softsgx.law.values import Value, W, X, has, ite, no
 
-__all__ = ["FD", "INODE", "NAMES", "PROCESS", "SelinuxHooks"]
+__all__ = ["FD", "INODE", "NAMES", "PROCESS", "PROCESS2", "SelinuxHooks"]
 
-PROCESS, FD, INODE = "process", "fd", "inode"
+PROCESS, PROCESS2, FD, INODE = "process", "process2", "fd", "inode"
 
 # Permissions of the inode; the first three are R, W, X.
-READ, WRITE, EXECUTE, MAP, OPEN, IOCTL, EXECMOD, CREATE, GETATTR, SETATTR = (
-    1 << i for i in range(10)
+READ, WRITE, EXECUTE, MAP, OPEN, IOCTL, EXECMOD, CREATE, GETATTR, SETATTR, SGX_EXECUTE = (
+    1 << i for i in range(11)
 )
 EXECMEM, EXECHEAP, EXECSTACK = 1, 2, 4
+# Of class process2, in no shipped policy; the last two are the names of the RFC's v3 for the
+# first two.
+SGX_MAPWX, SGX_EXECDIRTY, SGX_EXECANON, SGX_EXECUNMR, SGX_EXECMEM, SGX_EXECMOD = (
+    1 << i for i in range(6)
+)
 USE = 1
 
 NAMES: dict[str, tuple[str, ...]] = {
     PROCESS: ("execmem", "execheap", "execstack"),
+    PROCESS2: (
+        "sgx_mapwx", "sgx_execdirty", "sgx_execanon", "sgx_execunmr", "sgx_execmem",
+        "sgx_execmod",
+    ),
     FD: ("use",),
     INODE: (
         "read", "write", "execute", "map", "open", "ioctl", "execmod", "create", "getattr",
-        "setattr",
+        "setattr", "sgx_execute",
     ),
 }  # fmt: skip
 """The names of each target's permissions, from bit 0 on."""
@@ -121,6 +131,85 @@ class SelinuxHooks(Law):
     def file_execmod(self, k: Any, at: Any, r: Any) -> None:
         """Modified code of the file would be executed."""
         self.file_has_perm(k, at, k.mapped(at), EXECMOD)
+
+    # -- "security: x86/sgx: SGX vs. LSM", June 2019 -------------------------------------
+
+    @rule("[RFC PATCH v4 10/12] (19 June 2019) selinux_enclave_load()")
+    def enclave_load(self, k: Any, at: Any, r: Any) -> None:
+        """EADD of what may be executed: written, too, unmeasured, from anonymous memory.
+
+        "Only executable enclave pages are restricted in any way."
+        """
+        _, obj = k.source(at)
+        self.of_load(k, at, r, SGX_EXECDIRTY, at.source.anonymous | obj.private)
+
+    @rule('[RFC PATCH v4 00/12]: since v3 "Fix an inverted check on IS_PRIVATE file check"')
+    def enclave_load_v3(self, k: Any, at: Any, r: Any) -> None:
+        """As in v4, with another name, and files and S_PRIVATE ones taken for each other."""
+        _, obj = k.source(at)
+        self.of_load(k, at, r, SGX_EXECMOD, at.source.anonymous | no(obj.private))
+
+    @rule("[RFC PATCH v4 10/12] selinux_enclave_load()")
+    def of_load(self, k: Any, at: Any, r: Any, dirty: int, no_file: Value) -> None:
+        """SGX_EXECDIRTY, SGX_EXECUNMR, then SGX_EXECANON or SGX_EXECUTE of the file."""
+        x = has(r.prot, X)
+        k.av(at, PROCESS2, ite(x & has(r.prot, W), dirty, 0))
+        k.av(at, PROCESS2, ite(x & no(r.measured), SGX_EXECUNMR, 0))
+        anonymous = no_file | at.source.modified
+        k.av(at, PROCESS2, ite(x & anonymous, SGX_EXECANON, 0))
+        place, obj = k.source(at)
+        self.file_has_perm(k, place, obj, SGX_EXECUTE, when=x & no(anonymous))
+
+    @rule("[RFC PATCH v2 5/5] (5 June 2019) selinux_enclave_load()")
+    def enclave_load_v2(self, k: Any, at: Any, r: Any) -> None:
+        """EXECUTE, EXECMOD or EXECMEM "in order of increasing privilege", as its comment says.
+
+        The mail's condition has a parenthesis in the wrong place and compiles to nothing that
+        the comment says; what is followed is the comment.
+        """
+        source = at.source
+        w = has(r.prot, W)
+        asked = has(r.prot, X) & (no(has(source.prot, X)) | w)
+        place, obj = k.source(at)
+        of_file = no(source.anonymous) & no(obj.private) & (source.shared | no(w))
+        plain = no(source.modified) & no(w)
+        av = ite(plain, EXECUTE, EXECMOD)
+        self.file_has_perm(k, place, obj, av, when=asked & of_file)
+        k.av(at, PROCESS, ite(asked & no(of_file), EXECMEM, 0))
+
+    @rule("[RFC PATCH 9/9] (31 May 2019) selinux_enclave_load(): a source that is not executable")
+    def enclave_load_v1_execute(self, k: Any, at: Any, r: Any) -> None:
+        """EXECUTE of the file that a page comes from, or EXECMEM."""
+        self.of_source(k, at, EXECUTE, no(has(at.source.prot, X)))
+
+    @rule('[RFC PATCH 9/9] selinux_enclave_load(): "RW->RX or W+X requires EXECMOD … or EXECMEM"')
+    def enclave_load_v1_execmod(self, k: Any, at: Any, r: Any) -> None:
+        """EXECMOD of the file that a page comes from, or EXECMEM."""
+        self.of_source(k, at, EXECMOD, 1)
+
+    @rule('[RFC PATCH 9/9]: "delegate to the source of the enclave"')
+    def of_source(self, k: Any, at: Any, av: int, when: Value) -> None:
+        """A permission of the file behind the source; EXECMEM where there is none."""
+        place, obj = k.source(at)
+        of_file = no(at.source.anonymous) & no(obj.private)
+        self.file_has_perm(k, place, obj, av, when=when & of_file)
+        k.av(at, PROCESS, ite(when & no(of_file), EXECMEM, 0))
+
+    @rule("[RFC PATCH v4 08/12] and 12/12 (19 June 2019) selinux_enclave_map()")
+    def enclave_map(self, k: Any, at: Any, r: Any) -> None:
+        """SGX_MAPWX for W and X at once; SGX_EXECDIRTY for X of a page of EAUG."""
+        self.of_map(k, at, r, SGX_MAPWX, SGX_EXECDIRTY)
+
+    @rule("[RFC PATCH v4 00/12]: v3's SGX__EXECMEM and SGX__EXECMOD")
+    def enclave_map_v3(self, k: Any, at: Any, r: Any) -> None:
+        """As in v4, with other names."""
+        self.of_map(k, at, r, SGX_EXECMEM, SGX_EXECMOD)
+
+    @rule("[RFC PATCH v4 12/12] selinux_enclave_map()")
+    def of_map(self, k: Any, at: Any, r: Any, mapwx: int, dirty: int) -> None:
+        """Of what is mapped, "not the maximal protection bits"."""
+        x, w = has(r.prot, X), has(r.prot, W)
+        k.av(at, PROCESS2, ite(x & w, mapwx, ite(x & r.eaug, dirty, 0)))
 
     # -- what the hooks have in common -------------------------------------------------
 

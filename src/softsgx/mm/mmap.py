@@ -109,6 +109,9 @@ class _AfterLsm:
         if hook == "mmap_file":
             self._check()
 
+    def granted(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> Value:
+        return self._k.granted(hook, at, when=when, **what)
+
 
 def mmap(
     mm: MmStruct,

@@ -46,6 +46,10 @@ class AppArmorLsm(PolicyLsm):
         """A device node: known by its path; root owns it."""
         return FileSecurity(file.path, opener=self.label_of(process), fmode=fmode)
 
+    def by_path(self, path: str, process: Any) -> FileSecurity:
+        """A regular file."""
+        return FileSecurity(path, opener=self.label_of(process))
+
     def without_rule(self, hook: str) -> int:  # noqa: ARG002 - every one it lacks is allowed
         """AppArmor has no hook for ioctls, anonymous inodes and modified code."""
         return 0

@@ -13,7 +13,7 @@ from errno import EACCES
 from typing import Any
 
 from softsgx.errors import InternalError
-from softsgx.law.rule import Request, Stop
+from softsgx.law.rule import At, Request, Stop
 from softsgx.lsm.objects import FileSecurity
 from softsgx.lsm.verdict import Verdict
 
@@ -21,6 +21,15 @@ __all__ = ["PolicyLsm"]
 
 _LIMIT = 4096
 _NO_FILE = FileSecurity("")
+
+
+class _Mapped:
+    """A file that memory is a mapping of."""
+
+    __slots__ = ("security",)
+
+    def __init__(self, security: FileSecurity) -> None:
+        self.security = security
 
 
 class PolicyLsm:
@@ -131,6 +140,21 @@ class PolicyLsm:
         if area is not None and area.shmem is not None:
             return FileSecurity(private=1, unmediated=1, opener=self.label_of(at.process))
         return None if at.file is None else self.security_of(at)
+
+    def source(self, at: Any) -> tuple[At, FileSecurity]:
+        """The file behind ``at.source``."""
+        source = at.source
+        security: FileSecurity | None = source.security
+        if security is None:
+            if source.anonymous and not source.path:
+                security = FileSecurity(private=1, unmediated=1, opener=self.label_of(at.process))
+            else:
+                security = source.security = self.by_path(source.path, at.process)
+        return At(file=_Mapped(security), process=at.process, area=None), security
+
+    def by_path(self, path: str, process: Any) -> FileSecurity:
+        """What is kept of an ordinary file that a process has opened."""
+        raise NotImplementedError
 
     def from_other(self, at: Any, obj: FileSecurity) -> int:
         """Whether another label opened the file."""

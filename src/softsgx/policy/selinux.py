@@ -24,10 +24,12 @@ from softsgx.policy.rules import Expression, PolicyText, parse
 from softsgx.policy.sepol import PolicyDb
 from softsgx.policy.transition import new_context, range_text
 
-__all__ = ["MINIMAL", "SELinuxPolicy", "read_policy"]
+__all__ = ["MINIMAL", "SGX_MODULE", "SELinuxPolicy", "read_policy"]
 
 # The policy that comes with softsgx: a loader whose rights are booleans.
 MINIMAL = os.path.join(os.path.dirname(__file__), "minimal.cil")
+# The permissions that no shipped policy has, as a module.
+SGX_MODULE = os.path.join(os.path.dirname(__file__), "sgx.cil")
 
 _NONE: frozenset[str] = frozenset()
 _ALL = 0xFFFFFFFF

@@ -8,7 +8,7 @@ from typing import Any
 
 from softsgx.errors import UsageError
 from softsgx.lsm.objects import FileSecurity
-from softsgx.lsm.selinux import FD, NAMES, PROCESS, SelinuxHooks
+from softsgx.lsm.selinux import FD, NAMES, PROCESS, PROCESS2, SelinuxHooks
 from softsgx.lsm.verdict import Verdict
 from softsgx.policy.avc import Avc
 from softsgx.policy.labels import PathLabels
@@ -84,6 +84,10 @@ class SELinuxLsm(PolicyLsm):
         """A device node: labelled by its path."""
         return self.file(file.path, stat.S_IFCHR, self.label_of(process), fmode, dev="devtmpfs")
 
+    def by_path(self, path: str, process: Any) -> FileSecurity:
+        """A regular file."""
+        return self.file(path, stat.S_IFREG, self.label_of(process))
+
     def file(
         self,
         path: str,
@@ -139,8 +143,8 @@ class SELinuxLsm(PolicyLsm):
             return
         subject = self.label_of(at.process)
         obj = None
-        if target == PROCESS:
-            label, tclass = subject, "process"
+        if target in (PROCESS, PROCESS2):
+            label, tclass = subject, target
         else:
             obj = self.mapped(at)
             assert obj is not None

@@ -62,6 +62,16 @@ class Watch(Run):
             self._refused(why)
             raise Stop(error, why)
 
+    def granted(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> Value:
+        """As `Run.granted`."""
+        if self.lsm is None or not when:
+            return 1
+        error = self.lsm.ask(hook, at, what)
+        facts = {k: v if isinstance(v, int) else repr(v) for k, v in what.items()}
+        rule, law, _ = self._rule()
+        self.asked.append([hook, facts, error, rule, law])
+        return int(not error)
+
     def asking(self) -> dict[str, str]:
         """{rule, law} of the rule that is asking now; empty texts if none is."""
         rule, law, _ = self._rule()

@@ -115,7 +115,7 @@ class _Loader:
         return {("fd", "open for writing")} if self.fmode & W else set()
 
     def _note(self, verdict: Verdict) -> None:
-        role = "itself" if verdict.tclass == "process" else _role(verdict)
+        role = "itself" if verdict.tclass in ("process", "process2") else _role(verdict)
         known = _ALWAYS | (_ALWAYS_OF_FILES if role.endswith("file") else frozenset())
         asked = {(role, perm) for perm in verdict.asked if perm not in known}
         self.asked |= asked
@@ -147,9 +147,13 @@ class _Loader:
         """EADD of one page."""
         self.source(memory)
         p = self.process
-        src = p.memory.put(bytes(4096), prot=memory.prot, path=memory.path)
+        facts = {"prot": memory.prot, "path": memory.path, "anonymous": int(not memory.path)}
+        src = p.memory.put(bytes(4096), **facts)
         secinfo = p.memory.put(SECINFO.pack(flags=perm | PT_REG << SECINFO_PT_SHIFT))
-        values = {"src": src, "secinfo": secinfo, "offset": offset, "length": 4096}
+        values = {
+            "src": src, "secinfo": secinfo, "offset": offset, "length": 4096,
+            "flags": uapi.SGX_PAGE_MEASURE,
+        }  # fmt: skip
         if self.design.abi == "v20":
             arg = uapi.ADD_PAGE_V20.pack(addr=BASE + offset, src=src, secinfo=secinfo)
             ioctl(p, self.fd, uapi.SGX_IOC_ENCLAVE_ADD_PAGE_V20, arg)
@@ -159,7 +163,7 @@ class _Loader:
             self._region(perm, values)
 
     def _region(self, perm: int, values: dict[str, int]) -> None:
-        if self._has("validate_segment"):
+        if self.design.declares:
             values["segment"] = perm
         ioctl(self.process, self.fd, ioc.SGX_IOC_ADD_REGION, ioc.ADD_REGION.pack(**values))
 
@@ -194,6 +198,8 @@ class _Loader:
             segment = self._page(offset).segment
             arg = ioc.MAP_SEGMENT.pack(addr=at, length=4096, segment=segment, prot=prot)
             ioctl(p, self.fd, ioc.SGX_IOC_MAP_SEGMENT, arg)
+        elif self.design.maps_anew:
+            self._ok(p.mmap(at, 4096, prot, MAP_SHARED | MAP_FIXED, self.fd))
         else:
             self._ok(p.mprotect(at, 4096, prot))
 

@@ -91,7 +91,9 @@ def _own_fields(design: Design) -> list[str]:
     # The maximum is remembered by all, and looked at by Linux alone; others are a repair's.
     said = " ".join(line for rule in design_rules(design) for line in rule.lines)
     fields = [name for name in fields if f"page.{name}" in said]
-    return [n for n in fields if n != "max" or getattr(design, "may_map", None) is not None]
+    own = ("may_map", "page_bound")
+    looks = any(getattr(design, name, None) is not None for name in own)
+    return [n for n in fields if n != "max" or looks]
 
 
 _REPAIRS = """\

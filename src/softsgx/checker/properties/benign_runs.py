@@ -29,7 +29,7 @@ def conditions(world: World) -> Iterator[Value]:
     modest: Value = 1
     for p in range(world.n_processes):
         device = world.now(f"may{p}.device")
-        modest = modest & no(has(device, WRITE)) & no(world.now(f"may{p}.process"))
+        modest = modest & no(has(device, WRITE)) & no(has(world.now(f"may{p}.process"), 1))
         for name in world.objects:
             held = world.now(f"may{p}.{name}")
             modest = modest & no(has(held, WRITE | EXECUTE)) & no(has(held, EXECMOD))

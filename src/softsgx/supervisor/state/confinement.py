@@ -227,7 +227,7 @@ class Confinement:
             first.prot, first.before = notes[0].before, None
             notes.insert(0, first)
         file = None
-        security = self._source_security(process, found)
+        security = self.source_security(process, found)
         if security is not None:
             file = _SourceFile(security)
         for note in notes:
@@ -250,7 +250,8 @@ class Confinement:
         else:
             run.ask("file_mprotect", at, reqprot=prot, prot=prot)
 
-    def _source_security(self, process: HostProcess, found: Any) -> FileSecurity | None:
+    def source_security(self, process: HostProcess, found: Any) -> FileSecurity | None:
+        """The file behind a mapping of a loader's, None for anonymous memory."""
         path = found.path.removesuffix(_DELETED)
         if not found.inode:
             return None

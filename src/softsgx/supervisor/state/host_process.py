@@ -17,6 +17,7 @@ from softsgx.mm.vma_list import VmaList
 from softsgx.sdm.leaves import PF_I, PF_U, PF_W
 from softsgx.supervisor.state.patched import unpatched
 from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.sources import written
 from softsgx.supervisor.state.tracee import AddressSpace
 
 __all__ = ["HostProcess", "process_of", "received"]
@@ -36,19 +37,20 @@ _SIGBUS, _BUS_ADRERR = 7, 2
 class _HostSource(Source):
     """A source VMA; what few ask for is looked up when it is."""
 
-    __slots__ = ("_pid",)
+    __slots__ = ("_process",)
 
-    def __init__(self, pid: int, start: int, end: int, prot: int, may: int, anonymous: int) -> None:
-        super().__init__(start, end, prot, may, anonymous=anonymous)
-        self._pid = pid
+    def __init__(
+        self, process: HostProcess, start: int, end: int, prot: int, may: int, anonymous: int,
+        shared: int,
+    ) -> None:  # fmt: skip
+        super().__init__(start, end, prot, may, anonymous=anonymous, shared=shared)
+        self._process = process
 
     @property
     def modified(self) -> int:
-        """A private file mapping that was written to has anonymous pages of its own."""
-        field = None
-        if not self.anonymous:
-            field = procmaps.smaps_field(self._pid, self.start, b"Anonymous:")
-        return int(field is not None and int(field.split()[0]) > 0)
+        """A private file mapping that was written to has pages of its own."""
+        private = not self.anonymous and not self.shared
+        return int(private and written(self._process.space, self))
 
     @modified.setter
     def modified(self, value: int) -> None:
@@ -59,12 +61,29 @@ class _HostSource(Source):
         """The file's path as maps prints it, "" for anonymous memory."""
         if self.anonymous:
             return ""
-        mappings = procmaps.maps(self._pid)
-        return next((m.path for m in mappings if m.start <= self.start < m.end), "")
+        found = self._mapping()
+        return "" if found is None else str(found.path)
 
     @path.setter
     def path(self, value: str) -> None:
         """What the kernel knows is not ours to set."""
+
+    @property
+    def security(self) -> Any:
+        """What the run's LSM knows of the file, None for anonymous memory."""
+        confinement = self._process.run.lsm
+        if confinement is None or self.anonymous:
+            return None
+        found = self._mapping()
+        return None if found is None else confinement.source_security(self._process, found)
+
+    @security.setter
+    def security(self, value: Any) -> None:
+        """The LSM's to know."""
+
+    def _mapping(self) -> Any:
+        mappings = procmaps.maps(self._process.space.pid)
+        return next((m for m in mappings if m.start <= self.start < m.end), None)
 
 
 class _HostMemory:
@@ -129,7 +148,7 @@ class _HostMemory:
         record = self.process.run.record
         if record is not None:
             record.source(start, end, prot, may, self._path(start, dev, inode), offset)
-        return _HostSource(self.process.space.pid, start, end, prot, may, int(not inode))
+        return _HostSource(self.process, start, end, prot, may, int(not inode), int(bool(shared)))
 
     def _path(self, start: int, dev: int, inode: int) -> str:
         """The path of a mapping's file, "" for anonymous memory; looked up once a file."""

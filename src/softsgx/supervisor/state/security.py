@@ -36,5 +36,8 @@ class SecurityModule(Protocol):
     def received(self, process: Any, file: Any) -> tuple[int, str]:
         """Before a process uses a descriptor: (0 or errno, why)."""
 
+    def source_security(self, process: Any, found: Any) -> Any:
+        """The file behind a mapping of a process, None for anonymous memory."""
+
     def source(self, process: Any, addr: int, prot: int) -> None:
         """Ask about an executable mapping that pages are added from. Raises Stop."""
