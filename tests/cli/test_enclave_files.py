@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -287,6 +288,36 @@ def test_mistakes(
     (line,) = err.splitlines()
     assert complaint in line
     assert os.listdir(tmp_path) == []
+
+
+def test_a_key_whose_numbers_do_not_belong_together(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = ["openssl", "rsa", "-in", KEY, "-traditional", "-outform", "DER"]
+    der = subprocess.run(text, capture_output=True, check=True).stdout
+    for at in (20, 300, 500, 700, 1000, 1300, 1500, len(der) - 3):  # n, e, d, p, q and the rest
+        broken = bytearray(der)
+        broken[at] ^= 0x10
+        encoded = base64.encodebytes(broken).decode()
+        (tmp_path / "k.pem").write_text(
+            f"-----BEGIN RSA PRIVATE KEY-----\n{encoded}-----END RSA PRIVATE KEY-----\n"
+        )
+        status, _, err = run(
+            capfd,
+            "sign",
+            "--key",
+            tmp_path / "k.pem",
+            "-o",
+            tmp_path / "s",
+            "--mrenclave",
+            "1" * 64,
+        )
+        assert status in (0, 2)
+        if status:
+            (line,) = err.splitlines()
+            assert "k.pem: the signing key" in line
+        else:  # what is wrong is not used
+            assert sigstruct.check_signature((tmp_path / "s").read_bytes()) is None
 
 
 def test_a_new_key_signs_and_is_not_written_over(

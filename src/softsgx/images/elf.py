@@ -21,6 +21,7 @@ from softsgx.sdm.leaves import PAGE_SIZE, PT_REG, SECINFO_PT_SHIFT
 __all__ = ["MAGIC", "Elf", "Load", "segments"]
 
 MAGIC = b"\x7fELF"
+_LONGEST = 1 << 30  # bytes of a file, which is copied
 _PF_X, _PF_W, _PF_R = 1, 2, 4  # ELF, "Segment permissions"
 _R, _W, _X = 1, 2, 4  # SECINFO.FLAGS
 
@@ -92,6 +93,8 @@ class Elf:
             raise UsageError("a 32-bit ELF file; enclaves are 64-bit here")
         if self.data[5] != 1 or int.from_bytes(self.data[18:20], "little") != 62:
             raise UsageError("an ELF file for another machine than x86-64")
+        if len(data) > _LONGEST:
+            raise UsageError(f"an ELF file of {len(data)} bytes; {_LONGEST >> 20} MiB are read")
         with _read():
             self._elf: Any = ELFFile(BytesIO(data))
             self.entry = int(self._elf.header.e_entry)

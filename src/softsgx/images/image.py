@@ -163,10 +163,10 @@ def read_file(name: str) -> memoryview:
         if not stat.S_ISREG(kind):
             raise UsageError(f'{name}: no regular file; write "-" to have standard input read')
         if not os.fstat(fd).st_size:
-            return memoryview(os.read(fd, 1 << 30))  # of /proc, or really empty
+            return memoryview(os.read(fd, 1 << 20))  # of /proc, or really empty
         return memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ))
-    except OSError as error:
-        raise UsageError(f"{name}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # the latter of a file that becomes shorter meanwhile
+        raise UsageError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
     finally:
         os.close(fd)
 

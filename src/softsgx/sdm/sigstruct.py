@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from softsgx.errors import InternalError, UsageError
+from softsgx.errors import UsageError
 from softsgx.sdm import leaves
 from softsgx.sdm.layout import Record
 from softsgx.sdm.structs import SIGSTRUCT
@@ -190,6 +190,8 @@ def sign(private_key_pem: bytes, **fields: int | bytes) -> bytes:
     ``fields`` are those of :data:`softsgx.sdm.structs.SIGSTRUCT`; what is left out is zero, but for
     the constants of the header. The key is RSA-3072 with exponent 3 (UsageError otherwise).
     """
+    from cryptography.exceptions import InternalError as OpenSSLError
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
@@ -198,8 +200,9 @@ def sign(private_key_pem: bytes, **fields: int | bytes) -> bytes:
         key = serialization.load_pem_private_key(
             private_key_pem, None, unsafe_skip_rsa_key_validation=True
         )
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"the signing key cannot be read: {error}") from error
+    except (TypeError, ValueError, UnsupportedAlgorithm) as error:
+        text = " ".join(str(error).split())
+        raise UsageError(f"the signing key cannot be read: {text}") from error
     if not isinstance(key, rsa.RSAPrivateKey):
         raise UsageError("the signing key is not an RSA key; SGX asks for RSA-3072 with exponent 3")
     public = key.public_key().public_numbers()
@@ -209,9 +212,13 @@ def sign(private_key_pem: bytes, **fields: int | bytes) -> bytes:
             "SGX asks for RSA-3072 with exponent 3 (openssl genrsa -3 3072)"
         )
     values: dict[str, int | bytes] = {"header": HEADER, "header2": HEADER2, "exponent": 3, **fields}
-    signature = int.from_bytes(
-        key.sign(signed_part(SIGSTRUCT.pack(**values)), padding.PKCS1v15(), hashes.SHA256()), "big"
-    )
+    try:
+        signature = int.from_bytes(
+            key.sign(signed_part(SIGSTRUCT.pack(**values)), padding.PKCS1v15(), hashes.SHA256()),
+            "big",
+        )
+    except (ValueError, OpenSSLError):
+        raise UsageError("the signing key does not sign; make another key") from None
     q1, square = divmod(signature * signature, public.n)
     for name, number in (
         ("modulus", public.n),
@@ -222,8 +229,8 @@ def sign(private_key_pem: bytes, **fields: int | bytes) -> bytes:
         values[name] = number.to_bytes(KEY_SIZE, "little")
     sigstruct = SIGSTRUCT.pack(**values)
     failure = check_signature(sigstruct)
-    if failure is not None:
-        raise InternalError(f"a SIGSTRUCT of our own does not verify: {failure}")
+    if failure is not None:  # it was not validated: see above
+        raise UsageError("the signing key's numbers do not belong together; make another key")
     return sigstruct
 
 
