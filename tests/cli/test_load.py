@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -60,3 +61,57 @@ def test_mistakes_are_one_line(mine: Path, softsgx: Softsgx, guest: Guest) -> No
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith(f"softsgx: {message}")
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_trace_of_a_loaded_design_is_replayed(
+    mine: Path, softsgx: Softsgx, guest: Guest, tmp_path: Path
+) -> None:
+    traces = tmp_path / "traces"
+    where = ("--load", mine, "--property", "elrange-fixed", "--trace-dir", traces, "strict")
+    done = softsgx.command("check", *where)
+    assert done.returncode == 1, done.stderr
+    trace = traces / "strict.elrange-fixed.json"
+    done = softsgx.command("replay", "--load", mine, "--orders", guest("orders"), trace, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = json.loads(done.stdout)
+    assert said["holds"] is True
+    assert said["evidence"][0] == "all as the checker says"
+    done = softsgx.command("replay", "--orders", guest("orders"), trace)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no design 'strict'" in done.stderr
+
+
+def test_a_loaded_design_in_a_sweep_and_explored(
+    mine: Path, softsgx: Softsgx, tmp_path: Path
+) -> None:
+    spec = tmp_path / "spec.toml"
+    spec.write_text('designs = ["strict"]\n[[program]]\nargv = ["/bin/true"]\n')
+    sweep = ("sweep", "--load", mine, "--json", spec)
+    (result,) = json.loads(softsgx.command(*sweep).stdout)
+    assert (result["design"], result["outcome"]) == ("strict", "ok")
+    kept = {path.name for path in (tmp_path / "spec.sweep").glob("*.jsonl")}
+    softsgx.command(*sweep)
+    assert {path.name for path in (tmp_path / "spec.sweep").glob("*.jsonl")} == kept
+    mine.write_text(mine.read_text() + "# another design\n")
+    softsgx.command(*sweep)
+    assert {path.name for path in (tmp_path / "spec.sweep").glob("*.jsonl")} > kept
+    done = softsgx.command("sweep", spec)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no design 'strict'" in done.stderr
+    done = softsgx.command("explore", "--load", mine, "--design", "strict", "--", "/bin/true")
+    assert done.returncode == 0
+    assert "it lives with every fault" in done.stdout
+
+
+def test_a_recording_of_a_loaded_design_needs_no_file(
+    mine: Path, softsgx: Softsgx, guest: Guest, tmp_path: Path
+) -> None:
+    options = ("--load", mine, "--selinux", "minimal", "--context", "loader_t", "--record")
+    softsgx(*options, tmp_path / "run", "--", guest("orders"), stdin=_ORDERS)
+    for command in (
+        ("show", tmp_path / "run"), ("explain", tmp_path / "run"), ("policy", tmp_path / "run"),
+        ("report", tmp_path / "run", "-o", tmp_path / "page.html"),
+    ):  # fmt: skip
+        done = softsgx.command(*command)
+        assert (done.returncode, done.stderr) == (0, ""), command
+    assert "strict" in softsgx.command("explain", tmp_path / "run").stdout

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from softsgx.checker.builder import Builder, Zero
 from softsgx.checker.move import File, Move
 from softsgx.checker.sources import FILE_EXECUTE, SOURCES
+from softsgx.errors import UsageError
 from softsgx.law.rule import At, Request
 from softsgx.law.values import RW, RWX, R, Value, W, eq, has, implies, ite, no, subset
 from softsgx.sdm.leaves import PT_REG
 
 __all__ = [
-    "SourceChoice", "add_moves", "augment_moves", "create_moves", "init_moves", "load_rules",
-    "open_moves", "secinfo", "touch_moves",
+    "SourceChoice", "add_moves", "augment_moves", "create_moves", "eadd_rules",
+    "init_moves", "load_rules", "open_moves", "own_args", "secinfo", "touch_moves",
 ]  # fmt: skip
 
 
@@ -88,27 +91,51 @@ class SourceChoice:
 
 
 def load_rules(b: Builder, m: Move, at: At, r: Request) -> None:
-    """What an EADD asks, from SECINFO on: the rules of the design, in its order."""
-    law = b.law
-    law.validate_secinfo(m, at, r)
-    if b.has_rule("add_page_worker"):
-        law.validate_tcs(m, at, r)
-        law.add_page(m, at, r)
-        law.add_page_worker(m, at, r)
-    elif b.has_rule("add_region"):
-        if b.has_rule("validate_segment"):
-            law.validate_segment(m, at, r)
-        law.add_region(m, at, r)
-    else:
-        law.add_page(m, at, r)
+    """What an EADD asks, from SECINFO on: the rules of the design, in its order.
+
+    Raises UsageError where the design has none that is known.
+    """
+    for name in eadd_rules(b.law):
+        getattr(b.law, name)(m, at, r)
 
 
-def secinfo(b: Builder, perm: Value, declared: Value = 0, measure: Value = 0) -> Request:
-    """The arguments of an EADD: a PT_REG page with these permissions, and what is declared."""
+def eadd_rules(design: Any) -> tuple[str, ...]:
+    """The names of the rules of a design's EADD, in their order. Raises UsageError."""
+    if design.add_rules:
+        for name in design.add_rules:
+            if getattr(design, name, None) is None:
+                raise UsageError(
+                    f"design {design.name}: add_rules names {name!r}, and it has no such rule"
+                )
+        return tuple(design.add_rules)
+    for names in _EADDS:
+        if getattr(design, names[-1], None) is not None:
+            return tuple(n for n in names if getattr(design, n, None) is not None)
+    raise UsageError(
+        f"design {design.name}: the checker finds no EADD in it; name its rules in add_rules, as"
+        " docs/how-to-add-a-design.md says"
+    )
+
+
+# By the last of them, which tells whether a design has this EADD.
+_EADDS = (
+    ("validate_secinfo", "validate_tcs", "add_page", "add_page_worker"),
+    ("validate_secinfo", "validate_segment", "add_region"),
+    ("validate_secinfo", "add_page"),
+)
+
+
+def secinfo(
+    b: Builder, perm: Value, declared: Value = 0, measure: Value = 0, **more: Value
+) -> Request:
+    """The arguments of an EADD: a PT_REG page with these permissions, and what is declared.
+
+    more: what the ioctl of a design's own says beside.
+    """
     return Request(
         pt=PT_REG, perm=perm, flags=0, reserved_zero=1, tcs_valid=1, inside=1, backed=1,
         in_a_file=1, measure=measure, source_given=0,
-        **({b.law.declares: declared} if b.law.declares else {}),
+        **({b.law.declares: declared} if b.law.declares else {}), **more,
     )  # fmt: skip
 
 
@@ -116,6 +143,11 @@ def _declared(b: Builder, m: Move) -> Value:
     """What the caller declares of a page: a segment is one that exists, and has a bit."""
     name = b.law.declares
     return m.arg(name, 3, chosen=b.world.has_segments) if name else 0
+
+
+def own_args(b: Builder, m: Move) -> dict[str, Value]:
+    """What a loader may say beside SECINFO, by name: anything."""
+    return {name: m.arg(name, bits) for name, bits in b.law.add_args.items()}
 
 
 def add_moves(b: Builder, p: int, i: int) -> None:
@@ -127,7 +159,7 @@ def add_moves(b: Builder, p: int, i: int) -> None:
     perm, declared = m.arg("perm", 3), _declared(b, m)
     measure = no(m.arg("unmeasured", 1)) if b.law.sgx_permissions else 0
     at = b.at(m, p, page=m.page(i), source=source)
-    load_rules(b, m, at, secinfo(b, perm, declared, measure))
+    load_rules(b, m, at, secinfo(b, perm, declared, measure, **own_args(b, m)))
     allowed = source.allowed | m.vetted
     b.content(
         m, i, written=0, allowed=allowed, intact=source.intact, noexec=source.noexec,

@@ -19,6 +19,7 @@ from softsgx.checker.loading import (
     init_moves,
     load_rules,
     open_moves,
+    own_args,
     secinfo,
     touch_moves,
 )
@@ -57,7 +58,7 @@ def _entries(b: Builder, p: int) -> None:
             page = LocalCell(b.world.page_schema)
             source = SourceChoice(m, p)
             at = b.at(m, p, page=page, source=source)
-            load_rules(b, m, at, secinfo(b, prot, prot, 1))
+            load_rules(b, m, at, secinfo(b, prot, prot, 1, **own_args(b, m)))
             vma = LocalCell(b.world.vma_schema)
             _entry_mapping(b, m, p, way, page, vma, prot)
             seen = At(page=page, vma=vma, enclave=At(created=1, initialized=1, dead=0))

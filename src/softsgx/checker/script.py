@@ -70,6 +70,10 @@ def _cannot(what: str) -> UsageError:
 def _via(design: str) -> str:
     """By which ioctl pages are added under a design."""
     law = DESIGNS.get(design)
+    if law is not None and (law.add_rules or law.add_args):
+        raise _cannot(
+            f"design {design} adds pages in a way of its own, for which the loader has no order"
+        )
     if law is None or "add_region" in rules_of(law):
         return "region"
     return "v20" if law.abi == "v20" else "pages"

@@ -22,7 +22,7 @@ _STEPS = {
     "open": "process {p} opens the device {fmode}",
     "create": "process {p} creates the enclave (ECREATE)",
     "init": "process {p} initializes the enclave (EINIT)",
-    "add": "process {p} adds page {i} from {source}, SECINFO {perm}{segment}",
+    "add": "process {p} adds page {i} from {source}, SECINFO {perm}{segment}{more}",
     "augment": "process {p} adds page {i} after EINIT (EAUG), for {perm}{segment}",
     "touch": "process {p} touches page {i}, which is absent: the driver adds it (EAUG)",
     "mmap": "process {p} maps page {i} with mmap {prot}, {type}",
@@ -88,6 +88,8 @@ def step_words(step: Step) -> str:
     if args.get("unmeasured"):
         known["segment"] += ", unmeasured"
     known["of"] = f"segment {mask_name(segment)}" if segment else ""
+    own = move.world.design.add_args
+    known["more"] = "".join(f", {name} {args[name]}" for name in args if name in own)
     template = _STEPS.get(move.name, move.name + " {p}")
     return template.format_map(known)
 

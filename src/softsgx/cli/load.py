@@ -17,7 +17,7 @@ from softsgx.errors import UsageError
 __all__ = ["blame", "is_loaded", "load_file", "loaded_files"]
 
 _PREFIX = "--load "
-_LOADED: dict[str, list[str]] = {}
+_LOADED: dict[str, tuple[str, list[str]]] = {}  # by the real path: as it was given, its designs
 
 
 def load_file(path: str) -> list[str]:
@@ -32,7 +32,7 @@ def load_file(path: str) -> list[str]:
 
     key = os.path.realpath(path)
     if key in _LOADED:
-        return _LOADED[key]
+        return _LOADED[key][1]
     before = dict(PROPERTIES)
     module = ModuleType(_PREFIX + path)
     module.__file__ = path
@@ -51,8 +51,8 @@ def load_file(path: str) -> list[str]:
         PROPERTIES.update(before)
         raise
     DESIGNS.update(found)
-    _LOADED[key] = list(found)
-    return _LOADED[key]
+    _LOADED[key] = path, list(found)
+    return list(found)
 
 
 def _run(path: str, module: ModuleType) -> None:
@@ -90,7 +90,7 @@ def _designs(path: str, module: ModuleType) -> dict[str, Any]:
 
 def loaded_files() -> list[str]:
     """The files of designs that were loaded, for a softsgx that this one starts."""
-    return [path for path, designs in _LOADED.items() if designs]
+    return [path for path, designs in _LOADED.values() if designs]
 
 
 def is_loaded(what: Any) -> bool:

@@ -90,6 +90,11 @@ def _status(args: list[str]) -> int:
 
 
 def _bug(error: Exception, text: str) -> int:
+    load = sys.modules.get("softsgx.cli.load")
+    if load is not None and (where := load.blame(error, load.loaded_files())):
+        # Of a design of the user's own.
+        complain(f"--load {where}: {' '.join(f'{type(error).__name__}: {error}'.split())}")
+        return 2
     if os.environ.get("SOFTSGX_DEBUG"):
         import traceback
 

@@ -45,6 +45,10 @@ class Design(MmRules, PageRules):
     repairs: those of the options that no mail has (changes that close a hole which the
     checker found), each with what later kernels and patches did about it. repaired: the
     values of options with which every property holds, by SELinux's questions.
+    ioctls: rows (`softsgx.device.ioctls.Ioctl`) of ioctls that no other design has; each is offered
+    where the design has its rule. add_rules: the rules of an EADD from SECINFO on, in their order,
+    where those are not the ones that other designs have; add_args: what its ioctl says beside
+    SECINFO, as fields of the request, with their bits. The checker finds EADD by these two.
     """
 
     title = ""
@@ -68,6 +72,9 @@ class Design(MmRules, PageRules):
     options: ClassVar[dict[str, tuple[str, ...]]] = {}
     repairs: ClassVar[dict[str, str]] = {}
     repaired: ClassVar[dict[str, str]] = {}
+    ioctls: ClassVar[tuple[Any, ...]] = ()
+    add_rules: ClassVar[tuple[str, ...]] = ()
+    add_args: ClassVar[dict[str, int]] = {}
 
     def __init__(self, **chosen: str) -> None:
         self.chosen = {name: values[0] for name, values in self.options.items()}

@@ -48,10 +48,11 @@ _U64 = 1 << 64
 class Ioctl:
     """A row: number, name, handler, and the rule that a design has if it offers it.
 
-    abis: `Design.abi` of the designs that may offer it.
+    abis: `Design.abi` of the designs that may offer it. layout: of its argument, for recordings;
+    of an ioctl that `softsgx.uapi` knows it is found by its name.
     """
 
-    __slots__ = ("abis", "cmd", "handler", "name", "rule")
+    __slots__ = ("abis", "cmd", "handler", "layout", "name", "rule")
 
     def __init__(
         self,
@@ -60,7 +61,9 @@ class Ioctl:
         handler: Callable[..., int],
         name: str = "",
         abis: tuple[str, ...] = ("linux",),
+        layout: Any = None,
     ) -> None:
+        self.layout = layout
         self.cmd, self.rule, self.handler, self.abis = cmd, rule, handler, abis
         self.name = name or uapi.IOC_NAMES.get(cmd, hex(cmd))
 

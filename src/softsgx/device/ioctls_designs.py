@@ -215,9 +215,10 @@ DESIGN_IOCTLS = (
 
 
 def rows_of(design: Any) -> dict[int, Ioctl]:
-    """The ioctls of a design by number: those whose rule it has, in its own ABI."""
+    """The ioctls of a design by number: those whose rule it has, in its own ABI, and its own."""
+    shared = (row for row in (*IOCTLS, *V20_IOCTLS, *DESIGN_IOCTLS) if design.abi in row.abis)
     return {
         row.cmd: row
-        for row in (*IOCTLS, *V20_IOCTLS, *DESIGN_IOCTLS)
-        if design.abi in row.abis and getattr(design, row.rule, None) is not None
+        for row in (*shared, *design.ioctls)
+        if getattr(design, row.rule, None) is not None
     }

@@ -33,12 +33,13 @@ def name(cmd: int) -> str:
     return _NAMES.get(cmd) or sgx.describe_ioc(cmd)
 
 
-def arguments(cmd: int, arg: int, memory: Any) -> dict[str, int] | None:
+def arguments(cmd: int, arg: int, memory: Any, own: Any = None) -> dict[str, int] | None:
     """The fields of the structure that ``arg`` points to, and ``secinfo_flags`` of its SECINFO.
 
-    None for an ioctl without a structure, or one that cannot be read.
+    own: the structure's layout, of a design's own ioctl. None for an ioctl without a structure, or
+    one that cannot be read.
     """
-    layout = _LAYOUTS.get(cmd)
+    layout = own or _LAYOUTS.get(cmd)
     if layout is None:
         return None
     try:

@@ -253,7 +253,10 @@ class Recorder:
         """An ioctl on a device file; ``memory`` is the process's (`UserMemory`)."""
         from softsgx.record import ioctls
 
-        name, args = ioctls.name(cmd), ioctls.arguments(cmd, arg, memory)
+        design = getattr(getattr(file, "device", None), "design", None)
+        own = next((row for row in getattr(design, "ioctls", ()) if row.cmd == cmd), None)
+        name = ioctls.name(cmd) if own is None else own.name
+        args = ioctls.arguments(cmd, arg, memory, None if own is None else own.layout)
         number = getattr(file, "number", 0)
         self._put("ioctl", tid, fd, number, name, cmd, arg, args, answer, why)
         if self._state is not None:
