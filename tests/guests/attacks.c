@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
@@ -32,7 +33,7 @@ static bool load(void)
 
 	if (encl_load(&e, &opts))
 		return false;
-	code = e.base + e.entry;
+	code = (e.base + e.entry) & -4096l;
 	target = code + 4088;
 	return true;
 }
@@ -42,6 +43,7 @@ static void try_mprotect(void)
 	answer = mprotect((void *)code, 4096, PROT_READ | PROT_WRITE | PROT_EXEC) ? errno : 0;
 	if (!answer)
 		*(volatile uint64_t *)target = EVIL;
+	check(answer == EACCES, "refused", "%s", strerror(answer));
 }
 
 /* What the enclave itself reads there. */
@@ -50,6 +52,97 @@ static void verdict(const char *way)
 	uint64_t is = encl_op(&e, OP_PEEK, target, 0, 0, 0);
 
 	check(is != EVIL, way, "the RX page has what was written");
+}
+
+static long plainly(long nr, long a, long b, long c)
+{
+	long ret;
+
+	__asm__ volatile("syscall" : "=a"(ret) : "a"(nr), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
+	return ret;
+}
+
+/* In a child that has this process's memory, thread pointer included: nothing of libc's. */
+static void beside(void)
+{
+	while (!go)
+		plainly(SYS_sched_yield, 0, 0, 0);
+	answer = (int)plainly(SYS_mprotect, (long)code, 4096, PROT_READ | PROT_WRITE | PROT_EXEC);
+	if (!answer)
+		*(volatile uint64_t *)target = EVIL;
+	go = 2;
+	plainly(SYS_exit, 0, 0, 0);
+}
+
+/* i386's clone: its stack has to be low, and what it returns to lies on it. */
+static long clone_i386(long flags)
+{
+	void **top = (void **)((char *)mmap(NULL, 65536, PROT_READ | PROT_WRITE,
+					    MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0) + 65536 - 256);
+	long ret;
+
+	*top = beside;
+	__asm__ volatile("push %%rbx\n\tmov %k2, %%ebx\n\tint $0x80\n\ttest %%eax, %%eax\n\tjnz 1f\n\t"
+			 "mov %%ecx, %%esp\n\tcall *(%%rsp)\n1:\tpop %%rbx"
+			 : "=a"(ret) : "0"(120l), "r"(flags), "c"(top), "d"(0l), "S"(0l), "D"(0l)
+			 : "memory", "r8", "r9", "r10", "r11");
+	return (int)ret;
+}
+
+static long call_i386(long nr, long a, long b, long c)
+{
+	long ret;
+
+	__asm__ volatile("push %%rbx\n\tmov %k2, %%ebx\n\tint $0x80\n\tpop %%rbx"
+			 : "=a"(ret) : "0"(nr), "r"(a), "c"(b), "d"(c)
+			 : "memory", "r8", "r9", "r10", "r11");
+	return (int)ret;
+}
+
+static void no_i386(int number)
+{
+	(void)number;
+	skip("i386", "no int 0x80 here");
+	_exit(0);
+}
+
+/* The descriptors of who traces us: enclaves' memory is among them. By two numberings, and by /proc. */
+static void takes(const char *when)
+{
+	char line[200], path[100];
+	FILE *status = fopen("/proc/self/status", "r");
+	int tracer = 0, found = 0, pidfd;
+
+	while (fgets(line, sizeof(line), status))
+		sscanf(line, "TracerPid: %d", &tracer);
+	fclose(status);
+	pidfd = (int)syscall(SYS_pidfd_open, tracer, 0);
+	for (int i = 3; i < 40; i++) {
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", tracer, i);
+		found += syscall(SYS_pidfd_getfd, pidfd, i, 0) >= 0;
+		found += call_i386(438, pidfd, i, 0) >= 0;
+		found += open(path, O_RDONLY | O_NONBLOCK) >= 0;
+	}
+	check(pidfd >= 0 && !found, when, "%d of %d's came", found, tracer);
+}
+
+static long clone_by_3(uint64_t flags)
+{
+	struct clone_args args = {.flags = flags, .exit_signal = SIGCHLD, .stack = (uint64_t)stack,
+				  .stack_size = sizeof(stack)};
+	long ret;
+
+	__asm__ volatile("syscall\n\ttest %%rax, %%rax\n\tjnz 1f\n\tcall *%3\n1:"
+			 : "=a"(ret) : "0"((long)SYS_clone3), "D"(&args), "r"(beside), "S"(sizeof(args))
+			 : "rcx", "r11", "memory");
+	return ret;
+}
+
+static int runs_beside(void *unused)
+{
+	(void)unused;
+	beside();
+	return 0;
 }
 
 static int waits(void *unused)
@@ -101,12 +194,53 @@ int main(int argc, char **argv)
 	pthread_t thread;
 
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	if (!strncmp(way, "i386", 4) || !strcmp(way, "takes"))
+		signal(SIGSEGV, no_i386);
 	if (!strcmp(way, "clone_vm")) { /* a process that shares the memory, from before */
 		clone(waits, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL);
 		if (!load())
 			bail("load", e.err);
 		for (go = 1; go != 2;)
 			sched_yield();
+	} else if (!strncmp(way, "untraced", 8) || !strncmp(way, "i386", 4)) { /* not to be heard of */
+		int vm = CLONE_VM | CLONE_UNTRACED, thread_too = vm | CLONE_SIGHAND | CLONE_THREAD;
+		long made = -1;
+
+		if (!strcmp(way, "untraced"))
+			made = clone(runs_beside, stack + sizeof(stack), vm | SIGCHLD, NULL);
+		else if (!strcmp(way, "untraced_thread"))
+			made = clone(runs_beside, stack + sizeof(stack), thread_too, NULL);
+		else if (!strcmp(way, "untraced_clone3"))
+			made = clone_by_3((uint64_t)vm);
+		else if (!strcmp(way, "i386"))
+			made = clone_i386(CLONE_VM | SIGCHLD);
+		else if (!strcmp(way, "i386_untraced"))
+			made = clone_i386(vm | SIGCHLD);
+		else if (!strcmp(way, "i386_thread"))
+			made = clone_i386(CLONE_VM | CLONE_SIGHAND | CLONE_THREAD);
+		if (made < 0) {
+			skip(way, "no such clone here");
+			return 0;
+		}
+		if (!load()) { /* what cannot be watched is not mapped */
+			check(strstr(e.err, "Cannot allocate memory"), way, "%s", e.err);
+			kill((pid_t)made, SIGKILL);
+			return tap_failed;
+		}
+		for (go = 1; go != 2;)
+			sched_yield();
+		check(answer == -EACCES, "refused", "%d", answer);
+	} else if (!strcmp(way, "takes")) {
+		takes("before");
+		if (!load())
+			bail("load", e.err);
+		takes("after");
+		if (!fork()) { /* which an enclave's filters do not stop */
+			munmap((void *)e.base, e.size);
+			takes("child");
+			_exit(tap_failed);
+		}
+		waitpid(-1, NULL, 0);
 	} else if (!strcmp(way, "vfork")) { /* the parent of the one that loads */
 		int status, pid = clone(loads, stack + sizeof(stack), CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD, NULL);
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import struct
 
 from softsgx.host import pathcode, ptrace, vdso
+from softsgx.uapi import i386
 from softsgx.uapi import syscalls as nr
+from softsgx.uapi.sched import CLONE_UNTRACED
 from softsgx.uapi.sockets import AESM_SOCKET, SUN_PATH, SUN_PATH_SIZE
 from softsgx.uapi.syscalls import SYSCALLS
 
@@ -27,8 +29,8 @@ MESSAGE = 0x5347
 ALLOW, TRACE, NOTIFY = 0x7FFF0000, 0x7FF00000 | MESSAGE, 0x7FC00000
 _NR, _ARCH, _IP_LO, _IP_HI, _ARGS = 0, 4, 8, 12, 16
 SET_MODE_FILTER, PR_SET_SECCOMP, PR_GET_SECCOMP, MODE_FILTER = 1, 22, 21, 2
-X86_64 = 0xC000003E
-"""AUDIT_ARCH_X86_64."""
+X86_64, I386 = 0xC000003E, 0x40000003
+"""AUDIT_ARCH_X86_64, AUDIT_ARCH_I386."""
 
 
 def _arg(n: int, high: bool = False) -> int:
@@ -124,14 +126,31 @@ def base_program(cookie: int, executable: bool = False, place: int | None = None
     if executable:
         wanted |= {nr.NR_mprotect: "prot", nr.NR_pkey_mprotect: "prot", nr.NR_mremap: "trace"}
         wanted[nr.NR_personality] = "trace"
+    wanted[nr.NR_clone] = "clone"
     p.op(_LD, _ARCH)
     p.op(_JEQ, X86_64, "number")
+    p.op(_JEQ, I386, "i386")
     p.op(_RET, ALLOW)
+    p.label("i386")
+    p.op(_LD, _NR)
+    p.op(_JEQ, i386.NR_clone, "i386 clone")
+    for number in (i386.NR_pidfd_getfd, i386.NR_process_vm_readv, i386.NR_process_vm_writev):
+        p.op(_JEQ, number, "i386 traced")
+    p.op(_RET, ALLOW)
+    p.label("i386 clone")
+    p.op(_LD, _arg(0))
+    p.op(_JSET, CLONE_UNTRACED, "i386 traced")
+    p.op(_RET, ALLOW)
+    p.label("i386 traced")
+    p.op(_RET, TRACE)
     p.label("number")
     p.op(_LD, _NR)
     p.by_number(wanted, "unknown")
     p.label("unknown")
     p.op(_JGE, nr.X32_BIT, "allow", "trace")
+    p.label("clone")  # with CLONE_UNTRACED nobody would hear of what the child does
+    p.op(_LD, _arg(0))
+    p.op(_JSET, CLONE_UNTRACED, "trace", "allow")
     p.label("ioctl")
     p.op(_LD, _arg(1))
     p.op(_AND, 0xFF00)

@@ -41,6 +41,7 @@ __all__ = [
     "get_xstate",
     "has_thread_area",
     "interrupt",
+    "is_thread_of",
     "listen",
     "memfd_secret",
     "peek_debug",
@@ -55,6 +56,7 @@ __all__ = [
     "set_sigmask",
     "set_thread_area",
     "set_xstate",
+    "shares",
     "si_code",
     "singlestep",
     "syscall_info",
@@ -375,6 +377,21 @@ def execve(path: bytes, argv: list[bytes], environment: list[bytes]) -> None:
     _libc.execve(path, *arrays)
     errno = ctypes.get_errno()
     raise OSError(errno, os.strerror(errno))
+
+
+def shares(first: int, second: int, what: int) -> bool | None:
+    """Whether two threads have the same memory, descriptors or handlers: kcmp(2).
+
+    what: KCMP_VM, KCMP_FILES, KCMP_SIGHAND. None where the kernel does not say.
+    """
+    got = int(_syscall(nr.NR_kcmp, first, second, what, 0, 0))
+    return got == 0 if got >= 0 else None
+
+
+def is_thread_of(tid: int, tgid: int) -> bool:
+    """Whether a thread that is there is one of a process's (tgkill(2) of no signal: ESRCH)."""
+    got = int(_syscall(nr.NR_tgkill, tgid, tid, 0))
+    return got == 0 or ctypes.get_errno() != errno.ESRCH
 
 
 def prctl(option: int, *args: int) -> int:

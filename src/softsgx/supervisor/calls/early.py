@@ -5,8 +5,8 @@ See `table` for all of them and for what a handler is.
 
 from __future__ import annotations
 
-from softsgx.host import bpf
-from softsgx.supervisor.calls import folders, paths, sockets
+from softsgx.host import bpf, ptrace
+from softsgx.supervisor.calls import folders, others, paths, sockets
 from softsgx.supervisor.calls.signals import sigaction, sigprocmask, sigreturn
 from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run
@@ -70,10 +70,14 @@ HANDLERS[nr.NR_mprotect] = HANDLERS[nr.NR_pkey_mprotect] = HANDLERS[nr.NR_mremap
 HANDLERS[nr.NR_personality] = _personality
 HANDLERS[nr.NR_rt_sigaction] = sigaction
 HANDLERS[nr.NR_rt_sigprocmask], HANDLERS[nr.NR_rt_sigreturn] = sigprocmask, sigreturn
+HANDLERS |= others.HANDLERS
 HANDLERS[nr.NR_getdents] = HANDLERS[nr.NR_getdents64] = folders.listed
 
 
 def answer(run: Run, tracee: Tracee) -> Any:
     """A call at its seccomp stop: the value for RAX, None to let it run, or DONE."""
-    handler = HANDLERS.get(run.view[ORIG_RAX])
+    call = run.view[ORIG_RAX]
+    handler = HANDLERS.get(call)
+    if call in others.I386 and ptrace.syscall_info(tracee.tid)[1] != bpf.X86_64:
+        handler = others.I386[call]
     return None if handler is None else handler(run, tracee)

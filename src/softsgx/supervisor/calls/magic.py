@@ -19,7 +19,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["link_text", "memory"]
+__all__ = ["link_text", "memory", "of_ours"]
+
+
+def of_ours(path: bytes) -> bool:
+    """Whether a file lies among softsgx's own in /proc: memory and descriptors are nobody's.
+
+    path: as one of ours. A link there leads to what it is, so its folder says it.
+    """
+    where = os.path.realpath(os.path.dirname(path))
+    return where.startswith(b"/proc/%d/" % os.getpid()) or where == b"/proc/%d" % os.getpid()
 
 
 def memory(run: Run, tracee: Tracee, path: bytes) -> Any:
@@ -27,8 +36,8 @@ def memory(run: Run, tracee: Tracee, path: bytes) -> Any:
 
     path: as one of ours.
     """
-    if os.path.realpath(path).startswith(b"/proc/%d/" % os.getpid()):
-        return -errno.EACCES  # softsgx's own memory is nobody's
+    if of_ours(path):
+        return -errno.EACCES
     Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
     run.regs.load(tracee.tid)
     fd = run.view[RAX]

@@ -17,6 +17,7 @@ from softsgx.mm.madvise import ALWAYS, BY_KERNEL, madvise
 from softsgx.mm.mprotect import mprotect
 from softsgx.mm.mseal import seal
 from softsgx.mm.special import MINCORE, msync_errno
+from softsgx.supervisor.calls.others import of_pidfd
 from softsgx.supervisor.effects import mappings
 from softsgx.supervisor.effects.follow import log, stretches, undone, walk
 from softsgx.supervisor.state.host_process import HostProcess
@@ -205,12 +206,7 @@ def _process_madvise(run: Run, tracee: Tracee, process: HostProcess) -> Any:
 
 def _of_pidfd(run: Run, tracee: Tracee, fd: int) -> HostProcess | None:
     """The process with enclaves that a pidfd of the tracee names."""
-    try:
-        with open(f"/proc/{tracee.tid}/fdinfo/{fd}", "rb") as f:
-            pid = int(f.read().partition(b"\nPid:")[2].split(None, 1)[0])
-    except (OSError, IndexError, ValueError):
-        return None
-    other = run.tracees.get(pid)
+    other = run.tracees.get(of_pidfd(tracee, fd))
     found: HostProcess | None = None if other is None else other.space.sgx
     return found
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from softsgx.host import ptrace
-from softsgx.supervisor.calls.peeks import enclave_at, named
+from softsgx.supervisor.calls.others import named
+from softsgx.supervisor.calls.peeks import enclave_at
 from softsgx.supervisor.state.node import Creds
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee

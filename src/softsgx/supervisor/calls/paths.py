@@ -64,6 +64,7 @@ _VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc", b"sgx_total_bytes"))
 _DEV = (b"dev", b"", b".")  # the last component of its name
 _LAST = _VIEWS | {b"dev", b".", b"mem", b"stdin", b"stdout", b"stderr"}
 _MAGIC = (nr.NR_readlink, nr.NR_readlinkat)
+_HEX = b"0123456789abcdef-"  # names in /proc/PID/fd and map_files
 _DECOYS = (b"/secretmem", b"/memfd:softsgx", b"/memfd:/dev/sgx")  # as /proc shows them
 _CREATES = frozenset(
     (
@@ -240,6 +241,8 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
             return magic.link_text(tracee, view, call, file)
     if call in _OPENS:
         last = raw[raw.rfind(b"/") + 1 :]
+        if not last.strip(_HEX) and magic.of_ours(_of_tracee(tracee, dirfd, raw)):
+            return -errno.EACCES
         if last == b"mem":
             return magic.memory(run, tracee, _of_tracee(tracee, dirfd, raw))
         if last in _DEV and tracee.space.image and _is_dev(tracee, dirfd, raw):
@@ -283,6 +286,8 @@ def _through_links(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) 
         if run.opened and link.startswith(_DECOYS):
             file = _magic_link(run, tracee, dirfd, raw) if allowed else None
             return None if file is None else str(file.path)
+        if link.startswith(b"/proc/") and call in _OPENS and magic.of_ours(link):
+            return -errno.EACCES
         if link.startswith(b"/proc/") and link.endswith(b"/mem") and call in _OPENS:
             return magic.memory(run, tracee, link)
         raw = os.path.join(os.path.dirname(raw), link)

@@ -18,7 +18,7 @@ from softsgx.device.debugger import debug_access
 from softsgx.device.files import EnclaveFile
 from softsgx.host import ptrace
 from softsgx.host.procmaps import is_memory
-from softsgx.host.status import status_of
+from softsgx.supervisor.calls.others import named, of_pidfd
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
@@ -27,7 +27,7 @@ from softsgx.supervisor.stopped.remote import calls, cancel
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, R8, R10, RDI, RDX, RSI
 
-__all__ = ["HANDLERS", "enclave_at", "mem_call", "named"]
+__all__ = ["HANDLERS", "enclave_at", "mem_call"]
 
 _LOW = 0xFFFFFFFF
 _IOV_MAX = 1024
@@ -182,28 +182,9 @@ def _pinned(process: Any, parts: list[tuple[int, int]], count_at: int) -> Any:
     return None
 
 
-def named(run: Run, tracee: Tracee, pid: int) -> Tracee | None:
-    """The thread that a number means to a tracee, which may live in a pid namespace of its own."""
-    try:
-        space = os.readlink(f"/proc/{tracee.tid}/ns/pid")
-        if space == os.readlink("/proc/self/ns/pid"):
-            return run.tracees.get(pid)
-        for other in run.tracees.values():
-            if (
-                int(status_of(other.tid)[b"NSpid"].split()[-1]) == pid
-                and os.readlink(f"/proc/{other.tid}/ns/pid") == space
-            ):
-                return other
-    except (OSError, KeyError):
-        pass
-    return None
-
-
 def _vm(run: Run, tracee: Tracee) -> Any:
     """process_vm_readv and process_vm_writev: the other process's part is pinned."""
     view = run.view
-    if view[RDI] & _LOW == os.getpid():
-        return -errno.EPERM  # softsgx's own memory is nobody's
     found = named(run, tracee, view[RDI] & _LOW)
     parts = _iovecs(tracee, view[R10], view[R8])
     if found is None or parts is None:
@@ -281,17 +262,12 @@ def _peek(look: Callable[[Run, Tracee], Any]) -> Callable[[Run, Tracee], Any]:
 
 
 def _pidfd_getfd(run: Run, tracee: Tracee) -> Any:
-    """A descriptor of another process's: softsgx's own are nobody's.
+    """A descriptor of another process's.
 
     It runs to its exit, so that nothing is mapped meanwhile, and what came is watched.
     """
-    try:
-        with open(f"/proc/{tracee.tid}/fdinfo/{run.view[RDI] & _LOW}", "rb") as info:
-            pid = int(info.read().split(b"Pid:")[1].split()[0])
-    except (OSError, IndexError, ValueError):
+    if not of_pidfd(tracee, run.view[RDI] & _LOW):
         return None
-    if pid == os.getpid():
-        return -errno.EPERM
     fd = to_exit(run, tracee)
     if fd >= 0:
         if run.file_of(tracee, fd) is not None:

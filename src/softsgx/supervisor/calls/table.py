@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from softsgx.host import bpf, ptrace
-from softsgx.supervisor.calls import early, files, mmap, numa, peeks, unknown
+from softsgx.supervisor.calls import early, files, mmap, numa, others, peeks, unknown
 from softsgx.supervisor.inside.enter import syscall_inside
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -31,9 +31,10 @@ def _handlers() -> dict[int, tuple[Handler, ...]]:
         for number, row in SYSCALLS.items()
         if row.file is not None and row.file.stops and number != nr.NR_mmap
     }
-    kinds = (of_files, peeks.HANDLERS, numa.HANDLERS, mmap.HANDLERS, early.HANDLERS)
+    others_, peeks_, numa_ = others.HANDLERS, peeks.HANDLERS, numa.HANDLERS
+    kinds = (others_, of_files, peeks_, numa_, mmap.HANDLERS, early.HANDLERS)
     numbers = {number for kind in kinds for number in kind}
-    return {n: tuple(kind[n] for kind in kinds if n in kind) for n in numbers}
+    return {n: tuple(dict.fromkeys(kind[n] for kind in kinds if n in kind)) for n in numbers}
 
 
 HANDLERS = _handlers()
@@ -48,9 +49,14 @@ def answer(run: Run, tracee: Tracee) -> Any:
     call = run.view[ORIG_RAX]
     known = call in SYSCALLS
     # Not by the filter's message: of a filter of the program's own, the latest one's would count.
-    foreign = tracee.space.ranges and ptrace.syscall_info(tracee.tid)[1] != bpf.X86_64
+    foreign = (tracee.space.ranges or call in others.I386) and (
+        ptrace.syscall_info(tracee.tid)[1] != bpf.X86_64
+    )
     if not known or foreign:
-        return unknown.handle(run, tracee, call, bool(foreign or call & nr.X32_BIT))
+        value = unknown.handle(run, tracee, call, bool(foreign or call & nr.X32_BIT))
+        if value is None and foreign and call in others.I386:
+            value = others.I386[call](run, tracee)
+        return value
     for handler in HANDLERS.get(call, ()):
         value = handler(run, tracee)
         if value is not None:

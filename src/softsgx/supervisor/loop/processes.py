@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from softsgx.host import ptrace, signals
+from softsgx.host import bpf, ptrace, signals
 from softsgx.host.status import status_of
 from softsgx.supervisor.calls.pathcalls import among_descriptors
 from softsgx.supervisor.programs.execve import exec_stop
@@ -12,13 +12,22 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import cont
 from softsgx.supervisor.stopped.waits import has_ended, wait_first
+from softsgx.uapi import i386
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, RDI
+from softsgx.uapi.regs import ORIG_RAX, RBX, RDI
+from softsgx.uapi.sched import (
+    CLONE_CLEAR_SIGHAND,
+    CLONE_FILES,
+    CLONE_SIGHAND,
+    CLONE_THREAD,
+    CLONE_UNTRACED,
+    CLONE_VM,
+    KCMP_FILES,
+    KCMP_SIGHAND,
+    KCMP_VM,
+)
 
 __all__ = ["child", "ended", "executed", "unknown"]
-
-_CLONE_VM, _CLONE_FILES, _CLONE_SIGHAND, _CLONE_THREAD = 0x100, 0x400, 0x800, 0x10000
-_CLONE_CLEAR_SIGHAND = 0x100000000
 
 
 def ended(run: Run, tid: int, status: int) -> None:
@@ -86,7 +95,7 @@ def _adopt(run: Run, parent: Tracee) -> None:
     for tid, status in list(run.early.items()):
         if os.WIFSTOPPED(status) and _is_orphan(tid, run.tracees):
             del run.early[tid]
-            _born(run, parent, tid, _CLONE_FILES, status)  # it may share them with others
+            _born(run, parent, tid, CLONE_FILES, status)  # it may share them with others
 
 
 def _is_orphan(tid: int, tracees: dict[int, Tracee]) -> bool:
@@ -102,12 +111,15 @@ def _is_orphan(tid: int, tracees: dict[int, Tracee]) -> bool:
 def child(run: Run, parent: Tracee, event: int) -> None:
     """fork, vfork or clone: the child's first stop is dealt with, and both run on."""
     tid = ptrace.event_message(parent.tid)
-    flags = _clone_flags(run, parent)
+    flags = _clone_flags(run, parent, tid)
     status = run.early.pop(tid, 0x7F)
     if status == 0x7F or (not os.WIFSTOPPED(status) and not has_ended(tid)):
         status = wait_first(tid)
+    if parent.tid in run.untraced:
+        both = [parent.tid, tid] if os.WIFSTOPPED(status) else [parent.tid]
+        _give_back(run, both, *run.untraced.pop(parent.tid))
     _born(run, parent, tid, flags, status)
-    if flags & _CLONE_THREAD and parent.tid == parent.tgid and not parent.exits:
+    if flags & CLONE_THREAD and parent.tid == parent.tgid and not parent.exits:
         # By exec another thread takes a leader's number: not while we deal with the leader.
         ptrace.trace_also(parent.tid, ptrace.EVENT_EXIT)
         parent.exits = True
@@ -129,11 +141,23 @@ def _reconcile(run: Run, parent: Tracee, new: Tracee) -> None:
         reconcile(run, parent.space.sgx, new)
 
 
+def _complete_filters(run: Run, parent: Tracee, new: Tracee) -> None:
+    """The same of filters: it shares the memory that their ranges are of."""
+    if not parent.space.ranges and not parent.space.watched:
+        return
+    from contextlib import suppress
+
+    from softsgx.supervisor.stopped.filters import complete
+
+    with suppress(FileNotFoundError, ProcessLookupError):  # it is dead already
+        complete(run, parent, new)
+
+
 def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
     """A new thread or process at its first status."""
-    if flags & _CLONE_THREAD:
+    if flags & CLONE_THREAD:
         new = Tracee(tid, parent.tgid, parent.space)
-    elif flags & _CLONE_VM:
+    elif flags & CLONE_VM:
         new = Tracee(tid, tid, parent.space)
     else:
         space = AddressSpace(tid)
@@ -151,13 +175,13 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
             from softsgx.supervisor.state.enclaves import forked
 
             forked(run, old, space)
-    if flags & (_CLONE_SIGHAND | _CLONE_THREAD):
+    if flags & (CLONE_SIGHAND | CLONE_THREAD):
         new.signals = parent.signals
-    elif flags & _CLONE_CLEAR_SIGHAND:
+    elif flags & CLONE_CLEAR_SIGHAND:
         new.signals = parent.signals.fresh()
     else:
         new.signals = parent.signals.copy()
-    if flags & _CLONE_FILES:
+    if flags & CLONE_FILES:
         new.files = parent.files
         new.files.add(tid)
     run.tracees[tid] = new
@@ -167,10 +191,12 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         born(run, new)
     if new.space is not parent.space and os.WIFSTOPPED(status):
         _reconcile(run, parent, new)
+    if new.space is parent.space and new.tgid == tid and os.WIFSTOPPED(status):
+        _complete_filters(run, parent, new)
     if run.lsm is not None and new.tgid == tid:
         run.lsm.forked(parent.tgid, tid)
     if run.record is not None:
-        run.record.child(parent.tid, tid, "thread" if flags & _CLONE_THREAD else "process")
+        run.record.child(parent.tid, tid, "thread" if flags & CLONE_THREAD else "process")
     if run.debugger is not None:
         run.debugger.born(parent, new)
     try:
@@ -181,21 +207,52 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         return  # its end is reported by a later wait
 
 
-def _clone_flags(run: Run, parent: Tracee) -> int:
-    """Not by the event: a clone that shares memory is a fork to ptrace if its signal is SIGCHLD.
+def _clone_flags(run: Run, parent: Tracee, tid: int) -> int:
+    """What a child shares.
 
-    What clone3 was given can have been changed since by whoever shares the memory, so its
-    child is taken to share the descriptors.
+    Not by the event: a clone that shares memory is a fork to ptrace if its signal is SIGCHLD. A
+    64-bit program can make i386's calls, too, whose numbers mean no such call of x86-64's, but for
+    clone3's, which is the same.
     """
     run.regs.load(parent.tid)
-    call = run.view[ORIG_RAX]
-    if call == nr.NR_vfork:
-        return _CLONE_VM
-    if call == nr.NR_clone:
-        return run.view[RDI]
+    view = run.view
+    call = view[ORIG_RAX]
+    if call in (nr.NR_vfork, i386.NR_vfork):
+        return CLONE_VM
+    if call in (nr.NR_clone, i386.NR_clone):
+        return view[RDI if call == nr.NR_clone else RBX]
     if call == nr.NR_clone3:
-        return int.from_bytes(parent.read(run.view[RDI], 8), "little") | _CLONE_FILES
+        foreign = ptrace.syscall_info(parent.tid)[1] != bpf.X86_64
+        at = view[RBX] & 0xFFFFFFFF if foreign else view[RDI]
+        return _found(parent, tid, int.from_bytes(parent.read(at, 8), "little"))
     return 0
+
+
+def _give_back(run: Run, tids: list[int], register: int, flags: int) -> None:
+    """The register with the flags, as it was before CLONE_UNTRACED was taken out of it."""
+    for tid in tids:
+        run.regs.load(tid)
+        if run.view[register] == flags & ~CLONE_UNTRACED:
+            run.view[register] = flags
+            run.regs.store(tid)
+
+
+def _found(parent: Tracee, tid: int, flags: int) -> int:
+    """What clone3 did: what it was given can have been changed since by whoever shares the memory.
+
+    So the kernel is asked. Where it does not say (kcmp(2) is forbidden), the flags are believed,
+    and the descriptors taken to be shared.
+    """
+    if ptrace.is_thread_of(tid, parent.tgid):
+        return flags | CLONE_THREAD | CLONE_SIGHAND | CLONE_VM | CLONE_FILES
+    flags = flags & ~CLONE_THREAD | CLONE_FILES
+    for bit, what in (
+        (CLONE_VM, KCMP_VM), (CLONE_FILES, KCMP_FILES), (CLONE_SIGHAND, KCMP_SIGHAND),
+    ):  # fmt: skip
+        shared = ptrace.shares(parent.tid, tid, what)
+        if shared is not None:
+            flags = flags | bit if shared else flags & ~bit
+    return flags
 
 
 def executed(run: Run, tracee: Tracee) -> None:

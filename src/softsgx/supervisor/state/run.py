@@ -46,7 +46,8 @@ class Run:
     have none to tell of them. regs: the registers of the thread that is dealt with, ``view`` of
     them as a list; spare_regs: others, for a while. main_pid, main_status: of the program.
     sent_illegal: whether a SIGILL came that was no instruction's. filtered: whether any process has
-    a seccomp filter that is not ours. listener: what gives descriptors
+    a seccomp filter that is not ours. untraced: the register that a thread's CLONE_UNTRACED was
+    taken out of, and the flags. listener: what gives descriptors
     to processes. aesm: what makes quotes, once it was asked. place: where processes have the code
     that looks at paths, modulo `pathcode.ALIGN`, None where none has it; path_page: the code; led:
     how many instructions were led there. lsm: the security module. nodes: the device's, and AESM's
@@ -87,6 +88,7 @@ class Run:
         self.place: int | None = None
         self.path_page = b""
         self.filtered = False
+        self.untraced: dict[int, tuple[int, int]] = {}
         self.led = 0
         self.nodes = Nodes.of(options)
         self.cache_dir = cache_dir()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import struct
-from errno import EACCES
+from errno import EACCES, ENOMEM
 
+from softsgx.complaints import complain
 from softsgx.host import bpf, vdso
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.remote import Remote, calls, scratch
 from softsgx.uapi import syscalls as nr
 
-__all__ = ["install", "install_late", "watch", "watch_fd", "watch_names", "watch_range"]
+__all__ = ["complete", "install", "install_late", "watch", "watch_fd", "watch_names", "watch_range"]
 
 _TSYNC = 1
 _MAX_FILTERS = 16
@@ -51,9 +52,26 @@ def watch_range(call: Remote, start: int, end: int) -> int:
         start, end = 4096, _USER_END
     stub = space.image + vdso.load_image().syscall + 2
     error = install(call, bpf.range_program(start, end, stub))
-    if not error:
-        space.ranges.append((start, end))
-    return error
+    if error:
+        return error
+    space.ranges.append((start, end))
+    return _alone(call)
+
+
+def _alone(call: Remote) -> int:
+    """Nobody shares the memory whose calls do not stop: 0 or -errno."""
+    from softsgx.supervisor.stopped.strangers import stranger
+
+    assert call.run is not None
+    other = stranger(call.run, call.tracee)
+    if not other:
+        return 0
+    complain(
+        f"process {call.tracee.tgid} cannot map its enclave: process {other} shares its memory and"
+        " is not traced (CLONE_UNTRACED)"
+    )
+    call.tracee.space.ranges.pop()  # it is asked again
+    return -ENOMEM
 
 
 def install(call: Remote, program: bytes) -> int:
@@ -88,6 +106,31 @@ def install(call: Remote, program: bytes) -> int:
         except ProcessLookupError:
             pass
     return 0
+
+
+def complete(run: Run, parent: Tracee, child: Tracee) -> None:
+    """At the first stop of a process that shares its parent's memory: the filters it lacks.
+
+    It was made before some were installed, and its event came afterwards.
+    """
+    from softsgx.host.status import status_of
+    from softsgx.supervisor.stopped.others import at_stop
+
+    space = child.space
+    if not space.ranges and not space.watched:
+        return
+    has, had = (status_of(t.tid).get(b"Seccomp_filters") for t in (child, parent))
+    if has == had and has is not None:
+        return
+    stub = space.image + vdso.load_image().syscall + 2
+
+    def do(call: Remote) -> None:
+        for start, end in space.ranges:
+            _set(call, bpf.range_program(start, end, stub), 0)
+        for fd in space.watched:
+            _set(call, bpf.fd_program(fd), 0)
+
+    at_stop(run, child, do, interrupted=False)
 
 
 def install_late(run: Run, tracee: Tracee) -> None:

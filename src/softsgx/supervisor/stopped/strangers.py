@@ -1,0 +1,51 @@
+"""Processes that share a tracee's memory, and that nobody traces: their calls stop nowhere.
+
+clone3(2) takes its flags from memory, so no filter sees CLONE_UNTRACED there, and what was looked
+at can be changed before the kernel reads it. So the kernel is asked (kcmp(2)) who shares the
+memory, once for each range of enclaves that begins to be watched: a child that comes later has the
+filter of who made it, which refuses where there is no tracer.
+
+Rejected: to stop each clone3, which every thread of a program would pay for.
+"""
+
+from __future__ import annotations
+
+import os
+
+from softsgx.host import ptrace
+from softsgx.host.status import status_of
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.uapi.sched import KCMP_VM
+
+__all__ = ["stranger"]
+
+_LOOKS = 8
+
+
+def stranger(run: Run, tracee: Tracee) -> int:
+    """A process that shares the memory and is not ours, 0 if there is none.
+
+    Where the kernel does not say who shares memory (kcmp is forbidden), none is found.
+    """
+    if ptrace.shares(tracee.tid, tracee.tid, KCMP_VM) is None:
+        return 0
+    tracer = str(os.getpid()).encode()
+    for _ in range(_LOOKS):
+        gone = False
+        for name in os.listdir("/proc"):
+            pid = int(name) if name.isdigit() else 0
+            if not pid or pid in run.tracees:
+                continue
+            shared = ptrace.shares(tracee.tid, pid, KCMP_VM)
+            if shared is None:
+                gone = gone or not os.path.exists(f"/proc/{pid}")  # and its child may be new
+            elif shared:
+                try:
+                    if status_of(pid)[b"TracerPid"] != tracer:  # or its event is still to come
+                        return pid
+                except OSError:
+                    gone = True
+        if not gone:
+            break
+    return 0
