@@ -184,6 +184,11 @@ static void others(void)
 
 	check_errno(madvise((void *)heap, PAGE, MADV_DONTNEED), EINVAL, "madvise_dontneed");
 	CHECK_EQ(peek(heap), 11, "madvise_content");
+	/* Lengths that overflow: PAGE_ALIGN() makes them 0, and access_ok() comes before the answer's place. */
+	check_errno(madvise(NULL, ~0ul, MADV_NORMAL), EINVAL, "madvise_wraps");
+	check_errno(mlock(NULL, ~0ul), 0, "mlock_wraps");
+	check_errno(mprotect(NULL, ~0ul, R), ENOMEM, "mprotect_wraps");
+	check_errno(mincore((void *)heap, ~0ul >> 1, (unsigned char *)1), ENOMEM, "mincore_long");
 	/* sgx_encl_may_map() refuses tasks with READ_IMPLIES_EXEC whatever they ask. */
 	personality(old | READ_IMPLIES_EXEC);
 	check_errno(map(room, PAGE, R, MAP_SHARED | MAP_FIXED), EACCES, "read_implies_exec");

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -26,6 +27,8 @@ _GUESTS = {
     "signals": (("200",), 11),
     "masks": ((), 26),
     "handlers": ((), 10),
+    "dispatch": ((), 1),
+    "undumpable": ((), 11),
     "opens": ((), 30),
     "peeks": ((), 35),
     "avx": ((), 15),
@@ -279,6 +282,13 @@ def test_without_a_thread_of_its_own_nothing_is_mapped(guest: Guest, softsgx: So
 def test_code_stays_what_it_was(way: str, guest: Guest, softsgx: Softsgx) -> None:
     """Each of these once wrote to a page that was proved never to be written."""
     _assert_all_ok(softsgx("--", guest("attacks"), way), 1)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="test_guest[undumpable] says it where nobody is root")
+def test_undumpable_to_a_tracer_without_the_capability(guest: Guest) -> None:
+    drop = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]
+    command = [*drop, sys.executable, "-m", "softsgx", "run", "--", str(guest("undumpable"))]
+    _assert_all_ok(subprocess.run(command, capture_output=True, text=True, check=False), 11)
 
 
 def test_filters_that_ask_for_a_tracer(guest: Guest, softsgx: Softsgx) -> None:

@@ -29,6 +29,7 @@ MESSAGE = 0x5347
 ALLOW, TRACE, NOTIFY = 0x7FFF0000, 0x7FF00000 | MESSAGE, 0x7FC00000
 _NR, _ARCH, _IP_LO, _IP_HI, _ARGS = 0, 4, 8, 12, 16
 SET_MODE_FILTER, PR_SET_SECCOMP, PR_GET_SECCOMP, MODE_FILTER = 1, 22, 21, 2
+PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_SYSCALL_USER_DISPATCH = 3, 4, 59
 X86_64, I386 = 0xC000003E, 0x40000003
 """AUDIT_ARCH_X86_64, AUDIT_ARCH_I386."""
 
@@ -195,6 +196,8 @@ def base_program(cookie: int, executable: bool = False, place: int | None = None
     p.op(_JEQ, SET_MODE_FILTER, "trace", "allow")
     p.label("prctl")
     p.op(_LD, _arg(0))
+    for option in (PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_SYSCALL_USER_DISPATCH):
+        p.op(_JEQ, option, "trace")
     p.op(_JEQ, PR_SET_SECCOMP, "trace", "allow")
     p.label("shmat")
     p.op(_LD, _arg(2))

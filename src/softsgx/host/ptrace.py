@@ -22,55 +22,21 @@ if TYPE_CHECKING:
     from typing import Final
 
 __all__ = [
-    "EVENT_CLONE",
-    "EVENT_EXEC",
-    "EVENT_EXIT",
-    "EVENT_FORK",
-    "EVENT_SECCOMP",
-    "EVENT_STOP",
-    "EVENT_VFORK",
-    "EVENT_VFORK_DONE",
-    "Registers",
-    "cont",
-    "cpuid_faulting",
-    "cpuid_function",
-    "event_message",
-    "execve",
-    "get_siginfo",
-    "get_sigmask",
-    "get_xstate",
-    "has_thread_area",
-    "interrupt",
-    "is_thread_of",
-    "listen",
-    "memfd_secret",
-    "peek_debug",
-    "poke_debug",
-    "prctl",
-    "punch_hole",
-    "read_memory",
-    "seccomp_filter",
-    "seccomp_listener",
-    "seize",
-    "set_siginfo",
-    "set_sigmask",
-    "set_thread_area",
-    "set_xstate",
-    "shares",
-    "si_code",
-    "singlestep",
-    "syscall_info",
-    "syscall_step",
-    "tgkill",
-    "trace_also",
+    "EVENT_CLONE", "EVENT_EXEC", "EVENT_EXIT", "EVENT_FORK", "EVENT_SECCOMP", "EVENT_STOP",
+    "EVENT_VFORK", "EVENT_VFORK_DONE", "Registers", "cont", "cpuid_faulting", "cpuid_function",
+    "dispatch_of", "event_message", "execve", "get_siginfo", "get_sigmask", "get_xstate",
+    "has_thread_area", "interrupt", "is_thread_of", "listen", "memfd_secret", "peek_debug",
+    "poke_debug", "prctl", "punch_hole", "read_memory", "seccomp_filter", "seccomp_listener",
+    "seize", "set_dispatch", "set_siginfo", "set_sigmask", "set_thread_area", "set_xstate",
+    "shares", "si_code", "singlestep", "syscall_info", "syscall_step", "tgkill", "trace_also",
     "write_memory",
-]
+]  # fmt: skip
 
 _GETREGS, _SETREGS, _CONT, _SINGLESTEP, _SYSCALL = 12, 13, 7, 9, 24
 _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
 _GETREGSET, _SETREGSET = 0x4204, 0x4205
 _GET_THREAD_AREA, _SET_THREAD_AREA = 25, 26
-_SEIZE, _INTERRUPT, _LISTEN = 0x4206, 0x4207, 0x4208
+_SEIZE, _INTERRUPT, _LISTEN, _SET_DISPATCH, _GET_DISPATCH = 0x4206, 0x4207, 0x4208, 0x4210, 0x4211
 _PEEKUSER, _POKEUSER, _U_DEBUGREG = 3, 6, 848  # Linux <asm/user_64.h>, struct user
 _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
 _NT_X86_XSTATE = 0x202
@@ -225,6 +191,27 @@ def poke_debug(tid: int, number: int, value: int) -> None:
     """Set a debug register of a stopped tracee. Raises OSError where the kernel refuses it."""
     if _ptrace(_POKEUSER, tid, _U_DEBUGREG + 8 * number, value) < 0:
         raise _fail("PTRACE_POKEUSER", tid)
+
+
+_dispatch = ctypes.create_string_buffer(32)
+
+
+def dispatch_of(tid: int) -> bytes | None:
+    """Which of its system calls are signals of its own: struct ptrace_sud_config.
+
+    Empty if none is, None where the kernel does not say (before Linux 6.4). Source: Linux commit
+    3f67987cdc09 ("ptrace: Provide set/get interface for syscall user dispatch", in v6.4).
+    """
+    if _ptrace(_GET_DISPATCH, tid, 32, ctypes.addressof(_dispatch)) < 0:
+        return None
+    return _dispatch.raw if any(_dispatch.raw[:8]) else b""
+
+
+def set_dispatch(tid: int, config: bytes = bytes(32)) -> None:
+    """Set them as they were; by default none is."""
+    _dispatch.raw = config
+    if _ptrace(_SET_DISPATCH, tid, 32, ctypes.addressof(_dispatch)) < 0:
+        raise ProcessLookupError(tid)
 
 
 _siginfo = ctypes.create_string_buffer(128)

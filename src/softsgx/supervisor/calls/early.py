@@ -5,14 +5,18 @@ See `table` for all of them and for what a handler is.
 
 from __future__ import annotations
 
+import os
+from errno import EINVAL
+
 from softsgx.host import bpf, ptrace
+from softsgx.host.status import mask_of, status_of
 from softsgx.supervisor.calls import folders, others, paths, sockets
 from softsgx.supervisor.calls.signals import sigaction, sigprocmask, sigreturn
 from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, RDI
+from softsgx.uapi.regs import ORIG_RAX, RDI, RSI
 from softsgx.uapi.syscalls import SYSCALLS
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -23,11 +27,46 @@ if TYPE_CHECKING:
 
 __all__ = ["HANDLERS", "answer"]
 
+_CAP_SYS_PTRACE = 19
+
 
 def _filter(run: Run, _tracee: Tracee) -> None:
     """A filter of the program's own is installed: from now on it may ask for stops, too."""
-    if run.view[ORIG_RAX] == nr.NR_seccomp or run.view[RDI] & 0xFFFFFFFF == bpf.PR_SET_SECCOMP:
+    run.filtered = True
+
+
+def _prctl(run: Run, tracee: Tracee) -> Any:
+    """The same; and signals in place of system calls, which those that we make are none of.
+
+    A kernel that lets no tracer put them off for a while does not have them.
+    """
+    option = run.view[RDI] & 0xFFFFFFFF
+    if option == bpf.PR_SET_SECCOMP:
         run.filtered = True
+    elif option == bpf.PR_SET_SYSCALL_USER_DISPATCH and run.view[RSI]:
+        if ptrace.dispatch_of(tracee.tid) is None:
+            return -EINVAL
+        tracee.dispatches = True
+    elif option in (bpf.PR_GET_DUMPABLE, bpf.PR_SET_DUMPABLE):
+        return _dumpable(tracee, option, run.view[RSI])
+    return None
+
+
+def _dumpable(tracee: Tracee, option: int, value: int) -> Any:
+    """PR_SET_DUMPABLE: a tracer without CAP_SYS_PTRACE sees nothing of a process that is not.
+
+    ptrace_access_vm() and ptrace_may_access() (Linux 6.1) refuse it memory, maps and descriptors.
+    So the process stays dumpable, and is told what it has said.
+    """
+    if mask_of(status_of(os.getpid()), b"CapEff") >> _CAP_SYS_PTRACE & 1:
+        return None
+    space = tracee.space
+    if option == bpf.PR_GET_DUMPABLE:
+        return 0 if space.undumpable else None
+    if value > 1:
+        return None
+    space.undumpable = not value
+    return None if value else 0
 
 
 def _mmap(run: Run, tracee: Tracee) -> Any:
@@ -64,7 +103,7 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
 }
 """By number: what the table of all handlers takes from here."""
 HANDLERS[nr.NR_connect] = sockets.connect
-HANDLERS[nr.NR_seccomp] = HANDLERS[nr.NR_prctl] = _filter
+HANDLERS[nr.NR_seccomp], HANDLERS[nr.NR_prctl] = _filter, _prctl
 HANDLERS[nr.NR_mmap] = _mmap
 HANDLERS[nr.NR_mprotect] = HANDLERS[nr.NR_pkey_mprotect] = HANDLERS[nr.NR_mremap] = _change
 HANDLERS[nr.NR_personality] = _personality

@@ -32,6 +32,7 @@ from softsgx.uapi.regs import ORIG_RAX, R8, R10, RDI, RDX, RSI
 __all__ = ["HANDLERS"]
 
 _PAGE, _TOP = 4096, 1 << 47
+_U64 = (1 << 64) - 1
 _NOWHERE = _TOP - _PAGE
 """The last page below the end of user space, which can never be mapped: TASK_SIZE_MAX."""
 
@@ -43,8 +44,9 @@ _MAX_IOVECS = 1024
 
 
 def _range(run: Run) -> tuple[int, int]:
+    """The addresses of a call; a length that PAGE_ALIGN() makes 0 is none."""
     start = run.view[RDI]
-    return start, start + (run.view[RSI] + _PAGE - 1 & -_PAGE)
+    return start, start + (run.view[RSI] + _PAGE - 1 & -_PAGE & _U64)
 
 
 def _concerned(process: HostProcess, start: int, end: int) -> bool:
@@ -251,7 +253,7 @@ def _mlock(run: Run, tracee: Tracee, process: HostProcess) -> Any:
     """mlock_fixup(): a driver's memory is passed over, and not counted as locked."""
     view = run.view
     start = view[RDI] & -_PAGE
-    end = start + (view[RSI] + (view[RDI] & _PAGE - 1) + _PAGE - 1 & -_PAGE)
+    end = start + (view[RSI] + (view[RDI] & _PAGE - 1) + _PAGE - 1 & -_PAGE & _U64)
     onfault = view[ORIG_RAX] == nr.NR_mlock2
     flags = view[RDX] if onfault else 0
     if not _concerned(process, start, end) or flags & ~1:
@@ -326,8 +328,8 @@ def _msync(run: Run, tracee: Tracee, process: HostProcess) -> Any:
 def _mincore(run: Run, tracee: Tracee, process: HostProcess) -> Any:
     start, end = _range(run)
     vec = run.view[RDX]
-    if not _concerned(process, start, end):
-        return None
+    if end > _TOP or not _concerned(process, start, end):
+        return None  # access_ok() comes before all else
     cancel(run, tracee)
     with calls(run, tracee) as call:
 

@@ -166,6 +166,7 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         space.short = old.short
         space.patched, space.executable = list(old.patched), list(old.executable)
         space.native_cpuid, space.translates = old.native_cpuid, old.translates
+        space.undumpable = old.undumpable
         space.watched, space.ranges = set(old.watched), list(old.ranges)
         space.mem_fds, space.asked_names = set(old.mem_fds), old.asked_names
         space.dir_fds, space.paths = dict(old.dir_fds), old.paths.copy()

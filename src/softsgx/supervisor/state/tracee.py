@@ -23,7 +23,8 @@ class AddressSpace:
     pid: of a process that lives in it. image: base address of our vDSO in it, 0 while there is
     none. aep, entry: where its ENCLU begins and ends. sgx: the `HostProcess`, None until it meets
     the device. patched: CPUID sites by address (two bytes each). translates: the program reads the
-    code that it maps, and does not run it. paths: what makes its calls on paths without a stop,
+    code that it maps, and does not run it. undumpable: the program thinks that it is
+    (PR_SET_DUMPABLE). paths: what makes its calls on paths without a stop,
     raw: what makes its ENCLUs so.
     tracees: those that run in it. watched: the descriptors that a filter stops calls on; mem_fds:
     those of them that are of /proc/PID/mem. asked_names: whether the filter of late calls on names
@@ -54,6 +55,7 @@ class AddressSpace:
         "short",
         "tracees",
         "translates",
+        "undumpable",
         "watched",
     )
 
@@ -69,7 +71,7 @@ class AddressSpace:
         self.executable: list[Any] = []
         self.kept = 0
         self.native_cpuid = True
-        self.translates = False
+        self.translates = self.undumpable = False
         self.tracees: set[int] = set()
         self.watched: set[int] = set()
         self.mem_fds: set[int] = set()
@@ -106,7 +108,8 @@ class Tracee:
     space: its address space. thread: its `sgx.enclu.Thread`, None until it
     enters. stopped: whether it is in a ptrace stop now. vforking: it waits for its
     vfork child and cannot be interrupted. at_call: it stands at a system call's entry,
-    where no remote call is possible. refused: of the page fault that is being raised: access,
+    where no remote call is possible. dispatches: it may have asked for signals in place of system
+    calls (PR_SET_SYSCALL_USER_DISPATCH). refused: of the page fault that is being raised: access,
     why, the page's fields, the rule. exits: it stops before it ends. odd: an `Odd`, None nearly
     always. slot: its `softsgx.supervisor.state.short.Slot`, or None. signals: what its process
     does with those of exceptions. programs: filters that it lacks yet. files: the threads that
@@ -116,6 +119,7 @@ class Tracee:
 
     __slots__ = (
         "at_call",
+        "dispatches",
         "exits",
         "files",
         "odd",
@@ -139,7 +143,7 @@ class Tracee:
         self.vforking = False
         self.retries: tuple[object, int] = (None, 0)
         self.refused: tuple[int, str, dict[str, int] | None, str] | None = None
-        self.at_call = self.exits = False
+        self.at_call = self.exits = self.dispatches = False
         self.odd: Any = None
         self.slot: Any = None
         self.programs: list[bytes] = []

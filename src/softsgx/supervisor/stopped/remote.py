@@ -48,7 +48,7 @@ class Remote:
     run: for calls that give descriptors or concern other threads.
     """
 
-    __slots__ = ("insn", "listener", "mask", "regs", "run", "tid", "tracee", "work")
+    __slots__ = ("dispatch", "insn", "listener", "mask", "regs", "run", "tid", "tracee", "work")
 
     _spare: ClassVar[list[ptrace.Registers]] = []
 
@@ -58,17 +58,24 @@ class Remote:
         self.listener = None if run is None else run.listener
         self.work = self._spare.pop() if self._spare else ptrace.Registers()
         self.mask = 0
+        self.dispatch: bytes | None = None
 
     def __enter__(self) -> Remote:
         tid = self.tid
         self.mask = ptrace.get_sigmask(tid)
         ptrace.set_sigmask(tid, _ALL)
+        if self.tracee.dispatches:
+            self.dispatch = ptrace.dispatch_of(tid)
+            if self.dispatch:
+                ptrace.set_dispatch(tid)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._spare.append(self.work)
         if isinstance(exc[1], ProcessLookupError):
             return  # it is gone; by exec its number may be another thread's by now
+        if self.dispatch:
+            ptrace.set_dispatch(self.tid, self.dispatch)
         ptrace.set_sigmask(self.tid, self.mask)
         self.regs.store(self.tid)
 
