@@ -48,7 +48,7 @@ def test_errors_are_told_all_the_same(softsgx: Softsgx, tmp_path: Path) -> None:
         assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", [("-v",), ("--symbols", "/bin/true")])
+@pytest.mark.parametrize("option", [("-v",), ("--symbols", "/bin/true"), ("--gdb", "-")])
 def test_it_excludes_what_asks_for_more(softsgx: Softsgx, option: tuple[str, ...]) -> None:
     done = softsgx("--quiet", *option, "--", "true")
     assert done.returncode == 2

@@ -240,7 +240,7 @@ def _carries_out(design: Any, options: Options) -> bool:
 
 def _quiet(chosen: dict[str, Any]) -> bool:
     """Whether nothing is told but errors. Raises UsageError."""
-    for name, option in (("verbose", "-v"), ("symbols", "--symbols")):
+    for name, option in (("verbose", "-v"), ("symbols", "--symbols"), ("gdb", "--gdb")):
         if "quiet" in chosen and name in chosen:
             raise UsageError(f"--quiet and {option} exclude each other: one is told nothing by it")
     return "quiet" in chosen
