@@ -230,6 +230,25 @@ int main(int argc, char **argv)
 		for (go = 1; go != 2;)
 			sched_yield();
 		check(answer == -EACCES, "refused", "%d", answer);
+	} else if (!strcmp(way, "false_answers")) { /* a filter says that mprotect was made */
+		struct sock_filter none[] = {
+			{BPF_LD | BPF_W | BPF_ABS, 0, 0, 0}, /* the number */
+			{BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_mprotect},
+			{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO},
+			{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+		};
+		struct sock_fprog program = {4, none};
+		void *heap;
+		int ret;
+
+		if (!load())
+			bail("load", e.err);
+		heap = (void *)(e.base + e.heap);
+		encl_op(&e, OP_POKE, (uint64_t)heap, 1, 0, 0);
+		syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+		ret = (int)syscall(SYS_pkey_mprotect, heap, 4096, PROT_READ, -1);
+		encl_op(&e, OP_POKE, (uint64_t)heap, 2, 0, 0);
+		check(ret || encl_op(&e, OP_PEEK, (uint64_t)heap, 0, 0, 0) == 1, "read_only", "it was written");
 	} else if (!strcmp(way, "takes")) {
 		takes("before");
 		if (!load())

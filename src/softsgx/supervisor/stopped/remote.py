@@ -8,14 +8,14 @@ but a forced SIGTRAP resets the handler of a program that blocks it.
 from __future__ import annotations
 
 import os
-from errno import EMFILE, EPERM
+from errno import EMFILE, ENOMEM, EPERM
 
 from softsgx.host import notify, ptrace, vdso
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.waits import poll_stop, wait_stop
 from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI
-from softsgx.uapi.syscalls import NR_open
+from softsgx.uapi.syscalls import NR_mmap, NR_mprotect, NR_munmap, NR_open, NR_pkey_mprotect
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -31,6 +31,7 @@ _O_RDWR, _O_CLOEXEC = 0o2, 0o2000000
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)
 _ALL = (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
+_MAPS = (NR_mmap, NR_mprotect, NR_munmap, NR_pkey_mprotect)
 
 
 def scratch(space: AddressSpace) -> int:
@@ -84,7 +85,27 @@ class Remote:
         self.prepare(nr, *args)
         self.step(self.tid)  # entry
         self.step(self.tid)  # exit
-        return self.result()
+        result = self.result()
+        if not result and nr in _MAPS and self.run is not None and self.run.filtered:
+            return self._checked(nr, *args)
+        return result
+
+    def _checked(self, nr: int, *args: int) -> int:
+        """A memory call that answered 0: -ENOMEM if it was not made.
+
+        A filter of the program's own may have answered it (SECCOMP_RET_ERRNO of 0).
+        """
+        from softsgx.host.procmaps import maps
+
+        start, end = args[0], args[0] + (args[1] + 4095 & -4096)
+        there = [m for m in maps(self.tid) if m.start < end and m.end > start]
+        if nr == NR_munmap:
+            made = not there
+        elif nr == NR_mmap:
+            made = not start
+        else:
+            made = all(m.prot == args[2] & 7 for m in there)
+        return 0 if made else -ENOMEM
 
     def prepare(self, nr: int, *args: int) -> None:
         """Let the thread stand before the call."""
