@@ -194,3 +194,12 @@ def test_its_traces_have_no_loader(softsgx: Softsgx, tmp_path: Path) -> None:
     assert done.returncode == 2
     (told,) = done.stderr.splitlines()
     assert "this trace cannot be replayed: design labelled adds pages in a way of its own" in told
+
+
+def test_what_the_checker_does_not_call_is_told(softsgx: Softsgx, tmp_path: Path) -> None:
+    text = re.sub(r"^    add_(rules|args|page) = .*\n", "", LABELLED, flags=re.MULTILINE)
+    (tmp_path / "labelled.py").write_text(text)
+    where = ("--load", "labelled.py", "--property", "noexec", "labelled")
+    done = softsgx.command("check", *where, cwd=tmp_path)
+    told = "softsgx: design labelled: nothing explored makes a call of SGX_IOC_ADD_LABELLED\n"
+    assert (done.returncode, done.stderr) == (0, told)

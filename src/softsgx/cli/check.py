@@ -109,7 +109,7 @@ def check(args: list[str]) -> int:
     from softsgx.checker.permissions import parse_permissions
     from softsgx.checker.properties import PROPERTIES
     from softsgx.checker.result import Options
-    from softsgx.cli.world import design_of, world_of
+    from softsgx.cli.world import checked_design, world_of
     from softsgx.designs.registry import DESIGNS
 
     loaded = world_of(a, {} if a.list else {"bound": (1, 1000)})
@@ -123,7 +123,7 @@ def check(args: list[str]) -> int:
     if a.variants:
         texts = [v for t in texts for v in (_variants(t) if t in DESIGNS else [t])]
     for text in texts:
-        design_of(text)
+        checked_design(text)
     if a.html:
         from softsgx.report.html import need_jinja
 

@@ -46,14 +46,14 @@ def parser() -> Any:
 def repair(args: list[str]) -> int:
     """Look for repairs; 1 if something has none. Raises UsageError."""
     from softsgx.checker.result import Options
-    from softsgx.cli.world import design_of, world_of
+    from softsgx.cli.world import checked_design, world_of
     from softsgx.designs.registry import DESIGNS
 
     a = parser().parse_args(args)
     loaded = world_of(a)
     texts = a.designs or loaded or [n for n, d in DESIGNS.items() if d.repairs]
     for text in texts:
-        design = design_of(text)
+        design = checked_design(text)
         if not design.options:
             raise UsageError(f"design {design.name} has no options that could mend it")
     options = Options(a.pages, a.processes, timeout_s=a.timeout)

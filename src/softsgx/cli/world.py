@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any
 
 from softsgx.cli.load import blame, is_loaded, load_file
+from softsgx.complaints import complain
 from softsgx.errors import SoftsgxError, UsageError
 
-__all__ = ["WorldParser", "design_of", "world_of"]
+__all__ = ["WorldParser", "checked_design", "design_of", "world_of"]
 
 
 class WorldParser(argparse.ArgumentParser):
@@ -60,6 +61,21 @@ def world_of(args: Any, bounds: dict[str, tuple[int, int]] | None = None) -> lis
             raise UsageError(f"no property {name!r}; there are {', '.join(PROPERTIES)}")
     args.jobs = args.jobs or len(os.sched_getaffinity(0))
     return loaded
+
+
+def checked_design(text: str) -> Any:
+    """`design_of`, and a line for each ioctl of its own that the checker has no move for.
+
+    Raises UsageError where it finds no EADD in it.
+    """
+    from softsgx.checker.loading import eadd_rules
+
+    design = design_of(text)
+    known = eadd_rules(design)
+    for row in design.ioctls:
+        if row.rule not in known and getattr(design, row.rule, None) is not None:
+            complain(f"design {design.name}: nothing explored makes a call of {row.name}")
+    return design
 
 
 def design_of(text: str) -> Any:
