@@ -131,7 +131,7 @@ def test_the_platform_is_set_and_stays(capsys: Capture) -> None:
     ("args", "text"),
     [
         (["nothing"], "attest has no 'nothing'"),
-        (["root", "file"], "attest root takes no argument, and no 'file'"),
+        (["root", "file"], "attest root takes no argument 'file'"),
         (["verify"], "attest verify needs one file"),
         (["verify", "/nonexistent"], "/nonexistent: No such file"),
         (["root", "--tls"], "no option --tls; see 'softsgx attest root --help'"),

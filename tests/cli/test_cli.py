@@ -145,7 +145,7 @@ def test_sizes(text: str, size: int) -> None:
         (("designs", "linux-7"), "no design 'linux-7'"),
         (("designs", "v20", "segments"), "one design"),
         (("designs", "-l"), "no option -l"),
-        (("doctor", "now"), "doctor takes no argument, and no 'now'"),
+        (("doctor", "now"), "doctor takes no argument 'now'"),
     ],
 )
 def test_bad_commands(args: tuple[str, ...], part: str, softsgx: Softsgx) -> None:

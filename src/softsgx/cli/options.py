@@ -78,8 +78,8 @@ def given(
     if len(found.words) < least:
         raise UsageError(f"{command} needs {what}; {see}")
     if most is not None and len(found.words) > most:
-        takes_what = what if most else "no argument"
-        raise UsageError(f"{command} takes {takes_what}, and no {found.words[most]!r}; {see}")
+        takes_what = f"{what}, and no" if most else "no argument"
+        raise UsageError(f"{command} takes {takes_what} {found.words[most]!r}; {see}")
     return found
 
 
