@@ -371,7 +371,7 @@ def test_what_has_no_order_is_said(tmp_path: Path, capsys: Capture) -> None:
         (["words.json"], "words.json: not a trace"),
         (["design.json"], "no design 'mine'"),
         (["lsm.json"], "an LSM that is unknown here: 'tomoyo'"),
-        ([], "replay takes one trace"),
+        ([], "replay needs one trace"),
         (["a", "b"], "replay takes one trace"),
         (["--wrong", "good.json"], "no option --wrong"),
         (["good.json", "--noexec"], "--noexec needs a value"),
