@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shlex
 import shutil
@@ -175,3 +176,22 @@ def killed_without(out: Path, folder: Path) -> Path:
 def test_mistakes_are_one_line(value: str, message: str, softsgx: Softsgx) -> None:
     done = softsgx("--symbols", value, "--", "true")
     assert (done.returncode, done.stderr) == (2, f"softsgx: {message}\n")
+
+
+def test_a_recording_has_what_is_told_and_so_have_show_and_the_page(
+    killed: Path, softsgx: Softsgx, tmp_path: Path
+) -> None:
+    told = softsgx("--record", tmp_path / "r.jsonl", "--", killed / "hello", "you").stderr
+    lines = [line.removeprefix("softsgx: ").strip() for line in told.splitlines()]
+    shown = softsgx.command("show", tmp_path / "r.jsonl").stdout
+    start = shown.index("crash in an enclave")
+    assert [line.strip() for line in shown[start:].splitlines()[: len(lines)]] == lines
+    page = tmp_path / "r.html"
+    done = softsgx.command("report", tmp_path / "r.jsonl", "-o", page)
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in page.read_text().split("<tr") if lines[0] in html.unescape(line))
+    assert all(name in row for name in ("innermost", "middle", "the VMA does not allow it"))
+    # Printed as an event, it is not said a second time.
+    verbose = softsgx("-v", "--", killed / "hello", "you").stderr
+    assert verbose.count("crash in an enclave") == 1
+    assert "softsgx: crash" not in verbose

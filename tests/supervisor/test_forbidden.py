@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from softsgx.host.forbidden import why_no_ptrace
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.syscalls import SYSCALLS
 from tests.cache import ROOT
+from tests.command import Softsgx
 
 _DATA = ROOT / "tests" / "data" / "seccomp"
 _NUMBERS = {row.name: number for number, row in SYSCALLS.items()}
@@ -136,9 +138,30 @@ def test_a_tracer_that_is_there_already_is_named(tmp_path: Path) -> None:
     )
     assert followed.returncode == 2
     assert "traces this one and its children" in followed.stderr
+    assert "softsgx run -v" in followed.stderr
     assert followed.stderr.count("\n") == 1
     alone = subprocess.run(["strace", *log, *argv], timeout=60, check=False)
     assert alone.returncode == 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "option"),
+    [
+        (["strace", "true"], "-v"),
+        (["gdb", "-nx", "-batch", "-ex", "run", "-ex", "kill", "/bin/true"], "--gdb"),
+    ],
+)
+def test_a_tracer_among_the_programs_is_told_what_takes_its_place(
+    argv: list[str], option: str, softsgx: Softsgx
+) -> None:
+    if shutil.which(argv[0]) is None:
+        pytest.skip(f"no {argv[0]} here; install it to force this")
+    done = softsgx("--", *argv)
+    told = [line for line in done.stderr.splitlines() if line.startswith("softsgx: ")]
+    assert len(told) == 1
+    assert told[0].startswith(f"softsgx: {argv[0]} cannot trace what softsgx run traces: ")
+    assert f"softsgx run {option} " in told[0]
+    assert "softsgx: " not in softsgx("--quiet", "--", *argv).stderr
 
 
 @pytest.mark.parametrize(("scope", "word"), [(2, "root only"), (3, "next boot")])

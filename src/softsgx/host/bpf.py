@@ -29,6 +29,7 @@ MESSAGE = 0x5347
 ALLOW, TRACE, NOTIFY = 0x7FFF0000, 0x7FF00000 | MESSAGE, 0x7FC00000
 _NR, _ARCH, _IP_LO, _IP_HI, _ARGS = 0, 4, 8, 12, 16
 SET_MODE_FILTER, PR_SET_SECCOMP, PR_GET_SECCOMP, MODE_FILTER = 1, 22, 21, 2
+_TRACEME, _ATTACH, _SEIZE = 0, 16, 0x4206
 PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_SYSCALL_USER_DISPATCH = 3, 4, 59
 X86_64, I386 = 0xC000003E, 0x40000003
 """AUDIT_ARCH_X86_64, AUDIT_ARCH_I386."""
@@ -119,7 +120,7 @@ def base_program(cookie: int, executable: bool = False, place: int | None = None
     }
     wanted |= {nr.NR_ioctl: "ioctl", nr.NR_mmap: "mmap", nr.NR_exit: "exit", nr.NR_shmat: "shmat"}
     wanted[nr.NR_rt_sigaction] = "sigaction"
-    wanted |= {nr.NR_seccomp: "seccomp", nr.NR_prctl: "prctl"}
+    wanted |= {nr.NR_seccomp: "seccomp", nr.NR_prctl: "prctl", nr.NR_ptrace: "ptrace"}
     wanted |= {nr.NR_utimensat: "utimensat", nr.NR_connect: "connect"}
     if place is not None:
         wanted |= dict.fromkeys(pathcode.CALLS, "looked")
@@ -194,6 +195,11 @@ def base_program(cookie: int, executable: bool = False, place: int | None = None
     p.label("seccomp")  # filters of the program's own
     p.op(_LD, _arg(0))
     p.op(_JEQ, SET_MODE_FILTER, "trace", "allow")
+    p.label("ptrace")  # of who would trace what we do
+    p.op(_LD, _arg(0))
+    for request in (_TRACEME, _ATTACH, _SEIZE):
+        p.op(_JEQ, request, "trace")
+    p.op(_JA, 0, "allow")
     p.label("prctl")
     p.op(_LD, _arg(0))
     for option in (PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_SYSCALL_USER_DISPATCH):

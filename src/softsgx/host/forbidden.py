@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["why_no_filter", "why_no_ptrace"]
+__all__ = ["instead", "why_no_filter", "why_no_ptrace"]
 
 _CONTAINER = (
     "a container's seccomp filter may forbid it: docker run --cap-add SYS_PTRACE,"
@@ -29,11 +29,28 @@ def why_no_ptrace(pid: int | None = None, proc: str = "/proc") -> str:
         if tracer not in ("0", str(os.getpid())):
             return (
                 f"process {tracer} traces this one and its children: run it without,"
-                " or without its following of forks (strace -f, gdb)"
+                f" or without its following of forks; {instead(_name(proc, tracer))}"
             )
     if _status(f"{proc}/self/status").get("Seccomp") == "2":
         return _CONTAINER
     return "a security module may forbid it (AppArmor, SELinux): allow ptrace of its own children"
+
+
+def instead(name: str) -> str:
+    """What takes the place of a debugger or tracer of that name."""
+    if name.startswith(("gdb", "cgdb", "lldb")):
+        return "softsgx run --gdb lets GDB debug loader and enclave"
+    if name in ("strace", "ltrace"):
+        return "softsgx run -v prints what the program does with the device"
+    return "softsgx run --gdb takes the place of gdb, softsgx run -v that of strace"
+
+
+def _name(proc: str, pid: str) -> str:
+    try:
+        with open(f"{proc}/{pid}/comm", errors="replace") as f:
+            return f.read().strip()
+    except OSError:
+        return ""
 
 
 def why_no_filter(proc: str = "/proc") -> str:

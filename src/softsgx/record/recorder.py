@@ -327,6 +327,15 @@ class Recorder:
         """What the program sees of an exception; ``to``: "vdso" or "signal"."""
         self._put("exception", tid, vector, code, addr, to, signal, leaf)
 
+    @property
+    def prints(self) -> bool:
+        """Whether events are printed as they happen."""
+        return self._sink is not None
+
+    def crash(self, tid: int, fields: dict[str, Any]) -> None:
+        """An exception inside that is told in full: `softsgx.record.crash`."""
+        self._put("crash", tid, *fields.values())
+
     def cpuid(self, tid: int, leaf: int, subleaf: int, answer: tuple[int, int, int, int]) -> None:
         """A CPUID that was answered: EAX, EBX, ECX, EDX."""
         self._put("cpuid", tid, leaf, subleaf, *answer)

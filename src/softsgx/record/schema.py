@@ -47,6 +47,20 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "notify": ("tcs", "cssa"),
     # An exception as the program sees it: ``to`` is "vdso" or "signal".
     "exception": ("vector", "code", "addr", "to", "signal", "leaf"),
+    # An exception inside that ends the process, in full; ``ssa``: the registers that AEX saved.
+    "crash": (
+        "vector",
+        "code",
+        "addr",
+        "place",
+        "access",
+        "why",
+        "rule",
+        "page",
+        "frames",
+        "ssa",
+        "symbols",
+    ),
     "cpuid": ("leaf", "subleaf", "eax", "ebx", "ecx", "edx"),
     # The LSM of the run: "selinux" or "apparmor"; ``setup``: its policy and the options.
     "lsm": ("kind", "setup"),

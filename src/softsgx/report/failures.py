@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from softsgx.record.crash import crash_lines
 from softsgx.report.runs import Run
 from softsgx.report.text import enclu_name, fault_word, signal_name
 from softsgx.sdm import leaves as sdm
@@ -76,8 +77,17 @@ def _of(event: dict[str, Any]) -> Iterator[Failure]:
         name = sdm.VECTOR_NAMES.get(event["vector"], f"vector {event['vector']}")
         to = "vDSO" if event["to"] == "vdso" else signal_name(event["signal"])
         yield Failure(_FAULT, name, f"to {to}", "")
+    elif kind == "crash":
+        head, *rest = crash_lines(event)
+        at = event["frames"][0] if event["frames"] else ""
+        yield Failure(_ENDED, head, at, "; ".join(line for line in rest if _is_reason(line)))
     elif kind == "enclu":
         yield from _instruction(event)
+
+
+def _is_reason(line: str) -> bool:
+    """Of a crash's lines: why, what the page was, and the callers."""
+    return line.startswith(("why:", "page:", "#")) and not line.startswith("#0 ")
 
 
 def _instruction(event: dict[str, Any]) -> Iterator[Failure]:

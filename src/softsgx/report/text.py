@@ -14,6 +14,7 @@ from typing import Any
 from softsgx.law.rule import FAULT
 from softsgx.law.values import mask_name
 from softsgx.record import ioctls
+from softsgx.record.crash import crash_lines
 from softsgx.sdm import leaves as sdm
 from softsgx.sdm.cpuid import SGX_LEAF
 from softsgx.sgx.epcm import page_text
@@ -304,6 +305,10 @@ class Formatter:
         leaf = sdm.ENCLU_NAMES.get(e["leaf"], e["leaf"])
         to = f"vDSO, {leaf}" if e["to"] == "vdso" else signal_name(e["signal"])
         return f"{what} -> {to}"
+
+    def _crash(self, e: dict[str, Any]) -> str:
+        head, *rest = crash_lines(e)
+        return "\n      ".join([head, *map(_visible, rest)])
 
     def _cpuid(self, e: dict[str, Any]) -> str | None:
         if e["leaf"] not in (7, SGX_LEAF):

@@ -21,7 +21,7 @@ KINDS = (
 _CROSSINGS = {EENTER: 0, ERESUME: 1, EEXIT: 2}
 _BY_EVENT = {
     "aex": 3, "ioctl": 5, "mm": 6, "refused": 6, "fault": 7, "exception": 7, "augment": 7,
-    "signal": 8,
+    "crash": 7, "signal": 8,
 }  # fmt: skip
 
 

@@ -96,6 +96,13 @@ def _personality(run: Run, tracee: Tracee) -> Any:
     return follow_personality(run, tracee)
 
 
+def _ptrace(run: Run, tracee: Tracee) -> None:
+    """A tracer among the programs."""
+    from softsgx.supervisor.calls.tracing import tried
+
+    tried(run, tracee)
+
+
 HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     number: paths.handle
     for number, row in SYSCALLS.items()
@@ -104,6 +111,7 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
 """By number: what the table of all handlers takes from here."""
 HANDLERS[nr.NR_connect] = sockets.connect
 HANDLERS[nr.NR_seccomp], HANDLERS[nr.NR_prctl] = _filter, _prctl
+HANDLERS[nr.NR_ptrace] = _ptrace
 HANDLERS[nr.NR_mmap] = _mmap
 HANDLERS[nr.NR_mprotect] = HANDLERS[nr.NR_pkey_mprotect] = HANDLERS[nr.NR_mremap] = _change
 HANDLERS[nr.NR_personality] = _personality

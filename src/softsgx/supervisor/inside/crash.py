@@ -11,9 +11,9 @@ from typing import Any
 
 from softsgx.complaints import complain
 from softsgx.errors import UsageError
+from softsgx.record.crash import crash_lines
 from softsgx.sdm import leaves as sdm
 from softsgx.sdm.structs import GPRSGX
-from softsgx.sgx.epcm import page_text
 from softsgx.supervisor.inside.elf import symbols_at
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -26,8 +26,6 @@ _NAMES = (
     "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13",
     "r14", "r15", "rip", "rflags", "fsbase", "gsbase",
 )  # fmt: skip
-_SHOWN = ("present", "pt", "perm", "pending", "modified", "pr")
-_ACCESS = {0: "read", 1: "write", 2: "fetch"}
 
 
 class Why:
@@ -93,36 +91,41 @@ class _Crash:
         saved, back = int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:], "little")
         return dict(registers, rbp=saved, rsp=rbp + 16, rip=back)
 
-    def lines(self, vector: int, code: int, addr: int, why: Why | None) -> Iterator[str]:
-        what = sdm.VECTOR_NAMES.get(vector, f"vector {vector}")
-        if vector == sdm.VECTOR_PF:
-            access = "" if why is None else f" {_ACCESS[why.access]}"
-            what += f"{access} {code:#x} at {self.place(addr)}"
-        yield f"crash in an enclave: {what}"
-        if why is not None:
-            rule = f" (rule {why.rule})" if why.rule else ""
-            yield f"  why: {why.why}{rule}"
-            if why.page is not None:
-                shown = {name: n for name, n in why.page.items() if name in _SHOWN}
-                yield f"  page: {page_text(shown)}"
-        for n, frame in enumerate(self.frames()):
-            yield f"  #{n} {frame}"
-        values = [f"{name}={value:#x}" for name, value in self.registers.items()]
-        yield from ("  " + " ".join(values[n : n + 5]) for n in range(0, len(values), 5))
-        if self.symbols is not None:
-            yield f"  symbols: {self.symbols.path}"
-        else:
-            yield "  no ELF file with this code was found: --symbols FILE or FILE@OFFSET names it"
+    def fields(self, vector: int, code: int, addr: int, why: Why | None) -> dict[str, Any]:
+        """What a recording has of it (`softsgx.record.schema`)."""
+        return {
+            "vector": vector,
+            "code": code,
+            "addr": addr,
+            "place": self.place(addr) if vector == sdm.VECTOR_PF else "",
+            "access": None if why is None else why.access,
+            "why": "" if why is None else why.why,
+            "rule": "" if why is None else why.rule,
+            "page": None if why is None else why.page,
+            "frames": list(self.frames()),
+            "ssa": self.registers,
+            "symbols": "" if self.symbols is None else self.symbols.path,
+        }
 
 
 def tell(
     run: Run, tracee: Tracee, enclave: Any, tcs: Any, vector: int, code: int, addr: int,
     why: Why | None,
 ) -> None:  # fmt: skip
-    """Print what is known of an exception inside, after its AEX, to standard error."""
+    """Say what is known of an exception inside, after its AEX, on standard error; record it.
+
+    Who prints events (``-v``) has it by that.
+    """
     try:
         crash = _Crash(run, tracee, enclave, tcs)
     except (OSError, ValueError) as error:  # --symbols names something else than an ELF file
         raise UsageError(f"--symbols {' '.join(run.options.symbols)}: {error}") from None
-    for line in crash.lines(vector, code, addr, why):
-        complain(line)
+    fields = crash.fields(vector, code, addr, why)
+    if run.record is not None:
+        run.record.crash(tracee.tid, fields)
+    if run.options.quiet or (run.record is not None and run.record.prints):
+        return
+    head, *rest = crash_lines(fields)
+    complain(head)
+    for line in rest:
+        complain(f"  {line}")

@@ -282,7 +282,9 @@ def _crashed(
     """Tell of an exception, after its AEX, that ends the process, or of each with --symbols."""
     at_vdso = _fixed_up(tracee, run.view[RIP], exception[0])
     handled = number in tracee.signals.actions and number not in tracee.signals.ignored
-    if run.options.quiet or (not run.options.symbols and (at_vdso or handled)):
+    if not run.options.symbols and (at_vdso or handled):
+        return
+    if run.options.quiet and run.record is None:
         return
     from softsgx.supervisor.inside.crash import Why, tell
 

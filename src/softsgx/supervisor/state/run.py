@@ -45,9 +45,10 @@ class Run:
     events have not come yet. killed: the process that was last ended by SIGKILL, whose children may
     have none to tell of them. regs: the registers of the thread that is dealt with, ``view`` of
     them as a list; spare_regs: others, for a while. main_pid, main_status: of the program.
-    sent_illegal: whether a SIGILL came that was no instruction's. filtered: whether any process has
-    a seccomp filter that is not ours. untraced: the register that a thread's CLONE_UNTRACED was
-    taken out of, and the flags. listener: what gives descriptors
+    sent_illegal: whether a SIGILL came that was no instruction's. tracer_told: whether a program
+    that wants to trace was told what takes its place. filtered: whether any process has a seccomp
+    filter that is not ours. untraced: the register that a thread's CLONE_UNTRACED was taken out
+    of, and the flags. listener: what gives descriptors
     to processes. aesm: what makes quotes, once it was asked. place: where processes have the code
     that looks at paths, modulo `pathcode.ALIGN`, None where none has it; path_page: the code; led:
     how many instructions were led there. lsm: the security module. nodes: the device's, and AESM's
@@ -81,7 +82,7 @@ class Run:
         self.view = self.regs.view
         self.main_pid = 0
         self.main_status: int | None = None
-        self.sent_illegal = False
+        self.sent_illegal = self.tracer_told = False
         self.short = False
         self.listener: Listener | None = None
         self.aesm: AesmService | None = None

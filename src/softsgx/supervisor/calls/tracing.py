@@ -1,0 +1,31 @@
+"""A debugger or tracer among the programs of a run: the kernel refuses it what softsgx traces.
+
+Each thread has one tracer (ptrace(2), EPERM). Once a run a line says what takes its place.
+"""
+
+from __future__ import annotations
+
+from softsgx.complaints import complain
+from softsgx.host.forbidden import instead
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.uapi.regs import RDI, RSI
+
+__all__ = ["tried"]
+
+_TRACEME = 0
+
+
+def tried(run: Run, tracee: Tracee) -> None:
+    """PTRACE_TRACEME, or PTRACE_ATTACH or PTRACE_SEIZE of a thread that is ours."""
+    request, tid = run.view[RDI], run.view[RSI]
+    if run.tracer_told or run.options.quiet or (request != _TRACEME and tid not in run.tracees):
+        return
+    run.tracer_told = True
+    try:
+        with open(f"/proc/{tracee.tid}/comm", encoding="utf-8", errors="replace") as file:
+            text = file.read().rstrip("\n")
+    except OSError:
+        return  # it is being killed
+    name = "".join(c if c.isprintable() else "?" for c in text)
+    complain(f"{name} cannot trace what softsgx run traces: {instead(name)}")
