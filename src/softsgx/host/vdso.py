@@ -20,10 +20,10 @@ import struct
 from softsgx.errors import UnsupportedError
 from softsgx.host.built import lacks, path_of, read_built
 
-__all__ = ["Image", "find_syscall_insn", "load_image", "parse_symbols", "slots"]
+__all__ = ["PATH", "Image", "find_syscall_insn", "load_image", "parse_symbols", "slots"]
 
 _PAGE = 4096
-_PATH = path_of("softsgx-vdso.so")
+PATH = path_of("softsgx-vdso.so")
 _SLOT = "softsgx_slot_"
 _FALLBACK = "softsgx_fallback_"
 
@@ -105,7 +105,7 @@ class Image:
             }
             self.data_offset = min(self.slot_offsets.values()) & -_PAGE
         except (KeyError, ValueError) as e:
-            raise lacks(_PATH, e) from e
+            raise lacks(PATH, e) from e
         self.symbols = symbols
         self.contents = contents
         self.size = self.data_offset + _PAGE
@@ -121,7 +121,7 @@ def load_image() -> Image:
     """
     global _image  # noqa: PLW0603 - one file, read at most once a process
     if _image is None:
-        _image = Image(read_built(_PATH))
+        _image = Image(read_built(PATH))
     return _image
 
 

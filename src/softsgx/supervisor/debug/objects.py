@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from softsgx.host import vdso
 from softsgx.host.symbols import Symbols
 from softsgx.rsp.packets import Ids
 from softsgx.supervisor.debug.threads import Thread
@@ -69,10 +70,14 @@ def auxv(t: Thread) -> bytes:
 def libraries(run: Run, t: Thread) -> bytes:
     """The list of libraries, enclaves behind them."""
     lines, main = [], ""
+    image = t.tracee.space.image
+    if image:  # our vDSO, which the kernel does not know: its file has symbols and CFI
+        dynamic = image + Symbols(vdso.PATH, image).dynamic
+        lines.append(_library(vdso.PATH, image, image, dynamic))
     for n, (at, bias, name, dynamic) in enumerate(_link_map(t)):
         if n == 0:
             main = f' main-lm="{at:#x}"'
-        elif name:
+        elif name and bias != image:
             lines.append(_library(name, at, bias, dynamic))
     for enclave, symbols in enclaves(run, t):
         if symbols is not None:

@@ -1,0 +1,54 @@
+"""Read by GDB, not by softsgx: who called an enclave's entry is who made the ENCLU outside.
+
+No CFI can say so, since what was there at EENTER is in the SSA (URSP, URBP) and the TCS. So in GDB:
+
+    python exec(gdb.execute("monitor python", to_string=True))
+"""
+
+import gdb
+from gdb.unwinder import Unwinder, register_unwinder
+
+
+class _FrameId:
+    def __init__(self, sp, pc):  # type: ignore[no-untyped-def]
+        self.sp, self.pc = sp, pc
+
+
+class _Entry(Unwinder):  # type: ignore[misc]
+    """Of the function that EENTER goes to: `monitor outside` tells of the thread that is inside."""
+
+    def __init__(self):  # type: ignore[no-untyped-def]
+        super().__init__("softsgx")
+        self.busy = False
+
+    def __call__(self, pending):  # type: ignore[no-untyped-def]
+        if self.busy:  # names are looked up in frames, too
+            return None
+        self.busy = True
+        try:
+            return self.unwind(pending)
+        finally:
+            self.busy = False
+
+    def unwind(self, pending):  # type: ignore[no-untyped-def]
+        """The frame's caller, or None if it is none of an entry."""
+        pc = pending.read_register("rip")
+        told = gdb.execute("monitor outside", to_string=True).split()
+        if not told:
+            return None
+        start, end, entry, *registers = [int(word, 16) for word in told]
+        if not start <= int(pc) < end or self.name(int(pc)) != self.name(entry):
+            return None
+        info = pending.create_unwind_info(_FrameId(pending.read_register("rsp"), pc))
+        for name, value in zip(("rip", "rsp", "rbp"), registers, strict=True):
+            kind = pending.read_register(name).type
+            info.add_saved_register(name, gdb.Value(value).cast(kind))
+        return info
+
+    @staticmethod
+    def name(pc):  # type: ignore[no-untyped-def]
+        """The symbol that an address is of."""
+        return gdb.execute(f"info symbol {pc:#x}", to_string=True).split()[0]
+
+
+register_unwinder(None, _Entry(), replace=True)
