@@ -73,7 +73,8 @@ class Client:
         return self("?")
 
     def monitor(self, text: str) -> str:
-        return bytes.fromhex(self("qRcmd," + text.encode().hex())).decode()
+        answer = self("qRcmd," + text.encode().hex())
+        return "" if answer == "OK" else bytes.fromhex(answer).decode()
 
     def end(self) -> int:
         """softsgx's exit status, with what it said in `said`."""

@@ -32,7 +32,8 @@ def hello(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_breakpoints_and_steps_in_loader_and_enclave(hello: Path, tmp_path: Path) -> None:
     commands = [
-        "break main", "continue", "break enclave_main", "continue", "backtrace 2", "info threads",
+        'python exec(gdb.execute("monitor python", to_string=True))',
+        "break main", "continue", "break enclave_main", "continue", "backtrace", "info threads",
         "print greeting", "stepi", "next", "info sharedlibrary", "monitor enclaves",
         "watch -l name[0]", "continue", "delete 3", "info registers xmm0 mxcsr", "break puts",
         "continue", "continue",
@@ -41,6 +42,9 @@ def test_breakpoints_and_steps_in_loader_and_enclave(hello: Path, tmp_path: Path
     assert re.search(r"Breakpoint 1, main \(argc=2", said), said
     assert re.search(r"Breakpoint 2, enclave_main \(outside=0x\w+\) at enclave.c:\d+", said), said
     assert re.search(r"#1 +0x\w+ in enclave_entry \(\) at entry.S:\d+", said), said
+    assert re.search(r"#2 +0x\w+ in __vdso_sgx_enter_enclave \(\)", said), said
+    assert re.search(r"#3 +0x\w+ in main \(", said), said
+    assert "Python Exception" not in said
     assert re.search(r'Thread \d+\.\d+ "hello" \(in enclave 0x\w+, TCS 0x\w+\)', said), said
     assert '$1 = "hello, "' in said
     assert re.search(rf"Yes +{hello}/enclave.elf", said), said

@@ -197,7 +197,8 @@ class Server(Looking):
 
     def _monitor(self, rest: bytes) -> bytes:
         text = unhex(rest).decode("utf-8", "replace")
-        return monitor.command(self._control, self.thread_now(), text).encode().hex().encode()
+        answer = monitor.command(self._control, self.thread_now(), text)
+        return answer.encode().hex().encode() or b"OK"
 
     # -- running -----------------------------------------------------------------------------
 

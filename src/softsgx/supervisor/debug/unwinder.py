@@ -5,23 +5,25 @@ No CFI can say so, since what was there at EENTER is in the SSA (URSP, URBP) and
     python exec(gdb.execute("monitor python", to_string=True))
 """
 
+from typing import Any
+
 import gdb
 from gdb.unwinder import Unwinder, register_unwinder
 
 
 class _FrameId:
-    def __init__(self, sp, pc):  # type: ignore[no-untyped-def]
+    def __init__(self, sp: Any, pc: Any) -> None:
         self.sp, self.pc = sp, pc
 
 
 class _Entry(Unwinder):  # type: ignore[misc]
     """Of the function that EENTER goes to: `monitor outside` tells of the thread that is inside."""
 
-    def __init__(self):  # type: ignore[no-untyped-def]
+    def __init__(self) -> None:
         super().__init__("softsgx")
         self.busy = False
 
-    def __call__(self, pending):  # type: ignore[no-untyped-def]
+    def __call__(self, pending: Any) -> Any:
         if self.busy:  # names are looked up in frames, too
             return None
         self.busy = True
@@ -30,14 +32,17 @@ class _Entry(Unwinder):  # type: ignore[misc]
         finally:
             self.busy = False
 
-    def unwind(self, pending):  # type: ignore[no-untyped-def]
+    def unwind(self, pending: Any) -> Any:
         """The frame's caller, or None if it is none of an entry."""
         pc = pending.read_register("rip")
-        told = gdb.execute("monitor outside", to_string=True).split()
+        try:
+            told = gdb.execute("monitor outside", to_string=True).split()
+        except gdb.error:
+            return None  # not connected, or not to softsgx
         if not told:
             return None
         start, end, entry, *registers = [int(word, 16) for word in told]
-        if not start <= int(pc) < end or self.name(int(pc)) != self.name(entry):
+        if not start <= int(pc) < end or self.symbol(int(pc)) != self.symbol(entry):
             return None
         info = pending.create_unwind_info(_FrameId(pending.read_register("rsp"), pc))
         for name, value in zip(("rip", "rsp", "rbp"), registers, strict=True):
@@ -46,9 +51,9 @@ class _Entry(Unwinder):  # type: ignore[misc]
         return info
 
     @staticmethod
-    def name(pc):  # type: ignore[no-untyped-def]
+    def symbol(pc: int) -> str:
         """The symbol that an address is of."""
-        return gdb.execute(f"info symbol {pc:#x}", to_string=True).split()[0]
+        return str(gdb.execute(f"info symbol {pc:#x}", to_string=True)).split()[0]
 
 
 register_unwinder(None, _Entry(), replace=True)
