@@ -198,6 +198,10 @@ class Control:
             return
         self.link.drop()
         self.forget_wishes()
+        for space in {t.tracee.space for t in self.threads.values()}:
+            self.points.clear(space, last=True)
+        for process in self.processes.values():
+            process.hardware.clear()
         address = self.link.address
         if address is None:
             self.say(f"the debugger {why}: what it debugged is killed")
