@@ -33,7 +33,7 @@ def command(control: Control, t: Thread, text: str) -> str:
         return _outside(t)
     if words == ["python"]:
         with open(_UNWINDER, encoding="utf-8") as file:
-            return file.read()
+            return file.read() + "install()\n"
     if words in (["exceptions", "on"], ["exceptions", "off"]):
         control.exceptions = words[1] == "on"
         return ""
