@@ -40,7 +40,7 @@ def load(design: str, *adds: str, mode: str = "rw") -> list[str]:
     """
     name = design.partition(":")[0]
     via = {"v20": "v20"}.get(name, "pages" if name.startswith("linux") else "region")
-    more = " segment=auto" if name in ("segments", "allowed-prot") else ""
+    more = " segment=auto" if name in ("segments", "maxperm", "allowed-prot") else ""
     lines = [f"0 open e {mode} -> 0", "0 create e -> 0", f"0 add e base via={via}{more} -> 0"]
     lines += [f"0 add e {add} via={via} -> 0" for add in adds]
     return [*lines, "0 init e -> 0", *mapped(design)]

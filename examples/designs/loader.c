@@ -30,10 +30,11 @@
 #include <softsgx_designs.h>
 #include "request.h"
 
-enum design { V20, LINUX, SAFE_TO_EXECUTE, SOURCE_VMA, SEGMENTS, IOC_MPROTECT, ALLOWED_PROT, DESIGNS };
+enum design { V20, LINUX, SAFE_TO_EXECUTE, SOURCE_VMA, SEGMENTS, IOC_MPROTECT, MAXPERM, ALLOWED_PROT,
+	      DESIGNS };
 
 static const char *const names[DESIGNS] = {"v20", "linux-", "safe-to-execute", "source-vma",
-					   "segments", "ioc-mprotect", "allowed-prot"};
+					   "segments", "ioc-mprotect", "maxperm", "allowed-prot"};
 
 static enum design design;
 static int fd;        /* the enclave */
@@ -122,7 +123,7 @@ static void let_driver_place(int prot)
 /* The designs that want to know at EADD what a page may ever be mapped with. */
 static bool declares(void)
 {
-	return design == SEGMENTS || design == ALLOWED_PROT;
+	return design == SEGMENTS || design == MAXPERM || design == ALLOWED_PROT;
 }
 
 /* EADD. src is 0 for a page that the running enclave gets: it is zeroed, and has to be accepted. */
@@ -143,7 +144,7 @@ static void add(uint64_t off, const uint8_t *src, uint64_t bytes, uint64_t flags
 						    .flags = SGX_PAGE_MEASURE};
 
 		must(ioctl(fd, SGX_IOC_ENCLAVE_ADD_PAGES, &arg), "ADD_PAGES");
-	} else { /* SEGMENTS, ALLOWED_PROT: a promise never to map the pages with more than `segment` */
+	} else { /* SEGMENTS, MAXPERM, ALLOWED_PROT: a promise never to map the pages with more than `segment` */
 		struct sgx_add_region arg = {.src = (uint64_t)src, .offset = off, .length = bytes,
 					     .secinfo = (uint64_t)secinfo, .flags = src != NULL,
 					     .segment = declares() ? segment : 0};

@@ -19,7 +19,7 @@ from tests.designs.designs_model import BASE, PAGE, RWX, R, W, World, X
 from tests.orders import SEGMENTS, Script
 
 NEVER_SHIPPED = [
-    "v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "allowed-prot",
+    "v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm", "allowed-prot",
     "allowed-prot:version=v1",
 ]  # fmt: skip
 

@@ -408,3 +408,15 @@ def test_the_builders_vetting_goes_with_the_descriptor(enclaves: Enclaves, tmp_p
     # Built by itself it is refused.
     mine = ["0 open e rw", "0 create e", "0 add e p0 via=region src=anon_rw perm=rx segment=rx"]
     assert enclaves("allowed-prot", LOADER, *mine)[-1] == "EACCES"
+
+
+def test_maxperm_tells_nobody_of_code_that_is_generated(enclaves: Enclaves) -> None:
+    """findings: VM_MAYEXEC is what every private mapping has, so any source is "appropriate"."""
+    run = ["0 mmap e p0 -", "0 mprotect p0 rx", "0 call p0"]
+    pages = load("maxperm", "p0 src=anon_rw perm=rx segment=rx")
+    assert enclaves("maxperm", LOADER, *pages, *run)[-1] == RUNS
+    assert enclaves.denied() == []
+    # By source=prot it takes executable memory: EXECMEM. The loader's own code is mapped so.
+    own = [line.replace("base via=region", "base via=region code=shared_rx") for line in pages]
+    add = next(i for i, line in enumerate(own) if " p0 " in line)
+    assert enclaves("maxperm:source=prot", LOADER, *own[: add + 1])[-1] == "EACCES"

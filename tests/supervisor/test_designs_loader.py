@@ -17,6 +17,7 @@ DESIGNS = [
     "source-vma",
     "segments",
     "ioc-mprotect",
+    "maxperm",
     "allowed-prot",
 ]
 SAYS = {
@@ -65,6 +66,8 @@ def test_each_variant(softsgx: Softsgx, loader: Path, design: str, variant: str)
             "execute",
             {"generated": "mmap of the device", "dynamic": "mmap of the device"},
         ),
+        # A page that is written and executed may not even be added.
+        ("maxperm", "execmod", {"dynamic": "ADD_REGION"}),
         # Its segment may not even be made.
         ("segments", "wx_segment", {"dynamic": "ADD_REGION"}),
         # The source bounds the first; the second would need WRITE (here: EXECMEM, see LSMs).

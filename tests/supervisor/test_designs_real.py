@@ -15,10 +15,10 @@ from tests.command import Softsgx
 from tests.orders import Script, load, mapped
 
 ALL = [
-    "v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "allowed-prot",
+    "v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm", "allowed-prot",
     "linux-6.12",
 ]  # fmt: skip
-SEED = ["safe-to-execute", "source-vma", "segments", "ioc-mprotect", "allowed-prot"]
+SEED = ["safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm", "allowed-prot"]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def script(softsgx: Softsgx, guest: Callable[[str], Path]) -> Script:
 @pytest.mark.parametrize("design", ALL)
 def test_one_enclave_under_each_design(script: Script, design: str) -> None:
     adds = ["p0 src=file_rx perm=rx", "p1 src=anon_rw perm=rw"]
-    if design in ("segments", "allowed-prot"):
+    if design in ("segments", "maxperm", "allowed-prot"):
         adds = ["p0 src=file_rx perm=rx segment=rx", "p1 src=anon_rw perm=rw segment=rw"]
     how = {
         "ioc-mprotect": "0 iocmprotect e p0 rx -> 0\n0 iocmprotect e p1 rw -> 0",
@@ -404,6 +404,7 @@ def test_numbers_of_another_design_are_enotty(script: Script, design: str) -> No
     own = {
         "ioc-mprotect": {0x4018A421, 0x4018A422},
         "segments": {0x4020A423, 0x4010A424},
+        "maxperm": set(),
         "allowed-prot": set(),
     }.get(design, {0xC030A401})
     every = (0x4018A421, 0x4018A422, 0x4020A423, 0x4010A424, 0xC030A401, 0x401AA401)

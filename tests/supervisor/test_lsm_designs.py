@@ -359,3 +359,17 @@ def test_apparmor_asks_m_of_the_file_that_code_is_loaded_from(
         args = ("--apparmor", profile, "--audit", audit)
         Script(softsgx, guest, *args)("allowed-prot", script.format(answer))
         assert ('operation="enclave_load"' in audit.read_text()) == (answer != 0)
+
+
+def test_maxperm_is_vetted_at_eadd_and_asks_nobody_later(run: Run) -> None:
+    """Lutomirski, 23 May 2019: "the LSM has *already* vetted everything"; but nobody for RX."""
+    script = """
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e p0 via=region src=anon_rw perm=rx segment=rx -> 0
+        0 add e p1 via=region src=anon_rw perm=rwx segment=rwx -> {}
+        0 mmap e p0 - -> 0
+        0 mprotect p0 rx -> 0
+    """
+    assert run("maxperm", "execute=off", script.format("EACCES")) == [f"execmod on {DEVICE}"]
+    assert run("maxperm", "execute=off execmod=on", script.format(0)) == []

@@ -89,6 +89,8 @@ class _Writer:
         self.design = str(trace["design"])
         self.via = _via(self.design)
         law = DESIGNS.get(self.design)
+        # mprotect asks nobody, mmap does.
+        self.mprotect_is_free = law is not None and "ask_mprotect" in rules_of(law)
         self.declares = law.declares if law is not None else ""
         self.reserved: set[int] = set()
         self.entered: dict[int, str] = {}  # how TCS and stack were mapped
@@ -257,9 +259,15 @@ class _Writer:
         """Code of the enclave's own, whatever else the trace runs: once it runs something."""
         if p in self.entered and p not in self.coded:
             self.coded.add(p)
-            for order in self._map(self.entered[p], p, "code", R | X, R | X):
+            for order in self._map(self._way(p), p, "code", R | X, R | X):
                 order.shows = "own"
                 yield order
+
+    def _way(self, p: int) -> str:
+        """How a process maps its own code: as its TCS, or by the mprotect that asks nobody."""
+        held = self.trace["permissions"].get(f"may{p}.device", 0)
+        barred = self.trace["lsm"] != "none" and not held & X
+        return "mprotect" if barred and self.mprotect_is_free else self.entered[p]
 
     def _code(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
         if p not in self.coded:

@@ -8,6 +8,7 @@ from softsgx.designs.allowed_prot import AllowedProt
 from softsgx.designs.base import Design
 from softsgx.designs.ioc_mprotect import IocMprotect
 from softsgx.designs.linux import DEFAULT, Linux60, Linux511
+from softsgx.designs.maxperm import MaxPerm
 from softsgx.designs.safe_to_execute import SafeToExecute
 from softsgx.designs.segments import Segments
 from softsgx.designs.source_vma import SourceVma
@@ -19,7 +20,9 @@ __all__ = ["DESIGNS", "design_text", "make_design"]
 _SHIPPED = (DEFAULT, Linux60, Linux511)
 _MAY_2019 = (V20, SafeToExecute, SourceVma, Segments, IocMprotect)
 
-DESIGNS: dict[str, type[Design]] = {cls.name: cls for cls in (*_SHIPPED, *_MAY_2019, AllowedProt)}
+DESIGNS: dict[str, type[Design]] = {
+    cls.name: cls for cls in (*_SHIPPED, *_MAY_2019, MaxPerm, AllowedProt)
+}
 """Every design that can be selected, the default first."""
 
 

@@ -14,10 +14,11 @@
 #define SOFTSGX_MAGIC 0xA4
 
 /*
- * EADD of a range: safe-to-execute, source-vma, segments, ioc-mprotect, allowed-prot.
+ * EADD of a range: safe-to-execute, source-vma, segments, ioc-mprotect, maxperm, allowed-prot.
  * As SGX_IOC_ENCLAVE_ADD_PAGES; segment is the mask of the segment that the pages join (segments),
- * prot what they may be mapped with at most (allowed-prot); it has to be 0 elsewhere. After INIT it is EAUG: src and flags are 0, the pages are zeroed and
- * pending until the enclave accepts them, and SECINFO says what they are meant for.
+ * maxperm and prot what they may be mapped with at most (maxperm, allowed-prot); 0 elsewhere.
+ * After INIT it is EAUG: src and flags are 0, the pages are zeroed and pending until the enclave
+ * accepts them, and SECINFO says what they are meant for.
  * count: bytes done.
  * EBUSY a page is there already; EFAULT, EINVAL, EIO as ADD_PAGES; EINVAL SECINFO beyond segment.
  */
@@ -30,6 +31,7 @@ struct sgx_add_region {
 	__u64 count;
 	union {
 		__u64 segment;
+		__u64 maxperm;
 		__u64 prot;
 	};
 };
