@@ -266,7 +266,7 @@ class _Writer:
     def _way(self, p: int) -> str:
         """How a process maps its own code: as its TCS, or by the mprotect that asks nobody."""
         held = self.trace["permissions"].get(f"may{p}.device", 0)
-        barred = self.trace["lsm"] != "none" and not held & X
+        barred = self.trace.get("lsm") != "none" and not held & X
         return "mprotect" if barred and self.mprotect_is_free else self.entered[p]
 
     def _code(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
