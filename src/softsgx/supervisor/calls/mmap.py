@@ -129,9 +129,10 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
         spans = [(e.start, e.end) for e in outcome.effects if isinstance(e, Map | Unmap | Protect)]
         error = _carry_out(run, process, call, outcome.effects)
         if error < 0:
+            start = min((s for s, _ in spans), default=addr)  # the driver may have aligned it
             spans.append((addr, addr + size) if placed is None else (placed, placed + size))
             undone(run, process, call, before, *spans)
-            _split_before_seal(process, error, addr)
+            _split_before_seal(process, error, start)
             if placed is not None:
                 call(nr.NR_munmap, placed, size)
         value = error or value or outcome.value
