@@ -130,7 +130,7 @@ def test_every_trace_of_the_table_is_what_really_happens(
         ("source-vma", "asked", 1, "the LSM was asked for READ, not for EXECUTE, EXECMOD or"),
         ("segments", "no-wx", 1, "mmap gave process 0 page 0 WX at once"),
         ("linux-6.0", "source-bound", 1, "to which the kernel refuses mprotect RW (EACCES)"),
-        ("ioc-mprotect", "page-bound", 1, "process 0 ran page 0, whose maximum is"),
+        ("ioc-mprotect", "page-bound", 1, "page 0, whose maximum is"),
         ("source-vma", "page-bound", 1, ", whose maximum is"),
         ("linux-6.0", "elrange-fixed", 1, "process 0 finds nothing (signal 11) where page 0"),
     ],

@@ -83,7 +83,7 @@ def test_says_what_is_missing(
         hook.build_vdso(ROOT, tmp_path / "vdso.so")
     assert not list(tmp_path.glob("*.so*"))
     monkeypatch.setattr(vdso, "_image", None)
-    monkeypatch.setattr(vdso, "_PATH", str(tmp_path / "absent.so"))
+    monkeypatch.setattr(vdso, "PATH", str(tmp_path / "absent.so"))
     with pytest.raises(UnsupportedError, match=r"absent\.so is not built: run"):
         vdso.load_image()
     stripped = tmp_path / "stripped.so"

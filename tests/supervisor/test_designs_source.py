@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from softsgx.supervisor.state.host_process import _HostMemory
+from softsgx.supervisor.state.tracee import AddressSpace
 
 R, W, X = 1, 2, 4
 RWX = 7
@@ -21,7 +22,7 @@ Mmap = Callable[[int, int, int], int]
 
 @pytest.fixture
 def memory() -> Iterator[_HostMemory]:
-    space = SimpleNamespace(pid=os.getpid())
+    space = AddressSpace(os.getpid())
     process = SimpleNamespace(
         space=space, run=SimpleNamespace(lsm=None, record=None), tid=os.getpid()
     )

@@ -286,10 +286,12 @@ def _through_links(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) 
         if run.opened and link.startswith(_DECOYS):
             file = _magic_link(run, tracee, dirfd, raw) if allowed else None
             return None if file is None else str(file.path)
-        if link.startswith(b"/proc/") and call in _OPENS and magic.of_ours(link):
-            return -errno.EACCES
-        if link.startswith(b"/proc/") and link.endswith(b"/mem") and call in _OPENS:
-            return magic.memory(run, tracee, link)
+        if link.startswith(b"/proc/") and call in _OPENS:
+            theirs = _of_tracee(tracee, dirfd, link)
+            if magic.of_ours(theirs):
+                return -errno.EACCES
+            if link.endswith(b"/mem"):
+                return magic.memory(run, tracee, theirs)
         raw = os.path.join(os.path.dirname(raw), link)
         if link[link.rfind(b"/") + 1 :] in run.nodes.names:
             pathcalls.look_for_links(run)
