@@ -41,6 +41,15 @@ def test_softsgxs_own_memory_is_nobodys_by_a_link_either(softsgx: Softsgx) -> No
     assert done.stderr.count("Permission denied") == 2
 
 
+def test_whose_proc_self_it_is_is_the_programs(softsgx: Softsgx, tmp_path: Path) -> None:
+    (tmp_path / "self").symlink_to("/proc/self")
+    (tmp_path / "further").symlink_to("self/fd")
+    names = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "/proc/thread-self/fd/0", "self/fd/0"]
+    script = "; ".join(f"echo {name} | cat {name}" for name in [*names, "further/0"])
+    done = softsgx("--", "sh", "-c", script, cwd=tmp_path)
+    assert (done.stdout.split(), done.stderr) == ([*names, "further/0"], "")
+
+
 @pytest.mark.parametrize("call", ["test -c", "stat -L", "chmod 600"])
 def test_a_link_is_followed_before_the_device_was_opened(call: str, softsgx: Softsgx) -> None:
     script = f"ln -s /dev/sgx_enclave new && ln -s new newer && {call} newer"

@@ -19,7 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["link_text", "memory", "of_ours"]
+__all__ = ["as_theirs", "link_text", "memory", "of_ours"]
+
+_MOST_LINKS = 40  # Linux MAXSYMLINKS
 
 
 def of_ours(path: bytes) -> bool:
@@ -29,6 +31,36 @@ def of_ours(path: bytes) -> bool:
     """
     where = os.path.realpath(os.path.dirname(path))
     return where.startswith(b"/proc/%d/" % os.getpid()) or where == b"/proc/%d" % os.getpid()
+
+
+def as_theirs(tracee: Tracee, path: bytes) -> bytes:
+    """A path whose links have /proc/self and /proc/thread-self lead to what they are to a tracee.
+
+    Its last name is left as it is.
+    """
+    selves = {
+        b"/proc/self": b"%d" % tracee.tgid,
+        b"/proc/thread-self": b"%d/task/%d" % (tracee.tgid, tracee.tid),
+    }
+    folder, last = os.path.split(path)
+    rest, done, links = folder.split(b"/"), b"/", 0
+    while rest:
+        name = rest.pop(0)
+        if name in (b"", b".", b".."):
+            done = os.path.dirname(done) if name == b".." else done
+            continue
+        at = os.path.join(done, name)
+        try:
+            text = selves.get(at) or os.readlink(at)
+        except OSError:
+            done = at
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            break
+        done = b"/" if text.startswith(b"/") else done
+        rest[:0] = text.split(b"/")
+    return os.path.join(done, last)
 
 
 def memory(run: Run, tracee: Tracee, path: bytes) -> Any:

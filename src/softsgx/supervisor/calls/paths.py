@@ -330,10 +330,7 @@ def _where(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
 def _of_tracee(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
     """A path of ours to what a path in /proc means to the tracee."""
     path = _where(tracee, dirfd, raw)
-    if path.startswith(b"/dev/fd/"):
-        path = b"/proc/self/" + path[5:]
-    path = path.replace(b"/proc/self/", b"/proc/%d/" % tracee.tgid, 1)
-    return path.replace(b"/proc/thread-self/", b"/proc/%d/task/%d/" % (tracee.tgid, tracee.tid))
+    return magic.as_theirs(tracee, path) if magic.of_ours(path) else path
 
 
 def _show(run: Run, tracee: Tracee, call: int, text: bytes) -> Any:
