@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,24 @@ def state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in _STATE_VARIABLES:
         monkeypatch.setenv(name, str(tmp_path / "state" / name.lower()))
     return tmp_path / "state" / "softsgx_state_dir"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_loaded() -> Iterator[None]:
+    """Designs and properties of a test's own --load are its own: replays would load them, too."""
+    yield
+    load = sys.modules.get("softsgx.cli.load")
+    if load is not None and load._LOADED:
+        from softsgx.checker.properties import PROPERTIES
+        from softsgx.designs.registry import DESIGNS
+
+        for path, designs in load._LOADED.values():
+            sys.modules.pop(load._PREFIX + path, None)
+            for name in designs:
+                DESIGNS.pop(name, None)
+        for name in [n for n, p in PROPERTIES.items() if load.is_loaded(p.conditions)]:
+            del PROPERTIES[name]
+        load._LOADED.clear()
 
 
 @pytest.fixture

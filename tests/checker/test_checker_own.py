@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from softsgx.checker.abc import find_abc
-from softsgx.checker.properties import PROPERTIES
 from softsgx.checker.properties.base import TABLE
 from softsgx.cli.main import main
-from softsgx.designs.registry import DESIGNS
 from tests.cache import ROOT
 
 PAGE = (ROOT / "docs" / "checking.md").read_text()
@@ -23,13 +20,11 @@ needs_abc = pytest.mark.skipif(
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Iterator[Path]:
+def mine(tmp_path: Path) -> Path:
     (source,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     file = tmp_path / "mine.py"
     file.write_text(source)
-    yield file
-    DESIGNS.pop("strict", None)
-    PROPERTIES.pop("code-stays", None)
+    return file
 
 
 @needs_abc
