@@ -7,6 +7,7 @@ import resource
 from pathlib import Path
 
 from softsgx.errors import UsageError
+from softsgx.host.status import status_of
 
 __all__ = [
     "LEAST_BYTES", "bound_myself", "default_bytes", "out_of_memory", "parse_size", "size_words",
@@ -85,10 +86,7 @@ def bound_myself(more_bytes: int) -> None:
 
 def _data_bytes() -> int:
     """What Linux counts against RLIMIT_DATA (and the stack): VmData of proc(5)."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmData:"):
-            return int(line.split()[1]) << 10
-    return 0
+    return int(status_of("self").get(b"VmData", b"0").split()[0]) << 10
 
 
 def out_of_memory(error: BaseException | None) -> bool:

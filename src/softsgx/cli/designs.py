@@ -35,10 +35,10 @@ def designs(args: list[str]) -> int:
     options = given("designs", HELP, args, flags, takes, (0, None))
     if options is None:
         return 0
-    for path in options.values.get("--load", ()):
-        from softsgx.cli.load import load_file
+    if "--load" in options.values:
+        from softsgx.cli.load import load_files
 
-        load_file(path)
+        load_files(options.values["--load"])
     as_json, check = "--json" in options.flags, "--check" in options.flags
     directory, page, names = options.last("--markdown"), options.last("--html"), options.words
     if directory or check:

@@ -33,7 +33,7 @@ _FLAGS, _SHORT = ("--all", "--json", "--quiet"), {"-q": "--quiet"}
 
 def explore(args: list[str]) -> int:
     """Explore a program. Raises UsageError."""
-    from softsgx.cli.load import load_file
+    from softsgx.cli.load import load_files
     from softsgx.cli.run import parse_options
     from softsgx.designs.linux import DEFAULT
     from softsgx.designs.registry import make_design
@@ -55,7 +55,7 @@ def explore(args: list[str]) -> int:
     if not argv:
         raise UsageError("explore needs a program; see 'softsgx explore --help'")
     find_program(argv[0])
-    loaded = [name for path in chosen.get("load", ()) for name in load_file(path)]
+    loaded = load_files(chosen.get("load", ()))
     design = make_design(chosen["design"] if "design" in chosen else [*loaded, DEFAULT.name][0])
     quiet = "--quiet" in own.flags or not sys.stderr.isatty()
     found = run_all(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 from softsgx.errors import UsageError
 
-__all__ = ["blame", "is_loaded", "load_file", "loaded_files"]
+__all__ = ["blame", "is_loaded", "load_file", "load_files", "loaded_files"]
 
 _PREFIX = "--load "
 _LOADED: dict[str, tuple[str, list[str]]] = {}  # by the real path: as it was given, its designs
@@ -53,6 +54,11 @@ def load_file(path: str) -> list[str]:
     DESIGNS.update(found)
     _LOADED[key] = path, list(found)
     return list(found)
+
+
+def load_files(paths: Iterable[str]) -> list[str]:
+    """`load_file` of each: the names of all designs."""
+    return [name for path in paths for name in load_file(path)]
 
 
 def _run(path: str, module: ModuleType) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from softsgx.cli.load import load_file, loaded_files
+from softsgx.cli.load import load_files, loaded_files
 from softsgx.cli.options import given, print_json
 from softsgx.errors import UsageError
 
@@ -44,8 +44,7 @@ def replay(args: list[str]) -> int:
         return 0
     program = options.last("--orders", os.environ.get("SOFTSGX_ORDERS", ""))
     noexec, only_print = options.last("--noexec"), "--print" in options.flags
-    for path in options.values.get("--load", ()):
-        load_file(path)
+    load_files(options.values.get("--load", ()))
     if noexec:
         _check_noexec(noexec)
     trace = _read(options.words[0])

@@ -260,12 +260,11 @@ def _dcap_ql(origin: Origin) -> None:
 
 def _load(paths: Iterable[str]) -> list[str]:
     """The designs of the files of --load. Raises UsageError."""
-    found: list[str] = []
-    for path in paths:
-        from softsgx.cli.load import load_file
+    if not paths:
+        return []
+    from softsgx.cli.load import load_files
 
-        found += load_file(path)
-    return found
+    return load_files(paths)
 
 
 def _blame(error: Exception, paths: Iterable[str]) -> None:

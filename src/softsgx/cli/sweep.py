@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from softsgx.cli.load import load_file, loaded_files
+from softsgx.cli.load import load_files, loaded_files
 from softsgx.cli.options import given, print_json, whole_number
 from softsgx.complaints import complain
 
@@ -54,8 +54,7 @@ def sweep(args: list[str]) -> int:
 
         need_jinja()
     name = options.words[0]
-    for path in options.values.get("--load", ()):
-        load_file(path)
+    load_files(options.values.get("--load", ()))
     spec = read_spec(name, loaded_files())
     if "--ray" in options.values:
         from softsgx.sweeps.onray import ray_pool

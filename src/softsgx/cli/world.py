@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from softsgx.cli.load import blame, is_loaded, load_file
+from softsgx.cli.load import blame, is_loaded, load_files
 from softsgx.complaints import complain
 from softsgx.errors import SoftsgxError, UsageError
 
@@ -50,7 +50,7 @@ def world_of(args: Any, bounds: dict[str, tuple[int, int]] | None = None) -> lis
     """
     from softsgx.checker.properties import PROPERTIES
 
-    loaded = [name for path in args.load for name in load_file(path)]
+    loaded = load_files(args.load)
     usual = {"pages": (1, 8), "processes": (1, 8), "timeout": (1, 86400), "jobs": (0, 1024)}
     for name, (least, most) in (usual | (bounds or {})).items():
         value = getattr(args, name)

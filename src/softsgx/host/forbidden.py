@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from softsgx.host.status import comm_of, status_of
+
 __all__ = ["instead", "why_no_filter", "why_no_ptrace"]
 
 _CONTAINER = (
@@ -24,14 +26,14 @@ def why_no_ptrace(pid: int | None = None, proc: str = "/proc") -> str:
         how = "sysctl kernel.yama.ptrace_scope=1 as root" if scope == 2 else "boot with 1 or less"
         return f"kernel.yama.ptrace_scope is {scope}: ptrace {what}; {how}"
     for who in ("self", pid):
-        status = _status(f"{proc}/{who}/status") if who is not None else {}
-        tracer = status.get("TracerPid", "0")
+        status = _status(who, proc) if who is not None else {}
+        tracer = status.get(b"TracerPid", b"0").decode()
         if tracer not in ("0", str(os.getpid())):
             return (
                 f"process {tracer} traces this one and its children: run it without,"
                 f" or without its following of forks; {instead(_name(proc, tracer))}"
             )
-    if _status(f"{proc}/self/status").get("Seccomp") == "2":
+    if _status("self", proc).get(b"Seccomp") == b"2":
         return _CONTAINER
     return "a security module may forbid it (AppArmor, SELinux): allow ptrace of its own children"
 
@@ -47,15 +49,14 @@ def instead(name: str) -> str:
 
 def _name(proc: str, pid: str) -> str:
     try:
-        with open(f"{proc}/{pid}/comm", errors="replace") as f:
-            return f.read().strip()
+        return comm_of(pid, proc).strip()
     except OSError:
         return ""
 
 
 def why_no_filter(proc: str = "/proc") -> str:
     """Why no seccomp filter can be installed."""
-    if _status(f"{proc}/self/status").get("Seccomp") == "2":
+    if _status("self", proc).get(b"Seccomp") == b"2":
         return _CONTAINER.replace("--cap-add SYS_PTRACE, or ", "").replace(",", "")
     return "the kernel has no CONFIG_SECCOMP_FILTER"
 
@@ -68,9 +69,8 @@ def _number(path: str) -> int:
         return 0
 
 
-def _status(path: str) -> dict[str, str]:
+def _status(who: int | str, proc: str) -> dict[bytes, bytes]:
     try:
-        with open(path, errors="replace") as f:
-            return {name: text.strip() for name, _, text in (x.partition(":") for x in f)}
+        return status_of(who, proc)
     except OSError:
         return {}

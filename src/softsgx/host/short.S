@@ -101,6 +101,13 @@ tracer_label \name\()_saved
 	mov	%rbp, GPR_URBP(%rax)
 	.endm
 
+	/* From RCX = the slot: the flags as they were, by RAX. */
+	.macro flags_back
+	mov	S_FLAGS(%rcx), %eax
+	add	$0x7f, %al
+	sahf
+	.endm
+
 	.balign	64
 tracer_label enter		/* of our vDSO: RAX = EENTER, RBX = TCS, RCX = AEP */
 	mov	%rcx, %rax
@@ -132,9 +139,7 @@ tracer_label enter_undo
 tracer_label raw
 	enter_row raw
 	mov	R_SLOT(%rcx), %rcx
-	mov	S_FLAGS(%rcx), %eax
-	add	$0x7f, %al
-	sahf
+	flags_back
 	mov	S_ROW(%rcx), %rax
 	mov	R_STUB(%rax), %rax
 	mov	S_PAD(%rcx), %rcx
@@ -145,9 +150,7 @@ tracer_label raw_undo
 .Lraw_undo:
 	movl	$0, R_LOCK(%rax)
 .Lraw_long:
-	mov	S_FLAGS(%rcx), %eax
-	add	$0x7f, %al
-	sahf
+	flags_back
 	mov	S_PAD(%rcx), %rax
 	mov	S_AEP(%rcx), %rcx
 	lea	PAD_LONG(%rax), %rax
@@ -178,7 +181,6 @@ tracer_label pad
 tracer_label pad_turned
 	test	$0x1ffff, %ecx
 	rol	$47, %rcx		/* leaves ZF */
-tracer_label pad_turned_back
 	jnz	.Lpad_near
 	shl	$16, %rcx
 tracer_label pad_shifted
@@ -192,7 +194,6 @@ tracer_label pad_packed
 	shr	$16, %rax
 tracer_label pad_halved
 	mov	%rax, S_AEP(%rcx)
-tracer_label pad_stored
 	lea	softsgx_pad(%rip), %rax
 	mov	%rax, S_PAD(%rcx)
 	jmp	*.Lpad_raw(%rip)
@@ -201,7 +202,6 @@ tracer_label pad_unpack
 	mov	%rax, %rcx
 tracer_label pad_unpacked
 	shr	$16, %rcx
-tracer_label pad_near
 .Lpad_near:
 	add	$0x7f, %al
 	sahf

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PAD",
-    "RAW_PADS",
     "ROW",
     "SLOT",
     "SLOTS",
@@ -57,8 +56,6 @@ STUB, PAD = 16, 16
 _PADS = 64
 MAX_PADS = (4096 - _PADS) // PAD
 FAR_PADS = 4096 // PAD - 1
-RAW_PADS = 30
-"""How many pads of programs' own ENCLUs go into a page (`raw_pad`)."""
 
 
 class ShortImage:
@@ -72,10 +69,10 @@ class ShortImage:
     __slots__ = (
         "contents", "enter", "enter_counted", "enter_end", "enter_owned", "enter_saved",
         "enter_taken", "enter_undo", "exit", "exit_end", "exit_long", "flags", "freed", "head",
-        "no_rcx", "no_row", "pad", "pad_end", "pad_halved", "pad_long", "pad_near", "pad_packed",
-        "pad_shifted", "pad_stored", "pad_turned", "pad_turned_back", "pad_unpack", "pad_unpacked",
-        "pad_words", "pads", "raw", "raw_counted", "raw_owned", "raw_saved", "raw_taken",
-        "raw_undo", "rows", "size", "slots", "stored", "stubs", "tables", "turned", "turned_back",
+        "no_rcx", "no_row", "pad", "pad_end", "pad_halved", "pad_long", "pad_packed", "pad_shifted",
+        "pad_turned", "pad_unpack", "pad_unpacked", "pad_words", "pads", "raw", "raw_counted",
+        "raw_owned", "raw_pads", "raw_saved", "raw_taken", "raw_undo", "rows", "size", "slots",
+        "stored", "stubs", "tables", "turned", "turned_back",
     )  # fmt: skip
     contents: bytes
     enter: int
@@ -97,12 +94,9 @@ class ShortImage:
     pad_end: int
     pad_halved: int
     pad_long: int
-    pad_near: int
     pad_packed: int
     pad_shifted: int
-    pad_stored: int
     pad_turned: int
-    pad_turned_back: int
     pad_unpack: int
     pad_unpacked: int
     pad_words: int
@@ -110,6 +104,7 @@ class ShortImage:
     raw: int
     raw_counted: int
     raw_owned: int
+    raw_pads: int
     raw_saved: int
     raw_taken: int
     raw_undo: int
@@ -128,9 +123,10 @@ class ShortImage:
         self.contents = contents
         try:
             for name in self.__slots__:
-                if name not in ("contents", "size", "tables"):
+                if name not in ("contents", "raw_pads", "size", "tables"):
                     setattr(self, name, symbols["softsgx_" + name])
             self.tables, self.size = self.rows, symbols["softsgx_end"]
+            self.raw_pads = 4096 // (self.pad_end - self.pad)
         except KeyError as e:
             raise lacks(_PATH, e) from e
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["mask_of", "status_of"]
+__all__ = ["comm_of", "mask_of", "status_of"]
 
 
-def status_of(tid: int) -> dict[bytes, bytes]:
-    """The fields by name, without the blanks around them. Raises OSError if it is gone."""
-    with open(f"/proc/{tid}/status", "rb", buffering=0) as file:
+def comm_of(tid: int | str, proc: str = "/proc") -> str:
+    """The name of a thread, fit to be printed: proc_pid_comm(5). Raises OSError if it is gone."""
+    with open(f"{proc}/{tid}/comm", encoding="utf-8", errors="replace") as file:
+        text = file.read().rstrip("\n")
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def status_of(tid: int | str, proc: str = "/proc") -> dict[bytes, bytes]:
+    """The fields by name, without the blanks around them. Raises OSError if it is gone.
+
+    tid: its number, or "self".
+    """
+    with open(f"{proc}/{tid}/status", "rb", buffering=0) as file:
         lines = file.read().split(b"\n")
     return {name: text.strip() for name, _, text in (line.partition(b":") for line in lines)}
 

@@ -15,7 +15,7 @@ from elftools.elf.elffile import ELFFile
 
 from softsgx.device.build import Segment
 from softsgx.errors import SoftsgxError, UsageError
-from softsgx.images.image import MAX_BYTES, MAX_PAGES, Buffer, Part, read_file, told
+from softsgx.images.image import MAX_BYTES, MAX_PAGES, Buffer, Part, pages_of, read_file, told
 from softsgx.sdm.leaves import PAGE_SIZE, PT_REG, SECINFO_PT_SHIFT
 
 __all__ = ["MAGIC", "Elf", "Load", "segments"]
@@ -54,8 +54,7 @@ class Load:
         """Its pages: those with bytes of the file, and the zeros behind them."""
         flags = self.perm | PT_REG << SECINFO_PT_SHIFT
         before = self.vaddr - self.start
-        content = bytes(before) + bytes(self.data[: self.memsz]) if self.data else b""
-        content += bytes(-len(content) % PAGE_SIZE)
+        content = pages_of(self.data[: self.memsz], before) if self.data else b""
         n, total = len(content) // PAGE_SIZE, (self.end - self.start) // PAGE_SIZE
         parts = [Part(self.start, flags, n, content, what=what)] if n else []
         if total > n:

@@ -65,7 +65,8 @@ def _of_stream(name: str, stream: sgxs.Stream, beside: str | None) -> Facts:
     for pages in stream.pages():
         _append(layout, pages.offset, pages.n_pages, pages.flags, _measured(pages), "")
     computed = stream.mrenclave().hex() if stream.sized else None
-    signed, which = _signed_beside(name, beside)
+    raw, which = _sigstruct_beside(name, beside)
+    signed = sigstruct_facts(raw) if raw else None
     return _finished(
         "SGXS stream" if stream.sized else "SGXS stream, unsized",
         signed,
@@ -148,15 +149,11 @@ def _of_image(what: str, signature: bytes, image: Any, with_layout: bool = True)
 
 
 def _of_manifest(name: str, manifest: gramine.Manifest, beside: str | None) -> Facts:
-    signed, which = _signed_beside(name, beside)
-    problems = []
-    if signed is not None:
-        raw = read_file(which or "")
-        problems = manifest.differences(sigstruct.parse(bytes(raw)))
+    raw, which = _sigstruct_beside(name, beside)
     return _finished(
         "Gramine's manifest",
-        signed,
-        *problems,
+        sigstruct_facts(raw) if raw else None,
+        *(manifest.differences(sigstruct.parse(raw)) if raw else ()),
         sigstruct_file=which,
         size=manifest.size,
         manifest={
@@ -170,17 +167,17 @@ def _of_manifest(name: str, manifest: gramine.Manifest, beside: str | None) -> F
     )
 
 
-def _signed_beside(name: str, beside: str | None) -> tuple[Facts | None, str | None]:
-    """The SIGSTRUCT beside a file, and that file's name; None if there is none."""
+def _sigstruct_beside(name: str, beside: str | None) -> tuple[bytes, str | None]:
+    """The SIGSTRUCT beside a file, and that file's name; b"" and None if there is none."""
     if beside is None:
         stem = name.removesuffix(".sgxs").removesuffix(".sgx").removesuffix(".manifest")
         beside = f"{stem}.sig"
         if name in ("-", stem) or not os.path.isfile(beside):
-            return None, None
+            return b"", None
     data = read_file(beside)
     if len(data) != SIGSTRUCT.size:
         raise UsageError(f"{beside}: {len(data)} bytes; a SIGSTRUCT has {SIGSTRUCT.size}")
-    return sigstruct_facts(bytes(data)), beside
+    return bytes(data), beside
 
 
 def _disagreement(computed: str | None, signed: Facts | None) -> Iterable[str]:

@@ -117,29 +117,30 @@ class Metadata:
         if not is_elrange(size):
             raise UsageError(f"the metadata says that the enclave has {size:#x} bytes")
         parts = self._sections(self._patched())
-        for part in self._contexts(parts):
-            parts.append(part)
+        parts += self._contexts(parts)
         for part in parts:
             part.offset += shift
         image = Image(size, self.fields.ssa_frame_size, parts)
         image.check()
         return image
 
-    def _table(self, what: str, layout: Layout) -> list[Record]:
-        offset = getattr(self.fields, f"{what}_offset")
-        size = getattr(self.fields, f"{what}_size")
+    def _directory(self, name: str, what: str) -> memoryview:
+        """The bytes that one of ``dirs`` names."""
+        offset = getattr(self.fields, f"{name}_offset")
+        size = getattr(self.fields, f"{name}_size")
         if offset + size > len(self._data):
             raise UsageError(f"the metadata's table of {what} ends behind it")
-        return [layout.unpack(self._data, offset + at) for at in range(0, size - 31, 32)]
+        return self._data[offset : offset + size]
+
+    def _table(self, what: str, layout: Layout) -> list[Record]:
+        table = self._directory(what, what)
+        return [layout.unpack(table, at) for at in range(0, len(table) - 31, 32)]
 
     def _extensions(self) -> list[int]:
         """extend_entry_t.entry_id of each entry; a metadata before 3.2 has none."""
-        offset, size = self.fields.extend_offset, self.fields.extend_size
-        if offset + size > len(self._data):
-            raise UsageError("the metadata's table of extensions ends behind it")
+        table = self._directory("extend", "extensions")
         return [
-            int.from_bytes(self._data[offset + at : offset + at + 4], "little")
-            for at in range(0, size - 15, 16)
+            int.from_bytes(table[at : at + 4], "little") for at in range(0, len(table) - 15, 16)
         ]
 
     def _elrange(self) -> tuple[int, int]:
@@ -230,23 +231,23 @@ class Metadata:
             return None
         what = _IDS[entry.id] if entry.id < len(_IDS) else f"entry {entry.id}"
         measured = entry.attributes & 3 == _EADD | _EEXTEND
+
+        def alike(page: bytes | None) -> list[Part]:
+            return [
+                Part(offset, entry.si_flags, entry.page_count, page, measured=measured, what=what)
+            ]
+
         if not entry.content_offset:
             if not entry.si_flags:
                 return None
             fill = entry.content_size.to_bytes(4, "little") * (PAGE_SIZE // 4)
-            data = fill if entry.content_size else None
-            return [
-                Part(offset, entry.si_flags, entry.page_count, data, measured=measured, what=what)
-            ]
+            return alike(fill if entry.content_size else None)
         end = entry.content_offset + entry.content_size
         if end > len(self._data):
             raise UsageError(f"the content of the layout's entry at {offset:#x} is not there")
         content = self._data[entry.content_offset : end]
         if entry.si_flags == SECINFO_TCS:
-            page = _tcs(content, offset)
-            return [
-                Part(offset, entry.si_flags, entry.page_count, page, measured=measured, what=what)
-            ]
+            return alike(_tcs(content, offset))
         # As a section of its own: measured, whatever its attributes say.
         data = pages_of(content)
         n = min(len(data) // PAGE_SIZE, entry.page_count)

@@ -20,14 +20,13 @@ from typing import IO, Any
 from softsgx.errors import UsageError
 from softsgx.images.image import Buffer, Image, Part
 from softsgx.sdm.leaves import PAGE_SIZE, SECINFO_PT_MASK, SECINFO_RWX_MASK, SECINFO_TCS
-from softsgx.sgx.measure import Measurement
+from softsgx.sgx.measure import EADD_TAG, ECREATE_TAG, EEXTEND_TAG, Measurement
 from softsgx.sgx.scatter import CHUNK_SIZE, CHUNKS, PAGE_RECORDS, RECORD, Alike
 
 __all__ = ["MAGICS", "Pages", "Stream", "write"]
 
-_ECREATE, _UNSIZED = b"ECREATE\0", b"UNSIZED\0"
-_EADD, _EEXTEND, _UNMEASRD = b"EADD\0\0\0\0", b"EEXTEND\0", b"UNMEASRD"
-MAGICS = (_ECREATE, _UNSIZED)
+_UNSIZED, _UNMEASRD = b"UNSIZED\0", b"UNMEASRD"
+MAGICS = (ECREATE_TAG, _UNSIZED)
 _CREATE = Struct("<8sIQ44s")
 _ADD = Struct("<8sQQ40s")
 _EXTEND = Struct("<8sQ48s")
@@ -66,7 +65,7 @@ class Stream:
             raise UsageError("no .sgxs stream: it begins with no ECREATE")
         if any(rest):
             raise UsageError("the rest of ECREATE's record is not zero")
-        self.sized = tag == _ECREATE
+        self.sized = tag == ECREATE_TAG
 
     def pages(self) -> Iterator[Pages]:
         """Its pages in order, a MiB at a time. Raises UsageError where it is not canonical."""
@@ -126,7 +125,7 @@ class Stream:
         for page in range(run.at, run.end, size):
             update(data[page : page + RECORD])
             for at in range(page + RECORD, page + size, RECORD + CHUNK_SIZE):
-                if data[at : at + 8] == _EEXTEND:
+                if data[at : at + 8] == EEXTEND_TAG:
                     update(data[at : at + RECORD + CHUNK_SIZE])
 
     def image(self) -> Image:
@@ -158,10 +157,10 @@ class Stream:
     def _quick(self, alike: Alike, at: int) -> Pages | None:
         """Several pages at once, as most are written: all chunks in order, or none."""
         following = bytes(self.data[at + RECORD : at + RECORD + 8])
-        if following not in (_EEXTEND, _UNMEASRD):
+        if following not in (EEXTEND_TAG, _UNMEASRD):
             size, tag, masks = RECORD, b"", (0, 0)
         else:
-            masks = (_ALL, 0) if following == _EEXTEND else (0, _ALL)
+            masks = (_ALL, 0) if following == EEXTEND_TAG else (0, _ALL)
             size, tag = PAGE_RECORDS, following
         n = alike.count(at, _WINDOW // size, tag)
         if not n:
@@ -172,18 +171,18 @@ class Stream:
     def _page(self, at: int) -> Pages:
         """One page, whatever chunks it has."""
         tag, offset, flags, rest = self._record(_ADD, at)
-        if tag != _EADD:
+        if tag != EADD_TAG:
             raise UsageError(f"byte {at:#x}: {_tag(tag)} where EADD has to be")
         if any(rest):
             raise UsageError(f"byte {at:#x}: the rest of EADD's record is not zero")
-        masks = {_EEXTEND: 0, _UNMEASRD: 0}
+        masks = {EEXTEND_TAG: 0, _UNMEASRD: 0}
         end = at + RECORD
         while end < len(self.data):
             tag, where, rest = self._record(_EXTEND, end)
             if tag not in masks:
                 break
             chunk, middle = divmod(where - offset, CHUNK_SIZE)
-            seen = masks[_EEXTEND] | masks[_UNMEASRD]
+            seen = masks[EEXTEND_TAG] | masks[_UNMEASRD]
             if middle or not 0 <= chunk < CHUNKS or seen >> chunk & 1 or any(rest):
                 raise UsageError(
                     f"byte {end:#x}: {_tag(tag)} at {where:#x} is no new chunk of the page "
@@ -193,7 +192,7 @@ class Stream:
                 raise UsageError(f"byte {end:#x}: the stream ends inside of a chunk")
             masks[tag] |= 1 << chunk
             end += RECORD + CHUNK_SIZE
-        return Pages(at, end, offset, flags, 1, (masks[_EEXTEND], masks[_UNMEASRD]))
+        return Pages(at, end, offset, flags, 1, (masks[EEXTEND_TAG], masks[_UNMEASRD]))
 
     def _record(self, layout: Struct, at: int) -> tuple[Any, ...]:
         if len(self.data) - at < RECORD:

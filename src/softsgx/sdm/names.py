@@ -22,8 +22,6 @@ _XFRM = {
     7: "Hi16_ZMM", 8: "PT", 9: "PKRU", 10: "PASID", 11: "CET_U", 12: "CET_S", 13: "HDC",
     14: "UINTR", 15: "LBR", 16: "HWP", 17: "TILECFG", 18: "TILEDATA", 19: "APX",
 }  # fmt: skip
-# SDM, Table "Content of Security Information": the types that EADD takes have names, and others.
-_TYPES = {0: "SECS", 1: "TCS", 2: "REG", 3: "VA", 4: "TRIM", 5: "SS_FIRST", 6: "SS_REST"}
 
 
 def _names(value: int, known: dict[int, str]) -> list[str]:
@@ -49,7 +47,7 @@ def misc_names(value: int) -> list[str]:
 def page_name(flags: int) -> tuple[str, str]:
     """A page's type and permissions of SECINFO.FLAGS, like ("REG", "r-x"); what is else, too."""
     number = (flags & leaves.SECINFO_PT_MASK) >> leaves.SECINFO_PT_SHIFT
-    kind = _TYPES.get(number, f"type {number}")
+    kind = leaves.PAGE_TYPE_NAMES.get(number, f"type {number}").removeprefix("PT_")
     rest = flags & ~(leaves.SECINFO_PT_MASK | leaves.SECINFO_RWX_MASK)
     if rest:
         kind += f" {rest:#x}"

@@ -40,7 +40,7 @@ _STEP = RECORD + CHUNK_SIZE
 _ECREATE = Struct("<8sIQ44x")
 _EADD = Struct("<8sQQ40x")
 _EEXTEND = Struct("<8sQ48x")
-_ECREATE_TAG, _EADD_TAG, _EEXTEND_TAG = b"ECREATE\0", b"EADD\0\0\0\0", b"EEXTEND\0"
+ECREATE_TAG, EADD_TAG, EEXTEND_TAG = b"ECREATE\0", b"EADD\0\0\0\0", b"EEXTEND\0"
 
 Buffer = bytes | bytearray | memoryview
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ class _Batch:
     """Room for the records of 64 measured pages, page number p in slot p % 64."""
 
     def __init__(self) -> None:
-        page = bytearray(_EADD.pack(_EADD_TAG, 0, 0))
+        page = bytearray(_EADD.pack(EADD_TAG, 0, 0))
         for chunk in range(CHUNKS):
-            page += _EEXTEND.pack(_EEXTEND_TAG, chunk * CHUNK_SIZE) + bytes(CHUNK_SIZE)
+            page += _EEXTEND.pack(EEXTEND_TAG, chunk * CHUNK_SIZE) + bytes(CHUNK_SIZE)
         self._records = bytearray(page * _BATCH_PAGES)
         self._view = memoryview(self._records)
         # Byte k of each slot's offset (chunk 0), so that equal bytes are not written again.
@@ -136,17 +136,17 @@ class Measurement:
 
     def ecreate(self, ssa_frame_pages: int, size_bytes: int) -> None:
         """Start: SECS.SSAFRAMESIZE (in pages) and SECS.SIZE."""
-        self._hash = self._hashing(_ECREATE.pack(_ECREATE_TAG, ssa_frame_pages, size_bytes))
+        self._hash = self._hashing(_ECREATE.pack(ECREATE_TAG, ssa_frame_pages, size_bytes))
 
     def eadd(self, offset_bytes: int, secinfo_flags: int) -> None:
         """One page is added; its contents are not measured by this."""
-        self._hash.update(_EADD.pack(_EADD_TAG, offset_bytes, measured_flags(secinfo_flags)))
+        self._hash.update(_EADD.pack(EADD_TAG, offset_bytes, measured_flags(secinfo_flags)))
 
     def eextend(self, offset_bytes: int, data: Buffer) -> None:
         """Measure the 256 bytes at an offset that is a multiple of 256."""
         if len(data) != CHUNK_SIZE or offset_bytes % CHUNK_SIZE:
             raise InternalError(f"EEXTEND of {len(data)} bytes at {offset_bytes:#x}")
-        self._hash.update(_EEXTEND.pack(_EEXTEND_TAG, offset_bytes))
+        self._hash.update(_EEXTEND.pack(EEXTEND_TAG, offset_bytes))
         self._hash.update(data)
 
     def add_page_masked(self, offset_bytes: int, flags: int, data: Buffer, mrmask: int) -> None:
@@ -191,7 +191,7 @@ class Measurement:
         step = 1024 * PAGE_SIZE
         for first in range(offset_bytes, end, step):
             run = range(first, min(first + step, end), PAGE_SIZE)
-            self._hash.update(b"".join([pack(_EADD_TAG, at, flags) for at in run]))
+            self._hash.update(b"".join([pack(EADD_TAG, at, flags) for at in run]))
 
     def add_pages_from_fd(
         self,

@@ -17,7 +17,7 @@ from softsgx.supervisor.calls.peeks import enclave_at
 from softsgx.supervisor.state.node import Creds
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.answer import DONE, cont, to_exit
+from softsgx.supervisor.stopped.answer import DONE, answered, cont, to_exit
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import R8, R9, R10, RAX, RDI, RDX, RSI
 
@@ -62,10 +62,7 @@ def _mbind(run: Run, tracee: Tracee) -> Any:
         here = vma.end
     if here < end:
         return None
-    to_exit(run, tracee, {R9: 0})
-    run.regs.store(tracee.tid)
-    cont(run, tracee)
-    return DONE
+    return answered(run, tracee, to_exit(run, tracee, {R9: 0}))
 
 
 def _move_pages(run: Run, tracee: Tracee) -> Any:

@@ -241,10 +241,11 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
             return magic.link_text(tracee, view, call, file)
     if call in _OPENS:
         last = raw[raw.rfind(b"/") + 1 :]
-        if not last.strip(_HEX) and magic.of_ours(_of_tracee(tracee, dirfd, raw)):
-            return -errno.EACCES
-        if last == b"mem":
-            return magic.memory(run, tracee, _of_tracee(tracee, dirfd, raw))
+        if last == b"mem" or not last.strip(_HEX):
+            if magic.of_ours(_of_tracee(tracee, dirfd, raw)):
+                return -errno.EACCES
+            if last == b"mem":
+                return magic.memory(run, tracee)
         if last in _DEV and tracee.space.image and _is_dev(tracee, dirfd, raw):
             return folders.opened(run, tracee)
         reading = not _flags(run, tracee, call) & _NOT_READING
@@ -287,11 +288,10 @@ def _through_links(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) 
             file = _magic_link(run, tracee, dirfd, raw) if allowed else None
             return None if file is None else str(file.path)
         if link.startswith(b"/proc/") and call in _OPENS:
-            theirs = _of_tracee(tracee, dirfd, link)
-            if magic.of_ours(theirs):
+            if magic.of_ours(_of_tracee(tracee, dirfd, link)):
                 return -errno.EACCES
             if link.endswith(b"/mem"):
-                return magic.memory(run, tracee, theirs)
+                return magic.memory(run, tracee)
         raw = os.path.join(os.path.dirname(raw), link)
         if link[link.rfind(b"/") + 1 :] in run.nodes.names:
             pathcalls.look_for_links(run)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from softsgx.complaints import complain
 from softsgx.host.forbidden import instead
+from softsgx.host.status import comm_of
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.uapi.regs import RDI, RSI
@@ -23,9 +24,7 @@ def tried(run: Run, tracee: Tracee) -> None:
         return
     run.tracer_told = True
     try:
-        with open(f"/proc/{tracee.tid}/comm", encoding="utf-8", errors="replace") as file:
-            text = file.read().rstrip("\n")
+        name = comm_of(tracee.tid)
     except OSError:
         return  # it is being killed
-    name = "".join(c if c.isprintable() else "?" for c in text)
     complain(f"{name} cannot trace what softsgx run traces: {instead(name)}")

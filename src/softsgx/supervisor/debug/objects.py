@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from softsgx.host import vdso
+from softsgx.host import procmaps, vdso
+from softsgx.host.status import comm_of
 from softsgx.host.symbols import Symbols
 from softsgx.rsp.packets import Ids
 from softsgx.supervisor.debug.threads import Thread
@@ -23,7 +24,7 @@ from softsgx.supervisor.state.tracee import AddressSpace
 
 __all__ = ["auxv", "enclaves", "exec_file", "libraries", "threads"]
 
-_AT_PHDR, _AT_PHENT, _AT_PHNUM, _AT_SYSINFO_EHDR = 3, 4, 5, 33
+_AT_NULL, _AT_PHDR, _AT_PHENT, _AT_PHNUM, _AT_SYSINFO_EHDR = 0, 3, 4, 5, 33
 _PT_DYNAMIC, _PT_PHDR, _DT_DEBUG = 2, 6, 21
 _MOST = 4096  # entries of a list that a broken program may have made a circle of
 
@@ -38,8 +39,7 @@ def threads(all_of: Iterable[Thread], ids: Ids) -> bytes:
             thread = t.tracee.thread
             where = f"in enclave {thread.enclave.base:#x}, TCS {thread.tcs.addr:#x}"
         try:
-            with open(f"/proc/{t.tid}/comm", encoding="utf-8", errors="replace") as f:
-                name = "".join(c if c.isprintable() else "?" for c in f.read().rstrip("\n"))
+            name = comm_of(t.tid)
         except OSError:
             name = ""
         lines.append(f'<thread id="{ident}" name={quoteattr(name)}>{where}</thread>')
@@ -51,17 +51,12 @@ def exec_file(t: Thread) -> bytes:
     return os.fsencode(os.readlink(f"/proc/{t.process.pid}/exe"))
 
 
-def _auxv(t: Thread) -> list[tuple[int, int]]:
-    with open(f"/proc/{t.process.pid}/auxv", "rb") as f:
-        raw = f.read()
-    return list(struct.iter_unpack("<QQ", raw[: len(raw) & -16]))
-
-
 def auxv(t: Thread) -> bytes:
     """The auxiliary vector as the program has it: the kernel does not know of our vDSO."""
-    image = t.tracee.space.image
-    found = [(k, image if k == _AT_SYSINFO_EHDR and image else v) for k, v in _auxv(t)]
-    return b"".join(struct.pack("<QQ", *pair) for pair in found)
+    found, image = procmaps.auxv(t.process.pid), t.tracee.space.image
+    if image and _AT_SYSINFO_EHDR in found:
+        found[_AT_SYSINFO_EHDR] = image
+    return b"".join(struct.pack("<QQ", *pair) for pair in (*found.items(), (_AT_NULL, 0)))
 
 
 # -- libraries -----------------------------------------------------------------------------
@@ -112,7 +107,7 @@ def _string(space: AddressSpace, addr: int) -> str:
 def _link_map(t: Thread) -> Iterator[tuple[int, int, str, int]]:
     """(its address, l_addr, l_name, l_ld) of each, the program's own first."""
     space = t.tracee.space
-    known = dict(_auxv(t))
+    known = procmaps.auxv(t.process.pid)
     count = min(known.get(_AT_PHNUM, 0), 256)
     raw = space.peek(known.get(_AT_PHDR, 0), 56 * count) if known.get(_AT_PHENT) == 56 else b""
     bias = dynamic = 0

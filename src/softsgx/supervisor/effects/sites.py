@@ -106,12 +106,9 @@ def _replace_raw(run: Run, tracee: Tracee, at: int) -> None:
     behind = start + _JUMP_BYTES
     if any(site.start == start for site in raw.sites.values()):
         return  # the file's bytes have come back: somebody wants them
-    page = next((p for p, n in raw.pages.items() if n < short.RAW_PADS and _reaches(behind, p)), 0)
+    page = _page(run, tracee, raw.pages, table.image.raw_pads - 1, behind, most=_MOST_RAW)
     if not page:
-        page = _page_near(run, tracee, space.sgx, behind) if len(raw.pages) < _MOST_RAW else 0
-        if not page:
-            return
-        raw.pages[page] = 0
+        return
     pad, code = short.raw_pad(table.base, page, raw.pages[page], at)
     jump = struct.pack("<Bi", 0xE9, pad - behind)
     with frozen(run, [space]) as threads:
@@ -144,15 +141,29 @@ def _pad(
         return short.pad(base, number)
     if number >= _MOST_PADS:
         return None
-    most = short.FAR_PADS - _places(len(short.far_pad(0, 0, 0, moved)[1]))
-    page = next((p for p, used in process.far.items() if used <= most and _reaches(behind, p)), 0)
+    full = short.FAR_PADS - _places(len(short.far_pad(0, 0, 0, moved)[1]))
+    page = _page(run, tracee, process.far, full, behind)
     if not page:
-        page = _page_near(run, tracee, process, behind)
-        if not page:
-            return None
-        process.far[page] = 0
+        return None
+    if not process.far[page]:
         tracee.space.poke(page, short.far_head(base))
     return short.far_pad(page, process.far[page], number, moved)
+
+
+def _page(
+    run: Run, tracee: Tracee, pages: dict[int, int], full: int, behind: int, most: int = _MOST_PADS
+) -> int:
+    """One of some pages of pads, by how many are used, that a jump reaches; a new one; or 0.
+
+    full: how many may be used for one more to have room. most: pages.
+    """
+    for page, used in pages.items():
+        if used <= full and _reaches(behind, page):
+            return page
+    found = _page_near(run, tracee, tracee.space.sgx, behind) if len(pages) < most else 0
+    if found:
+        pages[found] = 0
+    return found
 
 
 def _places(length: int) -> int:

@@ -40,7 +40,7 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.threads import thread_of
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
-from softsgx.supervisor.stopped.resume import out_of_paths
+from softsgx.supervisor.stopped.resume import cont_changed, out_of_paths
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import CS, EFLAGS, ORIG_RAX, RAX, RBX, RCX, RIP, SS
 
@@ -299,17 +299,12 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
                 masks.settle(run, tracee)
             if view[EFLAGS] & _TF and _stepped(run, tracee, leaf):
                 return
-            if run.record is not None:
-                run.record.flush()
             if run.faults is not None:
+                if run.record is not None:
+                    run.record.flush()
                 injected.after(run, tracee, leaf)
                 return
-            if run.debugger is not None:
-                run.regs.store(tracee.tid)
-                cont(run, tracee)
-                return
-            tracee.stopped = False
-            run.regs.store_and_cont(tracee.tid)
+            cont_changed(run, tracee)
             return
         if error != FAULT | _PF or not _cure(run, tracee, thread):
             break

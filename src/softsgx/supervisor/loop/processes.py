@@ -160,17 +160,8 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
     elif flags & CLONE_VM:
         new = Tracee(tid, tid, parent.space)
     else:
-        space = AddressSpace(tid)
         old = parent.space
-        space.image, space.aep, space.entry = old.image, old.aep, old.entry
-        space.short = old.short
-        space.patched, space.executable = list(old.patched), list(old.executable)
-        space.native_cpuid, space.translates = old.native_cpuid, old.translates
-        space.undumpable = old.undumpable
-        space.watched, space.ranges = set(old.watched), list(old.ranges)
-        space.mem_fds, space.asked_names = set(old.mem_fds), old.asked_names
-        space.dir_fds, space.paths = dict(old.dir_fds), old.paths.copy()
-        space.raw = old.raw.copy()
+        space = old.forked(tid)
         new = Tracee(tid, tid, space)
         if old.sgx is not None:
             from softsgx.supervisor.state.enclaves import forked

@@ -7,7 +7,7 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.forced import put_back
 from softsgx.supervisor.stopped.remote import Remote
-from softsgx.supervisor.stopped.resume import cont
+from softsgx.supervisor.stopped.resume import cont_changed
 from softsgx.supervisor.stopped.waits import wait_stop
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RAX, RBX, RCX, RDX, RIP
@@ -50,8 +50,7 @@ def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
     if run.record is not None:
         run.record.cpuid(tracee.tid, leaf, subleaf, answer)
     put_back(run, tracee, number)
-    run.regs.store(tracee.tid)
-    cont(run, tracee)
+    cont_changed(run, tracee)
     return True
 
 

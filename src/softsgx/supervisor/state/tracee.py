@@ -79,6 +79,18 @@ class AddressSpace:
         self.dir_fds: dict[int, bool] = {}
         self.ranges: list[tuple[int, int]] = []
 
+    def forked(self, pid: int) -> AddressSpace:
+        """That of a child, which has what lies in memory and what the parent's descriptors are."""
+        new = AddressSpace(pid)
+        new.image, new.aep, new.entry, new.short = self.image, self.aep, self.entry, self.short
+        new.patched, new.executable = list(self.patched), list(self.executable)
+        new.native_cpuid, new.translates = self.native_cpuid, self.translates
+        new.undumpable = self.undumpable
+        new.watched, new.ranges = set(self.watched), list(self.ranges)
+        new.mem_fds, new.asked_names = set(self.mem_fds), self.asked_names
+        new.dir_fds, new.paths, new.raw = dict(self.dir_fds), self.paths.copy(), self.raw.copy()
+        return new
+
     def close(self) -> None:
         """Give back what it holds open."""
         if self.mem_fd >= 0:

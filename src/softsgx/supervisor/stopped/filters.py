@@ -117,8 +117,6 @@ def complete(run: Run, parent: Tracee, child: Tracee) -> None:
     from softsgx.supervisor.stopped.others import at_stop
 
     space = child.space
-    if not space.ranges and not space.watched:
-        return
     has, had = (status_of(t.tid).get(b"Seccomp_filters") for t in (child, parent))
     if has == had and has is not None:
         return

@@ -7,13 +7,23 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.uapi.regs import RIP
 
-__all__ = ["cont", "let_go", "out_of_paths"]
+__all__ = ["cont", "cont_changed", "let_go", "out_of_paths"]
 
 
 def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
     """Let it run, with a signal if one is given; a debugger may want it to stay."""
     if run.debugger is None or not run.debugger.resumes(tracee, number):
         let_go(run, tracee, number)
+
+
+def cont_changed(run: Run, tracee: Tracee) -> None:
+    """The same with the registers in ``run.regs``."""
+    if run.record is None and run.faults is None and run.debugger is None:
+        tracee.stopped = False
+        run.regs.store_and_cont(tracee.tid)
+    else:
+        run.regs.store(tracee.tid)
+        cont(run, tracee)
 
 
 def let_go(run: Run, tracee: Tracee, number: int, step: bool = False) -> None:
