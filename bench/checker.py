@@ -25,9 +25,9 @@ _Z3_STEPS = 4
 
 def system(design: str, held: dict[str, int], pages: int, processes: int) -> Any:
     """A design's world as a transition system. held: the permissions that are given."""
-    from softsgx.checker.moves import build_moves
-    from softsgx.checker.system import System
-    from softsgx.checker.world import World
+    from softsgx.checker.world.moves import build_moves
+    from softsgx.checker.world.system import System
+    from softsgx.checker.world.world import World
     from softsgx.designs.registry import make_design
 
     world = World(make_design(design), pages, processes)
@@ -64,7 +64,7 @@ def one_by_one(steps: Any, limit: int) -> int:
 
 
 def _search(rounds: int) -> Row:
-    from softsgx.checker.explore import Explorer
+    from softsgx.checker.engines.explore import Explorer
 
     counts: dict[str, int] = {}
 
@@ -101,8 +101,8 @@ def _questions() -> Iterator[tuple[Any, int]]:
 
 
 def _solvers() -> list[Row]:
-    from softsgx.checker.abc import solve
-    from softsgx.checker.smt import bounded, check_invariant
+    from softsgx.checker.engines.abc import solve
+    from softsgx.checker.engines.smt import bounded, check_invariant
 
     took: dict[str, list[float]] = {"pdr": [], "check": [], "both": [], "bmc3": [], "z3": []}
     also_bmc3 = []  # of those that Z3 was asked, too

@@ -28,8 +28,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from softsgx.checker.pool.result import trace_name  # noqa: E402
 from softsgx.checker.properties import PROPERTIES  # noqa: E402
-from softsgx.checker.result import trace_name  # noqa: E402
 from softsgx.designs.registry import DESIGNS, design_text  # noqa: E402
 from softsgx.report.checkpages import picture_of  # noqa: E402
 from softsgx.report.checks import verdict_table  # noqa: E402

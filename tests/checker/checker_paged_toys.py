@@ -5,7 +5,7 @@ from __future__ import annotations
 from errno import EINVAL, EPERM
 from typing import Any
 
-from softsgx.checker.world import BASE
+from softsgx.checker.world.world import BASE
 from softsgx.law.rule import Context, rule
 from softsgx.law.values import R, Value, X, eq, has, ite, no, subset
 from softsgx.mm.rules import VMA

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from softsgx.checker.abc import find_abc, solve
-from softsgx.checker.explore import explore
-from softsgx.checker.moves import build_moves
+from softsgx.checker.engines.abc import find_abc, solve
+from softsgx.checker.engines.explore import explore
+from softsgx.checker.engines.replay import run_again
+from softsgx.checker.engines.smt import bounded, check_invariant
+from softsgx.checker.pool.prove import Checker
+from softsgx.checker.pool.result import Options, Result
 from softsgx.checker.properties import PROPERTIES
 from softsgx.checker.properties.base import REACHED, TOLD_APART
-from softsgx.checker.prove import Checker
-from softsgx.checker.replay import run_again
-from softsgx.checker.result import Options, Result
-from softsgx.checker.smt import bounded, check_invariant
-from softsgx.checker.system import System
-from softsgx.checker.world import World
+from softsgx.checker.world.moves import build_moves
+from softsgx.checker.world.system import System
+from softsgx.checker.world.world import World
 from softsgx.designs.registry import make_design
 from softsgx.law.rule import Context, rule
 from tests.checker.checker_toys import FLAWS, Careful
@@ -129,7 +129,7 @@ def test_traces_are_shortest_and_no_permission_is_to_spare() -> None:
     checker = Checker(make_design("source-vma"), Options(1, 2))
     bad = _bad(checker.system, "asked")
     answer = checker.decide(bad)
-    from softsgx.checker.plain import make_plain
+    from softsgx.checker.witnesses.plain import make_plain
 
     make_plain(checker.system, bad, answer)
     assert answer.steps is not None

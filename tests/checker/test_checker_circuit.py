@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softsgx.checker.circuit import Bits, Chosen, Graph
-from softsgx.checker.compiled import compile_circuit
-from softsgx.checker.explore import slices
+from softsgx.checker.circuits.circuit import Bits, Chosen, Graph
+from softsgx.checker.circuits.compiled import compile_circuit
+from softsgx.checker.engines.explore import slices
 from softsgx.law.values import all_, any_, eq, has, implies, ite, minus, no, subset
 
 OPERATIONS = {

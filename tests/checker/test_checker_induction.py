@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from softsgx.checker.explore import Explorer
-from softsgx.checker.induction import breaks, by_induction
-from softsgx.checker.lemmas import lemmas
-from softsgx.checker.moves import build_moves
-from softsgx.checker.pages import orbit
+from softsgx.checker.engines.explore import Explorer
+from softsgx.checker.engines.smt import Steps, check_invariant
+from softsgx.checker.pool.prove import Checker
+from softsgx.checker.pool.result import Options
+from softsgx.checker.proofs.induction import breaks, by_induction
+from softsgx.checker.proofs.lemmas import lemmas
+from softsgx.checker.proofs.pages import orbit
 from softsgx.checker.properties import PROPERTIES
-from softsgx.checker.prove import Checker
-from softsgx.checker.result import Options
-from softsgx.checker.smt import Steps, check_invariant
-from softsgx.checker.system import System
-from softsgx.checker.words import rule_words
-from softsgx.checker.world import World
+from softsgx.checker.witnesses.words import rule_words
+from softsgx.checker.world.moves import build_moves
+from softsgx.checker.world.system import System
+from softsgx.checker.world.world import World
 from softsgx.designs.registry import make_design
 from tests.checker.checker_paged_toys import MovesAnywhere, TinyAnywhere
 

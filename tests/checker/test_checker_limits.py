@@ -9,17 +9,17 @@ from types import SimpleNamespace
 import pytest
 import z3
 
-from softsgx.checker import abc
-from softsgx.checker.explore import Explorer, explore
-from softsgx.checker.limits import default_bytes, parse_size, size_words
-from softsgx.checker.moves import build_moves
-from softsgx.checker.pool import check_pairs
+from softsgx.checker.engines import abc
+from softsgx.checker.engines.explore import Explorer, explore
+from softsgx.checker.engines.limits import default_bytes, parse_size, size_words
+from softsgx.checker.engines.smt import Undecided, bounded, check_invariant
+from softsgx.checker.pool.prove import Checker
+from softsgx.checker.pool.result import Options
+from softsgx.checker.pool.workers import check_pairs
 from softsgx.checker.properties import PROPERTIES
-from softsgx.checker.prove import Checker
-from softsgx.checker.result import Options
-from softsgx.checker.smt import Undecided, bounded, check_invariant
-from softsgx.checker.system import System
-from softsgx.checker.world import World
+from softsgx.checker.world.moves import build_moves
+from softsgx.checker.world.system import System
+from softsgx.checker.world.world import World
 from softsgx.designs.registry import make_design
 from softsgx.errors import UsageError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from softsgx.checker.abc import find_abc
+from softsgx.checker.engines.abc import find_abc
 from softsgx.checker.properties.base import TABLE
 from softsgx.cli.main import main
 from tests.cache import ROOT

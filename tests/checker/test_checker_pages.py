@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from softsgx.checker import abc as abc_engine
-from softsgx.checker.abc import find_abc, solve
-from softsgx.checker.answer import Clause
-from softsgx.checker.anypages import AnyPages
-from softsgx.checker.explore import explore
-from softsgx.checker.induction import minimal
-from softsgx.checker.invariants import invariant_words
-from softsgx.checker.moves import build_moves
-from softsgx.checker.pages import page_of, places, renamed_cube, with_pages
+from softsgx.checker.engines import abc as abc_engine
+from softsgx.checker.engines.abc import find_abc, solve
+from softsgx.checker.engines.answer import Clause
+from softsgx.checker.engines.explore import explore
+from softsgx.checker.engines.smt import check_invariant
+from softsgx.checker.pool.prove import Checker
+from softsgx.checker.pool.result import Options, Result
+from softsgx.checker.proofs.anypages import AnyPages
+from softsgx.checker.proofs.induction import minimal
+from softsgx.checker.proofs.invariants import invariant_words
+from softsgx.checker.proofs.pages import page_of, places, renamed_cube, with_pages
 from softsgx.checker.properties import PROPERTIES
-from softsgx.checker.prove import Checker
-from softsgx.checker.result import Options, Result
-from softsgx.checker.smt import check_invariant
-from softsgx.checker.system import System
-from softsgx.checker.world import World
+from softsgx.checker.world.moves import build_moves
+from softsgx.checker.world.system import System
+from softsgx.checker.world.world import World
 from softsgx.designs.registry import make_design
 from softsgx.law.values import Value, X, has, no
 from tests.checker.checker_paged_toys import (

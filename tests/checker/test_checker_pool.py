@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from softsgx.checker.abc import find_abc
-from softsgx.checker.pool import Pair, check_pairs
+from softsgx.checker.engines.abc import find_abc
+from softsgx.checker.pool.prove import Checker
+from softsgx.checker.pool.result import Options
+from softsgx.checker.pool.workers import Pair, check_pairs
 from softsgx.checker.properties import PROPERTIES
 from softsgx.checker.properties.base import prop
-from softsgx.checker.prove import Checker
-from softsgx.checker.result import Options
-from softsgx.checker.world import World
+from softsgx.checker.world.world import World
 from softsgx.designs.registry import make_design
 from softsgx.errors import InternalError, SoftsgxError, UsageError
 from softsgx.law.values import Value

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from softsgx.checker.abc import find_abc
+from softsgx.checker.engines.abc import find_abc
+from softsgx.checker.pool.repair import ALL, changes_of, search, standing
+from softsgx.checker.pool.result import Options
 from softsgx.checker.properties import PROPERTIES
-from softsgx.checker.repair import ALL, changes_of, search, standing
-from softsgx.checker.result import Options
 from softsgx.cli.main import main
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.law.rule import Context

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from softsgx.checker.abc import find_abc
-from softsgx.checker.answer import Answer
-from softsgx.checker.confine import policy_of, profiles_of
+from softsgx.checker.engines.abc import find_abc
+from softsgx.checker.engines.answer import Answer
+from softsgx.checker.pool.prove import Checker
+from softsgx.checker.pool.result import Options
 from softsgx.checker.properties import PROPERTIES
 from softsgx.checker.properties.base import TOLD_APART
-from softsgx.checker.prove import Checker
-from softsgx.checker.result import Options
-from softsgx.checker.script import orders_of
-from softsgx.checker.system import System
+from softsgx.checker.witnesses.confine import policy_of, profiles_of
+from softsgx.checker.witnesses.script import orders_of
+from softsgx.checker.world.system import System
 from softsgx.cli.main import main
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.errors import UsageError

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import pytest
 
-from softsgx.checker.move import Move
-from softsgx.checker.moves import build_moves
-from softsgx.checker.system import State, System
-from softsgx.checker.world import World
+from softsgx.checker.world.move import Move
+from softsgx.checker.world.moves import build_moves
+from softsgx.checker.world.system import State, System
+from softsgx.checker.world.world import World
 from softsgx.designs.seed import SeedDesign
 from tests.truthrows import Row, read
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from softsgx.checker.answer import Step
-from softsgx.checker.confine import domain, policy_of, profile, profiles_of
-from softsgx.checker.move import Move
-from softsgx.checker.moves import build_moves
-from softsgx.checker.script import orders_of
-from softsgx.checker.sources import SOURCES
-from softsgx.checker.system import State, System
-from softsgx.checker.words import step_words
-from softsgx.checker.world import World
+from softsgx.checker.engines.answer import Step
+from softsgx.checker.witnesses.confine import domain, policy_of, profile, profiles_of
+from softsgx.checker.witnesses.script import orders_of
+from softsgx.checker.witnesses.words import step_words
+from softsgx.checker.world.move import Move
+from softsgx.checker.world.moves import build_moves
+from softsgx.checker.world.sources import SOURCES
+from softsgx.checker.world.system import State, System
+from softsgx.checker.world.world import World
 from softsgx.designs.registry import make_design
 from softsgx.sdm.leaves import PT_TCS
 from tests.command import Softsgx

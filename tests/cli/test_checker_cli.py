@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from softsgx.checker.abc import find_abc
-from softsgx.checker.permissions import parse_permissions
+from softsgx.checker.engines.abc import find_abc
+from softsgx.checker.world.permissions import parse_permissions
 from softsgx.cli.check import _variants
 from softsgx.cli.load import load_file
 from softsgx.cli.main import main
@@ -62,7 +62,15 @@ def test_permissions_in_words() -> None:
     assert held["may1.device"] == 9
     assert held["may1.segment5"] == 2
     assert held["may1.process"] == 0
-    for wrong in ("2:none", "device=read", "0:disk=read", "0:device=fly", "0:device"):
+    for wrong in (
+        "2:none",
+        "device=read",
+        "0:disk=read",
+        "0:device=fly",
+        "0:device",
+        "0:device=read,read",
+        "0:device=read;device=write",
+    ):
         with pytest.raises(UsageError):
             parse_permissions(wrong, 2)
 
@@ -70,7 +78,8 @@ def test_permissions_in_words() -> None:
 @pytest.mark.parametrize(
     "args",
     [["nosuch"], ["linux-6.0:x=y"], ["--property", "nosuch"], ["--pages", "0"], ["--pages", "x"],
-     ["--frobnicate"], ["--permissions", "7:none"], ["--load", "/nonexistent.py"],
+     ["--frobnicate"], ["--permissions", "7:none"],
+     ["--permissions", "0:none", "--permissions", "0:device=read"], ["--load", "/nonexistent.py"],
      ["--memory", "lots"], ["--jobs", "-1"]],
 )  # fmt: skip
 def test_bad_arguments(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:

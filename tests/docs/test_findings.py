@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from softsgx.checker.abc import find_abc
+from softsgx.checker.engines.abc import find_abc
+from softsgx.checker.pool.repair import standing
 from softsgx.checker.properties import PROPERTIES
-from softsgx.checker.repair import standing
 from softsgx.designs.registry import DESIGNS, make_design
 from tests.cache import ROOT
 from tests.docs.pages import held

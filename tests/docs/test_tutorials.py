@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from softsgx.checker.abc import find_abc
+from softsgx.checker.engines.abc import find_abc
 from tests.cache import ROOT
 from tests.debian_policy import find_policy
 from tests.docs.pages import clone, held

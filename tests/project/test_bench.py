@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from bench.checker import one_by_one, system
-from softsgx.checker.explore import Explorer
+from softsgx.checker.engines.explore import Explorer
 
 ROOT = Path(__file__).resolve().parents[2]
 

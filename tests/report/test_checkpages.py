@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from softsgx.checker.evidence import evidence
+from softsgx.checker.witnesses.evidence import evidence
 from softsgx.cli import replay as replays
 from softsgx.cli.check import check
 from softsgx.cli.designs import designs

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from softsgx.checker.script import domain, policy_of
+from softsgx.checker.witnesses.script import domain, policy_of
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.errors import UsageError
 from tests.command import Softsgx

@@ -105,10 +105,10 @@ def _list(verbose: bool) -> None:
 def check(args: list[str]) -> int:
     """Check designs; 1 if a property is refuted. Raises UsageError."""
     a = parser().parse_args(args)
-    from softsgx.checker.limits import default_bytes, parse_size
-    from softsgx.checker.permissions import parse_permissions
+    from softsgx.checker.engines.limits import default_bytes, parse_size
+    from softsgx.checker.pool.result import Options
     from softsgx.checker.properties import PROPERTIES
-    from softsgx.checker.result import Options
+    from softsgx.checker.world.permissions import parse_permissions
     from softsgx.cli.world import checked_design, world_of
     from softsgx.designs.registry import DESIGNS
 
@@ -132,7 +132,10 @@ def check(args: list[str]) -> int:
             raise UsageError(f"--orders {a.orders}: not a program")
     held: dict[str, int] = {}
     for text in a.permissions:
-        held |= parse_permissions(text, a.processes)
+        given = parse_permissions(text, a.processes)
+        if not held.keys().isdisjoint(given):
+            raise UsageError(f"--permissions {text}: given before; say all once")
+        held |= given
     memory_bytes = parse_size(a.memory) if a.memory else default_bytes(a.jobs)
     options = Options(
         a.pages, a.processes, held, timeout_s=a.timeout, engine=a.engine, max_depth=a.bound,
@@ -158,7 +161,7 @@ def check(args: list[str]) -> int:
 
 
 def _run(pairs: list[tuple[str, str]], options: Any, jobs: int, files: list[str]) -> list[Any]:
-    from softsgx.checker.pool import check_pairs
+    from softsgx.checker.pool.workers import check_pairs
     from softsgx.report.progress import progress
 
     with progress(sys.stderr) as tell:
@@ -170,7 +173,7 @@ def _status(results: list[Any]) -> int:
 
 
 def _tell_engine(options: Any) -> None:
-    from softsgx.checker.abc import find_abc
+    from softsgx.checker.engines.abc import find_abc
 
     if options.engine == "abc" and find_abc() is None:
         raise UsageError("--engine abc: there is no berkeley-abc; install Debian's package")
@@ -185,7 +188,7 @@ def _write_traces(directory: str, results: list[Any]) -> None:
     import json
     from pathlib import Path
 
-    from softsgx.checker.result import trace_name
+    from softsgx.checker.pool.result import trace_name
 
     Path(directory).mkdir(parents=True, exist_ok=True)
     for r in results:

@@ -22,7 +22,7 @@ Status: 1 if no set of options mends something, else 0.
 
 def _one(task: tuple[str, list[str] | None, Any, list[str], bool]) -> list[Any]:
     text, names, options, files, talks = task
-    from softsgx.checker.repair import search
+    from softsgx.checker.pool.repair import search
     from softsgx.designs.registry import make_design
 
     for path in files:
@@ -45,7 +45,7 @@ def parser() -> Any:
 
 def repair(args: list[str]) -> int:
     """Look for repairs; 1 if something has none. Raises UsageError."""
-    from softsgx.checker.result import Options
+    from softsgx.checker.pool.result import Options
     from softsgx.cli.world import checked_design, world_of
     from softsgx.designs.registry import DESIGNS
 

@@ -119,7 +119,7 @@ class _Setup:
         self.noexec, self.mount = noexec or f"{directory}/noexec", not noexec
 
     def orders(self) -> list[Any]:
-        from softsgx.checker.script import orders_of
+        from softsgx.checker.witnesses.script import orders_of
 
         return orders_of(
             self.trace, self.program, self.noexec, mount=self.mount, own=self.own,
@@ -127,7 +127,7 @@ class _Setup:
         )  # fmt: skip
 
     def policy(self) -> str:
-        from softsgx.checker.confine import policy_of, profiles_of
+        from softsgx.checker.witnesses.confine import policy_of, profiles_of
 
         if self.trace["lsm"] == "selinux":
             return policy_of(self.trace, self.sources)
@@ -148,7 +148,7 @@ class _Setup:
 
     def options(self) -> list[str]:
         """Those of ``softsgx run`` that confine the processes."""
-        from softsgx.checker.confine import domain, profile
+        from softsgx.checker.witnesses.confine import domain, profile
 
         others = range(1, self.trace["processes"])
         policy = str(self.directory / "policy")
@@ -233,8 +233,8 @@ def _take(setup: _Setup, orders: list[Any], errors: IO[str]) -> Iterator[Any]:
     import json
     import subprocess
 
-    from softsgx.checker.confine import device_of
-    from softsgx.checker.seen import Taken
+    from softsgx.checker.witnesses.confine import device_of
+    from softsgx.checker.witnesses.seen import Taken
 
     record = setup.directory / "record"
     record.touch()
@@ -260,7 +260,7 @@ def _take(setup: _Setup, orders: list[Any], errors: IO[str]) -> Iterator[Any]:
 
 
 def _judged(trace: dict[str, Any], taken: list[Any], errors: str) -> Replayed:
-    from softsgx.checker.evidence import evidence
+    from softsgx.checker.witnesses.evidence import evidence
 
     done = Replayed()
     step = 0

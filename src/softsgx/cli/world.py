@@ -68,7 +68,7 @@ def checked_design(text: str) -> Any:
 
     Raises UsageError where it finds no EADD in it.
     """
-    from softsgx.checker.loading import eadd_rules
+    from softsgx.checker.world.loading import eadd_rules
 
     design = design_of(text)
     known = eadd_rules(design)

@@ -41,7 +41,7 @@ class Design(MmRules, PageRules):
     the mapping did not have when it was made. sgx_permissions: SELinux is asked for
     permissions of class process2 that no policy ships. authority: what a process has to hold to
     run modified code, by SELinux: ways, each of which is (object, permission) pairs of
-    `softsgx.checker.permissions.KINDS`; the device stands for whatever object is mapped.
+    `softsgx.checker.world.permissions.KINDS`; the device stands for whatever object is mapped.
     repairs: those of the options that no mail has (changes that close a hole which the
     checker found), each with what later kernels and patches did about it. repaired: the
     values of options with which every property holds, by SELinux's questions.

@@ -12,7 +12,7 @@ from html import escape
 from textwrap import wrap
 from typing import Any
 
-from softsgx.checker.asking import FOR_SOURCE
+from softsgx.checker.witnesses.asking import FOR_SOURCE
 from softsgx.law.values import mask_name
 
 __all__ = ["STYLE", "picture"]
@@ -40,7 +40,8 @@ STYLE = """
 Arrow = tuple[str, str, str, str]
 """(from, to, text, class)."""
 
-# What each step of `softsgx.checker.words` calls, and what becomes of the page. No entry: by name.
+# What each step of `softsgx.checker.witnesses.words` calls, and what becomes of the page.
+# No entry: by name.
 _CALLS = {
     "open": "open", "create": "ECREATE", "init": "EINIT", "add": "EADD", "augment": "EAUG",
     "mmap": "mmap", "mmap-segment": "mmap segment", "map-segment": "MAP_SEGMENT",

@@ -1,6 +1,6 @@
 """What must hold, each property in a module of its own that registers itself.
 
-A property is a condition on a state of the world (`softsgx.checker.world`), ghosts
+A property is a condition on a state of the world (`softsgx.checker.world.world`), ghosts
 included; the world says what a process runs and what counts as authority.
 """
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from pkgutil import iter_modules
 
-from softsgx.checker.world import World
+from softsgx.checker.world.world import World
 from softsgx.errors import UsageError
 from softsgx.law.values import Value
 

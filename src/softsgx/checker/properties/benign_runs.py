@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from softsgx.checker.properties.base import REACHED, prop
-from softsgx.checker.world import EXECMOD, EXECUTE, WRITE, World
+from softsgx.checker.world.world import EXECMOD, EXECUTE, WRITE, World
 from softsgx.law.values import R, Value, X, has, no
 
 __all__ = ["conditions"]

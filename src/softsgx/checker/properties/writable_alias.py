@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from softsgx.checker.properties.base import prop
-from softsgx.checker.world import World
+from softsgx.checker.world.world import World
 from softsgx.law.values import Value, W, has
 
 __all__ = ["conditions"]

@@ -1,0 +1,1 @@
+"""Bits that rules are run on, and the circuits that come of it."""

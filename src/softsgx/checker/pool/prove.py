@@ -1,0 +1,366 @@
+"""Decides properties of a design: refuted, proved, or nothing found within a bound.
+
+ABC decides; its traces are run again on ints and told plainly, its invariants are
+checked by Z3. Where ABC is missing Z3 alone proves what it can by induction, and searches
+within a bound, and says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from softsgx.checker.circuits.circuit import TRUE
+from softsgx.checker.engines import abc, smt
+from softsgx.checker.engines.answer import BOUNDED, PROVED, REFUTED, Answer, Clause
+from softsgx.checker.engines.explore import explore
+from softsgx.checker.engines.limits import out_of_memory
+from softsgx.checker.pool.result import Options, Result
+from softsgx.checker.proofs.anypages import AnyPages
+from softsgx.checker.proofs.induction import breaks, by_induction, minimal
+from softsgx.checker.proofs.invariants import invariant_words
+from softsgx.checker.proofs.lemmas import lemmas
+from softsgx.checker.properties import PROPERTIES
+from softsgx.checker.properties.base import NEVER, REACHED, TABLE, TOLD_APART, Property
+from softsgx.checker.witnesses.asking import asked_of
+from softsgx.checker.witnesses.ending import end_of
+from softsgx.checker.witnesses.plain import make_plain
+from softsgx.checker.witnesses.words import permission_words, rule_words, step_words
+from softsgx.checker.world.moves import build_moves
+from softsgx.checker.world.system import State, System
+from softsgx.checker.world.world import World
+from softsgx.errors import InternalError
+from softsgx.law.values import Value
+
+__all__ = ["Checker", "at_least", "within"]
+
+_LEMMAS_S = 30
+
+
+def _held(world: World, held: State, value: int) -> Iterator[int]:
+    for name, var in world.vars.items():
+        for i, lit in enumerate(var.lits if var.frozen else ()):
+            if held[name] >> i & 1 == value:
+                yield lit
+
+
+def within(world: World, held: State) -> int:
+    """The literal: nobody holds more than in ``held``."""
+    return world.graph.all_of(lit ^ 1 for lit in _held(world, held, 0))
+
+
+def at_least(world: World, held: State) -> int:
+    """The literal: everybody holds what they hold in ``held``."""
+    return world.graph.all_of(_held(world, held, 1))
+
+
+class Checker:
+    """A design's world, and the questions that are put to it."""
+
+    def __init__(self, design: Any, options: Options | None = None) -> None:
+        self.design, self.options = design, options or Options()
+        self.world, self.system = self._make(self.options.pages, self.options.processes)
+        self._reached: dict[str, Answer] = {}
+        self._any: dict[int, AnyPages] = {}
+        self._lemmas: dict[System, list[Clause]] = {}
+
+    def _make(self, pages: int, processes: int) -> tuple[World, System]:
+        world = World(self.design, pages, processes, self.options.lsm)
+        build_moves(world)
+        fixed = {n: v for n, v in self.options.permissions.items() if n in world.vars}
+        return world, System(world, fixed)
+
+    # -- engines -----------------------------------------------------------------------
+
+    def decide(self, bad: int, system: System | None = None) -> Answer:
+        """Whether ``bad`` can be reached, by the engine that was chosen."""
+        system, options = system or self.system, self.options
+        engine = self._engine()
+        if bad <= 1:
+            return Answer(bool(bad), 0, "constant", steps=[], start=system.start({}), invariant=[])
+        if engine == "explicit":
+            return explore(
+                system, bad, timeout_s=options.timeout_s, memory_bytes=options.memory_bytes
+            )
+        if engine == "z3":
+            proved = by_induction(system, bad, self._lemmas_of(system))
+            return proved or smt.bounded(system, bad, options.max_depth, options.timeout_s)
+        answer = abc.solve(
+            system, bad, timeout_s=options.timeout_s, memory_bytes=options.memory_bytes
+        )
+        if answer.reached is False:
+            cubes = answer.invariant or []
+            try:
+                wrong = smt.check_invariant(system, bad, cubes, timeout_s=options.timeout_s)
+            except smt.Undecided as e:
+                return Answer(None, -1, f"{answer.method}; {e}")
+            if wrong:
+                raise InternalError(f"ABC's invariant is none: {wrong}")
+            answer.method += ", invariant checked by z3"
+        return answer
+
+    def _lemmas_of(self, system: System) -> list[Clause]:
+        if system not in self._lemmas:
+            within_s = min(_LEMMAS_S, self.options.timeout_s / 2)
+            self._lemmas[system] = lemmas(system, within_s=within_s)
+        return self._lemmas[system]
+
+    def _engine(self) -> str:
+        if self.options.engine == "auto":
+            return "abc" if abc.find_abc() else "z3"
+        return self.options.engine
+
+    def reaches(self, what: str) -> Answer:
+        """Whether a condition of the world's ("runs", "runs_unprivileged") can hold at all."""
+        if what not in self._reached:
+            self._reached[what] = self.decide(self._runs(what))
+        return self._reached[what]
+
+    def _any_pages(self, n_processes: int) -> AnyPages:
+        if n_processes not in self._any:
+            o = self.options
+            self._any[n_processes] = AnyPages(
+                self.design, n_processes, o.lsm, o.permissions, o.timeout_s
+            )
+        return self._any[n_processes]
+
+    # -- before anything is asked ---------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make what most questions need, for copies of this process that ask one each.
+
+        The table's conditions become gates in one order, so that a solver gets the same
+        circuit, and finds the same trace, whichever questions came before.
+        """
+        for name in TABLE:
+            self.world.some(PROPERTIES[name].conditions(self.world))
+        for what in ("runs", "runs_unprivileged"):
+            self._runs(what)
+        if self._engine() == "abc":
+            self._any_pages(self.options.processes)
+
+    def remember(self, what: str, reached: bool) -> None:
+        """Take an answer of `reaches` from a copy of this process."""
+        self._reached[what] = Answer(reached, 0, "")
+
+    def remembers(self, what: str) -> bool:
+        """Whether `reaches` was answered."""
+        return what in self._reached
+
+    def _runs(self, what: str) -> int:
+        condition = getattr(self.world, what)
+        return self.world.some(condition(p, i) for p, i in self.world.pairs())
+
+    # -- properties ----------------------------------------------------------------------
+
+    def check(self, prop: Property) -> Result:
+        """The verdict on one property."""
+        begun = time.monotonic()
+        result = Result(self.design.name, dict(self.design.chosen), prop.name)
+        result.lsm, result.processes = self.options.lsm, self.options.processes
+        if prop.kind == TOLD_APART:
+            self._told_apart(prop, result)
+        else:
+            bad = self.world.some(prop.conditions(self.world))
+            answer = self.decide(bad)
+            result.method = answer.method
+            reached = answer.reached
+            if reached is None:
+                self._tell_bound(result, self.system, bad, answer)
+            else:
+                result.verdict = PROVED if reached == (prop.kind == REACHED) else REFUTED
+            if reached:
+                make_plain(self.system, bad, answer)
+                self._tell(result, self.system, answer)
+                if prop.kind == NEVER and self._engine() == "abc":
+                    result.weaker = self._weaker(bad, answer)
+            elif reached is False:
+                self._tell_proof(result, self.system, bad, answer, prop.conditions)
+                if prop.kind == NEVER and prop.unless:
+                    result.vacuous = self.reaches(prop.unless).reached is False
+        result.seconds = round(time.monotonic() - begun, 2)
+        return result
+
+    def _tell_bound(self, result: Result, system: System, bad: int, answer: Answer) -> None:
+        """How far was searched, and where a proof by induction would break."""
+        result.verdict, result.bound = BOUNDED, answer.depth
+        result.cover(system.world.n_pages, system.world.n_processes)
+        try:
+            steps = breaks(system, bad, self._lemmas_of(system))
+        except Exception as e:
+            if not out_of_memory(e):
+                raise
+            return  # the bound was found, and stands
+        for step in steps:
+            rule = rule_words(self.design, step.move)
+            result.breaks.append(step_words(step) + (f": {rule}" if rule else ""))
+
+    def _tell_proof(
+        self, result: Result, system: System, bad: int, answer: Answer,
+        conditions: Callable[[World], Iterable[Value]],
+        also: Callable[[World], int] = lambda _: TRUE,
+    ) -> None:  # fmt: skip
+        """The invariant, for any number of pages if it can be. also: a further condition."""
+        world = system.world
+        if answer.invariant is None:
+            result.cover(world.n_pages, world.n_processes, "all states were seen")
+            return
+        pages = self._any_pages(world.n_processes)
+        wanted: int | str = pages.why_not or pages.bad(conditions)
+        if isinstance(wanted, int):
+            wanted = world_bad = pages.world.graph.and_(wanted, also(pages.world))
+            found = pages.prove(world_bad, answer.invariant)
+            if isinstance(found, list):
+                result.cover(None, world.n_processes)
+                found = pages.smaller(world_bad, found)
+                result.why += invariant_words(pages.world, found, any_pages=True)
+                return
+            wanted = found
+        result.cover(world.n_pages, world.n_processes, wanted)
+        cubes = minimal(system, bad, answer.invariant)
+        wrong = smt.check_invariant(system, bad, cubes)
+        if wrong:
+            raise InternalError(f"the smaller invariant is none: {wrong}")
+        result.why += invariant_words(world, cubes)
+
+    def _tell(self, result: Result, system: System, answer: Answer) -> None:
+        unless = PROPERTIES[result.property].unless or (
+            "runs" if PROPERTIES[result.property].kind != NEVER else ""
+        )
+        holds = getattr(system.world, unless) if unless else None
+        steps, start = answer.steps or [], answer.start or {}
+        result.steps = [step_words(s) for s in steps]
+        result.permissions = permission_words(system.world, start)
+        result.trace = {
+            "design": result.design,
+            "options": result.options,
+            "property": result.property,
+            "lsm": result.lsm,
+            "pages": system.world.n_pages,
+            "processes": system.world.n_processes,
+            "permissions": {n: v for n, v in start.items() if n.startswith("may") and v},
+            "steps": [],
+        }
+        before = start
+        for step, words in zip(steps, result.steps, strict=True):
+            data: dict[str, Any] = {
+                "step": step.move.name, **step.move.meta, **step.args, "words": words,
+            }  # fmt: skip
+            if step.move.name == "eaccept":
+                page = f"page{step.move.meta['i']}."
+                names = ("perm", "pt", "pending", "modified", "pr")
+                data |= {name: before[page + name] for name in names}
+            data["asked"] = asked_of(system, step, before)
+            result.trace["steps"].append(data)
+            before = step.after
+        runs = [
+            {"p": p, "i": i, "written": before[f"ghost{i}.written"]}
+            for p, i in system.world.pairs()
+            if holds and system.holds(system.graph.truth(holds(p, i)), before)
+        ]
+        result.trace["runs"] = runs
+        result.trace["end"] = end_of(system, before)
+
+    def _weaker(self, bad: int, answer: Answer) -> dict[str, Any] | None:
+        """Another trace, maybe longer, for which strictly fewer permissions are enough."""
+        system, found = self.system, None
+        held = answer.start
+        while held is not None and (answer.depth or 0):
+            fewer = system.graph.and_(within(self.world, held), at_least(self.world, held) ^ 1)
+            other = abc.solve(
+                system, system.graph.and_(bad, fewer), timeout_s=self.options.timeout_s,
+                memory_bytes=self.options.memory_bytes,
+            )  # fmt: skip
+            if not other.reached or other.start is None:
+                break
+            make_plain(system, bad, other)
+            held, found = other.start, other
+        if found is None:
+            return None
+        return {
+            "permissions": permission_words(self.world, found.start or {}),
+            "steps": [step_words(s) for s in found.steps or []],
+        }
+
+    def told_apart(self, prop: Property) -> str:
+        """The verdict on a property of the kind TOLD_APART alone."""
+        result = Result(self.design.name, {}, prop.name)
+        self._told_apart(prop, result, tell=False)
+        return result.verdict
+
+    def _told_apart(self, prop: Property, result: Result, tell: bool = True) -> None:
+        """Look for permissions that let one kind of enclave run and not the other.
+
+        More permissions allow more, so those that are just enough for the file's enclave
+        are tried, one minimal set after the other. The other kind may use as many processes
+        as there are, each with these permissions: a loader that forks keeps its label.
+        """
+        world, system = self._make(self.options.pages, 1)
+        g = world.graph
+        file, _ = (world.some([c]) for c in prop.conditions(world))
+        _, made = (self.world.some([c]) for c in prop.conditions(self.world))
+        tried: list[State] = []
+
+        def others(world: World) -> int:
+            """Permissions other than those that were tried, or more."""
+            return world.graph.all_of(at_least(world, held) ^ 1 for held in tried)
+
+        def one(which: int) -> Callable[[World], Iterable[Value]]:
+            return lambda w: [list(prop.conditions(w))[which]]
+
+        while True:
+            open_ = g.and_(file, others(world))
+            answer = self.decide(open_, system)
+            result.method = answer.method
+            if answer.reached is None:
+                self._tell_bound(result, system, open_, answer)
+                return
+            if not answer.reached or answer.start is None:
+                result.verdict = REFUTED
+                if not tell:
+                    return
+                self._tell_proof(result, system, open_, answer, one(0), others)
+                result.why = [
+                    line + ": a generated enclave runs, too"
+                    for held in tried
+                    for line in permission_words(world, held)
+                ] or ["the enclave of an unmodified file never runs"]
+                return
+            make_plain(system, open_, answer)
+            start = answer.start
+            everyone = {
+                name: start["may0." + name.partition(".")[2]]
+                for name, var in self.world.vars.items()
+                if var.frozen
+            }
+            both = self.world.graph.and_(made, within(self.world, everyone))
+            other = self.decide(both)
+            if other.reached is None:
+                self._tell_bound(result, self.system, both, other)
+                return
+            if not other.reached:
+                result.verdict = PROVED
+                if not tell:
+                    return
+                fewer = partial(within, held=everyone)
+                self._tell_proof(result, self.system, both, other, one(1), fewer)
+                self._tell(result, system, answer)
+                result.method = other.method
+                return
+            tried.append(start)
+
+    def check_all(self, names: list[str] | None = None) -> list[Result]:
+        """The verdicts on properties by name (default all), in the order of the table."""
+        chosen = list(PROPERTIES) if names is None else names
+        benign = self.check(PROPERTIES["benign-runs"])
+        words = {PROVED: f"yes, in {len(benign.steps)} steps", REFUTED: "no"}.get(
+            benign.verdict, "not found"
+        )
+        results = []
+        for name in chosen:
+            result = benign if name == "benign-runs" else self.check(PROPERTIES[name])
+            result.benign = words
+            results.append(result)
+        return results

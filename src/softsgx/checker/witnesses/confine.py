@@ -1,0 +1,115 @@
+"""The policy of a trace: each of its processes gets what the trace says, and nothing else.
+
+Which is real: a module beside softsgx's minimal SELinux policy, or AppArmor profiles. A
+process that is forked has its parent's label; one that is spawned executes a file of its
+own, by which it is told apart.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from softsgx.checker.world.permissions import KINDS, PROCESS2
+from softsgx.designs.registry import DESIGNS
+from softsgx.law.values import RWX, mask_name
+
+__all__ = ["device_of", "domain", "policy_of", "profile", "profiles_of"]
+
+_SOURCE = "trace_source_t"
+
+
+def device_of(design: str) -> str:
+    """The device node that a design's traces are replayed with."""
+    return DESIGNS[design].paths[0]
+
+
+def domain(p: int) -> str:
+    """The SELinux type of process ``p``."""
+    return f"trace_process_{p}_t"
+
+
+def profile(p: int) -> str:
+    """The AppArmor profile of process ``p``."""
+    return f"trace_process_{p}"
+
+
+def policy_of(trace: dict[str, Any], sources: str = "") -> str:
+    """A CIL module beside softsgx's minimal policy: a domain for each process of a trace,
+    with what the trace says that it holds, and nothing else of the enclave.
+
+    sources: the directory of the files that pages are added from; they get a type of their
+    own, so that the trace decides who may execute them. "": they are ordinary files.
+    """
+    files = "ordinary"
+    lines = []
+    if sources:
+        files = _SOURCE
+        where = re.sub(r"([.+*?^$|(){}\[\]])", r"\\\1", sources)
+        context = f"(system_u object_r {_SOURCE} ((s0) (s0)))"
+        lines += [
+            f"(type {_SOURCE})", f"(typeattributeset object ({_SOURCE}))",
+            f"(roletype object_r {_SOURCE})", f'(filecon "{where}/.*" any {context})',
+        ]  # fmt: skip
+    for p in range(trace["processes"]):
+        t = domain(p)
+        lines += [
+            f"(type {t})",
+            f"(typeattributeset domain ({t}))",
+            f"(roletype system_r {t})",
+            f"(allow {t} sgx_enclave_device_t (chr_file (open getattr map ioctl)))",
+            f"(allowx {t} sgx_enclave_device_t (ioctl chr_file ((range 0xa400 0xa4ff))))",
+            f"(allow {t} domain (process (transition sigchld)))",
+        ]
+        if sources:
+            lines.append(f"(allow {t} {_SOURCE} (file (read write open getattr map)))")
+        for mask in range(1, RWX + 1):
+            word = mask_name(mask).lower()
+            segment = f"sgx_segment_{word}_t"
+            lines += [
+                f'(typetransition {t} {t} anon_inode "[sgx_segment_{word}]" {segment})',
+                f"(allow {t} {segment} (anon_inode (create getattr map ioctl)))",
+            ]
+        if "entry" in {s["step"] for s in trace["steps"] if s["p"] == p}:
+            # The program's own code, where the world's enclave is one page that is entered.
+            lines.append(f"(allow {t} sgx_segment_rx_t (anon_inode (read execute)))")
+        for kind, bits in _held(trace, p).items():
+            held = [n for i, n in enumerate(KINDS[kind]) if bits >> i & 1]
+            more = " ".join(n for n in held if n in PROCESS2) if kind == "process" else ""
+            if more:
+                lines.append(f"(allow {t} self (process2 ({more})))")
+            names = " ".join(n for n in held if kind != "process" or n not in PROCESS2)
+            if not names:
+                continue
+            target = {
+                "device": f"sgx_enclave_device_t (chr_file ({names}))",
+                "process": f"self (process ({names}))",
+                "file": f"{files} (file ({names}))",
+            }.get(kind)
+            if target is None:
+                word = mask_name(int(kind[7:])).lower()
+                target = f"sgx_segment_{word}_t (anon_inode ({names}))"
+            lines.append(f"(allow {t} {target})")
+    return "\n".join(lines) + "\n"
+
+
+def _held(trace: dict[str, Any], p: int) -> dict[str, int]:
+    return {n.partition(".")[2]: v for n, v in trace["permissions"].items()
+            if v and n.startswith(f"may{p}.")}  # fmt: skip
+
+
+def profiles_of(trace: dict[str, Any], own: str, sources: str, noexec: str = "") -> str:
+    """AppArmor profiles, one for each process of a trace: r, w and m of the device as the trace
+    says, m of the files that pages are added from as it says.
+
+    own: the directory of the files of the enclave's own parts, whose code may be mapped.
+    """
+    text = "abi <abi/3.0>,\n"
+    for p in range(trace["processes"]):
+        held = _held(trace, p)
+        device = "".join(c for i, c in enumerate("rwm") if held.get("device", 0) >> i & 1)
+        rules = [f"{device_of(trace['design'])} {device}"] if device else []
+        rules += [f'"{own}/*" rwm', f'"{sources}/*" rw{"m" if held.get("file", 0) & 1 else ""}']
+        rules += [f'"{noexec}/*" rw'] if noexec else []
+        text += f"profile {profile(p)} {{\n" + "".join(f"  {r},\n" for r in rules) + "}\n"
+    return text

@@ -1,0 +1,410 @@
+"""A trace as orders for real processes.
+
+The orders are those of the program `orders` (tests/guests/orders.c in the sources), a
+loader that does what it is told. What the world leaves out (the enclave's own code and
+stack) is added as that program's plan has it. What the processes may do is
+`softsgx.checker.witnesses.confine`'s; what the end of a trace is shown by, `evidence`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from softsgx.checker.witnesses.confine import domain, policy_of
+from softsgx.checker.world.sources import SOURCES
+from softsgx.designs.registry import DESIGNS
+from softsgx.errors import UsageError
+from softsgx.law.rule import rules_of
+from softsgx.law.values import RW, R, W, X, mask_name
+from softsgx.sdm.leaves import PT_TCS, PT_TRIM
+
+__all__ = ["POKED", "Order", "domain", "orders_of", "policy_of", "value_of"]
+
+POKED = 0x4242
+"""What a page returns that was written, when it is called."""
+POKED_AGAIN = 0x4343
+_PLAN = tuple(
+    f"{name}.{n}" for n in range(2) for name in ("stack", "tcs", "ssa", "tls")
+)  # of the program's own enclave: two threads
+_RW_PARTS = ("data", *_PLAN)
+# By the order of softsgx.checker.world.sources.SOURCES, the last of whose noexec ones is shared.
+_SOURCES = (
+    "anon_rw", "anon_r", "file_r", "file_rw", "written_r", "shared_r", "file_rx", "shared_rx",
+    "file_r", "file_rw", "written_rw", "shared_r", "anon_rx", "anon_rwx", "written_rx",
+)  # fmt: skip
+_TYPES = {
+    "MAP_SHARED": "mmap", "MAP_PRIVATE": "mmap-private", "MAP_SHARED_VALIDATE": "mmap-validate",
+}  # fmt: skip
+
+
+def value_of(i: int) -> int:
+    """What page ``i`` returns as it was added."""
+    return 0x1000 + i
+
+
+class Order:
+    """One line for the program: ``text``, the ``answer`` that the model predicts (None: any).
+
+    step: the number of the trace's step that it is of, from 1 on; 0: beside them. shows:
+    what it is for where it is none of the step's: "own", to map the enclave's own code, or to
+    show something of the state at the end.
+    """
+
+    __slots__ = ("answer", "shows", "step", "text")
+
+    def __init__(
+        self, text: str, answer: str | None = "0", step: int = 0, shows: str = ""
+    ) -> None:  # fmt: skip
+        self.text, self.answer, self.step, self.shows = text, answer, step, shows
+
+
+def _mask(mask: int) -> str:
+    return mask_name(mask).lower()
+
+
+def _cannot(what: str) -> UsageError:
+    return UsageError(f"this trace cannot be replayed: {what}")
+
+
+def _via(design: str) -> str:
+    """By which ioctl pages are added under a design."""
+    law = DESIGNS.get(design)
+    if law is not None and (law.add_rules or law.add_args):
+        raise _cannot(
+            f"design {design} adds pages in a way of its own, for which the loader has no order"
+        )
+    if law is None or "add_region" in rules_of(law):
+        return "region"
+    return "v20" if law.abi == "v20" else "pages"
+
+
+class _Writer:
+    def __init__(
+        self, trace: dict[str, Any], program: str, noexec: str, mount: bool, own: str, sources: str
+    ) -> None:
+        self.trace, self.program, self.noexec, self.mount = trace, program, noexec, mount
+        self.own = f" dir={own}" if own else ""
+        self.sources = f" dir={sources}" if sources else ""
+        self.design = str(trace["design"])
+        self.via = _via(self.design)
+        law = DESIGNS.get(self.design)
+        # mprotect asks nobody, mmap does.
+        self.mprotect_is_free = law is not None and "ask_mprotect" in rules_of(law)
+        self.declares = law.declares if law is not None else ""
+        self.reserved: set[int] = set()
+        self.entered: dict[int, str] = {}  # how TCS and stack were mapped
+        self.coded: set[int] = set()
+        self.holders: set[int] = set()
+        self.mounted: set[int] = set()
+        self.created = False
+        # What each page was added from; no entry: zeroed (EAUG), or absent.
+        self.added: dict[int, int] = {}
+        # Pages that are to be a TCS: EACCEPT looks at their content.
+        accepts = [s for s in trace["steps"] if s["step"] == "eaccept" and s["pt"] == PT_TCS]
+        self.tcs = {s["i"] for s in accepts}
+
+    def all(self) -> Iterator[Order]:
+        steps = self.trace["steps"]
+        forked = {s["q"] for s in steps if s["step"] == "fork"}
+        used = {s[k] for s in steps for k in ("p", "q") if k in s}
+        for q in sorted(used - forked - {0}):
+            yield Order(f"0 spawn {q} {self.program}-{q}")
+        for number, step in enumerate(steps, 1):
+            for order in self.step(step):
+                order.step = number
+                yield order
+        for order in self.end():
+            order.step = len(steps)
+            yield order
+
+    def step(self, s: dict[str, Any]) -> Iterator[Order]:
+        name, p = s["step"], s["p"]
+        page = f"p{s['i']}" if "i" in s else ""
+        maker = getattr(self, "_" + name.replace("-", "_"), None)
+        simple = {
+            "init": f"{p} init e",
+            "mprotect": f"{p} mprotect {page} {_mask(s.get('prot', 0))}",
+            "ioc-mprotect": f"{p} iocmprotect e {page} {_mask(s.get('prot', 0))}",
+            "munmap": f"{p} munmap {page}",
+            "restrict": f"{p} restrict e {page} {_mask(s.get('perm', 0))}",
+            "to-tcs": f"{p} totcs e {page}",
+            "trim": f"{p} trim e {page}",
+            "remove": f"{p} remove e {page}",
+            "foreign": f"{p} foreign {page}",
+            "extend": f"{p} extend e {page} {_mask(s.get('perm', 0))}",
+        }
+        if maker is not None:
+            yield from maker(s, p, page)
+        elif name in simple:
+            yield Order(simple[name])
+        else:
+            raise _cannot(f"there is no order for “{s['words']}”")
+
+    def _open(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
+        self.holders.add(p)
+        yield Order(f"{p} open e {'rw' if s['fmode'] == RW else 'r'}")
+
+    def _create(self, _s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
+        yield Order(f"{p} create e")
+        auto = " segment=auto" if self.declares else ""
+        yield from self._base(p, auto)
+        self.created = True
+        if self.design == "segments":  # before anything else is mapped there
+            for q in sorted(self.holders):
+                yield from self._reserve(q)
+
+    def _base(self, p: int, auto: str) -> Iterator[Order]:
+        """The enclave's own parts: data from where the trace has TCS and stack from, if it says.
+
+        Code is mapped shared from an fd for reading: it can be RX and never W.
+        """
+        entry = next((s for s in self.trace["steps"] if s["step"] == "entry"), None)
+        code = next((s for s in self.trace["steps"] if s["step"] == "code"), None)
+        sources = f" code={_SOURCES[code['source']] if code else 'shared_rx'}"
+        if entry is not None:
+            sources += f" src={_SOURCES[entry['source']]}"
+            if SOURCES[entry["source"]].noexec:
+                yield from self._mount(p)
+                sources += f" datadir={self.noexec}"
+        yield Order(f"{p} add e base via={self.via}{auto}{self.own}{sources}")
+
+    def _segment(self, s: dict[str, Any]) -> str:
+        more = f" segment={_mask(s[self.declares])}" if s.get(self.declares) else ""
+        return more + (" measure=0" if s.get("unmeasured") else "")
+
+    def _add(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        more = f"src={_SOURCES[s['source']]} perm={_mask(s['perm'])}{self._segment(s)}"
+        self.added[s["i"]] = s["source"]
+        if SOURCES[s["source"]].noexec:
+            yield from self._mount(p)
+        where = self._directory(s["source"])
+        content = " content=tcs" if s["i"] in self.tcs else ""
+        yield Order(f"{p} add e {page} via={self.via} {more}{where}{content}")
+
+    def _directory(self, source: int) -> str:
+        return f" dir={self.noexec}" if SOURCES[source].noexec else self.sources
+
+    def _mount(self, p: int) -> Iterator[Order]:
+        if not self.noexec:
+            raise _cannot("it takes a directory of a noexec mount")
+        if self.mount and p not in self.mounted:
+            self.mounted.add(p)
+            yield Order(f"{p} noexec {self.noexec}")
+
+    def _augment(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        self.added.pop(s["i"], None)
+        yield Order(f"{p} aug e {page} via=region perm={_mask(s['perm'])}{self._segment(s)}")
+
+    def _touch(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        self.added.pop(s["i"], None)
+        yield Order(f"{p} touch {page}", None)
+
+    def _mmap(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        yield from self._map(_TYPES[s["type"]], p, page, s["prot"])
+
+    def _mmap_segment(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        way = _TYPES[s["type"]].replace("mmap", "segment-fd")
+        yield from self._map(way, p, page, s["prot"], s["segment"])
+
+    def _map_segment(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        yield Order(f"{p} mapsegment e {page} {_mask(s['segment'])} {_mask(s['prot'])}")
+
+    def _mremap(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        yield Order(f"{p} mremap {page} p{min(int(s['j']), 15)}")
+
+    def _fork(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
+        for those in (self.reserved, self.coded, self.holders, self.mounted):
+            if p in those:
+                those.add(s["q"])
+        if p in self.entered:
+            self.entered[s["q"]] = self.entered[p]
+        yield Order(f"{p} fork {s['q']}")
+
+    def _pass(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
+        yield Order(f"{p} send e {s['q']}")
+        yield Order(f"{s['q']} recv e")
+        yield from self._use(s["q"], "e")
+        self.holders.add(s["q"])
+        if self.created and self.design == "segments":
+            yield from self._reserve(s["q"])
+
+    def _pass_segment(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
+        yield Order(f"{p} segmentfd e s {_mask(s['segment'])}")
+        yield Order(f"{p} send s {s['q']}")
+        yield Order(f"{s['q']} recv s")
+        yield from self._use(s["q"], "s")
+
+    def _use(self, p: int, fd: str) -> Iterator[Order]:
+        """The first use of a descriptor that was received, at which its receiver is asked about.
+
+        No driver knows the ioctl.
+        """
+        yield Order(f"{p} ioctl {fd} 0xa4ff 0", "ENOTTY")
+
+    def _eaccept(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        new = "pending" if s["pending"] else "restricted" if s["pr"] else ""
+        how = {PT_TRIM: "trim", PT_TCS: "tcs"}.get(s["pt"], new)
+        if how == "tcs" and s["i"] not in self.added:
+            raise _cannot("EACCEPT takes a zeroed page for no TCS")
+        yield from self._enter(p)
+        yield Order(f"{p} accept {page} {_mask(s['perm'])} {how}")
+
+    def _entry(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
+        self.entered[p] = str(s["way"])
+        for part in _RW_PARTS:
+            yield from self._map(str(s["way"]), p, part, RW, RW)
+
+    def _enter(self, p: int) -> Iterator[Order]:
+        """Code of the enclave's own, whatever else the trace runs: once it runs something."""
+        if p in self.entered and p not in self.coded:
+            self.coded.add(p)
+            for order in self._map(self._way(p), p, "code", R | X, R | X):
+                order.shows = "own"
+                yield order
+
+    def _way(self, p: int) -> str:
+        """How a process maps its own code: as its TCS, or by the mprotect that asks nobody."""
+        held = self.trace["permissions"].get(f"may{p}.device", 0)
+        barred = self.trace.get("lsm") != "none" and not held & X
+        return "mprotect" if barred and self.mprotect_is_free else self.entered[p]
+
+    def _code(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
+        if p not in self.coded:
+            self.coded.add(p)
+            yield from self._map(str(s["way"]), p, "code", R | X, R | X)
+        yield Order(f"{p} touch code", None)
+
+    def _write(self, _s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        yield from self._enter(p)
+        yield Order(f"{p} poke {page} {POKED}")
+
+    def _emodpe(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        yield from self._enter(p)
+        # EMODPE leaves RAX alone: the leaf's number.
+        yield Order(f"{p} emodpe {page} {_mask(s['perm'])}", "0x6")
+
+    def _eacceptcopy(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
+        yield from self._enter(p)
+        # The other thread's TLS page holds nothing that is needed.
+        yield Order(f"{p} poke tls.1 {POKED}")
+        yield Order(f"{p} acceptcopy {page} tls.1 {_mask(s['perm'])}")
+
+    def _reserve(self, p: int) -> Iterator[Order]:
+        """A mapping of all of ELRANGE that can do nothing, once in each process."""
+        if p not in self.reserved:
+            self.reserved.add(p)
+            yield Order(f"{p} mmap e all -")
+
+    def _map(
+        self, way: str, p: int, place: str, prot: int, segment: int = 0
+    ) -> Iterator[Order]:  # fmt: skip
+        mask = _mask(prot)
+        how = "".join(f" {h}" for h in ("validate", "private") if way.endswith("-" + h))
+        if self.design == "v20":  # maps whole enclaves only
+            yield from self._reserve(p)
+            yield Order(f"{p} mprotect {place} {mask}")
+        elif way.startswith("mmap"):
+            if self.design != "segments":
+                yield Order(f"{p} mmap e {place} {mask}{how}")
+            else:
+                yield from self._reserve(p)
+        elif way.startswith("segment-fd"):
+            yield Order(f"{p} segmentfd e s {_mask(segment)}")
+            yield Order(f"{p} mmap s {place} {mask}{how}")
+        else:
+            if self.design != "segments":
+                yield Order(f"{p} mmap e {place} -")
+            call = {
+                "mprotect": f"mprotect {place} {mask}",
+                "ioc-mprotect": f"iocmprotect e {place} {mask}",
+                "map-segment": f"mapsegment e {place} {_mask(segment)} {mask}",
+            }[way]
+            yield Order(f"{p} {call}")
+
+    # -- what shows the state at the end ---------------------------------------------------
+
+    def end(self) -> Iterator[Order]:
+        """What the processes can do now, as far as the property speaks of it."""
+        for run in self.trace.get("runs", ()):
+            p, i = run["p"], run["i"]
+            if p in self.entered:
+                yield from self._run(p, i, POKED if run["written"] else None)
+        name = self.trace.get("property", "")
+        maker = getattr(self, "_end_" + name.replace("-", "_"), None)
+        for place in self.trace.get("end", ()):
+            if maker is not None:
+                yield from maker(place, place["p"], place["i"])
+        last = self.trace["steps"][-1:]
+        if name == "elrange-fixed" and last and last[0]["step"] in ("mremap", "foreign"):
+            # Where the enclave was: memory of its own, zeroed, or nothing.
+            there = {"foreign": "0", "mremap": "signal 11"}[last[0]["step"]]
+            yield Order(f"{last[0]['p']} touch p{last[0]['i']}", there, shows="left")
+
+    def _run(self, p: int, i: int, value: int | None) -> Iterator[Order]:
+        if value is None and i not in self.added:
+            writer = self._writer(i)
+            if writer is None:
+                return  # zeroes are no code that could tell anything
+            value = POKED
+            yield from self._enter(writer)
+            yield Order(f"{writer} poke p{i} {value}", shows="write")
+        value = value_of(i) if value is None else value
+        yield from self._enter(p)
+        yield Order(f"{p} call p{i}", f"{value:#x}", shows="run")
+
+    def _writer(self, i: int) -> int | None:
+        return next(
+            (
+                place["p"]
+                for place in self.trace.get("end", ())
+                if place["i"] == i and place["access"] & W and place["p"] in self.entered
+            ),
+            None,
+        )
+
+    def _end_writable_alias(self, place: dict[str, Any], p: int, i: int) -> Iterator[Order]:
+        writer = self._writer(i)
+        if place["access"] & X and not place["authority"] and writer is not None:
+            yield from self._enter(writer)
+            yield Order(f"{writer} poke p{i} {POKED_AGAIN}", shows="write")
+            yield Order(f"{p} call p{i}", f"{POKED_AGAIN:#x}", shows="run again")
+
+    def _end_source_bound(self, place: dict[str, Any], p: int, i: int) -> Iterator[Order]:
+        if place["tables"] & ~place["source_may"]:
+            yield from self._could(p, i, place["tables"])
+
+    def _end_noexec(self, place: dict[str, Any], p: int, i: int) -> Iterator[Order]:
+        if place["access"] & X and i in self.added and SOURCES[self.added[i]].noexec:
+            yield from self._could(p, i, X)
+
+    def _could(self, p: int, i: int, mask: int) -> Iterator[Order]:
+        """The kernel's own word on the source: nobody may make it so."""
+        source = self.added[i]
+        if SOURCES[source].noexec:
+            yield from self._mount(p)
+        where = self._directory(source)
+        yield Order(f"{p} could {_SOURCES[source]} {_mask(mask)}{where}", "EACCES", shows="could")
+
+    def _end_page_bound(self, place: dict[str, Any], p: int, i: int) -> Iterator[Order]:
+        beyond = place["access"] & ~place["bound"]
+        if beyond & (R | W):
+            yield from self._enter(p)
+        if p in self.entered and beyond & W:
+            yield Order(f"{p} poke p{i} {POKED}", shows="write")
+        if p in self.entered and beyond & R:
+            yield Order(f"{p} peek p{i}", None, shows="read")
+
+
+def orders_of(
+    trace: dict[str, Any], program: str, noexec: str = "", *, mount: bool = False, own: str = "",
+    sources: str = "",
+) -> list[Order]:  # fmt: skip
+    """The orders of a trace; ``program``: the path whose copies ``-1``, ``-2``… the other
+    processes execute.
+
+    noexec: a directory of a noexec mount, or "". mount: the program makes it one, for each
+    process that needs it. own, sources: directories for the files of the enclave's own parts
+    and of the trace's pages. Raises UsageError where a step has no order.
+    """
+    return list(_Writer(trace, program, noexec, mount, own, sources).all())

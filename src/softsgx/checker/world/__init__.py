@@ -1,0 +1,1 @@
+"""What can happen: the state, permissions, sources, and each kind of step as a move."""

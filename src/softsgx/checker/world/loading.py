@@ -1,0 +1,203 @@
+"""Moves that open the device and build an enclave: who may load what, from which source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from softsgx.checker.world.builder import Builder, Zero
+from softsgx.checker.world.move import File, Move
+from softsgx.checker.world.sources import FILE_EXECUTE, SOURCES
+from softsgx.errors import UsageError
+from softsgx.law.rule import At, Request
+from softsgx.law.values import RW, RWX, R, Value, W, eq, has, implies, ite, no, subset
+from softsgx.sdm.leaves import PT_REG
+
+__all__ = [
+    "SourceChoice", "add_moves", "augment_moves", "create_moves", "eadd_rules",
+    "init_moves", "load_rules", "open_moves", "own_args", "secinfo", "touch_moves",
+]  # fmt: skip
+
+
+def open_moves(b: Builder) -> None:
+    """Open of the device, read-only and read-write."""
+    for fmode in (R, RW):
+        m = b.start("open", p=0, fmode=fmode)
+        m.require(no(m.get("enclave.opened")))
+        file = File(m)
+        file.fmode = fmode
+        b.law.open(m, b.at(m, 0, file=file), Request(fmode=fmode))
+        m.set("enclave.opened", 1)
+        m.set("enclave.fd_writes", int(bool(fmode & W)))
+        m.set("process0.fd", 1)
+        b.done(m)
+
+
+def create_moves(b: Builder, p: int) -> None:
+    """SGX_IOC_ENCLAVE_CREATE."""
+    m = b.start("create", p=p)
+    at = b.ioctl(m, p)
+    if b.has_rule("may_create"):
+        b.law.may_create(m, at, None)
+    m.require(no(m.get("enclave.created")))  # one ELRANGE, whatever a design allows
+    b.law.create(m, at, b.request(0, ecreate=0))
+    m.set("enclave.created", 1)
+    b.done(m)
+
+
+def init_moves(b: Builder, p: int) -> None:
+    """SGX_IOC_ENCLAVE_INIT, with a SIGSTRUCT that fits."""
+    m = b.start("init", p=p)
+    at = b.ioctl(m, p)
+    b.law.may_build(m, at, None)
+    r = Request(
+        vendor_known=1, attributes_allowed=1, attributes_supported=1, miscselect_supported=1,
+        xfrm_supported=1, einit=Zero(0),
+    )  # fmt: skip
+    if b.has_rule("may_init"):
+        b.law.may_init(m, at, r)
+    b.law.init(m, at, r)
+    b.done(m)
+
+
+class SourceChoice:
+    """A source VMA that the loader chooses: each fact is a function of its number."""
+
+    def __init__(self, m: Move, p: int) -> None:
+        g = m.world.graph
+        number = m.arg("source", (len(SOURCES) - 1).bit_length())
+        self._pick = [eq(number, n) for n in range(len(SOURCES))]
+        m.require(g.value([g.any_of(g.truth(c) for c in self._pick)]))
+        self.prot, self.may = self.fact("prot"), self.fact("may")
+        self.modified, self.noexec = self.fact("modified"), self.fact("noexec")
+        self.intact, self.allowed = self.fact("intact"), self.fact("allowed")
+        self.anonymous, self.shared = no(self.fact("file")), self.fact("shared")
+        perms, execmem = self.fact("file_perms"), self.fact("execmem")
+        if m.world.lsm != "selinux":  # m of files is all that AppArmor asks
+            perms, execmem = perms & FILE_EXECUTE, 0
+            self.allowed = self.allowed & no(self.anonymous)
+        if m.world.lsm == "none":
+            perms = self.allowed = 0
+        self.found = 1
+        self.readable = has(self.prot, R)
+        self.path = ""
+        m.require(subset(perms, m.get(f"may{p}.file")))
+        m.require(implies(execmem, m.get(f"may{p}.process")))
+
+    def fact(self, name: str) -> Value:
+        value: Value = 0
+        for pick, source in zip(self._pick, SOURCES, strict=True):
+            value = value | ite(pick, getattr(source, name), 0)
+        return value
+
+
+def load_rules(b: Builder, m: Move, at: At, r: Request) -> None:
+    """What an EADD asks, from SECINFO on: the rules of the design, in its order.
+
+    Raises UsageError where the design has none that is known.
+    """
+    for name in eadd_rules(b.law):
+        getattr(b.law, name)(m, at, r)
+
+
+def eadd_rules(design: Any) -> tuple[str, ...]:
+    """The names of the rules of a design's EADD, in their order. Raises UsageError."""
+    if design.add_rules:
+        for name in design.add_rules:
+            if getattr(design, name, None) is None:
+                raise UsageError(
+                    f"design {design.name}: add_rules names {name!r}, and it has no such rule"
+                )
+        return tuple(design.add_rules)
+    for names in _EADDS:
+        if getattr(design, names[-1], None) is not None:
+            return tuple(n for n in names if getattr(design, n, None) is not None)
+    raise UsageError(
+        f"design {design.name}: the checker finds no EADD in it; name its rules in add_rules, as"
+        " docs/how-to-add-a-design.md says"
+    )
+
+
+# By the last of them, which tells whether a design has this EADD.
+_EADDS = (
+    ("validate_secinfo", "validate_tcs", "add_page", "add_page_worker"),
+    ("validate_secinfo", "validate_segment", "add_region"),
+    ("validate_secinfo", "add_page"),
+)
+
+
+def secinfo(
+    b: Builder, perm: Value, declared: Value = 0, measure: Value = 0, **more: Value
+) -> Request:
+    """The arguments of an EADD: a PT_REG page with these permissions, and what is declared.
+
+    more: what the ioctl of a design's own says beside.
+    """
+    return Request(
+        pt=PT_REG, perm=perm, flags=0, reserved_zero=1, tcs_valid=1, inside=1, backed=1,
+        in_a_file=1, measure=measure, source_given=0,
+        **({b.law.declares: declared} if b.law.declares else {}), **more,
+    )  # fmt: skip
+
+
+def _declared(b: Builder, m: Move) -> Value:
+    """What the caller declares of a page: a segment is one that exists, and has a bit."""
+    name = b.law.declares
+    return m.arg(name, 3, chosen=b.world.has_segments) if name else 0
+
+
+def own_args(b: Builder, m: Move) -> dict[str, Value]:
+    """What a loader may say beside SECINFO, by name: anything."""
+    return {name: m.arg(name, bits) for name, bits in b.law.add_args.items()}
+
+
+def add_moves(b: Builder, p: int, i: int) -> None:
+    """EADD of a page from any source, with any SECINFO."""
+    m = b.start("add", p=p, i=i)
+    at = b.ioctl(m, p)
+    b.law.may_build(m, at, None)
+    source = SourceChoice(m, p)
+    perm, declared = m.arg("perm", 3), _declared(b, m)
+    measure = no(m.arg("unmeasured", 1)) if b.law.sgx_permissions else 0
+    at = b.at(m, p, page=m.page(i), source=source)
+    load_rules(b, m, at, secinfo(b, perm, declared, measure, **own_args(b, m)))
+    allowed = source.allowed | m.vetted
+    b.content(
+        m, i, written=0, allowed=allowed, intact=source.intact, noexec=source.noexec,
+        source_may=source.may, loaded=1,
+    )  # fmt: skip
+    b.page_changed(m, i, new=True)
+    b.done(m)
+
+
+def _fresh(b: Builder, m: Move, i: int) -> None:
+    """A zeroed page has no content that anyone could have asked about, and no source."""
+    b.content(m, i, written=0, allowed=1, intact=0, noexec=0, source_may=RWX, loaded=0)
+    b.page_changed(m, i, new=True)
+
+
+def augment_moves(b: Builder, p: int, i: int) -> None:
+    """EAUG by ADD_REGION, in designs that have it."""
+    if not (b.has_rule("augment") and b.has_rule("validate_augment")):
+        return
+    m = b.start("augment", p=p, i=i)
+    at = b.ioctl(m, p)
+    b.law.sgx2_ready(m, at, b.request(i))
+    r = secinfo(b, m.arg("perm", 3), _declared(b, m))
+    at = b.at(m, p, page=m.page(i))
+    b.law.validate_augment(m, at, r)
+    if b.has_rule("validate_segment"):
+        b.law.validate_segment(m, at, r)
+    b.law.augment(m, at, r)
+    _fresh(b, m, i)
+    b.done(m)
+
+
+def touch_moves(b: Builder, p: int, i: int) -> None:
+    """A page fault where no page is."""
+    m = b.start("touch", p=p, i=i)
+    page, vma = m.page(i), m.vma(p, i)
+    m.require(vma.mapped & no(eq(vma.prot, 0)) & no(page.present))
+    b.law.fault_absent(m, b.at(m, p, page=page, vma=vma), None)
+    if any(name.startswith(f"page{i}.") for name in m.new):
+        _fresh(b, m, i)
+        b.done(m)

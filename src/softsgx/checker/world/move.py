@@ -1,0 +1,370 @@
+"""One kind of step, built by running a design's rules on the state's variables.
+
+A `Move` is the context that evaluates the rules: `need` adds to its guard, `ask` becomes
+the LSM's questions (`softsgx.lsm.selinux`, `softsgx.lsm.apparmor`) over permissions that are
+left open, and assignments give the next state. So a step is exactly what the device would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from softsgx.checker.circuits.circuit import Chosen
+from softsgx.checker.world.permissions import PROCESS2, SEGMENTS
+from softsgx.checker.world.sources import FILE_EXECMOD, FILE_EXECUTE, FILE_SGX_EXECUTE
+from softsgx.checker.world.world import EXECMOD, READ, World
+from softsgx.law.rule import At, Request
+from softsgx.law.values import RWX, Value, W, X, eq, has, implies, ite, no, subset
+from softsgx.lsm import apparmor, selinux
+
+__all__ = ["File", "LocalCell", "Move", "StateCell"]
+
+_HOOKS: dict[str, Any] = {
+    "selinux": selinux.SelinuxHooks(),
+    "apparmor": apparmor.AppArmorHooks(),
+    "none": None,
+}
+# What every process is granted: not what the thread is about.
+_GRANTED = (
+    selinux.MAP | selinux.OPEN | selinux.IOCTL | selinux.CREATE | selinux.GETATTR | selinux.SETATTR
+)
+
+
+class StateCell:
+    """A cell of the state within one move: reads see what the move has assigned.
+
+    given: fields that are not kept but derived; assigning to them is dropped.
+    """
+
+    def __init__(self, move: Move, prefix: str, given: dict[str, Value] | None = None) -> None:
+        self.__dict__.update(_move=move, _prefix=prefix, _given=given or {})
+
+    def __getattr__(self, name: str) -> Value:
+        if name in self._given:
+            return self._given[name]
+        try:
+            return self._move.get(self._prefix + name)
+        except KeyError:
+            raise AttributeError(f"{self._prefix[:-1]} has no field {name!r}") from None
+
+    def __setattr__(self, name: str, value: Value) -> None:
+        if name not in self._given:
+            self._move.set(self._prefix + name, value)
+
+    def clear(self) -> None:
+        """Every field becomes 0."""
+        for name in self._move.world.vars:
+            if name.startswith(self._prefix):
+                self._move.set(name, 0)
+
+
+class LocalCell:
+    """A cell that is no part of the state: an outgoing VMA, or the TCS's page."""
+
+    def __init__(self, schema: Any, **values: Value) -> None:
+        self.__dict__.update(dict.fromkeys(schema.fields, 0))
+        self.__dict__.update(values)
+
+    def clear(self) -> None:
+        """Every field becomes 0."""
+        self.__dict__.update(dict.fromkeys(self.__dict__, 0))
+
+
+class File:
+    """An open file of the enclave: the device's, or a segment's where ``segment`` is not 0."""
+
+    noexec = 0
+    path = "/dev/sgx/enclave"
+    size = 0
+
+    def __init__(self, move: Move, segment: Value = 0, page: Any = None) -> None:
+        world = move.world
+        self.enclave = move.enclave
+        self.segment = segment
+        # A segment's file is open for reading and writing.
+        device_mode = 1 | ite(move.get("enclave.fd_writes"), W, 0)
+        is_segment = no(eq(segment, 0))
+        mode = ite(is_segment, 3, device_mode)
+        # Never 0: a rule may branch on that much.
+        self.fmode = mode if isinstance(mode, int) else Chosen(mode.graph, mode.lits)
+        self.private = is_segment & int(bool(getattr(world.design, "inode_private", 0)))
+        # AppArmor looks at no anonymous inode.
+        self.unmediated = is_segment
+        self._page, self._move = page, move
+
+    @property
+    def allow(self) -> Value:
+        """What AppArmor has granted on the device's file, whoever asked for it."""
+        return self._move.get("enclave.granted")
+
+    def inside(self, _start: int, _end: int) -> int:
+        """Within ELRANGE; the world has no mapping across its end."""
+        return 1
+
+    def pages(self, start: int, _end: int, _mm: Any = None) -> Any:
+        """The page at an address."""
+        return self._page(start)
+
+
+class _OfSource:
+    """The file that a page is added from."""
+
+    def __init__(self, private: Value) -> None:
+        self.private, self.unmediated, self.allow, self.fmode = private, 0, 0, 3
+
+
+class Move:
+    """A kind of step: ``name`` and who does it, its arguments, guard and next state.
+
+    args: (name, width in bits) of what the one who acts chooses. guard: a literal.
+    new: the next value, as literals, of each variable that changes. rules: the names of the
+    design's rules that it ran, in their order. asks: (target, permissions, segment) of each
+    question of the LSM, the permissions 0 where it is none.
+    """
+
+    def __init__(self, world: World, name: str, inputs: list[int], **meta: int | str) -> None:
+        self.world, self.name, self.meta = world, name, meta
+        self.args: list[tuple[str, int]] = []
+        self.arg_lits: list[tuple[int, ...]] = []
+        self._inputs = inputs
+        self._used = 0
+        self.guard = world.vars["ready"].lits[0]
+        self.new: dict[str, tuple[int, ...]] = {}
+        self.asked_x: Value = 0
+        self.vetted: Value = 0
+        self.rules: dict[str, None] = {}
+        self.asks: list[tuple[str, Value, Value]] = []
+        self.enclave = StateCell(self, "enclave.", {"dead": 0, "size": 0})
+
+    def arg(self, name: str, width: int, chosen: bool = False) -> Any:
+        """An argument; ``chosen``: it is not 0."""
+        g = self.world.graph
+        while len(self._inputs) < self._used + width:
+            self._inputs.append(g.free())
+        lits = tuple(self._inputs[self._used : self._used + width])
+        self._used += width
+        self.args.append((name, width))
+        self.arg_lits.append(lits)
+        if chosen:
+            self.require(g.value([g.any_of(lits)]))
+            return Chosen(g, lits)
+        return g.value(lits)
+
+    # -- state ---------------------------------------------------------------------------
+
+    def get(self, name: str) -> Value:
+        """A variable, as this move has left it so far."""
+        lits = self.new.get(name)
+        return self.world.now(name) if lits is None else self.world.graph.value(lits)
+
+    def set(self, name: str, value: Value) -> None:
+        """Assign a variable."""
+        self.new[name] = self.world.graph.lits(value, len(self.world.vars[name].lits))
+
+    def require(self, cond: Value) -> None:
+        """The move is possible only where the condition holds."""
+        g = self.world.graph
+        self.guard = g.and_(self.guard, g.truth(cond))
+
+    # -- the context of rules --------------------------------------------------------------
+
+    def need(self, _errno: int, cond: Value, _why: str = "") -> None:
+        """The step happens where every condition holds."""
+        self.require(cond)
+
+    def leaf(self, rule: Callable[..., None], at: Any, r: Any, **_errnos: int) -> None:
+        """An instruction's conditions are the move's."""
+        rule(self, at, r)
+
+    def ask(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> None:
+        """The module's questions of a hook, if it has it."""
+        self.require(self.granted(hook, at, when=when, **what))
+
+    def granted(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> Value:
+        """The condition that what a hook asks is held; in ``vetted``: that of content was asked."""
+        rule = getattr(_HOOKS[self.world.lsm], hook, None)
+        questions = _Questions(self, when)
+        if rule is not None:
+            rule(questions, at, Request(**what))
+            self.vetted = self.vetted | (questions.vets & questions.held)
+            if self.world.lsm == "apparmor" and "prot" in what:
+                # It heard of X, whether it remembered an answer or not.
+                heard = ite(when, what["prot"], 0)
+                if hook in ("mmap_file", "file_mprotect"):
+                    self.asked_x = self.asked_x | (has(heard, X) & no(at.file.unmediated))
+        return questions.held
+
+    # -- places ----------------------------------------------------------------------------
+
+    def process(self, p: int) -> Any:
+        """A process as rules see it."""
+        return At(index=p, read_implies_exec=0)
+
+    def page(self, i: int, p: int | None = None) -> StateCell:
+        """Page ``i``; p: the process whose mapping of it is about to be replaced."""
+        given: dict[str, Value] = {}
+        if "mapped" in self.world.page_schema.fields:
+            union: Value = 0
+            for q in range(self.world.n_processes):
+                if q != p:
+                    union = union | self.get(f"vma{q}_{i}.prot")
+            given["mapped"] = union
+        return StateCell(self, f"page{i}.", given)
+
+    def vma(self, p: int, i: int) -> StateCell:
+        """The VMA of process ``p`` over page ``i``."""
+        return StateCell(self, f"vma{p}_{i}.")
+
+
+class _Questions:
+    """The side of `softsgx.lsm.hooks.Facts`, and permissions that are variables."""
+
+    def __init__(self, move: Move, when: Value) -> None:
+        self._move, self._when = move, when
+        self.held: Value = 1
+        self.vets: Value = 0
+
+    def need(self, _errno: int, cond: Value, _why: str = "") -> None:
+        """What was asked is held."""
+        self.held = self.held & cond
+
+    def source(self, at: Any) -> tuple[Any, Any]:
+        """The file behind a source, S_PRIVATE where there is none."""
+        obj = _OfSource(at.source.anonymous)
+        return At(file=obj, process=at.process, area=None), obj
+
+    def av(self, at: Any, target: str, perms: Value, **_cmd: int) -> None:
+        """The process holds ``perms`` on the target."""
+        move, world = self._move, self._move.world
+        p = at.process.index
+        perms = ite(self._when, perms, 0)
+        if target == selinux.INODE and isinstance(at.file, _OfSource):
+            self._of_file(p, perms)
+            return
+        segment: Value = 0
+        if target in (selinux.PROCESS, selinux.PROCESS2, selinux.INODE):
+            segment = at.file.segment if target == selinux.INODE else 0
+            move.asks.append((target, perms, segment))
+        if target == selinux.PROCESS:
+            execmem = has(move.get(f"may{p}.process"), 1)
+            self.need(0, subset(perms, ite(execmem, selinux.EXECMEM, 0)))
+            asked = has(perms, selinux.EXECMEM)
+            self.vets = self.vets | asked
+            move.asked_x = move.asked_x | asked
+        elif target == selinux.PROCESS2:
+            own = move.get(f"may{p}.process")
+            granted: Value = 0
+            for k in range(len(PROCESS2)):
+                granted = granted | ite(has(own, 2 << k), 1 << k, 0)
+            self.need(0, subset(perms, granted))
+            self.vets = self.vets | has(perms, selinux.SGX_EXECANON)
+        elif target == selinux.INODE:
+            held: Value = move.get(f"may{p}.device")
+            for s in SEGMENTS if world.has_segments else ():
+                name = f"may{p}.segment{s}"
+                if name in world.vars:
+                    held = ite(eq(segment, s), move.get(name), held)
+            # world's EXECMOD bit is SELinux's mask's bit 6.
+            held = (held & RWX) | ite(has(held, EXECMOD), selinux.EXECMOD, 0) | _GRANTED
+            self.need(0, subset(perms, held))
+            move.asked_x = move.asked_x | has(perms, selinux.EXECUTE) | has(perms, selinux.EXECMOD)
+
+    def _of_file(self, p: int, perms: Value) -> None:
+        """Of the file that a page comes from: EXECUTE, EXECMOD, SGX_EXECUTE; others are granted."""
+        move = self._move
+        own, held, asked = move.get(f"may{p}.file"), _GRANTED | RWX & ~selinux.EXECUTE, self.vets
+        for bit, perm in (
+            (FILE_EXECUTE, selinux.EXECUTE), (FILE_EXECMOD, selinux.EXECMOD),
+            (FILE_SGX_EXECUTE, selinux.SGX_EXECUTE),
+        ):  # fmt: skip
+            held = held | ite(has(own, bit), perm, 0)
+            asked = asked | has(perms, perm)
+        move.asks.append(("file", perms, 0))
+        self.need(0, subset(perms, held))
+        self.vets = asked
+
+    # AppArmor remembers of a file which permissions were granted on it, and for which
+    # profiles. Here profiles that allow the same are one, for they give the same answers.
+
+    def _may(self, p: int) -> Value:
+        return self._move.get(f"may{p}.device") & RWX
+
+    def _checked_others(self, p: int) -> dict[int, Value]:
+        """Whether the file was checked for a process whose profile is another than ``p``'s."""
+        move = self._move
+        return {
+            q: move.get(f"process{q}.checked") & no(eq(self._may(q), self._may(p)))
+            for q in range(move.world.n_processes)
+        }
+
+    def path(self, at: Any, _obj: Any, op: str, mask: Value, others: Value = 0) -> None:
+        """AppArmor: the profile allows r, w and m; m is the bit of EXECUTE.
+
+        Linux __file_path_perm(): this profile if it is new to the file; then, for what
+        is new, those that are not: where there are any, a profile that is known is not asked.
+        """
+        move, p = self._move, at.process.index
+        mask = ite(self._when, mask, 0)
+        if isinstance(at.file, _OfSource):
+            asked = has(mask, apparmor.M)
+            move.asks.append(("path-file", mask, 0))
+            self.need(0, implies(asked, has(move.get(f"may{p}.file"), FILE_EXECUTE)))
+            self.vets = self.vets | asked
+            return
+        move.asks.append(("path", mask, 0))
+        known = self._checked_others(p)
+        elsewhere: Value = 0
+        for value in known.values():
+            elsewhere = elsewhere | value
+        again = others & no(elsewhere)
+        own: Value = 1 if op == "open" else no(move.get(f"process{p}.checked")) | again
+        self.need(0, subset(ite(own, mask, 0), self._may(p)))
+        for q, value in known.items():
+            self.need(0, subset(ite(others & value, mask, 0), self._may(q)))
+
+    def unconfined(self, _at: Any) -> Value:
+        """Every process is confined."""
+        return 0
+
+    def delegated(self, _at: Any, _obj: Any) -> Value:
+        """No file was opened by an unconfined process."""
+        return 0
+
+    def checked(self, at: Any, _obj: Any) -> Value:
+        """Whether the file was checked for no other profile."""
+        elsewhere: Value = 0
+        for value in self._checked_others(at.process.index).values():
+            elsewhere = elsewhere | value
+        return no(elsewhere)
+
+    def remember(self, at: Any, _obj: Any, mask: Value) -> None:
+        """What was granted on the device's file, and for whom."""
+        move, p = self._move, at.process.index
+        if isinstance(at.file, _OfSource):
+            return
+        mask = ite(self._when, mask, 0)
+        move.set("enclave.granted", move.get("enclave.granted") | mask)
+        for q in range(move.world.n_processes):
+            same = no(eq(mask, 0)) & eq(self._may(q), self._may(p))
+            move.set(f"process{q}.checked", move.get(f"process{q}.checked") | same)
+
+    def mapped(self, at: Any) -> Any:
+        """Every mapping here is of the enclave's file."""
+        return at.file
+
+    def from_other(self, _at: Any, _obj: Any) -> Value:
+        """Use of another label's descriptor is granted."""
+        return 0
+
+    def in_heap(self, _at: Any) -> Value:
+        """An enclave is neither heap nor stack, and has no privately modified pages."""
+        return 0
+
+    in_stack = modified = in_heap
+
+    def label_anon_inode(self, _at: Any, _name: str) -> None:
+        """Each segment has a label of its own."""
+
+
+assert READ == selinux.READ
