@@ -13,7 +13,8 @@
  *
  *   open F MODE [PATH]           MODE r, w or rw; PATH else as SGX_DEVICE says
  *   close F | send F WORKER | recv F
- *   create F | init F            INIT signs what all workers added, in its order
+ *   create F                     ECREATE
+ *   init F [src=SOURCE dir=DIR]  INIT signs what all workers added, in its order; SIGSTRUCT in its own memory
  *   add F PLACE KEY=VALUE…       via=pages|region|v20, src=SOURCE, perm=MASK, segment=MASK|auto, measure=1,
  *                                dir=DIRECTORY of a file source, mrmask=N, type=N, skew=BYTES (of the
  *                                place), value=N (what it returns), content=tcs (no function, but a TCS);
@@ -317,10 +318,22 @@ static void order_add(bool late)
 
 static void order_init(void)
 {
+	const char *from = option("src", NULL);
 	struct sgx_enclave_init arg = {.sigstruct = (uint64_t)&e.sig};
+	void *copy = NULL;
+	long ret;
 
 	sign_added(&e);
-	answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_INIT, &arg));
+	if (from) {
+		copy = source(from, directory("dir"), &e.sig, sizeof(e.sig));
+		if (copy == MAP_FAILED)
+			return answer_call(-1);
+		arg.sigstruct = (uint64_t)copy;
+	}
+	ret = ioctl(*var(1), SGX_IOC_ENCLAVE_INIT, &arg);
+	if (copy && munmap(copy, sizeof(e.sig)))
+		ret = -1;
+	answer_call(ret);
 }
 
 static void order_open(void)

@@ -116,6 +116,9 @@ class _Setup:
         self.directory = Path(directory)
         self.program = f"{directory}/orders"
         self.own, self.sources = f"{directory}/own", f"{directory}/sources"
+        # Of designs that look at SIGSTRUCT's file alone: others' replays stay as they are.
+        vets = any("sigstruct" in step for step in trace["steps"])
+        self.sigstruct = f"{directory}/sigstruct" if vets else ""
         self.noexec, self.mount = noexec or f"{directory}/noexec", not noexec
 
     def orders(self) -> list[Any]:
@@ -123,16 +126,16 @@ class _Setup:
 
         return orders_of(
             self.trace, self.program, self.noexec, mount=self.mount, own=self.own,
-            sources=self.sources,
+            sources=self.sources, sigstruct=self.sigstruct,
         )  # fmt: skip
 
     def policy(self) -> str:
         from softsgx.checker.witnesses.confine import policy_of, profiles_of
 
         if self.trace["lsm"] == "selinux":
-            return policy_of(self.trace, self.sources)
+            return policy_of(self.trace, self.sources, self.sigstruct)
         if self.trace["lsm"] == "apparmor":
-            return profiles_of(self.trace, self.own, self.sources, self.noexec)
+            return profiles_of(self.trace, self.own, self.sources, self.noexec, self.sigstruct)
         return ""
 
     def fill(self, program: str) -> None:
@@ -142,8 +145,9 @@ class _Setup:
         shutil.copy(program, self.program)
         for p in range(1, self.trace["processes"]):
             shutil.copy(program, f"{self.program}-{p}")
-        for path in (self.own, self.sources, f"{self.directory}/noexec"):
-            os.mkdir(path)
+        for path in (self.own, self.sources, self.sigstruct, f"{self.directory}/noexec"):
+            if path:
+                os.mkdir(path)
         (self.directory / "policy").write_text(self.policy(), encoding="utf-8")
 
     def options(self) -> list[str]:

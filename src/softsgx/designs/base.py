@@ -39,9 +39,13 @@ class Design(MmRules, PageRules):
     it ("": nothing, the field has to be 0). absent_none: where no page is, a mapping has to be
     PROT_NONE; a page of EAUG is made by ADD_REGION first. maps_anew: mprotect gives nothing that
     the mapping did not have when it was made. sgx_permissions: SELinux is asked for
-    permissions of class process2 that no policy ships. authority: what a process has to hold to
-    run modified code, by SELinux: ways, each of which is (object, permission) pairs of
-    `softsgx.checker.world.permissions.KINDS`; the device stands for whatever object is mapped.
+    permissions of class process2 that no policy ships. vets_sigstruct: INIT's rules look at the
+    memory that SIGSTRUCT lies in, as ``at.source``, and the LSM's hooks at its file from then on
+    (``k.sigstruct``). enclave_fields: what is remembered of an enclave, with its bits, 0 when
+    the device is opened; ``sigstruct_kept``: another INIT does not change SIGSTRUCT's file.
+    authority: what a process has to hold to run modified code, by SELinux: ways, each of which is
+    (object, permission) pairs of `softsgx.checker.world.permissions.KINDS`; the device stands
+    for whatever object is mapped. field_words: what values of a page's field are called.
     repairs: those of the options that no mail has (changes that close a hole which the
     checker found), each with what later kernels and patches did about it. repaired: the
     values of options with which every property holds, by SELinux's questions.
@@ -64,6 +68,9 @@ class Design(MmRules, PageRules):
     absent_none = False
     maps_anew = False
     sgx_permissions = False
+    vets_sigstruct = False
+    enclave_fields: ClassVar[dict[str, int]] = {}
+    field_words: ClassVar[dict[str, tuple[str, ...]]] = {}
     authority: ClassVar[Ways] = (
         (("device", "write"), ("device", "execute")),
         (("device", "execmod"),),

@@ -84,9 +84,9 @@ class Device:
         if path != enclave_path:
             raise Stop(ENOENT, f"{path} is no device node of the design {self.design.name}")
         self.opened += 1
-        file = EnclaveFile(
-            Enclave(self.design.page_schema, self.xsave), path, fmode, self.opened, self
-        )
+        enclave = Enclave(self.design.page_schema, self.xsave)
+        enclave.__dict__.update(dict.fromkeys(self.design.enclave_fields, 0))
+        file = EnclaveFile(enclave, path, fmode, self.opened, self)
         at = At(file=file, enclave=file.enclave, process=process)
         self.design.open(self.run, at, Request(fmode=fmode))
         return file

@@ -119,6 +119,7 @@ def _add_pages(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     r = secinfo_request(process, params.secinfo)
     law.validate_secinfo(k, at, r)
     measure = bool(params.flags & uapi.SGX_PAGE_MEASURE)
+    r.__dict__["measure"] = int(measure)
     params.count, stop = add_range(device, process, file, params, r, law.add_page, measure=measure)
     memory.write(arg, layout.pack_record(params))
     if stop is not None:
@@ -172,7 +173,7 @@ def add_range(
             if source is None or not source.start <= addr < source.end:
                 source = memory.source(addr)
                 if process.enclave_at(addr) is not None:
-                    source = _unreadable(source)  # get_user_pages() takes no VM_IO, no VM_PFNMAP
+                    source = source.kept(0)  # get_user_pages() takes no VM_IO, no VM_PFNMAP
             to = (offset + done) % _U64  # a design may let the sum wrap around
             inside = to < enclave.size
             room = enclave.size - to if inside and r.pt != PT_TCS else PAGE_SIZE
@@ -196,9 +197,9 @@ def add_range(
                         try:
                             data = memory.read(addr, n)
                         except Fault:
-                            source = _unreadable(source)
+                            source = source.kept(0)
                     else:
-                        source = _unreadable(source)
+                        source = source.kept(0)
             tcs: bytes | None = data
             if data and r.pt == PT_TCS:
                 tcs = checks.tcs_of_eadd(data, device.design.aexnotify)
@@ -218,16 +219,6 @@ def add_range(
     except Stop as stop:
         return done, stop
     return done, None
-
-
-def _unreadable(source: Any) -> Any:
-    from softsgx.device.memory import Source
-
-    names = ("mapped", "found", "anonymous", "modified", "shared", "path")
-    facts = {name: getattr(source, name) for name in names}
-    found = Source(source.start, source.end, 0, source.may, **facts)
-    found.security = source.security
-    return found
 
 
 def _init(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
@@ -250,6 +241,12 @@ def _init(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
         xfrm_supported=int(not sig.xfrm & sig.xfrmmask & ~device.xfrm_supported),
         einit=einit,
     )
+    if device.design.vets_sigstruct:
+        source = process.memory.source(params.sigstruct)
+        at.__dict__["source"] = source
+        r.__dict__["sigstruct_inside"] = int(params.sigstruct + SIGSTRUCT.size <= source.end)
+        if not vars(enclave).get("sigstruct_kept"):
+            enclave.sigstruct = source.kept()
     try:
         device.design.init(device.run, at, r)
     except Stop as stop:

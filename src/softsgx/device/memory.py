@@ -48,6 +48,13 @@ class Source:
         self.security: Any = None
         self.mapped, self.anonymous, self.modified, self.path = mapped, anonymous, modified, path
 
+    def kept(self, prot: int | None = None) -> Source:
+        """These facts as they are now; ``prot``: another one."""
+        facts = {name: getattr(self, name) for name in _FACTS}
+        found = Source(self.start, self.end, self.prot if prot is None else prot, self.may, **facts)
+        found.security = self.security
+        return found
+
     @property
     def noexec(self) -> int:
         """Whether it is of a noexec mount: the only thing that takes VM_MAYEXEC away."""
@@ -57,6 +64,9 @@ class Source:
     def readable(self) -> int:
         """Whether the kernel can read it for the process (VM_READ)."""
         return int(self.mapped and self.prot & 1)
+
+
+_FACTS = ("mapped", "found", "anonymous", "modified", "shared", "path")
 
 
 class UserMemory(Protocol):

@@ -66,7 +66,7 @@ def rule(source: str, *, each: bool = False) -> Callable[[F], F]:
 def rules_of(law: type | object) -> dict[str, tuple[RuleInfo, type]]:
     """The rules of a law by name, each with the class that states it (not a parent's).
 
-    A class that sets a rule of its parent to None does not have it.
+    A class that sets a rule of its parent to None does not have it, nor does an object that does.
     """
     cls = law if isinstance(law, type) else type(law)
     found: dict[str, tuple[RuleInfo, type]] = {}
@@ -77,6 +77,9 @@ def rules_of(law: type | object) -> dict[str, tuple[RuleInfo, type]]:
                 found[name] = (info, base)
             elif member is None:
                 found.pop(name, None)  # a design without a rule of its parent
+    for name, member in () if law is cls else vars(law).items():
+        if member is None:
+            found.pop(name, None)
     return found
 
 

@@ -83,6 +83,9 @@ class Facts(Protocol):
         Anonymous memory is S_PRIVATE here: in both cases nothing can be asked of a file.
         """
 
+    def sigstruct(self, at: Any) -> tuple[Any, Any]:
+        """The same of the file that the enclave's SIGSTRUCT was in at INIT; before it of none."""
+
     def from_other(self, at: Any, obj: Any) -> Value:
         """The condition that the file was opened under another label than the process has."""
 

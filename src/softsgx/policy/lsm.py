@@ -143,7 +143,16 @@ class PolicyLsm:
 
     def source(self, at: Any) -> tuple[At, FileSecurity]:
         """The file behind ``at.source``."""
-        source = at.source
+        return self._behind(at, at.source)
+
+    def sigstruct(self, at: Any) -> tuple[At, FileSecurity]:
+        """The file behind ``at.enclave.sigstruct``."""
+        return self._behind(at, at.enclave.sigstruct)
+
+    def _behind(self, at: Any, source: Any) -> tuple[At, FileSecurity]:
+        if source is None:
+            none = FileSecurity(private=1, unmediated=1, opener=self.label_of(at.process))
+            return At(file=_Mapped(none), process=at.process, area=None), none
         security: FileSecurity | None = source.security
         if security is None:
             if source.anonymous and not source.path:

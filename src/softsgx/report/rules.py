@@ -6,7 +6,7 @@ enforces. This file knows what Linux and the SDM call the numbers in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from softsgx.designs.base import Design
@@ -62,8 +62,11 @@ def _answer(value: int) -> str:
     return errno_name(value)
 
 
-def _names(info: RuleInfo, law: type, schemas: Iterable[Schema]) -> Names:
+def _names(
+    info: RuleInfo, law: type, schemas: Iterable[Schema], words: Mapping[str, Sequence[str]]
+) -> Names:
     names = _names_of_answers(info, law)
+    names.fields |= {name: known.__getitem__ for name, known in words.items()}
     masks = {f.name for schema in schemas for f in schema.fields.values() if f.width == 3}
     names.masks = names.masks | masks - _FIELDS.keys()
     return names
@@ -83,7 +86,7 @@ def rule_lines(design: Design, name: str) -> list[str]:
     info, law = rules_of(design)[name]
     schemas = {"page": design.page_schema, "vma": getattr(design, "vma_schema", VMA)}
     paths = trace(design, name, schemas=schemas, widths=_WIDTHS)
-    return describe(paths, _names(info, law, schemas.values()), name)
+    return describe(paths, _names(info, law, schemas.values(), design.field_words), name)
 
 
 def _law_name(law: type) -> str:

@@ -151,7 +151,8 @@ class Enclave:
 
     created, initialized, dead: 0 or 1. lost: the EPC lost its content over a suspend: no EPCM
     entry is valid any more. cpusvn: of the processor. base, size: ELRANGE in bytes, from ECREATE.
-    secs: the SECS record. xsave: where this processor has its XSAVE components. generation:
+    secs: the SECS record. sigstruct: what is known of the memory that SIGSTRUCT was in, None where
+    nobody asks. xsave: where this processor has its XSAVE components. generation:
     grows when a page's state changes, so that checks made on an entry can be remembered;
     shortcuts: those that are open by such checks.
     """
@@ -161,6 +162,7 @@ class Enclave:
         self.created = self.initialized = self.dead = 0
         self.base = self.size = 0
         self.secs: Any = None
+        self.sigstruct: Any = None
         self.secs_attributes = self.attributes_allowed = 0
         self.frame_bytes = PAGE_SIZE
         self.xfrm = self.miscselect = 0

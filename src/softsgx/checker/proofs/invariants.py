@@ -39,6 +39,7 @@ _FLAGS = {
     "loaded": ("was added from a source", "was not added from a source"),
     "demanded": ("once demanded authority", "never demanded authority"),
     "shed": ("lost a permission", "lost no permission"),
+    "sigstruct_file": ("'s SIGSTRUCT is in a file", "'s SIGSTRUCT is in no file"),
     "safe": ("is safe to execute", "is not safe to execute"),
 }
 _MASKS = {
@@ -125,7 +126,7 @@ def _bits(
         elif kind == "anywhere":
             yield f"{'a' if bits[0] else 'no'} page gives {subject} code to run"
         else:
-            words = _field(field, bits, len(world.vars[name].lits))
+            words = _field(world, field, bits, len(world.vars[name].lits))
             yield subject + words if words.startswith("'") else f"{subject} {words}"
 
 
@@ -143,9 +144,13 @@ def _permissions(world: World, kind: str, bits: Mapping[int, int]) -> str:
     return " and ".join(said) + (f" on {object_name(kind)}" if kind != "process" else "")
 
 
-def _field(field: str, bits: Mapping[int, int], width: int) -> str:
+def _field(world: World, field: str, bits: Mapping[int, int], width: int) -> str:
     if field in _FLAGS:
         return _FLAGS[field][1 - bits[0]]
+    words = world.design.field_words.get(field)
+    if words is not None:
+        fits = [w for n, w in enumerate(words) if all(n >> b & 1 == v for b, v in bits.items())]
+        return f"is {' or '.join(fits)}"
     if field == "pt":
         has, lacks = _sides(bits, _TYPES)
         return " and ".join([*(f"is a {t}" for t in has), *(f"is no {t}" for t in lacks)])

@@ -16,6 +16,7 @@ __all__ = ["FOR_SOURCE", "asked_of"]
 FOR_SOURCE = ", for the source"
 """Behind an object: the question was about the memory that pages come from, when it was made."""
 
+_FILES = ("file", "sigstruct")
 _LETTERS = ("r", "w", "m")
 # What any use of an object takes, and the world grants: it says nothing about code.
 _ALWAYS = frozenset(("map", "open", "ioctl", "create", "getattr", "setattr"))
@@ -28,9 +29,9 @@ def asked_of(system: System, step: Step, before: State) -> list[list[Any]]:
     """
     move, graph = step.move, system.graph
     rows: list[list[Any]] = []
-    source = step.args.get("source")
-    if source is not None:
-        rows += _of_source(source, system.world.lsm)
+    for name, kind in (("source", "file"), ("sigstruct", "sigstruct")):
+        if name in step.args:
+            rows += _of_source(step.args[name], kind, system.world.lsm)
     widths = [(len(_names(target)), 3) for target, _, _ in move.asks]
     roots = [
         lit
@@ -57,18 +58,18 @@ def asked_of(system: System, step: Step, before: State) -> list[list[Any]]:
 
 
 def _names(target: str) -> tuple[str, ...]:
-    return selinux.NAMES.get(selinux.INODE if target == "file" else target, _LETTERS)
+    return selinux.NAMES.get(selinux.INODE if target in _FILES else target, _LETTERS)
 
 
 def _object(target: str, segment: int) -> str:
     if target in (selinux.PROCESS, selinux.PROCESS2):
         return object_name("process")
-    if target in ("file", "path-file"):
-        return object_name("file")
+    if target.removeprefix("path-") in _FILES:
+        return object_name(target.removeprefix("path-"))
     return object_name(f"segment{segment}" if segment else "device")
 
 
-def _of_source(number: int, lsm: str) -> list[list[Any]]:
+def _of_source(number: int, kind: str, lsm: str) -> list[list[Any]]:
     """What had to be granted before a source was as it is."""
     source = SOURCES[number]
     rows: list[list[Any]] = []
@@ -80,5 +81,5 @@ def _of_source(number: int, lsm: str) -> list[list[Any]]:
     if source.file_perms & FILE_EXECMOD and lsm == "selinux":
         perms.append("execmod")
     if perms:
-        rows.append([object_name("file") + FOR_SOURCE, perms])
+        rows.append([object_name(kind) + FOR_SOURCE, perms])
     return rows

@@ -14,9 +14,12 @@ from softsgx.checker.world.permissions import KINDS, PROCESS2
 from softsgx.designs.registry import DESIGNS
 from softsgx.law.values import RWX, mask_name
 
-__all__ = ["device_of", "domain", "policy_of", "profile", "profiles_of"]
+__all__ = [
+    "SIGSTRUCT_TYPE", "SOURCE_TYPE", "device_of", "domain", "policy_of", "profile", "profiles_of",
+]  # fmt: skip
 
-_SOURCE = "trace_source_t"
+SOURCE_TYPE, SIGSTRUCT_TYPE = "trace_source_t", "trace_sigstruct_t"
+"""The SELinux types of the files that pages are added from, and of SIGSTRUCT's."""
 
 
 def device_of(design: str) -> str:
@@ -34,22 +37,23 @@ def profile(p: int) -> str:
     return f"trace_process_{p}"
 
 
-def policy_of(trace: dict[str, Any], sources: str = "") -> str:
+def policy_of(trace: dict[str, Any], sources: str = "", sigstruct: str = "") -> str:
     """A CIL module beside softsgx's minimal policy: a domain for each process of a trace,
     with what the trace says that it holds, and nothing else of the enclave.
 
     sources: the directory of the files that pages are added from; they get a type of their
-    own, so that the trace decides who may execute them. "": they are ordinary files.
+    own, so that the trace decides who may execute them. "": they are ordinary files. sigstruct:
+    the same of the file that SIGSTRUCT is in.
     """
-    files = "ordinary"
+    own = {t: d for t, d in ((SOURCE_TYPE, sources), (SIGSTRUCT_TYPE, sigstruct)) if d}
+    files, sigstruct_files = (t if t in own else "ordinary" for t in (SOURCE_TYPE, SIGSTRUCT_TYPE))
     lines = []
-    if sources:
-        files = _SOURCE
-        where = re.sub(r"([.+*?^$|(){}\[\]])", r"\\\1", sources)
-        context = f"(system_u object_r {_SOURCE} ((s0) (s0)))"
+    for t, directory in own.items():
+        where = re.sub(r"([.+*?^$|(){}\[\]])", r"\\\1", directory)
+        context = f"(system_u object_r {t} ((s0) (s0)))"
         lines += [
-            f"(type {_SOURCE})", f"(typeattributeset object ({_SOURCE}))",
-            f"(roletype object_r {_SOURCE})", f'(filecon "{where}/.*" any {context})',
+            f"(type {t})", f"(typeattributeset object ({t}))",
+            f"(roletype object_r {t})", f'(filecon "{where}/.*" any {context})',
         ]  # fmt: skip
     for p in range(trace["processes"]):
         t = domain(p)
@@ -61,8 +65,8 @@ def policy_of(trace: dict[str, Any], sources: str = "") -> str:
             f"(allowx {t} sgx_enclave_device_t (ioctl chr_file ((range 0xa400 0xa4ff))))",
             f"(allow {t} domain (process (transition sigchld)))",
         ]
-        if sources:
-            lines.append(f"(allow {t} {_SOURCE} (file (read write open getattr map)))")
+        for file in own:
+            lines.append(f"(allow {t} {file} (file (read write open getattr map)))")
         for mask in range(1, RWX + 1):
             word = mask_name(mask).lower()
             segment = f"sgx_segment_{word}_t"
@@ -85,6 +89,7 @@ def policy_of(trace: dict[str, Any], sources: str = "") -> str:
                 "device": f"sgx_enclave_device_t (chr_file ({names}))",
                 "process": f"self (process ({names}))",
                 "file": f"{files} (file ({names}))",
+                "sigstruct": f"{sigstruct_files} (file ({names}))",
             }.get(kind)
             if target is None:
                 word = mask_name(int(kind[7:])).lower()
@@ -98,9 +103,11 @@ def _held(trace: dict[str, Any], p: int) -> dict[str, int]:
             if v and n.startswith(f"may{p}.")}  # fmt: skip
 
 
-def profiles_of(trace: dict[str, Any], own: str, sources: str, noexec: str = "") -> str:
+def profiles_of(
+    trace: dict[str, Any], own: str, sources: str, noexec: str = "", sigstruct: str = ""
+) -> str:
     """AppArmor profiles, one for each process of a trace: r, w and m of the device as the trace
-    says, m of the files that pages are added from as it says.
+    says, m of the files that pages are added from, and of SIGSTRUCT's, as it says.
 
     own: the directory of the files of the enclave's own parts, whose code may be mapped.
     """
@@ -109,7 +116,10 @@ def profiles_of(trace: dict[str, Any], own: str, sources: str, noexec: str = "")
         held = _held(trace, p)
         device = "".join(c for i, c in enumerate("rwm") if held.get("device", 0) >> i & 1)
         rules = [f"{device_of(trace['design'])} {device}"] if device else []
-        rules += [f'"{own}/*" rwm', f'"{sources}/*" rw{"m" if held.get("file", 0) & 1 else ""}']
+        rules += [f'"{own}/*" rwm']
+        for kind, directory in (("file", sources), ("sigstruct", sigstruct)):
+            if directory:
+                rules += [f'"{directory}/*" rw{"m" if held.get(kind, 0) & 1 else ""}']
         rules += [f'"{noexec}/*" rw'] if noexec else []
         text += f"profile {profile(p)} {{\n" + "".join(f"  {r},\n" for r in rules) + "}\n"
     return text

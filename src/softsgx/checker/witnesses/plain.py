@@ -14,6 +14,7 @@ __all__ = ["make_plain"]
 
 _PREFERRED = {
     "source": tuple(range(len(SOURCES))),
+    "sigstruct": (6, *range(6), *range(7, len(SOURCES))),  # a file first, as a loader's is
     "perm": (5, 3, 1, 7, 4, 6, 2, 0),
     "prot": (0, 1, 5, 3, 7, 4, 6, 2),
     "segment": (5, 3, 1, 7, 4, 6, 2),

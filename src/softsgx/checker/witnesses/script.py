@@ -81,11 +81,13 @@ def _via(design: str) -> str:
 
 class _Writer:
     def __init__(
-        self, trace: dict[str, Any], program: str, noexec: str, mount: bool, own: str, sources: str
-    ) -> None:
+        self, trace: dict[str, Any], program: str, noexec: str, mount: bool, own: str, sources: str,
+        sigstruct: str,
+    ) -> None:  # fmt: skip
         self.trace, self.program, self.noexec, self.mount = trace, program, noexec, mount
         self.own = f" dir={own}" if own else ""
         self.sources = f" dir={sources}" if sources else ""
+        self.sigstruct = f" dir={sigstruct}" if sigstruct else ""
         self.design = str(trace["design"])
         self.via = _via(self.design)
         law = DESIGNS.get(self.design)
@@ -123,7 +125,6 @@ class _Writer:
         page = f"p{s['i']}" if "i" in s else ""
         maker = getattr(self, "_" + name.replace("-", "_"), None)
         simple = {
-            "init": f"{p} init e",
             "mprotect": f"{p} mprotect {page} {_mask(s.get('prot', 0))}",
             "ioc-mprotect": f"{p} iocmprotect e {page} {_mask(s.get('prot', 0))}",
             "munmap": f"{p} munmap {page}",
@@ -153,6 +154,10 @@ class _Writer:
         if self.design == "segments":  # before anything else is mapped there
             for q in sorted(self.holders):
                 yield from self._reserve(q)
+
+    def _init(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
+        where = f" src={_SOURCES[s['sigstruct']]}{self.sigstruct}" if "sigstruct" in s else ""
+        yield Order(f"{p} init e{where}")
 
     def _base(self, p: int, auto: str) -> Iterator[Order]:
         """The enclave's own parts: data from where the trace has TCS and stack from, if it says.
@@ -398,13 +403,13 @@ class _Writer:
 
 def orders_of(
     trace: dict[str, Any], program: str, noexec: str = "", *, mount: bool = False, own: str = "",
-    sources: str = "",
+    sources: str = "", sigstruct: str = "",
 ) -> list[Order]:  # fmt: skip
     """The orders of a trace; ``program``: the path whose copies ``-1``, ``-2``… the other
     processes execute.
 
     noexec: a directory of a noexec mount, or "". mount: the program makes it one, for each
-    process that needs it. own, sources: directories for the files of the enclave's own parts
-    and of the trace's pages. Raises UsageError where a step has no order.
+    process that needs it. own, sources, sigstruct: directories for the files of the enclave's own
+    parts, of the trace's pages and of SIGSTRUCT. Raises UsageError where a step has no order.
     """
-    return list(_Writer(trace, program, noexec, mount, own, sources).all())
+    return list(_Writer(trace, program, noexec, mount, own, sources, sigstruct).all())

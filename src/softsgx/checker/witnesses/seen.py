@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from softsgx.checker.witnesses.confine import device_of, domain, profile
+from softsgx.checker.witnesses.confine import (
+    SIGSTRUCT_TYPE,
+    SOURCE_TYPE,
+    device_of,
+    domain,
+    profile,
+)
 from softsgx.checker.witnesses.script import Order
 from softsgx.checker.world.permissions import PROCESS2
 from softsgx.designs.base import Design
@@ -18,19 +24,23 @@ from softsgx.law.values import mask_name
 __all__ = ["NAMES", "NotSeenError", "Seen", "Taken"]
 
 _PROT = 2  # where mmap and mprotect have their prot
-_ORDER = ("read", "write", "execute", "execmod", "execmem", *PROCESS2, "file execmod")
+_ORDER = (
+    "read", "write", "execute", "execmod", "execmem", *PROCESS2, "file execmod",
+    "sigstruct execmod",
+)  # fmt: skip
 _CALLS = {
     "mmap": "mmap", "mmap-segment": "mmap", "map-segment": "SGX_IOC_MAP_SEGMENT",
     "mprotect": "mprotect", "ioc-mprotect": "SGX_IOC_MPROTECT",
 }  # fmt: skip
+_FILES = {"file": SOURCE_TYPE, "sigstruct": SIGSTRUCT_TYPE}
 _X_PERMS = {"execute", "execmod", "execmem", "sgx_execanon", "sgx_execute"}
 NAMES = {"r": "read", "w": "write", "m": "execute"}
 """AppArmor's letters, as permissions of an inode."""
 
 
 def _plain(kind: str, name: str) -> str:
-    """A permission as `Seen.granted` has it: the file's own are told from the device's."""
-    return f"file {name}" if kind == "file" else name
+    """A permission as `Seen.granted` has it: the files' own are told from the device's."""
+    return f"{kind} {name}" if kind in _FILES else name
 
 
 class Taken:
@@ -159,8 +169,9 @@ class Seen:
                 found |= {NAMES.get(a, a) for a in v["asked"]}
             if mine and not v["denied"] and v["tclass"] == "process2":
                 found |= set(v["asked"])
-            if mine and not v["denied"] and v["tclass"] == "file":
-                found |= {"file execmod"} & {f"file {a}" for a in v["asked"]}
+            for kind, label in _FILES.items() if mine and not v["denied"] else ():
+                if v["tclass"] == "file" and label in v["target"].split(":"):
+                    found |= {f"{kind} {a}" for a in v["asked"]}
         return found & set(_ORDER)
 
     def words(self, perms: set[str]) -> str:
@@ -176,7 +187,7 @@ class Seen:
         for s in sets:
             if s <= got:
                 raise NotSeenError(f"process {p} was granted {self.words(s)}")
-        own = {"execmem", "file execmod", *PROCESS2}
+        own = {"execmem", "file execmod", "sigstruct execmod", *PROCESS2}
         words = self.words(got - own) or "nothing"
         also = " (and EXECMEM on itself)" if "execmem" in got else ""
         return (

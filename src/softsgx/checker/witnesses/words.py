@@ -19,7 +19,7 @@ __all__ = ["permission_words", "rule_words", "step_words"]
 _STEPS = {
     "open": "process {p} opens the device {fmode}",
     "create": "process {p} creates the enclave (ECREATE)",
-    "init": "process {p} initializes the enclave (EINIT)",
+    "init": "process {p} initializes the enclave (EINIT){sigstruct}",
     "add": "process {p} adds page {i} from {source}, SECINFO {perm}{segment}{more}",
     "augment": "process {p} adds page {i} after EINIT (EAUG), for {perm}{segment}",
     "touch": "process {p} touches page {i}, which is absent: the driver adds it (EAUG)",
@@ -79,6 +79,9 @@ def step_words(step: Step) -> str:
         known["prot"] = "PROT_NONE"
     if "source" in args:
         known["source"] = SOURCES[args["source"]].words
+    known["sigstruct"] = ""
+    if "sigstruct" in args:
+        known["sigstruct"] = f", SIGSTRUCT in {SOURCES[args['sigstruct']].words}"
     segment = args.get("segment")
     known["segment"] = f", into segment {mask_name(segment)}" if segment else ""
     for name in [n for n in _DECLARED if move.name in ("add", "augment") and n in args]:

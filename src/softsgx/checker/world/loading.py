@@ -55,16 +55,27 @@ def init_moves(b: Builder, p: int) -> None:
     )  # fmt: skip
     if b.has_rule("may_init"):
         b.law.may_init(m, at, r)
+    if b.law.vets_sigstruct:
+        source = SourceChoice(m, p, "sigstruct")
+        at = b.at(m, p, source=source)
+        m.require(no(source.noexec))  # INIT does not look at that
+        r.__dict__["sigstruct_inside"] = 1
+        kept = m.get("enclave.sigstruct_kept") if "sigstruct_kept" in b.law.enclave_fields else 0
+        was = m.get("enclave.sigstruct_file")
+        m.set("enclave.sigstruct_file", ite(kept, was, no(source.anonymous)))
     b.law.init(m, at, r)
     b.done(m)
 
 
 class SourceChoice:
-    """A source VMA that the loader chooses: each fact is a function of its number."""
+    """A source VMA that the loader chooses: each fact is a function of its number.
 
-    def __init__(self, m: Move, p: int) -> None:
+    of: "source", or "sigstruct" for the memory that SIGSTRUCT is in, whose file is another one.
+    """
+
+    def __init__(self, m: Move, p: int, of: str = "source") -> None:
         g = m.world.graph
-        number = m.arg("source", (len(SOURCES) - 1).bit_length())
+        number = m.arg(of, (len(SOURCES) - 1).bit_length())
         self._pick = [eq(number, n) for n in range(len(SOURCES))]
         m.require(g.value([g.any_of(g.truth(c) for c in self._pick)]))
         self.prot, self.may = self.fact("prot"), self.fact("may")
@@ -80,8 +91,8 @@ class SourceChoice:
         self.found = 1
         self.readable = has(self.prot, R)
         self.path = ""
-        m.require(subset(perms, m.get(f"may{p}.file")))
-        m.require(implies(execmem, m.get(f"may{p}.process")))
+        m.require(subset(perms, m.get(f"may{p}.{'file' if of == 'source' else of}")))
+        m.require(implies(execmem, has(m.get(f"may{p}.process"), 1)))
 
     def fact(self, name: str) -> Value:
         value: Value = 0

@@ -108,10 +108,11 @@ class File:
 
 
 class _OfSource:
-    """The file that a page is added from."""
+    """The file that a page is added from, or the one (``kind``) that SIGSTRUCT is in."""
 
-    def __init__(self, private: Value) -> None:
+    def __init__(self, private: Value, kind: str = "file") -> None:
         self.private, self.unmediated, self.allow, self.fmode = private, 0, 0, 3
+        self.kind = kind
 
 
 class Move:
@@ -234,13 +235,18 @@ class _Questions:
         obj = _OfSource(at.source.anonymous)
         return At(file=obj, process=at.process, area=None), obj
 
+    def sigstruct(self, at: Any) -> tuple[Any, Any]:
+        """The file that SIGSTRUCT was in, S_PRIVATE where there is none."""
+        obj = _OfSource(no(self._move.get("enclave.sigstruct_file")), "sigstruct")
+        return At(file=obj, process=at.process, area=None), obj
+
     def av(self, at: Any, target: str, perms: Value, **_cmd: int) -> None:
         """The process holds ``perms`` on the target."""
         move, world = self._move, self._move.world
         p = at.process.index
         perms = ite(self._when, perms, 0)
         if target == selinux.INODE and isinstance(at.file, _OfSource):
-            self._of_file(p, perms)
+            self._of_file(p, perms, at.file.kind)
             return
         segment: Value = 0
         if target in (selinux.PROCESS, selinux.PROCESS2, selinux.INODE):
@@ -270,19 +276,23 @@ class _Questions:
             self.need(0, subset(perms, held))
             move.asked_x = move.asked_x | has(perms, selinux.EXECUTE) | has(perms, selinux.EXECMOD)
 
-    def _of_file(self, p: int, perms: Value) -> None:
-        """Of the file that a page comes from: EXECUTE, EXECMOD, SGX_EXECUTE; others are granted."""
+    def _of_file(self, p: int, perms: Value, kind: str) -> None:
+        """Of the file that a page comes from: EXECUTE, EXECMOD, SGX_EXECUTE; others are granted.
+
+        Of SIGSTRUCT's the same: it says nothing of any content.
+        """
         move = self._move
-        own, held, asked = move.get(f"may{p}.file"), _GRANTED | RWX & ~selinux.EXECUTE, self.vets
+        own, held, asked = move.get(f"may{p}.{kind}"), _GRANTED | RWX & ~selinux.EXECUTE, self.vets
         for bit, perm in (
             (FILE_EXECUTE, selinux.EXECUTE), (FILE_EXECMOD, selinux.EXECMOD),
             (FILE_SGX_EXECUTE, selinux.SGX_EXECUTE),
         ):  # fmt: skip
             held = held | ite(has(own, bit), perm, 0)
             asked = asked | has(perms, perm)
-        move.asks.append(("file", perms, 0))
+        move.asks.append((kind, perms, 0))
         self.need(0, subset(perms, held))
-        self.vets = asked
+        if kind == "file":
+            self.vets = asked
 
     # AppArmor remembers of a file which permissions were granted on it, and for which
     # profiles. Here profiles that allow the same are one, for they give the same answers.
@@ -308,9 +318,10 @@ class _Questions:
         mask = ite(self._when, mask, 0)
         if isinstance(at.file, _OfSource):
             asked = has(mask, apparmor.M)
-            move.asks.append(("path-file", mask, 0))
-            self.need(0, implies(asked, has(move.get(f"may{p}.file"), FILE_EXECUTE)))
-            self.vets = self.vets | asked
+            move.asks.append((f"path-{at.file.kind}", mask, 0))
+            self.need(0, implies(asked, has(move.get(f"may{p}.{at.file.kind}"), FILE_EXECUTE)))
+            if at.file.kind == "file":
+                self.vets = self.vets | asked
             return
         move.asks.append(("path", mask, 0))
         known = self._checked_others(p)

@@ -17,11 +17,19 @@ KINDS: dict[str, tuple[str, ...]] = {
     "device": _INODE,
     "process": ("execmem", *PROCESS2),
     "file": ("execute", "execmod", "sgx_execute"),
+    "sigstruct": ("execute", "execmod"),
 } | {f"segment{s}": _INODE for s in SEGMENTS}
 """Each object of a process's permissions, and their names from bit 0 on."""
-APPARMOR = {"device": ("r", "w", "m", ""), "file": ("m", "", ""), "process": ("",) * 7}
+APPARMOR = {
+    "device": ("r", "w", "m", ""), "file": ("m", "", ""), "sigstruct": ("m", ""),
+    "process": ("",) * 7,
+}  # fmt: skip
 """The names of those that AppArmor has."""
 
+_OBJECTS = {
+    "device": "the device", "process": "itself", "file": "the enclave's file",
+    "sigstruct": "SIGSTRUCT's file",
+}  # fmt: skip
 _BY_WORD = {(f"segment-{mask_name(s)}".lower()): f"segment{s}" for s in SEGMENTS}
 
 
@@ -29,7 +37,7 @@ def object_name(kind: str) -> str:
     """An object as a sentence names it."""
     if kind.startswith("segment"):
         return f"segment {mask_name(int(kind[7:]))}"
-    return {"device": "the device", "process": "itself", "file": "the enclave's file"}[kind]
+    return _OBJECTS[kind]
 
 
 def parse_permissions(text: str, n_processes: int) -> dict[str, int]:
@@ -50,7 +58,7 @@ def parse_permissions(text: str, n_processes: int) -> dict[str, int]:
         name, equals, words = part.partition("=")
         kind = _BY_WORD.get(name.lower(), name)
         if not equals or kind not in KINDS:
-            known = ", ".join(["device", "process", "file", *_BY_WORD])
+            known = ", ".join([*_OBJECTS, *_BY_WORD])
             raise UsageError(f"--permissions {text}: {name!r} is not an object ({known})")
         if kind in named:
             raise UsageError(f"--permissions {text}: {name} is given twice; give it all at once")

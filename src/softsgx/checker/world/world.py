@@ -96,6 +96,8 @@ class World:
             more = int(self.design.sgx_permissions)
             add(f"may{p}.process", 1 + len(PROCESS2) * more, frozen=True)
             add(f"may{p}.file", 2 + more, frozen=True)
+            if self.design.vets_sigstruct:
+                add(f"may{p}.sigstruct", len(KINDS["sigstruct"]), frozen=True)
             for field in ("fd", "started", "entry", "code"):
                 add(f"process{p}.{field}", 1)
             if self.has_segments:
@@ -110,6 +112,10 @@ class World:
                 add(f"vma{p}_{i}.hole", 1)
         for field in ("opened", "fd_writes", "created", "initialized", "disturbed"):
             add(f"enclave.{field}", 1)
+        for field, width in self.design.enclave_fields.items():
+            add(f"enclave.{field}", width)
+        if self.design.vets_sigstruct:
+            add("enclave.sigstruct_file", 1)
         if self.lsm == "apparmor":  # what it remembers of the device's file
             add("enclave.granted", 3)
             for p in range(self.n_processes):
@@ -205,9 +211,8 @@ class World:
 
     def enclave_now(self) -> Any:
         """The enclave before the step, read-only."""
-        return At(
-            created=self.now("enclave.created"), initialized=self.now("enclave.initialized"), dead=0
-        )
+        fields = ("created", "initialized", *self.design.enclave_fields)
+        return At(**{name: self.now(f"enclave.{name}") for name in fields}, dead=0)
 
     def place(self, p: int, i: int) -> At:
         """The place of an access: page ``i`` through the VMA of process ``p``."""
