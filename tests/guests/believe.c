@@ -12,6 +12,7 @@
 #include <sys/shm.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include "heap.h"
 #include "loader.h"
 #include "tap.h"
 
@@ -245,6 +246,20 @@ static void over_heap(void)
 	close(over.fd);
 }
 
+/* The same where the heap comes to lie under an enclave that is mapped already. */
+static void moved_heap(void)
+{
+	struct encl under;
+
+	if (encl_load(&under, &(struct encl_opts){.threads = 1, .heap = PAGE}))
+		bail("under", under.err);
+	if (move_heap(under.base, under.base + under.size))
+		return skip("brk_moved", strerror(errno));
+	check((uint64_t)syscall(SYS_brk, under.base) == under.base, "brk_moved", "it did not shrink");
+	expect("brk_moved_gone", error(mprotect((char *)under.base + under.heap, PAGE, PROT_READ)), ENOMEM);
+	close(under.fd);
+}
+
 int main(void)
 {
 	if (encl_load(&e, &(struct encl_opts){.threads = 1, .heap = HEAP_PAGES * PAGE, .size = 1 << 19}))
@@ -256,6 +271,11 @@ int main(void)
 	shared_memory();
 	locked();
 	address_space();
+	if (!fork()) { /* whose heap nobody has looked at yet */
+		moved_heap();
+		_exit(tap_failed);
+	}
+	expect("moved_heap", wait(NULL) < 0, 0);
 	over_heap();
 	too_many();
 	sealed(); /* last: what is sealed stays */

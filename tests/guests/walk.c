@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: walk VIA (pages, v20, region or segments: how the design's loader adds pages)
+ * usage: walk VIA (pages, v20, region or declared: how the design's loader adds pages)
  * Three initialized enclaves and the memory around them, and memory calls as told on standard
  * input: one a line, its raw result (-errno on failure) a line on standard output. Everything
  * lies at fixed addresses, so the same lines get the same answers. A line is
@@ -24,24 +24,28 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "added.h"
+#include "heap.h"
 #include "loader.h"
 #include "softsgx_designs.h"
 #include "tap.h"
 
 #define ARENA 0x100000000000ull
 #define SCRATCH (ARENA - (1 << 24)) /* a page that calls can write to */
+#define HEAP (ARENA + 32 * PAGE)      /* where brk begins, behind the second enclave */
 #define ENCLAVES 3
 #define SLOTS 8
 #define ELRANGE (16 * PAGE)
 
 enum { OP_FORK = 0x1000, OP_THREAD, OP_EXIT, OP_TOUCH, OP_SEND, OP_RECV, OP_MPROTECT, OP_MAP_SEGMENT,
-       OP_RESTRICT, OP_TYPES, OP_PROCESS_MADVISE, OP_SHMAT, OP_MAP_LOCKED, OP_USERFAULT };
+       OP_RESTRICT, OP_TYPES, OP_PROCESS_MADVISE, OP_SHMAT, OP_MAP_LOCKED, OP_USERFAULT,
+       OP_LIMITED };
 
 static const uint64_t places[ENCLAVES] = {0, 16, 48};
 /* Permissions of the pages from the first on; the rest of ELRANGE stays absent. */
@@ -103,7 +107,11 @@ static long add(int fd, uint64_t base, const char *via, size_t i)
 	static uint8_t page[PAGE] __attribute__((aligned(4096)));
 	struct secinfo info = {.flags = secinfo_flags(i)};
 
+	/* Code comes from what can be executed. */
+	mprotect(page, PAGE, PROT_READ | PROT_WRITE);
 	content(page, i);
+	if (strchr(pages[i], 'x'))
+		mprotect(page, PAGE, PROT_READ | PROT_EXEC);
 	if (!strcmp(via, "v20")) {
 		struct sgx_enclave_add_page_v20 arg = {
 			.addr = base + i * PAGE, .src = (uint64_t)page, .secinfo = (uint64_t)&info, .mrmask = 0xffff};
@@ -113,7 +121,7 @@ static long add(int fd, uint64_t base, const char *via, size_t i)
 	if (strcmp(via, "pages")) {
 		struct sgx_add_region arg = {
 			.src = (uint64_t)page, .offset = i * PAGE, .length = PAGE, .secinfo = (uint64_t)&info,
-			.flags = 1, .segment = strcmp(via, "segments") ? 0 : strcmp(pages[i], "tcs")
+			.flags = 1, .segment = strcmp(via, "declared") ? 0 : strcmp(pages[i], "tcs")
 			? (uint64_t)letters(pages[i]) : 3};
 
 		return ioctl(fd, SGX_IOC_ADD_REGION, &arg);
@@ -278,6 +286,21 @@ static long userfault(const long *a)
 	return ret;
 }
 
+/* A call that finds the address space at its limit (RLIMIT_AS). */
+static long limited(const long *a)
+{
+	struct rlimit was, none;
+	long ret;
+
+	getrlimit(RLIMIT_AS, &was);
+	none = (struct rlimit){.rlim_cur = PAGE, .rlim_max = was.rlim_max};
+	setrlimit(RLIMIT_AS, &none);
+	ret = syscall(a[0], a[1], a[2], a[3], a[4], a[0] == SYS_mmap && a[5] >= 0 ? fds[a[5]] : a[5], 0);
+	ret = ret == -1 ? -errno : ret;
+	setrlimit(RLIMIT_AS, &was);
+	return ret;
+}
+
 static long obey(struct slot *s)
 {
 	const long *a = s->a;
@@ -305,6 +328,8 @@ static long obey(struct slot *s)
 		return map_locked(a);
 	case OP_USERFAULT:
 		return userfault(a);
+	case OP_LIMITED:
+		return limited(a);
 	}
 	ret = syscall(s->nr, a[0], a[1], a[2], a[3], s->nr == SYS_mmap && a[4] >= 0 ? fds[a[4]] : a[4], a[5]);
 	return ret == -1 ? -errno : ret;
@@ -373,6 +398,8 @@ int main(int argc, char **argv)
 	if (segment < 0 || shmat(segment, NULL, 0) == (void *)-1 || shmctl(segment, IPC_RMID, NULL))
 		bail("shmget", strerror(errno)); /* it goes with the last process that has it */
 	build(argv[1]);
+	if (move_heap(HEAP, HEAP)) /* among the enclaves, of no pages yet */
+		fprintf(stderr, "no heap: %s\n", strerror(errno));
 	/* The one that reads the list is none of those that obey it, and holds no enclave. */
 	if (make_slot(false, 0))
 		bail("fork", strerror(errno));

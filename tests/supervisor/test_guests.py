@@ -45,7 +45,7 @@ _GUESTS = {
     "ioctls": ((), 120),
     "interrupted": ((), 5),
     "mm": ((), 60),
-    "believe": ((), 45),
+    "believe": ((), 48),
     "sgx2": ((), 34),
     "gramine_like": ((), 7),
     "fortanix_like": ((), 6),

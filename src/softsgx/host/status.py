@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["comm_of", "mask_of", "status_of"]
+__all__ = ["comm_of", "mask_of", "soft_limit", "status_of"]
 
 
 def comm_of(tid: int | str, proc: str = "/proc") -> str:
@@ -30,3 +30,10 @@ def mask_of(fields: dict[bytes, bytes], *names: bytes) -> int:
     for name in names:
         mask |= int(fields.get(name, b"0"), 16)
     return mask
+
+
+def soft_limit(tid: int | str, name: bytes, proc: str = "/proc") -> int | None:
+    """A soft limit by its name in /proc/TID/limits (b"Max locked memory"); None: unlimited."""
+    with open(f"{proc}/{tid}/limits", "rb") as f:
+        soft = f.read().partition(b"\n" + name)[2].split(None, 1)[0]
+    return None if soft == b"unlimited" else int(soft)

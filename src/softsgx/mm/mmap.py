@@ -209,9 +209,13 @@ def _make_room(mm: MmStruct, start: int, end: int, file: Any, flags: int) -> Non
     """The end of do_mmap(), then mmap_region(): RLIMIT_AS, and whether what lies there may go."""
     if file is not None and flags & MAP_GROWSDOWN:
         raise Stop(EINVAL, "a file mapping cannot grow down")
+    seals_first = mm.version >= (6, 12) and mm.no_room != EEXIST
+    if seals_first:  # Linux f8d112a4e657: what goes is gathered before may_expand_vm() is asked
+        mm.may_unmap(start, end, file)
     if mm.no_room:
         raise Stop(mm.no_room, "room in the address space")
-    mm.may_unmap(start, end, file)
+    if not seals_first:
+        mm.may_unmap(start, end, file)
 
 
 def _check_type(flags: int, file: Any, end_offset: int) -> None:

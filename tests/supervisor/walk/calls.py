@@ -32,22 +32,25 @@ _FOR_SPECIAL = (*range(28), 99, 100, 101, 102, 103)
 class Walker:
     """Draws calls for a twin, which it asks what there is."""
 
-    def __init__(self, twin: Twin, rng: random.Random, design: str) -> None:
+    def __init__(self, twin: Twin, rng: random.Random) -> None:
         self.twin, self.rng = twin, rng
-        name = design.partition(":")[0]
         kinds: list[tuple[int, Any]] = [
             (14, self.map_enclave), (6, self.map_foreign), (7, self.munmap), (14, self.mprotect),
             (2, self.pkey_mprotect), (12, self.mremap), (9, self.madvise), (3, self.remap),
             (2, self.msync), (2, self.mlock), (1, self.mincore), (2, self.process_madvise),
             (1, self.fork), (1, self.thread), (1, self.exit), (2, self.touch), (1, self.send),
             (1, self.receive), (2, self.shmat), (1, self.map_locked), (1, self.userfault),
+            (2, self.limited),
         ]  # fmt: skip
-        if name == "ioc-mprotect":
+        law = twin.device.design
+        if law.name == "ioc-mprotect":
             kinds.append((14, self.ioc_mprotect))
-        if name == "segments":
+        if law.name == "segments":
             kinds.append((14, self.map_segment))
-        if twin.linux and name != "linux-5.11":
+        if getattr(law, "restrict_permissions", None) is not None:
             kinds += [(2, self.restrict), (1, self.types)]
+        if twin.heap:
+            kinds.append((3, self.brk))
         self.total = 0
         self.kinds = kinds
         self.weights = [w for w, _ in kinds]
@@ -223,6 +226,17 @@ class Walker:
     def userfault(self) -> Call:
         slot = self.slot()
         return slot, model.USERFAULT, *self.place(slot)
+
+    def brk(self) -> Call:
+        rng = self.rng
+        to = model.HEAP + rng.randrange(20) * PAGE + rng.choice((0, 0, 0, 1, 0x800))
+        return self.slot(), nr.NR_brk, rng.choice((0, model.HEAP)) if rng.random() < 0.2 else to
+
+    def limited(self) -> Call:
+        """A call at the limit of the address space, which has at most five arguments of its own."""
+        kinds = [self.map_enclave, self.map_enclave, self.map_foreign, self.munmap, self.mprotect]
+        slot, number, *args = self.rng.choice(kinds + [self.brk] * self.twin.heap)()
+        return slot, model.LIMITED, number, *args[:5]
 
     def touch(self) -> Call:
         slot = self.slot()

@@ -6,10 +6,13 @@ latter to the kernel: each call that reaches over both is two programs' answer.
 
 from __future__ import annotations
 
+from ctypes import addressof, c_uint
+from functools import cache
 from typing import Any
 
 from softsgx.designs.registry import make_design
 from softsgx.device import Device, Process
+from softsgx.host import ptrace
 from softsgx.mm.madvise import ALWAYS, BY_KERNEL, madvise
 from softsgx.mm.mm_struct import MmStruct
 from softsgx.mm.mseal import mseal
@@ -29,6 +32,8 @@ __all__ = [
     "ENCLAVES",
     "EXIT",
     "FORK",
+    "HEAP",
+    "LIMITED",
     "MAP_LOCKED",
     "MAP_SEGMENT",
     "MPROTECT",
@@ -57,7 +62,8 @@ PLACES = (0, 16, 48)
 ENCLAVES, ELRANGE_PAGES, ARENA_PAGES = 3, 16, 72
 PAGES = ("rx", "rw", "r", "rwx", "rw", "rw", "rx", "tcs", "rw", "rw")
 (FORK, THREAD, EXIT, TOUCH, SEND, RECV, MPROTECT, MAP_SEGMENT, RESTRICT, TYPES,
- PROCESS_MADVISE, SHMAT, MAP_LOCKED, USERFAULT) = range(0x1000, 0x100E)  # fmt: skip
+ PROCESS_MADVISE, SHMAT, MAP_LOCKED, USERFAULT, LIMITED) = range(0x1000, 0x100F)  # fmt: skip
+HEAP = ARENA + 32 * PAGE
 
 # What throws away or takes in pages of ordinary memory changes what the model does not keep
 # (anon_vma by read, KSM, guards), so the other kinds go to enclaves alone.
@@ -72,9 +78,19 @@ Call = tuple[int, ...]
 
 def via(design: str) -> str:
     """How a loader for the design adds pages: the guest's argument."""
-    name = design.partition(":")[0]
-    known = {"v20": "v20", "linux-5.11": "pages", "linux-6.0": "pages", "segments": "segments"}
-    return "pages" if name.startswith("linux") else known.get(name, "region")
+    law = make_design(design)
+    if law.abi == "v20":
+        return "v20"
+    if not hasattr(law, "add_region"):
+        return "pages"
+    return "declared" if law.declares else "region"
+
+
+@cache
+def _moves_heap() -> bool:
+    """PR_SET_MM_MAP, which needs no privilege, is there (CONFIG_CHECKPOINT_RESTORE)."""
+    size = c_uint()
+    return ptrace.prctl(35, 15, addressof(size)) == 0  # PR_SET_MM, PR_SET_MM_MAP_SIZE
 
 
 def _mask(text: str) -> int:
@@ -94,7 +110,6 @@ class Twin:
     def __init__(self, design: str, known: frozenset[int] = ALWAYS | BY_KERNEL) -> None:
         self.device = Device(make_design(design))
         self.known = known
-        self.linux = via(design) == "pages"
         root = Process(self.device)
         root.mm = MmStruct(
             self.device.design, self.device.run, process=root, version=kernel_version()
@@ -104,6 +119,8 @@ class Twin:
         self.leaders = {0}
         self.files = [root.files[fd] for fd in self.fds]
         self.post: list[Any] = []
+        self.brks = {self.slots[0]: HEAP}
+        self.heap = kernel_version() >= (6, 1) and _moves_heap()
         self.sealing = kernel_version() >= (6, 10)
         self.remotely = kernel_version() >= (6, 13)
 
@@ -132,7 +149,8 @@ class Twin:
         for i, kind in enumerate(PAGES):
             pt = PT_TCS if kind == "tcs" else PT_REG
             perm = 0 if kind == "tcs" else _mask(kind)
-            src = memory.put(bytes(72) + b"\xff\x0f\0\0\xff\x0f\0\0" + bytes(PAGE - 80))
+            prot = mman.PROT_READ | (mman.PROT_EXEC if "x" in kind else mman.PROT_WRITE)
+            src = memory.put(bytes(72) + b"\xff\x0f\0\0\xff\x0f\0\0" + bytes(PAGE - 80), prot=prot)
             if kind == "tcs":
                 data = bytearray(PAGE)
                 data[28:32] = (1).to_bytes(4, "little")
@@ -163,7 +181,7 @@ class Twin:
             return self._ioctl(process, fd, sgx.SGX_IOC_ENCLAVE_ADD_PAGES, arg)
         arg = uapi.ADD_REGION.pack(
             src=src, offset=i * PAGE, length=PAGE, secinfo=secinfo, flags=1,
-            segment=segment if how == "segments" else 0,
+            segment=segment if how == "declared" else 0,
         )  # fmt: skip
         return self._ioctl(process, fd, uapi.SGX_IOC_ADD_REGION, arg)
 
@@ -311,12 +329,38 @@ class Twin:
             return _EINVAL
         return p.munmap(addr, 2 * PAGE) or addr
 
+    def _brk(self, p: Process, to: int, *_: int) -> int:
+        """The new end, or the old one: Linux's brk(), do_brk_flags()."""
+        was = self.brks[p]
+        if to < HEAP:
+            return was
+        end, new = (n + PAGE - 1 & -PAGE for n in (was, to))
+        if new > end:
+            if p.mm.no_room or any(p.mm.overlapping(end, new + PAGE)):
+                return was
+            how = mman.MAP_PRIVATE | mman.MAP_ANONYMOUS | mman.MAP_FIXED
+            assert self.device.mmap(p, end, new - end, 3, how, None, 0).ret == end
+            if end == HEAP:
+                p.mm.vmas.cut(HEAP)  # what lies before the heap is not extended
+        elif new < end and (not any(p.mm.overlapping(new, end)) or p.munmap(new, end - new)):
+            return was
+        self.brks[p] = to
+        return to
+
+    def _limited(self, p: Process, number: int, *args: int) -> int:
+        """A call while RLIMIT_AS is passed already: may_expand_vm() is what asks."""
+        p.mm.no_room = 12
+        answer: int = _CALLS[number](self, p, *args, 0)
+        p.mm.no_room = 0
+        return answer
+
     def _userfault(self, p: Process, *_: int) -> int:
         """vma_can_userfault(): no driver's memory, and there is some in the range."""
         return _EINVAL
 
     def _fork(self, p: Process, slot: int, *_: int) -> int:
-        self.slots[slot] = p.fork()
+        self.slots[slot] = child = p.fork()
+        self.brks[child] = self.brks[p]
         self.leaders.add(slot)
         return 0
 
@@ -326,6 +370,7 @@ class Twin:
 
     def _exit(self, p: Process, *_: int) -> int:
         p.exit()
+        del self.brks[p]
         self.slots = {k: q for k, q in self.slots.items() if q is not p}
         return 0
 
@@ -378,6 +423,7 @@ _CALLS: dict[int, Any] = {
     nr.NR_remap_file_pages: Twin._remap,
     nr.NR_msync: Twin._msync,
     nr.NR_mincore: Twin._mincore,
+    nr.NR_brk: Twin._brk,
     nr.NR_mlock: Twin._mlock,
     nr.NR_munlock: Twin._mlock,
     FORK: Twin._fork,
@@ -394,4 +440,5 @@ _CALLS: dict[int, Any] = {
     SHMAT: Twin._shmat,
     MAP_LOCKED: Twin._mmap,
     USERFAULT: Twin._userfault,
+    LIMITED: Twin._limited,
 }

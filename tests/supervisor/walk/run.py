@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from softsgx.designs.registry import DESIGNS as REGISTERED
+from softsgx.designs.registry import make_design
 from softsgx.errors import InternalError
 from softsgx.mm.madvise import ALWAYS, BY_KERNEL
 from tests.mm.mm_process import MmProcess
@@ -19,19 +21,7 @@ from tests.supervisor.walk.model import EXIT, FORK, RECV, SEND, THREAD, Call, Tw
 
 __all__ = ["DESIGNS", "Divergence", "Walk", "known_advice"]
 
-DESIGNS = (
-    "linux-6.12",
-    "linux-6.0",
-    "linux-5.11",
-    "v20",
-    "safe-to-execute",
-    "source-vma",
-    "segments",
-    "ioc-mprotect",
-    "safe-to-execute:repaired",
-    "source-vma:repaired",
-    "ioc-mprotect:repaired",
-)
+DESIGNS = (*REGISTERED, *(f"{n}:repaired" for n, law in REGISTERED.items() if law.repaired))
 _PATIENCE = 20  # and a second for each 50 calls
 
 
@@ -73,12 +63,12 @@ class Walk:
 
     def __init__(self, design: str, guest: Path, state: Path, known: frozenset[int]) -> None:
         self.design, self.guest, self.known = design, guest, known
-        self.state = state
+        self.state, self.node = state, make_design(design).paths[0]
 
     def draw(self, seed: object, n: int) -> tuple[list[Call], list[int | None]]:
         """``n`` calls of a seed, and their answers."""
         twin = Twin(self.design, self.known)
-        walker = Walker(twin, random.Random(f"{self.design} {seed}"), self.design)
+        walker = Walker(twin, random.Random(f"{self.design} {seed}"))
         calls: list[Call] = []
         answers: list[int | None] = []
         for _ in range(n):
@@ -128,9 +118,7 @@ class Walk:
 
         at_once: nobody waits for another's call to end, but where a slot is made or ends.
         """
-        linux = via(self.design) == "pages"
-        node = "/dev/sgx_enclave" if linux else "/dev/sgx/enclave"
-        env = os.environ | {"SGX_DEVICE": node, "SOFTSGX_STATE_DIR": str(self.state)}
+        env = os.environ | {"SGX_DEVICE": self.node, "SOFTSGX_STATE_DIR": str(self.state)}
         argv = [sys.executable, "-m", "softsgx", "run", "--verify", "--design", self.design]
         argv += ["--", str(self.guest), via(self.design)]
         with tempfile.TemporaryFile("w+") as orders:
@@ -164,10 +152,9 @@ class Walk:
     def told(self, divergence: Divergence) -> str:
         """A divergence, and how to see it again, for people."""
         orders = "\n".join(line(call) for call in divergence.calls)
-        node = "/dev/sgx_enclave" if via(self.design) == "pages" else "/dev/sgx/enclave"
         return (
             f"{divergence.text}\n{orders}\nThese {len(divergence.calls)} lines are the input of:"
-            f" SGX_DEVICE={node} softsgx run --verify --design {self.design}"
+            f" SGX_DEVICE={self.node} softsgx run --verify --design {self.design}"
             f" -- {self.guest} {via(self.design)}"
         )
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from softsgx.device.memory import Fault
 from softsgx.host import procmaps
-from softsgx.host.status import mask_of, status_of
+from softsgx.host.status import mask_of, soft_limit, status_of
 from softsgx.mm.madvise import ALWAYS, BY_KERNEL, madvise
 from softsgx.mm.mprotect import mprotect
 from softsgx.mm.mseal import seal
 from softsgx.mm.special import MINCORE, msync_errno
 from softsgx.supervisor.calls.others import of_pidfd
-from softsgx.supervisor.effects import mappings
+from softsgx.supervisor.effects import mappings, newmapping
 from softsgx.supervisor.effects.follow import log, stretches, undone, walk
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
@@ -39,7 +39,7 @@ _NOWHERE = _TOP - _PAGE
 _MADV_UNMAPPED = frozenset((mman.MADV_POPULATE_READ, mman.MADV_POPULATE_WRITE))
 _MADV_INJECT = frozenset((mman.MADV_HWPOISON, mman.MADV_SOFT_OFFLINE))
 _CAP_IPC_LOCK = 14
-_PR_SET_VMA = 0x53564D41
+_PR_SET_VMA, _PR_SET_MM = 0x53564D41, 35
 _MAX_IOVECS = 1024
 
 
@@ -276,14 +276,13 @@ def _lockable(process: HostProcess, length: int) -> int:
     status = status_of(process.tid)
     if mask_of(status, b"CapEff") >> _CAP_IPC_LOCK & 1:
         return 0
-    with open(f"/proc/{process.tid}/limits", "rb") as f:
-        soft = f.read().partition(b"\nMax locked memory")[2].split(None, 1)[0]
-    if soft == b"unlimited":
+    soft = soft_limit(process.tid, b"Max locked memory")
+    if soft is None:
         return 0
-    if int(soft) == 0:
+    if soft == 0:
         return -errno.EPERM
     locked = int(status[b"VmLck"].split()[0]) << 10
-    return -errno.ENOMEM if locked + length > int(soft) & -_PAGE else 0
+    return -errno.ENOMEM if locked + length > soft & -_PAGE else 0
 
 
 def _mlockall(run: Run, tracee: Tracee, process: HostProcess) -> Any:
@@ -348,8 +347,16 @@ def _mincore(run: Run, tracee: Tracee, process: HostProcess) -> Any:
 
 
 def _prctl(run: Run, tracee: Tracee, process: HostProcess) -> Any:
-    """PR_SET_VMA_ANON_NAME: madvise_vma_anon_name() names no driver's memory."""
+    """PR_SET_VMA_ANON_NAME: madvise_vma_anon_name() names no driver's memory. PR_SET_MM moves the
+    heap, which brk shrinks: prctl_set_mm().
+    """
     view = run.view
+    if view[RDI] & 0xFFFFFFFF == _PR_SET_MM and not process.heap_watched:
+        to_exit(run, tracee)
+        with calls(run, tracee) as call:
+            newmapping.watch_heap(process, call)
+        cont(run, tracee)
+        return DONE
     option, what, start, length, name = (view[i] for i in (RDI, RSI, RDX, R10, R8))
     end = start + (length + _PAGE - 1 & -_PAGE)
     if (option, what) != (_PR_SET_VMA, 0) or not _concerned(process, start, end):

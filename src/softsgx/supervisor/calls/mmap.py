@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from softsgx.device.files import EnclaveFile, PathFile
+from softsgx.host import procmaps
+from softsgx.host.status import soft_limit, status_of
 from softsgx.law.rule import At, Stop
 from softsgx.mm.mmap import mmap
 from softsgx.mm.mremap import mremap
@@ -114,6 +116,10 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
         if not error and not flags & MAP_FIXED and 0 < size < 1 << 47 and not odd:
             got = _reserve(run, call, file, asked, size, flags)
             placed = got if got > 0 else None
+        elif not error and flags & MAP_FIXED and _past_limit(process, asked, size):
+            how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED
+            got = min(call(nr.NR_mmap, addr, size, 0, how, -1, 0), 0)  # EPERM by a seal comes first
+            _split_before_seal(process, got, addr)
         before = process.mm.vmas.copy()
         if error:
             outcome = Outcome(errno=error, why=why)
@@ -141,6 +147,18 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
     return answered(run, tracee, value)
 
 
+def _past_limit(process: HostProcess, start: int, size: int) -> bool:
+    """may_expand_vm(): what is mapped, without what lies in the way, and this pass RLIMIT_AS."""
+    limit = soft_limit(process.tid, b"Max address space")
+    if limit is None:
+        return False
+    there = sum(
+        max(min(m.end, start + size) - max(m.start, start), 0) for m in procmaps.maps(process.tid)
+    )
+    mapped = int(status_of(process.tid)[b"VmSize"].split()[0]) << 10
+    return mapped + size - there > limit & -_PAGE
+
+
 def _no_room(
     process: HostProcess, addr: int, length: int, prot: int, flags: int, file: Any, offset: int,
     asked: int, error: int,
@@ -151,7 +169,7 @@ def _no_room(
     mm = process.mm
     mm.no_room = error
     try:
-        placed = asked if flags & MAP_FIXED_NOREPLACE else 1 << 46
+        placed = asked if flags & MAP_FIXED_NOREPLACE else None if flags & MAP_FIXED else 1 << 46
         return mmap(mm, addr, length, prot, flags, file, offset, placed_at=placed)
     finally:
         mm.no_room = 0

@@ -15,7 +15,7 @@ from typing import Any
 from softsgx.complaints import complain
 from softsgx.device.files import EnclaveFile
 from softsgx.errors import InternalError, UnsupportedError
-from softsgx.host import bpf, signals
+from softsgx.host import signals
 from softsgx.law.rule import At
 from softsgx.mm.vma import Vma
 from softsgx.model.effect import Advise, Map, Move, Protect, Unmap
@@ -293,8 +293,7 @@ def map_vma(
     if not error:
         error = _watch(run, process, call, file, start, end)
     if not error:
-        if newmapping.over_heap(process, call, start, end):
-            filters.install(call, bpf.number_program(nr.NR_brk))
+        newmapping.over_heap(process, call, start, end)
         newmapping.tell(process, call, start, end)
         error = _protect_vma(run, process, call, file, start, end)
     if error and done > start:

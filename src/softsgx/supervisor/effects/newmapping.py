@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from softsgx.host import bpf
 from softsgx.supervisor.state.host_process import HostProcess
+from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.remote import Remote
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.mman import MADV_DONTFORK, VM_DONTCOPY
 
-__all__ = ["over_heap", "tell"]
+__all__ = ["over_heap", "tell", "watch_heap"]
 
 _MOST_HEAP = 1 << 43
 """No heap is longer: the addresses of a program and of its mappings are further apart."""
@@ -23,10 +25,16 @@ def tell(process: HostProcess, call: Remote, start: int, end: int) -> None:
         call(nr.NR_munlock, start, end - start)  # mlock_fixup(): not a driver's memory
 
 
-def over_heap(process: HostProcess, call: Remote, start: int, end: int) -> bool:
-    """Whether this is the first enclave over the heap: brk may shrink it, and has to stop."""
+def watch_heap(process: HostProcess, call: Remote) -> None:
+    """From now on brk stops: it may shrink what lies over the heap."""
+    process.heap_watched = True
+    filters.install(call, bpf.number_program(nr.NR_brk))
+
+
+def over_heap(process: HostProcess, call: Remote, start: int, end: int) -> None:
+    """Where an enclave comes to lie over the heap, the first one watches it."""
     low = process.start_brk
     if process.heap_watched or end <= low or start > low + _MOST_HEAP:
-        return False
-    process.heap_watched = start < call(nr.NR_brk, 0)
-    return process.heap_watched
+        return
+    if start < call(nr.NR_brk, 0):
+        watch_heap(process, call)
