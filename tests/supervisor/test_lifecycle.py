@@ -241,6 +241,29 @@ def test_a_stopped_program_stops_softsgx_and_both_go_on() -> None:
         assert process.wait(20) == 6
 
 
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
+@pytest.mark.parametrize(("then", "status"), [("CONT", 6), ("KILL", -signal.SIGKILL)])
+def test_who_stops_and_continues_the_program_need_not_know_of_softsgx(
+    number: signal.Signals, then: str, status: int
+) -> None:
+    script = f"echo $$; kill -{number.name[3:]} $$; echo on; exit 6"
+    with _start("sh", "-c", script, process_group=0) as process:
+        pid = int(_line(process))
+        _, stopped = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WSTOPSIG(stopped) == number
+        os.kill(pid, getattr(signal, f"SIG{then}"))
+        assert process.wait(20) == status
+
+
+def test_a_program_that_is_continued_at_once_leaves_nothing_stopped() -> None:
+    script = (
+        "(while kill -CONT $$ 2>&-; do :; done) & "
+        "for i in 1 2 3 4 5 6 7 8; do kill -TSTP $$; kill -STOP $$; done"
+    )
+    with _start("sh", "-c", script, process_group=0) as process:
+        assert process.wait(20) == 0
+
+
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
 
 

@@ -3,8 +3,8 @@
 Whoever started softsgx waits for the program, and not for what it leaves behind; what it
 leaves behind needs its tracer, and a tracee cannot be handed to another. So from the start the
 tracer is a child, and what the shell started (the front) does nothing but stand for the
-program: it passes signals on, stops when the program stops, and ends as it ends. The tracer
-lives until the last of the program's descendants is gone. Killing the front kills them all.
+program: it passes signals on, stops and goes on when the program does, and ends as it ends. The
+tracer lives until the last of the program's descendants is gone. Killing the front kills them all.
 
 Rejected: forking only when the program ends (tracees cannot be handed over), and the program
 as the front's child (a tracer that is no ancestor is refused by Yama's ptrace_scope).
@@ -29,7 +29,7 @@ __all__ = ["Tracer", "front", "split"]
 
 _PDEATHSIG = 1
 _SI_KERNEL = 0x80
-_PROGRAM, _STOPPED, _GONE, _LEFT, _DONE = 1, 2, 3, 4, 5
+_PROGRAM, _STOPPED, _WENT_ON, _GONE, _LEFT, _DONE = 1, 2, 3, 4, 5, 6
 _MESSAGE = struct.Struct("<ii")
 _STOPS = frozenset((signals.SIGSTOP, signals.SIGTSTP, signals.SIGTTIN, signals.SIGTTOU))
 # What a fault of our own raises is not held back, and two cannot be.
@@ -41,16 +41,22 @@ _KEPT = _STOPS | {signals.SIGCHLD, signals.SIGURG, signals.SIGWINCH}
 class Tracer:
     """The tracer's end: what the supervisor tells (see `supervisor.state.options.Options`)."""
 
-    __slots__ = ("_link", "_origin", "_verbose", "_wait")
+    __slots__ = ("_front", "_link", "_origin", "_stopped", "_verbose", "_wait")
 
-    def __init__(self, link: int, origin: Origin, *, wait: bool, verbose: bool) -> None:
-        self._link, self._origin = link, origin
+    def __init__(
+        self, link: int, origin: Origin, front_pid: int, *, wait: bool, verbose: bool
+    ) -> None:
+        self._link, self._origin, self._front = link, origin, front_pid
         self._wait, self._verbose = wait, verbose
+        self._stopped = False
 
     def _tell(self, kind: int, value: int) -> None:
         try:
             os.write(self._link, _MESSAGE.pack(kind, value))
-            os.kill(os.getppid(), signals.SIGCHLD)
+            os.kill(self._front, signals.SIGCHLD)
+            if self._stopped and kind != _STOPPED:
+                self._stopped = False
+                os.kill(self._front, signals.SIGCONT)
         except OSError:
             return  # it was killed, and so are we
 
@@ -64,7 +70,16 @@ class Tracer:
 
     def stopped(self, number: int) -> None:
         """The program was stopped by a signal."""
-        self._tell(_STOPPED, number)
+        self._stopped = True
+        if number == signals.SIGSTOP:  # from here: one that it sends itself would undo our SIGCONT
+            _send(self._front, number)
+        else:
+            self._tell(_STOPPED, number)
+
+    def went_on(self) -> None:
+        """The program is no longer stopped, whoever continued it."""
+        if self._stopped:
+            self._tell(_WENT_ON, 0)
 
     def ended(self, status: int) -> None:
         """The program has ended, and others live on."""
@@ -96,7 +111,7 @@ def split(origin: Origin, *, wait: bool, verbose: bool) -> tuple[Tracer | None, 
     ptrace.prctl(_PDEATHSIG, signals.SIGKILL)
     if os.getppid() != front_pid:
         os._exit(1)
-    return Tracer(theirs, origin, wait=wait, verbose=verbose), -1, 0
+    return Tracer(theirs, origin, front_pid, wait=wait, verbose=verbose), -1, 0
 
 
 def front(link: int, tracer: int, origin: Origin, die: Callable[[int], int]) -> int:
@@ -113,25 +128,32 @@ def front(link: int, tracer: int, origin: Origin, die: Callable[[int], int]) -> 
     while True:
         info = signals.sigwaitinfo(_ALL)
         number = info.si_signo
-        for kind, value in _messages(link):
+        messages = _messages(link)
+        while messages:
+            kind, value = messages.pop(0)
             if kind == _PROGRAM:
                 program = value
                 for held in early:
                     _send(program, held)
             elif kind == _STOPPED:
-                _stop(value)
+                if not messages:  # it has not gone on since
+                    messages = _stop(value, link)
             elif kind == _GONE:
                 gone = True
             elif kind == _LEFT:
                 return _end(value, die)
-            else:
+            elif kind == _DONE:
                 status = value
         if number == signals.SIGCHLD:
             pid, how = os.waitpid(tracer, os.WNOHANG)
             if pid:
+                # Told after we looked.
+                status = dict(_messages(link)).get(_DONE, status)
                 return _end(status if status >= 0 and how == 0 else how, die)
         elif number in _KEPT or (info.si_code == _SI_KERNEL and not gone):
             continue  # the terminal has told the program as well
+        elif number == signals.SIGCONT and info.si_pid in (tracer, os.getpid()):
+            continue  # the program goes on already
         elif gone and number in (signals.SIGTERM, signals.SIGINT, signals.SIGQUIT, signals.SIGHUP):
             os.kill(tracer, signals.SIGKILL)
             os.waitpid(tracer, 0)
@@ -157,11 +179,19 @@ def _send(pid: int, number: int) -> None:
         return  # the tracer will say so
 
 
-def _stop(number: int) -> None:
-    """Be stopped as the program is, until somebody continues us."""
-    signals.pthread_sigmask(signals.SIG_UNBLOCK, {number})
+def _stop(number: int, link: int) -> list[tuple[int, int]]:
+    """Be stopped as the program is, until somebody continues us; what was told meanwhile.
+
+    Pending before it is unblocked: any SIGCONT takes it back (prepare_signal, Linux 6.1), so
+    the program cannot go on in between and leave us stopped.
+    """
     os.kill(os.getpid(), number)
+    messages = _messages(link)
+    if messages:
+        os.kill(os.getpid(), signals.SIGCONT)
+    signals.pthread_sigmask(signals.SIG_UNBLOCK, {number})
     signals.pthread_sigmask(signals.SIG_BLOCK, _ALL)
+    return messages
 
 
 def _end(status: int, die: Callable[[int], int]) -> int:

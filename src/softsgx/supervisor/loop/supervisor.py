@@ -160,6 +160,8 @@ class Supervisor:
                 if tracee.tid == run.main_pid and run.options.front is not None:
                     run.options.front.stopped(number)
             else:
+                if tracee.tid == run.main_pid and run.options.front is not None:
+                    run.options.front.went_on()
                 if run.faults is not None and run.opened:
                     from softsgx.supervisor.inside.injected import lost_inside
 

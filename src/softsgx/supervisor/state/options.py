@@ -21,10 +21,10 @@ class Options:
     is inside. exact: code of programs stays as it is, but for CPUID, that of enclaves without
     exception, and every EENTER and EEXIT stops. dev_noexec: whether they lie on a noexec mount,
     None: as /dev does. origin: what the program gets (`softsgx.host.origin`), taken now if it is
-    None. front: hears of the program being ``launched(pid)``, ``stopped(signal)`` and
-    ``ended(status)`` before its descendants. aesm: AESM's socket is there. symbols: ELF files of
-    enclaves, ``FILE`` or ``FILE@OFFSET`` in ELRANGE; if there are any, every exception inside is
-    told in full. quiet: no crash is told, and no hint given. gdb: a
+    None. front: hears of the program being ``launched(pid)``, ``stopped(signal)``, that it
+    ``went_on()`` and ``ended(status)`` before its descendants. aesm: AESM's socket is there.
+    symbols: ELF files of enclaves, ``FILE`` or ``FILE@OFFSET`` in ELRANGE; if there are any, every
+    exception inside is told in full. quiet: no crash is told, and no hint given. gdb: a
     `softsgx.supervisor.debug.link.Link` to who debugs, or None. faults: a
     `softsgx.faults.plan.Faults`, None where there are no rules.
     """
