@@ -39,11 +39,16 @@ def load(design: str, *adds: str, mode: str = "rw") -> list[str]:
     adds: what is added beside the enclave's own parts, without ``via=``.
     """
     name = design.partition(":")[0]
-    via = {"v20": "v20"}.get(name, "pages" if name.startswith("linux") else "region")
+    via = {"v20": "v20"}.get(name, "pages" if _is_linux(name) else "region")
     more = " segment=auto" if name in ("segments", "maxperm", "allowed-prot") else ""
     lines = [f"0 open e {mode} -> 0", "0 create e -> 0", f"0 add e base via={via}{more} -> 0"]
     lines += [f"0 add e {add} via={via} -> 0" for add in adds]
     return [*lines, "0 init e -> 0", *mapped(design)]
+
+
+def _is_linux(name: str) -> bool:
+    """Whether pages are added, and the device is named, as in what was merged."""
+    return name.startswith(("linux", "sgx2"))
 
 
 class Script:
@@ -57,7 +62,7 @@ class Script:
         script = [line.strip() for text in lines for line in text.splitlines() if line.strip()]
         orders = [line.partition(" -> ")[0] for line in script]
         device = {"SGX_DEVICE": "/dev/sgx_enclave"}
-        if not design.startswith("linux"):
+        if not _is_linux(design):
             device = {"SGX_DEVICE": "/dev/sgx/enclave"}
         done = self._softsgx(
             "--design", design, *self._args, "--", self._program,

@@ -31,10 +31,11 @@
 #include "request.h"
 
 enum design { V20, LINUX, SAFE_TO_EXECUTE, SOURCE_VMA, SEGMENTS, IOC_MPROTECT, MAXPERM, ALLOWED_PROT,
-	      DESIGNS };
+	      SGX2_V2, DESIGNS };
 
 static const char *const names[DESIGNS] = {"v20", "linux-", "safe-to-execute", "source-vma",
-					   "segments", "ioc-mprotect", "maxperm", "allowed-prot"};
+					   "segments", "ioc-mprotect", "maxperm", "allowed-prot",
+					   "sgx2-v2"};
 
 static enum design design;
 static int fd;        /* the enclave */
@@ -126,6 +127,12 @@ static bool declares(void)
 	return design == SEGMENTS || design == MAXPERM || design == ALLOWED_PROT;
 }
 
+/* The device, and how pages are added, as in what was merged. */
+static bool as_merged(void)
+{
+	return design == LINUX || design == SGX2_V2;
+}
+
 /* EADD. src is 0 for a page that the running enclave gets: it is zeroed, and has to be accepted. */
 static void add(uint64_t off, const uint8_t *src, uint64_t bytes, uint64_t flags, uint64_t segment)
 {
@@ -138,7 +145,7 @@ static void add(uint64_t off, const uint8_t *src, uint64_t bytes, uint64_t flags
 
 			must(ioctl(fd, SGX_IOC_ENCLAVE_ADD_PAGE_V20, &arg), "ADD_PAGE");
 		}
-	} else if (design == LINUX) {
+	} else if (as_merged()) {
 		struct sgx_enclave_add_pages arg = {.src = (uint64_t)src, .offset = off,
 						    .length = bytes, .secinfo = (uint64_t)secinfo,
 						    .flags = SGX_PAGE_MEASURE};
@@ -203,7 +210,7 @@ static void build(bool generated)
 	hello_segments(seg, bytes);
 
 	/* 1. Open. */
-	fd = open(design == LINUX ? "/dev/sgx_enclave" : "/dev/sgx/enclave", mode | O_CLOEXEC);
+	fd = open(as_merged() ? "/dev/sgx_enclave" : "/dev/sgx/enclave", mode | O_CLOEXEC);
 	if (fd < 0)
 		die("open");
 
@@ -249,6 +256,10 @@ static void grow(uint64_t may)
 {
 	if (design == V20) {
 		fprintf(stderr, "loader: v20 has no SGX2\n");
+		exit(3);
+	}
+	if (design == SGX2_V2 && may & PROT_EXEC) { /* "not allowed to be made executable at this time" */
+		fprintf(stderr, "loader: sgx2-v2 has no code in pages of EAUG\n");
 		exit(3);
 	}
 	/* Elsewhere a page is added by touching it: the driver's page fault handler does it. */

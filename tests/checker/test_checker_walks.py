@@ -36,8 +36,9 @@ needs_apparmor = pytest.mark.skipif(
 )
 
 DESIGNS = [
-    "linux-6.0", "linux-5.11", "safe-to-execute", "safe-to-execute:clear=always", "source-vma",
-    "source-vma:snapshot=may", "ioc-mprotect", "ioc-mprotect:open=rdonly",
+    "linux-6.0", "linux-5.11", "sgx2-v2", "sgx2-v2:eaug=rwx", "safe-to-execute",
+    "safe-to-execute:clear=always", "source-vma", "source-vma:snapshot=may",
+    "ioc-mprotect", "ioc-mprotect:open=rdonly",
     "ioc-mprotect:open=rdonly,source=prot", "safe-to-execute:repaired", "source-vma:repaired",
     "ioc-mprotect:repaired", "segments", "segments:repaired",
 ]  # fmt: skip
@@ -193,7 +194,7 @@ def test_a_real_process_goes_where_the_model_goes(
         done = softsgx(
             "--design", text, "--selinux", "minimal", "--selinux", cil, f"--context={domain(0)}",
             "--", program, stdin="\n".join(o.text for o in orders) + "\n",
-            env={"SGX_DEVICE": "/dev/sgx_enclave" if "linux" in text else "/dev/sgx/enclave"},
+            env={"SGX_DEVICE": make_design(text).paths[0]},
         )  # fmt: skip
         answers = done.stdout.splitlines()
         assert len(answers) == len(orders), done.stderr

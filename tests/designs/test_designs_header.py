@@ -28,6 +28,15 @@ def test_softsgx_designs_h(tmp_path: Path, softsgx: Softsgx) -> None:
         designs.SEGMENT_FD,
     ):
         ours |= of_layout(layout, f"struct {layout.name}", {})
+    for layout in (
+        designs.RELAX_PERMISSIONS_V2,
+        designs.RESTRICT_PERMISSIONS_V2,
+        designs.MODIFY_TYPE_V2,
+        designs.REMOVE_PAGES_V2,
+    ):
+        ours |= of_layout(layout, f"struct {layout.name}", {})
+    for name in ("RELAX_PERMISSIONS", "RESTRICT_PERMISSIONS_V2", "MODIFY_TYPE", "REMOVE_PAGES_V2"):
+        ours[f"SGX_IOC_ENCLAVE_{name}"] = getattr(designs, f"SGX_IOC_ENCLAVE_{name}")
     ours |= of_layout(sgx.ADD_PAGE_V20, "struct sgx_enclave_add_page_v20", {})
     ours["SGX_IOC_ENCLAVE_ADD_PAGE_V20"] = sgx.SGX_IOC_ENCLAVE_ADD_PAGE_V20
     printed = softsgx.command("include").stdout.strip()

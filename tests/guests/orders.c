@@ -24,7 +24,9 @@
  *   mprotect PLACE MASK | munmap PLACE | mremap PLACE PLACE | foreign PLACE (memory of no enclave)
  *   iocmprotect F PLACE MASK | extend F PLACE MASK
  *   mapsegment F PLACE SEGMENT MASK | segmentfd F NEW SEGMENT
- *   restrict F PLACE MASK | trim F PLACE | totcs F PLACE | remove F PLACE
+ *   restrict F PLACE MASK | trim F PLACE | totcs F PLACE | remove F PLACE, each with v2 at the end for
+ *                                the numbers of February 2022
+ *   relax F PLACE MASK           which has no others
  *   ioctl F NUMBER POINTER       as it is
  *   enter                        an operation that does nothing
  *   peek PLACE | poke PLACE N    by enclave code; poke makes the page a function that returns N
@@ -370,6 +372,31 @@ static void order_mmap(void)
 	answer(at ? "%ld" : "aligned %d", at ? (long)got - (long)at : !((uint64_t)got % where.len));
 }
 
+/* "x86/sgx and selftests/sgx: Support SGX2" V2: what is changed is said in a SECINFO. */
+static void order_sgx2_v2(void)
+{
+	struct place where = place(word(2));
+	bool type = !strcmp(word(0), "trim") || !strcmp(word(0), "totcs");
+	uint64_t secinfo[8] __attribute__((aligned(64))) = {0};
+	struct sgx_enclave_relax_perm x = {where.off, where.len, (uint64_t)secinfo, 0};
+	struct sgx_enclave_restrict_perm r = {where.off, where.len, (uint64_t)secinfo, 0, 0};
+	struct sgx_enclave_modt m = {where.off, where.len, (uint64_t)secinfo, 0, 0};
+	struct sgx_enclave_remove_pages_v2 d = {where.off, where.len, 0};
+
+	if (type)
+		secinfo[0] = (!strcmp(word(0), "trim") ? 4 : 1) << 8;
+	else if (strcmp(word(0), "remove"))
+		secinfo[0] = mask(word(3));
+	if (type)
+		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_MODIFY_TYPE, &m));
+	else if (!strcmp(word(0), "relax"))
+		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_RELAX_PERMISSIONS, &x));
+	else if (!strcmp(word(0), "restrict"))
+		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS_V2, &r));
+	else
+		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_REMOVE_PAGES_V2, &d));
+}
+
 static void order_sgx2(void)
 {
 	struct place where = place(word(2));
@@ -377,6 +404,8 @@ static void order_sgx2(void)
 	struct sgx_enclave_modify_types m = {where.off, where.len, !strcmp(word(0), "trim") ? 4 : 1, 0, 0};
 	struct sgx_enclave_remove_pages d = {where.off, where.len, 0};
 
+	if (!strcmp(word(nwords - 1), "v2"))
+		return order_sgx2_v2();
 	if (!strcmp(word(0), "restrict"))
 		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS, &r));
 	else if (strcmp(word(0), "remove"))
@@ -533,7 +562,7 @@ static void obey(void)
 	} table[] = {
 		{"open", order_open}, {"create", order_create}, {"init", order_init},
 		{"send recv", order_send}, {"fork spawn", order_fork}, {"mmap", order_mmap},
-		{"restrict trim totcs remove", order_sgx2}, {"iocmprotect extend mapsegment", order_design},
+		{"restrict trim totcs remove", order_sgx2}, {"relax", order_sgx2_v2}, {"iocmprotect extend mapsegment", order_design},
 		{"segmentfd", order_segmentfd}, {"peek poke call enter", order_inside},
 		{"accept emodpe", order_enclu}, {"touch", order_touch},
 		{"noexec", order_noexec}, {"could", order_could},

@@ -19,6 +19,7 @@ DESIGNS = [
     "ioc-mprotect",
     "maxperm",
     "allowed-prot",
+    "sgx2-v2",
 ]
 SAYS = {
     "file": "the enclave says: hello, you\n",
@@ -42,6 +43,11 @@ def test_each_variant(softsgx: Softsgx, loader: Path, design: str, variant: str)
     done = softsgx("--design", design, "--", loader, design, variant)
     if design == "v20" and variant in ("heap", "dynamic"):
         assert (done.returncode, done.stderr) == (3, "loader: v20 has no SGX2\n")
+    elif design == "sgx2-v2" and variant == "dynamic":
+        assert (done.returncode, done.stderr) == (
+            3,
+            "loader: sgx2-v2 has no code in pages of EAUG\n",
+        )
     else:
         assert (done.stdout, done.returncode) == (SAYS[variant], 0), done.stderr
 

@@ -16,7 +16,7 @@ from tests.orders import Script, load, mapped
 
 ALL = [
     "v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm", "allowed-prot",
-    "linux-6.12",
+    "sgx2-v2", "linux-6.12",
 ]  # fmt: skip
 SEED = ["safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm", "allowed-prot"]
 

@@ -110,10 +110,18 @@ class Design(MmRules, PageRules):
         """Whether the driver puts the page behind ``at.vma`` into the page tables."""
         return at.page.present
 
+    def driver_grants(self, at: Any) -> Value:
+        """With what the driver puts it there: a mask, within the VMA's."""
+        return at.vma.prot
+
+    def page_tables(self, at: Any) -> Value:
+        """What the page tables allow once the driver was asked: a mask."""
+        return ite(self.driver_access(at), self.driver_grants(at), 0)
+
     @rule("SDM, access control: page tables and EPCM both have to allow an access")
     def accessible(self, at: Any) -> Value:
         """What code inside can do with a page through a VMA: the mask of R, W, X."""
-        return ite(self.driver_access(at), at.vma.prot & self.epcm_access(at), 0)
+        return ite(self.driver_access(at), self.driver_grants(at) & self.epcm_access(at), 0)
 
     def unprivileged(self, at: Any) -> Value:
         """The attributes that an enclave may have without asking: a mask of ATTR_*."""

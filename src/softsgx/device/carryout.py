@@ -4,6 +4,7 @@ A loader of Linux 6.0 adds pages with ADD_PAGES, maps them MAP_SHARED | MAP_FIXE
 permissions and changes those with mprotect. Here ADD_PAGES becomes the design's EADD,
 its extra argument taken from SECINFO; an mmap or mprotect with permissions becomes the
 mapping that the design has for the device, and then whatever gives permissions there.
+Where the kernel has to be told of EMODPE, it is, once a mapping or an access takes it.
 Each decision stays the design's rule: what it refuses is refused.
 """
 
@@ -13,7 +14,7 @@ from errno import EINVAL, ENOMEM
 from typing import Any
 
 from softsgx.device.files import EnclaveFile
-from softsgx.device.ioctls import Ioctl, add_range, each_page, place, secinfo_request
+from softsgx.device.ioctls import IOCTLS, Ioctl, add_range, each_page, place, secinfo_request
 from softsgx.device.ioctls_designs import (
     declare,
     ioc_mprotect,
@@ -22,7 +23,7 @@ from softsgx.device.ioctls_designs import (
     segment_of_add,
 )
 from softsgx.device.ioctls_v20 import add_one
-from softsgx.law.rule import Request, Stop
+from softsgx.law.rule import At, Request, Stop
 from softsgx.law.values import RW
 from softsgx.mm.mmap import mmap
 from softsgx.mm.mprotect import mprotect
@@ -35,6 +36,18 @@ from softsgx.uapi.mman import MAP_FIXED, MAP_PRIVATE, MAP_SHARED, MAP_TYPE
 __all__ = ["CarryOut"]
 
 _LINUX_PATHS = ("/dev/sgx_enclave", "/dev/sgx_provision")
+
+
+def _renumbered(design: Any) -> dict[int, Ioctl]:
+    """The ioctls of Linux that the design has by other numbers: the numbers are the loader's."""
+    own = {row.rule: cmd for cmd, row in rows_of(design).items()}
+    return {
+        row.cmd: row
+        for row in IOCTLS
+        if getattr(design, row.rule, None) is not None
+        and design.abi not in row.abis
+        and own.get(row.rule, row.cmd) != row.cmd
+    }
 
 
 def _none_first(design: Any) -> bool:
@@ -51,13 +64,16 @@ class CarryOut:
         self.none_first = _none_first(self.law)
         # Linux's own mmap and mprotect suit the design.
         self.plain = not (self.law.maps_whole or self.none_first or self.law.absent_none)
+        # The kernel is told what EMODPE has made of a page.
+        self.relaxes = getattr(self.law, "relax_permissions", None) is not None
 
     @staticmethod
     def is_idle(design: Any) -> bool:
         """Whether a loader's calls for Linux are the design's own: nothing is to be carried out."""
         found = {*design.paths, *design.aliases} >= {*_LINUX_PATHS}
         adds = uapi.SGX_IOC_ENCLAVE_ADD_PAGES in rows_of(design)
-        return found and adds and not design.maps_whole and not _none_first(design)
+        own = design.maps_whole or _none_first(design) or _renumbered(design)
+        return found and adds and not own
 
     @staticmethod
     def aliases(design: Any) -> dict[str, str]:
@@ -68,7 +84,8 @@ class CarryOut:
     def rows(self) -> dict[int, Ioctl]:
         """The ioctls of Linux that the design itself does not have."""
         row = Ioctl(uapi.SGX_IOC_ENCLAVE_ADD_PAGES, "", self._add_pages)
-        return {} if row.cmd in self.device.ioctls else {row.cmd: row}
+        added = {} if row.cmd in self.device.ioctls else {row.cmd: row}
+        return _renumbered(self.law) | added
 
     # -- ADD_PAGES ---------------------------------------------------------------------
 
@@ -132,6 +149,7 @@ class CarryOut:
         """An mmap of the device: the design's own mapping of it, then the permissions."""
         e = file.enclave
         start, end = addr, addr + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
+        self._relax(process, file.base_file, start, end, prot)
         ordinary = (
             self.plain
             or file.segment
@@ -172,9 +190,12 @@ class CarryOut:
     def mprotect(self, process: Any, start: int, length: int, prot: int) -> Outcome:
         """An mprotect, VMA by VMA: of the device's mapping as the design gives permissions."""
         mm = process.mm
+        end = start + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
+        for vma in mm.overlapping(start, end) if self.relaxes else ():
+            if isinstance(vma.file, EnclaveFile):
+                self._relax(process, vma.file, max(start, vma.start), min(end, vma.end), prot)
         if self.plain:
             return mprotect(mm, start, length, prot)
-        end = start + (length + PAGE_SIZE - 1 & -PAGE_SIZE)
         effects: list[Effect] = []
         here = start
         while here < end:
@@ -227,6 +248,34 @@ class CarryOut:
             except Stop as stop:
                 return Outcome(errno=stop.errno, effects=effects, why=stop.why)
         return Outcome(effects=effects)
+
+    def relax(self, process: Any, file: EnclaveFile, addr: int, need: int) -> bool:
+        """Tell the kernel of one page, for an access that the EPCM allows; whether it is so now."""
+        e = file.enclave
+        word = e.pages[addr - e.base >> 12]
+        page = e.page_schema.cell(word)
+        if not self.relaxes or self.law.epcm_access(At(page=page)) & need != need:
+            return False
+        self._relax(process, file, addr & -PAGE_SIZE, (addr & -PAGE_SIZE) + PAGE_SIZE, need)
+        return bool(e.pages[addr - e.base >> 12] != word)
+
+    def _relax(self, process: Any, file: EnclaveFile, start: int, end: int, prot: int) -> None:
+        """What a loader of Linux 6.0 takes for granted: pages are as EMODPE has made them.
+
+        A page that the design does not let have ``prot`` keeps what it has.
+        """
+        e = file.enclave
+        if not self.relaxes or not e.initialized:
+            return
+        schema = e.page_schema
+        first, last = max(start, e.base) - e.base >> 12, min(end, e.end) - e.base >> 12
+        for a, b, word in list(e.pages.runs(first, last)) if first < last else ():
+            run = schema.get(word, "run")
+            if not schema.get(word, "present") or not prot & ~run:
+                continue
+            params = Request(offset=a << 12, length=b - a << 12)
+            r = Request(perm=run | prot)
+            each_page(self.device, process, file, params, self.law.relax_permissions, r)
 
     def _augment(self, process: Any, file: EnclaveFile, start: int, end: int, prot: int) -> None:
         """Pages that Linux would add when they are touched: now, as the design adds them."""

@@ -21,6 +21,7 @@ from softsgx.sdm.leaves import (
     ATTR_PROVISIONKEY,
     PAGE_SIZE,
     PT_TCS,
+    PT_TRIM,
     SECINFO_PT_MASK,
     SECINFO_PT_SHIFT,
     SECINFO_RESERVED_MASK,
@@ -34,11 +35,15 @@ __all__ = [
     "Ioctl",
     "add_range",
     "backing_bytes",
+    "change_type",
     "created",
     "dispatch",
     "each_page",
     "place",
+    "remove_pages",
     "secinfo_request",
+    "sgx2_begin",
+    "sgx2_finish",
 ]
 
 _CHUNK = 1 << 20
@@ -265,8 +270,10 @@ def _provision(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     return 0
 
 
-def _sgx2(device: Any, process: Any, file: EnclaveFile, arg: int, layout: Any) -> tuple[At, Any]:
-    """What the three SGX2 ioctls do alike before their own checks."""
+def sgx2_begin(
+    device: Any, process: Any, file: EnclaveFile, arg: int, layout: Any
+) -> tuple[At, Any]:
+    """What the SGX2 ioctls do alike before their own checks: the place, and what was passed."""
     at = place(process, file)
     device.design.sgx2_ready(device.run, at, Request(sgx2=int(device.design.sgx2)))
     params = layout.unpack(process.memory.read(arg, layout.size))
@@ -303,7 +310,8 @@ def each_page(
     return (done - first) * PAGE_SIZE, answer
 
 
-def _sgx2_finish(process: Any, arg: int, layout: Any, params: Any, stop: Stop | None) -> int:
+def sgx2_finish(process: Any, arg: int, layout: Any, params: Any, stop: Stop | None) -> int:
+    """How they end: the structure is written back, and 0, or the `Stop` is raised."""
     if stop is not None and stop.code and not stop.code & FAULT:
         params.result = stop.code
     process.memory.write(arg, layout.pack_record(params))
@@ -314,41 +322,49 @@ def _sgx2_finish(process: Any, arg: int, layout: Any, params: Any, stop: Stop | 
 
 def _restrict(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     layout = uapi.ENCLAVE_RESTRICT_PERMISSIONS
-    _, params = _sgx2(device, process, file, arg, layout)
+    _, params = sgx2_begin(device, process, file, arg, layout)
     perm = params.permissions
     _need_args(not perm & ~SECINFO_RWX_MASK, "permissions are R, W, X")
     _need_args(not perm & 2 or perm & 1, "W needs R")
     _need_args(not params.result and not params.count, "result and count are 0")
     rule = device.design.restrict_permissions
     params.count, stop = each_page(device, process, file, params, rule, Request(perm=perm))
-    return _sgx2_finish(process, arg, layout, params, stop)
+    return sgx2_finish(process, arg, layout, params, stop)
 
 
 def _modify_types(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     layout = uapi.ENCLAVE_MODIFY_TYPES
-    _, params = _sgx2(device, process, file, arg, layout)
+    _, params = sgx2_begin(device, process, file, arg, layout)
     _need_args(not params.page_type & ~0xFF, "page_type is a page type")
     _need_args(not params.result and not params.count, "result and count are 0")
+    stop = change_type(device, process, file, params, params.page_type)
+    return sgx2_finish(process, arg, layout, params, stop)
+
+
+def change_type(
+    device: Any, process: Any, file: EnclaveFile, params: Any, page_type: int
+) -> Stop | None:
+    """EMODT of the range, which ``params.count`` tells of; what stopped it."""
+    if page_type not in (PT_TCS, PT_TRIM):
+        return Stop(EINVAL, "page_type is PT_TCS or PT_TRIM")
+    r, rule = Request(pt=page_type), device.design.modify_type
     stop: Stop | None
-    if params.page_type not in (PT_TCS, 4):
-        stop = Stop(EINVAL, "page_type is PT_TCS or PT_TRIM")
-    else:
-        r, rule = Request(pt=params.page_type), device.design.modify_type
-        params.count, stop = each_page(device, process, file, params, rule, r)
-        _forget_tcs(file.enclave, params.offset, params.count)
-    return _sgx2_finish(process, arg, layout, params, stop)
+    params.count, stop = each_page(device, process, file, params, rule, r)
+    _forget_tcs(file.enclave, params.offset, params.count)
+    return stop
 
 
-def _remove_pages(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
+def remove_pages(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
+    """The handler of REMOVE_PAGES."""
     layout = uapi.ENCLAVE_REMOVE_PAGES
-    _, params = _sgx2(device, process, file, arg, layout)
+    _, params = sgx2_begin(device, process, file, arg, layout)
     _need_args(not params.count, "count is 0")
     rule = device.design.remove_page
     params.count, stop = each_page(device, process, file, params, rule, Request())
     if params.count:
         file.enclave.memory.discard(params.offset, params.count)
         _forget_tcs(file.enclave, params.offset, params.count)
-    return _sgx2_finish(process, arg, layout, params, stop)
+    return sgx2_finish(process, arg, layout, params, stop)
 
 
 def _forget_tcs(enclave: Any, offset: int, length: int) -> None:
@@ -362,14 +378,16 @@ def _need_args(holds: object, why: str) -> None:
         raise Stop(EINVAL, why)
 
 
+_SGX1 = ("linux", "sgx2-v2")
+
 IOCTLS = (
-    Ioctl(uapi.SGX_IOC_ENCLAVE_CREATE, "create", _create),
-    Ioctl(uapi.SGX_IOC_ENCLAVE_ADD_PAGES, "add_page", _add_pages),
-    Ioctl(uapi.SGX_IOC_ENCLAVE_INIT, "init", _init),
-    Ioctl(uapi.SGX_IOC_ENCLAVE_PROVISION, "provision", _provision, abis=("linux", "v20")),
+    Ioctl(uapi.SGX_IOC_ENCLAVE_CREATE, "create", _create, abis=_SGX1),
+    Ioctl(uapi.SGX_IOC_ENCLAVE_ADD_PAGES, "add_page", _add_pages, abis=_SGX1),
+    Ioctl(uapi.SGX_IOC_ENCLAVE_INIT, "init", _init, abis=_SGX1),
+    Ioctl(uapi.SGX_IOC_ENCLAVE_PROVISION, "provision", _provision, abis=(*_SGX1, "v20")),
     Ioctl(uapi.SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS, "restrict_permissions", _restrict),
     Ioctl(uapi.SGX_IOC_ENCLAVE_MODIFY_TYPES, "modify_type", _modify_types),
-    Ioctl(uapi.SGX_IOC_ENCLAVE_REMOVE_PAGES, "remove_page", _remove_pages),
+    Ioctl(uapi.SGX_IOC_ENCLAVE_REMOVE_PAGES, "remove_page", remove_pages),
 )
 """/dev/sgx_enclave of Linux 5.11 and later."""
 

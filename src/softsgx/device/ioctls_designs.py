@@ -18,6 +18,7 @@ from softsgx.device.ioctls import (
     place,
     secinfo_request,
 )
+from softsgx.device.ioctls_sgx2_v2 import SGX2_V2_IOCTLS
 from softsgx.device.ioctls_v20 import V20_IOCTLS
 from softsgx.device.segments import SegmentFile
 from softsgx.law.rule import At, Context, Request, Stop
@@ -216,7 +217,8 @@ DESIGN_IOCTLS = (
 
 def rows_of(design: Any) -> dict[int, Ioctl]:
     """The ioctls of a design by number: those whose rule it has, in its own ABI, and its own."""
-    shared = (row for row in (*IOCTLS, *V20_IOCTLS, *DESIGN_IOCTLS) if design.abi in row.abis)
+    every = (*IOCTLS, *V20_IOCTLS, *SGX2_V2_IOCTLS, *DESIGN_IOCTLS)
+    shared = (row for row in every if design.abi in row.abis)
     return {
         row.cmd: row
         for row in (*shared, *design.ioctls)

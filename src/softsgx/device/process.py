@@ -10,7 +10,7 @@ from typing import Any
 
 from softsgx.device.files import EnclaveFile
 from softsgx.device.memory import Fault, Source
-from softsgx.law.rule import At, Stop
+from softsgx.law.rule import At, Request, Stop
 from softsgx.mm.madvise import madvise
 from softsgx.mm.mm_struct import MmStruct
 from softsgx.mm.mremap import mremap
@@ -222,9 +222,8 @@ class Process:
             return 0
         page = enclave.page_schema.cell(enclave.pages[addr - enclave.base >> 12])
         at = At(page=page, vma=vma.cell(self.mm.schema_for(vma.file)), enclave=enclave)
-        if not self.device.design.driver_access(at):
-            return 0
-        return vma.prot | vma.prot >> 1 & 1  # what can be written can be read, on x86
+        prot = int(self.device.design.page_tables(at))
+        return prot | prot >> 1 & 1  # what can be written can be read, on x86
 
     def enclave_at(self, addr: int) -> Enclave | None:
         """The enclave that is mapped at an address."""
@@ -266,9 +265,14 @@ class Process:
         absent = not cell.present
         rule = law.fault_absent if absent else law.fault
         try:
-            rule(self.device.run, at, None)
+            rule(self.device.run, at, Request(access=need))
         except Stop as stop:
-            return PageFault(stop.errno, 2, code, stop.why)
+            carried = self.device.carry_out
+            if not absent and carried is not None and carried.relax(self, file, addr, need):
+                return self.page_fault(addr, kind, was_present)
+            # Where the page is in the page tables, the fault is one of them.
+            present = PF_P if not absent and law.page_tables(at) else 0
+            return PageFault(stop.errno, 2, code | present, stop.why)
         if cell.words[0] != enclave.pages[index]:
             enclave.pages[index] = cell.words[0]
             if absent:

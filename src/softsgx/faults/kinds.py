@@ -220,7 +220,7 @@ def places(design: Any, *, carry_out: bool = False) -> dict[str, Place]:
     """The places of a design by name. carry_out: loaders for Linux make Linux's ioctls under it."""
     found: dict[str, Place] = {}
     rows = list(rows_of(design).values())
-    merged = {row.name for row in rows} if design.abi == "linux" else set()
+    merged = {row.name for row in rows if "linux" in row.abis} if design.abi != "v20" else set()
     if carry_out:
         from softsgx.designs.linux import Linux60
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The ioctls of the SGX interfaces that were proposed in May 2019 and never shipped, as softsgx
+ * The ioctls of the SGX interfaces that were proposed from May 2019 on and never shipped, as softsgx
  * offers them: `softsgx include` prints this directory, for -I. Another design than the one that
  * is named answers -ENOTTY. Offsets are in bytes from the enclave's base, addresses are the
  * caller's own; both are page-aligned. Masks are of 1 (read), 2 (write), 4 (execute).
@@ -98,5 +98,48 @@ struct sgx_enclave_add_page_v20 {
 } __attribute__((__packed__));
 
 #define SGX_IOC_ENCLAVE_ADD_PAGE_V20 _IOW(SOFTSGX_MAGIC, 0x01, struct sgx_enclave_add_page_v20)
+
+/*
+ * sgx2-v2, "x86/sgx and selftests/sgx: Support SGX2" V2 (7 February 2022): permissions and types are
+ * those of a SECINFO, which says nothing else. RELAX: what EMODPE has made of pages is told to the
+ * kernel, whose mappings and page tables keep to it. Two numbers are another ioctl's in what was
+ * merged (0x06 MODIFY_TYPES, 0x07 REMOVE_PAGES), so two names have a suffix here.
+ * EPERM beyond the page's maximum; EFAULT no page; EINVAL no regular page, or a bad argument.
+ */
+struct sgx_enclave_relax_perm {
+	__u64 offset;
+	__u64 length;
+	__u64 secinfo;
+	__u64 count;
+};
+
+struct sgx_enclave_restrict_perm {
+	__u64 offset;
+	__u64 length;
+	__u64 secinfo;
+	__u64 result;
+	__u64 count;
+};
+
+struct sgx_enclave_modt {
+	__u64 offset;
+	__u64 length;
+	__u64 secinfo;
+	__u64 result;
+	__u64 count;
+};
+
+struct sgx_enclave_remove_pages_v2 {
+	__u64 offset;
+	__u64 length;
+	__u64 count;
+};
+
+#define SGX_IOC_ENCLAVE_RELAX_PERMISSIONS _IOWR(SOFTSGX_MAGIC, 0x05, struct sgx_enclave_relax_perm)
+#define SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS_V2 \
+	_IOWR(SOFTSGX_MAGIC, 0x06, struct sgx_enclave_restrict_perm)
+#define SGX_IOC_ENCLAVE_MODIFY_TYPE _IOWR(SOFTSGX_MAGIC, 0x07, struct sgx_enclave_modt)
+#define SGX_IOC_ENCLAVE_REMOVE_PAGES_V2 \
+	_IOWR(SOFTSGX_MAGIC, 0x08, struct sgx_enclave_remove_pages_v2)
 
 #endif

@@ -253,8 +253,7 @@ class Recorder:
         """An ioctl on a device file; ``memory`` is the process's (`UserMemory`)."""
         from softsgx.record import ioctls
 
-        design = getattr(getattr(file, "device", None), "design", None)
-        own = next((row for row in getattr(design, "ioctls", ()) if row.cmd == cmd), None)
+        own = getattr(getattr(file, "device", None), "ioctls", {}).get(cmd)
         name = ioctls.name(cmd) if own is None else own.name
         args = ioctls.arguments(cmd, arg, memory, None if own is None else own.layout)
         number = getattr(file, "number", 0)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from softsgx.errors import SoftsgxError
-from softsgx.record import ioctls
 from softsgx.report.questions import LsmRun, Question
 from softsgx.report.runs import Run
 from softsgx.report.text import Formatter
@@ -55,7 +54,7 @@ def _row(question: Question, policy: Any, first: int) -> Row:
     what = " ".join(question.denied or question.asked)
     on = f"{question.target}:{question.tclass}"
     more = f" ({question.path})" if question.path and question.path != question.target else ""
-    more += f" {ioctls.name(question.cmd)}" if question.cmd is not None else ""
+    more += f" {question.ioctl}" if question.ioctl else ""
     return {
         "verdict": verdict, "bad": denied, "hook": question.hook, "times": question.times,
         "question": f"{what} of {question.subject} on {on}{more}", "rule": question.rule,
@@ -68,7 +67,8 @@ def _without_policy(run: Run) -> list[Row]:
     found: dict[str, Row] = {}
     for i, event in enumerate(run.events):
         for hook, facts, _, *by in event.get("asked", ()):
-            said = ", ".join(f"{k}={Formatter.fact(k, v)}" for k, v in facts.items())
+            call = str(event.get("name", ""))
+            said = ", ".join(f"{k}={Formatter.fact(k, v, call)}" for k, v in facts.items())
             rule, law = by or ("", "")
             row = found.setdefault(
                 f"{hook}({said}) {rule} {law}",

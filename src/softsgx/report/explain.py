@@ -9,7 +9,6 @@ from softsgx.policy.apparmor import AppArmorPolicy, mask_of
 from softsgx.policy.selinux import SELinuxPolicy
 from softsgx.policy.why import why
 from softsgx.report.questions import LsmRun, Question
-from softsgx.uapi.sgx import describe_ioc
 
 __all__ = ["decided_by", "explain_apparmor", "explain_selinux", "explained", "profile_line"]
 
@@ -21,7 +20,7 @@ def _head(question: Question) -> str:
         said = "denied (not enforced)"
     target = question.target.split(":")[2] if question.target.count(":") > 1 else question.target
     where = f" ({question.path})" if question.path and question.path != target else ""
-    where += f" {describe_ioc(question.cmd)}" if question.cmd is not None else ""
+    where += f" {question.ioctl}" if question.ioctl else ""
     return f"{said} {what} on {target}:{question.tclass}{where}"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from softsgx.errors import UsageError
+from softsgx.record import ioctls
 
 __all__ = ["LsmRun", "Question", "lsm_runs"]
 
@@ -51,6 +52,13 @@ class Question:
             self.hook, self.subject, self.target, self.tclass, self.asked, self.denied,
             self.path, self.cmd, self.rule, self.law,
         )  # fmt: skip
+
+    @property
+    def ioctl(self) -> str:
+        """The ioctl that it is about, by the name that the design has for the number; ""."""
+        if self.cmd is None:
+            return ""
+        return self.call if self.call.startswith("SGX_IOC_") else ioctls.name(self.cmd)
 
     @property
     def at_exec(self) -> bool:

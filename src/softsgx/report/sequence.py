@@ -48,13 +48,13 @@ _CALLS = {
     "mprotect": "mprotect", "ioc-mprotect": "IOC_MPROTECT", "munmap": "munmap",
     "foreign": "mmap MAP_FIXED", "mremap": "mremap", "restrict": "EMODPR", "to-tcs": "EMODT TCS",
     "trim": "EMODT TRIM", "remove": "EREMOVE", "extend": "EXTEND", "entry": "map TCS, stack",
-    "code": "map entry code",
+    "code": "map entry code", "relax": "RELAX",
 }  # fmt: skip
 _BECOMES = {
     "add": "added", "augment": "added", "mmap": "mapped", "mmap-segment": "mapped",
     "map-segment": "mapped", "munmap": "unmapped", "foreign": "replaced", "mremap": "moved",
     "trim": "trimmed", "to-tcs": "to be a TCS", "remove": "removed", "restrict": "restricted",
-    "extend": "may more", "mprotect": "protected", "ioc-mprotect": "protected",
+    "relax": "told", "extend": "may more", "mprotect": "protected", "ioc-mprotect": "protected",
 }  # fmt: skip
 _INSIDE = {
     "write": "writes", "eaccept": "EACCEPT", "emodpe": "EMODPE", "eacceptcopy": "EACCEPTCOPY",

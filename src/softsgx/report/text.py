@@ -120,9 +120,9 @@ class Formatter:
         """The lines of a header or an event, each with its newline; "" for what tells nothing."""
         if "softsgx" in event:
             return self._header(event)
-        name = event["event"]
-        make = getattr(self, f"_{name}", None)
-        text = make(event) if make else f"{name} {event}"
+        kind, name = event["event"], str(event.get("name", ""))
+        make = getattr(self, f"_{kind}", None)
+        text = make(event) if make else f"{kind} {event}"
         if text is None:
             return ""
         lines = [f"[pid {event['pid']}] {text}"]
@@ -130,7 +130,7 @@ class Formatter:
             lines += _registers(event["registers"])
         for hook, what, answer, *_ in event.get("asked", ()):
             if answer is not None:
-                facts = ", ".join(f"{k}={self.fact(k, v)}" for k, v in what.items())
+                facts = ", ".join(f"{k}={self.fact(k, v, name)}" for k, v in what.items())
                 verdict = "allowed" if answer == 0 else f"denied, {errno_name(answer)}"
                 lines.append(f"      LSM {hook}({facts}): {verdict}")
         lines += [f"      {self._verdict(v)}" for v in event.get("verdicts", ())]
@@ -150,14 +150,14 @@ class Formatter:
         )
 
     @staticmethod
-    def fact(name: str, value: Any) -> str:
-        """A fact of a question, for people."""
+    def fact(name: str, value: Any, call: str = "") -> str:
+        """A fact of a question, for people; ``call``: the ioctl's name, if it was one."""
         if name in ("prot", "reqprot", "fmode") and isinstance(value, int):
             return _prot(value)
         if name == "map_type":
             return _MAP_TYPE.get(value, str(value))
         if name == "cmd":
-            return ioctls.name(value)
+            return call if call.startswith("SGX_IOC_") else ioctls.name(value)
         return f"{value:#x}" if isinstance(value, int) and value > 9 else str(value)
 
     @staticmethod

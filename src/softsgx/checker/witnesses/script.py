@@ -94,6 +94,8 @@ class _Writer:
         # mprotect asks nobody, mmap does.
         self.mprotect_is_free = law is not None and "ask_mprotect" in rules_of(law)
         self.declares = law.declares if law is not None else ""
+        # Which numbers the SGX2 ioctls have.
+        self.numbers = " v2" if law is not None and law.abi == "sgx2-v2" else ""
         self.reserved: set[int] = set()
         self.entered: dict[int, str] = {}  # how TCS and stack were mapped
         self.coded: set[int] = set()
@@ -128,10 +130,11 @@ class _Writer:
             "mprotect": f"{p} mprotect {page} {_mask(s.get('prot', 0))}",
             "ioc-mprotect": f"{p} iocmprotect e {page} {_mask(s.get('prot', 0))}",
             "munmap": f"{p} munmap {page}",
-            "restrict": f"{p} restrict e {page} {_mask(s.get('perm', 0))}",
-            "to-tcs": f"{p} totcs e {page}",
-            "trim": f"{p} trim e {page}",
-            "remove": f"{p} remove e {page}",
+            "restrict": f"{p} restrict e {page} {_mask(s.get('perm', 0))}{self.numbers}",
+            "relax": f"{p} relax e {page} {_mask(s.get('perm', 0))}",
+            "to-tcs": f"{p} totcs e {page}{self.numbers}",
+            "trim": f"{p} trim e {page}{self.numbers}",
+            "remove": f"{p} remove e {page}{self.numbers}",
             "foreign": f"{p} foreign {page}",
             "extend": f"{p} extend e {page} {_mask(s.get('perm', 0))}",
         }

@@ -38,6 +38,7 @@ _STEPS = {
     "emodpe": "process {p} enters and extends page {i} by {perm} (EMODPE)",
     "eacceptcopy": "process {p} enters and fills page {i} by a copy, {perm} (EACCEPTCOPY)",
     "restrict": "process {p} restricts page {i} to {perm} (EMODPR)",
+    "relax": "process {p} tells the kernel that page {i} has {perm} (RELAX_PERMISSIONS)",
     "to-tcs": "process {p} makes page {i} a TCS (EMODT)",
     "trim": "process {p} trims page {i} (EMODT)",
     "remove": "process {p} removes page {i} (EREMOVE)",

@@ -125,6 +125,7 @@ def _driver(b: Builder, p: int, i: int) -> None:
     """The SGX2 ioctls, and EXTEND_PERMISSIONS."""
     kinds: list[tuple[str, str, dict[str, int]]] = [
         ("restrict", "restrict_permissions", {}),
+        ("relax", "relax_permissions", {}),
         ("to-tcs", "modify_type", {"pt": PT_TCS}),
         ("trim", "modify_type", {"pt": PT_TRIM}),
         ("remove", "remove_page", {}),
@@ -138,7 +139,7 @@ def _driver(b: Builder, p: int, i: int) -> None:
         if name != "extend":
             b.law.sgx2_ready(m, at, b.request(i))
         what: dict[str, Any] = dict(fixed)
-        if name in ("restrict", "extend"):
+        if name in ("restrict", "relax", "extend"):
             what["perm"] = m.arg("perm", 3)
         at = b.at(m, p, page=m.page(i))
         getattr(b.law, rule)(m, at, Request(**what))

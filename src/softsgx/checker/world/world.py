@@ -224,8 +224,7 @@ class World:
 
     def page_tables(self, p: int, i: int) -> Value:
         """What the page tables of process ``p`` allow for page ``i``: a mask."""
-        at = self.place(p, i)
-        return ite(self.design.driver_access(at), at.vma.prot, 0)
+        return self.design.page_tables(self.place(p, i))
 
     def enters(self, p: int) -> Value:
         """The condition that process ``p`` can enter the enclave, and run some code of it."""
