@@ -52,6 +52,7 @@
 #include <unistd.h>
 #include "added.h"
 #include "loader.h"
+#include "sgx2.h"
 #include "softsgx_designs.h"
 #include "source.h"
 #include "tap.h"
@@ -372,46 +373,12 @@ static void order_mmap(void)
 	answer(at ? "%ld" : "aligned %d", at ? (long)got - (long)at : !((uint64_t)got % where.len));
 }
 
-/* "x86/sgx and selftests/sgx: Support SGX2" V2: what is changed is said in a SECINFO. */
-static void order_sgx2_v2(void)
-{
-	struct place where = place(word(2));
-	bool type = !strcmp(word(0), "trim") || !strcmp(word(0), "totcs");
-	uint64_t secinfo[8] __attribute__((aligned(64))) = {0};
-	struct sgx_enclave_relax_perm x = {where.off, where.len, (uint64_t)secinfo, 0};
-	struct sgx_enclave_restrict_perm r = {where.off, where.len, (uint64_t)secinfo, 0, 0};
-	struct sgx_enclave_modt m = {where.off, where.len, (uint64_t)secinfo, 0, 0};
-	struct sgx_enclave_remove_pages_v2 d = {where.off, where.len, 0};
-
-	if (type)
-		secinfo[0] = (!strcmp(word(0), "trim") ? 4 : 1) << 8;
-	else if (strcmp(word(0), "remove"))
-		secinfo[0] = mask(word(3));
-	if (type)
-		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_MODIFY_TYPE, &m));
-	else if (!strcmp(word(0), "relax"))
-		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_RELAX_PERMISSIONS, &x));
-	else if (!strcmp(word(0), "restrict"))
-		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS_V2, &r));
-	else
-		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_REMOVE_PAGES_V2, &d));
-}
-
 static void order_sgx2(void)
 {
 	struct place where = place(word(2));
-	struct sgx_enclave_restrict_permissions r = {where.off, where.len, mask(word(3)), 0, 0};
-	struct sgx_enclave_modify_types m = {where.off, where.len, !strcmp(word(0), "trim") ? 4 : 1, 0, 0};
-	struct sgx_enclave_remove_pages d = {where.off, where.len, 0};
+	bool v2 = !strcmp(word(nwords - 1), "v2") || !strcmp(word(0), "relax");
 
-	if (!strcmp(word(nwords - 1), "v2"))
-		return order_sgx2_v2();
-	if (!strcmp(word(0), "restrict"))
-		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS, &r));
-	else if (strcmp(word(0), "remove"))
-		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_MODIFY_TYPES, &m));
-	else
-		answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_REMOVE_PAGES, &d));
+	answer_call((v2 ? sgx2_v2 : sgx2)(*var(1), word(0), where.off, where.len, mask(word(3))));
 }
 
 static void order_design(void)
@@ -562,7 +529,7 @@ static void obey(void)
 	} table[] = {
 		{"open", order_open}, {"create", order_create}, {"init", order_init},
 		{"send recv", order_send}, {"fork spawn", order_fork}, {"mmap", order_mmap},
-		{"restrict trim totcs remove", order_sgx2}, {"relax", order_sgx2_v2}, {"iocmprotect extend mapsegment", order_design},
+		{"restrict relax trim totcs remove", order_sgx2}, {"iocmprotect extend mapsegment", order_design},
 		{"segmentfd", order_segmentfd}, {"peek poke call enter", order_inside},
 		{"accept emodpe", order_enclu}, {"touch", order_touch},
 		{"noexec", order_noexec}, {"could", order_could},
