@@ -24,6 +24,9 @@ def mapped(design: str, worker: int = 0, fd: str = "e") -> list[str]:
     name = design.partition(":")[0]
     if name == "v20":
         return [f"{worker} mmap {fd} all rwx -> 0"]
+    if name == "sigstruct-proxy" and "24-may" not in design:
+        lines = [f"{worker} mmap {fd} all - -> 0"]
+        return lines + [f"{worker} mprotect {s} {p} -> 0" for s, p in SEGMENTS.items()]
     if name == "ioc-mprotect":
         lines = [f"{worker} mmap {fd} all - -> 0"]
         return lines + [f"{worker} iocmprotect {fd} {s} {p} -> 0" for s, p in SEGMENTS.items()]
@@ -33,15 +36,24 @@ def mapped(design: str, worker: int = 0, fd: str = "e") -> list[str]:
     return [f"{worker} mmap {fd} {s} {p} -> 0" for s, p in SEGMENTS.items()]
 
 
-def load(design: str, *adds: str, mode: str = "rw") -> list[str]:
+def load(
+    design: str, *adds: str, mode: str = "rw", sigstruct: str = "file_r", source: str = ""
+) -> list[str]:
     """Orders of worker 0 that build, initialize and map an enclave with some test pages.
 
-    adds: what is added beside the enclave's own parts, without ``via=``.
+    adds: what is added beside the enclave's own parts, without ``via=``. sigstruct: where SIGSTRUCT
+    lies, for a design that takes it with CREATE. source: of the enclave's own code.
     """
     name = design.partition(":")[0]
     via = {"v20": "v20"}.get(name, "pages" if _is_linux(name) else "region")
     more = " segment=auto" if name in ("segments", "maxperm", "allowed-prot") else ""
-    lines = [f"0 open e {mode} -> 0", "0 create e -> 0", f"0 add e base via={via}{more} -> 0"]
+    more += f" code={source}" if source else ""
+    create = ["0 create e -> 0"]
+    if name == "sigstruct-proxy" and "24-may" not in design:  # SIGSTRUCT comes with CREATE
+        more += " segment=auto only=w"
+        create = [f"0 add e {add} via=plan -> 0" for add in ("base", *adds)]
+        create += [f"0 create e src={sigstruct} -> 0"]
+    lines = [f"0 open e {mode} -> 0", *create, f"0 add e base via={via}{more} -> 0"]
     lines += [f"0 add e {add} via={via} -> 0" for add in adds]
     return [*lines, "0 init e -> 0", *mapped(design)]
 

@@ -30,12 +30,12 @@
 #include <softsgx_designs.h>
 #include "request.h"
 
-enum design { V20, LINUX, SAFE_TO_EXECUTE, SOURCE_VMA, SEGMENTS, IOC_MPROTECT, MAXPERM, ALLOWED_PROT,
-	      SGX2_V2, DESIGNS };
+enum design { V20, LINUX, SAFE_TO_EXECUTE, SOURCE_VMA, SEGMENTS, IOC_MPROTECT, MAXPERM,
+	      SIGSTRUCT_PROXY, ALLOWED_PROT, SGX2_V2, DESIGNS };
 
 static const char *const names[DESIGNS] = {"v20", "linux-", "safe-to-execute", "source-vma",
-					   "segments", "ioc-mprotect", "maxperm", "allowed-prot",
-					   "sgx2-v2"};
+					   "segments", "ioc-mprotect", "maxperm", "sigstruct-proxy",
+					   "allowed-prot", "sgx2-v2"};
 
 static enum design design;
 static int fd;        /* the enclave */
@@ -124,7 +124,8 @@ static void let_driver_place(int prot)
 /* The designs that want to know at EADD what a page may ever be mapped with. */
 static bool declares(void)
 {
-	return design == SEGMENTS || design == MAXPERM || design == ALLOWED_PROT;
+	return design == SEGMENTS || design == MAXPERM || design == SIGSTRUCT_PROXY
+	       || design == ALLOWED_PROT;
 }
 
 /* The device, and how pages are added, as in what was merged. */
@@ -152,9 +153,11 @@ static void add(uint64_t off, const uint8_t *src, uint64_t bytes, uint64_t flags
 
 		must(ioctl(fd, SGX_IOC_ENCLAVE_ADD_PAGES, &arg), "ADD_PAGES");
 	} else { /* SEGMENTS, MAXPERM, ALLOWED_PROT: a promise never to map the pages with more than `segment` */
+		/* SIGSTRUCT_PROXY wants to know of W alone. */
+		uint64_t promise = design == SIGSTRUCT_PROXY ? segment & SGX_ALLOW_WRITE : segment;
 		struct sgx_add_region arg = {.src = (uint64_t)src, .offset = off, .length = bytes,
 					     .secinfo = (uint64_t)secinfo, .flags = src != NULL,
-					     .segment = declares() ? segment : 0};
+					     .segment = declares() ? promise : 0};
 
 		must(ioctl(fd, SGX_IOC_ADD_REGION, &arg), "ADD_REGION");
 	}
@@ -173,7 +176,7 @@ static void map(uint64_t off, uint64_t bytes, uint64_t prot, uint64_t segment)
 		struct sgx_map_segment arg = {base + off, bytes, segment, prot};
 
 		must(ioctl(fd, SGX_IOC_MAP_SEGMENT, &arg), "MAP_SEGMENT");
-	} else if (design == V20) { /* all is mapped already; a part can only be mprotected */
+	} else if (design == V20 || design == SIGSTRUCT_PROXY) { /* all is mapped already; a part is mprotected */
 		must(mprotect(at, bytes, (int)prot), "mprotect");
 	} else if (mmap(at, bytes, (int)prot, MAP_SHARED | MAP_FIXED, fd, 0) != at) {
 		die("mmap of the device");
@@ -226,9 +229,16 @@ static void build(bool generated)
 	secs.ssa_frame_pages = 1;
 	secs.attributes = ATTRIBUTES_MODE64BIT;
 	secs.xfrm = XFRM_X87_SSE;
-	must(ioctl(fd, SGX_IOC_ENCLAVE_CREATE, &create), "CREATE");
-	if (design == SEGMENTS && mmap((void *)base, ENCLAVE_SIZE, PROT_NONE, MAP_SHARED | MAP_FIXED,
-				       fd, 0) == MAP_FAILED)
+	if (design == SIGSTRUCT_PROXY) { /* whose file stands for the enclave from now on */
+		struct sgx_enclave_create_sigstruct with = {(uint64_t)&secs, init.sigstruct};
+
+		must(ioctl(fd, SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT, &with), "CREATE");
+		init.sigstruct = 0;
+	} else {
+		must(ioctl(fd, SGX_IOC_ENCLAVE_CREATE, &create), "CREATE");
+	}
+	if ((design == SEGMENTS || design == SIGSTRUCT_PROXY)
+	    && mmap((void *)base, ENCLAVE_SIZE, PROT_NONE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
 		die("mmap of the device");
 
 	/* 4. The pages: TCS, SSA and stack from data, the rest is code. */

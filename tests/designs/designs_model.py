@@ -14,7 +14,7 @@ from softsgx.mm.mmap import mmap
 from softsgx.mm.mprotect import mprotect
 from softsgx.mm.mremap import mremap
 from softsgx.sdm.leaves import ATTR_MODE64BIT, PT_REG, SECINFO_PT_SHIFT
-from softsgx.sdm.structs import SECINFO, SECS
+from softsgx.sdm.structs import SECINFO, SECS, SIGSTRUCT
 from softsgx.uapi import designs as uapi
 from softsgx.uapi import sgx
 from softsgx.uapi.mman import MAP_FIXED, MAP_SHARED
@@ -43,6 +43,11 @@ class Lsm:
             return {"create"}
         if hook == "file_open":
             return {name for bit, name in ((R, "read"), (W, "write")) if what["fmode"] & bit}
+        if hook.startswith("enclave_mprotect"):
+            written = {"encl_execmod"} if what["allow_write"] else set()
+            return {"encl_execute"} | written if what["prot"] & X else set()
+        if hook.startswith(("enclave_create", "sigstruct_")):
+            return {"encl_execmod" if hook == "sigstruct_execmod" else "encl_execute"}
         if hook not in ("mmap_file", "file_mprotect"):
             return set()
         shared = what["map_type"] == 1 if hook == "mmap_file" else at.vma.shared
@@ -82,11 +87,22 @@ class World:
     def ioctl(self, cmd: int, data: bytes) -> int:
         return self.process.ioctl(self.fd, cmd, self.put(data))
 
-    def create(self) -> int:
+    def create(self, **sigstruct: Any) -> int:
+        """CREATE; with the facts of the memory that SIGSTRUCT lies in, the one that takes it."""
         secs = SECS.pack(
             size=SIZE, baseaddr=BASE, ssaframesize=1, attributes=ATTR_MODE64BIT, xfrm=3
         )
-        return self.ioctl(sgx.SGX_IOC_ENCLAVE_CREATE, sgx.ENCLAVE_CREATE.pack(src=self.put(secs)))
+        src = self.put(secs)
+        if not sigstruct:
+            return self.ioctl(sgx.SGX_IOC_ENCLAVE_CREATE, sgx.ENCLAVE_CREATE.pack(src=src))
+        at = self.put(bytes(SIGSTRUCT.size), **sigstruct)
+        arg = uapi.CREATE_SIGSTRUCT.pack(src=src, sigstruct=at)
+        return self.ioctl(uapi.SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT, arg)
+
+    def init(self, **sigstruct: Any) -> int:
+        """INIT with zeroes for a SIGSTRUCT, in memory with these facts; without any with none."""
+        at = self.put(bytes(SIGSTRUCT.size), **sigstruct) if sigstruct else 0
+        return self.ioctl(sgx.SGX_IOC_ENCLAVE_INIT, sgx.ENCLAVE_INIT.pack(sigstruct=at))
 
     def region(
         self, page: int, perm: int, n: int = 1, segment: int = 0, pt: int = PT_REG, **source: Any

@@ -19,13 +19,14 @@ needs_gcc = pytest.mark.skipif(
 @needs_gcc
 def test_softsgx_designs_h(tmp_path: Path, softsgx: Softsgx) -> None:
     ours: dict[str, int] = {name: number for number, name in designs.DESIGN_IOC_NAMES.items()}
-    assert len(ours) == 5
+    assert len(ours) == 6
     for layout in (
         designs.ADD_REGION,
         designs.MPROTECT,
         designs.EXTEND_PERMISSIONS,
         designs.MAP_SEGMENT,
         designs.SEGMENT_FD,
+        designs.CREATE_SIGSTRUCT,
     ):
         ours |= of_layout(layout, f"struct {layout.name}", {})
     for layout in (

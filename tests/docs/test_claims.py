@@ -420,3 +420,55 @@ def test_maxperm_tells_nobody_of_code_that_is_generated(enclaves: Enclaves) -> N
     own = [line.replace("base via=region", "base via=region code=shared_rx") for line in pages]
     add = next(i for i, line in enumerate(own) if " p0 " in line)
     assert enclaves("maxperm:source=prot", LOADER, *own[: add + 1])[-1] == "EACCES"
+
+
+PROXY = "sigstruct-proxy"
+PROXY_24 = "sigstruct-proxy:mail=24-may"
+
+
+def test_builders_map_nothing_executable_and_need_no_execmod(enclaves: Enclaves) -> None:
+    """6e79e1e0f: sources may "unnecessarily require EXECMOD on the source file, or … EXECMEM"."""
+    pages = load(PROXY, "p0 src=anon_rw perm=rx", source="anon_rw")
+    assert enclaves(PROXY, LOADER, *pages, "0 mprotect p0 rx", "0 call p0")[-1] == RUNS
+    assert enclaves.denied() == []
+    assert {q["tclass"] for q in enclaves.questions() if "execmem" in q["asked"]} == set()
+
+
+def test_who_received_the_enclave_needs_the_permissions_himself(
+    enclaves: Enclaves, tmp_path: Path
+) -> None:
+    """6e79e1e0f: "even if the process acquired the enclave via SCM_RIGHTS"."""
+    other = tmp_path / "other"
+    shutil.copy(enclaves.program, other)
+    options = ("--selinux", "minimal", "--context", "generator_t", "--context", f"{other}=loader_t")
+    lines = [*load(PROXY, "p0 src=anon_rw perm=rx"), f"0 spawn 1 {other}", "0 send e 1",
+             "1 recv e", "1 mmap e p0 -", "1 mprotect p0 rx"]  # fmt: skip
+    assert enclaves(PROXY, options, *lines)[-1] == "0"
+    assert enclaves(PROXY, options + booleans(enclave_execute=False), *lines)[-1] == "EACCES"
+    assert enclaves.denied() == [("enclave", ["execute"])]
+
+
+def test_allow_write_is_known_beforehand_where_tracking_sees_x_before_w(
+    enclaves: Enclaves,
+) -> None:
+    """findings: 30 May's "a priori knowledge of writability"; by 24 May X, then W is free."""
+    early = [*load(PROXY_24, "p0 src=anon_rw perm=rwx"), "0 mmap e p0 rx", "0 fork 1",
+             "1 mmap e p0 rw", "1 poke p0 7", "0 call p0"]  # fmt: skip
+    early = [line.replace("init e", "init e src=file_r") for line in early]
+    assert enclaves(PROXY_24, LOADER, *early)[-1] == "0x7"
+    assert enclaves.denied() == []
+    late = [*load(PROXY, "p0 src=anon_rw perm=rwx segment=w"), "0 mprotect p0 rx"]
+    assert enclaves(PROXY, LOADER, *late)[-1] == "EACCES"
+    assert enclaves.denied() == [("enclave", ["execmod"])]
+
+
+@pytest.mark.parametrize("hole", ["unmeasured", "written over"])
+def test_the_proxy_vouches_for_what_it_does_not_measure(enclaves: Enclaves, hole: str) -> None:
+    """findings: a page without EEXTEND, and a private mapping of the file that was written to."""
+    sigstruct = {"unmeasured": "file_r", "written over": "written_rw"}[hole]
+    page = "p0 src=anon_rw perm=rx" + " measure=0" * (hole == "unmeasured")
+    run = [*load(PROXY, page, sigstruct=sigstruct), "0 mprotect p0 rx", "0 call p0"]
+    assert enclaves(PROXY, LOADER, *run)[-1] == RUNS
+    assert enclaves.denied() == []
+    asked = [q for q in enclaves.questions() if q["tclass"] == "enclave"]
+    assert {tuple(q["asked"]) for q in asked} == {("execute",)}

@@ -13,7 +13,8 @@
  *
  *   open F MODE [PATH]           MODE r, w or rw; PATH else as SGX_DEVICE says
  *   close F | send F WORKER | recv F
- *   create F                     ECREATE
+ *   create F [src=SOURCE dir=DIR]  ECREATE; with a source SIGSTRUCT goes with it, in its own memory, of what was
+ *                                planned (add … via=plan adds nothing), and INIT has none
  *   init F [src=SOURCE dir=DIR]  INIT signs what all workers added, in its order; SIGSTRUCT in its own memory
  *   add F PLACE KEY=VALUE…       via=pages|region|v20, src=SOURCE, perm=MASK, segment=MASK|auto, measure=1,
  *                                dir=DIRECTORY of a file source, mrmask=N, type=N, skew=BYTES (of the
@@ -40,18 +41,17 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "added.h"
 #include "loader.h"
+#include "noexec.h"
 #include "sgx2.h"
 #include "softsgx_designs.h"
 #include "source.h"
@@ -176,34 +176,11 @@ static struct place place(const char *name)
 
 /* -- sources ------------------------------------------------------------------------------- */
 
-static void write_map(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY);
-
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
-		perror(path);
-	close(fd);
-}
-
 static void order_noexec(void)
 {
 	const char *dir = nwords > 1 ? word(1) : getenv("ORDERS_DIR");
-	unsigned int uid = geteuid(), gid = getegid();
-	char map[40];
 
-	if (unshare(CLONE_NEWNS)) {
-		if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
-			return answer_call(-1);
-		/* Who is nobody there can make no files. */
-		snprintf(map, sizeof(map), "%u %u 1", uid, uid);
-		write_map("/proc/self/uid_map", map);
-		write_map("/proc/self/setgroups", "deny");
-		snprintf(map, sizeof(map), "%u %u 1", gid, gid);
-		write_map("/proc/self/gid_map", map);
-	}
-	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
-		return answer_call(-1);
-	answer_call(mount("none", dir ? dir : "/tmp", "tmpfs", MS_NOEXEC, NULL));
+	answer_call(mount_noexec(dir ? dir : "/tmp"));
 }
 
 static void order_could(void)
@@ -240,7 +217,9 @@ static long add_one(int fd, const struct encl_seg *s, const char *from, const ch
 		if (src == MAP_FAILED)
 			return -1;
 	}
-	if (!strcmp(via, "v20")) {
+	if (!strcmp(via, "plan")) {
+		ret = 0;
+	} else if (!strcmp(via, "v20")) {
 		for (uint64_t at = 0; at < s->len; at += PAGE) {
 			struct sgx_enclave_add_page_v20 arg = {
 				.addr = BASE + s->off + at + skew, .src = (uint64_t)src + at,
@@ -259,6 +238,8 @@ static long add_one(int fd, const struct encl_seg *s, const char *from, const ch
 
 		if (!strcmp(option("segment", ""), "auto"))
 			arg.segment = (uint64_t)seg_prot(s);
+		if (option("only", NULL)) /* of these, whatever they are */
+			arg.segment &= mask(option("only", "-"));
 		ret = ioctl(fd, SGX_IOC_ADD_REGION, &arg);
 	} else {
 		struct sgx_enclave_add_pages arg = {
@@ -319,24 +300,42 @@ static void order_add(bool late)
 	answer_call(ret);
 }
 
-static void order_init(void)
+/* CREATE or INIT, with the SIGSTRUCT of what was added; src=SOURCE: in memory of its own. */
+static long with_sigstruct(unsigned long request, __u64 *field, void *arg)
 {
 	const char *from = option("src", NULL);
-	struct sgx_enclave_init arg = {.sigstruct = (uint64_t)&e.sig};
 	void *copy = NULL;
 	long ret;
 
 	sign_added(&e);
+	*field = (uint64_t)&e.sig;
 	if (from) {
 		copy = source(from, directory("dir"), &e.sig, sizeof(e.sig));
 		if (copy == MAP_FAILED)
-			return answer_call(-1);
-		arg.sigstruct = (uint64_t)copy;
+			return -1;
+		*field = (uint64_t)copy;
 	}
-	ret = ioctl(*var(1), SGX_IOC_ENCLAVE_INIT, &arg);
-	if (copy && munmap(copy, sizeof(e.sig)))
-		ret = -1;
-	answer_call(ret);
+	ret = ioctl(*var(1), request, arg);
+	return copy && munmap(copy, sizeof(e.sig)) ? -1 : ret;
+}
+
+static void order_init(void)
+{
+	struct sgx_enclave_init arg = {0};
+
+	answer_call(added->planned ? ioctl(*var(1), SGX_IOC_ENCLAVE_INIT, &arg)
+				   : with_sigstruct(SGX_IOC_ENCLAVE_INIT, &arg.sigstruct, &arg));
+}
+
+static void order_create(void)
+{
+	struct sgx_enclave_create arg = {.src = (uint64_t)&e.secs};
+	struct sgx_enclave_create_sigstruct with = {.src = (uint64_t)&e.secs};
+
+	if (!option("src", NULL))
+		return answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_CREATE, &arg));
+	answer_call(with_sigstruct(SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT, &with.sigstruct, &with));
+	added->planned = true;
 }
 
 static void order_open(void)
@@ -512,13 +511,6 @@ static void order_fork(void)
 		return;
 	}
 	answer_call(pid < 0 ? -1 : 0);
-}
-
-static void order_create(void)
-{
-	struct sgx_enclave_create arg = {.src = (uint64_t)&e.secs};
-
-	answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_CREATE, &arg));
 }
 
 static void obey(void)

@@ -18,6 +18,7 @@ DESIGNS = [
     "segments",
     "ioc-mprotect",
     "maxperm",
+    "sigstruct-proxy",
     "allowed-prot",
     "sgx2-v2",
 ]
@@ -74,6 +75,9 @@ def test_each_variant(softsgx: Softsgx, loader: Path, design: str, variant: str)
         ),
         # A page that is written and executed may not even be added.
         ("maxperm", "execmod", {"dynamic": "ADD_REGION"}),
+        # X of a page that may be written takes EXECMOD of SIGSTRUCT's file, nothing else.
+        ("sigstruct-proxy", "enclave_execmod", {"dynamic": "mprotect"}),
+        ("sigstruct-proxy", "enclave_execute", dict.fromkeys(SAYS, "mprotect")),
         # Its segment may not even be made.
         ("segments", "wx_segment", {"dynamic": "ADD_REGION"}),
         # The source bounds the first; the second would need WRITE (here: EXECMEM, see LSMs).

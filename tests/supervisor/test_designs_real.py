@@ -15,8 +15,9 @@ from tests.command import Softsgx
 from tests.orders import Script, load, mapped
 
 ALL = [
-    "v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm", "allowed-prot",
-    "sgx2-v2", "linux-6.12",
+    "v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm",
+    "sigstruct-proxy", "sigstruct-proxy:mail=24-may", "allowed-prot", "sgx2-v2",
+    "linux-6.12",
 ]  # fmt: skip
 SEED = ["safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm", "allowed-prot"]
 
@@ -31,10 +32,13 @@ def test_one_enclave_under_each_design(script: Script, design: str) -> None:
     adds = ["p0 src=file_rx perm=rx", "p1 src=anon_rw perm=rw"]
     if design in ("segments", "maxperm", "allowed-prot"):
         adds = ["p0 src=file_rx perm=rx segment=rx", "p1 src=anon_rw perm=rw segment=rw"]
+    if design == "sigstruct-proxy":
+        adds[1] += " segment=w"
     how = {
         "ioc-mprotect": "0 iocmprotect e p0 rx -> 0\n0 iocmprotect e p1 rw -> 0",
         "segments": "0 mapsegment e p0 rx rx -> 0\n0 mapsegment e p1 rw rw -> 0",
         "v20": "",
+        "sigstruct-proxy": "0 mprotect p0 rx -> 0\n0 mprotect p1 rw -> 0",
     }.get(design, "0 mmap e p0 rx -> 0\n0 mmap e p1 rw -> 0")
     script(
         design,
@@ -397,6 +401,21 @@ def test_segments_option_mmap_before_ecreate(script: Script) -> None:
         0 mmap e all r -> EACCES
         """,
     )
+
+
+def test_create_with_sigstruct_is_an_ioctl_of_sigstruct_proxys_mail_of_30_may(
+    script: Script,
+) -> None:
+    for design in ("sigstruct-proxy", "sigstruct-proxy:mail=24-may", "maxperm"):
+        own = design == "sigstruct-proxy"
+        script(
+            design,
+            f"""
+            0 open e rw -> 0
+            0 ioctl e 0x4010a425 8 -> {"EFAULT" if own else "ENOTTY"}
+            0 create e -> {"ENOTTY" if own else "0"}
+            """,
+        )
 
 
 @pytest.mark.parametrize("design", SEED)

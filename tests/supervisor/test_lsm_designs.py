@@ -39,7 +39,7 @@ def run(softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path) -> Run:
         args: list[str | Path] = ["--selinux", "minimal", *context, "--audit", audit]
         for word in words:
             known = re.fullmatch(
-                r"(write|execute|execmod|execmem|wx_segment|mapwx|exec\w+)=(on|off)", word
+                r"(write|execute|execmem|wx_segment|mapwx|exec\w+|enclave_\w+)=(on|off)", word
             )
             args += ["--boolean", f"sgx_loader_{word}"] if known else [word]
         Script(softsgx, guest, *args)(design, *lines)
@@ -373,3 +373,101 @@ def test_maxperm_is_vetted_at_eadd_and_asks_nobody_later(run: Run) -> None:
     """
     assert run("maxperm", "execute=off", script.format("EACCES")) == [f"execmod on {DEVICE}"]
     assert run("maxperm", "execute=off execmod=on", script.format(0)) == []
+
+
+SIGSTRUCT = "file_t:enclave"
+
+
+def test_sigstruct_proxy_asks_of_sigstructs_file_and_of_no_source(run: Run) -> None:
+    """Christopherson, 30 May 2019: "EXECMOD is required if PROT_EXEC and ALLOW_WRITE"."""
+    script = """
+        0 open e rw -> 0
+        0 add e p0 via=plan perm=rx -> 0
+        0 add e p1 via=plan perm=rwx -> 0
+        0 create e src={} -> 0
+        0 add e p0 via=region src=anon_rw perm=rx -> 0
+        0 add e p1 via=region src=anon_rw perm=rwx segment=w -> 0
+        0 mmap e all - -> 0
+        0 mprotect p1 rw -> 0
+        0 mprotect p0 rx -> {}
+        0 mprotect p1 rx -> {}
+    """
+    nobody = script.format("file_r", "EACCES", "EACCES")
+    assert run("sigstruct-proxy", "enclave_execute=off", nobody) == [
+        f"execute on {SIGSTRUCT}", f"execmod execute on {SIGSTRUCT}",
+    ]  # fmt: skip
+    assert run("sigstruct-proxy", "", script.format("file_r", 0, "EACCES")) == [
+        f"execmod on {SIGSTRUCT}"
+    ]
+    assert run("sigstruct-proxy", "enclave_execmod=on", script.format("file_r", 0, 0)) == []
+    # "i.e. force sigstruct to reside in filesystem": a denial without a question.
+    anonymous = script.format("anon_rw", "EACCES", "EACCES")
+    assert run("sigstruct-proxy", "enclave_execmod=on", anonymous) == []
+    # "Require them on the process. Does not require sigstruct to be backed by file".
+    process = "sigstruct-proxy:mail=30-may-process"
+    assert run(process, "", script.format("anon_rw", 0, "EACCES")) == [
+        "execmod on loader_t:enclave"
+    ]
+    # "Reuse FILE__EXECUTE and FILE__EXECMOD on sigstruct"; without a file it is EXECMEM.
+    file = "sigstruct-proxy:mail=30-may-file"
+    assert run(file, "", script.format("file_r", 0, "EACCES")) == ["execmod on file_t:file"]
+    denied = run(file, "", anonymous)
+    assert denied == ["execmem on loader_t:process"] * 2
+    assert run(file, "execmem=on", script.format("anon_rw", 0, 0)) == []
+
+
+def test_sigstruct_proxy_asks_before_there_is_an_enclave(run: Run) -> None:
+    """Christopherson, 30 May 2019: "unwanted enclaves can't DoS wanted enclaves"."""
+    script = "0 open e rw -> 0\n0 create e src=file_r -> {}"
+    for mail, target in (
+        ("30-may", SIGSTRUCT), ("30-may-process", "loader_t:enclave"),
+    ):  # fmt: skip
+        design = f"sigstruct-proxy:launch=asked,mail={mail}"
+        assert run(design, "", script.format(0)) == []
+        denied = run(design, "enclave_execute=off", script.format("EACCES"))
+        assert denied == [f"execute on {target}"]
+
+
+def test_sigstruct_proxy_of_24_may_is_one_touchpoint_in_mmap(run: Run) -> None:
+    """Christopherson, 24 May 2019: "Require FILE__READ+FILE__EXECUTE on .sigstruct to mmap()"."""
+    script = """
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e base via=region -> 0
+        0 add e p0 via=region src=anon_rw perm=rwx -> 0
+        0 mmap e all - -> 0
+        0 init e src={} -> 0
+        0 mmap e p0 rx -> {}
+        0 mmap e p0 rw -> {}
+        0 mprotect p0 rx -> {}
+    """
+    design = "sigstruct-proxy:mail=24-may"
+    assert run(design, "", script.format("file_r", 0, 0, "EACCES")) == ["execmod on file_t:file"]
+    assert run(design, "execmod=on", script.format("file_r", 0, 0, 0)) == []
+    denied = run(design, "", script.format("anon_rw", "EACCES", "EACCES", "ENOMEM"))
+    assert denied == ["execmem on loader_t:process"] * 2
+
+
+def test_apparmor_asks_m_of_sigstructs_file(
+    softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """No mail has AppArmor's text; it is as apparmor_enclave_load()'s of June 2019."""
+    script = """
+        0 open e rw -> 0
+        0 add e p0 via=plan perm=rx -> 0
+        0 create e src=file_r -> 0
+        0 add e p0 via=region src=anon_rw perm=rx -> 0
+        0 mmap e all - -> 0
+        0 mprotect p0 r -> 0
+        0 mprotect p0 rx -> {}
+    """
+    for answer, letters in (("EACCES", "rw"), (0, "rwm")):
+        profile, audit = tmp_path / "profile", tmp_path / "audit"
+        profile.write_text(
+            "abi <abi/3.0>,\nprofile loader {\n  /dev/sgx/enclave rwm,\n"
+            f"  /tmp/orders-source-* {letters},\n}}\n"
+        )
+        audit.unlink(missing_ok=True)
+        args = ("--apparmor", profile, "--audit", audit)
+        Script(softsgx, guest, *args)("sigstruct-proxy", script.format(answer))
+        assert ('operation="enclave_mprotect"' in audit.read_text()) == (answer != 0)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from softsgx.errors import UsageError
 from softsgx.law.rule import Context, rule
-from softsgx.law.values import Value, ite, subset
+from softsgx.law.values import RWX, Value, ite, subset
 from softsgx.mm.rules import MmRules
 from softsgx.sdm.leaves import ATTR_DEBUG, ATTR_KSS, ATTR_MODE64BIT
 from softsgx.sgx.epcm import PAGE
@@ -49,6 +49,9 @@ class Design(MmRules, PageRules):
     repairs: those of the options that no mail has (changes that close a hole which the
     checker found), each with what later kernels and patches did about it. repaired: the
     values of options with which every property holds, by SELinux's questions.
+    declarable: which of R, W, X can be declared. lacks: numbers of ioctls that the design has in
+    another form. proxy: a file stands for the enclave, that of its SIGSTRUCT: what is measured
+    and signed is what it says.
     ioctls: rows (`softsgx.device.ioctls.Ioctl`) of ioctls that no other design has; each is offered
     where the design has its rule. add_rules: the rules of an EADD from SECINFO on, in their order,
     where those are not the ones that other designs have; add_args: what its ioctl says beside
@@ -65,6 +68,9 @@ class Design(MmRules, PageRules):
     maps_whole = False
     tcs_words = False
     declares = ""
+    declarable = RWX
+    lacks: tuple[int, ...] = ()
+    proxy = False
     absent_none = False
     maps_anew = False
     sgx_permissions = False

@@ -12,6 +12,7 @@ from softsgx.designs.maxperm import MaxPerm
 from softsgx.designs.safe_to_execute import SafeToExecute
 from softsgx.designs.segments import Segments
 from softsgx.designs.sgx2_v2 import Sgx2V2
+from softsgx.designs.sigstruct_proxy import SigstructProxy
 from softsgx.designs.source_vma import SourceVma
 from softsgx.designs.v20 import V20
 from softsgx.errors import UsageError
@@ -22,7 +23,7 @@ _SHIPPED = (DEFAULT, Linux60, Linux511)
 _MAY_2019 = (V20, SafeToExecute, SourceVma, Segments, IocMprotect)
 
 DESIGNS: dict[str, type[Design]] = {
-    cls.name: cls for cls in (*_SHIPPED, *_MAY_2019, MaxPerm, AllowedProt, Sgx2V2)
+    cls.name: cls for cls in (*_SHIPPED, *_MAY_2019, MaxPerm, SigstructProxy, AllowedProt, Sgx2V2)
 }
 """Every design that can be selected, the default first."""
 

@@ -5,7 +5,9 @@ permissions and changes those with mprotect. Here ADD_PAGES becomes the design's
 its extra argument taken from SECINFO; an mmap or mprotect with permissions becomes the
 mapping that the design has for the device, and then whatever gives permissions there.
 Where the kernel has to be told of EMODPE, it is, once a mapping or an access takes it.
-Each decision stays the design's rule: what it refuses is refused.
+Each decision stays the design's rule: what it refuses is refused. Where SIGSTRUCT's file stands
+for the enclave, such a loader gives it with INIT: permissions that are asked for before wait until
+then, and if they are refused, INIT is.
 """
 
 from __future__ import annotations
@@ -14,7 +16,17 @@ from errno import EINVAL, ENOMEM
 from typing import Any
 
 from softsgx.device.files import EnclaveFile
-from softsgx.device.ioctls import IOCTLS, Ioctl, add_range, each_page, place, secinfo_request
+from softsgx.device.ioctls import (
+    IOCTLS,
+    Ioctl,
+    add_range,
+    each_page,
+    ecreate,
+    einit,
+    place,
+    secinfo_request,
+    take_sigstruct,
+)
 from softsgx.device.ioctls_designs import (
     declare,
     ioc_mprotect,
@@ -52,7 +64,7 @@ def _renumbered(design: Any) -> dict[int, Ioctl]:
 
 def _none_first(design: Any) -> bool:
     rules = ("map_segment", "ioc_mprotect")
-    return any(getattr(design, name, None) is not None for name in rules)
+    return design.proxy or any(getattr(design, name, None) is not None for name in rules)
 
 
 class CarryOut:
@@ -62,6 +74,7 @@ class CarryOut:
         self.device, self.law = device, device.design
         # The device is mapped PROT_NONE, and permissions come later.
         self.none_first = _none_first(self.law)
+        self.eager = self.none_first and not self.law.proxy  # nothing is added by touching
         # Linux's own mmap and mprotect suit the design.
         self.plain = not (self.law.maps_whole or self.none_first or self.law.absent_none)
         # The kernel is told what EMODPE has made of a page.
@@ -83,9 +96,44 @@ class CarryOut:
 
     def rows(self) -> dict[int, Ioctl]:
         """The ioctls of Linux that the design itself does not have."""
-        row = Ioctl(uapi.SGX_IOC_ENCLAVE_ADD_PAGES, "", self._add_pages)
-        added = {} if row.cmd in self.device.ioctls else {row.cmd: row}
-        return _renumbered(self.law) | added
+        rows = [Ioctl(uapi.SGX_IOC_ENCLAVE_ADD_PAGES, "", self._add_pages)]
+        if self.law.proxy:
+            rows += [Ioctl(uapi.SGX_IOC_ENCLAVE_CREATE, "", self._create)]
+        found = {row.cmd: row for row in rows if row.cmd not in self.device.ioctls}
+        if self.law.proxy:
+            found[uapi.SGX_IOC_ENCLAVE_INIT] = Ioctl(uapi.SGX_IOC_ENCLAVE_INIT, "", self._init)
+        return _renumbered(self.law) | found
+
+    # -- CREATE and INIT, where the design takes SIGSTRUCT ------------------------------
+
+    def _create(self, device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
+        self.law.may_create(device.run, place(process, file), None)
+        layout = uapi.ENCLAVE_CREATE
+        ecreate(device, process, file, layout.unpack(process.memory.read(arg, layout.size)).src)
+        return 0
+
+    def _init(self, device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
+        """SIGSTRUCT is taken now, and permissions that waited for it are given."""
+        law: Any = self.law
+        law.may_build(device.run, place(process, file), None)
+        layout = uapi.ENCLAVE_INIT
+        params = layout.unpack(process.memory.read(arg, layout.size))
+        addr = params.sigstruct
+        if getattr(law, "create_sigstruct", None) is not None:
+            take_sigstruct(device, process, file, addr)
+            addr = 0
+        einit(device, process, file, addr)
+        mine = [w for w in file.waiting if w[0] is process.mm]
+        file.waiting.clear()
+        for mm, start, end, prot in mine:
+            for vma in list(mm.overlapping(start, end)):
+                if vma.file is file:
+                    lo, hi = max(vma.start, start), min(vma.end, end)
+                    done = self._give(process, file, lo, hi, prot)
+                    device.on_mm(process, done.effects)
+                    if done.errno:
+                        raise Stop(done.errno, done.why)
+        return 0
 
     # -- ADD_PAGES ---------------------------------------------------------------------
 
@@ -105,7 +153,7 @@ class CarryOut:
             perm = RW if r.pt == PT_TCS else r.perm
             measure = bool(params.flags & uapi.SGX_PAGE_MEASURE)
             r.__dict__.update(measure=int(measure), source_given=1)
-            declare(law, r, perm if law.declares else 0)
+            declare(law, r, perm & law.declarable if law.declares else 0)
             segment = segment_of_add(device, process, file, r)
             done, stop = add_range(
                 device, process, file, params, r, law.add_region, measure=measure
@@ -161,7 +209,7 @@ class CarryOut:
             or not file.inside(start, end)
         )
         whole = self.law.maps_whole
-        if self.law.absent_none and not ordinary:
+        if self.law.absent_none and not ordinary and not self.none_first:
             return self._give(process, file, start, end, prot, anew=True)
         if ordinary or (not whole and not prot):
             # A loader that tries the device before CREATE gets a mapping all the same.
@@ -222,10 +270,13 @@ class CarryOut:
         anew: by a mapping in place of what is there.
         """
         law = self.law
+        if law.proxy and not file.enclave.initialized:
+            file.waiting.append((process.mm, start, end, prot))
+            return Outcome()
         segmented = getattr(law, "map_segment", None) is not None
         if segmented and not prot:
             return Outcome()  # the device's mapping has none
-        if prot and (self.none_first or (law.absent_none and law.sgx2)):
+        if prot and (self.eager or (law.absent_none and law.sgx2)):
             try:
                 self._augment(process, file, start, end, prot)
             except Stop as stop:
@@ -283,7 +334,7 @@ class CarryOut:
         if not e.initialized:
             return
         r = Request(perm=prot, measure=0, source_given=0)
-        declare(self.law, r, prot if self.law.declares else 0)
+        declare(self.law, r, prot & self.law.declarable if self.law.declares else 0)
         first, last = max(start, e.base) - e.base >> 12, min(end, e.end) - e.base >> 12
         for a, b, word in list(e.pages.runs(first, last)):
             if not schema.get(word, "present"):

@@ -40,6 +40,8 @@ class EnclaveFile:
     fmode: R and W as opened. special: its VMAs are PFNMAP, IO, DONTEXPAND, DONTDUMP.
     number: of the enclave, from 1 on, for people. device: told when pages change;
     it also knows who maps them. segments: the enclave's segment files by their mask.
+    signature: the SIGSTRUCT that CREATE took, in designs where it does. waiting: what a loader's
+    mappings are to get once there is one (`softsgx.device.carryout`).
     security: what an LSM keeps of the file.
     segment: such a file's own mask; 0 for the device. private: S_PRIVATE.
     """
@@ -55,6 +57,8 @@ class EnclaveFile:
         self.enclave, self.path, self.fmode, self.number = enclave, path, fmode, number
         self.device = device
         self.segments: dict[int, Any] = {}
+        self.signature = b""
+        self.waiting: list[tuple[Any, int, int, int]] = []
         self.security: Any = None
 
     @property

@@ -39,11 +39,14 @@ __all__ = [
     "created",
     "dispatch",
     "each_page",
+    "ecreate",
+    "einit",
     "place",
     "remove_pages",
     "secinfo_request",
     "sgx2_begin",
     "sgx2_finish",
+    "take_sigstruct",
 ]
 
 _CHUNK = 1 << 20
@@ -79,10 +82,16 @@ def place(process: Any, file: EnclaveFile) -> At:
 
 
 def _create(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
-    k, at = device.run, place(process, file)
-    device.design.may_create(k, at, None)
+    device.design.may_create(device.run, place(process, file), None)
     params = uapi.ENCLAVE_CREATE.unpack(process.memory.read(arg, uapi.ENCLAVE_CREATE.size))
-    raw = process.memory.read(params.src, SECS.size)
+    ecreate(device, process, file, params.src)
+    return 0
+
+
+def ecreate(device: Any, process: Any, file: EnclaveFile, src: int) -> None:
+    """ECREATE of the SECS at an address, as the design's rule has it. Raises Stop, Fault."""
+    k, at = device.run, place(process, file)
+    raw = process.memory.read(src, SECS.size)
     secs = SECS.unpack(raw)
     error = checks.ecreate_error(
         raw, secs, device.xfrm_supported, device.design.aexnotify, device.xsave
@@ -90,7 +99,6 @@ def _create(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     r = Request(backing_bytes=backing_bytes(secs.size), ecreate=error)
     device.design.create(k, at, r)
     created(device, process, file, secs)
-    return 0
 
 
 def backing_bytes(size: int) -> int:
@@ -227,10 +235,34 @@ def add_range(
 
 
 def _init(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
-    enclave, at = file.enclave, place(process, file)
-    device.design.may_build(device.run, at, None)
+    device.design.may_build(device.run, place(process, file), None)
     params = uapi.ENCLAVE_INIT.unpack(process.memory.read(arg, uapi.ENCLAVE_INIT.size))
-    raw = process.memory.read(params.sigstruct, SIGSTRUCT.size)
+    einit(device, process, file, params.sigstruct)
+    return 0
+
+
+def take_sigstruct(device: Any, process: Any, file: EnclaveFile, addr: int) -> None:
+    """Copy the SIGSTRUCT at an address before INIT, as the design's rule has it; and keep where
+    it lay, for the LSM. Raises Stop, Fault.
+    """
+    file.signature = process.memory.read(addr, SIGSTRUCT.size)
+    source = process.memory.source(addr)
+    file.enclave.sigstruct = source.kept()
+    at = place(process, file)
+    at.__dict__["source"] = source
+    try:
+        device.design.create_sigstruct(device.run, at, Request())
+    except Stop:
+        file.enclave.sigstruct = None
+        raise
+
+
+def einit(device: Any, process: Any, file: EnclaveFile, addr: int) -> None:
+    """EINIT with the SIGSTRUCT at an address, or with the one that CREATE took. Raises Stop."""
+    enclave, at = file.enclave, place(process, file)
+    taken = getattr(device.design, "create_sigstruct", None) is not None
+    _need_args(not (taken and addr), "sigstruct is 0: CREATE had it")
+    raw: bytes = file.signature if taken else process.memory.read(addr, SIGSTRUCT.size)
     sig = SIGSTRUCT.unpack(raw)
     code = [0]
 
@@ -246,10 +278,10 @@ def _init(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
         xfrm_supported=int(not sig.xfrm & sig.xfrmmask & ~device.xfrm_supported),
         einit=einit,
     )
-    if device.design.vets_sigstruct:
-        source = process.memory.source(params.sigstruct)
+    if device.design.vets_sigstruct and not taken:
+        source = process.memory.source(addr)
         at.__dict__["source"] = source
-        r.__dict__["sigstruct_inside"] = int(params.sigstruct + SIGSTRUCT.size <= source.end)
+        r.__dict__["sigstruct_inside"] = int(addr + SIGSTRUCT.size <= source.end)
         if not vars(enclave).get("sigstruct_kept"):
             enclave.sigstruct = source.kept()
     try:
@@ -258,7 +290,6 @@ def _init(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
         raise Stop(stop.errno, stop.why, code[0]) from None
     enclave.touch()
     device.on_pages(file, 0, enclave.pages.n_pages)
-    return 0
 
 
 def _provision(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:

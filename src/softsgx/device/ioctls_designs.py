@@ -15,8 +15,10 @@ from softsgx.device.ioctls import (
     Ioctl,
     add_range,
     each_page,
+    ecreate,
     place,
     secinfo_request,
+    take_sigstruct,
 )
 from softsgx.device.ioctls_sgx2_v2 import SGX2_V2_IOCTLS
 from softsgx.device.ioctls_v20 import V20_IOCTLS
@@ -79,7 +81,7 @@ def _add_region(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
 def declare(law: Any, r: Request, what: int) -> None:
     """What the caller says of the pages, under the name that the design has for it."""
     _need(EINVAL, law.declares or not what, "the design has nothing to declare")
-    _need(EINVAL, not what & ~RWX, "what is declared is a mask of R, W, X")
+    _need(EINVAL, not what & ~law.declarable, "what is declared can be declared")
     r.__dict__[law.declares or "segment"] = what
 
 
@@ -201,6 +203,20 @@ def _segment_fd(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     return int(device.install(process, segment, p.flags))
 
 
+def _create_sigstruct(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
+    law = device.design
+    law.may_create(device.run, place(process, file), None)
+    layout = uapi.CREATE_SIGSTRUCT
+    params = layout.unpack(process.memory.read(arg, layout.size))
+    take_sigstruct(device, process, file, params.sigstruct)
+    try:
+        ecreate(device, process, file, params.src)
+    finally:
+        if not file.enclave.created:
+            file.enclave.sigstruct = None
+    return 0
+
+
 def _row(cmd: int, rule: str, handler: Any) -> Ioctl:
     return Ioctl(cmd, rule, handler, uapi.DESIGN_IOC_NAMES[cmd])
 
@@ -211,6 +227,7 @@ DESIGN_IOCTLS = (
     _row(uapi.SGX_IOC_EXTEND_PERMISSIONS, "extend_permissions", _extend_permissions),
     _row(uapi.SGX_IOC_MAP_SEGMENT, "map_segment", _map_segment),
     _row(uapi.SGX_IOC_SEGMENT_FD, "segment_fd", _segment_fd),
+    _row(uapi.SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT, "create_sigstruct", _create_sigstruct),
 )
 """softsgx_designs.h."""
 
@@ -222,5 +239,5 @@ def rows_of(design: Any) -> dict[int, Ioctl]:
     return {
         row.cmd: row
         for row in (*shared, *design.ioctls)
-        if getattr(design, row.rule, None) is not None
+        if getattr(design, row.rule, None) is not None and row.cmd not in design.lacks
     }

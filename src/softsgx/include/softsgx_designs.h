@@ -14,9 +14,11 @@
 #define SOFTSGX_MAGIC 0xA4
 
 /*
- * EADD of a range: safe-to-execute, source-vma, segments, ioc-mprotect, maxperm, allowed-prot.
+ * EADD of a range: safe-to-execute, source-vma, segments, ioc-mprotect, maxperm, allowed-prot,
+ * sigstruct-proxy.
  * As SGX_IOC_ENCLAVE_ADD_PAGES; segment is the mask of the segment that the pages join (segments),
- * maxperm and prot what they may be mapped with at most (maxperm, allowed-prot); 0 elsewhere.
+ * maxperm and prot what they may be mapped with at most (maxperm, allowed-prot), allow
+ * SGX_ALLOW_WRITE of pages that may ever be mapped W (sigstruct-proxy); 0 elsewhere.
  * After INIT it is EAUG: src and flags are 0, the pages are zeroed and pending until the enclave
  * accepts them, and SECINFO says what they are meant for.
  * count: bytes done.
@@ -33,8 +35,10 @@ struct sgx_add_region {
 		__u64 segment;
 		__u64 maxperm;
 		__u64 prot;
+		__u64 allow;
 	};
 };
+#define SGX_ALLOW_WRITE 2
 
 /*
  * mprotect for enclaves: ioc-mprotect.
@@ -78,12 +82,23 @@ struct sgx_segment_fd {
 	__u64 flags;
 };
 
+/*
+ * ECREATE with the enclave's SIGSTRUCT, in the place of SGX_IOC_ENCLAVE_CREATE: sigstruct-proxy (but
+ * for mail=24-may). The file that it lies in stands for the enclave from here on; INIT has no
+ * argument then (its sigstruct is 0). EINVAL, EIO, EFAULT as CREATE; EINVAL it lies in no file and has to.
+ */
+struct sgx_enclave_create_sigstruct {
+	__u64 src;
+	__u64 sigstruct;
+};
+
 #define SGX_IOC_ADD_REGION _IOWR(SOFTSGX_MAGIC, 0x20, struct sgx_add_region)
 #define SGX_IOC_MPROTECT _IOW(SOFTSGX_MAGIC, 0x21, struct sgx_mprotect)
 #define SGX_IOC_MAP_REGION SGX_IOC_MPROTECT /* the seed's other name */
 #define SGX_IOC_EXTEND_PERMISSIONS _IOW(SOFTSGX_MAGIC, 0x22, struct sgx_extend_permissions)
 #define SGX_IOC_MAP_SEGMENT _IOW(SOFTSGX_MAGIC, 0x23, struct sgx_map_segment)
 #define SGX_IOC_SEGMENT_FD _IOW(SOFTSGX_MAGIC, 0x24, struct sgx_segment_fd)
+#define SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT _IOW(SOFTSGX_MAGIC, 0x25, struct sgx_enclave_create_sigstruct)
 
 /*
  * v20, the driver as posted in April 2019: CREATE and INIT are as in <asm/sgx.h>, 0x03 is

@@ -75,6 +75,32 @@ class AppArmorHooks(Law):
         """As in v4."""
         self.enclave_load(k, at, r)
 
+    @rule("Linux apparmor_mmap_file(), of SIGSTRUCT's file: Christopherson, 24 May 2019")
+    def sigstruct_mmap(self, k: Any, at: Any, r: Any) -> None:
+        """R and m of SIGSTRUCT's file, as for a private mapping R and X."""
+        place, obj = k.sigstruct(at)
+        self.file_perm(k, place, obj, "file_mmap", ite(obj.private, 0, R | M))
+
+    @rule("[RFC PATCH v4 11/12] apparmor_enclave_load(): no mail has AppArmor's text for this hook")
+    def enclave_mprotect(self, k: Any, at: Any, r: Any) -> None:
+        """M of SIGSTRUCT's file for code; of EXECMOD AppArmor has nothing."""
+        self.of_sigstruct(k, at, "enclave_mprotect", has(r.prot, X))
+
+    @rule("[RFC PATCH v4 11/12] apparmor_enclave_load(): no mail has AppArmor's text for this hook")
+    def enclave_create(self, k: Any, at: Any, r: Any) -> None:
+        """M of SIGSTRUCT's file."""
+        self.of_sigstruct(k, at, "enclave_create", 1)
+
+    # AppArmor knows one kind of permission: those of a file's path.
+    enclave_mprotect_file = enclave_mprotect_process = enclave_mprotect
+    enclave_create_file = enclave_create_process = enclave_create
+
+    @rule("Christopherson, 30 May 2019: the proxy's file")
+    def of_sigstruct(self, k: Any, at: Any, op: str, when: Value) -> None:
+        """Of a SIGSTRUCT in no file nothing is asked."""
+        place, obj = k.sigstruct(at)
+        self.file_perm(k, place, obj, op, ite(when & no(obj.private), M, 0))
+
     @rule("Linux aa_file_perm(), __file_path_perm()")
     def file_perm(self, k: Any, at: Any, obj: Any, op: str, mask: Value) -> None:
         """Ask only what is not remembered, or was not asked of this profile.

@@ -47,6 +47,17 @@ HOOKS: dict[str, tuple[str, ...]] = {
     # prot: of a mapping of the enclave; eaug: of a page that came by EAUG.
     "enclave_map": ("prot", "eaug"),
     "enclave_map_v3": ("prot", "eaug"),
+    # SIGSTRUCT's file as a proxy for the enclave (Christopherson, May 2019). 24 May asks of it what
+    # Linux asks of a file that is mapped. 30 May has hooks of its own; _file and _process: the
+    # other possibilities that it names for an LSM. allow_write: a page of the range may be written.
+    "sigstruct_mmap": (),
+    "sigstruct_execmod": (),
+    "enclave_create": (),
+    "enclave_create_file": (),
+    "enclave_create_process": (),
+    "enclave_mprotect": ("prot", "allow_write"),
+    "enclave_mprotect_file": ("prot", "allow_write"),
+    "enclave_mprotect_process": ("prot", "allow_write"),
 }
 """Each hook's arguments, all masks in the order R = 1, W = 2, X = 4."""
 
@@ -84,7 +95,7 @@ class Facts(Protocol):
         """
 
     def sigstruct(self, at: Any) -> tuple[Any, Any]:
-        """The same of the file that the enclave's SIGSTRUCT was in at INIT; before it of none."""
+        """The same of the file that SIGSTRUCT was in when it was taken; before, of none."""
 
     def from_other(self, at: Any, obj: Any) -> Value:
         """The condition that the file was opened under another label than the process has."""

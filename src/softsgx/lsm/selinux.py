@@ -2,8 +2,9 @@
 
 A rule puts questions with ``k.av(at, target, perms)``: does the process hold ``perms``
 (a mask of the constants below, 0: nothing is asked) on the target? A denial is EACCES.
-Targets are PROCESS and PROCESS2 (itself), FD (the label that opened the file) and INODE (the
-file). The hooks of series that were never merged stand beside Linux's, each with its mail.
+Targets are PROCESS, PROCESS2 and OWN_ENCLAVE (itself), FD (the label that opened the file),
+INODE (the file) and ENCLAVE (the file, as class enclave). The hooks of series that were never
+merged stand beside Linux's, each with its mail.
 ``k`` also has the facts of `softsgx.lsm.hooks.Facts`.
 
 checkreqprot is 0, as it has been since Linux 4.4's default: `prot`, not `reqprot`, is
@@ -12,14 +13,18 @@ what is checked.
 
 from __future__ import annotations
 
+from errno import EACCES
 from typing import Any
 
 from softsgx.law.rule import Law, rule
-from softsgx.law.values import Value, W, X, has, ite, no
+from softsgx.law.values import Value, W, X, eq, has, ite, no
 
-__all__ = ["FD", "INODE", "NAMES", "PROCESS", "PROCESS2", "SelinuxHooks"]
+__all__ = [
+    "ENCLAVE", "FD", "INODE", "NAMES", "OWN_ENCLAVE", "PROCESS", "PROCESS2", "SelinuxHooks",
+]  # fmt: skip
 
 PROCESS, PROCESS2, FD, INODE = "process", "process2", "fd", "inode"
+ENCLAVE, OWN_ENCLAVE = "enclave", "own enclave"
 
 # Permissions of the inode; the first three are R, W, X.
 READ, WRITE, EXECUTE, MAP, OPEN, IOCTL, EXECMOD, CREATE, GETATTR, SETATTR, SGX_EXECUTE = (
@@ -32,6 +37,8 @@ SGX_MAPWX, SGX_EXECDIRTY, SGX_EXECANON, SGX_EXECUNMR, SGX_EXECMEM, SGX_EXECMOD =
     1 << i for i in range(6)
 )
 USE = 1
+# Of class enclave, which no kernel has: Christopherson, 30 May 2019.
+ENCLAVE_EXECUTE, ENCLAVE_EXECMOD = 1, 2
 
 NAMES: dict[str, tuple[str, ...]] = {
     PROCESS: ("execmem", "execheap", "execstack"),
@@ -44,6 +51,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         "read", "write", "execute", "map", "open", "ioctl", "execmod", "create", "getattr",
         "setattr", "sgx_execute",
     ),
+    ENCLAVE: ("execute", "execmod"),
+    OWN_ENCLAVE: ("execute", "execmod"),
 }  # fmt: skip
 """The names of each target's permissions, from bit 0 on."""
 
@@ -210,6 +219,79 @@ class SelinuxHooks(Law):
         """Of what is mapped, "not the maximal protection bits"."""
         x, w = has(r.prot, X), has(r.prot, W)
         k.av(at, PROCESS2, ite(x & w, mapwx, ite(x & r.eaug, dirty, 0)))
+
+    # -- SIGSTRUCT as a proxy for the enclave, May 2019 -------------------------------------
+
+    @rule('Christopherson, 24 May 2019: "Require FILE__READ+FILE__EXECUTE on .sigstruct"; '
+          "Linux selinux_mmap_file()")  # fmt: skip
+    def sigstruct_mmap(self, k: Any, at: Any, r: Any) -> None:
+        """As a private mapping R and X of SIGSTRUCT's file: EXECMEM where it is in none."""
+        place, obj = k.sigstruct(at)
+        self.inode_has_perm(k, place, obj, MAP)
+        k.av(at, PROCESS, ite(obj.private, EXECMEM, 0))
+        self.file_has_perm(k, place, obj, READ | EXECUTE)
+
+    @rule('Christopherson, 24 May 2019: "Require FILE__EXECMOD on the .sigstruct"')
+    def sigstruct_execmod(self, k: Any, at: Any, r: Any) -> None:
+        """EXECMOD of SIGSTRUCT's file; EXECMEM where it is in none."""
+        place, obj = k.sigstruct(at)
+        k.av(at, PROCESS, ite(obj.private, EXECMEM, 0))
+        self.file_has_perm(k, place, obj, EXECMOD)
+
+    @rule('Christopherson, 30 May 2019: "require them on the sigstruct, i.e. force sigstruct to '
+          'reside in filesystem"')  # fmt: skip
+    def of_sigstruct(self, k: Any, at: Any, perms: Value) -> None:
+        """ENCLAVE__EXECUTE and ENCLAVE__EXECMOD on the file's label; in no file it is a denial."""
+        place, obj = k.sigstruct(at)
+        k.need(EACCES, eq(perms, 0) | no(obj.private), "SIGSTRUCT lies in a file")
+        self.of_enclave(k, place, obj, perms)
+
+    @rule('Christopherson, 30 May 2019: "sigstruct is the proxy for enclave"')
+    def of_enclave(self, k: Any, at: Any, obj: Any, perms: Value) -> None:
+        """The permissions of class enclave; nothing is asked of what is in no file."""
+        k.av(at, FD, ite(no(eq(perms, 0)) & k.from_other(at, obj), USE, 0))
+        k.av(at, ENCLAVE, ite(obj.private, 0, perms))
+
+    @rule('Christopherson, 30 May 2019: "Intention is that EXECMOD is required if PROT_EXEC and '
+          'ALLOW_WRITE"')  # fmt: skip
+    def enclave_mprotect(self, k: Any, at: Any, r: Any) -> None:
+        """X takes ENCLAVE__EXECUTE, and ENCLAVE__EXECMOD where the page may be written."""
+        self.of_sigstruct(k, at, self.of_code(r, ENCLAVE_EXECUTE, ENCLAVE_EXECMOD))
+
+    @rule('Christopherson, 30 May 2019: "Reuse FILE__EXECUTE and FILE__EXECMOD on sigstruct"')
+    def enclave_mprotect_file(self, k: Any, at: Any, r: Any) -> None:
+        """The same with the file's permissions; EXECMEM where there is no file."""
+        place, obj = k.sigstruct(at)
+        k.av(at, PROCESS, ite(has(r.prot, X) & obj.private, EXECMEM, 0))
+        self.file_has_perm(k, place, obj, self.of_code(r, EXECUTE, EXECMOD))
+
+    @rule('Christopherson, 30 May 2019: "require them on the process. Does not require sigstruct '
+          'to be backed by file, but cannot achieve per-enclave granularity"')  # fmt: skip
+    def enclave_mprotect_process(self, k: Any, at: Any, r: Any) -> None:
+        """The same on the process itself."""
+        k.av(at, OWN_ENCLAVE, self.of_code(r, ENCLAVE_EXECUTE, ENCLAVE_EXECMOD))
+
+    def of_code(self, r: Any, execute: int, execmod: int) -> Value:
+        """What X takes: a mask."""
+        return ite(has(r.prot, X), ite(r.allow_write, execute | execmod, execute), 0)
+
+    @rule('Christopherson, 30 May 2019: security_enclave_create(), "whether or not the enclave is '
+          'allowed to execute before allocating EPC"')  # fmt: skip
+    def enclave_create(self, k: Any, at: Any, r: Any) -> None:
+        """ENCLAVE__EXECUTE on SIGSTRUCT's file, before there is an enclave."""
+        self.of_sigstruct(k, at, ENCLAVE_EXECUTE)
+
+    @rule('Christopherson, 30 May 2019: "Reuse FILE__EXECUTE and FILE__EXECMOD on sigstruct"')
+    def enclave_create_file(self, k: Any, at: Any, r: Any) -> None:
+        """FILE__EXECUTE; EXECMEM where there is no file."""
+        place, obj = k.sigstruct(at)
+        k.av(at, PROCESS, ite(obj.private, EXECMEM, 0))
+        self.file_has_perm(k, place, obj, EXECUTE)
+
+    @rule('Christopherson, 30 May 2019: "require them on the process"')
+    def enclave_create_process(self, k: Any, at: Any, r: Any) -> None:
+        """ENCLAVE__EXECUTE on the process itself."""
+        k.av(at, OWN_ENCLAVE, ENCLAVE_EXECUTE)
 
     # -- what the hooks have in common -------------------------------------------------
 

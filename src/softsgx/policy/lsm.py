@@ -161,6 +161,11 @@ class PolicyLsm:
                 security = source.security = self.by_path(source.path, at.process)
         return At(file=_Mapped(security), process=at.process, area=None), security
 
+    def need(self, errno: int, cond: Any, why: str = "") -> None:
+        """A module's own condition, beside those of its policy."""
+        if not cond:
+            raise Stop(errno, why)
+
     def by_path(self, path: str, process: Any) -> FileSecurity:
         """What is kept of an ordinary file that a process has opened."""
         raise NotImplementedError

@@ -8,7 +8,15 @@ from typing import Any
 
 from softsgx.errors import UsageError
 from softsgx.lsm.objects import FileSecurity
-from softsgx.lsm.selinux import FD, NAMES, PROCESS, PROCESS2, SelinuxHooks
+from softsgx.lsm.selinux import (
+    ENCLAVE,
+    FD,
+    NAMES,
+    OWN_ENCLAVE,
+    PROCESS,
+    PROCESS2,
+    SelinuxHooks,
+)
 from softsgx.lsm.verdict import Verdict
 from softsgx.policy.avc import Avc
 from softsgx.policy.labels import PathLabels
@@ -145,10 +153,14 @@ class SELinuxLsm(PolicyLsm):
         obj = None
         if target in (PROCESS, PROCESS2):
             label, tclass = subject, target
+        elif target == OWN_ENCLAVE:
+            label, tclass = subject, ENCLAVE
         else:
             obj = self.mapped(at)
             assert obj is not None
-            label, tclass = (obj.opener, "fd") if target == FD else (obj.label, obj.tclass)
+            label, tclass = obj.label, ENCLAVE if target == ENCLAVE else obj.tclass
+            if target == FD:
+                label, tclass = obj.opener, FD
         self.decide(at.process, subject, label, tclass, self._names[target][perms], obj, cmd)
 
     def decide(

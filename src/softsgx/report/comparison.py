@@ -27,8 +27,8 @@ from softsgx.lsm.verdict import Verdict
 from softsgx.mm.rules import VMA
 from softsgx.mm.vma import Vma
 from softsgx.policy.lsm import PolicyLsm
-from softsgx.sdm.leaves import PT_REG, SECINFO_PT_SHIFT
-from softsgx.sdm.structs import SECINFO
+from softsgx.sdm.leaves import ATTR_MODE64BIT, PT_REG, SECINFO_PT_SHIFT
+from softsgx.sdm.structs import SECINFO, SECS, SIGSTRUCT
 from softsgx.uapi import designs as ioc
 from softsgx.uapi import sgx as uapi
 from softsgx.uapi.errno import errno_name
@@ -43,6 +43,8 @@ CODE, DATA, MORE = 0x0000, 0x2000, 0x4000
 
 FILE, OWN_FILE = "/usr/lib/enclave.so", "/tmp/generated"
 """The source files: one that the loader cannot write, and one that it wrote itself."""
+_SIGSTRUCT, _OWN_SIGSTRUCT = "/usr/lib/enclave.sig", "/tmp/generated.sig"
+"""The same of SIGSTRUCT, in designs where that matters."""
 
 # What follows from using an object at all, and says nothing about code.
 _ALWAYS = frozenset(("open", "map", "ioctl", "getattr", "create", "use"))
@@ -81,13 +83,22 @@ class _SourceFile:
         self.security = security
 
 
+class _Signed:
+    """INIT's request, whose SIGSTRUCT fits."""
+
+    einit = staticmethod(int)
+
+    def __getattr__(self, _name: str) -> int:
+        return 1
+
+
 class _Loader:
     """A process that builds one enclave by a design's own interface, noting each question.
 
     asked: since the beginning; late: since INIT. Both are (role, permission).
     """
 
-    def __init__(self, design: Design, lsm: PolicyLsm, fmode: int) -> None:
+    def __init__(self, design: Design, lsm: PolicyLsm, fmode: int, own: bool = False) -> None:
         self.design, self.lsm = design, lsm
         self.asked: set[tuple[str, str]] = set()
         self.late: set[tuple[str, str]] = set()
@@ -98,7 +109,12 @@ class _Loader:
         self.process = self.device.process()
         self.fmode = fmode
         self.fd = self.process.open(design.paths[0], fmode)
-        create(self.process, self.fd, BASE, SIZE)
+        self.own = own
+        if self._has("create_sigstruct"):
+            arg = ioc.CREATE_SIGSTRUCT.pack(src=self._secs(), sigstruct=self._sigstruct())
+            ioctl(self.process, self.fd, ioc.SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT, arg)
+        else:
+            create(self.process, self.fd, BASE, SIZE)
         self._ok(self.process.mmap(BASE, SIZE, 0, MAP_SHARED | MAP_FIXED, self.fd))
 
     @property
@@ -106,7 +122,13 @@ class _Loader:
         return self.process.files[self.fd].enclave
 
     def init(self) -> None:
-        """The state that EINIT leaves: its signature is nobody's permission."""
+        """The state that EINIT leaves, and what a design wants of SIGSTRUCT's file."""
+        if self.design.vets_sigstruct and not self._has("create_sigstruct"):
+            memory = self.process.memory.source(self._sigstruct())
+            self.enclave.sigstruct = memory.kept()
+            at = At(enclave=self.enclave, process=self.process, file=self.process.files[self.fd])
+            at.__dict__["source"] = memory
+            self.design.init(self.device.run, at, _Signed())  # type: ignore[attr-defined]
         self.enclave.initialized = 1
         self.late.clear()
 
@@ -115,8 +137,10 @@ class _Loader:
         return {("fd", "open for writing")} if self.fmode & W else set()
 
     def _note(self, verdict: Verdict) -> None:
-        role = "itself" if verdict.tclass in ("process", "process2") else _role(verdict)
-        known = _ALWAYS | (_ALWAYS_OF_FILES if role.endswith("file") else frozenset())
+        own = verdict.tclass in ("process", "process2") or verdict.file is None
+        role = "itself" if own else _role(verdict)
+        of_file = role.endswith(("file", "SIGSTRUCT"))
+        known = _ALWAYS | (_ALWAYS_OF_FILES if of_file else frozenset())
         asked = {(role, perm) for perm in verdict.asked if perm not in known}
         self.asked |= asked
         self.late |= asked
@@ -124,6 +148,17 @@ class _Loader:
     def _ok(self, answer: int) -> None:
         if answer < 0:
             raise _Failed(errno_name(-answer))
+
+    def _secs(self) -> int:
+        secs = {"size": SIZE, "baseaddr": BASE, "attributes": ATTR_MODE64BIT, "xfrm": 3}
+        return int(self.process.memory.put(SECS.pack(ssaframesize=1, **secs)))
+
+    def _sigstruct(self) -> int:
+        """SIGSTRUCT, in the file that came with the enclave; or in one of the loader's own."""
+        path = _OWN_SIGSTRUCT if self.own else _SIGSTRUCT
+        if self.own:
+            self.asked.add((_path_role(path), "write" if _selinux(self.lsm) else "w"))
+        return int(self.process.memory.put(bytes(SIGSTRUCT.size), prot=R, path=path, anonymous=0))
 
     def _has(self, rule: str) -> bool:
         return getattr(self.design, rule, None) is not None
@@ -164,7 +199,7 @@ class _Loader:
 
     def _region(self, perm: int, values: dict[str, int]) -> None:
         if self.design.declares:
-            values["segment"] = perm
+            values["segment"] = perm & self.design.declarable
         ioctl(self.process, self.fd, ioc.SGX_IOC_ADD_REGION, ioc.ADD_REGION.pack(**values))
 
     def augment(self, offset: int, perm: int) -> None:
@@ -215,13 +250,18 @@ def _file(lsm: Any, path: str) -> FileSecurity:
     return FileSecurity(path, opener=lsm.label)
 
 
+_ROLES = {
+    FILE: "file", OWN_FILE: "own file", _SIGSTRUCT: "SIGSTRUCT", _OWN_SIGSTRUCT: "own SIGSTRUCT",
+}  # fmt: skip
+
+
 def _path_role(path: str) -> str:
-    return "file" if path == FILE else "own file"
+    return _ROLES[path]
 
 
 def _role(verdict: Verdict) -> str:
     path = verdict.file.path if verdict.file is not None else ""
-    if path in (FILE, OWN_FILE):
+    if path in _ROLES:
         return _path_role(path)
     if "[sgx_segment_" in path:
         return "segment " + path.partition("[sgx_segment_")[2].rstrip("]").upper()
@@ -334,7 +374,8 @@ def needs(design: Callable[[], Design], lsm: PolicyLsm, task: Task) -> Needs:
     why = ""
     for (name, way), fmode in product(task.ways.items(), (R, RW)):
         try:
-            loader = _Loader(design(), lsm, fmode)
+            # What a loader makes itself it signs itself.
+            loader = _Loader(design(), lsm, fmode, own=task.name == "generated")
             way(loader)
         except Refused as e:
             why = f"{errno_name(e.errno)}: {e.why}"

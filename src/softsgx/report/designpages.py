@@ -152,7 +152,7 @@ def _variants(cls: type[Design]) -> Iterator[str]:
             changed = [
                 rule
                 for rule in design_rules(cls(**{name: value}))
-                if rule.lines != usual[rule.name]
+                if rule.lines != usual.get(rule.name, [])
             ]
             if not changed:
                 continue
@@ -162,7 +162,7 @@ def _variants(cls: type[Design]) -> Iterator[str]:
                 yield f"`{rule.name}`:"
                 yield ""
                 yield "```diff"
-                yield from _difference(usual[rule.name], rule.lines)
+                yield from _difference(usual.get(rule.name, []), rule.lines)
                 yield "```"
                 yield ""
 
@@ -235,7 +235,7 @@ def _permissions(asked: frozenset[tuple[str, str]]) -> str:
 
 
 def _order(asked: tuple[str, str]) -> tuple[Any, ...]:
-    roles = ["device", "segment", "itself", "file", "own file", "fd"]
+    roles = ["device", "segment", "itself", "file", "own file", "SIGSTRUCT", "own SIGSTRUCT", "fd"]
     perms = ["read", "write", "execute", "execmod", "r", "w", "m"]
     role, perm = asked
     kind = "segment" if role.startswith("segment") else role

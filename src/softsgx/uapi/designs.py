@@ -11,6 +11,7 @@ from softsgx.uapi.sgx import iow, iowr
 
 __all__ = [
     "ADD_REGION",
+    "CREATE_SIGSTRUCT",
     "DESIGN_IOC_NAMES",
     "EXTEND_PERMISSIONS",
     "MAP_SEGMENT",
@@ -22,6 +23,7 @@ __all__ = [
     "SEGMENT_FD",
     "SGX2_V2_IOC_NAMES",
     "SGX_IOC_ADD_REGION",
+    "SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT",
     "SGX_IOC_ENCLAVE_MODIFY_TYPE",
     "SGX_IOC_ENCLAVE_RELAX_PERMISSIONS",
     "SGX_IOC_ENCLAVE_REMOVE_PAGES_V2",
@@ -71,12 +73,19 @@ SEGMENT_FD = Layout(
     field("segment", 0, "u64"),
     field("flags", 8, "u64"),
 )
+CREATE_SIGSTRUCT = Layout(
+    "sgx_enclave_create_sigstruct",
+    16,
+    field("src", 0, "u64"),
+    field("sigstruct", 8, "u64"),
+)
 
 SGX_IOC_ADD_REGION = iowr(0x20, ADD_REGION)
 SGX_IOC_MPROTECT = iow(0x21, MPROTECT)
 SGX_IOC_EXTEND_PERMISSIONS = iow(0x22, EXTEND_PERMISSIONS)
 SGX_IOC_MAP_SEGMENT = iow(0x23, MAP_SEGMENT)
 SGX_IOC_SEGMENT_FD = iow(0x24, SEGMENT_FD)
+SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT = iow(0x25, CREATE_SIGSTRUCT)
 
 DESIGN_IOC_NAMES = {
     SGX_IOC_ADD_REGION: "SGX_IOC_ADD_REGION",
@@ -84,6 +93,7 @@ DESIGN_IOC_NAMES = {
     SGX_IOC_EXTEND_PERMISSIONS: "SGX_IOC_EXTEND_PERMISSIONS",
     SGX_IOC_MAP_SEGMENT: "SGX_IOC_MAP_SEGMENT",
     SGX_IOC_SEGMENT_FD: "SGX_IOC_SEGMENT_FD",
+    SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT: "SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT",
 }
 
 # "x86/sgx and selftests/sgx: Support SGX2" V2 (7 February 2022), uapi/asm/sgx.h: permissions and

@@ -22,6 +22,7 @@ struct measured {
 };
 static struct {
 	int n;
+	bool planned; /* it is signed: what is added from now on is known */
 	uint64_t used;
 	struct measured seg[64];
 	uint8_t content[4 << 20] __attribute__((aligned(4096)));
@@ -45,6 +46,8 @@ static void remember(const struct encl_seg *s)
 {
 	struct measured *m = &added->seg[added->n];
 
+	if (added->planned)
+		return;
 	if (added->n == sizeof(added->seg) / sizeof(added->seg[0])
 	    || added->used + s->len > sizeof(added->content))
 		bail("added", "too much to sign");

@@ -54,12 +54,15 @@ static void *source(const char *kind, const char *dir, const void *content, uint
 		fd = source_file(dir, content, len, prot & PROT_WRITE ? O_RDWR : O_RDONLY);
 		p = mmap(NULL, len, prot, MAP_SHARED, fd, 0);
 	} else if (!strncmp(kind, "written", 7)) {
-		fd = source_file(dir, content, len, O_RDONLY);
+		void *other = calloc(1, len); /* the file has zeroes */
+
+		fd = source_file(dir, other, len, O_RDONLY);
 		p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-		for (uint64_t at = 0; p != MAP_FAILED && at < len; at += PAGE)
-			((volatile char *)p)[at] = ((volatile char *)p)[at];
+		if (p != MAP_FAILED)
+			memcpy(p, content, len);
 		if (p != MAP_FAILED && mprotect(p, len, prot))
 			p = MAP_FAILED;
+		free(other);
 	} else {
 		fd = source_file(dir, content, len, O_RDONLY);
 		p = mmap(NULL, len, prot, MAP_PRIVATE, fd, 0);

@@ -64,6 +64,8 @@ def _names(target: str) -> tuple[str, ...]:
 def _object(target: str, segment: int) -> str:
     if target in (selinux.PROCESS, selinux.PROCESS2):
         return object_name("process")
+    if target in (selinux.ENCLAVE, selinux.OWN_ENCLAVE):
+        return object_name("process" if target == selinux.OWN_ENCLAVE else "sigstruct")
     if target.removeprefix("path-") in _FILES:
         return object_name(target.removeprefix("path-"))
     return object_name(f"segment{segment}" if segment else "device")

@@ -89,13 +89,24 @@ def policy_of(trace: dict[str, Any], sources: str = "", sigstruct: str = "") -> 
                 "device": f"sgx_enclave_device_t (chr_file ({names}))",
                 "process": f"self (process ({names}))",
                 "file": f"{files} (file ({names}))",
-                "sigstruct": f"{sigstruct_files} (file ({names}))",
+                "sigstruct": f"{sigstruct_files} ({_class(trace)} ({names}))",
             }.get(kind)
+            if kind == "sigstruct" and _hooks(trace) == "_process":
+                target = f"self (enclave ({names}))"
             if target is None:
                 word = mask_name(int(kind[7:])).lower()
                 target = f"sgx_segment_{word}_t (anon_inode ({names}))"
             lines.append(f"(allow {t} {target})")
     return "\n".join(lines) + "\n"
+
+
+def _hooks(trace: dict[str, Any]) -> str:
+    """Which of its mail's LSM implementations a design's questions about SIGSTRUCT are for."""
+    return str(getattr(DESIGNS[trace["design"]](**trace["options"]), "hooks", "_file"))
+
+
+def _class(trace: dict[str, Any]) -> str:
+    return "file" if _hooks(trace) == "_file" else "enclave"
 
 
 def _held(trace: dict[str, Any], p: int) -> dict[str, int]:

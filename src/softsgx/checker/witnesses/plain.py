@@ -14,11 +14,13 @@ __all__ = ["make_plain"]
 
 _PREFERRED = {
     "source": tuple(range(len(SOURCES))),
-    "sigstruct": (6, *range(6), *range(7, len(SOURCES))),  # a file first, as a loader's is
+    # A file first, as a loader's is.
+    "sigstruct": (6, 2, 0, 1, *range(3, 6), *range(7, len(SOURCES))),
     "perm": (5, 3, 1, 7, 4, 6, 2, 0),
     "prot": (0, 1, 5, 3, 7, 4, 6, 2),
     "segment": (5, 3, 1, 7, 4, 6, 2),
     "unmeasured": (0,),
+    "allow": (0, 2),
 }
 
 

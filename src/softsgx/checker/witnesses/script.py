@@ -90,12 +90,16 @@ class _Writer:
         self.sigstruct = f" dir={sigstruct}" if sigstruct else ""
         self.design = str(trace["design"])
         self.via = _via(self.design)
-        law = DESIGNS.get(self.design)
+        cls = DESIGNS.get(self.design)
+        law = cls(**trace["options"]) if cls is not None else None
         # mprotect asks nobody, mmap does.
         self.mprotect_is_free = law is not None and "ask_mprotect" in rules_of(law)
         self.declares = law.declares if law is not None else ""
         # Which numbers the SGX2 ioctls have.
         self.numbers = " v2" if law is not None and law.abi == "sgx2-v2" else ""
+        self.auto = f" segment=auto only={_mask(law.declarable)}" if law and self.declares else ""
+        # CREATE takes SIGSTRUCT: all that will be added has to be known.
+        self.plans = law is not None and "create_sigstruct" in rules_of(law)
         self.reserved: set[int] = set()
         self.entered: dict[int, str] = {}  # how TCS and stack were mapped
         self.coded: set[int] = set()
@@ -149,20 +153,31 @@ class _Writer:
         self.holders.add(p)
         yield Order(f"{p} open e {'rw' if s['fmode'] == RW else 'r'}")
 
-    def _create(self, _s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
-        yield Order(f"{p} create e")
-        auto = " segment=auto" if self.declares else ""
-        yield from self._base(p, auto)
+    def _create(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
+        if self.plans:
+            yield from self._base(p, "plan")
+            for step in self.trace["steps"]:
+                if step["step"] == "add":
+                    yield from self._plan(step, p)
+        yield Order(f"{p} create e{self._signed(s)}")
+        yield from self._base(p, self.via)
         self.created = True
         if self.design == "segments":  # before anything else is mapped there
             for q in sorted(self.holders):
                 yield from self._reserve(q)
 
     def _init(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
-        where = f" src={_SOURCES[s['sigstruct']]}{self.sigstruct}" if "sigstruct" in s else ""
-        yield Order(f"{p} init e{where}")
+        yield Order(f"{p} init e{self._signed(s)}")
 
-    def _base(self, p: int, auto: str) -> Iterator[Order]:
+    def _signed(self, s: dict[str, Any]) -> str:
+        return f" src={_SOURCES[s['sigstruct']]}{self.sigstruct}" if "sigstruct" in s else ""
+
+    def _plan(self, s: dict[str, Any], p: int) -> Iterator[Order]:
+        more = " measure=0" if s.get("unmeasured") else ""
+        more += " content=tcs" if s["i"] in self.tcs else ""
+        yield Order(f"{p} add e p{s['i']} via=plan perm={_mask(s['perm'])}{more}")
+
+    def _base(self, p: int, via: str) -> Iterator[Order]:
         """The enclave's own parts: data from where the trace has TCS and stack from, if it says.
 
         Code is mapped shared from an fd for reading: it can be RX and never W.
@@ -175,7 +190,7 @@ class _Writer:
             if SOURCES[entry["source"]].noexec:
                 yield from self._mount(p)
                 sources += f" datadir={self.noexec}"
-        yield Order(f"{p} add e base via={self.via}{auto}{self.own}{sources}")
+        yield Order(f"{p} add e base via={via}{self.auto}{self.own}{sources}")
 
     def _segment(self, s: dict[str, Any]) -> str:
         more = f" segment={_mask(s[self.declares])}" if s.get(self.declares) else ""

@@ -170,7 +170,8 @@ class Seen:
             if mine and not v["denied"] and v["tclass"] == "process2":
                 found |= set(v["asked"])
             for kind, label in _FILES.items() if mine and not v["denied"] else ():
-                if v["tclass"] == "file" and label in v["target"].split(":"):
+                own = kind == "sigstruct" and v["tclass"] == "enclave"
+                if own or (v["tclass"] == "file" and label in v["target"].split(":")):
                     found |= {f"{kind} {a}" for a in v["asked"]}
         return found & set(_ORDER)
 

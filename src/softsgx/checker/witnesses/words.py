@@ -18,7 +18,7 @@ __all__ = ["permission_words", "rule_words", "step_words"]
 
 _STEPS = {
     "open": "process {p} opens the device {fmode}",
-    "create": "process {p} creates the enclave (ECREATE)",
+    "create": "process {p} creates the enclave (ECREATE){sigstruct}",
     "init": "process {p} initializes the enclave (EINIT){sigstruct}",
     "add": "process {p} adds page {i} from {source}, SECINFO {perm}{segment}{more}",
     "augment": "process {p} adds page {i} after EINIT (EAUG), for {perm}{segment}",
@@ -44,7 +44,7 @@ _STEPS = {
     "remove": "process {p} removes page {i} (EREMOVE)",
     "extend": "process {p} extends page {i} by {perm} (SGX_IOC_EXTEND_PERMISSIONS)",
 }
-_DECLARED = {"prot": "to be mapped at most", "maxperm": "MAXPERM"}
+_DECLARED = {"prot": "to be mapped at most", "maxperm": "MAXPERM", "allow": "ALLOW"}
 """What a loader declares of a page (`Design.declares`), but for segments."""
 _WAYS = {
     "mmap": "mmap RW",

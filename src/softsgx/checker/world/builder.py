@@ -104,6 +104,17 @@ class Builder:
         for name, value in ghosts.items():
             m.set(f"ghost{i}.{name}", value)
 
+    def unsigned(self, m: Move, i: int) -> None:
+        """The page is no longer what was measured, if it ever was."""
+        if self.law.proxy:
+            m.set(f"ghost{i}.signed", 0)
+
+    def vouched(self, m: Move, i: int) -> None:
+        """What was asked of SIGSTRUCT's file was asked of what is measured under it."""
+        if self.law.proxy:
+            said = m.vouched & m.get(f"ghost{i}.signed") & m.get("enclave.genuine")
+            m.set(f"ghost{i}.allowed", m.get(f"ghost{i}.allowed") | said)
+
     def page_changed(self, m: Move, i: int, *, new: bool = False, extends: bool = False) -> None:
         """Keep the ghosts that follow a page's bound; ``new``: it was loaded just now."""
         w = self.world

@@ -9,7 +9,7 @@ from softsgx.checker.world.move import File, Move
 from softsgx.checker.world.sources import FILE_EXECUTE, SOURCES
 from softsgx.errors import UsageError
 from softsgx.law.rule import At, Request
-from softsgx.law.values import RW, RWX, R, Value, W, eq, has, implies, ite, no, subset
+from softsgx.law.values import RW, RWX, R, Value, W, X, eq, has, implies, ite, no, subset
 from softsgx.sdm.leaves import PT_REG
 
 __all__ = [
@@ -38,6 +38,9 @@ def create_moves(b: Builder, p: int) -> None:
     at = b.ioctl(m, p)
     if b.has_rule("may_create"):
         b.law.may_create(m, at, None)
+    if b.has_rule("create_sigstruct"):
+        at = b.at(m, p, source=_sigstruct(b, m, p))
+        b.law.create_sigstruct(m, at, Request())
     m.require(no(m.get("enclave.created")))  # one ELRANGE, whatever a design allows
     b.law.create(m, at, b.request(0, ecreate=0))
     m.set("enclave.created", 1)
@@ -55,16 +58,29 @@ def init_moves(b: Builder, p: int) -> None:
     )  # fmt: skip
     if b.has_rule("may_init"):
         b.law.may_init(m, at, r)
-    if b.law.vets_sigstruct:
-        source = SourceChoice(m, p, "sigstruct")
-        at = b.at(m, p, source=source)
-        m.require(no(source.noexec))  # INIT does not look at that
+    if b.law.vets_sigstruct and not b.has_rule("create_sigstruct"):
+        at = b.at(m, p, source=_sigstruct(b, m, p))
         r.__dict__["sigstruct_inside"] = 1
-        kept = m.get("enclave.sigstruct_kept") if "sigstruct_kept" in b.law.enclave_fields else 0
-        was = m.get("enclave.sigstruct_file")
-        m.set("enclave.sigstruct_file", ite(kept, was, no(source.anonymous)))
     b.law.init(m, at, r)
+    for i in range(b.world.n_pages) if b.law.proxy else ():
+        # SIGSTRUCT's file came with the enclave of an unmodified file: what is measured under it
+        # is that enclave's, wherever the loader had it from.
+        signed = m.get(f"ghost{i}.signed") & m.get("enclave.genuine")
+        m.set(f"ghost{i}.intact", m.get(f"ghost{i}.intact") | signed)
     b.done(m)
+
+
+def _sigstruct(b: Builder, m: Move, p: int) -> SourceChoice:
+    """The memory that SIGSTRUCT is taken from."""
+    source = SourceChoice(m, p, "sigstruct")
+    m.require(no(source.noexec))  # nobody looks at that
+    kept = m.get("enclave.sigstruct_kept") if "sigstruct_kept" in b.law.enclave_fields else 0
+    was = m.get("enclave.sigstruct_file")
+    m.set("enclave.sigstruct_file", ite(kept, was, no(source.anonymous)))
+    if b.law.proxy:
+        m.require(no(has(source.prot, X)))  # who may map its file as code may be another matter
+        m.set("enclave.genuine", source.intact)
+    return source
 
 
 class SourceChoice:
@@ -153,7 +169,11 @@ def secinfo(
 def _declared(b: Builder, m: Move) -> Value:
     """What the caller declares of a page: a segment is one that exists, and has a bit."""
     name = b.law.declares
-    return m.arg(name, 3, chosen=b.world.has_segments) if name else 0
+    if not name:
+        return 0
+    declared: Value = m.arg(name, 3, chosen=b.world.has_segments)
+    m.require(subset(declared, b.law.declarable))
+    return declared
 
 
 def own_args(b: Builder, m: Move) -> dict[str, Value]:
@@ -168,13 +188,13 @@ def add_moves(b: Builder, p: int, i: int) -> None:
     b.law.may_build(m, at, None)
     source = SourceChoice(m, p)
     perm, declared = m.arg("perm", 3), _declared(b, m)
-    measure = no(m.arg("unmeasured", 1)) if b.law.sgx_permissions else 0
+    measure = no(m.arg("unmeasured", 1)) if b.law.sgx_permissions or b.law.proxy else 0
     at = b.at(m, p, page=m.page(i), source=source)
     load_rules(b, m, at, secinfo(b, perm, declared, measure, **own_args(b, m)))
     allowed = source.allowed | m.vetted
     b.content(
         m, i, written=0, allowed=allowed, intact=source.intact, noexec=source.noexec,
-        source_may=source.may, loaded=1,
+        source_may=source.may, loaded=1, **({"signed": measure} if b.law.proxy else {}),
     )  # fmt: skip
     b.page_changed(m, i, new=True)
     b.done(m)
@@ -183,6 +203,7 @@ def add_moves(b: Builder, p: int, i: int) -> None:
 def _fresh(b: Builder, m: Move, i: int) -> None:
     """A zeroed page has no content that anyone could have asked about, and no source."""
     b.content(m, i, written=0, allowed=1, intact=0, noexec=0, source_may=RWX, loaded=0)
+    b.unsigned(m, i)
     b.page_changed(m, i, new=True)
 
 

@@ -36,6 +36,7 @@ def mmap_moves(b: Builder, p: int, i: int) -> None:
         at = _mapping(b, m, p, i, File(m))
         b.law.mmap(m, at, b.request(i, prot=prot, map_type=map_type))
         m.set(f"vma{p}_{i}.asked", m.asked_x)
+        b.vouched(m, i)
         b.done(m)
         if not b.world.has_segments:
             continue
@@ -78,6 +79,7 @@ def mprotect_moves(b: Builder, p: int, i: int) -> None:
         at = b.at(m, p, page=m.page(i, p), vma=vma, file=File(m, segment))
         rule(m, at, b.request(i, prot=prot))
         vma.asked = vma.asked | m.asked_x
+        b.vouched(m, i)
         b.done(m)
 
 

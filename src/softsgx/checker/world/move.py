@@ -14,6 +14,7 @@ from softsgx.checker.circuits.circuit import Chosen
 from softsgx.checker.world.permissions import PROCESS2, SEGMENTS
 from softsgx.checker.world.sources import FILE_EXECMOD, FILE_EXECUTE, FILE_SGX_EXECUTE
 from softsgx.checker.world.world import EXECMOD, READ, World
+from softsgx.errors import InternalError
 from softsgx.law.rule import At, Request
 from softsgx.law.values import RWX, Value, W, X, eq, has, implies, ite, no, subset
 from softsgx.lsm import apparmor, selinux
@@ -134,6 +135,7 @@ class Move:
         self.new: dict[str, tuple[int, ...]] = {}
         self.asked_x: Value = 0
         self.vetted: Value = 0
+        self.vouched: Value = 0
         self.rules: dict[str, None] = {}
         self.asks: list[tuple[str, Value, Value]] = []
         self.enclave = StateCell(self, "enclave.", {"dead": 0, "size": 0})
@@ -189,6 +191,7 @@ class Move:
         if rule is not None:
             rule(questions, at, Request(**what))
             self.vetted = self.vetted | (questions.vets & questions.held)
+            self.vouched = self.vouched | (questions.vouches & questions.held)
             if self.world.lsm == "apparmor" and "prot" in what:
                 # It heard of X, whether it remembered an answer or not.
                 heard = ite(when, what["prot"], 0)
@@ -225,6 +228,7 @@ class _Questions:
         self._move, self._when = move, when
         self.held: Value = 1
         self.vets: Value = 0
+        self.vouches: Value = 0
 
     def need(self, _errno: int, cond: Value, _why: str = "") -> None:
         """What was asked is held."""
@@ -245,6 +249,12 @@ class _Questions:
         move, world = self._move, self._move.world
         p = at.process.index
         perms = ite(self._when, perms, 0)
+        if target in (selinux.ENCLAVE, selinux.OWN_ENCLAVE):
+            move.asks.append((target, perms, 0))
+            self.need(0, subset(perms, move.get(f"may{p}.sigstruct")))
+            if target == selinux.ENCLAVE:
+                self.vouches = self.vouches | no(eq(perms, 0))
+            return
         if target == selinux.INODE and isinstance(at.file, _OfSource):
             self._of_file(p, perms, at.file.kind)
             return
@@ -275,11 +285,14 @@ class _Questions:
             held = (held & RWX) | ite(has(held, EXECMOD), selinux.EXECMOD, 0) | _GRANTED
             self.need(0, subset(perms, held))
             move.asked_x = move.asked_x | has(perms, selinux.EXECUTE) | has(perms, selinux.EXECMOD)
+        elif target != selinux.FD:  # whose use is granted
+            raise InternalError(f"the checker knows no permissions of {target!r}")
 
     def _of_file(self, p: int, perms: Value, kind: str) -> None:
         """Of the file that a page comes from: EXECUTE, EXECMOD, SGX_EXECUTE; others are granted.
 
-        Of SIGSTRUCT's the same: it says nothing of any content.
+        Of SIGSTRUCT's the same: it says nothing of any content, but of what is measured under it
+        where the design has it for a proxy (`Builder.vouched`).
         """
         move = self._move
         own, held, asked = move.get(f"may{p}.{kind}"), _GRANTED | RWX & ~selinux.EXECUTE, self.vets
@@ -293,6 +306,8 @@ class _Questions:
         self.need(0, subset(perms, held))
         if kind == "file":
             self.vets = asked
+        else:
+            self.vouches = self.vouches | has(perms, selinux.EXECUTE) | has(perms, selinux.EXECMOD)
 
     # AppArmor remembers of a file which permissions were granted on it, and for which
     # profiles. Here profiles that allow the same are one, for they give the same answers.
@@ -322,6 +337,8 @@ class _Questions:
             self.need(0, implies(asked, has(move.get(f"may{p}.{at.file.kind}"), FILE_EXECUTE)))
             if at.file.kind == "file":
                 self.vets = self.vets | asked
+            else:
+                self.vouches = self.vouches | asked
             return
         move.asks.append(("path", mask, 0))
         known = self._checked_others(p)

@@ -58,7 +58,7 @@ def _entries(b: Builder, p: int) -> None:
             page = LocalCell(b.world.page_schema)
             source = SourceChoice(m, p)
             at = b.at(m, p, page=page, source=source)
-            load_rules(b, m, at, secinfo(b, prot, prot, 1, **own_args(b, m)))
+            load_rules(b, m, at, secinfo(b, prot, prot & b.law.declarable, 1, **own_args(b, m)))
             vma = LocalCell(b.world.vma_schema)
             _entry_mapping(b, m, p, way, page, vma, prot)
             seen = At(page=page, vma=vma, enclave=At(created=1, initialized=1, dead=0))
@@ -94,6 +94,7 @@ def _inside(b: Builder, p: int, i: int) -> None:
     m = b.start("write", p=p, i=i)
     m.require(world.enters(p) & has(world.access(p, i), W))
     b.content(m, i, written=1, allowed=0, intact=0)
+    b.unsigned(m, i)
     b.done(m)
 
     for leaf in ("eaccept", "emodpe", "eacceptcopy"):
@@ -117,6 +118,7 @@ def _inside(b: Builder, p: int, i: int) -> None:
         getattr(b.law, leaf)(m, b.at(m, p, page=page), r)
         if leaf == "eacceptcopy":
             b.content(m, i, written=1, allowed=0, intact=0)
+            b.unsigned(m, i)
         b.page_changed(m, i)
         b.done(m)
 

@@ -116,6 +116,8 @@ class World:
             add(f"enclave.{field}", width)
         if self.design.vets_sigstruct:
             add("enclave.sigstruct_file", 1)
+        if self.design.proxy:
+            add("enclave.genuine", 1)  # SIGSTRUCT is the one that its file has
         if self.lsm == "apparmor":  # what it remembers of the device's file
             add("enclave.granted", 3)
             for p in range(self.n_processes):
@@ -126,6 +128,8 @@ class World:
                     add(f"page{i}.{f.name}", f.width)
             for name, width in _GHOSTS.items():
                 add(f"ghost{i}.{name}", width)
+            if self.design.proxy:
+                add(f"ghost{i}.signed", 1)  # measured, and as it was then
 
     def _add(self, name: str, width: int, frozen: bool = False) -> None:
         self.vars[name] = Var(self.graph, name, width, frozen)
