@@ -28,7 +28,7 @@ SHELL := /bin/bash
 
 SITE ?= build/docs
 
-.PHONY: help setup demo docs test lint bench fuzz judge format guests findings man wheel clean
+.PHONY: help setup demo docs test lint bench fuzz judge confirm format guests findings man wheel clean
 
 help:
 	@echo 'make demo     run a small enclave under softsgx and show what happened'
@@ -38,6 +38,7 @@ help:
 	@echo 'make bench    the benchmarks (ARGS go to bench/run.py)'
 	@echo 'make fuzz     random memory calls, held against the model (ARGS: seconds, --seed N …)'
 	@echo 'make judge    the rules, held against the kernel'\''s own driver (ARGS: sequences, --seed N …)'
+	@echo 'make confirm  each proof and trace of the checker, by solvers of others (ARGS: --shortest SECONDS)'
 	@echo 'make guests   the test programs, into .cache/guests (orders is what replay needs)'
 	@echo 'make findings write docs/findings.md and docs/findings/ (ten minutes; ARGS go to tools/findings.py)'
 	@echo 'make format   let ruff rewrite what it can'
@@ -88,6 +89,11 @@ fuzz: setup
 
 judge: setup
 	@$(BIN)/python tools/judge.py $(ARGS)
+
+# The checker's status is 1 where something is refuted.
+confirm: setup
+	@$(BIN)/softsgx check --export build/export >/dev/null || [ $$? = 1 ]
+	@$(BIN)/python tools/confirm.py build/export $(ARGS)
 
 format: setup
 	@$(BIN)/ruff check --fix-only $(CODE)

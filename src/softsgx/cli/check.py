@@ -51,6 +51,11 @@ def parser() -> Any:
     )  # fmt: skip
     p.add_argument("--bound", type=int, default=12, metavar="STEPS", help="of z3's search")
     p.add_argument("--trace-dir", metavar="DIR", help="write each trace as a JSON file")
+    p.add_argument(
+        "--export", metavar="DIR",
+        help="write each question as AIGER, SMT-LIB and Promela, each proof's invariant as a"
+        " certificate and each trace as a witness, for checkers of others",
+    )  # fmt: skip
     p.add_argument("--markdown", action="store_true", help="the table alone, as Markdown")
     p.add_argument(
         "--html", metavar="DIR",
@@ -139,9 +144,13 @@ def check(args: list[str]) -> int:
     memory_bytes = parse_size(a.memory) if a.memory else default_bytes(a.jobs)
     options = Options(
         a.pages, a.processes, held, timeout_s=a.timeout, engine=a.engine, max_depth=a.bound,
-        lsm=a.lsm, memory_bytes=memory_bytes,
+        lsm=a.lsm, memory_bytes=memory_bytes, export=os.path.abspath(a.export) if a.export else "",
     )  # fmt: skip
     _tell_engine(options)
+    if a.export:
+        from softsgx.checker.certificates.folder import prepare_folder
+
+        prepare_folder(a.export)
     pairs = [(text, name) for text in texts for name in a.property or PROPERTIES]
     results = _run(pairs, options, a.jobs, a.load)
     if a.html:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from softsgx.checker.circuits.circuit import Graph
 from softsgx.checker.engines.answer import Answer, Clause
 from softsgx.checker.engines.limits import out_of_memory
 from softsgx.checker.engines.replay import replay_inputs
+from softsgx.checker.engines.smtlib import InvariantQueries, gates, literal
 from softsgx.checker.world.system import System
 from softsgx.errors import SoftsgxError, UnsupportedError
 
@@ -28,37 +28,6 @@ def _z3() -> Any:
     return z3
 
 
-def _smt2(
-    graph: Graph, roots: Iterable[int], names: dict[int, str], prefix: str,
-    declared: Collection[int] = (),
-) -> list[str]:  # fmt: skip
-    """SMT-LIB for the gates of the roots' cones: a constant ``PREFIXn`` for each of them.
-
-    names: of the free variables, as SMT-LIB terms; one that it lacks is declared, if it
-    is not ``declared`` already. Text,
-    since making terms one by one costs ten times what solving does.
-    """
-    lines = []
-    for v in graph.cone(roots):
-        pair = graph.fanins[v]
-        if pair is None:
-            if v in names:
-                lines.append(f"(define-fun {prefix}{v} () Bool {names[v]})")
-            elif v not in declared:
-                lines.append(f"(declare-const {prefix}{v} Bool)")
-        else:
-            a, b = (_text(lit, prefix) for lit in pair)
-            lines.append(f"(declare-const {prefix}{v} Bool)")
-            lines.append(f"(assert (= {prefix}{v} (and {a} {b})))")
-    return lines
-
-
-def _text(lit: int, prefix: str) -> str:
-    if lit <= 1:
-        return "true" if lit else "false"
-    return f"(not {prefix}{lit >> 1})" if lit & 1 else f"{prefix}{lit >> 1}"
-
-
 class Undecided(SoftsgxError):
     """Z3 did not say whether an invariant is one."""
 
@@ -75,36 +44,16 @@ def check_invariant(
     where it has no memory left.
     """
     z3 = _z3()
-    graph = system.graph
-    latch = {(name, i): (lit, nxt) for name, i, lit, nxt in system.latches()}
-    next_of = {lit >> 1: nxt for lit, nxt in latch.values()}
-    now = [[latch[n, i][0] ^ (value ^ 1) for n, i, value in cube] for cube in cubes]
-    then = [[latch[n, i][1] ^ (value ^ 1) for n, i, value in cube] for cube in cubes]
-    # "not bad" after the step: bad's cone once more, over the next values of the state.
-    support = [v for v in graph.cone([bad]) if graph.fanins[v] is None]
-    roots = [bad, *(next_of[v] for v in support), *(x for c in (*now, *then, *assumed) for x in c)]
-    lines = _smt2(graph, roots, {}, "n")
-    lines += _smt2(graph, [bad], {v: _text(next_of[v], "n") for v in support}, "m")
-
-    def one_of(cubes_of: Sequence[Sequence[int]], last: str) -> str:
-        texts = [f"(and true {' '.join(_text(x, 'n') for x in cube)})" for cube in cubes_of]
-        return f"(or {last} {' '.join(texts)})"
-
-    excluded = one_of(now, _text(bad, "n"))
-    others = one_of(assumed, "false")
-    state = set(next_of)
-    zero = [f"(not n{v})" for v in graph.cone(roots) if v in state]
+    queries = InvariantQueries(system, bad, cubes, assumed)
+    # That it excludes "bad" needs no question: "not bad" is a part of it.
     for what, claim in (
-        ("it does not hold at the start", f"(and {excluded} {' '.join(zero)})"),
-        (
-            "a step leaves it",
-            f"(and (not {excluded}) (not {others}) {one_of(then, _text(bad, 'm'))})",
-        ),
+        ("it does not hold at the start", queries.initiation()),
+        ("a step leaves it", queries.consecution()),
     ):
         claimed = z3.Solver()
         if timeout_s is not None:
             claimed.set("timeout", max(1, int(1000 * timeout_s)))
-        claimed.from_string("\n".join([*lines, f"(assert {claim})"]))
+        claimed.from_string("\n".join(claim))
         answer = claimed.check()
         if answer == z3.unknown:
             why = claimed.reason_unknown()
@@ -140,9 +89,9 @@ class Steps:
         next_of = {lit >> 1: nxt for lit, nxt in self._latch.values()}
         support = [v for v in graph.cone([bad]) if graph.fanins[v] is None]
         lines = self._gates([bad, *(next_of[v] for v in support)])
-        lines += _smt2(graph, [bad], {v: _text(next_of[v], "n") for v in support}, "m")
-        lines.append(f"(assert (not {_text(bad, 'n')}))")
-        lines += ["(declare-const vbad Bool)", f"(assert (=> vbad {_text(bad, 'm')}))"]
+        lines += gates(graph, [bad], {v: literal(next_of[v], "n") for v in support}, "m")
+        lines.append(f"(assert (not {literal(bad, 'n')}))")
+        lines += ["(declare-const vbad Bool)", f"(assert (=> vbad {literal(bad, 'm')}))"]
         self._solver.from_string("\n".join(lines))
 
     def _gates(self, roots: Sequence[int]) -> list[str]:
@@ -153,7 +102,7 @@ class Steps:
                 pair = graph.fanins[v]
                 lines.append(f"(declare-const n{v} Bool)")
                 if pair is not None:
-                    a, b = (_text(x, "n") for x in pair)
+                    a, b = (literal(x, "n") for x in pair)
                     lines.append(f"(assert (= n{v} (and {a} {b})))")
         return lines
 
@@ -170,9 +119,9 @@ class Steps:
             lines += self._gates([*now, *then, *(x for lits in others for x in lits)])
             lines += [f"(declare-const s{k} Bool)", f"(declare-const v{k} Bool)"]
             for lits in (now, *others):
-                texts = " ".join(_text(x, "n") for x in lits)
+                texts = " ".join(literal(x, "n") for x in lits)
                 lines.append(f"(assert (=> s{k} (not (and true {texts}))))")
-            texts = " ".join(_text(x, "n") for x in then)
+            texts = " ".join(literal(x, "n") for x in then)
             lines.append(f"(assert (= v{k} (and true {texts})))")
         if lines:
             self._solver.from_string("\n".join(lines))
@@ -180,7 +129,7 @@ class Steps:
     def forbid(self, literals: Iterable[int]) -> None:
         """From now on these do not hold at once before a step, inputs included."""
         lits = list(literals)
-        texts = " ".join(_text(x, "n") for x in lits)
+        texts = " ".join(literal(x, "n") for x in lits)
         self._solver.from_string(
             "\n".join([*self._gates(lits), f"(assert (not (and true {texts})))"])
         )
@@ -306,7 +255,7 @@ def _frames(
     solver.from_string("\n".join(f"(define-fun d0_{v} () Bool false)" for v in latches))
     for frame in range(max_depth + 2):
         here, after = f"d{frame}_", f"d{frame + 1}_"
-        solver.from_string("\n".join(_smt2(graph, roots, {}, here, set(latches))))
+        solver.from_string("\n".join(gates(graph, roots, {}, here, set(latches))))
         solver.set("timeout", max(1, int(1000 * (deadline - time.monotonic()))))
         reached = z3.Bool(f"{here}{bad >> 1}")
         answer = solver.check(z3.Not(reached) if bad & 1 else reached)
@@ -326,7 +275,7 @@ def _frames(
         lines = []
         for v, nxt in latches.items():
             lines.append(f"(declare-const {after}{v} Bool)")
-            lines.append(f"(assert (= {after}{v} {_text(nxt, here)}))")
+            lines.append(f"(assert (= {after}{v} {literal(nxt, here)}))")
         solver.from_string("\n".join(lines))
 
 

@@ -7,17 +7,20 @@ within a bound, and says so.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from softsgx.checker.certificates.folder import write_questions
+from softsgx.checker.certificates.question import Question
 from softsgx.checker.circuits.circuit import TRUE
 from softsgx.checker.engines import abc, smt
 from softsgx.checker.engines.answer import BOUNDED, PROVED, REFUTED, Answer, Clause
 from softsgx.checker.engines.explore import explore
 from softsgx.checker.engines.limits import out_of_memory
-from softsgx.checker.pool.result import Options, Result
+from softsgx.checker.pool.result import Options, Result, pair_name
 from softsgx.checker.proofs.anypages import AnyPages
 from softsgx.checker.proofs.induction import breaks, by_induction, minimal
 from softsgx.checker.proofs.invariants import invariant_words
@@ -65,6 +68,7 @@ class Checker:
         self._reached: dict[str, Answer] = {}
         self._any: dict[int, AnyPages] = {}
         self._lemmas: dict[System, list[Clause]] = {}
+        self._asked: list[Question] = []
 
     def _make(self, pages: int, processes: int) -> tuple[World, System]:
         world = World(self.design, pages, processes, self.options.lsm)
@@ -158,6 +162,7 @@ class Checker:
     def check(self, prop: Property) -> Result:
         """The verdict on one property."""
         begun = time.monotonic()
+        self._asked = []
         result = Result(self.design.name, dict(self.design.chosen), prop.name)
         result.lsm, result.processes = self.options.lsm, self.options.processes
         if prop.kind == TOLD_APART:
@@ -165,6 +170,7 @@ class Checker:
         else:
             bad = self.world.some(prop.conditions(self.world))
             answer = self.decide(bad)
+            self._note("question", self.system, bad, answer)
             result.method = answer.method
             reached = answer.reached
             if reached is None:
@@ -180,8 +186,44 @@ class Checker:
                 self._tell_proof(result, self.system, bad, answer, prop.conditions)
                 if prop.kind == NEVER and prop.unless:
                     result.vacuous = self.reaches(prop.unless).reached is False
+                    if result.vacuous:
+                        self._note_vacuous(prop.unless)
+        if self.options.export:
+            self._export(prop, result)
         result.seconds = round(time.monotonic() - begun, 2)
         return result
+
+    # -- exports -------------------------------------------------------------------------
+
+    def _note(
+        self, label: str, system: System, bad: int, answer: Answer, words: str = ""
+    ) -> Question:
+        """Keep a question for an export."""
+        question = Question(label, words, system, bad, answer, cubes=answer.invariant)
+        self._asked.append(question)
+        return question
+
+    def _note_vacuous(self, what: str) -> None:
+        """That nothing of the kind can run is a question of its own."""
+        if self.options.export:
+            bad = self._runs(what)
+            answer = self._reached[what]
+            if not answer.method:  # from a copy of this process, which told no more than that
+                answer = self.decide(bad)
+            self._note("vacuous", self.system, bad, answer, "some page runs")
+
+    def _export(self, prop: Property, result: Result) -> None:
+        """Write what was asked for a pair."""
+        about = {name: getattr(result, name) for name in (
+            "design", "options", "lsm", "property", "verdict",
+        )}  # fmt: skip
+        for question in self._asked:
+            world = question.system.world
+            words = question.words or prop.words
+            question.words = f"{result.design}, {prop.name}: {words}"
+            about |= {"pages": world.n_pages, "processes": world.n_processes}
+        name = pair_name(result.design, result.options, result.property)
+        write_questions(os.path.join(self.options.export, name), about, self._asked)
 
     def _tell_bound(self, result: Result, system: System, bad: int, answer: Answer) -> None:
         """How far was searched, and where a proof by induction would break."""
@@ -215,6 +257,8 @@ class Checker:
             if isinstance(found, list):
                 result.cover(None, world.n_processes)
                 found = pages.smaller(world_bad, found)
+                if self.options.export:
+                    self._asked.append(pages.question(world_bad, found, answer.method))
                 result.why += invariant_words(pages.world, found, any_pages=True)
                 return
             wanted = found
@@ -223,6 +267,9 @@ class Checker:
         wrong = smt.check_invariant(system, bad, cubes)
         if wrong:
             raise InternalError(f"the smaller invariant is none: {wrong}")
+        for question in self._asked:
+            if question.bad == bad and question.system is system:
+                question.cubes = cubes
         result.why += invariant_words(world, cubes)
 
     def _tell(self, result: Result, system: System, answer: Answer) -> None:
@@ -279,6 +326,7 @@ class Checker:
             held, found = other.start, other
         if found is None:
             return None
+        self._asked[-1].traces["weaker"] = found
         return {
             "permissions": permission_words(self.world, found.start or {}),
             "steps": [step_words(s) for s in found.steps or []],
@@ -313,6 +361,8 @@ class Checker:
         while True:
             open_ = g.and_(file, others(world))
             answer = self.decide(open_, system)
+            n = len(tried) + 1
+            self._note(f"file-{n}", system, open_, answer, "the enclave of an unmodified file runs")
             result.method = answer.method
             if answer.reached is None:
                 self._tell_bound(result, system, open_, answer)
@@ -337,6 +387,7 @@ class Checker:
             }
             both = self.world.graph.and_(made, within(self.world, everyone))
             other = self.decide(both)
+            self._note(f"made-{n}", self.system, both, other, "a generated enclave runs, too")
             if other.reached is None:
                 self._tell_bound(result, self.system, both, other)
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Options", "Result", "trace_name"]
+__all__ = ["Options", "Result", "pair_name", "trace_name"]
 
 
 class Options:
@@ -13,19 +13,20 @@ class Options:
     pages, processes: of the world. timeout_s: for one question to an engine. memory_bytes:
     the most that an engine may take for one, None for no bound. engine: "auto" (ABC, or Z3
     where it is missing), "abc", "z3" (bounded) or "explicit". lsm: "selinux", "apparmor" or
-    "none".
+    "none". export: the directory that questions and answers are written to, or "".
     """
 
     __slots__ = (
-        "engine", "lsm", "max_depth", "memory_bytes", "pages", "permissions", "processes",
+        "engine", "export", "lsm", "max_depth", "memory_bytes", "pages", "permissions", "processes",
         "timeout_s",
     )  # fmt: skip
 
     def __init__(
         self, pages: int = 2, processes: int = 2, permissions: dict[str, int] | None = None,
         *, timeout_s: int = 60, engine: str = "auto", max_depth: int = 12, lsm: str = "selinux",
-        memory_bytes: int | None = None,
+        memory_bytes: int | None = None, export: str = "",
     ) -> None:  # fmt: skip
+        self.export = export
         self.pages, self.processes = pages, processes
         self.permissions = dict(permissions or {})
         self.timeout_s, self.engine, self.max_depth = timeout_s, engine, max_depth
@@ -98,7 +99,12 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what if number == 1 else many}"
 
 
+def pair_name(design: str, options: dict[str, str], property_name: str) -> str:
+    """The name of a pair's folder of ``softsgx check --export``."""
+    chosen = "".join(f"+{k}={v}" for k, v in options.items())
+    return f"{design}{chosen}.{property_name}"
+
+
 def trace_name(design: str, options: dict[str, str], property_name: str) -> str:
     """The name of the file that ``softsgx check --trace-dir`` writes a trace to."""
-    chosen = "".join(f"+{k}={v}" for k, v in options.items())
-    return f"{design}{chosen}.{property_name}.json"
+    return pair_name(design, options, property_name) + ".json"

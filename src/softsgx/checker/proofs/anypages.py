@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from softsgx.checker.certificates.question import Question
 from softsgx.checker.engines import abc, smt
 from softsgx.checker.engines.answer import Answer, Clause
 from softsgx.checker.proofs.induction import minimal
@@ -170,6 +171,17 @@ class AnyPages:
         if wrong:
             raise InternalError(f"the smaller invariant of each page is none: {wrong}")
         return found
+
+    def question(self, bad: int, cubes: list[Clause], method: str) -> Question:
+        """The proof that is `check`ed, as a question about one page: the others are inputs,
+        and outside of the cubes.
+        """
+        others = {n: v for n, v in self._every.items() if page_of(n) in _OTHERS}
+        answer = Answer(False, 0, method, invariant=cubes)
+        words = "any number of pages, of which one is kept"
+        return Question(
+            "any-pages", words, self.system(cubes), bad, answer, cubes=cubes, others=others
+        )
 
     # -- search ----------------------------------------------------------------------------
 
