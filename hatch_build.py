@@ -1,4 +1,4 @@
-"""Build hook: compile what is not Python (host/*.S, interleave.c and dcap_ql.c) with gcc.
+"""Build hook: compile what is not Python (host/*.S, series.c, interleave.c and dcap_ql.c) with gcc.
 
 The objects need no Python headers, so one gcc call each is the whole build; setuptools or
 meson would be a second build system for it. They are written beside
@@ -32,7 +32,7 @@ else:
 
 __all__ = [
     "BuildError", "VdsoBuildHook", "build_dcap_ql", "build_interleave", "build_paths",
-    "build_short", "build_vdso",
+    "build_series", "build_short", "build_vdso",
 ]  # fmt: skip
 
 _HOST = Path("src/softsgx/host")
@@ -45,6 +45,7 @@ _USUAL = ["-O2", "-shared", "-fPIC", "-fvisibility=hidden"]
 _OBJECT = _HOST / "softsgx-vdso.so"
 _PATHS_OBJECT = _HOST / "softsgx-paths.so"
 _SHORT_OBJECT = _HOST / "softsgx-short.so"
+_SERIES_OBJECT = _HOST / "softsgx-series.so"
 # What vdso.lds and short.lds put behind the file.
 _SLOTS_OFFSET = 0x2000
 _HEAD_OFFSET = 0x6000
@@ -128,6 +129,14 @@ def build_interleave(root: Path) -> Path:
     return _compile(root, _INTERLEAVE, _INTERLEAVE_OBJECT, flags)
 
 
+def build_series(root: Path) -> Path:
+    """Compile what answers calls that are alike where it is there and return its path.
+
+    Raises BuildError.
+    """
+    return _compile(root, _HOST / "series.c", _SERIES_OBJECT, _USUAL)
+
+
 def build_dcap_ql(root: Path) -> Path:
     """Compile the library for programs that link libsgx_dcap_ql and return its path.
 
@@ -186,12 +195,14 @@ class VdsoBuildHook(BuildHookInterface):
             build_paths(Path(self.root))
             build_short(Path(self.root))
             build_interleave(Path(self.root))
+            build_series(Path(self.root))
             build_dcap_ql(Path(self.root))
             if version != "editable":
                 build_data["shared_data"] |= _shared(Path(self.root), self.metadata.version)
         except BuildError as e:
             sys.exit(f"error: {e}")
-        built = (_OBJECT, _PATHS_OBJECT, _SHORT_OBJECT, _INTERLEAVE_OBJECT, _DCAP_QL_OBJECT)
+        host = (_OBJECT, _PATHS_OBJECT, _SHORT_OBJECT, _SERIES_OBJECT)
+        built = (*host, _INTERLEAVE_OBJECT, _DCAP_QL_OBJECT)
         build_data["artifacts"] += [f"/{path}" for path in built]
         build_data["pure_python"] = False
         build_data["tag"] = "py3-none-linux_x86_64"
@@ -203,6 +214,7 @@ if __name__ == "__main__":
         print(build_paths(Path(__file__).resolve().parent))
         print(build_short(Path(__file__).resolve().parent))
         print(build_interleave(Path(__file__).resolve().parent))
+        print(build_series(Path(__file__).resolve().parent))
         print(build_dcap_ql(Path(__file__).resolve().parent))
     except BuildError as e:
         sys.exit(f"error: {e}")

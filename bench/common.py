@@ -8,6 +8,7 @@ rounds counts for both: what other work adds is never negative.
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -76,8 +77,13 @@ def guest(name: str) -> Path:
 
 
 def figures(command: list[str]) -> dict[str, float]:
-    """Run a program that prints ``name number`` lines: what it printed. Raises if it fails."""
+    """Run a program that prints ``name number`` lines: what it printed. Raises if it fails.
+
+    ``cpu_us`` is the CPU time of all that the command was, start and end with it.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
     found = {}
@@ -85,7 +91,8 @@ def figures(command: list[str]) -> dict[str, float]:
         words = line.split()
         if len(words) == 2 and words[0] not in ("ok", "not"):
             found[words[0]] = float(words[1])
-    return found
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return found | {"cpu_us": spent * 1e6}
 
 
 def wall_ms(command: list[str], *, check: bool = True) -> float:

@@ -43,6 +43,7 @@ __all__ = [
     "einit",
     "place",
     "remove_pages",
+    "secinfo_of",
     "secinfo_request",
     "sgx2_begin",
     "sgx2_finish",
@@ -137,12 +138,17 @@ def _add_pages(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     memory.write(arg, layout.pack_record(params))
     if stop is not None:
         raise stop
+    device.added = params
     return 0
 
 
 def secinfo_request(process: Any, addr: int) -> Request:
-    """A SECINFO as rules see it: ``flags``, ``pt``, ``perm``, ``reserved_zero``."""
-    raw = process.memory.read(addr, SECINFO.size)
+    """A SECINFO in memory as rules see it: ``flags``, ``pt``, ``perm``, ``reserved_zero``."""
+    return secinfo_of(process.memory.read(addr, SECINFO.size))
+
+
+def secinfo_of(raw: bytes) -> Request:
+    """The same of its 64 bytes."""
     known = _secinfos.get(raw)
     if known is None:
         flags = SECINFO.unpack(raw).flags

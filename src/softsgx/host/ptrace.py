@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVENT_CLONE", "EVENT_EXEC", "EVENT_EXIT", "EVENT_FORK", "EVENT_SECCOMP", "EVENT_STOP",
-    "EVENT_VFORK", "EVENT_VFORK_DONE", "Registers", "cont", "cpuid_faulting", "cpuid_function",
-    "dispatch_of", "event_message", "execve", "get_siginfo", "get_sigmask", "get_xstate",
-    "has_thread_area", "interrupt", "is_thread_of", "listen", "memfd_secret", "peek_debug",
-    "poke_debug", "prctl", "punch_hole", "read_memory", "seccomp_filter", "seccomp_listener",
-    "seize", "set_dispatch", "set_siginfo", "set_sigmask", "set_thread_area", "set_xstate",
-    "shares", "si_code", "singlestep", "syscall_info", "syscall_step", "tgkill", "trace_also",
-    "write_memory",
+    "EVENT_VFORK", "EVENT_VFORK_DONE", "Object", "Registers", "Words", "cont", "cpuid_faulting",
+    "cpuid_function", "dispatch_of", "event_message", "execve", "get_siginfo", "get_sigmask",
+    "get_xstate", "has_thread_area", "interrupt", "is_thread_of", "listen", "memfd_secret",
+    "peek_debug", "poke_debug", "prctl", "punch_hole", "read_memory", "seccomp_filter",
+    "seccomp_listener", "seize", "set_dispatch", "set_siginfo", "set_sigmask", "set_thread_area",
+    "set_xstate", "shares", "si_code", "singlestep", "syscall_info", "syscall_step", "tgkill",
+    "trace_also", "write_memory",
 ]  # fmt: skip
 
 _GETREGS, _SETREGS, _CONT, _SINGLESTEP, _SYSCALL = 12, 13, 7, 9, 24
@@ -108,6 +108,34 @@ class Registers:
         """Write them and let the tracee run."""
         if _ptrace(_SETREGS, tid, None, self._address) < 0 or _ptrace(_CONT, tid, None, None) < 0:
             raise ProcessLookupError(tid)
+
+
+class Words:
+    """``n`` words of 64 bits that compiled code sees, too: ``view``, and their ``address``."""
+
+    __slots__ = ("_buffer", "address", "view")
+
+    def __init__(self, n: int) -> None:
+        self._buffer = ctypes.create_string_buffer(n * 8)
+        self.address = ctypes.addressof(self._buffer)
+        self.view = memoryview(self._buffer).cast("B").cast("Q")
+
+
+class Object:
+    """A compiled object of ours. Raises OSError where it is not built."""
+
+    def __init__(self, path: str) -> None:
+        self._object = ctypes.CDLL(path)
+
+    def text(self, name: str) -> str:
+        """A string that it has. Raises ValueError if it has none of that name."""
+        return ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(self._object, name))).decode()
+
+    def function(self, name: str) -> Callable[[int], None]:
+        """A function that takes an address and gives nothing, and runs without the GIL."""
+        found = self._object[name]
+        found.argtypes, found.restype = (ctypes.c_void_p,), None
+        return found
 
 
 def seize(pid: int) -> None:

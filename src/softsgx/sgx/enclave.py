@@ -193,13 +193,17 @@ class Enclave:
         n = len(data) // PAGE_SIZE
         if data != _ZEROS[: len(data)]:  # fresh memory is zero already
             self.memory.write(offset, data)
-        fd = self.memory.fd
-        if fd >= 0:
-            self.measurement.add_pages_from_fd(fd, offset, offset, n, secinfo_flags, measure)
+        if self.memory.fd >= 0:
+            self.loaded(offset, n, secinfo_flags, measure)
         else:
             self.measurement.add_pages(offset, secinfo_flags, data, measure)
         if n == 1:
             self.tcs.pop(offset, None)
+
+    def loaded(self, offset: int, n: int, secinfo_flags: int, measure: bool) -> None:
+        """The same of ``n`` pages whose content is in the memory's file already."""
+        fd = self.memory.fd
+        self.measurement.add_pages_from_fd(fd, offset, offset, n, secinfo_flags, measure)
 
     def clear(self, index: int) -> None:
         """EAUG's part in the content of a page: zeros.

@@ -7,7 +7,7 @@ from typing import Any
 
 from softsgx.device.files import PathFile
 from softsgx.law.rule import At, Stop
-from softsgx.supervisor.calls import injected
+from softsgx.supervisor.calls import injected, series
 from softsgx.supervisor.effects import mappings
 from softsgx.supervisor.state.host_process import process_of, received
 from softsgx.supervisor.state.run import Run
@@ -59,6 +59,8 @@ def _of_device(run: Run, tracee: Tracee, file: Any) -> Any:
         answer, why, at_exit = injected.ioctl(run, tracee, process, file, cmd, arg)
     else:
         answer, why = run.device.ioctl(process, file, cmd, arg)
+        if run.device.added is not None:
+            series.added(run, tracee, process, file)
     fd = view[RDI] & _LOW
 
     def told(answer: int) -> None:

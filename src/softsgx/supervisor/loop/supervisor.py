@@ -92,7 +92,8 @@ class Supervisor:
         tracees = run.tracees
         wait = wait_any if run.debugger is None else run.debugger.wait
         while tracees:
-            tid, status = wait()
+            series = run.series
+            tid, status = wait() if series is None or not series.armed else series.wait()
             tracee = tracees.get(tid)
             try:
                 if tracee is None:

@@ -150,6 +150,13 @@ class _HostMemory:
             record.source(start, end, prot, may, self._path(start, dev, inode), offset)
         return _HostSource(self.process, start, end, prot, may, int(not inode), int(bool(shared)))
 
+    def asked(self) -> tuple[int, bytes] | None:
+        """How `source` has asked the kernel: the descriptor, and the question with its answer.
+
+        None where it has to read all mappings.
+        """
+        return (self._maps_fd, bytes(self._question)) if self._query else None
+
     def _path(self, start: int, dev: int, inode: int) -> str:
         """The path of a mapping's file, "" for anonymous memory; looked up once a file."""
         if not inode:

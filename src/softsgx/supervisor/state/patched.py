@@ -7,7 +7,7 @@ from bisect import bisect_left
 from softsgx.host import cpuidsites, pathcode
 from softsgx.supervisor.state.tracee import AddressSpace
 
-__all__ = ["pages", "unpatched"]
+__all__ = ["pages", "ranges", "unpatched"]
 
 
 def unpatched(space: AddressSpace, addr: int, data: bytes) -> bytes:
@@ -25,6 +25,11 @@ def pages(space: AddressSpace, start: int, end: int) -> set[int]:
     """The numbers of the pages in [start, end) that have a patch."""
     touched = [(at, at + len(was) - 1) for at, _, was in _patches(space, start, end)]
     return {page for first, last in touched for page in (first >> 12, last >> 12)}
+
+
+def ranges(space: AddressSpace) -> list[tuple[int, int]]:
+    """Where memory reads otherwise than it is: (start, end) of each patch."""
+    return [(at, at + len(was)) for at, _, was in _patches(space, 0, 1 << 64)]
 
 
 def _patches(space: AddressSpace, start: int, end: int) -> list[tuple[int, bytes, bytes]]:

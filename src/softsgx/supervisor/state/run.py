@@ -63,6 +63,8 @@ class Run:
     dispositions were asked for. noexec: the nodes lie on such a mount. allowed: real protections
     of pages by (VMA's word, page's word).
 
+    series: a loader's pages that compiled code takes (`supervisor.calls.series`), or None.
+
     dispatch: what is done with a status of a tracee that came while a handler waited for
     another's; the loop's.
     """
@@ -73,6 +75,7 @@ class Run:
         self.record = options.recorder
         self.faults = options.faults
         self.debugger: Any = None
+        self.series: Any = None
         self.lsm = options.lsm
         self.tracees: dict[int, Tracee] = {}
         self.early: dict[int, int] = {}

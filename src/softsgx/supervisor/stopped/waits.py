@@ -25,7 +25,9 @@ __all__ = [
     "has_moved",
     "keep_stop",
     "kept",
+    "poll_ns",
     "poll_stop",
+    "polled",
     "wait_any",
     "wait_end",
     "wait_first",
@@ -68,14 +70,18 @@ class _Wait:
         while True:
             found = os.waitpid(-1, _WALL | os.WNOHANG)
             if monotonic_ns() > end:
-                self.skip = self.pause = min(self.pause * 2, _MOST_SKIPPED)
-                self.good = 0
+                self.in_vain()
                 return found if found[0] else os.waitpid(-1, _WALL)
             if found[0]:
                 self.good += 1
                 if self.good == _GOOD:
                     self.good, self.pause = 0, max(self.pause // 2, 1)
                 return found
+
+    def in_vain(self) -> None:
+        """A poll was worth nothing."""
+        self.skip = self.pause = min(self.pause * 2, _MOST_SKIPPED)
+        self.good = 0
 
 
 _next, _answer = _Wait(), _Wait()
@@ -85,6 +91,21 @@ _next, _answer = _Wait(), _Wait()
 def wait_any() -> tuple[int, int]:
     """The next event: a tid and its wait status."""
     return kept.pop(0) if kept else _next()
+
+
+def poll_ns() -> int:
+    """How long others that wait for the next event poll before they block, 0 for not at all."""
+    if _next.pause > 1 and len(os.sched_getaffinity(0)) == 1:
+        _next.skip = _MOST_SKIPPED
+    return 0 if _next.skip else _POLL_NS
+
+
+def polled(waits: int, *, in_vain: bool) -> None:
+    """They have waited so often; in_vain: the last poll was."""
+    if in_vain:
+        _next.in_vain()
+    else:
+        _next.skip = max(_next.skip - waits, 0)
 
 
 def wait_stop(tid: int) -> int:

@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The same call again and again: a loader that adds its pages one by one.
+ *
+ * No rule is written here. The tracer in Python has asked the law what it answers for the next
+ * pages, should they come by the same call, with the same SECINFO, from the same mapping, and has
+ * put into a block all that the law read. As long as each stop is that of the next page, and all of
+ * it compares equal, the answer is the known one, and what is left to do is a copy. Whatever
+ * differs in anything goes to Python, untouched. docs/decisions/0013 says why.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+/*
+ * The block: words of 64 bits, by these names (host/series.py reads them here).
+ * tid: the thread. call, cmd, fd, rip, arch: what its stop has to be. fds: our descriptor of its
+ * /proc/TID/fd; device, inode: of the file. from, size: offsets in the argument, whose `bytes` are
+ * copied out and back, and of its words; page_flags: as it has to be. next: the offset in the
+ * enclave of the next page. secinfo, source, step: where the last SECINFO and page were, and how far
+ * apart pages are; a guess. secinfo_at, vma_at, patched: addresses here: the 64 bytes that SECINFO
+ * has to be, the answer that the mapping has to be, and ranges where memory reads otherwise than it
+ * is. maps: our descriptor of /proc/TID/maps. memory: of the enclave's pages. most: pages to take.
+ * poll_ns: how long to poll before a wait blocks, 0 after a poll in vain.
+ * Told: done: pages taken; got, status: of whoever had something else to tell, 0 if nobody.
+ */
+#define WORDS \
+	F(tid) F(call) F(cmd) F(fd) F(rip) F(arch) F(fds) F(device) F(inode) F(page_flags) F(next) \
+	F(secinfo) F(source) F(step) F(secinfo_at) F(vma_at) F(patched) F(n_patched) F(maps) \
+	F(memory) F(most) F(poll_ns) F(done) F(got) F(status)
+
+struct block {
+#define F(name) uint64_t name;
+	WORDS
+#undef F
+};
+
+#define F(name) #name " "
+EXPORT const char softsgx_series_words[] = WORDS;
+#undef F
+
+#define PAGE 4096
+#define USER_END (1ull << 47)
+#define SECCOMP_STOP (PTRACE_EVENT_SECCOMP << 16 | SIGTRAP << 8 | 0x7f)
+
+/* struct sgx_enclave_add_pages; struct sgx_secinfo; struct procmap_query. tests/host holds them. */
+struct add_pages {
+	uint64_t src, offset, length, secinfo, flags, count;
+};
+
+struct secinfo {
+	uint64_t words[8];
+};
+
+struct query {
+	uint64_t size, query_flags, addr, start, end, flags, page_size, offset, inode;
+	uint32_t major, minor, name_size, build_id_size;
+	uint64_t name, build_id;
+};
+
+#define QUERY 0xC0686611
+#define ANSWER(q) ((const char *)&(q)->start)
+#define ANSWER_SIZE (offsetof(struct query, name_size) - offsetof(struct query, start))
+
+struct page {
+	struct add_pages add;
+	struct secinfo secinfo;
+	uint64_t data[PAGE / 8];
+};
+
+enum taken { OTHER, TAKEN, LOST };
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* As waits.py has it: a wait that blocks is answered on another processor, which costs more. */
+static pid_t wait_any(struct block *b, int *status)
+{
+	uint64_t end = b->poll_ns ? now_ns() + b->poll_ns : 0;
+
+	while (end) {
+		pid_t tid = waitpid(-1, status, __WALL | WNOHANG);
+
+		if (now_ns() > end)
+			b->poll_ns = end = 0;
+		if (tid)
+			return tid;
+	}
+	return waitpid(-1, status, __WALL);
+}
+
+static bool is_patched(const struct block *b, uint64_t start, uint64_t length)
+{
+	const uint64_t *range = (const uint64_t *)b->patched;
+
+	for (uint64_t i = 0; i < b->n_patched; i++, range += 2)
+		if (range[0] < start + length && start < range[1])
+			return true;
+	return false;
+}
+
+static bool is_fd(const struct block *b)
+{
+	char name[24];
+	struct stat st;
+
+	snprintf(name, sizeof(name), "%u", (unsigned int)b->fd);
+	return !fstatat((int)b->fds, name, &st, 0) && st.st_dev == b->device
+	       && st.st_ino == b->inode;
+}
+
+static bool is_call(const struct block *b, struct user_regs_struct *regs)
+{
+	/* struct ptrace_syscall_info as far as its arch, which <sys/ptrace.h> does not have everywhere */
+	struct {
+		uint8_t op, pad[3];
+		uint32_t arch;
+	} info;
+
+	if (ptrace(PTRACE_GETREGS, (pid_t)b->tid, NULL, regs) < 0)
+		return false;
+	if (regs->orig_rax != b->call || regs->rip != b->rip || (uint32_t)regs->rdi != b->fd
+	    || (uint32_t)regs->rsi != b->cmd)
+		return false;
+	if (ptrace(0x420e /* GET_SYSCALL_INFO */, (pid_t)b->tid, sizeof(info), &info) < 0)
+		return false;
+	return info.arch == b->arch && is_fd(b);
+}
+
+/* All of some bytes of the thread's, as it could read them. */
+static bool read_all(const struct block *b, void *to, uint64_t from, size_t size)
+{
+	struct iovec ours = {to, size}, theirs = {(void *)from, size};
+
+	return from < USER_END - size && !is_patched(b, from, size)
+	       && process_vm_readv((pid_t)b->tid, &ours, 1, &theirs, 1, 0) == (ssize_t)size;
+}
+
+/* The argument, SECINFO and the page, at once if they are where they are thought to be. */
+static bool read_page(const struct block *b, uint64_t argument, struct page *p)
+{
+	struct iovec ours = {p, sizeof(*p)}, theirs[3] = {
+		{(void *)argument, sizeof(p->add)},
+		{(void *)b->secinfo, sizeof(p->secinfo)},
+		{(void *)b->source, sizeof(p->data)},
+	};
+	ssize_t n;
+
+	if (argument >= USER_END - sizeof(p->add) || is_patched(b, argument, sizeof(p->add)))
+		return false;
+	n = process_vm_readv((pid_t)b->tid, &ours, 1, theirs, 3, 0);
+	if (n < (ssize_t)sizeof(p->add))
+		return false;
+	if (n < (ssize_t)(sizeof(p->add) + sizeof(p->secinfo)) || p->add.secinfo != b->secinfo)
+		if (!read_all(b, &p->secinfo, p->add.secinfo, sizeof(p->secinfo)))
+			return false;
+	if (n < (ssize_t)sizeof(*p) || p->add.src != b->source)
+		return read_all(b, p->data, p->add.src, sizeof(p->data));
+	return p->add.src < USER_END - PAGE && !is_patched(b, p->add.secinfo, sizeof(p->secinfo))
+	       && !is_patched(b, p->add.src, PAGE);
+}
+
+static bool is_vma(const struct block *b, uint64_t source)
+{
+	const struct query *known = (const struct query *)b->vma_at;
+	struct query q = {.size = sizeof(q), .query_flags = known->query_flags, .addr = source};
+
+	return !ioctl((int)b->maps, QUERY, &q) && source >= q.start
+	       && !memcmp(ANSWER(&q), ANSWER(known), ANSWER_SIZE);
+}
+
+static bool is_zero(const struct page *p)
+{
+	uint64_t any = 0;
+
+	for (int i = 0; i < PAGE / 8; i++)
+		any |= p->data[i];
+	return !any;
+}
+
+/* One page, from its stop to where its thread runs on. Nothing is done that Python could not. */
+static enum taken take(struct block *b)
+{
+	struct user_regs_struct regs;
+	struct page p;
+	struct iovec ours = {&p.add, sizeof(p.add)}, theirs = {NULL, sizeof(p.add)};
+
+	if (!is_call(b, &regs) || !read_page(b, regs.rdx, &p))
+		return OTHER;
+	if (p.add.src % PAGE || p.add.offset != b->next || p.add.length != PAGE
+	    || p.add.flags != b->page_flags
+	    || memcmp(&p.secinfo, (const void *)b->secinfo_at, sizeof(p.secinfo))
+	    || !is_vma(b, p.add.src))
+		return OTHER;
+	/* Fresh memory is zero already. */
+	if (!is_zero(&p)
+	    && pwrite((int)b->memory, p.data, PAGE, (off_t)p.add.offset) != PAGE)
+		return OTHER;
+	b->step = p.add.src - (b->source - b->step);
+	b->source = p.add.src + b->step;
+	b->secinfo = p.add.secinfo;
+	b->next += PAGE;
+	b->done++;
+	p.add.count = PAGE;
+	theirs.iov_base = (void *)regs.rdx;
+	regs.rax = 0;
+	if (process_vm_writev((pid_t)b->tid, &ours, 1, &theirs, 1, 0) != sizeof(p.add))
+		regs.rax = (unsigned long long)-EFAULT;
+	regs.orig_rax = (unsigned long long)-1;
+	if (ptrace(PTRACE_SETREGS, (pid_t)b->tid, NULL, &regs) < 0
+	    || ptrace(PTRACE_CONT, (pid_t)b->tid, NULL, NULL) < 0)
+		return LOST; /* killed: its end is reported by a later wait */
+	return TAKEN;
+}
+
+/* Wait and take pages until `most` are taken, or something else has happened. */
+EXPORT void softsgx_series(struct block *b)
+{
+	b->done = b->got = b->status = 0;
+	while (b->done < b->most) {
+		int status = 0;
+		pid_t tid = wait_any(b, &status);
+		enum taken taken = OTHER;
+
+		if (tid <= 0)
+			return; /* a signal for Python, or nobody is left: its own wait says */
+		if ((uint64_t)tid == b->tid && status == SECCOMP_STOP)
+			taken = take(b);
+		if (taken == OTHER) {
+			b->got = (uint64_t)tid;
+			b->status = (uint64_t)(uint32_t)status;
+		}
+		if (taken != TAKEN)
+			return;
+	}
+}
