@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -225,6 +226,23 @@ def test_small_enclaves_cost_no_thread(memfd: int) -> None:
         late.add_pages_from_fd(memfd, i << 12, i << 12, 1, RW_REG)
     assert late.digest() == openssl_sha256(records(0, RW_REG, contents(63)))
     assert threading.active_count() == before
+
+
+def test_nothing_is_kept_after_the_digest(memfd: int) -> None:
+    os.pwrite(memfd, contents(64), 0)
+    tracemalloc.start()
+    kept = []
+    for n in (1, 64) * 20:
+        late = LateMeasurement()
+        late.add_pages_from_fd(memfd, 0, 0, n, RW_REG)
+        assert late.digest() == openssl_sha256(records(0, RW_REG, contents(n)))
+        kept.append(late)
+    left, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert left < 4 << 20
+    for thread in threading.enumerate():  # those that end just now
+        if thread.name == "softsgx-measure":
+            thread.join()
 
 
 def test_misuse(memfd: int, tmp_path: Path) -> None:
