@@ -19,11 +19,10 @@ from softsgx.uapi import syscalls as nr
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final
 
 __all__ = [
     "EVENT_CLONE", "EVENT_EXEC", "EVENT_EXIT", "EVENT_FORK", "EVENT_SECCOMP", "EVENT_STOP",
-    "EVENT_VFORK", "EVENT_VFORK_DONE", "Object", "Registers", "Words", "cont", "cpuid_faulting",
+    "EVENT_VFORK", "EVENT_VFORK_DONE", "Registers", "compiled", "cont", "cpuid_faulting",
     "cpuid_function", "dispatch_of", "event_message", "execve", "get_siginfo", "get_sigmask",
     "get_xstate", "has_thread_area", "interrupt", "is_thread_of", "listen", "memfd_secret",
     "peek_debug", "poke_debug", "prctl", "punch_hole", "read_memory", "seccomp_filter",
@@ -49,15 +48,8 @@ EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_VFORK_DONE = 1, 2, 3, 4,
 EVENT_EXIT, EVENT_SECCOMP, EVENT_STOP = 6, 7, 128
 
 _O_SYSGOOD, _O_EXITKILL = 1, 0x100000
-_OPTIONS: Final = (
-    _O_SYSGOOD
-    | _O_EXITKILL
-    | 1 << EVENT_FORK
-    | 1 << EVENT_VFORK
-    | 1 << EVENT_CLONE
-    | 1 << EVENT_EXEC
-    | 1 << EVENT_SECCOMP
-)
+_EVENTS = (EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_SECCOMP)
+_OPTIONS = _O_SYSGOOD | _O_EXITKILL | sum([1 << event for event in _EVENTS])
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 _ptrace = _libc.ptrace
@@ -110,32 +102,18 @@ class Registers:
             raise ProcessLookupError(tid)
 
 
-class Words:
-    """``n`` words of 64 bits that compiled code sees, too: ``view``, and their ``address``."""
+def compiled(path: str, name: str, room: int) -> tuple[str, memoryview, int, Callable[[int], None]]:
+    """A function of an object of ours that takes an address, and runs without the GIL.
 
-    __slots__ = ("_buffer", "address", "view")
-
-    def __init__(self, n: int) -> None:
-        self._buffer = ctypes.create_string_buffer(n * 8)
-        self.address = ctypes.addressof(self._buffer)
-        self.view = memoryview(self._buffer).cast("B").cast("Q")
-
-
-class Object:
-    """A compiled object of ours. Raises OSError where it is not built."""
-
-    def __init__(self, path: str) -> None:
-        self._object = ctypes.CDLL(path)
-
-    def text(self, name: str) -> str:
-        """A string that it has. Raises ValueError if it has none of that name."""
-        return ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(self._object, name))).decode()
-
-    def function(self, name: str) -> Callable[[int], None]:
-        """A function that takes an address and gives nothing, and runs without the GIL."""
-        found = self._object[name]
-        found.argtypes, found.restype = (ctypes.c_void_p,), None
-        return found
+    What the object says in NAME_words; ``room`` words of 64 bits; their address; the function.
+    Raises OSError where it is not built.
+    """
+    found = ctypes.CDLL(path)
+    text = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(found, f"{name}_words")))
+    function, buffer = found[name], ctypes.create_string_buffer(room * 8)
+    function.argtypes, function.restype = (ctypes.c_void_p,), None
+    view = memoryview(buffer).cast("B").cast("Q")
+    return text.decode(), view, ctypes.addressof(buffer), function
 
 
 def seize(pid: int) -> None:
@@ -333,10 +311,7 @@ _iovecs = ctypes.create_string_buffer(32)  # ours, then the tracee's: set by one
 _ours_at = ctypes.addressof(_iovecs)
 _theirs_at = _ours_at + 16
 _set_iovecs = struct.Struct("QQQQ").pack_into
-_U64 = (1 << 64) - 1
-
-
-_SMALL = 65536
+_U64, _SMALL = (1 << 64) - 1, 65536
 _small = bytearray(_SMALL)
 _small_view = memoryview(_small)
 _small_at = ctypes.addressof(ctypes.c_char.from_buffer(_small))
@@ -415,14 +390,10 @@ def prctl(option: int, *args: int) -> int:
     return int(_libc.prctl(option, *words))
 
 
-class _Fprog(ctypes.Structure):
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-
 def _set_filter(program: bytes, flags: int) -> int:
     buffer = ctypes.create_string_buffer(program, len(program))
-    fprog = _Fprog(len(program) // 8, ctypes.addressof(buffer))
-    got = int(_syscall(_NR_SECCOMP, 1, flags, ctypes.byref(fprog)))
+    fprog = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
+    got = int(_syscall(_NR_SECCOMP, 1, flags, fprog))
     return got if got >= 0 else -ctypes.get_errno()
 
 

@@ -5,6 +5,8 @@ Where it is not built there is none, and every call is Python's.
 
 from __future__ import annotations
 
+import os
+
 from softsgx.host import ptrace
 from softsgx.host.built import path_of
 
@@ -13,21 +15,17 @@ __all__ = ["Block", "available"]
 _PATH = path_of("softsgx-series.so")
 _SECINFO, _QUERY = 8, 13  # struct sgx_secinfo, struct procmap_query: in words
 _RANGES = 1024
+_ROOM = 256 + 2 * _RANGES
 
-_object: ptrace.Object | None = None
-_looked = False
+_built: bool | None = None
 
 
 def available() -> bool:
     """Whether the code is built."""
-    global _object, _looked  # noqa: PLW0603 - one object, looked for once a process
-    if not _looked:
-        _looked = True
-        try:
-            _object = ptrace.Object(_PATH)
-        except OSError:
-            _object = None
-    return _object is not None
+    global _built  # noqa: PLW0603 - looked for once a process
+    if _built is None:
+        _built = os.path.exists(_PATH)
+    return _built
 
 
 class Block:
@@ -37,29 +35,27 @@ class Block:
     """
 
     def __init__(self) -> None:
-        assert _object is not None
-        names = _object.text("softsgx_series_words").split()
-        self._index = {name: index for index, name in enumerate(names)}
-        self._words = ptrace.Words(len(names) + _SECINFO + _QUERY + 2 * _RANGES)
-        self._run = _object.function("softsgx_series")
+        words, self._view, address, self._run = ptrace.compiled(_PATH, "softsgx_series", _ROOM)
+        self._address = address
+        self._index = {name: index for index, name in enumerate(words.split())}
         self._at = {}
-        at = len(names)
+        at = len(self._index)
         for name, size in (("secinfo_at", _SECINFO), ("vma_at", _QUERY), ("patched", 0)):
-            self[name] = self._words.address + at * 8
+            self[name] = address + at * 8
             self._at[name] = at
             at += size
 
     def __setitem__(self, name: str, value: int) -> None:
-        self._words.view[self._index[name]] = value
+        self._view[self._index[name]] = value
 
     def __getitem__(self, name: str) -> int:
-        return self._words.view[self._index[name]]
+        return self._view[self._index[name]]
 
     def expect(self, secinfo: bytes, vma: bytes) -> None:
         """What SECINFO (64 bytes) and PROCMAP_QUERY's answer (104) have to be."""
         for name, data in (("secinfo_at", secinfo), ("vma_at", vma)):
             at = self._at[name] * 8
-            self._words.view.cast("B")[at : at + len(data)] = data
+            self._view.cast("B")[at : at + len(data)] = data
 
     def patch(self, ranges: list[tuple[int, int]]) -> bool:
         """Where memory reads otherwise than it is: False if that is at too many places."""
@@ -67,11 +63,11 @@ class Block:
             return False
         at = self._at["patched"]
         for start, end in ranges:
-            self._words.view[at], self._words.view[at + 1] = start, end
+            self._view[at], self._view[at + 1] = start, end
             at += 2
         self["n_patched"] = len(ranges)
         return True
 
     def run(self) -> None:
         """Wait for stops and answer them, until one is another."""
-        self._run(self._words.address)
+        self._run(self._address)
