@@ -105,7 +105,6 @@ guests: setup
 
 findings: setup
 	@$(BIN)/python tools/findings.py $(ARGS)
-	@$(BIN)/python tools/history.py
 
 man: setup
 	@$(BIN)/python -m softsgx.cli.manual build/prefix \

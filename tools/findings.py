@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/findings.md and docs/findings/: what the checker, and real processes, say.
+"""Write docs/findings.md, docs/findings/ and docs/history.md: what the checker, and real processes, say.
 
     .venv/bin/python tools/findings.py [--runs FILE] [--repairs FILE]
 
@@ -34,6 +34,7 @@ from softsgx.designs.registry import DESIGNS, design_text  # noqa: E402
 from softsgx.report.checkpages import picture_of  # noqa: E402
 from softsgx.report.checks import verdict_table  # noqa: E402
 from tests.cache import build, cache_directory  # noqa: E402
+from tools.history import write as write_history  # noqa: E402
 
 __all__ = ["main"]
 
@@ -246,6 +247,7 @@ def main() -> None:
         rows, replays, traces = _run_all([t for t in variants() if t.split(":")[0] == args.only])
         _write_one(args.only, rows, replays)
         _draw(rows, replays, traces, f"{args.only}-")
+        write_history()
         return
     rows, replays, traces = _kept(args.runs)
     there = {_title(row) for row in rows}
@@ -263,6 +265,7 @@ def main() -> None:
         repairs = json.loads(_softsgx("repair", *BEGIN, "--json"))
     _write(rows, replays, repairs)
     _draw(rows, replays, traces)
+    write_history()
 
 
 def _draw(

@@ -4,7 +4,8 @@
     .venv/bin/python tools/history.py [--check]
 
 What a step closed and opened is the difference between two rows of docs/findings.md, which
-are the checker's answers (`make findings` writes them, a test holds them against the checker).
+are the checker's answers (`make findings` writes them, and this page; a test holds them
+against the checker).
 Who said what, and when, is history-told.toml beside this file. A design that is registered and
 of which nothing is told there stands in the table all the same. --check: say whether the page
 is current, and write nothing.
@@ -27,7 +28,7 @@ from softsgx.checker.properties import PROPERTIES  # noqa: E402
 from softsgx.designs.registry import DESIGNS  # noqa: E402
 from tests.orders import load  # noqa: E402
 
-__all__ = ["TOLD", "answers", "changes", "main", "page", "steps"]
+__all__ = ["TOLD", "answers", "changes", "main", "page", "steps", "write"]
 
 Answers = dict[str, dict[str, str]]
 """Design, with its options → property → what docs/findings.md has of it."""
@@ -182,16 +183,20 @@ def page() -> str:
     return _HEAD + "\n".join(lines).rstrip() + "\n"
 
 
+def write() -> None:
+    """Write the page."""
+    _PAGE.write_text(page(), encoding="utf-8")
+
+
 def main() -> int:
     """Write the page, or say whether it is current."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing: 1 if it is old")
     args = parser.parse_args()
-    text = page()
     if not args.check:
-        _PAGE.write_text(text, encoding="utf-8")
+        write()
         return 0
-    if _PAGE.exists() and _PAGE.read_text(encoding="utf-8") == text:
+    if _PAGE.exists() and _PAGE.read_text(encoding="utf-8") == page():
         return 0
     print("docs/history.md is not current; to mend it: .venv/bin/python tools/history.py")
     return 1
