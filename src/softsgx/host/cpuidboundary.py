@@ -13,6 +13,10 @@ The decision, for a candidate that linear decoding finds to be an instruction:
   code, see ``_plausible``;
 * a direct jump to its second byte, or decoding that failed or began in the middle and does not
   come together before it (``_converges``): it is ambiguous, and left alone.
+
+With each comes where the ``mov`` of an immediate before it begins, if one is there for sure and
+what stands between only moves between registers, or a conditional jump: it can be led elsewhere
+(`softsgx.host.cpuidcode`).
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from mmap import mmap
 
 from capstone import CS_ARCH_X86, CS_MODE_64, Cs
 
+from softsgx.host.cpuidcode import first_length
 from softsgx.host.elfbounds import STT_OBJECT, Image, Segment
 
 __all__ = ["reached_sites", "true_sites"]
@@ -37,6 +42,13 @@ _WINDOW_BEFORE_BYTES = 1 << 14
 _WINDOW_AFTER_BYTES = 1 << 12
 _CONVERGE_BYTES = 96
 _CONVERGE_STARTS = 16
+
+# What may stand between a load and CPUID: nothing that depends on where it is, or can fault.
+_MOVED_BYTES = 20
+_BETWEEN = frozenset(("add", "mov", "sub", "xor"))
+_REGISTERS = frozenset(
+    f"{kind}{name}" for kind in "er" for name in ("ax", "bx", "cx", "dx", "si", "di", "bp")
+) | frozenset(f"r{n}{size}" for n in range(8, 16) for size in ("", "d"))
 
 _STOPS = frozenset(("ret", "retf", "ud2", "hlt", "iretq", "iret", "sysretq", "jmp", "ljmp"))
 # What no user-mode code contains, and what zeros and small integers decode to.
@@ -101,6 +113,28 @@ class _Flow:
             return False
         return start in self.reached or self._plausible(start)
 
+    def load_before(self, site: int) -> int:
+        """Where what can be led elsewhere begins before a site, or the site itself."""
+        if self.insns.get(site, (0,))[0] != 2 or site not in self.reached:
+            return site
+        end = site
+        while (start := self._ending_at(end)) in self.reached and site - start <= _MOVED_BYTES:
+            size, mnemonic, operands = self.insns[start]
+            if first_length(self.code[start - self.base :][:size]) == size:
+                inside = any(at in self.targets for at in range(start + 1, end))
+                return site if inside else start
+            if mnemonic not in _BETWEEN or not all(map(_is_plain, operands.split(", "))):
+                break
+            end = start
+        return site
+
+    def _ending_at(self, end: int) -> int:
+        """The instruction that ends there, or -1."""
+        for start in range(end - 1, end - 16, -1):
+            if start in self.insns:
+                return start if start + self.insns[start][0] == end else -1
+        return -1
+
     def _converges(self, start: int) -> bool:
         """Say whether decoding from about a hundred bytes before comes out at ``start`` anyhow."""
         good = bad = 0
@@ -146,16 +180,18 @@ class _Flow:
 
 def true_sites(
     data: mmap | bytes, segments: Sequence[Segment], candidates: Sequence[int]
-) -> tuple[int, ...]:
+) -> tuple[tuple[int, int], ...]:
     """Return those file offsets of ``candidates`` (``0f a2`` each) that are CPUID instructions.
 
-    ``segments`` are the executable ones, as (file offset, address, bytes in the file).
+    With each that of the load before it, or its own. ``segments`` are the executable ones, as
+    (file offset, address, bytes in the file).
     A malformed file has none.
     """
     try:
         image = Image(data, segments)
         flows: dict[tuple[int, int], _Flow] = {}
-        return tuple(at for at in candidates if _is_site(image, at, flows))
+        pairs = [(at, _is_site(image, at, flows)) for at in candidates]
+        return tuple((at, start) for at, start in pairs if start >= 0)
     except struct.error:
         return ()
 
@@ -197,7 +233,8 @@ def reached_sites(code: bytes, entries: Sequence[int]) -> tuple[int, ...]:
     )
 
 
-def _is_site(image: Image, candidate: int, flows: dict[tuple[int, int], _Flow]) -> bool:
+def _is_site(image: Image, candidate: int, flows: dict[tuple[int, int], _Flow]) -> int:
+    """The offset of the load before a site, its own if there is none; -1 if it is none."""
     offset, segment_vaddr, segment_bytes = next(
         each for each in image.segments if each[0] <= candidate < each[0] + each[2]
     )
@@ -210,14 +247,14 @@ def _is_site(image: Image, candidate: int, flows: dict[tuple[int, int], _Flow]) 
     else:
         section = image.section(vaddr)
         if section is None and image.shdrs:
-            return False
+            return -1
         low, high, executable = section or (
             segment_vaddr,
             segment_vaddr + segment_bytes,
             True,
         )
         if not executable:
-            return False
+            return -1
         start, end = max(low, end), min(high, after)
         addresses, kinds = image.symbols()
         index = bisect_right(addresses, vaddr)
@@ -226,7 +263,7 @@ def _is_site(image: Image, candidate: int, flows: dict[tuple[int, int], _Flow]) 
             size, kind = kinds[index]
             if kind == STT_OBJECT:
                 if vaddr < addresses[index] + size:
-                    return False
+                    return -1
                 continue
             if size and vaddr >= addresses[index] + size:
                 # Past the end of a function: only its end is known.
@@ -237,7 +274,7 @@ def _is_site(image: Image, candidate: int, flows: dict[tuple[int, int], _Flow]) 
             entries.append(start)
             break
     if not segment_vaddr <= start <= vaddr < end <= segment_vaddr + segment_bytes:
-        return False
+        return -1
     if vaddr - start > _WINDOW_BEFORE_BYTES and not trusted:
         start = vaddr - _WINDOW_BEFORE_BYTES
     if not trusted:
@@ -248,7 +285,7 @@ def _is_site(image: Image, candidate: int, flows: dict[tuple[int, int], _Flow]) 
     if flow is None:
         code = bytes(image.data[start - segment_vaddr + offset : end - segment_vaddr + offset])
         flow = flows[start, end] = _Flow(code, start, trusted, entries)
-    return flow.is_site(vaddr)
+    return flow.load_before(vaddr) - vaddr + candidate if flow.is_site(vaddr) else -1
 
 
 @cache
@@ -273,6 +310,11 @@ def _direct_target(mnemonic: str, operands: str) -> int | None:
 
 def _stops(mnemonic: str) -> bool:
     return mnemonic.rpartition(" ")[2] in _STOPS
+
+
+def _is_plain(operand: str) -> bool:
+    """Whether an operand is a register that code computes with, or a number."""
+    return operand in _REGISTERS or operand.lstrip("-")[:1].isdigit()
 
 
 def _implausible(insn: _Insn) -> bool:

@@ -18,10 +18,13 @@ from __future__ import annotations
 import os
 import struct
 
+from softsgx.host import kept
+
 __all__ = [
     "CPUID_BYTES",
     "UD2_BYTES",
     "cpuid_length",
+    "loads",
     "sites",
     "sites_in_bytes",
     "trap_length",
@@ -31,10 +34,10 @@ CPUID_BYTES = b"\x0f\xa2"
 UD2_BYTES = b"\x0f\x0b"
 
 # Raised whenever the search finds other sites than before, which makes old entries void.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _CACHE_MAGIC = b"softsgx cpuid\0"
 _CACHE_KEY = struct.Struct("<5Q")
-_CACHE_HEAD_BYTES = len(_CACHE_MAGIC) + 2 + _CACHE_KEY.size
+_PAIR = struct.Struct("<QQ")
 
 # ELF, by the names of elf(5).
 _EHDR = struct.Struct("<4sBBBB8xHHIQQQIHHHHHH")
@@ -66,12 +69,12 @@ def sites(
     """
     fd = file if isinstance(file, int) else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        found = _all_sites(fd, cache_dir)
+        found = loads(fd, cache_dir)
     finally:
         if not isinstance(file, int):
             os.close(fd)
     last = file_offset + length - len(CPUID_BYTES)
-    return tuple(site for site in found if file_offset <= site <= last)
+    return tuple(site for site, _ in found if file_offset <= site <= last)
 
 
 def sites_in_bytes(code: bytes, entries: tuple[int, ...]) -> tuple[int, ...]:
@@ -115,23 +118,30 @@ def _prefixed_length(code: bytes, opcode: bytes) -> int:
     return end if code[at:end] == opcode and end <= 15 else 0
 
 
-def _all_sites(fd: int, cache_dir: str | None) -> tuple[int, ...]:
+def loads(fd: int, cache_dir: str | None) -> tuple[tuple[int, int], ...]:
+    """Return all sites of a file, each with where the load before it begins.
+
+    That is an instruction which can be led elsewhere with what stands between it and the site
+    (`softsgx.host.cpuidcode`), or the site itself if there is none. The rest is as `sites` has it.
+    """
     info = os.fstat(fd)
     # ctime too: a file that was edited in place and given its old mtime back is another file.
     key = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-    entry = None
+    entry: str | None = None
     if cache_dir is not None:
         entry = os.path.join(cache_dir, "-".join(f"{part:x}" for part in key))
-        found = _read_cache(entry, key)
-        if found is not None and all(os.pread(fd, 2, at) == CPUID_BYTES for at in found):
-            return found
+        body = kept.read(entry, _cache_head(key), _PAIR.size)
+        pairs = _PAIR.iter_unpack(body or b"")
+        known = tuple([(site, start) for site, start in pairs])
+        if body is not None and all(os.pread(fd, 2, at) == CPUID_BYTES for at, _ in known):
+            return known
     found = _search(fd, info.st_size)
     if entry is not None:
-        _write_cache(entry, key, found)
+        kept.write(entry, _cache_head(key), b"".join([_PAIR.pack(*pair) for pair in found]))
     return found
 
 
-def _search(fd: int, size_bytes: int) -> tuple[int, ...]:
+def _search(fd: int, size_bytes: int) -> tuple[tuple[int, int], ...]:
     segments = _executable_segments(fd, size_bytes)
     if not segments:
         return ()
@@ -170,51 +180,6 @@ def _executable_segments(fd: int, size_bytes: int) -> list[tuple[int, int, int]]
         if kind == _PT_LOAD and flags & _PF_X and offset < size_bytes:
             segments.append((offset, vaddr, min(filesz, size_bytes - offset)))
     return segments
-
-
-def _read_cache(entry: str, key: tuple[int, ...]) -> tuple[int, ...] | None:
-    try:
-        fd = os.open(entry, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        info = os.fstat(fd)
-        # An entry of somebody else could name offsets that are no instructions.
-        raw = os.read(fd, 1 << 20) if info.st_uid == os.geteuid() else b""
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    if len(raw) < _CACHE_HEAD_BYTES + 4 or (len(raw) - _CACHE_HEAD_BYTES - 4) % 8:
-        return None
-    import binascii
-
-    body, check = raw[:-4], int.from_bytes(raw[-4:], "little")
-    if binascii.crc32(body) != check or body[:_CACHE_HEAD_BYTES] != _cache_head(key):
-        return None
-    return struct.unpack(f"<{(len(body) - _CACHE_HEAD_BYTES) // 8}Q", body[_CACHE_HEAD_BYTES:])
-
-
-def _write_cache(entry: str, key: tuple[int, ...], found: tuple[int, ...]) -> None:
-    import binascii
-
-    body = _cache_head(key) + struct.pack(f"<{len(found)}Q", *found)
-    raw = body + binascii.crc32(body).to_bytes(4, "little")
-    fresh = f"{entry}.{os.getpid()}"
-    try:
-        os.makedirs(os.path.dirname(entry), mode=0o700, exist_ok=True)
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            written = os.write(fd, raw)
-        finally:
-            os.close(fd)
-        if written == len(raw):
-            os.replace(fresh, entry)
-        else:
-            os.unlink(fresh)
-    except OSError:
-        # The next run searches again.
-        return
 
 
 def _cache_head(key: tuple[int, ...]) -> bytes:

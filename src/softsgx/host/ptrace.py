@@ -419,9 +419,11 @@ _CPUID_CODE = bytes.fromhex("53 89f0 89d1 0fa2 8907 895f04 894f08 89570c 5b c3")
 def cpuid_function() -> Callable[[int, int], tuple[int, int, int, int]] | None:
     """``cpuid(leaf, subleaf)`` -> (EAX, EBX, ECX, EDX) of this processor, run in our own process.
 
-    None where no memory may be made executable. Python cannot execute the instruction, and the
-    kernel shows what it answers to root alone (/dev/cpu/0/cpuid).
+    None where no memory may be made executable, or CPUID traps. Python cannot execute the
+    instruction, and the kernel shows what it answers to root alone (/dev/cpu/0/cpuid).
     """
+    if _syscall(nr.NR_arch_prctl, 0x1011, 0) == 0:  # ARCH_GET_CPUID
+        return None
     try:
         fd = os.memfd_create("softsgx-cpuid", os.MFD_CLOEXEC)
     except OSError:

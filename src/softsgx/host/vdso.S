@@ -292,6 +292,86 @@ tracer_label softsgx_\name
 	stop_after cpuid, cpuid
 	stop_after xgetbv, xgetbv
 
+/* ---- CPUID's answers without a stop ------------------------------------------------
+ *
+ * A stub (host/cpuidcode.py) comes here in place of a CPUID of the program's: EAX is the
+ * leaf, ECX the sub-leaf, RBX where the stub takes what is found. CPUID writes all of RAX, RBX,
+ * RCX and RDX, so these are free; neither stack nor flags change. What the tracer has put down
+ * is answered (RCX is where), leaves that each core answers for itself are the processor's, and
+ * the rest is left to the instruction itself, which traps.
+ *
+ * From softsgx_cpuid_packed on RDX has the sub-leaf above the leaf; AX is the flags (LAHF;
+ * overflow in bit 0) until they are restored. A signal never shows this code: host/cpuidcode.py
+ * puts the thread before the CPUID, or behind it.
+ */
+#define CPUID_NATIVE	17	/* from where a stub takes an answer: its own CPUID, */
+#define CPUID_TRAPS	24	/* and the program's */
+#define CPUID_ANSWER	24	/* bytes: leaf, sub-leaf, EAX, EBX, ECX, EDX */
+
+	.balign	16
+tracer_label softsgx_cpuid_lookup
+	mov	%eax, %edx
+tracer_label softsgx_cpuid_leaf
+	lahf
+	seto	%al
+	shl	$32, %rcx
+tracer_label softsgx_cpuid_shifted
+	or	%rcx, %rdx
+tracer_label softsgx_cpuid_packed
+	lea	softsgx_cpuid_answers - CPUID_ANSWER(%rip), %rcx
+	/* First those of leaves that have no sub-leaves, whatever ECX is. */
+.Lnext_plain:
+	add	$CPUID_ANSWER, %rcx
+	cmpl	$-1, (%rcx)
+	je	.Lnext
+	cmp	%edx, (%rcx)
+	jne	.Lnext_plain
+	jmp	.Lfound
+.Lnext:
+	add	$CPUID_ANSWER, %rcx
+	cmpq	$-1, (%rcx)
+	je	.Lno_answer
+	cmp	%rdx, (%rcx)
+	jne	.Lnext
+.Lfound:
+	add	$0x7f, %al
+	sahf
+tracer_label softsgx_cpuid_found
+	jmp	*%rbx
+
+.Lno_answer:
+	lea	softsgx_cpuid_leaves - 4(%rip), %rcx
+.Lnext_leaf:
+	add	$4, %rcx
+	cmpl	$0, (%rcx)
+	je	.Ltraps
+	cmp	%edx, (%rcx)
+	jne	.Lnext_leaf
+	lea	CPUID_NATIVE(%rbx), %rbx
+	jmp	.Lunpack
+.Ltraps:
+	lea	CPUID_TRAPS(%rbx), %rbx
+.Lunpack:
+	mov	%rdx, %rcx
+	shr	$32, %rcx
+	add	$0x7f, %al
+	sahf
+tracer_label softsgx_cpuid_restored
+	mov	%edx, %eax
+	jmp	*%rbx
+tracer_label softsgx_cpuid_end
+
+	/* For the tracer, in pages behind the slots: leaves end with 0, answers of each kind with -1. */
+	.pushsection .answers, "aw", @nobits
+tracer_label softsgx_cpuid_leaves
+	.skip	64
+tracer_label softsgx_cpuid_answers
+	.skip	4096 - 64
+tracer_label softsgx_cpuid_stubs
+	.skip	8192
+tracer_label softsgx_cpuid_stubs_end
+	.popsection
+
 /* An exception of its own, for a thread that has to get from a system call to a signal. */
 	.balign	16
 tracer_label softsgx_undefined

@@ -54,7 +54,9 @@ class Image:
     system call, and the AEP), ``enclu_end`` where that ends and EEXIT goes,
     ``enclu_fault`` where an exception goes. ``syscall``, ``cpuid`` and ``xgetbv``
     are that instruction and an ``int3`` behind it, ``undefined`` is a UD2, ``null`` the
-    name of /dev/null. ``try_short`` is where the short way in (`softsgx.host.short`) is tried,
+    name of /dev/null. Behind the slots is room for what CPUID answers without a stop
+    (`softsgx.host.cpuidcode`), written in processes that have it; ``whole`` is ``size`` with it.
+    ``try_short`` is where the short way in (`softsgx.host.short`) is tried,
     ``long`` where the other begins; ``short_enter`` and ``short_open`` are where the address
     of the former and a byte that opens it lie.
     """
@@ -77,6 +79,7 @@ class Image:
         "syscall",
         "try_short",
         "undefined",
+        "whole",
         "xgetbv",
     )
 
@@ -100,6 +103,7 @@ class Image:
             self.long = symbols["softsgx_long"]
             self.short_enter = symbols["softsgx_short_enter"]
             self.short_open = symbols["softsgx_short_open"]
+            self.whole = symbols["softsgx_cpuid_stubs_end"]
             self.slot_offsets = {
                 name[len(_SLOT) :]: at for name, at in symbols.items() if name.startswith(_SLOT)
             }

@@ -26,6 +26,8 @@ __all__ = [
     "DEFAULT_MISCSELECT",
     "MAX_ENCLAVE_SIZE_64_LOG2",
     "MAX_ENCLAVE_SIZE_NOT64_LOG2",
+    "PER_CORE",
+    "PLAIN",
     "SGX_LEAF",
     "Answer",
     "attributes_supported",
@@ -53,6 +55,13 @@ _EPC_CONFIDENTIAL_AND_INTEGRITY = 1
 DEFAULT_MISCSELECT = 1 << 0
 """EXINFO: page faults and #GP inside are reported in the SSA (SDM, "MISCSELECT Bit Vector")."""
 
+
+PER_CORE = frozenset((1, 4, 0xB, 0x18, 0x1A, 0x1F, 0x8000001E, 0x80000026))
+"""Leaves that each core answers for itself: topology, and what the two kinds of cores of a hybrid
+processor tell of themselves."""
+
+PLAIN = frozenset((0, 2, 3, 5, 6, 9, 0xA, 0x15, 0x16, *range(0x80000000, 0x80000009)))
+"""Other leaves to which ECX is no input, as far as the processor has them."""
 
 DEFAULT_EPC_BASE = 0x40_0000_0000
 """A physical address above any that a small machine has; no program can use it for anything."""

@@ -15,12 +15,14 @@ from softsgx.host.origin import Origin
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.supervisor.calls import early, pathcalls
 from softsgx.supervisor.loop import processes
+from softsgx.supervisor.programs.answers import remember
 from softsgx.supervisor.programs.cpuid import emulate_cpuid
 from softsgx.supervisor.programs.launch import launch
 from softsgx.supervisor.state.dispositions import FORCED, Dispositions
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont, finish
+from softsgx.supervisor.stopped.resume import out_of_cpuid
 from softsgx.supervisor.stopped.waits import has_moved, wait_any
 from softsgx.uapi.regs import RIP
 
@@ -78,6 +80,7 @@ class Supervisor:
             if run.listener is not None:
                 run.listener.close()
             run.nodes.folders.close()
+            remember(run)
             if run.opened:
                 from softsgx.supervisor.state.enclaves import close
 
@@ -135,6 +138,8 @@ class Supervisor:
 
             verify(run, tracee)
         if event == 0:
+            if tracee.space.stubs:
+                out_of_cpuid(run, tracee)
             if pathcalls.at_signal(run, tracee, number):
                 return
             if number in (signals.SIGILL, signals.SIGTRAP, signals.SIGSEGV) or tracee.thread:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from softsgx.host import cpuidsites, ptrace, vdso
+from softsgx.supervisor.programs.answers import answered
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.forced import put_back
@@ -16,10 +17,6 @@ __all__ = ["emulate_cpuid"]
 
 _ARCH_SET_CPUID = 0x1012
 _SIGILL, _SIGSEGV = 4, 11
-# Topology, and what the two kinds of cores of a hybrid processor tell of themselves: each core
-# answers for itself. Everything else is asked once a run.
-_PER_CORE = frozenset((1, 4, 0xB, 0x18, 0x1A, 0x1F, 0x8000001E, 0x80000026))
-_MAX_ANSWERS = 4096
 
 
 def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
@@ -40,11 +37,11 @@ def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
     else:
         return False
     leaf, subleaf = view[RAX] & 0xFFFFFFFF, view[RCX] & 0xFFFFFFFF
-    answer = run.cpuid_answers.get((leaf, subleaf))
-    if answer is None:
-        answer = _answer(run, tracee, leaf, subleaf)
-        if leaf not in _PER_CORE and len(run.cpuid_answers) < _MAX_ANSWERS:
-            run.cpuid_answers[leaf, subleaf] = answer
+
+    def execute(leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        return _execute(run, tracee, leaf, subleaf)
+
+    answer = answered(run, leaf, subleaf, execute)
     view[RAX], view[RBX], view[RCX], view[RDX] = answer
     view[RIP] = rip + length
     if run.record is not None:
@@ -52,25 +49,6 @@ def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
     put_back(run, tracee, number)
     cont_changed(run, tracee)
     return True
-
-
-def _answer(run: Run, tracee: Tracee, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
-    from softsgx.sdm import cpuid
-
-    if not run.cpuid_highest:
-        run.cpuid_highest = _execute(run, tracee, 0, 0)[0]
-    native = _execute(run, tracee, leaf, subleaf)
-    sgx2, aexnotify, xfrm = True, True, 3
-    if leaf == cpuid.SGX_LEAF:
-        from softsgx.supervisor.state.device import open_device
-
-        device = open_device(run)
-        sgx2, aexnotify = device.design.sgx2, device.design.aexnotify
-        xfrm = device.xfrm_supported
-    highest, epc = run.cpuid_highest, run.options.epc_bytes
-    return cpuid.emulate(
-        leaf, subleaf, native, epc, sgx2, native_max=highest, xfrm=xfrm, aexnotify=aexnotify
-    )
 
 
 def _execute(run: Run, tracee: Tracee, leaf: int, subleaf: int) -> tuple[int, int, int, int]:

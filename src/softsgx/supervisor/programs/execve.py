@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 
-from softsgx.host import procmaps, vdso
+from softsgx.host import cpuidcode, procmaps, vdso
+from softsgx.supervisor.programs.answers import page
 from softsgx.supervisor.programs.patches import patch
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
@@ -44,7 +45,7 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
         return
     img = vdso.load_image()
     with Remote(tracee, real + insn, regs) as call:
-        base = call(nr.NR_mmap, 0, img.size, _PROT_READ_EXEC, _MAP_PRIVATE_ANONYMOUS, -1, 0)
+        base = call(nr.NR_mmap, 0, img.whole, _PROT_READ_EXEC, _MAP_PRIVATE_ANONYMOUS, -1, 0)
         if base < 0:
             base = 0
         elif run.options.cpuid and run.cpuid_faulting:
@@ -55,16 +56,25 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
         space.poke(base + img.data_offset, vdso.slots(contents, real, base))
         space.poke(slot, struct.pack("<Q", base))
         space.image, space.aep, space.entry = base, base + img.enclu, base + img.enclu_end
-    if run.options.cpuid and space.native_cpuid:
-        for m in maps:
-            if m.prot & 4 and m.inode and not m.shared:
-                # valgrind's tools answer CPUID themselves, and stumble at what we make of it.
-                space.translates |= _TRANSLATORS in m.path
-                # map_files needs a capability; the name may do.
-                exact = f"/proc/{tracee.tgid}/map_files/{m.start:x}-{m.end:x}"
-                named = f"/proc/{tracee.tgid}/root{m.path}"
-                patch(run, space, (exact, named), m.start, m.end, m.offset)
+    if base and run.options.cpuid and space.native_cpuid:
+        _patch(run, space, tracee.tgid, maps)
     cont(run, tracee)
+
+
+def _patch(run: Run, space: AddressSpace, tgid: int, maps: list[procmaps.Mapping]) -> None:
+    """CPUID in what exec has mapped, which is all stopped: it may be led to its answers."""
+    code = [m for m in maps if m.prot & 4 and m.inode and not m.shared]
+    # valgrind's tools answer CPUID themselves, and stumble at what we make of it.
+    space.translates = any(_TRANSLATORS in m.path for m in code)
+    usual = not run.options.exact and run.record is None and not space.translates
+    answers = page(run) if usual else b""
+    for m in code:
+        # map_files needs a capability; the name may do.
+        exact = f"/proc/{tgid}/map_files/{m.start:x}-{m.end:x}"
+        named = f"/proc/{tgid}/root{m.path}"
+        patch(run, space, (exact, named), m.start, m.end, m.offset, lead=bool(answers))
+    if space.stubs:
+        space.poke(space.image + cpuidcode.load().tables, answers)
 
 
 def _find_vdso_slot(space: AddressSpace, sp: int) -> tuple[int, int]:

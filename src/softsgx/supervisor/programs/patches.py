@@ -1,15 +1,17 @@
 """Without CPUID faulting: CPUID's bytes become UD2 in executable file mappings as they appear.
 
 The originals are remembered, since what a loader copies into an enclave has to be what is in
-the file (`state.patched`).
+the file (`state.patched`). What an exec maps, the dynamic linker above all, asks some forty times
+before main(): there the instructions that load a leaf become jumps, too, to code that answers
+without a stop (`softsgx.host.cpuidcode`).
 """
 
 from __future__ import annotations
 
 import os
-from bisect import bisect_left, insort
+from bisect import insort
 
-from softsgx.host import cpuidsites
+from softsgx.host import cpuidcode, cpuidsites
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
@@ -24,54 +26,151 @@ if TYPE_CHECKING:
 __all__ = ["patch", "patch_mapped"]
 
 _PROT_EXEC, _MAP_ANONYMOUS = 4, 0x20
+_REACH = (1 << 31) - (1 << 20)
+_MOST_PLANS = 256
+
+
+class _Plan:
+    """What becomes of a mapping, from its start. pieces: (offset, what is there, what will be).
+
+    sites: the offsets of the CPUIDs. led: (offset, jump, what it replaces); moved: of each of them
+    the bytes up to its CPUID. stubs: their code, from the first free one on.
+    """
+
+    __slots__ = ("led", "moved", "pieces", "sites", "stubs")
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[int, bytes, bytes]] = []
+        self.sites: list[int] = []
+        self.led: list[tuple[int, bytes, bytes]] = []
+        self.moved: list[bytes] = []
+        self.stubs = b""
 
 
 def patch(
-    run: Run, space: AddressSpace, paths: tuple[str, ...], start: int, end: int, offset: int
+    run: Run,
+    space: AddressSpace,
+    paths: tuple[str, ...],
+    start: int,
+    end: int,
+    offset: int,
+    lead: bool = False,
 ) -> None:
     """Replace the CPUID instructions of one executable file mapping.
 
-    paths: of the file, to be tried in turn.
+    paths: of the file, to be tried in turn. lead: to where they are answered, if that is in reach.
     """
-    found: tuple[int, ...] = ()
+    key, found = _sites_of(run, paths)
+    if not found:
+        return
+    lead = lead and abs(start - space.image) < _REACH and abs(end - space.image) < _REACH
+    whole = (key, offset, end - start, start - space.image if lead else 0, len(space.stubs))
+    plan = run.cpuid_patches.get(whole)
+    if plan is None or any(space.peek(start + at, len(was)) != was for at, was, _ in plan.pieces):
+        plan = _plan(space, found, start, end, offset, lead)
+        if len(run.cpuid_patches) < _MOST_PLANS:
+            run.cpuid_patches[whole] = plan
+    if plan.stubs:
+        code = cpuidcode.load()
+        space.poke(space.image + code.stub_of(len(space.stubs)), plan.stubs)
+        for (at, ours, was), moved in zip(plan.led, plan.moved, strict=True):
+            space.led.append((start + at, ours, was))
+            space.stubs.append((start + at, moved))
+    for at, _, new in plan.pieces:
+        space.poke(start + at, new)
+    here = [start + at for at in plan.sites]
+    if not space.patched or (here and here[0] > space.patched[-1]):
+        space.patched += here
+    else:
+        known = set(space.patched)
+        for site in here:
+            if site not in known:
+                insort(space.patched, site)
+
+
+def _plan(
+    space: AddressSpace,
+    found: tuple[tuple[int, int], ...],
+    start: int,
+    end: int,
+    offset: int,
+    lead: bool,
+) -> _Plan:
+    plan = _Plan()
+    # (first byte, last byte + 1, site), from the mapping's start
+    wanted = [
+        (load - offset if lead and load >= offset else site - offset, site - offset + 2)
+        for site, load in found
+        if offset <= site <= offset + end - start - 2
+    ]
+    while wanted:  # those on neighbouring pages at once: two calls for all of them
+        count, last = 1, wanted[0][1]
+        while count < len(wanted) and wanted[count][0] >> 12 <= (last - 1 >> 12) + 1:
+            last = wanted[count][1]
+            count += 1
+        _piece(plan, space, start, wanted[:count])
+        del wanted[:count]
+    return plan
+
+
+def _piece(plan: _Plan, space: AddressSpace, start: int, wanted: list[tuple[int, int]]) -> None:
+    """Add what becomes of some instructions that are near each other."""
+    first, last = min(at for at, _ in wanted), wanted[-1][1]
+    was = space.peek(start + first, last - first)
+    code = bytearray(was)
+    for begin, behind in wanted:
+        site = behind - 2
+        here = was[site - first : behind - first]
+        if here != cpuidsites.CPUID_BYTES:
+            continue
+        code[site - first : behind - first] = cpuidsites.UD2_BYTES
+        plan.sites.append(site)
+        jump = _lead(plan, space, was[begin - first : site - first], start, begin)
+        code[begin - first : begin - first + len(jump)] = jump
+    if code != was:
+        plan.pieces.append((first, was, bytes(code)))
+
+
+def _lead(plan: _Plan, space: AddressSpace, moved: bytes, start: int, begin: int) -> bytes:
+    """Add a stub for an instruction that loads a leaf: what leads there; nothing without room."""
+    code = cpuidcode.load()
+    index, at = len(space.stubs) + len(plan.led), start + begin - space.image
+    if index >= code.most or not cpuidcode.first_length(moved):
+        return b""
+    stub = code.stub(index, moved, at)
+    if not stub:
+        return b""
+    jump = code.jump(index, at)
+    plan.stubs += stub
+    plan.moved.append(moved)
+    plan.led.append((begin, jump, moved[: len(jump)]))
+    return jump
+
+
+def _sites_of(run: Run, paths: tuple[str, ...]) -> tuple[Any, tuple[tuple[int, int], ...]]:
+    """What a file is told by, and its CPUID instructions."""
     for path in paths:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, ValueError):
             continue
         try:
-            found = _sites(run, fd)
+            return _sites(run, fd)
         except (OSError, ValueError):
-            pass
+            break
         finally:
             os.close(fd)
-        break
-    here = [start + s - offset for s in found if offset <= s <= offset + end - start - 2]
-    at = 0
-    while at < len(here):  # a page at a time: two calls for all its sites
-        first = here[at]
-        behind = bisect_left(here, (first | 0xFFF) + 1, at)
-        was = space.peek(first, here[behind - 1] + 2 - first)
-        code = bytearray(was)
-        for addr in here[at:behind]:
-            if code[addr - first : addr - first + 2] == cpuidsites.CPUID_BYTES:
-                code[addr - first : addr - first + 2] = cpuidsites.UD2_BYTES
-                if addr not in space.patched:
-                    insort(space.patched, addr)
-        if code != was:
-            space.poke(first, code)
-        at = behind
+    return None, ()
 
 
-def _sites(run: Run, fd: int) -> tuple[int, ...]:
-    """The CPUID instructions of a file, looked for once a run: most processes map the same few."""
+def _sites(run: Run, fd: int) -> tuple[Any, tuple[tuple[int, int], ...]]:
+    """The same of an open file, looked for once a run: most processes map the same few."""
     s = os.fstat(fd)
     key = (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
     found = run.cpuid_sites.get(key)
     if found is None:
-        found = cpuidsites.sites(fd, 0, s.st_size, run.cache_dir)
-        run.cpuid_sites[key] = found
-    return found
+        found = run.cpuid_sites[key] = cpuidsites.loads(fd, run.cache_dir)
+    return key, found
 
 
 def patch_mapped(run: Run, tracee: Tracee) -> Any:

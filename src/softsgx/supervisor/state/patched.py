@@ -39,6 +39,9 @@ def _patches(space: AddressSpace, start: int, end: int) -> list[tuple[int, bytes
         ours, theirs = cpuidsites.UD2_BYTES, cpuidsites.CPUID_BYTES
         here = sites[bisect_left(sites, start - 1) : bisect_left(sites, end)]
         found = [(at, ours, theirs) for at in here]
+    for at, ours, theirs in space.led:
+        if at < end and start < at + len(theirs):
+            found.append((at, ours, theirs))
     paths = space.paths
     for index, (at, call) in enumerate(paths.sites):
         if at < end and start < at + 5:

@@ -52,7 +52,9 @@ class Run:
     to processes. aesm: what makes quotes, once it was asked. place: where processes have the code
     that looks at paths, modulo `pathcode.ALIGN`, None where none has it; path_page: the code; led:
     how many instructions were led there. lsm: the security module. nodes: the device's, and AESM's
-    socket. cpuid_*: what CPUID answered, and where it is in files, for all processes.
+    socket. cpuid_*: what CPUID answers and what the processor does, whether that is more than was
+    kept, what asks the processor, the page of answers and of how many it is; where CPUID is in
+    files, and what becomes of their mappings (`programs.patches`); for all processes.
 
     short: whether enclaves may be entered without a stop.
 
@@ -97,7 +99,12 @@ class Run:
         self.nodes = Nodes.of(options)
         self.cache_dir = cache_dir()
         self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
-        self.cpuid_sites: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self.cpuid_natives: dict[tuple[int, int], tuple[int, int, int, int]] | None = None
+        self.cpuid_learned = False
+        self.cpuid_ask: Callable[[int, int], tuple[int, int, int, int]] | None = None
+        self.cpuid_page: tuple[int, bytes] = (-1, b"")
+        self.cpuid_sites: dict[tuple[int, ...], tuple[tuple[int, int], ...]] = {}
+        self.cpuid_patches: dict[tuple[Any, ...], Any] = {}
         self.cpuid_highest = 0
         self.cpuid_faulting = True
         self._device: Device | None = None

@@ -22,7 +22,9 @@ class AddressSpace:
 
     pid: of a process that lives in it. image: base address of our vDSO in it, 0 while there is
     none. aep, entry: where its ENCLU begins and ends. sgx: the `HostProcess`, None until it meets
-    the device. patched: CPUID sites by address (two bytes each). translates: the program reads the
+    the device. patched: CPUID sites by address (two bytes each). led: jumps to what answers a CPUID
+    there, as (address, our bytes, the file's); stubs: where each of them comes from, as
+    `cpuidcode.Code.roll` takes it. translates: the program reads the
     code that it maps, and does not run it. undumpable: the program thinks that it is
     (PR_SET_DUMPABLE). paths: what makes its calls on paths without a stop,
     raw: what makes its ENCLUs so.
@@ -43,6 +45,7 @@ class AddressSpace:
         "executable",
         "image",
         "kept",
+        "led",
         "mem_fd",
         "mem_fds",
         "native_cpuid",
@@ -53,6 +56,7 @@ class AddressSpace:
         "raw",
         "sgx",
         "short",
+        "stubs",
         "tracees",
         "translates",
         "undumpable",
@@ -66,6 +70,8 @@ class AddressSpace:
         self.mem_fd = -1
         self.sgx: Any = None
         self.patched: list[int] = []
+        self.led: list[tuple[int, bytes, bytes]] = []
+        self.stubs: list[tuple[int, bytes]] = []
         self.paths = PathCalls()
         self.raw = RawSites()
         self.executable: list[Any] = []
@@ -84,6 +90,7 @@ class AddressSpace:
         new = AddressSpace(pid)
         new.image, new.aep, new.entry, new.short = self.image, self.aep, self.entry, self.short
         new.patched, new.executable = list(self.patched), list(self.executable)
+        new.led, new.stubs = self.led, self.stubs  # which only exec makes
         new.native_cpuid, new.translates = self.native_cpuid, self.translates
         new.undumpable = self.undumpable
         new.watched, new.ranges = set(self.watched), list(self.ranges)

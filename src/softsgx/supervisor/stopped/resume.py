@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from softsgx.host import pathcode, ptrace
+from softsgx.host import cpuidcode, pathcode, ptrace
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.uapi.regs import RIP
 
-__all__ = ["cont", "cont_changed", "let_go", "out_of_paths"]
+__all__ = ["cont", "cont_changed", "let_go", "out_of_cpuid", "out_of_paths"]
 
 
 def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
@@ -48,6 +48,19 @@ def out_of_paths(run: Run, tracee: Tracee) -> bool:
     if not paths.base <= regs.view[RIP] < paths.base + pathcode.SIZE:
         return False
     if not pathcode.load().roll(regs.view, paths.base, paths.sites):
+        return False
+    regs.store(tracee.tid)
+    return True
+
+
+def out_of_cpuid(run: Run, tracee: Tracee) -> bool:
+    """The same of what answers CPUID; it is before or behind the program's own now."""
+    regs, space = run.spare_regs, tracee.space
+    regs.load(tracee.tid)
+    code = cpuidcode.load()
+    if not code.is_in(regs.view[RIP] - space.image):
+        return False
+    if not code.roll(regs.view, space.image, space.stubs, space.peek):
         return False
     regs.store(tracee.tid)
     return True

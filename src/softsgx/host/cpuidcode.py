@@ -1,0 +1,248 @@
+"""CPUID answered in the process itself: the stubs and tables for ``vdso.S``'s lookup.
+
+CPUID has two bytes and a jump has five, but code loads the leaf before it: that one instruction,
+a ``mov`` of an immediate to a register, becomes a jump to a stub, or the conditional jump that a
+loop over sub-leaves has before it. What stands between the two and the CPUID itself stay as they
+are, so that whatever jumps there traps as ever. A stub does what was replaced and what stands
+between, then asks the lookup, which is not a call: a program may use what is below its stack
+pointer.
+
+Rejected: what needs the decoder at each exec (where such an instruction is, is kept with the sites,
+`softsgx.host.cpuidsites`), and to move more than one instruction (nobody knows who jumps between).
+"""
+
+from __future__ import annotations
+
+import struct
+
+from softsgx.errors import UnsupportedError
+from softsgx.host import vdso
+from softsgx.host.built import lacks
+from softsgx.uapi import regs
+from softsgx.uapi.regs import EFLAGS, RAX, RBX, RCX, RDX, RIP
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from softsgx.sdm.cpuid import Answer
+
+__all__ = ["JUMP_BYTES", "Code", "first_length", "jumps", "load", "loaded"]
+
+JUMP_BYTES = 5
+_JCC_BYTES = 6
+_STUB_BYTES = 64
+# In a stub: what takes an answer, the processor's own CPUID, the way to the program's; its start.
+_TAKES, _NATIVE, _TRAPS, _START = 0, 17, 24, 29
+_LOOK_BYTES = 12  # lea and jmp, behind what was moved
+# mov 8(%rcx), %eax; mov 12(%rcx), %ebx; mov 20(%rcx), %edx; mov 16(%rcx), %ecx
+_TAKE = bytes.fromhex("8b4108 8b590c 8b5114 8b4910")
+_LAST_LOAD, _TAKEN = 9, 12
+_CPUID = b"\x0f\xa2"
+_ANSWER = struct.Struct("<6I")
+_END = b"\xff" * _ANSWER.size
+_LEAVES_BYTES, _PAGE = 64, 4096
+_CF_PF_AF_ZF_SF, _OF = 0xD5, 0x800
+_LOW = (1 << 32) - 1
+_U64 = (1 << 64) - 1
+_REGISTERS = (
+    *(RAX, RCX, RDX, RBX, regs.RSP, regs.RBP, regs.RSI, regs.RDI),
+    *(regs.R8, regs.R9, regs.R10, regs.R11, regs.R12, regs.R13, regs.R14, regs.R15),
+)
+"""By their numbers in instructions (SDM, vol. 2, "Register Codes")."""
+
+
+def loaded(instruction: bytes) -> tuple[int, int] | None:
+    """The register and the value of a ``mov`` of an immediate, None if it is another instruction.
+
+    (SDM, "MOV": B8+ rd id, REX.W + C7 /0 id; the second is sign-extended.)
+    """
+    rex = instruction[0] if instruction[:1] and instruction[0] & 0xF0 == 0x40 else 0
+    code = instruction[1:] if rex else instruction
+    high = (rex & 1) << 3
+    if len(code) == 5 and code[0] & 0xF8 == 0xB8 and not rex & 8:
+        return _REGISTERS[high | code[0] & 7], int.from_bytes(code[1:], "little")
+    if len(code) == 6 and code[0] == 0xC7 and code[1] & 0xF8 == 0xC0:
+        value = int.from_bytes(code[2:], "little", signed=bool(rex & 8))
+        return _REGISTERS[high | code[1] & 7], value & _U64
+    return None
+
+
+def first_length(code: bytes) -> int:
+    """How long the instruction at the start of some bytes is, 0 if it cannot be led elsewhere."""
+    if _is_jump(code):
+        return _JCC_BYTES
+    return next((n for n in (5, 6, 7) if loaded(code[:n]) is not None), 0)
+
+
+def _is_jump(code: bytes) -> bool:
+    """Whether a conditional jump of six bytes is there (SDM, "Jcc": 0F 80 to 0F 8F)."""
+    return len(code) >= _JCC_BYTES and code[0] == 0x0F and code[1] & 0xF0 == 0x80
+
+
+def jumps(condition: int, eflags: int) -> bool:
+    """Whether a conditional jump is made: the low four bits of its opcode (SDM, "Jcc")."""
+    carry, parity, zero = eflags & 1, eflags & 4, eflags & 0x40
+    less = bool(eflags & 0x80) != bool(eflags & _OF)
+    tests = (
+        *(eflags & _OF, carry, zero, carry | zero),
+        *(eflags & 0x80, parity, less, zero or less),
+    )
+    return bool(tests[condition >> 1]) != bool(condition & 1)
+
+
+class Code:
+    """Where things are in the vDSO's object. ``most``: how many stubs there is room for."""
+
+    def __init__(self, image: vdso.Image) -> None:
+        """Raises UnsupportedError where a symbol is missing."""
+        names = (
+            *("lookup", "leaf", "shifted", "packed", "found", "restored", "end"),
+            *("leaves", "answers", "stubs", "stubs_end"),
+        )
+        try:
+            self._at = {name: image.symbols[f"softsgx_cpuid_{name}"] for name in names}
+        except KeyError as e:
+            raise lacks(vdso.PATH, e) from e
+        self.tables = self._at["leaves"]
+        self.stubs = self._at["stubs"]
+        self.most = (self._at["stubs_end"] - self.stubs) // _STUB_BYTES
+        self._most_answers = (self.stubs - self._at["answers"]) // _ANSWER.size - 2
+
+    def page(
+        self, leaves: list[int], plain: dict[int, Answer], answers: dict[tuple[int, int], Answer]
+    ) -> bytes:
+        """What goes to ``tables``: leaves that the processor answers, and answers.
+
+        plain: of leaves without sub-leaves; answers: of others, by (leaf, sub-leaf). Those that
+        there is no room for are left out. Raises UnsupportedError for too many ``leaves``.
+        """
+        if 0 in leaves or 4 * len(leaves) >= _LEAVES_BYTES:
+            raise UnsupportedError(f"{len(leaves)} leaves; vdso.S has room for 15")
+        first = [_ANSWER.pack(leaf, 0, *answer) for leaf, answer in plain.items() if leaf != _LOW]
+        first = first[: self._most_answers]
+        rows = [
+            _ANSWER.pack(*asked, *answer)
+            for asked, answer in answers.items()
+            if asked != (_LOW, _LOW)
+        ][: self._most_answers - len(first)]
+        head = struct.pack(f"<{len(leaves)}I", *leaves).ljust(_LEAVES_BYTES, b"\0")
+        return b"".join([head, *first, _END, *rows, _END])
+
+    def stub_of(self, index: int) -> int:
+        """The offset of a stub."""
+        return self.stubs + index * _STUB_BYTES
+
+    def stub(self, index: int, moved: bytes, start: int) -> bytes:
+        """A stub, or nothing if it has no room for ``moved``, the bytes from the load to CPUID.
+
+        start: where those are, from the start of the image.
+        """
+        if len(moved) > _STUB_BYTES - _START - _LOOK_BYTES:
+            return b""
+        at = self.stub_of(index)
+        site = start + len(moved)
+
+        def jump(where: int, to: int) -> bytes:
+            return b"\xe9" + struct.pack("<i", to - (at + where) - 5)
+
+        if _is_jump(moved):
+            (to,) = struct.unpack_from("<i", moved, 2)
+            to += start - at - _START
+            if not -(1 << 31) <= to < 1 << 31:
+                return b""
+            moved = moved[:2] + struct.pack("<i", to) + moved[_JCC_BYTES:]
+        look = _START + len(moved)
+        lea = b"\x48\x8d\x1d" + struct.pack("<i", -(look + 7))  # lea stub(%rip), %rbx
+        parts = (
+            *(_TAKE, jump(_TAKEN, site + 2), _CPUID, jump(_NATIVE + 2, site + 2)),
+            *(jump(_TRAPS, site), moved, lea, jump(look + 7, self._at["lookup"])),
+        )
+        return b"".join(parts).ljust(_STUB_BYTES, b"\xcc")
+
+    def jump(self, index: int, start: int) -> bytes:
+        """What takes the place of the load's first bytes."""
+        return b"\xe9" + struct.pack("<i", self.stub_of(index) + _START - start - JUMP_BYTES)
+
+    def is_in(self, offset: int) -> bool:
+        """Whether an instruction, by its offset from the image, is of a stub or the lookup."""
+        at = self._at
+        return at["lookup"] <= offset < at["end"] or self.stubs <= offset < at["stubs_end"]
+
+    def roll(
+        self,
+        view: Any,
+        base: int,
+        sites: list[tuple[int, bytes]],
+        peek: Callable[[int, int], bytes],
+    ) -> bool:
+        """Registers that are in the code become those of the program's own around a CPUID.
+
+        As if the program had come to the CPUID by itself, or were behind it; only RBX and RDX,
+        which it writes over, may differ. base: where the image is. sites: of each stub where its
+        load is, and the bytes from there to the CPUID. False if the thread did not come by one.
+        """
+        offset = view[RIP] - base
+        looking = offset < self._at["end"]
+        stub, within = divmod((view[RBX] - base if looking else offset) - self.stubs, _STUB_BYTES)
+        if not 0 <= stub < len(sites):
+            return False  # a program that wrote over the code, or jumped into it
+        start, moved = sites[stub]
+        site = start + len(moved)
+        if looking:
+            self._look(view, offset)
+            view[RIP] = site
+        elif within < _LAST_LOAD:
+            key = view[RDX]
+            view[RAX], view[RCX], view[RIP] = key & _LOW, key >> 32, site
+        elif within == _LAST_LOAD:
+            word = peek(view[RCX] + 16, 4)
+            if len(word) < 4:
+                return False
+            view[RCX], view[RIP] = int.from_bytes(word, "little"), site + 2
+        elif within in (_TAKEN, _NATIVE + 2):
+            view[RIP] = site + 2
+        elif within == _START:  # done here, since who steps would come back for ever
+            self._first(view, start, moved)
+        elif within > _START:
+            view[RIP] = min(start + within - _START, site)
+        else:
+            view[RIP] = site
+        return True
+
+    def _first(self, view: Any, start: int, moved: bytes) -> None:
+        """Do the instruction that was replaced."""
+        length = first_length(moved)
+        view[RIP] = start + length
+        found = loaded(moved[:length])
+        if found is not None:
+            view[found[0]] = found[1]
+        elif jumps(moved[1] & 15, view[EFLAGS]):
+            view[RIP] += int.from_bytes(moved[2:_JCC_BYTES], "little", signed=True)
+
+    def _look(self, view: Any, offset: int) -> None:
+        """Give back what the lookup has moved: leaf, sub-leaf and flags."""
+        at = self._at
+        if at["shifted"] <= offset < at["restored"] and offset != at["found"]:
+            kept, low = view[RAX] >> 8 & _CF_PF_AF_ZF_SF, view[RAX] & 0xFF
+            flags = view[EFLAGS] & ~(_CF_PF_AF_ZF_SF | _OF) | kept
+            view[EFLAGS] = flags | (_OF if low in (1, 128) else 0)
+        leaf = view[RAX] if offset < at["leaf"] else view[RDX]
+        if offset < at["shifted"]:
+            subleaf = view[RCX]
+        else:
+            subleaf = (view[RCX] if offset < at["packed"] else view[RDX]) >> 32
+        view[RAX], view[RCX] = leaf & _LOW, subleaf & _LOW
+
+
+_code: Code | None = None
+
+
+def load() -> Code:
+    """The code's places, read once. Raises UnsupportedError."""
+    global _code  # noqa: PLW0603 - one file, read at most once a process
+    if _code is None:
+        _code = Code(vdso.load_image())
+    return _code

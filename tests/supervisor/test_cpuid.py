@@ -1,0 +1,167 @@
+"""What CPUID answers without a stop: in the dynamic linker, kept between runs, undone in copies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from softsgx.host import cpuidsites, ptrace
+from softsgx.sdm.cpuid import Answer
+from softsgx.supervisor.programs import answers
+from softsgx.supervisor.state.options import Options
+from softsgx.supervisor.state.patched import pages, unpatched
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import AddressSpace
+from tests.cache import ROOT
+from tests.command import Softsgx
+
+_LD_SO = Path("/lib64/ld-linux-x86-64.so.2")
+_FEATURES = "x86.cpu_features.features"
+_FAULTS = "cpuid_fault" in Path("/proc/cpuinfo").read_text().split()
+
+
+def _told(text: str) -> dict[str, str]:
+    """What glibc's dynamic linker has found out about the processor, but for the core's number."""
+    rows = dict(line.split("=", 1) for line in text.splitlines() if line.startswith("x86."))
+    own = f"{_FEATURES}[0x0].cpuid[0x1]"
+    return {k: v for k, v in rows.items() if k != own}
+
+
+def test_the_dynamic_linker_is_told_the_same_with_and_without_a_stop(softsgx: Softsgx) -> None:
+    ask: list[str | Path] = [_LD_SO, "--list-diagnostics"]
+    bare = subprocess.run(ask, capture_output=True, text=True, check=False)
+    if bare.returncode or "x86.cpu_features" not in bare.stdout:
+        pytest.skip("this C library has no --list-diagnostics (glibc 2.33)")
+    led, exact = softsgx("--", *ask), softsgx("--exact", "--", *ask)
+    again = softsgx("--", *ask)  # by then all is known
+    assert _told(led.stdout) == _told(exact.stdout) == _told(again.stdout)
+    native, ours = _told(bare.stdout), _told(led.stdout)
+    changed = {name for name in native if native[name] != ours[name]}
+    assert all("cpuid" in name or "active" in name or "max_cpuid" in name for name in changed)
+    assert int(ours[f"{_FEATURES}[0x1].cpuid[0x1]"], 0) & 1 << 2  # leaf 7, EBX: SGX
+    assert int(ours["x86.cpu_features.basic.max_cpuid"], 0) >= 0x12
+
+
+@pytest.mark.skipif(_FAULTS, reason="CPUID traps by itself here")
+def test_an_exec_stops_for_few_of_its_cpuids() -> None:
+    with open(_LD_SO, "rb") as f:
+        loads = cpuidsites.loads(f.fileno(), None)
+    assert sum(start != site for site, start in loads) * 2 > len(loads) > 0
+
+    def stops(*args: str) -> int:
+        command = [sys.executable, "-m", "tests.supervisor.stopcounter", *args]
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return int(said.stdout)
+
+    stops("/bin/true")
+    few, all_of_them = stops("/bin/true"), stops("--exact", "/bin/true")
+    assert few * 3 < all_of_them
+
+
+def test_what_is_copied_is_the_file_without_our_jumps() -> None:
+    theirs = bytes.fromhex("90 b807000000 31c9 0fa2 90")
+    ours = bytes.fromhex("90 e911223344 31c9 0f0b 90")
+    space = AddressSpace(1)
+    space.patched = [0x10008]
+    space.led = [(0x10001, ours[1:6], theirs[1:6])]
+    for first in range(len(ours)):
+        for last in range(first, len(ours) + 1):
+            assert unpatched(space, 0x10000 + first, ours[first:last]) == theirs[first:last]
+    assert pages(space, 0x10000, 0x11000) == {0x10}
+    assert unpatched(space.forked(2), 0x10000, ours) == theirs
+
+
+class _Processor:
+    """One that counts how often it is asked."""
+
+    def __init__(self, model: int) -> None:
+        self.model = model
+        self.asked: list[tuple[int, int]] = []
+
+    def __call__(self, leaf: int, subleaf: int) -> Answer:
+        self.asked.append((leaf, subleaf))
+        known = {0: 0xD, 1: self.model, 0x80000000: 0x80000008}
+        return (known.get(leaf, leaf & 0xFF), subleaf, 3, 4)
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    """A run on a processor, with the folder that the others have."""
+
+    def begin(processor: _Processor) -> Run:
+        monkeypatch.setattr(ptrace, "cpuid_function", lambda: processor)
+        run = Run(Options(), lambda _tracee, _status: None)
+        run.cache_dir = str(tmp_path / "cpuid")
+        return run
+
+    return begin
+
+
+def _core(leaf: int, _subleaf: int) -> Answer:
+    return (0xC0, leaf & 0xFF, 0, 0)
+
+
+def _ask(run: Run, *leaves: tuple[int, int]) -> list[Answer]:
+    return [answers.answered(run, leaf, subleaf, _core) for leaf, subleaf in leaves]
+
+
+_ASKED = ((7, 0), (7, 1), (0xD, 2), (0x80000000, 0), (0x80000002, 0x55555555))
+
+
+def test_the_processor_is_asked_once_a_boot(start: object) -> None:
+    assert callable(start)
+    first = _Processor(0xA20F12)
+    run = start(first)
+    found = _ask(run, *_ASKED)
+    assert found[0][1:3] == (1 << 2, 3 | 1 << 30)  # SGX, and its launch control
+    assert _ask(run, *_ASKED) == found
+    assert _ask(run, (1, 0)) == [_core(1, 0)]  # by the core in question
+    assert first.asked.count((0xD, 2)) == 1
+    answers.remember(run)
+
+    second = _Processor(0xA20F12)
+    run = start(second)
+    assert _ask(run, *_ASKED) == found
+    assert set(second.asked) == {(1, 0), (7, 0)}  # whether it is the same
+    assert answers.page(run)
+
+    other = _Processor(0x806F8)
+    run = start(other)
+    _ask(run, *_ASKED)
+    assert (0xD, 2) in other.asked
+
+
+def test_what_was_kept_and_changed_is_not_believed(start: object) -> None:
+    assert callable(start)
+    run = start(_Processor(1))
+    found = _ask(run, *_ASKED)
+    answers.remember(run)
+    path = Path(run.cache_dir) / "answers"
+    raw = path.read_bytes()
+    for at in range(0, len(raw), 7):
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+        processor = _Processor(1)
+        assert _ask(start(processor), *_ASKED) == found
+        assert (0xD, 2) in processor.asked
+
+
+def test_what_a_register_happened_to_hold_is_not_kept(start: object) -> None:
+    assert callable(start)
+    run = start(_Processor(1))
+    _ask(run, *[(0x14, 0x55550000 + n) for n in range(50)], *[(2, n << 20) for n in range(50)])
+    assert len(run.cpuid_answers) == len({(2, 0)})
+    assert (0x14, 0) not in run.cpuid_answers
+
+
+def test_without_an_answer_of_our_own_the_core_is_asked(
+    start: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert callable(start)
+    run = start(_Processor(1))
+    monkeypatch.setattr(ptrace, "cpuid_function", lambda: None)
+    assert _ask(run, (0xD, 0)) == [_core(0xD, 0)]
+    assert answers.page(start(_Processor(1)))
+    answers.remember(run)
