@@ -40,7 +40,6 @@ _PEEKUSER, _POKEUSER, _U_DEBUGREG = 3, 6, 848  # Linux <asm/user_64.h>, struct u
 _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
 _NT_X86_XSTATE = 0x202
 
-_NR_SECCOMP, _NR_MEMFD_SECRET = nr.NR_seccomp, nr.NR_memfd_secret
 _FILTER_FLAG_NEW_LISTENER = 8
 _O_CLOEXEC = 0o2000000
 
@@ -393,7 +392,7 @@ def prctl(option: int, *args: int) -> int:
 def _set_filter(program: bytes, flags: int) -> int:
     buffer = ctypes.create_string_buffer(program, len(program))
     fprog = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
-    got = int(_syscall(_NR_SECCOMP, 1, flags, fprog))
+    got = int(_syscall(nr.NR_seccomp, 1, flags, fprog))
     return got if got >= 0 else -ctypes.get_errno()
 
 
@@ -409,7 +408,7 @@ def seccomp_listener(program: bytes) -> int:
 
 def memfd_secret() -> int:
     """A descriptor of an empty secret memory file, or -1 where the kernel offers none."""
-    return int(_syscall(_NR_MEMFD_SECRET, _O_CLOEXEC))
+    return int(_syscall(nr.NR_memfd_secret, _O_CLOEXEC))
 
 
 # push rbx; mov eax, esi; mov ecx, edx; cpuid; mov [rdi], eax …; pop rbx; ret
@@ -419,12 +418,11 @@ _CPUID_CODE = bytes.fromhex("53 89f0 89d1 0fa2 8907 895f04 894f08 89570c 5b c3")
 def cpuid_function() -> Callable[[int, int], tuple[int, int, int, int]] | None:
     """``cpuid(leaf, subleaf)`` -> (EAX, EBX, ECX, EDX) of this processor, run in our own process.
 
-    None where no memory may be made executable, or CPUID traps. Python cannot execute the
-    instruction, and the kernel shows what it answers to root alone (/dev/cpu/0/cpuid).
+    None where no memory may be made executable, or it traps. (/dev/cpu/0/cpuid is root's.)
     """
-    if _syscall(nr.NR_arch_prctl, 0x1011, 0) == 0:  # ARCH_GET_CPUID
-        return None
     try:
+        if _syscall(nr.NR_arch_prctl, 0x1011, 0) == 0:  # ARCH_GET_CPUID
+            return None
         fd = os.memfd_create("softsgx-cpuid", os.MFD_CLOEXEC)
     except OSError:
         return None
@@ -432,7 +430,7 @@ def cpuid_function() -> Callable[[int, int], tuple[int, int, int, int]] | None:
     _libc.mmap.restype = ctypes.c_void_p
     at = _libc.mmap(None, ctypes.c_size_t(4096), 5, 2, fd, ctypes.c_long(0))  # R | X, PRIVATE
     os.close(fd)
-    if at is None or at == ctypes.c_void_p(-1).value:
+    if at in (None, _U64):
         return None
     run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)(at)
     answer = (ctypes.c_uint32 * 4)()
