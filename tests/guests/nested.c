@@ -107,6 +107,10 @@ static void bad_leaves(void)
 	encl_vdso_enter(&c, EENTER, &run);
 	CHECK_EQ(run.exception_vector, 13, "tcs_misaligned");
 	memset(&run, 0, sizeof(run));
+	run.tcs = 1ull << 63; /* not canonical, whatever the width of addresses: #GP */
+	encl_vdso_enter(&c, EENTER, &run);
+	CHECK_EQ(run.exception_vector, 13, "tcs_not_canonical");
+	memset(&run, 0, sizeof(run));
 	run.tcs = e.base; /* a regular page: #PF with the SGX bit */
 	encl_vdso_enter(&c, EENTER, &run);
 	check(run.exception_vector == 14 && run.exception_addr == e.base, "tcs_is_code",

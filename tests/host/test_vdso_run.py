@@ -63,7 +63,7 @@ def test_enter_enclave(compiled: Callable[..., Path], case: str) -> None:
         section = ELFFile(file).get_section_by_name(".eh_frame")
         assert section is not None
         eh_frame = section.header.sh_addr
-    numbers = (image.size, image.enclu, image.enclu_end, image.enclu_fault, eh_frame)
+    numbers = (image.size, image.enclu, image.aep, image.enclu_fault, eh_frame)
     done = subprocess.run(
         [compiled("enter"), case, _IMAGE, *map(str, numbers)],
         capture_output=True,

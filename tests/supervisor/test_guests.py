@@ -33,7 +33,7 @@ _GUESTS = {
     "peeks": ((), 35),
     "avx": ((), 15),
     "xfrm": ((), 6),
-    "nested": ((), 16),
+    "nested": ((), 17),
     "aexnotify": ((), 28),
     "rawenclu": ((), 46),
     "illegal": ((), 235),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from errno import EACCES, ENOSYS, EPERM
+from errno import EACCES, EAGAIN, EFBIG, EMFILE, ENFILE, ENOMEM, ENOSPC, ENOSYS, EPERM
 
 from softsgx.complaints import complain
 from softsgx.errors import InternalError, SoftsgxError, UsageError
@@ -47,6 +47,15 @@ def usage() -> str:
 
 _EX_SOFTWARE = 70  # <sysexits.h>
 _FORBIDDEN = (EPERM, EACCES, ENOSYS)
+# What there was too little of, and what bounds it.
+_SCARCE = {
+    ENOMEM: "memory: is it a limit (ulimit -v, ulimit -d, a cgroup's)?",
+    EFBIG: "room in files, which enclaves are, too: raise the limit (ulimit -f)",
+    EMFILE: "descriptors: raise the limit (ulimit -n)",
+    ENFILE: "open files on this machine (fs.file-max)",
+    EAGAIN: "processes: raise the limit (ulimit -u, a cgroup's)",
+    ENOSPC: "room on the file system",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,7 +89,13 @@ def _status(args: list[str]) -> int:
         return 130
     except SystemExit as e:  # argparse's --help
         return int(e.code or 0)
+    except MemoryError:
+        complain(f"too little {_SCARCE[ENOMEM]}")
+        return 2
     except OSError as e:
+        if e.errno in _SCARCE and not os.environ.get("SOFTSGX_DEBUG"):
+            complain(f"{e}: too little {_SCARCE[e.errno]}")
+            return 2
         if e.errno not in _FORBIDDEN or os.environ.get("SOFTSGX_DEBUG"):
             return _bug(e, f"{type(e).__name__}: {e} (this is a bug in softsgx)")
         complain(f"{e}: this machine, or its container, forbids it; 'softsgx doctor' says more")

@@ -173,7 +173,7 @@ def base_program(cookie: int, executable: bool = False, place: int | None = None
     p.label("place")
     p.op(_LD, _IP_LO)
     p.op(_AND, 0xFFF)
-    p.op(_JEQ, vdso.load_image().enclu_end & 0xFFF, "trace", "allow")
+    p.op(_JEQ, vdso.load_image().aep & 0xFFF, "trace", "allow")
     p.label("utimensat")  # with no name it is the descriptor's
     p.op(_LD, _arg(1))
     p.op(_JEQ, 0, "", "looked")

@@ -102,7 +102,7 @@ tracer_label softsgx_try
 	jne	softsgx_long
 	cmpb	$0, softsgx_short_open(%rip)
 	je	softsgx_long
-	lea	softsgx_enclu(%rip), %rcx
+	lea	softsgx_aep(%rip), %rcx
 	jmp	*softsgx_short_enter(%rip)
 
 	/*
@@ -134,8 +134,8 @@ tracer_label softsgx_long
 	or	$NONE_BLOCKED, %eax
 
 	/*
-	 * ENCLU, for EENTER and, as the AEP, for ERESUME: a system call, since its
-	 * stop touches no signal, as ENCLU does not. EAX is the leaf; the call's
+	 * ENCLU, for EENTER and for an ERESUME that is asked for: a system call, since
+	 * its stop touches no signal, as ENCLU does not. EAX is the leaf; the call's
 	 * number is ENTER_CALL whatever that is, so that nothing else can be called
 	 * from here, and the tracer finds the leaf above it. RCX, which would be the
 	 * AEP, is the system call's; R11 is lost.
@@ -144,6 +144,13 @@ tracer_label softsgx_enclu
 	shl	$32, %rax
 	or	$ENTER_CALL, %rax
 	syscall
+	/*
+	 * The AEP: the stop of the call above finds the thread here. It is an ENCLU to
+	 * whoever looks, as handlers of signals that came inside do; when they return it
+	 * is #UD, which the tracer takes for ERESUME.
+	 */
+tracer_label softsgx_aep
+	.byte	0x0f, 0x01, 0xd7
 tracer_label softsgx_enclu_end
 	/* EEXIT came back. RSP is the enclave's choice, RBP is still ours. */
 	mov	FRAME_RUN(%rbp), %rbx

@@ -50,10 +50,10 @@ class Image:
     read and execute; `slots` gives what goes to ``data_offset``, one page, read
     only once written. ``size`` is all of it, a multiple of the page size.
 
-    ``enter`` is ``__vdso_sgx_enter_enclave``; ``enclu`` where its ENCLU begins (a
-    system call, and the AEP), ``enclu_end`` where that ends and EEXIT goes,
-    ``enclu_fault`` where an exception goes. ``syscall``, ``cpuid`` and ``xgetbv``
-    are that instruction and an ``int3`` behind it, ``undefined`` is a UD2, ``null`` the
+    ``enter`` is ``__vdso_sgx_enter_enclave``; ``enclu`` where the system call begins
+    that stands for its ENCLU, ``aep`` where that ends: an ENCLU, behind which is ``enclu_end``,
+    where EEXIT goes; ``enclu_fault`` is where an exception goes. ``syscall``, ``cpuid`` and
+    ``xgetbv`` are that instruction and an ``int3`` behind it, ``undefined`` is a UD2, ``null`` the
     name of /dev/null. Behind the slots is room for what CPUID answers without a stop
     (`softsgx.host.cpuidcode`), written in processes that have it; ``whole`` is ``size`` with it.
     ``try_short`` is where the short way in (`softsgx.host.short`) is tried,
@@ -62,6 +62,7 @@ class Image:
     """
 
     __slots__ = (
+        "aep",
         "contents",
         "cpuid",
         "data_offset",
@@ -92,6 +93,7 @@ class Image:
         try:
             self.enter = symbols["__vdso_sgx_enter_enclave"]
             self.enclu = symbols["softsgx_enclu"]
+            self.aep = symbols["softsgx_aep"]
             self.enclu_end = symbols["softsgx_enclu_end"]
             self.enclu_fault = symbols["softsgx_enclu_fault"]
             self.syscall = symbols["softsgx_syscall"]

@@ -63,7 +63,7 @@ from softsgx.uapi.regs import (
     Regs,
 )
 
-__all__ = ["INIT_XSTATE", "Thread", "aex", "edeccssa", "eenter", "eexit", "eresume"]
+__all__ = ["INIT_XSTATE", "Thread", "aex", "canonical", "edeccssa", "eenter", "eexit", "eresume"]
 
 ENCLU_LENGTH = 3
 _GPRS = (RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15)
@@ -163,7 +163,7 @@ def _enter_checks(thread: Thread, enclave: Enclave, regs: Regs, resume: bool) ->
         return _page_fault(thread, addr, PF_W)
     if not enclave.page_schema.get(enclave.pages[addr - enclave.base >> 12], "present"):
         return _page_fault(thread, addr, PF_W)
-    if not _canonical(regs[RCX]):
+    if not canonical(regs[RCX]):
         return GP
     if not _tcs_page_ok(enclave, addr):
         return _page_fault(thread, addr, PF_P | PF_SGX)
@@ -185,9 +185,9 @@ def _enter_checks(thread: Thread, enclave: Enclave, regs: Regs, resume: bool) ->
 
 def _entry_ok(thread: Thread, enclave: Enclave, tcs: Tcs) -> int:
     """What the way in at OENTRY asks: a free SSA frame, and canonical addresses."""
-    if tcs.cssa >= tcs.nssa or not _canonical(tcs.fs_base) or not _canonical(tcs.gs_base):
+    if tcs.cssa >= tcs.nssa or not canonical(tcs.fs_base) or not canonical(tcs.gs_base):
         return GP
-    return _frame_ok(thread, enclave, tcs, tcs.cssa) or (0 if _canonical(tcs.entry) else GP)
+    return _frame_ok(thread, enclave, tcs, tcs.cssa) or (0 if canonical(tcs.entry) else GP)
 
 
 def _notifies(enclave: Enclave, tcs: Tcs) -> bool:
@@ -256,7 +256,7 @@ def _leave(thread: Thread, tcs: Tcs, regs: Regs) -> None:
 def eexit(thread: Thread, regs: Regs) -> int:
     """EEXIT to RBX; RCX becomes the AEP (SDM, EEXIT)."""
     tcs = thread.tcs
-    if tcs is None or not _canonical(regs[RBX]):
+    if tcs is None or not canonical(regs[RBX]):
         return GP
     regs[RIP] = regs[RBX]
     regs[RCX] = tcs.aep
@@ -355,7 +355,7 @@ def eresume(thread: Thread, enclave: Enclave, regs: Regs) -> int:
         return GP
     saved = _SAVED.unpack_from(view, gpr)
     fs_base, gs_base = _BASES.unpack_from(view, gpr + _FSBASE)
-    if not (_canonical(saved[17]) and _canonical(fs_base) and _canonical(gs_base)):
+    if not (canonical(saved[17]) and canonical(fs_base) and canonical(gs_base)):
         return GP
     (outer,) = _U64.unpack_from(state, 512)
     state[:_MASK] = view[frame : frame + _MASK]
@@ -394,5 +394,6 @@ def edeccssa(thread: Thread, regs: Regs) -> int:
     return 0
 
 
-def _canonical(addr: int) -> bool:
+def canonical(addr: int) -> bool:
+    """Whether an address of 64 bits is one of 48 with its sign (SDM, "Canonical Addressing")."""
     return addr < _TOP or addr >= (1 << 64) - _TOP

@@ -21,7 +21,7 @@
 #define DF 0x400
 
 static char *image;
-static char *enclu, *enclu_end, *enclu_fault;
+static char *enclu, *at_aep, *enclu_fault;
 static struct sgx_enclave_run run;
 
 static int entries, may_block;
@@ -42,13 +42,15 @@ static void on_call(int number, siginfo_t *info, void *context)
 	greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
 	(void)number;
 
-	CHECK(r[REG_RIP] == (greg_t)enclu_end && entries < 8);
-	CHECK((char *)info->si_call_addr == enclu_end && info->si_syscall == ENTER_CALL);
+	CHECK(r[REG_RIP] == (greg_t)at_aep && entries < 8);
+	CHECK(!memcmp(at_aep, "\x0f\x01\xd7", 3));
+	CHECK((char *)info->si_call_addr == at_aep && info->si_syscall == ENTER_CALL);
 	/* The leaf, and what the function found out about the mask of this thread. */
 	may_block = !((uint64_t)r[REG_RAX] >> 32 & NONE_BLOCKED);
 	r[REG_RAX] = (uint64_t)r[REG_RAX] >> 32 & ~NONE_BLOCKED;
 	memcpy(seen[entries++], r, sizeof(gregset_t));
 	r[REG_RAX] = EEXIT;
+	r[REG_RIP] += 3; /* behind the ENCLU */
 	r[REG_RBX] = 0xdead; /* EEXIT's target in hardware: nothing to rely on */
 	if (enclave)
 		enclave(r);
@@ -403,7 +405,7 @@ int main(int argc, char **argv)
 	image = map_image(argv[2], atol(argv[3]));
 	CHECK(!mprotect(image, 0x2000, PROT_READ | PROT_EXEC));
 	enclu = image + atol(argv[4]);
-	enclu_end = image + atol(argv[5]);
+	at_aep = image + atol(argv[5]);
 	enclu_fault = image + atol(argv[6]);
 	if (!strcmp(argv[1], "unwind"))
 		__register_frame(image + atol(argv[7]));
@@ -417,7 +419,7 @@ int main(int argc, char **argv)
 	CHECK(!sigaltstack(&alternate, NULL) && !sigaction(SIGTRAP, &action, NULL));
 	action.sa_sigaction = on_call;
 	CHECK(!sigaction(SIGSYS, &action, NULL));
-	trap_calls_at(enclu_end);
+	trap_calls_at(at_aep);
 	for (unsigned i = 0; i < sizeof(cases) / sizeof(*cases); i++)
 		if (!strcmp(cases[i].name, argv[1])) {
 			cases[i].body();

@@ -18,7 +18,7 @@ from softsgx.host import ptrace, vdso
 from softsgx.law.rule import FAULT
 from softsgx.sdm import leaves as sdm
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
-from softsgx.sgx.enclu import Thread, edeccssa, eenter, eexit, eresume
+from softsgx.sgx.enclu import Thread, canonical, edeccssa, eenter, eexit, eresume
 from softsgx.sgx.inside import LEAVES, run_leaf
 from softsgx.supervisor.effects.sites import counted, raw_counted, restore
 from softsgx.supervisor.inside import injected, masks, outside, short
@@ -96,14 +96,13 @@ def quick(run: Run, system_call: Callable[[Tracee], None]) -> Callable[[Tracee, 
             _signal(run, tracee, SIGILL)
             return
         space = tracee.space
-        if view[RIP] != space.entry:
+        if view[RIP] != space.aep:
             system_call(tracee)
             return
         if view[ORIG_RAX] == _QUICK_EENTER and (tracee.slot is not None or not run.short):
             enclave = space.sgx.tcs_enclaves.get(view[RBX])
             if enclave is not None:
                 view[RAX], view[ORIG_RAX] = _EENTER, _MINUS_1
-                view[RIP] -= 3
                 view[RCX] = space.aep
                 if tracee.slot is not None:
                     tracee.slot.shy = False
@@ -113,7 +112,6 @@ def quick(run: Run, system_call: Callable[[Tracee], None]) -> Callable[[Tracee, 
                     tracee.stopped = False
                     store_and_cont(tid)
                     return
-                view[RIP] += 3
                 view[ORIG_RAX] = _QUICK_EENTER
         vdso_enclu(run, tracee)
 
@@ -206,7 +204,7 @@ def _unusual(run: Run, tracee: Tracee, number: int, inside: bool) -> bool:
 
 
 def vdso_enclu(run: Run, tracee: Tracee) -> None:
-    """The seccomp stop of the vDSO's ENCLU: as if it stood in the last three bytes."""
+    """The seccomp stop of the call that stands for the vDSO's ENCLU: one follows it."""
     view = run.view
     thread = tracee.thread
     if thread is not None and thread.tcs is not None:
@@ -215,7 +213,6 @@ def vdso_enclu(run: Run, tracee: Tracee) -> None:
     word = view[ORIG_RAX] >> 32
     view[ORIG_RAX] = _MINUS_1
     view[RAX] = word & ~_NONE_BLOCKED
-    view[RIP] -= 3
     view[RCX] = tracee.space.aep
     tracee.at_call = True
     if view[RAX] == _EENTER:
@@ -264,7 +261,8 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
                     process.tcs_enclaves[tcs] = enclave
             if enclave is None:
                 thread.fault_addr, thread.fault_code = tcs, sdm.PF_U
-                error = FAULT | (_PF if not tcs & 0xFFF and thread.tcs is None else _GP)
+                valid = not tcs & 0xFFF and canonical(tcs) and thread.tcs is None
+                error = FAULT | (_PF if valid else _GP)
             else:
                 if tracee.slot is not None:
                     tracee.slot.shy = may_block and masks.blocks(tracee)

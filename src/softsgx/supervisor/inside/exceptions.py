@@ -38,6 +38,7 @@ from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, RAX, RBX, RDI, RDX, RIP, 
 __all__ = [
     "Named",
     "abort_page",
+    "by_call",
     "deliver",
     "exception",
     "flush",
@@ -103,6 +104,15 @@ def leave(run: Run, tracee: Tracee, vector: int, errcd: int, maddr: int) -> None
     run.view[ORIG_RAX] = (1 << 64) - 1
     if run.record is not None:
         run.record.aex(tracee.tid, vector, errcd, maddr, was[0], before)
+
+
+def by_call(run: Run, tracee: Tracee) -> None:
+    """From the vDSO's AEP to the call that stands for its ENCLU, whose stop touches no signal.
+
+    Where no handler is to see what stands at the AEP.
+    """
+    if run.view[RIP] == tracee.space.aep:
+        run.view[RIP] = tracee.space.image + vdso.load_image().enclu
 
 
 def interrupted(run: Run, tracee: Tracee) -> None:
@@ -296,8 +306,7 @@ def _crashed(
 def _fixed_up(tracee: Tracee, rip: int, vector: int) -> bool:
     """Whether the vDSO gets an exception, and no signal is sent; RIP is at an ENCLU or the AEP."""
     space = tracee.space
-    at_vdso = space.image and rip in (space.aep, space.entry - 3)
-    return bool(at_vdso) and vector not in (sdm.VECTOR_DB, sdm.VECTOR_BP)
+    return bool(space.image) and rip == space.aep and vector not in (sdm.VECTOR_DB, sdm.VECTOR_BP)
 
 
 def deliver(

@@ -20,7 +20,7 @@ from softsgx.sdm import leaves as sdm
 from softsgx.sgx.enclu import Thread
 from softsgx.sgx.inside import run_leaf
 from softsgx.supervisor.inside import masks
-from softsgx.supervisor.inside.exceptions import abort_page, flush, leave
+from softsgx.supervisor.inside.exceptions import abort_page, by_call, flush, leave
 from softsgx.supervisor.state.odd import odd
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -89,6 +89,7 @@ def lost_inside(run: Run, tracee: Tracee) -> None:
     if _is_lost(tracee):
         run.regs.load(tracee.tid)
         leave(run, tracee, -1, 0, 0)
+        by_call(run, tracee)
         _settle(run, tracee)
         run.regs.store(tracee.tid)
 
@@ -267,6 +268,7 @@ def _about_to_run(run: Run, tracee: Tracee) -> None:
 def _exit(run: Run, tracee: Tracee) -> None:
     """An interrupt: AEX, and on at the AEP."""
     leave(run, tracee, -1, 0, 0)
+    by_call(run, tracee)
     _resume(run, tracee)
 
 

@@ -89,7 +89,7 @@ def _open(process: HostProcess, space: AddressSpace, call: Remote) -> None:
     space.short, process.table = base, table
     vdso_image = vdso.load_image()
     space.poke(base, image.contents)
-    long_way, after = space.image + vdso_image.long, space.entry
+    long_way, after = space.image + vdso_image.long, space.image + vdso_image.enclu_end
     space.poke(base + image.head, short.head(base, long_way, after))
     space.poke(space.image + vdso_image.short_enter, struct.pack("<Q", base + image.enter))
     space.poke(space.image + vdso_image.short_open, b"\1")

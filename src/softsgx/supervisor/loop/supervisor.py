@@ -150,7 +150,7 @@ class Supervisor:
                 cont(run, tracee, number)
         elif event == ptrace.EVENT_SECCOMP:
             run.regs.load(tracee.tid)
-            if run.view[RIP] == tracee.space.entry:
+            if run.view[RIP] == tracee.space.aep:
                 self._enclaves().vdso_enclu(run, tracee)
             else:
                 self.system_call(tracee)

@@ -55,7 +55,7 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
         space.poke(base, img.contents)
         space.poke(base + img.data_offset, vdso.slots(contents, real, base))
         space.poke(slot, struct.pack("<Q", base))
-        space.image, space.aep, space.entry = base, base + img.enclu, base + img.enclu_end
+        space.image, space.aep = base, base + img.aep
     if base and run.options.cpuid and space.native_cpuid:
         _patch(run, space, tracee.tgid, maps)
     cont(run, tracee)

@@ -7,10 +7,12 @@ the VMA and the EPCM together allow, so that the CPU itself faults where SGX wou
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from typing import Any
 
+from softsgx.complaints import complain
 from softsgx.device.device import Device
 from softsgx.device.files import EnclaveFile
 from softsgx.errors import UnsupportedError
@@ -36,7 +38,12 @@ class HostDevice(Device):
         """A memfd, which mappings made before ECREATE have already."""
         fd = memory_fd(self.of, file)
         del self.of.early_memory[file]
-        return MemfdMemory(fd, size_bytes)
+        try:
+            return MemfdMemory(fd, size_bytes)
+        except OSError as error:
+            if error.errno == errno.EFBIG:  # the kernel's own has no such limit
+                complain("an enclave is a file here, larger than ulimit -f allows: raise it")
+            raise
 
     def make_measurement(self, secs: Any) -> Any:
         """Hashing in a thread of its own, on any core."""

@@ -21,7 +21,7 @@ class AddressSpace:
     """A process's memory (its mm), shared by its threads and by a vfork child.
 
     pid: of a process that lives in it. image: base address of our vDSO in it, 0 while there is
-    none. aep, entry: where its ENCLU begins and ends. sgx: the `HostProcess`, None until it meets
+    none. aep: where its ENCLU stands. sgx: the `HostProcess`, None until it meets
     the device. patched: CPUID sites by address (two bytes each). led: jumps to what answers a CPUID
     there, as (address, our bytes, the file's); stubs: where each of them comes from, as
     `cpuidcode.Code.roll` takes it. translates: the program reads the
@@ -41,7 +41,6 @@ class AddressSpace:
         "asked_names",
         "dir_fds",
         "entries",
-        "entry",
         "executable",
         "image",
         "kept",
@@ -65,7 +64,7 @@ class AddressSpace:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.image = self.aep = self.entry = 0
+        self.image = self.aep = 0
         self.short = self.entries = 0
         self.mem_fd = -1
         self.sgx: Any = None
@@ -88,7 +87,7 @@ class AddressSpace:
     def forked(self, pid: int) -> AddressSpace:
         """That of a child, which has what lies in memory and what the parent's descriptors are."""
         new = AddressSpace(pid)
-        new.image, new.aep, new.entry, new.short = self.image, self.aep, self.entry, self.short
+        new.image, new.aep, new.short = self.image, self.aep, self.short
         new.patched, new.executable = list(self.patched), list(self.executable)
         new.led, new.stubs = self.led, self.stubs  # which only exec makes
         new.native_cpuid, new.translates = self.native_cpuid, self.translates
