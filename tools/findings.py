@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/findings.md, docs/findings/ and docs/history.md: what the checker, and real processes, say.
+"""Write docs/findings.md, docs/findings/ and docs/history.md: what checker and processes say.
 
     .venv/bin/python tools/findings.py [--runs FILE] [--repairs FILE]
 
