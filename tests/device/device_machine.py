@@ -18,8 +18,10 @@ from softsgx.device.build import Segment
 from softsgx.law.rule import At
 from softsgx.sdm import leaves as sdm
 from softsgx.sdm.structs import SECINFO, SECS
+from softsgx.sgx import enclu
 from softsgx.sgx.enclu import Thread
 from softsgx.uapi import sgx as uapi
+from softsgx.uapi.regs import RBX
 
 __all__ = ["BAD", "BASES", "PAGE", "SIZE", "MachineState", "N", "R", "W", "X"]
 
@@ -234,6 +236,18 @@ class MachineState(RuleBasedStateMachine):
                     )
                     can, s = law.accessible(at), self.of(e, page)
                     assert not can & ~(vma.prot & s["perm"] & s["max"])
+
+    @invariant()
+    def what_is_remembered_of_an_entry_is_what_a_look_would_say(self) -> None:
+        for process in self.processes:
+            for e in self.enclaves:
+                for tcs in e.tcs.values():
+                    key = (e.entries, process.generation, process)
+                    if tcs.checked != key or tcs.cssa or tcs.entered is not None:
+                        continue
+                    regs = [0] * 27
+                    regs[RBX] = tcs.addr
+                    assert enclu._enter_checks(process.thread(), e, regs, resume=False) == 0
 
     @invariant()
     def generations_only_grow(self) -> None:

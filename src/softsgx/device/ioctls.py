@@ -341,7 +341,7 @@ def each_page(
         if cell.words[0] != word:
             enclave.pages.fill(a, b, cell.words[0])
         done = b
-    enclave.touch()
+    enclave.touch(first, done)
     if done > first:
         device.on_pages(file, first, done)
     return (done - first) * PAGE_SIZE, answer

@@ -277,7 +277,7 @@ class Process:
             enclave.pages[index] = cell.words[0]
             if absent:
                 enclave.clear(index)
-            enclave.touch()
+            enclave.touch(index, index + 1)
             self.device.on_pages(file, index, index + 1)
         if denied:
             # access_error() does not ask it of a fetch: the page is brought, and then the CPU does.

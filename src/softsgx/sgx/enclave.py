@@ -153,8 +153,9 @@ class Enclave:
     entry is valid any more. cpusvn: of the processor. base, size: ELRANGE in bytes, from ECREATE.
     secs: the SECS record. sigstruct: what is known of the memory that SIGSTRUCT was in, None where
     nobody asks. xsave: where this processor has its XSAVE components. generation:
-    grows when a page's state changes, so that checks made on an entry can be remembered;
-    shortcuts: those that are open by such checks.
+    grows when a page's state changes; entries: when one does that checks made on an entry
+    looked_at (numbers of pages), so that they can be remembered. shortcuts: those that are open
+    by such checks.
     """
 
     def __init__(self, page_schema: Any, xsave: XsaveLayout = INTEL) -> None:
@@ -170,7 +171,8 @@ class Enclave:
         self.memory: EnclaveMemory = None  # type: ignore[assignment]
         self.measurement: Any = None
         self.tcs: dict[int, Tcs] = {}
-        self.generation = 0
+        self.generation = self.entries = 0
+        self.looked_at: set[int] = set()
         self.shortcuts: set[Shortcut] = set()
         self.key_root = b""
         self.cpusvn = CPUSVN
@@ -242,8 +244,15 @@ class Enclave:
             tcs = self.tcs[offset] = Tcs(self, offset)
         return tcs
 
-    def touch(self) -> None:
-        """A page's state changed: earlier checks no longer count."""
+    def touch(self, first: int = 0, last: int | None = None) -> None:
+        """The state of the pages [first, last) changed, of any by default.
+
+        Earlier checks of entries that looked at one of them no longer count.
+        """
         self.generation += 1
+        if last is not None and not any(first <= page < last for page in self.looked_at):
+            return
+        self.entries += 1
+        self.looked_at.clear()
         for row in tuple(self.shortcuts):
             row.close()

@@ -129,6 +129,13 @@ def _tcs_page_ok(enclave: Enclave, addr: int) -> bool:
     return bool(get(word, "pt") == PT_TCS and not get(word, "pending") | get(word, "modified"))
 
 
+def _frame_pages(enclave: Enclave, tcs: Tcs, index: int) -> tuple[int, ...]:
+    """The offsets of the pages of an SSA frame that an entry looks at."""
+    first = tcs.frame(index)
+    xsave = range(first, first + enclave.xsave_bytes, 4096)
+    return (*xsave, first + tcs.frame_bytes - 4096)
+
+
 def _frame_ok(thread: Thread, enclave: Enclave, tcs: Tcs, index: int) -> int:
     """Check that an SSA frame can be read and written: 0 or a #PF.
 
@@ -136,9 +143,7 @@ def _frame_ok(thread: Thread, enclave: Enclave, tcs: Tcs, index: int) -> int:
     between them in a large frame is not looked at.
     """
     get, pages = enclave.page_schema.get, enclave.pages
-    first = tcs.frame(index)
-    xsave = range(first, first + enclave.xsave_bytes, 4096)
-    for offset in (*xsave, first + tcs.frame_bytes - 4096):
+    for offset in _frame_pages(enclave, tcs, index):
         addr = enclave.base + offset & _U64_MASK
         inside = offset < enclave.size
         word = pages[offset >> 12] if inside else 0
@@ -201,7 +206,7 @@ def _notifies(enclave: Enclave, tcs: Tcs) -> bool:
 def eenter(thread: Thread, enclave: Enclave, regs: Regs) -> int:
     """EENTER with RBX = TCS, RCX = AEP; RIP is that of the ENCLU (SDM, EENTER)."""
     tcs = enclave.tcs.get(regs[RBX] - enclave.base)
-    key = (enclave.generation, thread.mm.generation, thread.mm)
+    key = (enclave.entries, thread.mm.generation, thread.mm)
     if (
         tcs is None
         or tcs.checked != key
@@ -215,6 +220,8 @@ def eenter(thread: Thread, enclave: Enclave, regs: Regs) -> int:
             return error
         tcs = enclave.tcs_at(regs[RBX])
         tcs.checked = None if tcs.cssa else key
+        enclave.looked_at.add(tcs.offset >> 12)
+        enclave.looked_at.update([offset >> 12 for offset in _frame_pages(enclave, tcs, 0)])
     _enter_at_oentry(thread, enclave, tcs, regs)
     return 0
 

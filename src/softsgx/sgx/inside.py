@@ -110,7 +110,7 @@ class _Leaf:
         if cell.words[0] != e.pages[index]:
             e.pages[index] = cell.words[0]
             self.changed = index
-            e.touch()
+            e.touch(index, index + 1)
         return 0
 
     def tcs_acceptable(self, index: int) -> bool:

@@ -89,7 +89,7 @@ class Row:
     def settle(self) -> None:
         """Open it if EENTER needs no look, else close it."""
         tcs, process = self.tcs, self.table.process
-        now = (self.enclave.generation, process.generation, process)
+        now = (self.enclave.entries, process.generation, process)
         if tcs.cssa or tcs.checked != now or tcs.debug_optin:
             self.close()
         elif not self.open:
