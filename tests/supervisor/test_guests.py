@@ -218,6 +218,11 @@ def test_many_ecalls(guest: Guest, softsgx: Softsgx, arguments: tuple[str, ...])
     _assert_all_ok(softsgx("--", guest("bench_ecall"), *arguments), 1)
 
 
+@pytest.mark.parametrize("exact", [(), ("--exact",)])
+def test_computing_under_signals(guest: Guest, softsgx: Softsgx, exact: tuple[str, ...]) -> None:
+    _assert_all_ok(softsgx(*exact, "--", guest("bench_inside"), "200", "20000000"), 2)
+
+
 def test_the_sample_enclave_speaks(softsgx: Softsgx) -> None:
     output = cache_directory("hello")
     with locked(output):
