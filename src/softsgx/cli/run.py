@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -149,6 +150,8 @@ def run(args: list[str]) -> int:
     if not argv:
         raise UsageError("run needs a program; see 'softsgx run --help'")
     verbose = "verbose" in chosen
+    gc.freeze()  # a collection would copy what the two processes share
+    gc.enable()
     tracer, link, pid = split(origin, wait="wait" in chosen, verbose=verbose)
     if tracer is None:
         return front(link, pid, origin, _die)
