@@ -12,14 +12,17 @@ of a run without a listener (the chain of filters has one already, EBUSY) go the
 
 from __future__ import annotations
 
-import fcntl
 import os
-import select
 import struct
 from errno import EMFILE
 
 from softsgx.host import ptrace
 from softsgx.uapi import syscalls as nr
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["GIVE", "Listener", "new_cookie", "receive_listener", "send_listener"]
 
@@ -45,8 +48,7 @@ class Listener:
 
     def __init__(self, fd: int, cookie: int) -> None:
         self.fd, self.cookie = fd, cookie
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
+        self._poll: Any = None
 
     def close(self) -> None:
         """No more descriptors."""
@@ -54,11 +56,16 @@ class Listener:
 
     def asked(self) -> tuple[int, int] | None:
         """(the notification's id, the thread's tid), or None if nobody has asked in 20 ms."""
+        if self._poll is None:
+            import select
+
+            self._poll = select.poll()
+            self._poll.register(self.fd, select.POLLIN)
         if not self._poll.poll(_WAIT_MS):
             return None
         notice = bytearray(_NOTIF_BYTES)
         try:
-            fcntl.ioctl(self.fd, _RECV, notice)
+            _ioctl(self.fd, _RECV, notice)
         except (FileNotFoundError, InterruptedError):  # it was killed while it waited
             return None
         ident, tid = struct.unpack_from("<QI", notice)
@@ -72,7 +79,7 @@ class Listener:
         flags = _O_CLOEXEC if cloexec else 0
         asked = struct.pack("<QIIII", ident, _ADDFD_FLAG_SEND, fd, 0, flags)
         try:
-            fcntl.ioctl(self.fd, _ADDFD, asked)
+            _ioctl(self.fd, _ADDFD, asked)
         except FileNotFoundError:
             raise ProcessLookupError from None
         except OSError as error:
@@ -84,9 +91,15 @@ class Listener:
     def refuse(self, ident: int, errno: int) -> None:
         """Answer with an error."""
         try:
-            fcntl.ioctl(self.fd, _SEND, struct.pack("<QqiI", ident, 0, -errno, 0))
+            _ioctl(self.fd, _SEND, struct.pack("<QqiI", ident, 0, -errno, 0))
         except FileNotFoundError:
             raise ProcessLookupError from None
+
+
+def _ioctl(fd: int, request: int, argument: bytearray | bytes) -> None:
+    import fcntl  # a library: a start that gives nothing does not load it
+
+    fcntl.ioctl(fd, request, argument)
 
 
 def send_listener(sock: int, program: bytes) -> int:

@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Mapping", "auxv", "is_memory", "maps", "parse_maps", "smaps_field", "smaps_vmflags"]
+__all__ = [
+    "Mapping", "auxv", "executable", "is_memory", "maps", "parse_maps", "smaps_field",
+    "smaps_vmflags",
+]  # fmt: skip
 
 # Large enough that the maps of most processes come in few reads (the kernel gives at most a
 # page or so a read), and small enough not to make it walk page tables we do not ask about.
 _MAPS_CHUNK_BYTES = 1 << 16
 _SMAPS_CHUNK_BYTES = 4096
+_PERMS_END = 48  # behind the permissions, before the name (fs/proc/task_mmu.c: column 73)
 
 
 class Mapping:
@@ -108,6 +112,12 @@ def maps(pid: int) -> list[Mapping]:
     thread.  Raises ProcessLookupError or FileNotFoundError if there is no such process.
     """
     return parse_maps(_read_all(f"/proc/{pid}/maps", _MAPS_CHUNK_BYTES))
+
+
+def executable(pid: int) -> list[Mapping]:
+    """The same of those alone that can be executed, by their protection."""
+    lines = _read_all(f"/proc/{pid}/maps", _MAPS_CHUNK_BYTES).split(b"\n")
+    return parse_maps(b"\n".join([line for line in lines if b"x" in line[:_PERMS_END]]))
 
 
 def smaps_vmflags(pid: int, addr: int) -> frozenset[str] | None:

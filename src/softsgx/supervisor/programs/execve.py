@@ -36,7 +36,7 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
     if slot == 0:  # a 32-bit program, or a kernel without vDSO
         cont(run, tracee)
         return
-    maps = procmaps.maps(tracee.tgid)
+    maps = procmaps.executable(tracee.tgid)
     size = next((m.end - m.start for m in maps if m.start == real), 0)
     contents = space.peek(real, size)
     insn = vdso.find_syscall_insn(contents)
@@ -63,7 +63,7 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
 
 def _patch(run: Run, space: AddressSpace, tgid: int, maps: list[procmaps.Mapping]) -> None:
     """CPUID in what exec has mapped, which is all stopped: it may be led to its answers."""
-    code = [m for m in maps if m.prot & 4 and m.inode and not m.shared]
+    code = [m for m in maps if m.inode and not m.shared]
     # valgrind's tools answer CPUID themselves, and stumble at what we make of it.
     space.translates = any(_TRANSLATORS in m.path for m in code)
     usual = not run.options.exact and run.record is None and not space.translates
@@ -80,21 +80,18 @@ def _patch(run: Run, space: AddressSpace, tgid: int, maps: list[procmaps.Mapping
 def _find_vdso_slot(space: AddressSpace, sp: int) -> tuple[int, int]:
     """Where on the new stack AT_SYSINFO_EHDR's value lies, and the value; (0, 0) if nowhere."""
     raw = space.peek(sp, 4096 - sp % 4096)
-    at, zeros = 8, 0
     while True:
-        while at + 16 > len(raw):
+        words = struct.unpack(f"<{len(raw) // 8}Q", raw[: len(raw) & -8])
+        try:
+            at = words.index(0, words.index(0, 1) + 1) + 1  # behind arguments and environment
+            while True:
+                if words[at] == _AT_SYSINFO_EHDR:
+                    return sp + 8 * at + 8, words[at + 1]
+                if words[at] == 0:
+                    return 0, 0
+                at += 2
+        except (ValueError, IndexError):  # there is more
             more = space.peek(sp + len(raw), 65536) or space.peek(sp + len(raw), 4096)
             if not more:
                 return 0, 0
             raw += more
-        (word,) = struct.unpack_from("<Q", raw, at)
-        if zeros < 2:
-            zeros += word == 0
-            at += 8
-            continue
-        key, value = struct.unpack_from("<QQ", raw, at)
-        if key == _AT_SYSINFO_EHDR:
-            return sp + at + 8, value
-        if key == 0:
-            return 0, 0
-        at += 16

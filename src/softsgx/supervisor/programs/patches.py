@@ -9,7 +9,6 @@ without a stop (`softsgx.host.cpuidcode`).
 from __future__ import annotations
 
 import os
-from bisect import insort
 
 from softsgx.host import cpuidcode, cpuidsites
 from softsgx.supervisor.state.run import Run
@@ -82,10 +81,7 @@ def patch(
     if not space.patched or (here and here[0] > space.patched[-1]):
         space.patched += here
     else:
-        known = set(space.patched)
-        for site in here:
-            if site not in known:
-                insort(space.patched, site)
+        space.patched = sorted({*space.patched, *here})
 
 
 def _plan(
@@ -151,8 +147,15 @@ def _sites_of(run: Run, paths: tuple[str, ...]) -> tuple[Any, tuple[tuple[int, i
     """What a file is told by, and its CPUID instructions."""
     for path in paths:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            key = _key(os.stat(path))
         except (OSError, ValueError):
+            continue
+        found = run.cpuid_sites.get(key)
+        if found is not None:
+            return key, found
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
             continue
         try:
             return _sites(run, fd)
@@ -164,13 +167,14 @@ def _sites_of(run: Run, paths: tuple[str, ...]) -> tuple[Any, tuple[tuple[int, i
 
 
 def _sites(run: Run, fd: int) -> tuple[Any, tuple[tuple[int, int], ...]]:
-    """The same of an open file, looked for once a run: most processes map the same few."""
-    s = os.fstat(fd)
-    key = (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
-    found = run.cpuid_sites.get(key)
-    if found is None:
-        found = run.cpuid_sites[key] = cpuidsites.loads(fd, run.cache_dir)
+    """The same of a file that is met first: most processes map the same few."""
+    key = _key(os.fstat(fd))
+    found = run.cpuid_sites[key] = cpuidsites.loads(fd, run.cache_dir)
     return key, found
+
+
+def _key(s: os.stat_result) -> tuple[int, ...]:
+    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
 def patch_mapped(run: Run, tracee: Tracee) -> Any:
