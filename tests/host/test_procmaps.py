@@ -184,3 +184,13 @@ def test_import_brings_nothing_heavy() -> None:
         text=True,
     ).stdout
     assert out == "set()\n"
+
+
+def test_what_can_be_executed_is_told_by_its_protection(tmp_path: Path) -> None:
+    """A name that has an x is none."""
+    named = tmp_path / "x-xp xxxx"
+    named.write_bytes(bytes(PAGE))
+    with open(named, "rb") as f, mmap.mmap(f.fileno(), PAGE, prot=mmap.PROT_READ):
+        found, everything = procmaps.executable(os.getpid()), procmaps.maps(os.getpid())
+    assert [m for m in everything if m.path == str(named)]
+    assert found == [m for m in everything if m.prot & 4]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-# Each of these costs 2 ms or more, and most of them pull in others.
+# Each of these costs 2 ms or more, and most of them pull in others; or it is a library to load.
 _HEAVY = {
-    "argparse", "asyncio", "capstone", "cffi", "collections", "cryptography", "dataclasses",
-    "enum", "functools", "inspect", "json", "logging", "numpy", "pathlib", "re", "signal",
-    "subprocess", "threading", "typing", "z3",
+    "_socket", "argparse", "asyncio", "binascii", "bisect", "capstone", "cffi", "collections",
+    "cryptography", "dataclasses", "enum", "fcntl", "functools", "inspect", "json", "logging",
+    "numpy", "pathlib", "re", "resource", "select", "signal", "subprocess", "threading", "typing",
+    "z3",
 }  # fmt: skip
 _LATER = ("softsgx.device", "softsgx.designs", "softsgx.sgx", "softsgx.mm", "softsgx.law")
 
