@@ -104,6 +104,7 @@ def _write(path: Path, about: Mapping[str, Any], question: Question) -> None:
         "reachable": question.reached,
         "steps": question.depth if question.reached else None,
         "searched": question.depth if question.reached is None else None,
+        "method": question.method,
         "files": sorted(files),
     }
     text = (json.dumps(index, indent=2) + "\n").encode()

@@ -7,7 +7,7 @@ at once, Z3 gets it as a formula, ABC as an AIGER file. Equal gates are one gate
 plain int again.
 
 Rejected: `softsgx.law.term` as the form in between. Its terms are for people to
-read; masks of three bits are smaller as bits, and every engine wants those.
+read; every engine wants bits, and gates as many come of either (decision 0014).
 """
 
 from __future__ import annotations
