@@ -282,18 +282,22 @@ def test_no_rich_is_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGKILL, -9)]
 )
 def test_nothing_is_left_behind(number: signal.Signals, status: int, tmp_path: Path) -> None:
-    """However it ends, no solver goes on: its end of the pipe is closed."""
+    """However it ends, no solver goes on (its end of the pipe is closed), and no file stays."""
+    files = tmp_path / "files"
+    files.mkdir()
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     solver = tmp_path / "abc"
     solver.write_text(f"#!/bin/sh\nexec 3>{fifo}\necho here >&3\nexec tail -f /dev/null\n")
     solver.chmod(0o755)
-    env = {**os.environ, "SOFTSGX_ABC": str(solver)}
+    env = {**os.environ, "SOFTSGX_ABC": str(solver), "TMPDIR": str(files)}
     with _check("v20", "source-vma", "--jobs", "2", stderr=subprocess.PIPE, env=env) as process:
         with fifo.open() as pipe:
             assert pipe.readline() == "here\n"
+            assert list(files.glob("softsgx-*/softsgx-*/x.aig"))
             process.send_signal(number)
             assert "here" not in pipe.read().replace("here\n", "", 1)  # up to its end
         out, err = process.communicate()
     assert process.returncode == status
     assert (out, err) == ("", "")
+    assert not list(files.iterdir())

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import shutil
 import signal
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -53,12 +55,15 @@ class _Worker:
     """One process. ``at``: the pair that it checks, or None; ``design``: whose circuits it has."""
 
     def __init__(
-        self, options: Options, own: Sequence[str], alive: tuple[Connection, Connection]
-    ) -> None:
+        self, options: Options, own: Sequence[str], alive: tuple[Connection, Connection],
+        files: str,
+    ) -> None:  # fmt: skip
         self.pipe, theirs = _context.Pipe()
         self.at: int | None = None
         self.design = ""
-        self.process = _context.Process(target=_work, args=(theirs, self.pipe, options, own, alive))
+        self.process = _context.Process(
+            target=_work, args=(theirs, self.pipe, options, own, alive, files)
+        )
         self.process.start()
         theirs.close()
 
@@ -94,9 +99,11 @@ def check_pairs(
     waiting = list(range(len(asked)))
     workers: list[_Worker] = []
     alive = _context.Pipe(duplex=False)
+    # Solvers' files: workers end without a word, so theirs lie where somebody else finds them.
+    files = tempfile.mkdtemp(prefix="softsgx-")
     try:
         for _ in range(max(1, min(jobs, len(asked)))):
-            workers.append(_Worker(options, own, alive))
+            workers.append(_Worker(options, own, alive, files))
         while len(found) < len(asked):
             for worker in workers:
                 if worker.at is None and waiting:
@@ -117,6 +124,7 @@ def check_pairs(
             worker.end()
         for end in alive:
             end.close()
+        shutil.rmtree(files, ignore_errors=True)
     results = [found[asked.index(pair)] for pair in pairs]
     for (text, _), result in zip(pairs, results, strict=True):
         result.benign = _benign_words(found[asked.index((text, BENIGN))])
@@ -193,9 +201,10 @@ def _benign_words(benign: Result) -> str:
 
 def _work(
     pipe: Connection, parents: Connection, options: Options, own: Sequence[str],
-    alive: tuple[Connection, Connection],
+    alive: tuple[Connection, Connection], files: str,
 ) -> None:  # fmt: skip
-    """Answer questions until the parent is gone."""
+    """Answer questions until the parent is gone. files: the folder for solvers' files."""
+    tempfile.tempdir = files
     with suppress(PermissionError):
         os.setpgid(0, 0)  # so Ctrl-C of the terminal is the parent's, who kills the group
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -203,7 +212,7 @@ def _work(
     parents.close()
     alive[1].close()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        _Asked(options, own, alive[0]).serve(pipe)
+        _Asked(options, own, alive[0], files).serve(pipe)
     pipe.close()
 
 
@@ -214,8 +223,8 @@ Told = tuple[str, Any]
 class _Asked:
     """A worker's side: the circuits of one design at a time, and copies that use them."""
 
-    def __init__(self, options: Options, own: Sequence[str], alive: Connection) -> None:
-        self.options, self.own, self.alive = options, own, alive
+    def __init__(self, options: Options, own: Sequence[str], alive: Connection, files: str) -> None:
+        self.options, self.own, self.alive, self.files = options, own, alive, files
         self.text = ""
         self.checker: Checker | None = None
         self.wanted: set[str] = set()
@@ -230,6 +239,9 @@ class _Asked:
     def _wait(self, pipe: Connection) -> None:
         """Wait for what comes; where the parent is gone, end with all copies and solvers."""
         if self.alive in wait([pipe, self.alive]):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            os.killpg(0, signal.SIGTERM)  # all but this one, which tidies up behind them
+            shutil.rmtree(self.files, ignore_errors=True)
             os.killpg(0, signal.SIGKILL)
 
     def answer(self, text: str, name: str) -> Told:
