@@ -472,3 +472,26 @@ def test_the_proxy_vouches_for_what_it_does_not_measure(enclaves: Enclaves, hole
     assert enclaves.denied() == []
     asked = [q for q in enclaves.questions() if q["tclass"] == "enclave"]
     assert {tuple(q["asked"]) for q in asked} == {("execute",)}
+
+
+@pytest.mark.parametrize(
+    ("design", "runs"),
+    [("sgx2-v2", False), ("sgx2-v2:eaug=rwx", True), ("linux-6.0", True)],
+)
+def test_code_that_came_after_einit_runs_where_eaug_may_become_code(
+    enclaves: Enclaves, design: str, runs: bool
+) -> None:
+    """history: no LSM hears of such code; Chatre's V2 had none, and an ioctl after EMODPE."""
+    told = ["0 relax e p0 rx"] if design.startswith("sgx2") else []
+    first = [f"{load(design)[0].partition(' -> ')[0]} /dev/sgx_enclave", *load(design)[1:]]
+    late = ["0 mmap e p0 rwx", "0 accept p0 rw pending", "0 poke p0 7", "0 emodpe p0 rx"]
+    answers = enclaves(design, LOADER, *first, *late, *told, "0 mprotect p0 rx", "0 call p0")
+    assert answers[-2] == ("0" if runs else "EACCES")
+    if runs:
+        assert answers[-1] == "0x7"
+    else:
+        assert answers[-3] == "EPERM"
+    assert enclaves.denied() == []
+    # What was asked is of the device alone: its ioctls, and mappings as of any file.
+    late_questions = [q for q in enclaves.questions() if q["hook"] == "file_mprotect"]
+    assert {q["tclass"] for q in late_questions} <= {"chr_file", "process"}
