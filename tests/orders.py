@@ -46,7 +46,8 @@ def load(
     """
     name = design.partition(":")[0]
     via = {"v20": "v20"}.get(name, "pages" if _is_linux(name) else "region")
-    more = " segment=auto" if name in ("segments", "maxperm", "allowed-prot") else ""
+    declares = name in ("segments", "maxperm", "allowed-prot") or "model=flags" in design
+    more = " segment=auto" if declares else ""
     more += f" code={source}" if source else ""
     create = ["0 create e -> 0"]
     if name == "sigstruct-proxy" and "24-may" not in design:  # SIGSTRUCT comes with CREATE

@@ -31,11 +31,11 @@
 #include "request.h"
 
 enum design { V20, LINUX, SAFE_TO_EXECUTE, SOURCE_VMA, SEGMENTS, IOC_MPROTECT, MAXPERM,
-	      SIGSTRUCT_PROXY, ALLOWED_PROT, SGX2_V2, DESIGNS };
+	      SIGSTRUCT_PROXY, ALLOWED_PROT, FSM, SGX2_V2, DESIGNS };
 
 static const char *const names[DESIGNS] = {"v20", "linux-", "safe-to-execute", "source-vma",
 					   "segments", "ioc-mprotect", "maxperm", "sigstruct-proxy",
-					   "allowed-prot", "sgx2-v2"};
+					   "allowed-prot", "fsm", "sgx2-v2"};
 
 static enum design design;
 static int fd;        /* the enclave */
@@ -273,7 +273,7 @@ static void grow(uint64_t may)
 		exit(3);
 	}
 	/* Elsewhere a page is added by touching it: the driver's page fault handler does it. */
-	if (declares() || design == IOC_MPROTECT)
+	if (declares() || design == IOC_MPROTECT || design == FSM)
 		add(NEW_PAGE, NULL, PAGE, SECINFO_REG | may, may);
 	map(NEW_PAGE, PAGE, 3, may);
 }

@@ -495,3 +495,50 @@ def test_code_that_came_after_einit_runs_where_eaug_may_become_code(
     # What was asked is of the device alone: its ioctls, and mappings as of any file.
     late_questions = [q for q in enclaves.questions() if q["hook"] == "file_mprotect"]
     assert {q["tclass"] for q in late_questions} <= {"chr_file", "process"}
+
+
+# -- the models of 12 June 2019 --------------------------------------------------------------------
+
+
+def test_fsm_tells_a_generated_enclave_from_one_of_a_file(enclaves: Enclaves) -> None:
+    """Lutomirski, 12 June 2019: "execute code from a particular source", and from memory."""
+    run = ["0 mmap e p0 rx", "0 call p0"]
+    assert enclaves("fsm", LOADER, *load("fsm", "p0 src=file_r perm=rx"), *run)[-1] == RUNS
+    # findings: the hook is asked of data, too; what it denies is logged, and nothing failed.
+    assert ("process", ["execmem"]) in enclaves.denied()
+    answers = enclaves("fsm", LOADER, *load("fsm", "p0 src=anon_rw perm=rx"), *run)
+    assert answers[-2] == "EPERM"
+    # #1's loader says what is code. What is left is EINIT's: (c), SIGSTRUCT is in memory, and (d).
+    flags = "fsm:model=flags"
+    pages = load(flags, "p0 src=file_r perm=rx segment=rx")
+    assert enclaves(flags, LOADER, *pages, *run)[-1] == RUNS
+    assert enclaves.denied() == [("process", ["execmem"])] * 2
+
+
+def test_who_maps_first_decides_under_fsm(enclaves: Enclaves) -> None:
+    """findings: ae49b7287, "which process needs W^X depends on the order"."""
+    pages = [*load("fsm", "p0 src=file_r perm=rwx"), "0 fork 1"]
+    refused = [
+        enclaves("fsm", LOADER, *pages, f"0 mmap e p0 {first}", f"1 mmap e p0 {second}")[-2:]
+        for first, second in (("rw", "rx"), ("rx", "rw"))
+    ]
+    assert refused == [["0", "EPERM"]] * 2
+
+
+def test_what_einit_was_granted_goes_with_the_descriptor(
+    enclaves: Enclaves, tmp_path: Path
+) -> None:
+    """findings: (c) is the builder's; who has its fd runs what was modified, and is not asked."""
+    other = tmp_path / "other"
+    shutil.copy(enclaves.program, other)
+    options = ("--selinux", "minimal", "--context", "generator_t", "--context", f"{other}=loader_t")
+    lines = [line.partition(" -> ")[0] for line in load("fsm", "p0 src=file_r perm=rwx")]
+    more = [f"0 spawn 1 {other}", "0 send e 1", "1 recv e", "1 ioctl e 0xa4ff 0"]
+    mapped = [line.replace("0 ", "1 ", 1) for line in lines if " mmap " in line]
+    run = ["1 mmap e p0 rw", "1 poke p0 4242", "1 mprotect p0 rx", "1 call p0"]
+    assert enclaves("fsm", options, *lines, *more, *mapped, *run)[-1] == hex(4242)
+    assert not [q for q in enclaves.questions() if "loader_t" in q["subject"] and q["denied"]]
+    # A repair: who maps it is asked.
+    run[-2:] = ["1 mprotect p0 rx"]
+    answers = enclaves("fsm:dirty=mapping", options, *lines, *more, *mapped, *run)
+    assert answers[-1] == "EACCES"

@@ -16,10 +16,12 @@ from tests.orders import Script, load, mapped
 
 ALL = [
     "v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm",
-    "sigstruct-proxy", "sigstruct-proxy:mail=24-may", "allowed-prot", "sgx2-v2",
+    "sigstruct-proxy", "sigstruct-proxy:mail=24-may", "allowed-prot", "fsm", "sgx2-v2",
     "linux-6.12",
 ]  # fmt: skip
-SEED = ["safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm", "allowed-prot"]
+SEED = [
+    "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm", "allowed-prot", "fsm",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -428,7 +430,7 @@ def test_numbers_of_another_design_are_enotty(script: Script, design: str) -> No
     }.get(design, {0xC030A401})
     every = (0x4018A421, 0x4018A422, 0x4020A423, 0x4010A424, 0xC030A401, 0x401AA401)
     lines = [f"0 ioctl e {n:#x} 8 -> {'EFAULT' if n in own else 'ENOTTY'}" for n in every]
-    if design in ("safe-to-execute", "source-vma"):
+    if design in ("safe-to-execute", "source-vma", "fsm"):
         lines = [line.replace("0xc030a401 8 -> EFAULT", "0xc030a401 8 -> EINVAL") for line in lines]
     script(
         design,

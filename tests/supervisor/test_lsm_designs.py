@@ -471,3 +471,81 @@ def test_apparmor_asks_m_of_sigstructs_file(
         args = ("--apparmor", profile, "--audit", audit)
         Script(softsgx, guest, *args)("sigstruct-proxy", script.format(answer))
         assert ('operation="enclave_mprotect"' in audit.read_text()) == (answer != 0)
+
+
+FILE, SELF = "file_t:file", "loader_t:process"
+
+
+@pytest.mark.parametrize(
+    ("held", "sigstruct", "dirty", "both"),
+    [
+        ("", "file_r", "EPERM", "EPERM"),
+        ("execmod=on", "file_r", "0", "EPERM"),  # (c) is EXECMOD of SIGSTRUCT's file
+        ("execmem=on", "file_r", "EPERM", "EPERM"),  # W and X at once is X of what becomes DIRTY
+        ("execmod=on execmem=on", "file_r", "0", "0"),
+        ("execmod=on", "anon_rw", "EPERM", "EPERM"),  # in no file: EXECMEM
+        ("execmem=on", "anon_rw", "0", "0"),
+    ],
+)
+def test_fsm_keeps_what_the_lsm_says_at_einit(
+    run: Run, held: str, sigstruct: str, dirty: str, both: str
+) -> None:
+    """Lutomirski, 12 June 2019: "a combination of flags DENY_WX and DENY_X_DIRTY"."""
+    script = f"""
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e base via=region -> 0
+        0 add e p0 via=region src=file_r perm=rwx -> 0
+        0 add e p1 via=region src=file_r perm=rwx -> 0
+        0 mmap e p0 rw -> 0
+        0 mprotect p0 rx -> EPERM
+        0 mmap e p1 rwx -> EPERM
+        0 init e src={sigstruct} -> 0
+        0 mprotect p0 rx -> {dirty}
+        0 mmap e p1 rwx -> {both}
+    """
+    denied = run("fsm", held, script)
+    # (b) is asked of the data, too, which nobody wants to execute.
+    execmem = "execmem=on" in held
+    assert (f"execmem on {SELF}" in denied) == (not execmem)
+    asked = sigstruct == "file_r" and "execmod=on" not in held
+    assert (f"execmod on {FILE}" in denied) == asked
+
+
+def test_fsm_by_flags_refuses_at_eadd(run: Run) -> None:
+    """#1: "This hook will fail if ALLOW_EXEC is requested and …"; data is not asked about."""
+    script = """
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e p0 via=region src=anon_rw perm=rx segment=rx -> {}
+        0 add e p1 via=region src=anon_rw perm=rw segment=rw -> 0
+        0 add e p2 via=region src=written_r perm=rx segment=rx -> {}
+        0 add e p3 via=region src=file_r perm=rx segment=rx -> 0
+    """
+    design = "fsm:model=flags"
+    denied = run(design, "", script.format("EACCES", "EACCES"))
+    assert denied == [f"execmem on {SELF}", f"execmod on {FILE}"]
+    assert run(design, "execmem=on execmod=on", script.format(0, 0)) == []
+
+
+def test_apparmor_hears_of_the_source_under_fsm(
+    softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """M of the file makes a page CLEAN_MAYEXEC; of (b), (c) and (d) AppArmor knows nothing."""
+    profile, audit = tmp_path / "profile", tmp_path / "audit"
+    script = f"""
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e p0 via=region src=file_r perm=rx dir={tmp_path} -> 0
+        0 add e p1 via=region src=anon_rw perm=rx -> 0
+        0 mmap e p0 rx -> {{}}
+        0 mmap e p1 rx -> 0
+    """
+    for rule, answer in (("rw", "EPERM"), ("rwm", 0)):
+        profile.write_text(
+            f"abi <abi/3.0>,\nprofile l {{ /dev/sgx/enclave rwm, {tmp_path}/* {rule}, }}\n"
+        )
+        audit.unlink(missing_ok=True)
+        args = ("--apparmor", profile, "--audit", audit)
+        Script(softsgx, guest, *args)("fsm", script.format(answer))
+        assert ('operation="enclave_load"' in audit.read_text()) == (answer != 0)

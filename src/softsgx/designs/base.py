@@ -49,6 +49,7 @@ class Design(MmRules, PageRules):
     repairs: those of the options that no mail has (changes that close a hole which the
     checker found), each with what later kernels and patches did about it. repaired: the
     values of options with which every property holds, by SELinux's questions.
+    models: options that are another design rather than a change of this one: no repair.
     declarable: which of R, W, X can be declared. lacks: numbers of ioctls that the design has in
     another form. proxy: a file stands for the enclave, that of its SIGSTRUCT: what is measured
     and signed is what it says.
@@ -85,6 +86,7 @@ class Design(MmRules, PageRules):
     options: ClassVar[dict[str, tuple[str, ...]]] = {}
     repairs: ClassVar[dict[str, str]] = {}
     repaired: ClassVar[dict[str, str]] = {}
+    models: ClassVar[tuple[str, ...]] = ()
     ioctls: ClassVar[tuple[Any, ...]] = ()
     add_rules: ClassVar[tuple[str, ...]] = ()
     add_args: ClassVar[dict[str, int]] = {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from softsgx.designs.allowed_prot import AllowedProt
 from softsgx.designs.base import Design
+from softsgx.designs.fsm import Fsm
 from softsgx.designs.ioc_mprotect import IocMprotect
 from softsgx.designs.linux import DEFAULT, Linux60, Linux511
 from softsgx.designs.maxperm import MaxPerm
@@ -23,7 +24,8 @@ _SHIPPED = (DEFAULT, Linux60, Linux511)
 _MAY_2019 = (V20, SafeToExecute, SourceVma, Segments, IocMprotect)
 
 DESIGNS: dict[str, type[Design]] = {
-    cls.name: cls for cls in (*_SHIPPED, *_MAY_2019, MaxPerm, SigstructProxy, AllowedProt, Sgx2V2)
+    cls.name: cls
+    for cls in (*_SHIPPED, *_MAY_2019, MaxPerm, SigstructProxy, AllowedProt, Fsm, Sgx2V2)
 }
 """Every design that can be selected, the default first."""
 

@@ -85,7 +85,7 @@ class CarryOut:
         """Whether a loader's calls for Linux are the design's own: nothing is to be carried out."""
         found = {*design.paths, *design.aliases} >= {*_LINUX_PATHS}
         adds = uapi.SGX_IOC_ENCLAVE_ADD_PAGES in rows_of(design)
-        own = design.maps_whole or _none_first(design) or _renumbered(design)
+        own = design.maps_whole or design.absent_none or _none_first(design) or _renumbered(design)
         return found and adds and not own
 
     @staticmethod

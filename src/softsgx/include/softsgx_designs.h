@@ -15,10 +15,10 @@
 
 /*
  * EADD of a range: safe-to-execute, source-vma, segments, ioc-mprotect, maxperm, allowed-prot,
- * sigstruct-proxy.
+ * sigstruct-proxy, fsm.
  * As SGX_IOC_ENCLAVE_ADD_PAGES; segment is the mask of the segment that the pages join (segments),
- * maxperm and prot what they may be mapped with at most (maxperm, allowed-prot), allow
- * SGX_ALLOW_WRITE of pages that may ever be mapped W (sigstruct-proxy); 0 elsewhere.
+ * maxperm and prot what they may be mapped with at most (maxperm; allowed-prot, fsm:model=flags),
+ * allow SGX_ALLOW_WRITE of pages that may ever be mapped W (sigstruct-proxy); 0 elsewhere.
  * After INIT it is EAUG: src and flags are 0, the pages are zeroed and pending until the enclave
  * accepts them, and SECINFO says what they are meant for.
  * count: bytes done.

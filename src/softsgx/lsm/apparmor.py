@@ -101,6 +101,14 @@ class AppArmorHooks(Law):
         place, obj = k.sigstruct(at)
         self.file_perm(k, place, obj, op, ite(when & no(obj.private), M, 0))
 
+    @rule('Lutomirski, 12 June 2019: (a) "execute code from a particular source, e.g. a file"')
+    def enclave_load_fsm(self, k: Any, at: Any, r: Any) -> None:
+        """M of the file that the page comes from, if it is to be clean code; of (b), (c) and (d)
+        AppArmor knows nothing, so they are allowed.
+        """
+        place, obj = k.source(at)
+        self.file_perm(k, place, obj, "enclave_load", ite(at.source.anonymous, 0, M))
+
     @rule("Linux aa_file_perm(), __file_path_perm()")
     def file_perm(self, k: Any, at: Any, obj: Any, op: str, mask: Value) -> None:
         """Ask only what is not remembered, or was not asked of this profile.

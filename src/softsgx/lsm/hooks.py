@@ -58,6 +58,13 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "enclave_mprotect": ("prot", "allow_write"),
     "enclave_mprotect_file": ("prot", "allow_write"),
     "enclave_mprotect_process": ("prot", "allow_write"),
+    # Those of Lutomirski's models of 12 June 2019, whose answers are flags: a question a flag.
+    # Whether ``at.source`` may be code, (a) and (b) of the mail; then of the enclave, (c), (d), and
+    # that it has code which was not measured.
+    "enclave_load_fsm": (),
+    "enclave_init_dirty": (),
+    "enclave_init_wx": (),
+    "enclave_init_unmeasured": (),
 }
 """Each hook's arguments, all masks in the order R = 1, W = 2, X = 4."""
 

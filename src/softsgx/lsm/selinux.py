@@ -57,6 +57,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 """The names of each target's permissions, from bit 0 on."""
 
 MAP_SHARED = 1
+_12_JUNE = "Lutomirski, 12 June 2019: "
 _FIOCLEX, _FIONCLEX, _FIONBIO, _FIOASYNC = 0x5451, 0x5450, 0x5421, 0x5452
 # FIONREAD, FIBMAP, FIGETBSZ, FS_IOC_GETFLAGS, FS_IOC_GETVERSION.
 _GETATTR = frozenset((0x541B, 1, 2, 0x80086601, 0x80087601))
@@ -292,6 +293,33 @@ class SelinuxHooks(Law):
     def enclave_create_process(self, k: Any, at: Any, r: Any) -> None:
         """ENCLAVE__EXECUTE on the process itself."""
         k.av(at, OWN_ENCLAVE, ENCLAVE_EXECUTE)
+
+    @rule(f'{_12_JUNE}"EXECUTE for (a) … (b) seems to also map to EXECMOD or EXECMEM"')
+    def enclave_load_fsm(self, k: Any, at: Any, r: Any) -> None:
+        """(a) EXECUTE of the file that a page comes from; (b) EXECMOD with it where its pages were
+        written privately, EXECMEM where there is no file.
+        """
+        self.of_source(k, at, EXECUTE | ite(at.source.modified, EXECMOD, 0), 1)
+
+    @rule(f'{_12_JUNE}"EXECMOD for (c)"; the hook\'s argument is the VMA of SIGSTRUCT')
+    def enclave_init_dirty(self, k: Any, at: Any, r: Any) -> None:
+        """(c) EXECMOD of the file that SIGSTRUCT is in; EXECMEM where there is none."""
+        place, obj = k.sigstruct(at)
+        self.file_has_perm(k, place, obj, EXECMOD, when=no(obj.private))
+        k.av(at, PROCESS, ite(obj.private, EXECMEM, 0))
+
+    @rule(f'{_12_JUNE}"EXECMEM for (d)"')
+    def enclave_init_wx(self, k: Any, at: Any, r: Any) -> None:
+        """(d) EXECMEM."""
+        k.av(at, PROCESS, EXECMEM)
+
+    @rule(
+        f'{_12_JUNE}"another permission "execute code supplied from outside the '
+        'enclave that was not measured""; its name is of [RFC PATCH v4 10/12]'
+    )
+    def enclave_init_unmeasured(self, k: Any, at: Any, r: Any) -> None:
+        """SGX_EXECUNMR."""
+        k.av(at, PROCESS2, SGX_EXECUNMR)
 
     # -- what the hooks have in common -------------------------------------------------
 

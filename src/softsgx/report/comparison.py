@@ -20,13 +20,14 @@ from softsgx.designs.base import Design
 from softsgx.device import Device
 from softsgx.device.build import Refused, create, ioctl
 from softsgx.errors import SoftsgxError
-from softsgx.law.rule import At
+from softsgx.law.rule import At, Stop
 from softsgx.law.values import mask_name
 from softsgx.lsm.objects import FileSecurity
 from softsgx.lsm.verdict import Verdict
 from softsgx.mm.rules import VMA
 from softsgx.mm.vma import Vma
 from softsgx.policy.lsm import PolicyLsm
+from softsgx.report.choosing import Chooses
 from softsgx.sdm.leaves import ATTR_MODE64BIT, PT_REG, SECINFO_PT_SHIFT
 from softsgx.sdm.structs import SECINFO, SECS, SIGSTRUCT
 from softsgx.uapi import designs as ioc
@@ -95,17 +96,24 @@ class _Signed:
 class _Loader:
     """A process that builds one enclave by a design's own interface, noting each question.
 
-    asked: since the beginning; late: since INIT. Both are (role, permission).
+    asked: since the beginning; late: since INIT, with what INIT was not stopped by. Both are
+    (role, permission). denied: see `Chooses`. own: it signs what it makes. filed: SIGSTRUCT
+    lies in a file.
     """
 
-    def __init__(self, design: Design, lsm: PolicyLsm, fmode: int, own: bool = False) -> None:
-        self.design, self.lsm = design, lsm
+    def __init__(
+        self, design: Design, lsm: PolicyLsm, fmode: int, denied: frozenset[int], *,
+        own: bool, filed: bool,
+    ) -> None:  # fmt: skip
+        self.design, self.lsm, self.filed = design, lsm, filed
+        self.initializing = False
         self.asked: set[tuple[str, str]] = set()
         self.late: set[tuple[str, str]] = set()
         self.extended = False
         lsm.sink, lsm.all_verdicts = self._note, True
         lsm.forget()
         self.device = Device(design, lsm=lsm)
+        self.device.run = self.run = Chooses(lsm, denied)
         self.process = self.device.process()
         self.fmode = fmode
         self.fd = self.process.open(design.paths[0], fmode)
@@ -123,14 +131,20 @@ class _Loader:
 
     def init(self) -> None:
         """The state that EINIT leaves, and what a design wants of SIGSTRUCT's file."""
+        self.late.clear()
         if self.design.vets_sigstruct and not self._has("create_sigstruct"):
             memory = self.process.memory.source(self._sigstruct())
             self.enclave.sigstruct = memory.kept()
             at = At(enclave=self.enclave, process=self.process, file=self.process.files[self.fd])
             at.__dict__["source"] = memory
-            self.design.init(self.device.run, at, _Signed())  # type: ignore[attr-defined]
+            law: Any = self.design
+            self.initializing = True
+            try:
+                law.init(self.run, at, _Signed())
+            except Stop as stop:
+                raise _Failed(f"{errno_name(stop.errno)}: {stop.why}") from None
+            self.initializing = False
         self.enclave.initialized = 1
-        self.late.clear()
 
     def mode(self) -> set[tuple[str, str]]:
         """What opening takes beyond reading."""
@@ -143,7 +157,8 @@ class _Loader:
         known = _ALWAYS | (_ALWAYS_OF_FILES if of_file else frozenset())
         asked = {(role, perm) for perm in verdict.asked if perm not in known}
         self.asked |= asked
-        self.late |= asked
+        if not self.initializing or self.run.choosing:
+            self.late |= asked
 
     def _ok(self, answer: int) -> None:
         if answer < 0:
@@ -154,7 +169,9 @@ class _Loader:
         return int(self.process.memory.put(SECS.pack(ssaframesize=1, **secs)))
 
     def _sigstruct(self) -> int:
-        """SIGSTRUCT, in the file that came with the enclave; or in one of the loader's own."""
+        """SIGSTRUCT, in the file that came with the enclave, one of the loader's own, or none."""
+        if not self.filed:
+            return int(self.process.memory.put(bytes(SIGSTRUCT.size)))
         path = _OWN_SIGSTRUCT if self.own else _SIGSTRUCT
         if self.own:
             self.asked.add((_path_role(path), "write" if _selinux(self.lsm) else "w"))
@@ -372,11 +389,24 @@ def needs(design: Callable[[], Design], lsm: PolicyLsm, task: Task) -> Needs:
     """Do a task by every way. ``lsm`` has to let everything pass, and to note it."""
     found: dict[Asked, str] = {}
     why = ""
-    for (name, way), fmode in product(task.ways.items(), (R, RW)):
+    law = design()
+    # Where SIGSTRUCT's file is the enclave's proxy, there is one.
+    filed = (False, True) if law.vets_sigstruct and not law.proxy else (True,)
+    ways = list(product(task.ways.items(), (R, RW), filed, [frozenset[int]()]))
+    tried = set(ways)
+    for (name, way), fmode, where, denied in ways:
         try:
             # What a loader makes itself it signs itself.
-            loader = _Loader(design(), lsm, fmode, own=task.name == "generated")
-            way(loader)
+            own = task.name == "generated"
+            loader = _Loader(design(), lsm, fmode, denied, own=own, filed=where)
+            try:
+                way(loader)
+            finally:
+                for number in range(loader.run.met):
+                    other = ((name, way), fmode, where, denied | {number})
+                    if other not in tried:
+                        tried.add(other)
+                        ways.append(other)
         except Refused as e:
             why = f"{errno_name(e.errno)}: {e.why}"
             continue

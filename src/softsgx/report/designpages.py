@@ -149,20 +149,18 @@ def _variants(cls: type[Design]) -> Iterator[str]:
     usual = {rule.name: rule.lines for rule in design_rules(cls())}
     for name, values in cls.options.items():
         for value in values[1:]:
-            changed = [
-                rule
-                for rule in design_rules(cls(**{name: value}))
-                if rule.lines != usual.get(rule.name, [])
-            ]
+            other = {rule.name: rule.lines for rule in design_rules(cls(**{name: value}))}
+            changed = [n for n in other if other[n] != usual.get(n)]
+            changed += [n for n in usual if n not in other]
             if not changed:
                 continue
             yield f"## With `{name}={value}`"
             yield ""
             for rule in changed:
-                yield f"`{rule.name}`:"
+                yield f"`{rule}`:" if rule in other else f"`{rule}` is no rule:"
                 yield ""
                 yield "```diff"
-                yield from _difference(usual.get(rule.name, []), rule.lines)
+                yield from _difference(usual.get(rule, []), other.get(rule, []))
                 yield "```"
                 yield ""
 
@@ -264,7 +262,8 @@ lets the load of the unmodified file pass and every way of generating the code f
 
 *device*: `/dev/sgx/enclave` or `/dev/sgx_enclave`. *segment RX*: a segment's inode, by its mask.
 *itself*: the process. *file*: the enclave's file, which the loader cannot write. *own file*: a
-file that the loader wrote. *fd*: it has to be open for writing, which is asked about at open.
+file that the loader wrote. *SIGSTRUCT's file*: where SIGSTRUCT lies, if not in memory. *fd*: it
+has to be open for writing, which is asked about at open.
 
 """
 

@@ -57,6 +57,7 @@ def changes_of(cls: Any, chosen: Mapping[str, str]) -> Iterator[list[Changes]]:
     other = {
         name: [v for v in values if v != chosen[name]]
         for name, values in cls.options.items()
+        if name not in cls.models
     }  # fmt: skip
     for size in range(len(other) + 1):
         yield [
@@ -84,7 +85,7 @@ class _Trace:
         state: State | None = system.start(held)
         for name, meta, args in self.steps:
             move = known.get((name, meta))
-            if move is None or state is None:
+            if move is None or state is None or {n for n, _ in move.args} - args.keys():
                 return False
             state = system.step(state, move, args)
         return state is not None and system.holds(bad, state)

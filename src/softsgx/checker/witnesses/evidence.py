@@ -66,10 +66,11 @@ def _writable_alias(seen: Seen, p: int, i: int, value: int) -> Iterator[str]:
 
 def _unvetted_code(seen: Seen, p: int, i: int, value: int) -> Iterator[str]:
     step = seen.content(i)
-    seen.not_asked_x(step)
+    denied = seen.not_asked_x(step)
+    said = f"the LSM denied {denied}" if denied else "no LSM was asked whether it may be executed"
     yield (
         f"process {p} ran page {i}, which returned {value:#x}; its content is of step {step},"
-        " in which no LSM was asked whether it may be executed"
+        f" in which {said}"
     )
     yield seen.without_authority(p, i)
 

@@ -205,9 +205,13 @@ class Seen:
             ways = cls(**self.trace["options"]).authority
         return self.lacks(p, i, *({_plain(*one) for one in way} for way in ways))
 
-    def not_asked_x(self, step: int) -> None:
-        """Nobody was asked for anything like EXECUTE in a step."""
+    def not_asked_x(self, step: int) -> str:
+        """Nobody granted anything like EXECUTE in a step: what was denied, in words, or ""."""
+        denied: set[str] = set()
         for v in self.questions(step):
             asked = {NAMES.get(a, a) for a in v["asked"]} & _X_PERMS
-            if asked:
+            if asked and v["denied"]:
+                denied |= asked
+            elif asked:
                 raise NotSeenError(f"{self.words(asked)} was asked for in step {step}")
+        return " ".join(sorted(name.upper() for name in denied))

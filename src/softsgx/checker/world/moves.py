@@ -61,7 +61,9 @@ def _entries(b: Builder, p: int) -> None:
             load_rules(b, m, at, secinfo(b, prot, prot & b.law.declarable, 1, **own_args(b, m)))
             vma = LocalCell(b.world.vma_schema)
             _entry_mapping(b, m, p, way, page, vma, prot)
-            seen = At(page=page, vma=vma, enclave=At(created=1, initialized=1, dead=0))
+            own = {name: m.get(f"enclave.{name}") for name in b.world.design.enclave_fields}
+            initialized = At(created=1, initialized=1, dead=0, **own)
+            seen = At(page=page, vma=vma, enclave=initialized)
             m.require(has(b.law.accessible(seen), prot))
             m.set(f"process{p}.{name}", 1)
             b.done(m)
