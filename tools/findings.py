@@ -75,8 +75,11 @@ def _repaired(name: str) -> list[str]:
     return [f"{name}:repaired"] if DESIGNS[name].repaired else []
 
 
-def _check(texts: list[str], traces: str) -> list[Row]:
-    rows: list[Row] = json.loads(_softsgx("check", *texts, "--json", "--trace-dir", traces))
+def _check(texts: list[str], traces: str, names: list[str]) -> list[Row]:
+    chosen = [word for name in names for word in ("--property", name)]
+    rows: list[Row] = json.loads(
+        _softsgx("check", *texts, *chosen, "--json", "--trace-dir", traces)
+    )
     return rows
 
 
@@ -215,7 +218,7 @@ def _proof(row: Row) -> Iterator[str]:
     prop = PROPERTIES[row["property"]]
     what = _mark(row) if row["verdict"] == "bounded" else "proved"
     if row["vacuous"]:
-        what += ", of nothing: no process can run anything of the kind"
+        what += f", of nothing: {row['idle']}"
     elif row["verdict"] == "proved" and row["scope"]:
         what += f" {row['scope']}"
     elif row["why"]:  # a run that shows that it can be, and a proof of what cannot
@@ -242,7 +245,19 @@ def main() -> None:
     parser.add_argument("--repairs", metavar="FILE", help="what 'softsgx repair --json' printed")
     parser.add_argument("--runs", metavar="FILE", help="verdicts and replays: kept, or taken")
     parser.add_argument("--only", metavar="DESIGN", help="look at one design, keep the other pages")
+    parser.add_argument(
+        "--property", action="append", default=[], metavar="NAME",
+        help="look at one property, keep what is said of others; may be repeated",
+    )  # fmt: skip
     args = parser.parse_args()
+    if args.property:
+        rows, replays, traces = _kept(args.runs)
+        if not rows:
+            rows, replays, traces = _run_all(variants(), args.property)
+        repairs = json.loads(Path(args.repairs).read_text(encoding="utf-8")) if args.repairs else []
+        _write_some(rows, replays, repairs)
+        _draw(rows, replays, traces, keep=True)
+        return
     if args.only:
         rows, replays, traces = _run_all([t for t in variants() if t.split(":")[0] == args.only])
         _write_one(args.only, rows, replays)
@@ -269,13 +284,19 @@ def main() -> None:
 
 
 def _draw(
-    rows: list[Row], replays: dict[str, list[str]], traces: dict[str, Row], only: str = ""
-) -> None:
-    """A picture of each hole that has a trace, and none else; ``only``: of files that begin so."""
+    rows: list[Row], replays: dict[str, list[str]], traces: dict[str, Row], only: str = "",
+    *, keep: bool = False,
+) -> None:  # fmt: skip
+    """A picture of each hole that has a trace, and none else; ``only``: of files that begin so.
+
+    keep: those of other holes stay.
+    """
     folder = ROOT / "docs" / "findings" / "pictures"
     folder.mkdir(exist_ok=True)
+    gone = {Path(_picture(_key(row))).name for row in rows}
     for old in folder.glob(f"{only}*.svg"):
-        old.unlink()
+        if not keep or old.name in gone:
+            old.unlink()
     for row in rows:
         key = _key(row)
         if row["verdict"] == "refuted" and key in traces:
@@ -291,13 +312,15 @@ def _kept(path: str | None) -> tuple[list[Row], dict[str, list[str]], dict[str, 
     return rows, replays, traces
 
 
-def _run_all(texts: list[str]) -> tuple[list[Row], dict[str, list[str]], dict[str, Row]]:
+def _run_all(
+    texts: list[str], names: list[str] | None = None
+) -> tuple[list[Row], dict[str, list[str]], dict[str, Row]]:
     """Every verdict; what the replays of the traces print, and the traces, by `_key`."""
     guests = cache_directory("guests")
     program = guests / "orders"
     build(["make", "-s", "-C", ROOT / "tests" / "guests", f"OUT={guests}", program])
     with tempfile.TemporaryDirectory() as directory:
-        rows = _check(texts, directory)
+        rows = _check(texts, directory, names or [])
         shown = [row for row in rows if _title(row) in (*DESIGNS, SEED)]
         paths = {_key(row): Path(directory, trace_name(*_place(row))) for row in shown}
         there = {key: path for key, path in paths.items() if path.exists()}
@@ -326,6 +349,14 @@ def _page_of_all(verdicts: dict[tuple[str, str], str], repairs: str) -> None:
 
 def _write_one(name: str, rows: list[Row], replays: dict[str, list[str]]) -> None:
     """The page of one design, and its rows among those that are there."""
+    _merge(_verdicts(rows))
+    (ROOT / "docs" / "findings" / f"{name}.md").write_text(
+        _page(name, rows, [], replays), encoding="utf-8"
+    )
+
+
+def _merge(verdicts: dict[tuple[str, str], str], mends: dict[str, str] | None = None) -> None:
+    """Put verdicts into the table of all that is there; mends: rows of that of repairs."""
     page = ROOT / "docs" / "findings.md"
     tables: list[list[str]] = [[]]
     for line in page.read_text(encoding="utf-8").splitlines():
@@ -341,13 +372,49 @@ def _write_one(name: str, rows: list[Row], replays: dict[str, list[str]]) -> Non
         for row in cells[2:]
         for prop, mark in zip(cells[0][1:], row[1:], strict=True)
     }
-    kept |= _verdicts(rows)
+    kept |= verdicts
     order = {text: n for n, text in enumerate(variants())}
-    known = sorted((k for k in kept if k[0] in order), key=lambda k: order[k[0]])
-    _page_of_all({key: kept[key] for key in known}, "\n".join(repairs))
-    (page.parent / "findings" / f"{name}.md").write_text(
-        _page(name, rows, [], replays), encoding="utf-8"
-    )
+    column = {name: n for n, name in enumerate(PROPERTIES)}
+    known = sorted((k for k in kept if k[0] in order), key=lambda k: (order[k[0]], column[k[1]]))
+    mended = {line.split("|")[1].strip(" `"): line for line in repairs[2:]} | (mends or {})
+    lines = [*repairs[:2], *(mended[n] for n in (*PROPERTIES, "all of them") if n in mended)]
+    _page_of_all({key: kept[key] for key in known}, "\n".join(lines))
+
+
+_PART = re.compile(r"^## (Holes|What holds) in `(.*)`$", re.M)
+
+
+def _write_some(rows: list[Row], replays: dict[str, list[str]], repairs: list[Row]) -> None:
+    """What is said of some properties, beside all that is said of others."""
+    asked = {row["property"] for row in repairs}
+    mends = {line.split("|")[1].strip(" `"): line for line in _repairs(repairs)}
+    _merge(_verdicts(rows), {name: line for name, line in mends.items() if name in asked})
+    for name in DESIGNS:
+        path = ROOT / "docs" / "findings" / f"{name}.md"
+        mine = [row for row in rows if row["design"] == name]
+        new = _page(name, mine, repairs, replays)
+        path.write_text(_joined(path.read_text(encoding="utf-8"), new), encoding="utf-8")
+
+
+def _joined(old: str, new: str) -> str:
+    """A page with the sections of another of the same design put in their places."""
+    head, *parts = _PART.split(old)
+    found: dict[tuple[str, str], str] = {}
+    titles: dict[str, None] = {}
+    for text in (parts, _PART.split(new)[1:]):
+        for kind, title, body in zip(text[::3], text[1::3], text[2::3], strict=True):
+            titles.setdefault(title)
+            for section in re.split(r"^(?=### `)", body, flags=re.M)[1:]:
+                name = section.split("`")[1]
+                found[title, name] = f"{kind} " + section.rstrip() + "\n\n"
+    lines = [head]
+    for title in titles:
+        for kind in ("Holes", "What holds"):
+            said = [found.get((title, name), "") for name in PROPERTIES]
+            mine = [text.removeprefix(f"{kind} ") for text in said if text.startswith(kind)]
+            if mine:
+                lines += [f"## {kind} in `{title}`\n\n", *mine]
+    return "".join(lines).rstrip() + "\n"
 
 
 def _write(rows: list[Row], replays: dict[str, list[str]], repairs: list[Row]) -> None:

@@ -6,7 +6,7 @@ from errno import EINVAL, ENOMEM, EPERM
 from typing import Any, ClassVar
 
 from softsgx.designs.ioc_mprotect import IocMprotect
-from softsgx.law.rule import Context, rule
+from softsgx.law.rule import At, Context, rule
 from softsgx.law.values import RW, RWX, R, Value, X, has, ite, subset
 
 __all__ = ["FLAWS", "Careful"]
@@ -82,6 +82,20 @@ class _AsksRead(Careful):
         at.vma.prot = r.prot
 
 
+class _AsksTheBuilder(Careful):
+    """The right question, of whoever opened the device: file->f_cred for current."""
+
+    name = "asks-the-builder"
+
+    @rule("a toy")
+    def ioc_mprotect(self, k: Context, at: Any, r: Any) -> None:
+        k.need(ENOMEM, at.page.present)
+        k.need(EPERM, subset(r.prot, at.page.vm_may))
+        opener = At(**{**vars(at), "process": At(index=0, read_implies_exec=0)})
+        k.ask("file_mprotect", opener, reqprot=r.prot, prot=r.prot)
+        at.vma.prot = r.prot
+
+
 class _NotSealed(Careful):
     name = "not-sealed"
 
@@ -139,13 +153,15 @@ FLAWS: dict[type[Careful], set[str]] = {
         "modified-code", "writable-alias", "unvetted-code", "wx-needs-write", "no-wx",
         "source-bound", "benign-runs", "told-apart",
     },
-    _AnythingRuns: {"unvetted-code", "noexec", "source-bound", "told-apart"},
+    _AnythingRuns: {"unvetted-code", "vetted-always", "noexec", "source-bound", "told-apart"},
     _AnythingIsWritten: {"source-bound"},
     _StaleMappings: {
-        "page-bound", "modified-code", "writable-alias", "unvetted-code", "told-apart",
+        "page-bound", "modified-code", "writable-alias", "writer-authorised", "unvetted-code",
+        "told-apart",
     },
-    _AsksNothing: {"execute-needed", "asked"},
-    _AsksRead: {"execute-needed", "asked"},
+    _AsksNothing: {"execute-needed", "asked", "asked-here"},
+    _AsksRead: {"execute-needed", "asked", "asked-here"},
+    _AsksTheBuilder: {"execute-needed", "asked-here"},
     _NotSealed: {"elrange-fixed"},
     _Moves: {"elrange-fixed"},
     _Shrinks: {"extend-only"},

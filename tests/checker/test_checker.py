@@ -25,9 +25,9 @@ needs_abc = pytest.mark.skipif(
     find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
 )
 ALL = {
-    "modified-code", "writable-alias", "unvetted-code", "noexec", "source-bound", "page-bound",
-    "wx-needs-write", "execute-needed", "asked", "no-wx", "elrange-fixed", "extend-only",
-    "benign-runs", "told-apart",
+    "modified-code", "writable-alias", "writer-authorised", "unvetted-code", "vetted-always",
+    "noexec", "source-bound", "page-bound", "wx-needs-write", "execute-needed", "asked",
+    "asked-here", "no-wx", "elrange-fixed", "extend-only", "benign-runs", "told-apart",
 }  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_a_careful_design_keeps_every_property() -> None:
 @needs_abc
 @pytest.mark.parametrize("design", FLAWS, ids=lambda d: d.name)
 def test_a_flaw_breaks_the_properties_that_it_should_and_no_other(design: type[Careful]) -> None:
-    two = 2 if design.name == "stale-mappings" else 1  # which needs a second process
+    two = 2 if design.name in ("stale-mappings", "asks-the-builder") else 1  # a second process
     results = Checker(design(), Options(1, two)).check_all()
     assert {r.property for r in results if r.verdict == "refuted"} == FLAWS[design]
     for r in results:
@@ -83,6 +83,16 @@ def test_proofs_about_an_enclave_that_cannot_run_are_vacuous() -> None:
     assert [(r.verdict, r.vacuous, r.benign) for r in results] == [
         ("proved", True, "no"), ("proved", False, "no"),
     ]  # fmt: skip
+
+
+@needs_abc
+def test_what_a_design_leaves_no_room_for_is_vacuous() -> None:
+    """v20 has no bound of a page: RWX by definition, so nothing is beyond it, or shed."""
+    by = _by_name("v20", ["page-bound", "extend-only", "execute-needed"])
+    idle = "by the design's own terms no state at all could break it"
+    assert [by[n].idle for n in by] == [idle, idle, ""]
+    alone = Checker(Careful(), Options(1, 1)).check(PROPERTIES["writer-authorised"])
+    assert (alone.verdict, alone.idle) == ("proved", idle)  # there is no "elsewhere"
 
 
 # -- engines against each other --------------------------------------------------------------

@@ -62,7 +62,10 @@ def test_the_table_says_what_the_checker_says(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n, cls in DESIGNS.items() if cls.repaired])
 def test_a_repaired_design_is_proved_on_the_page(name: str) -> None:
     """test_checker_repair.py proves it."""
-    assert {cell.partition(",")[0] for cell in _row(f"{name}:repaired").values()} == {"yes"}
+    row = _row(f"{name}:repaired")
+    if name == "safe-to-execute":
+        assert row.pop("page-bound") == "vacuous"  # it has no maximum of a page
+    assert {cell.partition(",")[0] for cell in row.values()} == {"yes"}
     assert (PAGE.parent / "findings" / f"{name}.md").exists()
 
 

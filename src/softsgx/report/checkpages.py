@@ -70,7 +70,7 @@ def _shown(result: Any, shown: Shown | None) -> dict[str, Any]:
         "kind": _kind(result), "verdict": cell(result), "svg": svg, "steps": result.steps,
         "permissions": result.permissions, "weaker": result.weaker, "shown": shown,
         "why": [] if result.vacuous else result.why,
-        "vacuous": result.vacuous, "method": result.method, "scope": result.scope,
+        "vacuous": result.idle, "method": result.method, "scope": result.scope,
         "benign": result.benign, "seconds": result.seconds, "hole": result.verdict == "refuted",
     }  # fmt: skip
 

@@ -138,5 +138,5 @@ def _details(result: Any) -> Iterable[str]:
     if result.scope:
         yield result.scope
     if result.vacuous:
-        yield "vacuous: nothing of the kind can run at all"
+        yield f"vacuous: {result.idle}"
     yield f"benign-runs: {result.benign}; by {result.method}, {result.seconds:.2f} s"

@@ -12,12 +12,12 @@ read; every engine wants bits, and gates as many come of either (decision 0014).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from softsgx.law.values import Value
 
-__all__ = ["FALSE", "TRUE", "Bits", "Chosen", "Graph"]
+__all__ = ["FALSE", "TRUE", "Bits", "Chosen", "Graph", "renamed"]
 
 FALSE, TRUE = 0, 1
 """Literals: twice a variable's number, plus 1 where it is inverted; variable 0 is false."""
@@ -133,6 +133,19 @@ class Graph:
 
 def _width(*values: Value) -> int:
     return max(len(v.lits) if isinstance(v, Bits) else int(v).bit_length() for v in values)
+
+
+def renamed(graph: Graph, literal: int, to: Mapping[int, int], done: dict[int, int]) -> int:
+    """A literal with its free variables replaced; ``done`` remembers gates between calls."""
+    for v in graph.cone([literal]) if literal >> 1 not in done else ():
+        pair = graph.fanins[v]
+        if v in done:
+            continue
+        if pair is None:
+            done[v] = to.get(v, 2 * v)
+        else:
+            done[v] = graph.and_(*(done[x >> 1] ^ x & 1 for x in pair))
+    return literal if literal <= 1 else done[literal >> 1] ^ literal & 1
 
 
 class Bits:

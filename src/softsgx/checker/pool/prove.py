@@ -15,7 +15,7 @@ from typing import Any
 
 from softsgx.checker.certificates.folder import write_questions
 from softsgx.checker.certificates.question import Question
-from softsgx.checker.circuits.circuit import TRUE
+from softsgx.checker.circuits.circuit import FALSE, TRUE
 from softsgx.checker.engines import abc, smt
 from softsgx.checker.engines.answer import BOUNDED, PROVED, REFUTED, Answer, Clause
 from softsgx.checker.engines.explore import explore
@@ -153,6 +153,17 @@ class Checker:
         """Whether `reaches` was answered."""
         return what in self._reached
 
+    def idle(self, prop: Property, bad: int) -> str:
+        """Why a proof that ``bad`` is never reached says nothing, or ""."""
+        if self.no_room(bad):
+            return "by the design's own terms no state at all could break it"
+        nothing = prop.unless and self.reaches(prop.unless).reached is False
+        return "nothing of the kind can run at all" if nothing else ""
+
+    def no_room(self, bad: int) -> bool:
+        """Whether the design's terms leave no state where ``bad`` holds, reached or not."""
+        return self.system.settled(bad) == FALSE
+
     def _runs(self, what: str) -> int:
         condition = getattr(self.world, what)
         return self.world.some(condition(p, i) for p, i in self.world.pairs())
@@ -184,9 +195,9 @@ class Checker:
                     result.weaker = self._weaker(bad, answer)
             elif reached is False:
                 self._tell_proof(result, self.system, bad, answer, prop.conditions)
-                if prop.kind == NEVER and prop.unless:
-                    result.vacuous = self.reaches(prop.unless).reached is False
-                    if result.vacuous:
+                if prop.kind == NEVER:
+                    result.idle = self.idle(prop, bad)
+                    if result.idle and not self.no_room(bad):
                         self._note_vacuous(prop.unless)
         if self.options.export:
             self._export(prop, result)

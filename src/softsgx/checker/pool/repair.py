@@ -24,6 +24,9 @@ __all__ = ["ALL", "Repair", "changes_of", "search", "standing"]
 ALL = "all"
 """The name under which every property at once is sought."""
 
+_NO_ROOM = "no room"
+"""A property that the design's own terms leave no room to break: there is nothing to mend."""
+
 Changes = dict[str, str]
 
 
@@ -100,7 +103,7 @@ class _Search:
         return Checker(self.cls(**(self.chosen | changes)), self.options)
 
     def verdict(self, checker: Checker, prop: Property) -> str:
-        """Whether it is proved, vacuous or refuted; what is bounded is not mended, either."""
+        """Whether it is proved, vacuous, _NO_ROOM or refuted; nor is what is bounded mended."""
         if prop.kind == TOLD_APART:
             return PROVED if checker.told_apart(prop) == PROVED else REFUTED
         bad = checker.world.some(prop.conditions(checker.world))
@@ -114,7 +117,9 @@ class _Search:
             known.append(_Trace(answer))
         if answer.reached is not False:
             return REFUTED
-        if prop.unless and checker.reaches(prop.unless).reached is False:
+        if checker.no_room(bad):
+            return _NO_ROOM
+        if checker.idle(prop, bad):
             return "vacuous"
         return PROVED
 
@@ -124,7 +129,8 @@ class _Search:
         had_benign = self.verdict(first, benign) == PROVED
         found: dict[str, Repair] = {}
         for name in names:
-            found[name] = Repair(name, self.verdict(first, PROPERTIES[name]))
+            before = self.verdict(first, PROPERTIES[name])
+            found[name] = Repair(name, PROVED if before == _NO_ROOM else before)
         broken = [r for r in found.values() if r.before != PROVED]
         everything = Repair(ALL, REFUTED if broken else PROVED)
         open_ = {r.property: r for r in [*broken, *([everything] if len(broken) > 1 else [])]}
@@ -148,7 +154,7 @@ class _Search:
         def holds(name: str) -> bool:
             if name not in verdicts:
                 verdicts[name] = self.verdict(checker, PROPERTIES[name])
-            return verdicts[name] == PROVED
+            return verdicts[name] in (PROVED, _NO_ROOM)
 
         for name, repair in open_.items():
             repair.tried += 1
@@ -193,4 +199,5 @@ def standing(
     found = _Search(type(design), design.chosen, options or Options())
     checker = found.checker({})
     for name in list(PROPERTIES) if names is None else names:
-        yield name, found.verdict(checker, PROPERTIES[name])
+        verdict = found.verdict(checker, PROPERTIES[name])
+        yield name, "vacuous" if verdict == _NO_ROOM else verdict

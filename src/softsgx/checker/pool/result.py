@@ -39,8 +39,9 @@ class Result:
     steps: of a trace, in words; for a property that asks for something to be possible,
     of the run that shows it. permissions: who holds what in it. bound: the number of
     steps within which nothing was found, None where the verdict needs no bound. why: an
-    invariant in words (what never is), or the reason. vacuous: a proof that says
-    nothing, since nothing of the kind can run at all. benign: what `benign-runs` says.
+    invariant in words (what never is), or the reason. idle: why a proof says nothing (nothing of
+    the kind can run at all; the design's terms leave no state that could break it), or "".
+    benign: what `benign-runs` says.
     pages, processes: for how many a proof holds; pages is None for any number, and where a
     trace tells, which stays one with more. coupled: why a proof is for its pages only.
     breaks: of a bounded verdict, the steps that lead to the bad state from states that proved
@@ -52,8 +53,8 @@ class Result:
     """
 
     __slots__ = (
-        "benign", "bound", "breaks", "coupled", "design", "lsm", "method", "options", "pages",
-        "permissions", "processes", "property", "scope", "seconds", "steps", "trace", "vacuous",
+        "benign", "bound", "breaks", "coupled", "design", "idle", "lsm", "method", "options",
+        "pages", "permissions", "processes", "property", "scope", "seconds", "steps", "trace",
         "verdict", "weaker", "why",
     )  # fmt: skip
 
@@ -67,7 +68,7 @@ class Result:
         self.why: list[str] = []
         self.method = ""
         self.seconds = 0.0
-        self.vacuous = False
+        self.idle = ""
         self.pages: int | None = None
         self.processes = 0
         self.coupled = self.scope = ""
@@ -75,6 +76,11 @@ class Result:
         self.benign = ""
         self.weaker: dict[str, Any] | None = None
         self.trace: dict[str, Any] | None = None
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether a proof says nothing."""
+        return bool(self.idle)
 
     def cover(self, pages: int | None, processes: int, coupled: str = "") -> None:
         """Say for which worlds the verdict holds. pages: None for any number."""
@@ -88,8 +94,8 @@ class Result:
         return {
             name: getattr(self, name) for name in (
                 "design", "options", "lsm", "property", "verdict", "bound", "pages", "processes",
-                "scope", "vacuous", "benign", "steps", "permissions", "weaker", "why", "breaks",
-                "method", "seconds",
+                "scope", "vacuous", "idle", "benign", "steps", "permissions", "weaker", "why",
+                "breaks", "method", "seconds",
             )
         }  # fmt: skip
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from softsgx.checker.certificates.question import Question
+from softsgx.checker.circuits.circuit import renamed
 from softsgx.checker.engines import abc, smt
 from softsgx.checker.engines.answer import Answer, Clause
 from softsgx.checker.proofs.induction import minimal
@@ -29,7 +30,6 @@ from softsgx.checker.proofs.pages import (
     acting,
     disjuncts,
     page_of,
-    renamed,
     renaming,
     support,
     why_coupled,

@@ -21,6 +21,12 @@ _FLAGS = {
     "code": ("has entry code mapped", "has no entry code mapped"),
     "mapped": ("is there", "is not there"),
     "asked": ("was asked of the LSM for X", "was not asked of the LSM for X"),
+    "here": ("was asked of the process for X", "was not asked of the process for X"),
+    "asked_modified": (
+        "was asked of the LSM about modified code",
+        "was not asked of the LSM about modified code",
+    ),
+    "heard": ("was asked for X itself", "was not asked for X itself"),
     "hole": ("left a hole", "left no hole"),
     "shared": ("is VM_SHARED", "is not VM_SHARED"),
     "opened": ("is open", "is not open"),

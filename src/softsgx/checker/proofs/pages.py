@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import permutations
 
-from softsgx.checker.circuits.circuit import FALSE, Graph
+from softsgx.checker.circuits.circuit import FALSE, Graph, renamed
 from softsgx.checker.engines.answer import Clause
 from softsgx.checker.world.move import Move
 from softsgx.checker.world.world import Var, World
 
 __all__ = [
-    "acting", "disjuncts", "orbit", "page_of", "places", "renamed", "renamed_cube", "renaming",
+    "acting", "disjuncts", "orbit", "page_of", "places", "renamed_cube", "renaming",
     "support", "why_coupled", "with_pages",
 ]  # fmt: skip
 
@@ -80,19 +80,6 @@ def renaming(variables: Mapping[str, Var], pages: Mapping[int, int]) -> dict[int
         if page_of(name) in pages
         for a, b in zip(var.lits, variables[with_pages(name, pages)].lits, strict=True)
     }
-
-
-def renamed(graph: Graph, literal: int, to: Mapping[int, int], done: dict[int, int]) -> int:
-    """A literal with its free variables replaced; ``done`` remembers gates between calls."""
-    for v in graph.cone([literal]) if literal >> 1 not in done else ():
-        pair = graph.fanins[v]
-        if v in done:
-            continue
-        if pair is None:
-            done[v] = to.get(v, 2 * v)
-        else:
-            done[v] = graph.and_(*(done[x >> 1] ^ x & 1 for x in pair))
-    return literal if literal <= 1 else done[literal >> 1] ^ literal & 1
 
 
 def support(graph: Graph, names: Mapping[int, str], roots: Iterable[int]) -> set[int]:

@@ -16,9 +16,9 @@ NEVER, REACHED, TOLD_APART = "never", "reached", "told apart"
 """Kinds: a condition that must never hold; one that must be reachable; the last is by itself."""
 
 TABLE = (
-    "modified-code", "writable-alias", "unvetted-code", "noexec", "source-bound", "page-bound",
-    "wx-needs-write", "execute-needed", "asked", "no-wx", "elrange-fixed", "extend-only",
-    "benign-runs", "told-apart",
+    "modified-code", "writable-alias", "writer-authorised", "unvetted-code", "vetted-always",
+    "noexec", "source-bound", "page-bound", "wx-needs-write", "execute-needed", "asked",
+    "asked-here", "no-wx", "elrange-fixed", "extend-only", "benign-runs", "told-apart",
 )  # fmt: skip
 """The properties that ship, in the order in which they are told."""
 

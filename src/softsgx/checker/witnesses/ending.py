@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from softsgx.checker.world.system import State, System
+from softsgx.checker.world.world import ASKED
 from softsgx.law.values import Value
 
 __all__ = ["end_of"]
@@ -12,8 +13,8 @@ def end_of(system: System, state: State) -> list[dict[str, int]]:
     """One object for each mapping of a page: process ``p``, page ``i``, and masks of R, W, X.
 
     prot: of the VMA. tables: of the page tables. access: what code inside can do. bound: the
-    page's own maximum. source_may: VM_MAY* of its source. And 0 or 1: asked, the LSM was asked
-    for X; authority, the process may run modified code.
+    page's own maximum. source_may: VM_MAY* of its source. And 0 or 1: those of
+    `softsgx.checker.world.world.ASKED`; authority, the process may run modified code.
     """
     world, graph = system.world, system.graph
 
@@ -29,7 +30,7 @@ def end_of(system: System, state: State) -> list[dict[str, int]]:
             "access": mask(world.access(p, i)),
             "bound": mask(world.page_bound(world.page_now(i))),
             "source_may": state[f"ghost{i}.source_may"],
-            "asked": state[f"vma{p}_{i}.asked"],
+            **{ghost: state[f"vma{p}_{i}.{ghost}"] for ghost in ASKED},
             "authority": int(system.holds(graph.truth(world.authority(p, i)), state)),
         }
         for p, i in world.pairs()

@@ -64,6 +64,25 @@ def _writable_alias(seen: Seen, p: int, i: int, value: int) -> Iterator[str]:
     yield seen.without_authority(p, i)
 
 
+def _writer_authorised(seen: Seen, p: int, i: int, value: int) -> Iterator[str]:
+    yield from _writable_alias(seen, p, i, value)
+    writer = next(q for q, j, _ in seen.shown("write") if j == i)
+    if writer == p:
+        raise NotSeenError(f"process {p} wrote page {i} itself")
+    yield seen.without_authority(writer, i)
+
+
+def _vetted_always(seen: Seen, p: int, i: int, value: int) -> Iterator[str]:
+    step = seen.content(i)
+    added = [SOURCES[s["source"]] for n, s in seen.steps() if n == step and s["step"] == "add"]
+    if value != value_of(i) or not added or added[0].intact:
+        raise NotSeenError(f"page {i} runs, but not as it was added from anonymous memory")
+    seen.not_asked_x(step)
+    yield f"process {p} ran page {i}, which returned {value:#x} as it was added from {added[0].words}"
+    yield f"no LSM was asked about that memory or its copy (step {step})"
+    yield seen.not_as_modified(p, i)
+
+
 def _unvetted_code(seen: Seen, p: int, i: int, value: int) -> Iterator[str]:
     step = seen.content(i)
     denied = seen.not_asked_x(step)
@@ -148,6 +167,13 @@ def _asked(seen: Seen) -> Iterator[str]:
             yield f"for that the LSM was asked for {words}, not for {never}"
 
 
+def _asked_here(seen: Seen) -> Iterator[str]:
+    for at in _broken(seen, lambda at: at["access"] & X and not at["here"]):
+        p, i = at["p"], at["i"]
+        yield seen.mapped(p, i, X)
+        yield seen.not_asked_of(p, seen.mapping(p, i))
+
+
 def _no_wx(seen: Seen) -> Iterator[str]:
     for at in _broken(seen, lambda at: at["prot"] & W and at["prot"] & X and not at["authority"]):
         yield seen.mapped(at["p"], at["i"], W | X) + " at once"
@@ -200,7 +226,9 @@ def _broken(
 _BY_RUN: dict[str, Callable[[Seen, int, int, int], Iterator[str]]] = {
     "modified-code": _modified_code,
     "writable-alias": _writable_alias,
+    "writer-authorised": _writer_authorised,
     "unvetted-code": _unvetted_code,
+    "vetted-always": _vetted_always,
     "noexec": _noexec,
     "wx-needs-write": _wx_needs_write,
     "execute-needed": _execute_needed,
@@ -211,6 +239,7 @@ _BY_END: dict[str, Callable[[Seen], Iterator[str]]] = {
     "source-bound": _source_bound,
     "page-bound": _page_bound,
     "asked": _asked,
+    "asked-here": _asked_here,
     "no-wx": _no_wx,
     "elrange-fixed": _elrange_fixed,
 }

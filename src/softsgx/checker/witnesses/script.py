@@ -105,7 +105,7 @@ class _Writer:
         self.coded: set[int] = set()
         self.holders: set[int] = set()
         self.mounted: set[int] = set()
-        self.created = False
+        self.created = self.aliased = False
         # What each page was added from; no entry: zeroed (EAUG), or absent.
         self.added: dict[int, int] = {}
         # Pages that are to be a TCS: EACCEPT looks at their content.
@@ -392,6 +392,18 @@ class _Writer:
             yield from self._enter(writer)
             yield Order(f"{writer} poke p{i} {POKED_AGAIN}", shows="write")
             yield Order(f"{p} call p{i}", f"{POKED_AGAIN:#x}", shows="run again")
+
+    def _end_writer_authorised(self, place: dict[str, Any], p: int, i: int) -> Iterator[Order]:
+        if not place["access"] & X or place["authority"] or self.aliased:
+            return
+        for other in self.trace["end"]:
+            q, writes = other["p"], other["i"] == i and other["access"] & W
+            if writes and q != p and not other["authority"] and {p, q} <= self.entered.keys():
+                self.aliased = True
+                yield from self._enter(q)
+                yield Order(f"{q} poke p{i} {POKED_AGAIN}", shows="write")
+                yield Order(f"{p} call p{i}", f"{POKED_AGAIN:#x}", shows="run again")
+                return
 
     def _end_source_bound(self, place: dict[str, Any], p: int, i: int) -> Iterator[Order]:
         if place["tables"] & ~place["source_may"]:

@@ -34,6 +34,7 @@ _CALLS = {
 }  # fmt: skip
 _FILES = {"file": SOURCE_TYPE, "sigstruct": SIGSTRUCT_TYPE}
 _X_PERMS = {"execute", "execmod", "execmem", "sgx_execanon", "sgx_execute"}
+_MODIFIED = {"execmod", "execmem", *PROCESS2}
 NAMES = {"r": "read", "w": "write", "m": "execute"}
 """AppArmor's letters, as permissions of an inode."""
 
@@ -215,3 +216,24 @@ class Seen:
             elif asked:
                 raise NotSeenError(f"{self.words(asked)} was asked for in step {step}")
         return " ".join(sorted(name.upper() for name in denied))
+
+    def not_asked_of(self, p: int, steps: list[int]) -> str:
+        """That process ``p``'s own context was not asked about X in these steps, in words."""
+        others = set()
+        for v in (v for step in steps for v in self.questions(step)):
+            if {NAMES.get(a, a) for a in v["asked"]} & _X_PERMS:
+                if self.label(p) in v["subject"].split(":"):
+                    raise NotSeenError(f"process {p} was asked about")
+                others.add(v["subject"])
+        if self.lsm == "none":
+            return "there was no LSM to ask"
+        instead = f"; {' and '.join(sorted(others))} was" if others else ""
+        return f"for that the LSM was not asked about X of {self.label(p)}{instead}"
+
+    def not_as_modified(self, p: int, i: int) -> str:
+        """That no question for the mapping of a page was one that a file's code would not take."""
+        for v in (v for step in self.mapping(p, i) for v in self.questions(step)):
+            asked = {NAMES.get(a, a) for a in v["asked"]}
+            if asked & _MODIFIED or {"write", "execute"} <= asked:
+                raise NotSeenError(f"{self.words(asked)} was asked for")
+        return f"nor for the mapping, as of modified code, of process {p}"

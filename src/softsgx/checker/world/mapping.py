@@ -35,7 +35,7 @@ def mmap_moves(b: Builder, p: int, i: int) -> None:
         prot = m.arg("prot", 3)
         at = _mapping(b, m, p, i, File(m))
         b.law.mmap(m, at, b.request(i, prot=prot, map_type=map_type))
-        m.set(f"vma{p}_{i}.asked", m.asked_x)
+        m.heard(p, i)
         b.vouched(m, i)
         b.done(m)
         if not b.world.has_segments:
@@ -45,7 +45,7 @@ def mmap_moves(b: Builder, p: int, i: int) -> None:
         m.require(m.get(f"process{p}.fd") | eq(m.get(f"process{p}.segment_fd"), segment))
         at = _mapping(b, m, p, i, File(m, segment))
         b.law.mmap(m, at, b.request(i, prot=prot, map_type=map_type))
-        m.set(f"vma{p}_{i}.asked", m.asked_x)
+        m.heard(p, i)
         b.done(m)
 
 
@@ -59,7 +59,7 @@ def map_segment_moves(b: Builder, p: int, i: int) -> None:
     segment, prot = m.arg("segment", 3, chosen=True), m.arg("prot", 3)
     at = _mapping(b, m, p, i, File(m, segment))
     b.law.map_segment(m, at, b.request(i, prot=prot))
-    m.set(f"vma{p}_{i}.asked", m.asked_x)
+    m.heard(p, i)
     b.done(m)
 
 
@@ -78,7 +78,7 @@ def mprotect_moves(b: Builder, p: int, i: int) -> None:
         segment = vma.segment if b.world.has_segments else 0
         at = b.at(m, p, page=m.page(i, p), vma=vma, file=File(m, segment))
         rule(m, at, b.request(i, prot=prot))
-        vma.asked = vma.asked | m.asked_x
+        m.heard(p, i, more=True)
         b.vouched(m, i)
         b.done(m)
 

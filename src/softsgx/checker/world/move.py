@@ -13,7 +13,7 @@ from typing import Any
 from softsgx.checker.circuits.circuit import Chosen
 from softsgx.checker.world.permissions import PROCESS2, SEGMENTS
 from softsgx.checker.world.sources import FILE_EXECMOD, FILE_EXECUTE, FILE_SGX_EXECUTE
-from softsgx.checker.world.world import EXECMOD, READ, World
+from softsgx.checker.world.world import ASKED, EXECMOD, READ, World
 from softsgx.errors import InternalError
 from softsgx.law.rule import At, Request
 from softsgx.law.values import RWX, Value, W, X, eq, has, implies, ite, no, subset
@@ -133,7 +133,7 @@ class Move:
         self._used = 0
         self.guard = world.vars["ready"].lits[0]
         self.new: dict[str, tuple[int, ...]] = {}
-        self.asked_x: Value = 0
+        self.asked = dict[str, Value].fromkeys(ASKED, 0)
         self.vetted: Value = 0
         self.vouched: Value = 0
         self.rules: dict[str, None] = {}
@@ -196,8 +196,20 @@ class Move:
                 # It heard of X, whether it remembered an answer or not.
                 heard = ite(when, what["prot"], 0)
                 if hook in ("mmap_file", "file_mprotect"):
-                    self.asked_x = self.asked_x | (has(heard, X) & no(at.file.unmediated))
+                    x = has(heard, X) & no(at.file.unmediated)
+                    self.hears("asked", x)
+                    self.hears("here", x & self.get(f"process{at.process.index}.heard"))
         return questions.held
+
+    def hears(self, ghost: str, when: Value) -> None:
+        """Note what the LSM is asked in this move: one of `ASKED`."""
+        self.asked[ghost] = self.asked[ghost] | when
+
+    def heard(self, p: int, i: int, *, more: bool = False) -> None:
+        """Keep with a mapping what was asked for it; more: beside what was asked before."""
+        for ghost, value in self.asked.items():
+            name = f"vma{p}_{i}.{ghost}"
+            self.set(name, value | (self.get(name) if more else 0))
 
     # -- places ----------------------------------------------------------------------------
 
@@ -267,7 +279,7 @@ class _Questions:
             self.need(0, subset(perms, ite(execmem, selinux.EXECMEM, 0)))
             asked = has(perms, selinux.EXECMEM)
             self.vets = self.vets | asked
-            move.asked_x = move.asked_x | asked
+            self._hears(p, asked, asked)
         elif target == selinux.PROCESS2:
             own = move.get(f"may{p}.process")
             granted: Value = 0
@@ -275,6 +287,7 @@ class _Questions:
                 granted = granted | ite(has(own, 2 << k), 1 << k, 0)
             self.need(0, subset(perms, granted))
             self.vets = self.vets | has(perms, selinux.SGX_EXECANON)
+            move.hears("asked_modified", no(eq(perms, 0)))
         elif target == selinux.INODE:
             held: Value = move.get(f"may{p}.device")
             for s in SEGMENTS if world.has_segments else ():
@@ -284,9 +297,17 @@ class _Questions:
             # world's EXECMOD bit is SELinux's mask's bit 6.
             held = (held & RWX) | ite(has(held, EXECMOD), selinux.EXECMOD, 0) | _GRANTED
             self.need(0, subset(perms, held))
-            move.asked_x = move.asked_x | has(perms, selinux.EXECUTE) | has(perms, selinux.EXECMOD)
+            modified = has(perms, selinux.EXECMOD)
+            both = has(perms, selinux.WRITE | selinux.EXECUTE)
+            self._hears(p, has(perms, selinux.EXECUTE) | modified, modified | both)
         elif target != selinux.FD:  # whose use is granted
             raise InternalError(f"the checker knows no permissions of {target!r}")
+
+    def _hears(self, p: int, x: Value, code: Value) -> None:
+        """Process ``p`` is asked about: for X, for what only other code than a file's takes."""
+        self._move.hears("asked", x)
+        self._move.hears("here", x & int(p == self._move.meta["p"]))
+        self._move.hears("asked_modified", code)
 
     def _of_file(self, p: int, perms: Value, kind: str) -> None:
         """Of the file that a page comes from: EXECUTE, EXECMOD, SGX_EXECUTE; others are granted.
@@ -304,6 +325,7 @@ class _Questions:
             asked = asked | has(perms, perm)
         move.asks.append((kind, perms, 0))
         self.need(0, subset(perms, held))
+        move.hears("asked_modified", has(perms, selinux.EXECMOD))
         if kind == "file":
             self.vets = asked
         else:
@@ -348,6 +370,11 @@ class _Questions:
         again = others & no(elsewhere)
         own: Value = 1 if op == "open" else no(move.get(f"process{p}.checked")) | again
         self.need(0, subset(ite(own, mask, 0), self._may(p)))
+        move.hears("asked_modified", has(mask, W | apparmor.M))
+        x = own & has(mask, apparmor.M)
+        for q in range(move.world.n_processes):
+            same = x & eq(self._may(q), self._may(p))
+            move.set(f"process{q}.heard", move.get(f"process{q}.heard") | same)
         for q, value in known.items():
             self.need(0, subset(ite(others & value, mask, 0), self._may(q)))
 

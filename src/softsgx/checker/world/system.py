@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from softsgx.checker.circuits.circuit import TRUE
+from softsgx.checker.circuits.circuit import FALSE, TRUE, renamed
 from softsgx.checker.circuits.compiled import Evaluator, compile_circuit
 from softsgx.checker.world.move import Move
 from softsgx.checker.world.world import World
@@ -85,6 +85,19 @@ class System:
             for name, var in self.world.vars.items()
             for i, (lit, nxt) in enumerate(zip(var.lits, self.next[name], strict=True))
         ]
+
+    def settled(self, literal: int) -> int:
+        """A literal over the state, with what no step ever sets taken for 0."""
+        g = self.graph
+        moves = [move.new for move in self.moves]
+        idle = {
+            lit >> 1: FALSE
+            for name, var in self.world.vars.items()
+            for i, lit in enumerate(var.lits)
+            if not var.frozen and name != "ready"
+            and all(new[name][i] == FALSE for new in moves if name in new)
+        }  # fmt: skip
+        return renamed(g, literal, idle, {})
 
     # -- on ints -----------------------------------------------------------------------
 

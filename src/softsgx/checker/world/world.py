@@ -25,7 +25,7 @@ from softsgx.law.state import Schema
 from softsgx.law.values import RWX, Value, W, X, eq, has, ite, no
 from softsgx.mm.rules import VMA
 
-__all__ = ["PAGE_BYTES", "SEGMENTS", "Var", "World"]
+__all__ = ["ASKED", "PAGE_BYTES", "SEGMENTS", "Var", "World"]
 
 PAGE_BYTES = 4096
 BASE = 0x10000000
@@ -43,6 +43,10 @@ _GHOSTS = {
     "demanded": 1,  # at some time the design demanded authority to run it
     "shed": 1,  # EXTEND_PERMISSIONS took something away
 }
+
+ASKED = ("asked", "here", "asked_modified")
+"""Ghosts of a mapping, of questions in the calls that made it: the LSM was asked for X; its look
+was at this process's own context; it was asked for what only modified or anonymous code takes."""
 
 
 class Var:
@@ -108,7 +112,8 @@ class World:
                 for f in self.vma_schema.fields.values():
                     add(f"vma{p}_{i}.{f.name}", f.width)
                 add(f"vma{p}_{i}.mapped", 1)
-                add(f"vma{p}_{i}.asked", 1)
+                for ghost in ASKED:
+                    add(f"vma{p}_{i}.{ghost}", 1)
                 add(f"vma{p}_{i}.hole", 1)
         for field in ("opened", "fd_writes", "created", "initialized", "disturbed"):
             add(f"enclave.{field}", 1)
@@ -122,6 +127,7 @@ class World:
             add("enclave.granted", 3)
             for p in range(self.n_processes):
                 add(f"process{p}.checked", 1)
+                add(f"process{p}.heard", 1)
         for i in range(self.n_pages):
             for f in self.page_schema.fields.values():
                 if f.name != "mapped":  # found in the mappings, not kept
