@@ -10,6 +10,7 @@ import pytest
 import z3
 
 from softsgx.checker.engines import abc
+from softsgx.checker.engines import explore as explore_module
 from softsgx.checker.engines.explore import Explorer, explore
 from softsgx.checker.engines.limits import default_bytes, parse_size, size_words
 from softsgx.checker.engines.smt import Undecided, bounded, check_invariant
@@ -91,6 +92,25 @@ def test_the_bound_of_a_search_that_stopped_holds() -> None:
     out_of_time = explore(system, bad, timeout_s=0)
     assert (out_of_time.reached, out_of_time.depth) == (None, 0)
     assert "stopped after 0 s" in out_of_time.method
+
+
+def test_the_explicit_search_stops_in_the_middle_of_a_level(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It looks at the clock before each kind of step with each argument, and then no more."""
+    system, bad = _question("v20", "asked")
+    full = Explorer(system)
+    full.run(bad, max_states=2000)
+    for looks in (3, 40, 400):
+        clock = iter([0.0] + [1.0] * looks + [99.0])  # ends: a look too many is an error
+        monkeypatch.setattr(explore_module.time, "monotonic", lambda c=clock: next(c))
+        explorer = Explorer(system)
+        answer = explorer.run(bad, timeout_s=50)
+        monkeypatch.undo()
+        assert (answer.reached, next(clock, None)) == (None, None)
+        assert "stopped after 50 s" in answer.method
+        assert answer.depth < full.levels
+        assert len(explorer.seen) < len(full.seen)
 
 
 # -- abc -------------------------------------------------------------------------------------

@@ -191,6 +191,8 @@ def test_without_abc_hints_alone_can_prove(monkeypatch: pytest.MonkeyPatch) -> N
         tuple(sorted((with_pages(n, {1: 0}), b, v) for n, b, v in hint))
     ]
     assert pages.prove(bad, []) == "mappings move between pages"
+    sealed = _any(make_design("source-vma:elrange=no-mremap"))  # where none moves after ECREATE
+    assert sealed.prove(_any_bad(sealed, "noexec"), []) == "no invariant of a page alone was found"
 
 
 def test_a_cube_of_two_pages_is_a_hint_of_each() -> None:

@@ -42,6 +42,10 @@ def slices(states: Sequence[int], width: int) -> list[int]:
     return [int(text[width - 1 - i :: width], 2) for i in range(width)]
 
 
+class _Late(Exception):
+    """The time is over in the middle of a level."""
+
+
 class Explorer:
     """A search of a system. ``seen``: the state before each state, with the move between."""
 
@@ -50,6 +54,7 @@ class Explorer:
         self.width = len(system.bit_names)
         self.seen: dict[int, tuple[int, int, int]] = {}
         self.levels = 0
+        self.deadline = float("inf")
         self._places: dict[str, int] = {}
         for n, (name, i) in enumerate(system.bit_names):
             if i == 0:
@@ -78,14 +83,19 @@ class Explorer:
             raise UsageError(
                 f"explicit search with {len(free)} open permissions: give them with --permissions"
             )
-        for chosen in product((0, 1), repeat=len(free)):
+        for n, chosen in enumerate(product((0, 1), repeat=len(free))):
+            if n:
+                self._in_time()
             held: dict[str, int] = {}
             for (name, i), bit in zip(free, chosen, strict=True):
                 held[name] = held.get(name, 0) | bit << i
             yield self.system.start(held)
 
     def successors(self, states: list[int]) -> Iterator[tuple[int, int, int, int]]:
-        """(state, number of the move, arguments as one int, state after it) of a level."""
+        """(state, number of the move, arguments as one int, state after it) of a level.
+
+        Raises _Late at the deadline: a level may take longer than all that came before.
+        """
         columns = slices(states, self.width)
         mask = (1 << len(states)) - 1
         places = self._places
@@ -97,6 +107,7 @@ class Explorer:
             keep = ~sum(1 << c for c in changed)
             n_args = sum(width for _, width in move.args)
             for args in range(1 << n_args):
+                self._in_time()
                 given = [mask if args >> i & 1 else 0 for i in range(n_args)]
                 guard, *new = evaluate(columns, given, mask)
                 if not guard:
@@ -121,17 +132,20 @@ class Explorer:
 
         memory_bytes: of what is remembered of states, as measured while it grows.
         """
-        deadline = time.monotonic() + timeout_s
+        self.deadline = time.monotonic() + timeout_s
+        late = f"stopped after {timeout_s:g} s"
 
         def limit() -> str:
             if max_states is not None and len(self.seen) > max_states:
                 return f"stopped at {max_states:,} states"
             if memory_bytes is not None and self._bytes() > memory_bytes:
                 return f"stopped at the memory bound of {size_words(memory_bytes)}"
-            return f"stopped after {timeout_s:g} s" if time.monotonic() > deadline else ""
+            return late if time.monotonic() > self.deadline else ""
 
         try:
             return self._run(bad, limit)
+        except _Late:
+            return self._bounded(late)
         except MemoryError:
             states = len(self.seen)
             self.seen.clear()
@@ -162,6 +176,10 @@ class Explorer:
             if why:
                 return self._bounded(why)
         return Answer(False, self.levels - 1, f"explicit, all {len(self.seen):,} states")
+
+    def _in_time(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise _Late
 
     def _bounded(self, why: str) -> Answer:
         return Answer(None, self.levels - 1, f"explicit, {len(self.seen):,} states, {why}")

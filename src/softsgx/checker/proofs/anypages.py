@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from softsgx.checker.certificates.question import Question
-from softsgx.checker.circuits.circuit import renamed
+from softsgx.checker.circuits.circuit import FALSE, TRUE, renamed
 from softsgx.checker.engines import abc, smt
 from softsgx.checker.engines.answer import Answer, Clause
 from softsgx.checker.proofs.induction import minimal
@@ -197,7 +197,7 @@ class AnyPages:
         if not self.check(bad, proved):
             return proved
         if abc.find_abc() is None:
-            return "mappings move between pages"
+            return self._why()
         guesses: dict[Clause, int] = {}
         wrong: set[Clause] = set()
         for _ in range(_ROUNDS):
@@ -220,11 +220,21 @@ class AnyPages:
             end = answer.steps[-1].after if answer.steps else answer.start or {}
             hit = [c for c in guesses if all(end[n] >> i & 1 == v for n, i, v in c)]
             if not hit or system.holds(bad, end):
-                return "mappings move between pages"
+                return self._why()
             for cube in hit:
                 wrong.add(cube)
                 del guesses[cube]
-        return f"mappings move between pages; undecided after {_ROUNDS} rounds"
+        return f"{self._why()}; undecided after {_ROUNDS} rounds"
+
+    def _why(self) -> str:
+        """What keeps pages from being looked at one by one."""
+        g = self.world.graph
+        created = {self.world.vars["enclave.created"].lits[0] >> 1: TRUE}
+        moving = any(
+            move.name == "mremap" and others and renamed(g, move.guard, created, {}) != FALSE
+            for move, others in self._moves
+        )
+        return "mappings move between pages" if moving else "no invariant of a page alone was found"
 
     @staticmethod
     def _parts(cube: Clause) -> list[Clause]:

@@ -78,7 +78,8 @@ def _vetted_always(seen: Seen, p: int, i: int, value: int) -> Iterator[str]:
     if value != value_of(i) or not added or added[0].intact:
         raise NotSeenError(f"page {i} runs, but not as it was added from anonymous memory")
     seen.not_asked_x(step)
-    yield f"process {p} ran page {i}, which returned {value:#x} as it was added from {added[0].words}"
+    source = added[0].words
+    yield f"process {p} ran page {i}, which returned {value:#x} as it was added from {source}"
     yield f"no LSM was asked about that memory or its copy (step {step})"
     yield seen.not_as_modified(p, i)
 
