@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,6 @@ import pytest
 import z3
 
 from softsgx.checker.engines import abc
-from softsgx.checker.engines import explore as explore_module
 from softsgx.checker.engines.explore import Explorer, explore
 from softsgx.checker.engines.limits import default_bytes, parse_size, size_words
 from softsgx.checker.engines.smt import Undecided, bounded, check_invariant
@@ -103,7 +103,7 @@ def test_the_explicit_search_stops_in_the_middle_of_a_level(
     full.run(bad, max_states=2000)
     for looks in (3, 40, 400):
         clock = iter([0.0] + [1.0] * looks + [99.0])  # ends: a look too many is an error
-        monkeypatch.setattr(explore_module.time, "monotonic", lambda c=clock: next(c))
+        monkeypatch.setattr(time, "monotonic", lambda c=clock: next(c))
         explorer = Explorer(system)
         answer = explorer.run(bad, timeout_s=50)
         monkeypatch.undo()

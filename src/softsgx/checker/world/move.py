@@ -264,6 +264,7 @@ class _Questions:
         if target in (selinux.ENCLAVE, selinux.OWN_ENCLAVE):
             move.asks.append((target, perms, 0))
             self.need(0, subset(perms, move.get(f"may{p}.sigstruct")))
+            move.hears("asked_modified", has(perms, selinux.ENCLAVE_EXECMOD))
             if target == selinux.ENCLAVE:
                 self.vouches = self.vouches | no(eq(perms, 0))
             return
