@@ -257,6 +257,7 @@ def main() -> None:
         repairs = json.loads(Path(args.repairs).read_text(encoding="utf-8")) if args.repairs else []
         _write_some(rows, replays, repairs)
         _draw(rows, replays, traces, keep=True)
+        write_history()
         return
     if args.only:
         rows, replays, traces = _run_all([t for t in variants() if t.split(":")[0] == args.only])
