@@ -48,6 +48,8 @@ def load(
     via = {"v20": "v20"}.get(name, "pages" if _is_linux(name) else "region")
     declares = name in ("segments", "maxperm", "allowed-prot") or "model=flags" in design
     more = " segment=auto" if declares else ""
+    if name == "execute-intent":
+        more = "" if "dynamic" in design else " segment=auto only=x"
     more += f" code={source}" if source else ""
     create = ["0 create e -> 0"]
     if name == "sigstruct-proxy" and "24-may" not in design:  # SIGSTRUCT comes with CREATE

@@ -31,11 +31,11 @@
 #include "request.h"
 
 enum design { V20, LINUX, SAFE_TO_EXECUTE, SOURCE_VMA, SEGMENTS, IOC_MPROTECT, MAXPERM,
-	      SIGSTRUCT_PROXY, ALLOWED_PROT, FSM, SGX2_V2, DESIGNS };
+	      SIGSTRUCT_PROXY, EXECUTE_INTENT, ALLOWED_PROT, FSM, SGX2_V2, DESIGNS };
 
 static const char *const names[DESIGNS] = {"v20", "linux-", "safe-to-execute", "source-vma",
 					   "segments", "ioc-mprotect", "maxperm", "sigstruct-proxy",
-					   "allowed-prot", "fsm", "sgx2-v2"};
+					   "execute-intent", "allowed-prot", "fsm", "sgx2-v2"};
 
 static enum design design;
 static int fd;        /* the enclave */
@@ -125,7 +125,7 @@ static void let_driver_place(int prot)
 static bool declares(void)
 {
 	return design == SEGMENTS || design == MAXPERM || design == SIGSTRUCT_PROXY
-	       || design == ALLOWED_PROT;
+	       || design == EXECUTE_INTENT || design == ALLOWED_PROT;
 }
 
 /* The device, and how pages are added, as in what was merged. */
@@ -153,8 +153,10 @@ static void add(uint64_t off, const uint8_t *src, uint64_t bytes, uint64_t flags
 
 		must(ioctl(fd, SGX_IOC_ENCLAVE_ADD_PAGES, &arg), "ADD_PAGES");
 	} else { /* SEGMENTS, MAXPERM, ALLOWED_PROT: a promise never to map the pages with more than `segment` */
-		/* SIGSTRUCT_PROXY wants to know of W alone. */
-		uint64_t promise = design == SIGSTRUCT_PROXY ? segment & SGX_ALLOW_WRITE : segment;
+		/* SIGSTRUCT_PROXY wants to know of W alone, EXECUTE_INTENT of X. */
+		uint64_t promise = design == SIGSTRUCT_PROXY ? segment & SGX_ALLOW_WRITE
+				   : design == EXECUTE_INTENT ? segment & SGX_EXECUTE_INTENT
+							      : segment;
 		struct sgx_add_region arg = {.src = (uint64_t)src, .offset = off, .length = bytes,
 					     .secinfo = (uint64_t)secinfo, .flags = src != NULL,
 					     .segment = declares() ? promise : 0};

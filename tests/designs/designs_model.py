@@ -29,6 +29,11 @@ _USER = 0x7000_0000
 _FIXED = MAP_SHARED | MAP_FIXED
 
 
+_EXECUTE_INTENT = tuple(
+    f"enclave_load_{how}" for how in ("execute", "execmod", "execmem", "dynamic")
+)
+
+
 class Lsm:
     """``held``: the permissions that every process has. ``asked``: (hook, object, permissions)."""
 
@@ -46,7 +51,11 @@ class Lsm:
         if hook.startswith("enclave_mprotect"):
             written = {"encl_execmod"} if what["allow_write"] else set()
             return {"encl_execute"} | written if what["prot"] & X else set()
-        if hook.startswith(("enclave_create", "sigstruct_")):
+        if hook in _EXECUTE_INTENT:
+            return {hook.removeprefix("enclave_")}
+        if hook == "enclave_execmem":
+            return {"execmem"}
+        if hook == "enclave_init" or hook.startswith(("enclave_create", "sigstruct_")):
             return {"encl_execmod" if hook == "sigstruct_execmod" else "encl_execute"}
         if hook not in ("mmap_file", "file_mprotect"):
             return set()

@@ -542,3 +542,44 @@ def test_what_einit_was_granted_goes_with_the_descriptor(
     run[-2:] = ["1 mprotect p0 rx"]
     answers = enclaves("fsm:dirty=mapping", options, *lines, *more, *mapped, *run)
     assert answers[-1] == "EACCES"
+
+
+INTENT = "execute-intent"
+
+
+@pytest.mark.parametrize("proposal", ["static", "dynamic"])
+def test_a_page_that_has_ever_been_w_runs_without_execmod(
+    enclaves: Enclaves, proposal: str
+) -> None:
+    """findings: required by 8119f794e, and in neither of its proposals."""
+    design = f"{INTENT}:proposal={proposal}"
+    page = "p0 src=file_rx perm=rwx" + " segment=x" * (proposal == "static")
+    run = ["0 mmap e p0 rw", "0 poke p0 7", "0 mprotect p0 rx", "0 call p0"]
+    assert enclaves(design, LOADER, *load(design, page), *run)[-1] == "0x7"
+    assert enclaves.denied() == []
+
+
+def test_the_dynamic_model_audits_at_the_mapping_alone(enclaves: Enclaves, tmp_path: Path) -> None:
+    """8119f794e: "With the dynamic model, we can only really audit the lack of EXECMOD"."""
+    audit = tmp_path / "audit"
+    denied = {}
+    for proposal in ("static", "dynamic"):
+        design = f"{INTENT}:proposal={proposal}"
+        lines = ["0 open e rw", "0 create e", "0 add e p0 via=region src=file_r perm=rx"
+                  f" dir={tmp_path}" + " segment=x" * (proposal == "static"),
+                 "0 mmap e p0 rx"]  # fmt: skip
+        module = tmp_path / "data.cil"
+        module.write_text(
+            f'(filecon "{tmp_path}/orders-source-.*" any (system_u object_r data_t ((s0) (s0))))\n'
+        )
+        options = ("--selinux", "minimal", "--selinux", str(module), "--context", "loader_t")
+        audit.unlink(missing_ok=True)
+        answers = enclaves(design, (*options, "--audit", str(audit)), *lines)
+        denied[proposal] = [
+            line.partition("denied  { ")[2].partition(" }")[0]
+            for line in audit.read_text().splitlines()
+        ]
+        assert answers[2:] == (["EACCES", "EACCES"] if proposal == "static" else ["0", "EACCES"])
+    # Static: the denial of EXECUTE, and of all that would have done in its place.
+    assert denied["static"] == ["execute", "execmod", "execmem", "execmod"]
+    assert denied["dynamic"] == ["execmod"]

@@ -19,6 +19,7 @@ DESIGNS = [
     "ioc-mprotect",
     "maxperm",
     "sigstruct-proxy",
+    "execute-intent",
     "allowed-prot",
     "fsm",
     "sgx2-v2",
@@ -81,6 +82,8 @@ def test_each_variant(softsgx: Softsgx, loader: Path, design: str, variant: str)
         ("sigstruct-proxy", "enclave_execute", dict.fromkeys(SAYS, "mprotect")),
         # A page that was written is DIRTY; nobody asks when it is mapped.
         ("fsm", "execmod", {"generated": "mmap of the device", "dynamic": "mmap of the device"}),
+        # One of EXECUTE, EXECMOD and EXECMEM for code, EXECMEM for what is W and X at once.
+        ("execute-intent", "execmem", {"generated": "ADD_REGION", "dynamic": "mmap of the device"}),
         # Its segment may not even be made.
         ("segments", "wx_segment", {"dynamic": "ADD_REGION"}),
         # The source bounds the first; the second would need WRITE (here: EXECMEM, see LSMs).

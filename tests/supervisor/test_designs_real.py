@@ -16,8 +16,8 @@ from tests.orders import Script, load, mapped
 
 ALL = [
     "v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm",
-    "sigstruct-proxy", "sigstruct-proxy:mail=24-may", "allowed-prot", "fsm", "sgx2-v2",
-    "linux-6.12",
+    "sigstruct-proxy", "sigstruct-proxy:mail=24-may", "execute-intent", "allowed-prot", "fsm",
+    "sgx2-v2", "linux-6.12",
 ]  # fmt: skip
 SEED = [
     "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm", "allowed-prot", "fsm",
@@ -34,6 +34,8 @@ def test_one_enclave_under_each_design(script: Script, design: str) -> None:
     adds = ["p0 src=file_rx perm=rx", "p1 src=anon_rw perm=rw"]
     if design in ("segments", "maxperm", "allowed-prot"):
         adds = ["p0 src=file_rx perm=rx segment=rx", "p1 src=anon_rw perm=rw segment=rw"]
+    if design == "execute-intent":
+        adds[0] += " segment=x"
     if design == "sigstruct-proxy":
         adds[1] += " segment=w"
     how = {

@@ -549,3 +549,40 @@ def test_apparmor_hears_of_the_source_under_fsm(
         args = ("--apparmor", profile, "--audit", audit)
         Script(softsgx, guest, *args)("fsm", script.format(answer))
         assert ('operation="enclave_load"' in audit.read_text()) == (answer != 0)
+
+
+def test_execute_intent_asks_for_one_of_three_and_then_for_what_is_not_meant(run: Run) -> None:
+    """Lutomirski, 30 May 2019: "neither EXECUTE, EXECMOD, nor EXECMEM"."""
+    script = """
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e p0 via=region src=file_r perm=rx segment=x -> 0
+        0 add e p1 via=region src=anon_rw perm=rx segment=x -> {}
+        0 add e p2 via=region src=anon_rw perm=rwx -> 0
+        0 mmap e p0 rx -> 0
+        0 mmap e p2 rw -> 0
+        0 mprotect p2 rwx -> {}
+        0 mprotect p2 rx -> {}
+    """
+    execmem = "execmem on loader_t:process"
+    denied = run("execute-intent", "", script.format("EACCES", "EACCES", "EACCES"))
+    assert denied == [execmem, execmem, f"execmod on {DEVICE}"]
+    assert run("execute-intent", "execmem=on", script.format(0, 0, "EACCES")) == [
+        f"execmod on {DEVICE}"
+    ]
+    both = "execmem=on execmod=on execute=off"  # EXECUTE on the device is nothing here
+    assert run("execute-intent", both, script.format(0, 0, 0)) == []
+
+
+def test_execute_intent_may_ask_about_einit(run: Run) -> None:
+    """Lutomirski, 30 May 2019: security_enclave_init()."""
+    script = """
+        0 open e rw -> 0
+        0 create e -> 0
+        0 add e base via=region segment=auto only=x -> 0
+        0 init e src={} -> {}
+    """
+    design = "execute-intent:launch=asked"
+    assert run(design, "", script.format("file_r", 0)) == []
+    denied = run(design, "", script.format("anon_rw", "EACCES"))
+    assert denied == ["execmem on loader_t:process"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from softsgx.designs.allowed_prot import AllowedProt
 from softsgx.designs.base import Design
+from softsgx.designs.execute_intent import ExecuteIntent
 from softsgx.designs.fsm import Fsm
 from softsgx.designs.ioc_mprotect import IocMprotect
 from softsgx.designs.linux import DEFAULT, Linux60, Linux511
@@ -25,7 +26,16 @@ _MAY_2019 = (V20, SafeToExecute, SourceVma, Segments, IocMprotect)
 
 DESIGNS: dict[str, type[Design]] = {
     cls.name: cls
-    for cls in (*_SHIPPED, *_MAY_2019, MaxPerm, SigstructProxy, AllowedProt, Fsm, Sgx2V2)
+    for cls in (
+        *_SHIPPED,
+        *_MAY_2019,
+        MaxPerm,
+        SigstructProxy,
+        ExecuteIntent,
+        AllowedProt,
+        Fsm,
+        Sgx2V2,
+    )
 }
 """Every design that can be selected, the default first."""
 

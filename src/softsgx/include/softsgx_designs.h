@@ -15,10 +15,11 @@
 
 /*
  * EADD of a range: safe-to-execute, source-vma, segments, ioc-mprotect, maxperm, allowed-prot,
- * sigstruct-proxy, fsm.
+ * sigstruct-proxy, execute-intent, fsm.
  * As SGX_IOC_ENCLAVE_ADD_PAGES; segment is the mask of the segment that the pages join (segments),
  * maxperm and prot what they may be mapped with at most (maxperm; allowed-prot, fsm:model=flags),
- * allow SGX_ALLOW_WRITE of pages that may ever be mapped W (sigstruct-proxy); 0 elsewhere.
+ * allow SGX_ALLOW_WRITE of pages that may ever be mapped W (sigstruct-proxy), intent
+ * SGX_EXECUTE_INTENT of pages that are meant to be executed (execute-intent); 0 elsewhere.
  * After INIT it is EAUG: src and flags are 0, the pages are zeroed and pending until the enclave
  * accepts them, and SECINFO says what they are meant for.
  * count: bytes done.
@@ -36,9 +37,11 @@ struct sgx_add_region {
 		__u64 maxperm;
 		__u64 prot;
 		__u64 allow;
+		__u64 intent;
 	};
 };
 #define SGX_ALLOW_WRITE 2
+#define SGX_EXECUTE_INTENT 4
 
 /*
  * mprotect for enclaves: ioc-mprotect.

@@ -8,6 +8,7 @@ mapping that is written and executed is told by w and m alone.
 
 from __future__ import annotations
 
+from errno import EACCES
 from typing import Any
 
 from softsgx.law.rule import Law, rule
@@ -94,6 +95,38 @@ class AppArmorHooks(Law):
     # AppArmor knows one kind of permission: those of a file's path.
     enclave_mprotect_file = enclave_mprotect_process = enclave_mprotect
     enclave_create_file = enclave_create_process = enclave_create
+
+    @rule("[RFC PATCH v4 11/12] apparmor_enclave_load(): no mail has AppArmor's text for this hook")
+    def enclave_load_execute(self, k: Any, at: Any, r: Any) -> None:
+        """M of the file that a page comes from; nothing of anonymous memory."""
+        self.of_loaded(k, at, "enclave_load")
+
+    @rule("Lutomirski, 30 May 2019: AppArmor has no EXECMOD")
+    def enclave_load_execmod(self, k: Any, at: Any, r: Any) -> None:
+        """Nobody holds what is not there."""
+        k.need(EACCES, 0, "AppArmor has no EXECMOD")
+
+    @rule("Lutomirski, 30 May 2019: AppArmor has no EXECMEM")
+    def enclave_load_execmem(self, k: Any, at: Any, r: Any) -> None:
+        """Nobody holds what is not there."""
+        k.need(EACCES, 0, "AppArmor has no EXECMEM")
+
+    @rule("[RFC PATCH v4 11/12] apparmor_enclave_load(): no mail has AppArmor's text for this hook")
+    def enclave_load_dynamic(self, k: Any, at: Any, r: Any) -> None:
+        """The same question, not logged."""
+        k.noaudit()
+        self.of_loaded(k, at, "enclave_load")
+
+    @rule("[RFC PATCH v4 11/12] apparmor_enclave_load(): no mail has AppArmor's text for this hook")
+    def enclave_init(self, k: Any, at: Any, r: Any) -> None:
+        """M of SIGSTRUCT's file."""
+        self.of_sigstruct(k, at, "enclave_init", 1)
+
+    @rule("[RFC PATCH v4 11/12] apparmor_enclave_load()")
+    def of_loaded(self, k: Any, at: Any, op: str) -> None:
+        """M of the file behind the source."""
+        place, obj = k.source(at)
+        self.file_perm(k, place, obj, op, ite(at.source.anonymous, 0, M))
 
     @rule("Christopherson, 30 May 2019: the proxy's file")
     def of_sigstruct(self, k: Any, at: Any, op: str, when: Value) -> None:

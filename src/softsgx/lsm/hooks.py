@@ -65,6 +65,14 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "enclave_init_dirty": (),
     "enclave_init_wx": (),
     "enclave_init_unmeasured": (),
+    # Lutomirski, 30 May 2019. enclave_load: the three things of which one is enough, each of
+    # ``at.source``; or, "dynamic", what the hook says of the page without refusing it.
+    "enclave_load_execute": (),
+    "enclave_load_execmod": (),
+    "enclave_load_execmem": (),
+    "enclave_load_dynamic": (),
+    "enclave_execmem": (),
+    "enclave_init": (),
 }
 """Each hook's arguments, all masks in the order R = 1, W = 2, X = 4."""
 
@@ -106,6 +114,9 @@ class Facts(Protocol):
 
     def from_other(self, at: Any, obj: Any) -> Value:
         """The condition that the file was opened under another label than the process has."""
+
+    def noaudit(self) -> None:
+        """A denial of what this hook asks is the answer to a question, and not logged."""
 
     def in_heap(self, at: Any) -> Value:
         """The condition that the VMA lies within brk()'s memory."""

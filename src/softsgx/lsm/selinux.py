@@ -321,6 +321,48 @@ class SelinuxHooks(Law):
         """SGX_EXECUNMR."""
         k.av(at, PROCESS2, SGX_EXECUNMR)
 
+    # -- execute_intent, May 2019 --------------------------------------------------------
+
+    @rule('Lutomirski, 30 May 2019: "if execute_intent==true and the caller has neither EXECUTE …"')
+    def enclave_load_execute(self, k: Any, at: Any, r: Any) -> None:
+        """EXECUTE of the file that a page comes from; without a file it is denied."""
+        self.of_loaded(k, at, EXECUTE)
+
+    @rule('Lutomirski, 30 May 2019: "… EXECMOD, …"')
+    def enclave_load_execmod(self, k: Any, at: Any, r: Any) -> None:
+        """EXECMOD of that file."""
+        self.of_loaded(k, at, EXECMOD)
+
+    @rule('Lutomirski, 30 May 2019: "… nor EXECMEM"')
+    def enclave_load_execmem(self, k: Any, at: Any, r: Any) -> None:
+        """EXECMEM, from wherever the page comes."""
+        k.av(at, PROCESS, EXECMEM)
+
+    @rule('Lutomirski, 30 May 2019: "The implementation … may set *execute_intent to false"; '
+          '"we can only really audit the lack of EXECMOD or EXECMEM"')  # fmt: skip
+    def enclave_load_dynamic(self, k: Any, at: Any, r: Any) -> None:
+        """EXECUTE of the file, EXECMOD where its pages were written privately; not logged."""
+        k.noaudit()
+        self.of_loaded(k, at, ite(at.source.modified, EXECMOD, EXECUTE))
+
+    @rule('Lutomirski, 30 May 2019: "the file backing the vma from which the data is loaded"')
+    def of_loaded(self, k: Any, at: Any, av: Value) -> None:
+        """A permission of the file behind the source, which there has to be."""
+        place, obj = k.source(at)
+        k.need(EACCES, no(at.source.anonymous | obj.private), "the page comes from a file")
+        self.file_has_perm(k, place, obj, av)
+
+    @rule('Lutomirski, 30 May 2019: "will require EXECMEM to create WX or RWX mappings"')
+    def enclave_execmem(self, k: Any, at: Any, r: Any) -> None:
+        """EXECMEM on the process itself."""
+        k.av(at, PROCESS, EXECMEM)
+
+    @rule("Lutomirski, 30 May 2019: security_enclave_init(sigstruct, source); what it asks no mail"
+          " says: EXECUTE of SIGSTRUCT's file, as Christopherson's 24 May")  # fmt: skip
+    def enclave_init(self, k: Any, at: Any, r: Any) -> None:
+        """EXECUTE of SIGSTRUCT's file; EXECMEM where it is in none."""
+        self.enclave_create_file(k, at, r)
+
     # -- what the hooks have in common -------------------------------------------------
 
     @rule("Linux file_map_prot_check()")

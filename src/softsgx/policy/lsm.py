@@ -51,6 +51,7 @@ class PolicyLsm:
         self.all_verdicts = False
         self._remembered: set[tuple[Any, ...]] = set()
         self._noted = 0
+        self._quiet = False
         self._hook = ""
 
     def ask(self, hook: str, at: Any, what: dict[str, Any]) -> int:
@@ -77,7 +78,7 @@ class PolicyLsm:
         rule = getattr(self.hooks, hook, None)
         if rule is None:
             return self.without_rule(hook)
-        noted, self._hook = self._noted, hook
+        noted, self._hook, self._quiet = self._noted, hook, False
         try:
             rule(self, at, Request(**what))
         except Stop as stop:
@@ -99,6 +100,8 @@ class PolicyLsm:
     def note(self, verdict: Verdict) -> None:
         """Log a verdict."""
         self._noted += 1
+        if self._quiet:
+            verdict.audited = ()
         if self.sink is not None:
             self.sink(verdict)
 
@@ -160,6 +163,10 @@ class PolicyLsm:
             else:
                 security = source.security = self.by_path(source.path, at.process)
         return At(file=_Mapped(security), process=at.process, area=None), security
+
+    def noaudit(self) -> None:
+        """What the hook asks is logged by nobody, until the next question."""
+        self._quiet = True
 
     def need(self, errno: int, cond: Any, why: str = "") -> None:
         """A module's own condition, beside those of its policy."""

@@ -21,6 +21,7 @@ _PREFERRED = {
     "segment": (5, 3, 1, 7, 4, 6, 2),
     "unmeasured": (0,),
     "allow": (0, 2),
+    "intent": (4, 0),
 }
 
 

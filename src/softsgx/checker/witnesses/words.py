@@ -44,7 +44,10 @@ _STEPS = {
     "remove": "process {p} removes page {i} (EREMOVE)",
     "extend": "process {p} extends page {i} by {perm} (SGX_IOC_EXTEND_PERMISSIONS)",
 }
-_DECLARED = {"prot": "to be mapped at most", "maxperm": "MAXPERM", "allow": "ALLOW"}
+_DECLARED = {
+    "prot": "to be mapped at most", "maxperm": "MAXPERM", "allow": "ALLOW",
+    "intent": "execute_intent",
+}  # fmt: skip
 """What a loader declares of a page (`Design.declares`), but for segments."""
 _WAYS = {
     "mmap": "mmap RW",

@@ -246,6 +246,9 @@ class _Questions:
         """What was asked is held."""
         self.held = self.held & cond
 
+    def noaudit(self) -> None:
+        """Nothing here is logged."""
+
     def source(self, at: Any) -> tuple[Any, Any]:
         """The file behind a source, S_PRIVATE where there is none."""
         obj = _OfSource(at.source.anonymous)
