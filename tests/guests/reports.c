@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: reports
+ * usage: reports [core]
  * What people reported of SGX's loaders and of Linux's driver, each reduced to a few calls. A check
  * is named PROJECT_NUMBER, or PROJECT_NUMBER_DETAIL: an issue or pull request of
  *   intel: intel/linux-sgx            driver: intel/linux-sgx-driver
@@ -8,16 +8,20 @@
  *   gramine, graphene: gramineproject   oe: openenclave/openenclave   edp: fortanix/rust-sgx
  *   enarx: enarx/enarx   occlum: occlum/occlum   inclavare: inclavare-containers
  *   step: jovanbulck/sgx-step          space18: jovanbulck/sgx-tutorial-space18
- * or `linux`, a commit that mends what was reported on the linux-sgx list.
+ * or `linux`, what was mended after a mail, and `systemd`, a setting of services.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <ucontext.h>
@@ -399,6 +403,41 @@ static void interrupted(void)
 
 /* -- processes ----------------------------------------------------------------------------- */
 
+/* A service that may make nothing executable that was not: systemd's MemoryDenyWriteExecute, by
+ * PR_SET_MDWE (Linux 6.3, map_deny_write_exec()) or, before, by a filter. */
+static void denied(bool filter)
+{
+	struct sock_filter code_[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, X, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof(code_) / sizeof(code_[0]), code_};
+	struct encl own;
+	void *p;
+
+	if (filter ? prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)
+		   : prctl(65 /* PR_SET_MDWE */, 1, 0, 0, 0)) {
+		skip(filter ? "systemd_filter" : "systemd_mdwe", "not on this kernel");
+		_exit(0);
+	}
+	check(!encl_load(&own, &(struct encl_opts){0}) && encl_op(&own, OP_SUM, 1, 2, 0, 0) == mix(1, 2),
+	      filter ? "systemd_filter" : "systemd_mdwe", "%s", own.err);
+	p = mmap(NULL, PAGE, PROT_NONE, MAP_SHARED, open(encl_device(), O_RDWR), 0);
+	if (!filter) {
+		check_errno(mprotect(p, PAGE, R | X), EACCES, "systemd_mdwe_mprotect");
+		check_errno(mprotect(p, PAGE, R | W), 0, "systemd_mdwe_rw");
+		p = mmap(p, PAGE, R | W | X, MAP_SHARED | MAP_FIXED, open(encl_device(), O_RDWR), 0);
+		check_errno(p == MAP_FAILED ? -1 : 0, EACCES, "systemd_mdwe_mmap");
+	} else {
+		check_errno(mprotect(p, PAGE, R | X), EPERM, "systemd_filter_mprotect");
+	}
+	_exit(tap_failed);
+}
+
 static volatile bool over;
 
 static void *enters(void *failed)
@@ -411,14 +450,14 @@ static void *enters(void *failed)
 
 static void processes(void)
 {
-	struct itimerval each_ms = {{0, 1000}, {0, 1000}}, off = {0};
+	struct itimerval each_20ms = {{0, 20000}, {0, 20000}}, off = {0};
 	bool failed = false, children = true;
 	struct encl own;
 	pthread_t t;
 	int status;
 
 	signal(SIGALRM, SIG_IGN);
-	setitimer(ITIMER_REAL, &each_ms, NULL);
+	setitimer(ITIMER_REAL, &each_20ms, NULL);
 	check(sums(0), "oe_4542", "%s", e.err);
 	setitimer(ITIMER_REAL, &off, NULL);
 	pthread_create(&t, NULL, enters, &failed);
@@ -440,6 +479,12 @@ static void processes(void)
 		_exit(close(e.fd) || !sums(7));
 	wait(&status);
 	check(status == 0, "oe_3035", "status %#x", status);
+	for (int filter = 0; filter < 2; filter++) {
+		if (!fork())
+			denied(filter);
+		wait(&status);
+		check(status == 0, filter ? "systemd_filter_ends" : "systemd_mdwe_ends", "status %#x", status);
+	}
 }
 
 /* -- what others see -------------------------------------------------------------------------- */
@@ -469,13 +514,18 @@ static void seen(void)
 	      "%p", vdso);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct encl_seg seg = {.name = "pool", .len = POOL * PAGE};
 
 	if (encl_load(&e, &(struct encl_opts){.threads = 13, .heap = PAGE, .size = 1 << 21}))
 		bail("load", e.err);
 	encl_op(&e, OP_NOP, 0, 0, 0, 0);
+	if (argc > 1 && !strcmp(argv[1], "core")) { /* where it is, and a core dump */
+		printf("%#lx %#lx\n", e.base, e.base + e.free);
+		fflush(stdout);
+		abort();
+	}
 	code = e.base;
 	heap = e.base + e.heap;
 	seg.off = e.free;

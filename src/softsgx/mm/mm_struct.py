@@ -64,7 +64,9 @@ class MmStruct:
     anonymous memory), ``process``, and ``enclave`` and ``page`` for such files.
     """
 
-    __slots__ = ("_base", "law", "min_addr", "no_room", "process", "run", "version", "vmas")
+    __slots__ = (
+        *("_base", "law", "mdwe", "min_addr", "no_room", "process", "run", "version", "vmas"),
+    )
 
     def __init__(
         self,
@@ -80,8 +82,17 @@ class MmStruct:
         self.vmas = VmaList(merge_unfaulted=version >= (6, 16))
         self._base = MmRules()
         self.no_room = 0
+        self.mdwe = False
 
     # -- reading ---------------------------------------------------------------------
+
+    def denies(self, had: int, prot: int) -> bool:
+        """Whether a process that has asked for it (PR_SET_MDWE) may not have ``prot``.
+
+        had: the permissions of the VMA until now. Source: map_deny_write_exec() (in v6.3).
+        """
+        execute = self.mdwe and prot & PROT_EXEC
+        return bool(execute and (prot & PROT_WRITE or not had & PROT_EXEC))
 
     def __iter__(self) -> Iterator[Vma]:
         return iter(self.vmas)

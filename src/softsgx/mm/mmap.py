@@ -9,7 +9,7 @@ refuses a fixed mapping, a hole is left.
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
+from errno import EACCES, EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
 from typing import Any
 
 from softsgx.law.rule import Context, Request, Stop
@@ -36,6 +36,7 @@ from softsgx.uapi.mman import (
     MAP_SHARED_VALIDATE,
     MAP_STACK,
     MAP_TYPE,
+    PROT_EXEC,
     PROT_RWX_MASK,
     PROT_WRITE,
     VM_ACCOUNT,
@@ -183,6 +184,7 @@ def mmap(
 
     try:
         law.mmap(_AfterLsm(mm.run, check), at, request)
+        _need(EACCES, not mm.denies(PROT_EXEC, request.prot), "no PR_SET_MDWE")
     except Stop as stop:
         # The driver is asked last, when what lay there is gone already.
         if not cell.assigned:

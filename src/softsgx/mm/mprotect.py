@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from errno import EINVAL, ENOMEM, EPERM
+from errno import EACCES, EINVAL, ENOMEM, EPERM
 from typing import Any
 
 from softsgx.law.rule import Context, Request, Stop
@@ -90,6 +90,8 @@ def protect(
             prot=mm.implied(prot, vma.may & PROT_EXEC) & PROT_RWX_MASK,
             reqprot=prot,
         )
+        if mm.denies(vma.prot, request.prot):
+            return Outcome(errno=EACCES, effects=effects, why="no PR_SET_MDWE")
         ask = mm.law_for(vma.file).mprotect if rule is None else rule
         try:
             ask(mm.run, at, request)

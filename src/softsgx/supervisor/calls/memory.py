@@ -71,6 +71,7 @@ def _mprotect(run: Run, tracee: Tracee, process: HostProcess, pkey: int = -1) ->
         return mprotect(process.mm, start, length, prot).ret  # refused: no driver's VMA grows
     cancel(run, tracee)
     with calls(run, tracee) as call:
+        mappings.ask_mdwe(process, call, prot)
 
         def native(a: int, b: int) -> int:
             how = prot if a == start else prot & ~grows

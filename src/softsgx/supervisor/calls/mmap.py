@@ -37,6 +37,7 @@ from softsgx.uapi.mman import (
     MAP_NORESERVE,
     MAP_PRIVATE,
     MREMAP_FIXED,
+    PROT_WRITE,
     SHM_REMAP,
     SHM_RND,
 )
@@ -107,6 +108,7 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
     cancel(run, tracee)
     with calls(run, tracee) as call:
         placed, got = None, 0
+        mappings.ask_mdwe(process, call, prot & PROT_WRITE and prot)
         error, why = received(run, process, file)
         asked = addr
         if flags & MAP_FIXED_NOREPLACE:  # the driver may take the next one that is aligned

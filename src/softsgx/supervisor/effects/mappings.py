@@ -32,11 +32,12 @@ from softsgx.supervisor.stopped.apart import Apart
 from softsgx.supervisor.stopped.others import in_process
 from softsgx.supervisor.stopped.remote import Remote, calls, cancel
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.mman import MADV_DONTFORK
+from softsgx.uapi.mman import MADV_DONTFORK, PROT_EXEC
 
 __all__ = [
     "allowed",
     "answer",
+    "ask_mdwe",
     "carry_out",
     "differs",
     "flush",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 _SHARED_FIXED = 0x11
+_PR_GET_MDWE = 66
 _TOO_MANY = (
     "the pages of an enclave need more mappings than vm.max_map_count allows;"
     " raise it, e.g. sysctl vm.max_map_count=1048576"
@@ -213,12 +215,37 @@ def _protect(
         error = call(nr.NR_mprotect, addr, last - first << 12, mask)
         if error == -ENOMEM:
             return error
+        if error and mask & PROT_EXEC:
+            error = _map_again(run, process, call, file, first, last, mask) and error
         if error:
             _refused(run, process, addr, error)
             return 0
         _note(run, "mprotect", process, addr, addr + (last - first << 12), mask)
         table.fill(first, last, mask)
     return 0
+
+
+def _map_again(
+    run: Run, process: HostProcess, call: Remote, file: EnclaveFile,
+    first: int, last: int, mask: int,
+) -> int:  # fmt: skip
+    """For pages that mprotect may not make executable (PR_SET_MDWE, a filter): a new mapping.
+
+    0 or -errno.
+    """
+    start, length = file.enclave.base + (first << 12), last - first << 12
+    apart = Apart(call)
+    with apart as own:
+        if own is None:
+            return apart.error
+        fd = own.give(memory_fd(run, file), cloexec=True, spare=True)
+        if fd < 0:
+            return fd
+        error = min(own(nr.NR_mmap, start, length, mask, _SHARED_FIXED, fd, first << 12), 0)
+        own(nr.NR_close, fd)
+    if not error:
+        newmapping.tell(process, call, start, start + length)
+    return error
 
 
 def _refused(run: Run, process: HostProcess, addr: int, error: int) -> None:
@@ -300,6 +327,15 @@ def map_vma(
         unmapped(process, start, done)  # all of it or nothing
         call(nr.NR_munmap, start, done - start)
     return error
+
+
+def ask_mdwe(process: HostProcess, call: Remote, prot: int) -> None:
+    """Whether the process may no more make executable what is not (PR_SET_MDWE, in v6.3).
+
+    Asked where it counts: it is inherited over fork and exec, and never taken back.
+    """
+    if prot & PROT_EXEC and not process.mm.mdwe and process.mm.version >= (6, 3):
+        process.mm.mdwe = call(nr.NR_prctl, _PR_GET_MDWE, 0, 0, 0, 0) > 0
 
 
 def _no_thread(process: HostProcess, error: int) -> int:

@@ -7,7 +7,7 @@ from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.remote import Remote
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.mman import MADV_DONTFORK, VM_DONTCOPY
+from softsgx.uapi.mman import MADV_DONTDUMP, MADV_DONTFORK, VM_DONTCOPY
 
 __all__ = ["over_heap", "tell", "watch_heap"]
 
@@ -16,7 +16,8 @@ _MOST_HEAP = 1 << 43
 
 
 def tell(process: HostProcess, call: Remote, start: int, end: int) -> None:
-    """What the VMAs of [start, end) are: not inherited, never locked."""
+    """What the VMAs of [start, end) are: not inherited, not dumped, never locked."""
+    call(nr.NR_madvise, start, end - start, MADV_DONTDUMP)  # VM_DONTDUMP: sgx_mmap()
     for vma in process.mm.overlapping(start, end):
         if vma.flags & VM_DONTCOPY:
             a, b = max(start, vma.start), min(end, vma.end)
