@@ -28,7 +28,7 @@ def test_every_design_has_its_step_and_every_answer_its_row() -> None:
     text = PAGE.read_text()
     for design, row in answers().items():
         make_design(design)
-        assert list(row) == list(PROPERTIES)
+        assert set(row) <= set(PROPERTIES)
         name = design.partition(":")[0]
         assert text.count(f"\n| [`{design}`](designs/{name}.md) | ") == 1
 
