@@ -374,6 +374,8 @@ def _merge(verdicts: dict[tuple[str, str], str], mends: dict[str, str] | None = 
         for prop, mark in zip(cells[0][1:], row[1:], strict=True)
     }
     kept |= verdicts
+    for title, name in [(t, n) for t in variants() for n in PROPERTIES]:
+        kept.setdefault((title, name), "?")  # nobody has looked yet
     order = {text: n for n, text in enumerate(variants())}
     column = {name: n for n, name in enumerate(PROPERTIES)}
     known = sorted((k for k in kept if k[0] in order), key=lambda k: (order[k[0]], column[k[1]]))
