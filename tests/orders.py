@@ -58,7 +58,9 @@ def load(
         create += [f"0 create e src={sigstruct} -> 0"]
     lines = [f"0 open e {mode} -> 0", *create, f"0 add e base via={via}{more} -> 0"]
     lines += [f"0 add e {add} via={via} -> 0" for add in adds]
-    return [*lines, "0 init e -> 0", *mapped(design)]
+    # ema launches what has its SIGSTRUCT from a file alone.
+    signed = f" src={sigstruct}" if name == "ema" else ""
+    return [*lines, f"0 init e{signed} -> 0", *mapped(design)]
 
 
 def _is_linux(name: str) -> bool:

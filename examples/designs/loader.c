@@ -31,11 +31,11 @@
 #include "request.h"
 
 enum design { V20, LINUX, SAFE_TO_EXECUTE, SOURCE_VMA, SEGMENTS, IOC_MPROTECT, MAXPERM,
-	      SIGSTRUCT_PROXY, EXECUTE_INTENT, ALLOWED_PROT, FSM, SGX2_V2, DESIGNS };
+	      SIGSTRUCT_PROXY, EXECUTE_INTENT, ALLOWED_PROT, EMA, FSM, SGX2_V2, DESIGNS };
 
 static const char *const names[DESIGNS] = {"v20", "linux-", "safe-to-execute", "source-vma",
 					   "segments", "ioc-mprotect", "maxperm", "sigstruct-proxy",
-					   "execute-intent", "allowed-prot", "fsm", "sgx2-v2"};
+					   "execute-intent", "allowed-prot", "ema", "fsm", "sgx2-v2"};
 
 static enum design design;
 static int fd;        /* the enclave */

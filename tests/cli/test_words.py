@@ -237,5 +237,5 @@ def test_nothing_to_carry_out_is_told(softsgx: Softsgx, guest: Callable[[str], P
     assert softsgx("--carry-out", "--design", "segments", "--", "/bin/true").stderr == ""
     idle = {name for name in DESIGNS if CarryOut.is_idle(make_design(name))}
     assert idle == {name for name in DESIGNS if name.startswith("linux")} | {
-        "safe-to-execute", "source-vma",
+        "safe-to-execute", "source-vma", "ema",
     }  # fmt: skip

@@ -21,7 +21,8 @@ from tests.orders import SEGMENTS, Script
 NEVER_SHIPPED = [
     "v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm", "allowed-prot",
     "allowed-prot:version=v1", "sigstruct-proxy", "sigstruct-proxy:mail=24-may", "fsm",
-    "fsm:model=flags", "sgx2-v2", "execute-intent", "execute-intent:proposal=dynamic",
+    "ema:version=v1", "fsm:model=flags", "sgx2-v2", "execute-intent",
+    "execute-intent:proposal=dynamic",
 ]  # fmt: skip
 
 
@@ -132,7 +133,7 @@ def test_orders_of_a_linux_loader(
     law = make_design(design)
     # What bounds it is what was declared, or SECINFO; by 30 May's mail W alone is bounded.
     bounds = law.declares in ("segment", "maxperm", "prot") and law.declarable & X
-    bounds = bounds or design.endswith(("24-may", "sgx2-v2"))
+    bounds = bounds or design.endswith(("24-may", "sgx2-v2", "v1"))
     denied = "EPERM" if law.name == "fsm" else "EACCES"
     beyond = denied if bounds else "0"
     # A mapping that is made anew has no page in its tables yet.

@@ -583,3 +583,29 @@ def test_the_dynamic_model_audits_at_the_mapping_alone(enclaves: Enclaves, tmp_p
     # Static: the denial of EXECUTE, and of all that would have done in its place.
     assert denied["static"] == ["execute", "execmod", "execmem", "execmod"]
     assert denied["dynamic"] == ["execmod"]
+
+
+# -- Xing's RFC ------------------------------------------------------------------------------------
+
+
+def test_ema_asks_of_the_file_that_pages_came_from(enclaves: Enclaves) -> None:
+    """Cover letter: "pages flagged modified have to stay modified across munmap()/mmap()"."""
+    pages = load("ema", "p0 src=file_r perm=rwx")
+    assert enclaves("ema", LOADER, *pages, "0 mmap e p0 rx", "0 call p0")[-1] == RUNS
+    assert enclaves.denied() == []
+    written = ["0 mmap e p0 rw", "0 munmap p0", "0 mmap e p0 rx"]
+    assert enclaves("ema", LOADER, *pages, *written)[-1] == "EACCES"
+    assert enclaves.denied() == [("file", ["execmod"])]
+    generated = load("ema", "p0 src=anon_rw perm=rx")
+    assert enclaves("ema", LOADER, *generated, "0 mmap e p0 rx")[-1] == "EACCES"
+    assert enclaves.denied() == [("process2", ["enclave_execanon"]), ("process", ["execmem"])]
+    options = LOADER + booleans(enclave_execanon=True)
+    assert enclaves("ema", options, *generated, "0 mmap e p0 rx", "0 call p0")[-1] == RUNS
+
+
+def test_a_mapping_that_is_moved_is_asked_about_by_nobody_under_ema(enclaves: Enclaves) -> None:
+    """findings: the LSM hears of mmap and mprotect."""
+    pages = load("ema", "p0 src=anon_rw perm=rx", "p1 src=file_r perm=rx")
+    moved = ["0 mmap e p1 rx", "0 mremap p1 p0", "0 call p0"]
+    assert enclaves("ema", LOADER, *pages, *moved)[-1] == RUNS
+    assert enclaves.denied() == []

@@ -21,6 +21,7 @@ DESIGNS = [
     "sigstruct-proxy",
     "execute-intent",
     "allowed-prot",
+    "ema",
     "fsm",
     "sgx2-v2",
 ]

@@ -17,10 +17,11 @@ from tests.orders import Script, load, mapped
 ALL = [
     "v20", "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm",
     "sigstruct-proxy", "sigstruct-proxy:mail=24-may", "execute-intent", "allowed-prot", "fsm",
-    "sgx2-v2", "linux-6.12",
+    "ema", "sgx2-v2", "linux-6.12",
 ]  # fmt: skip
 SEED = [
-    "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm", "allowed-prot", "fsm",
+    "safe-to-execute", "source-vma", "segments", "ioc-mprotect", "maxperm", "allowed-prot", "ema",
+    "fsm",
 ]  # fmt: skip
 
 
@@ -432,7 +433,7 @@ def test_numbers_of_another_design_are_enotty(script: Script, design: str) -> No
     }.get(design, {0xC030A401})
     every = (0x4018A421, 0x4018A422, 0x4020A423, 0x4010A424, 0xC030A401, 0x401AA401)
     lines = [f"0 ioctl e {n:#x} 8 -> {'EFAULT' if n in own else 'ENOTTY'}" for n in every]
-    if design in ("safe-to-execute", "source-vma", "fsm"):
+    if design in ("safe-to-execute", "source-vma", "ema", "fsm"):
         lines = [line.replace("0xc030a401 8 -> EFAULT", "0xc030a401 8 -> EINVAL") for line in lines]
     script(
         design,

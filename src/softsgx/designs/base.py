@@ -41,8 +41,11 @@ class Design(MmRules, PageRules):
     the mapping did not have when it was made. sgx_permissions: SELinux is asked for
     permissions of class process2 that no policy ships. vets_sigstruct: INIT's rules look at the
     memory that SIGSTRUCT lies in, as ``at.source``, and the LSM's hooks at its file from then on
-    (``k.sigstruct``). enclave_fields: what is remembered of an enclave, with its bits, 0 when
-    the device is opened; ``sigstruct_kept``: another INIT does not change SIGSTRUCT's file.
+    (``k.sigstruct``). keeps_origins: pages know the file that they came from (``at.source.origin``,
+    its number in the enclave, 0 for none; ``k.origins``), and EADD and EAUG what the caller has
+    mapped where the page goes (``r.target``). enclave_fields: what is remembered of an enclave,
+    with its bits, 0 when the device is opened; ``sigstruct_kept``: another INIT does not change
+    SIGSTRUCT's file.
     authority: what a process has to hold to run modified code, by SELinux: ways, each of which is
     (object, permission) pairs of `softsgx.checker.world.permissions.KINDS`; the device stands
     for whatever object is mapped. field_words: what values of a page's field are called.
@@ -76,6 +79,7 @@ class Design(MmRules, PageRules):
     maps_anew = False
     sgx_permissions = False
     vets_sigstruct = False
+    keeps_origins = False
     enclave_fields: ClassVar[dict[str, int]] = {}
     field_words: ClassVar[dict[str, tuple[str, ...]]] = {}
     authority: ClassVar[Ways] = (

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from softsgx.designs.allowed_prot import AllowedProt
 from softsgx.designs.base import Design
+from softsgx.designs.ema import Ema
 from softsgx.designs.execute_intent import ExecuteIntent
 from softsgx.designs.fsm import Fsm
 from softsgx.designs.ioc_mprotect import IocMprotect
@@ -33,6 +34,7 @@ DESIGNS: dict[str, type[Design]] = {
         SigstructProxy,
         ExecuteIntent,
         AllowedProt,
+        Ema,
         Fsm,
         Sgx2V2,
     )

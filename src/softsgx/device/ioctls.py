@@ -15,6 +15,7 @@ from typing import Any
 from softsgx.device import create as checks
 from softsgx.device.files import EnclaveFile, ProvisionFile
 from softsgx.device.memory import Fault
+from softsgx.device.origins import looked_at, page_by_page
 from softsgx.device.pagecells import stored
 from softsgx.law.rule import FAULT, At, Request, Stop
 from softsgx.sdm.leaves import (
@@ -132,8 +133,7 @@ def _add_pages(device: Any, process: Any, file: EnclaveFile, arg: int) -> int:
     law.validate_range(k, at, params)
     r = secinfo_request(process, params.secinfo)
     law.validate_secinfo(k, at, r)
-    measure = bool(params.flags & uapi.SGX_PAGE_MEASURE)
-    r.__dict__["measure"] = int(measure)
+    r.__dict__["measure"] = measure = bool(params.flags & uapi.SGX_PAGE_MEASURE)
     params.count, stop = add_range(device, process, file, params, r, law.add_page, measure=measure)
     memory.write(arg, layout.pack_record(params))
     if stop is not None:
@@ -199,6 +199,8 @@ def add_range(
             stop_at = done + min(length - done, room, _CHUNK)
             stop_at = min(stop_at, max(source.end - src, done + PAGE_SIZE))
             first = to >> 12
+            if device.design.keeps_origins and inside:
+                stop_at = min(stop_at, done + looked_at(process, enclave, source, to, r))
             if inside:
                 last, cell = file.first_run(first, to + stop_at - done >> 12)
             else:
@@ -328,8 +330,10 @@ def each_page(
     answer = None
     # A design may let the sum wrap around: no page is beyond the enclave.
     within = min(end, enclave.pages.n_pages)
-    runs = list(enclave.pages.runs(first, within)) if first < within else []
-    for a, b, word in [*runs, (max(first, within), end, 0)] if within < end else runs:
+    runs: Any = list(enclave.pages.runs(first, within)) if first < within else []
+    runs = [*runs, (max(first, within), end, 0)] if within < end else runs
+    runs = page_by_page(process, enclave, runs, r) if device.design.keeps_origins else runs
+    for a, b, word in runs:
         cell = enclave.page_schema.cell(word)
         r.__dict__["inside"] = int(a < enclave.pages.n_pages)
         try:

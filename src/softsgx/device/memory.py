@@ -22,11 +22,12 @@ class Source:
     found: whether find_vma() finds one; where nothing is mapped, ``may`` is of the next one above.
     anonymous: no file. modified: a private file mapping that was written to. shared: VM_SHARED.
     path: of the file, or "". security: what an LSM keeps of the file, None to have it by the path.
+    origin: the file's number in the enclave, where its design keeps that.
     """
 
     __slots__ = (
-        "anonymous", "end", "found", "mapped", "may", "modified", "path", "prot", "security",
-        "shared", "start",
+        "anonymous", "end", "found", "mapped", "may", "modified", "origin", "path", "prot",
+        "security", "shared", "start",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +47,7 @@ class Source:
         self.start, self.end, self.prot, self.may = start, end, prot, may
         self.found, self.shared = found, shared
         self.security: Any = None
+        self.origin = 0
         self.mapped, self.anonymous, self.modified, self.path = mapped, anonymous, modified, path
 
     def kept(self, prot: int | None = None) -> Source:

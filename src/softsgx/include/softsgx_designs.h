@@ -15,7 +15,7 @@
 
 /*
  * EADD of a range: safe-to-execute, source-vma, segments, ioc-mprotect, maxperm, allowed-prot,
- * sigstruct-proxy, execute-intent, fsm.
+ * sigstruct-proxy, execute-intent, ema, fsm.
  * As SGX_IOC_ENCLAVE_ADD_PAGES; segment is the mask of the segment that the pages join (segments),
  * maxperm and prot what they may be mapped with at most (maxperm; allowed-prot, fsm:model=flags),
  * allow SGX_ALLOW_WRITE of pages that may ever be mapped W (sigstruct-proxy), intent

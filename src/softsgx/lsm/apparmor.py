@@ -142,6 +142,24 @@ class AppArmorHooks(Law):
         place, obj = k.source(at)
         self.file_perm(k, place, obj, "enclave_load", ite(at.source.anonymous, 0, M))
 
+    @rule("[RFC PATCH v3 3/4] (7 July 2019): for other modules; as v4 11/12 of 19 June has it")
+    def enclave_load_file(self, k: Any, at: Any, r: Any) -> None:
+        """M of the file that an executable page comes from."""
+        place, obj = k.source(at)
+        self.file_perm(k, place, obj, "enclave_load", ite(obj.private, 0, M))
+
+    @rule("[RFC PATCH v3 3/4] (7 July 2019): for other modules; as of ordinary files")
+    def enclave_run_file(self, k: Any, at: Any, r: Any) -> None:
+        """M of the files that pages came from."""
+        for place, obj, _ in k.origins(at, r.origin, r.changed):
+            self.file_perm(k, place, obj, "file_mprotect", M)
+
+    @rule("[RFC PATCH v3 3/4] (7 July 2019): for other modules; as of ordinary files")
+    def enclave_launch(self, k: Any, at: Any, r: Any) -> None:
+        """M of SIGSTRUCT's file."""
+        place, obj = k.sigstruct(at)
+        self.file_perm(k, place, obj, "enclave_init", ite(obj.private, 0, M))
+
     @rule("Linux aa_file_perm(), __file_path_perm()")
     def file_perm(self, k: Any, at: Any, obj: Any, op: str, mask: Value) -> None:
         """Ask only what is not remembered, or was not asked of this profile.

@@ -73,6 +73,18 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "enclave_load_dynamic": (),
     "enclave_execmem": (),
     "enclave_init": (),
+    # Those of Xing's RFC of June and July 2019, whose LSM keeps the origins of pages, taken apart
+    # into what they ask: in v3 of ``at.source``, of the files that pages of a range came from
+    # (origin: their numbers, changed: mapped writable since), of SIGSTRUCT's file, of the process;
+    # in v1 as an mprotect of a VMA with prot would be.
+    "enclave_load_file": (),
+    "enclave_run_file": ("origin", "changed"),
+    "enclave_launch": (),
+    "enclave_execmod": (),
+    "enclave_execanon": (),
+    "enclave_load_source": ("prot",),
+    "enclave_load_source_execmod": (),
+    "enclave_launch_v1": (),
 }
 """Each hook's arguments, all masks in the order R = 1, W = 2, X = 4."""
 
@@ -111,6 +123,9 @@ class Facts(Protocol):
 
     def sigstruct(self, at: Any) -> tuple[Any, Any]:
         """The same of the file that SIGSTRUCT was in when it was taken; before, of none."""
+
+    def origins(self, at: Any, origin: Value, changed: Value) -> Any:
+        """(place, object, changed) of each file that pages came from, by ``page.origin``."""
 
     def from_other(self, at: Any, obj: Any) -> Value:
         """The condition that the file was opened under another label than the process has."""

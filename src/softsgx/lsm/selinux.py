@@ -33,9 +33,10 @@ READ, WRITE, EXECUTE, MAP, OPEN, IOCTL, EXECMOD, CREATE, GETATTR, SETATTR, SGX_E
 EXECMEM, EXECHEAP, EXECSTACK = 1, 2, 4
 # Of class process2, in no shipped policy; the last two are the names of the RFC's v3 for the
 # first two.
-SGX_MAPWX, SGX_EXECDIRTY, SGX_EXECANON, SGX_EXECUNMR, SGX_EXECMEM, SGX_EXECMOD = (
-    1 << i for i in range(6)
-)
+(
+    SGX_MAPWX, SGX_EXECDIRTY, SGX_EXECANON, SGX_EXECUNMR, SGX_EXECMEM, SGX_EXECMOD,
+    ENCLAVE_EXECANON,
+) = (1 << i for i in range(7))  # fmt: skip
 USE = 1
 # Of class enclave, which no kernel has: Christopherson, 30 May 2019.
 ENCLAVE_EXECUTE, ENCLAVE_EXECMOD = 1, 2
@@ -44,7 +45,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     PROCESS: ("execmem", "execheap", "execstack"),
     PROCESS2: (
         "sgx_mapwx", "sgx_execdirty", "sgx_execanon", "sgx_execunmr", "sgx_execmem",
-        "sgx_execmod",
+        "sgx_execmod", "enclave_execanon",
     ),
     FD: ("use",),
     INODE: (
@@ -57,6 +58,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 """The names of each target's permissions, from bit 0 on."""
 
 MAP_SHARED = 1
+_EMA = "[RFC PATCH v3 4/4] (7 July 2019) "
 _12_JUNE = "Lutomirski, 12 June 2019: "
 _FIOCLEX, _FIONCLEX, _FIONBIO, _FIOASYNC = 0x5451, 0x5450, 0x5421, 0x5452
 # FIONREAD, FIBMAP, FIGETBSZ, FS_IOC_GETFLAGS, FS_IOC_GETVERSION.
@@ -362,6 +364,62 @@ class SelinuxHooks(Law):
     def enclave_init(self, k: Any, at: Any, r: Any) -> None:
         """EXECUTE of SIGSTRUCT's file; EXECMEM where it is in none."""
         self.enclave_create_file(k, at, r)
+
+    # -- Xing's RFC of June and July 2019 --------------------------------------------------
+
+    @rule(f"{_EMA}enclave_load_prot_check(): EADD from file")
+    def enclave_load_file(self, k: Any, at: Any, r: Any) -> None:
+        """EXECUTE of the file that a page comes from, EXECMOD if it was written privately."""
+        place, obj = k.source(at)
+        self.file_has_perm(k, place, obj, EXECUTE | ite(at.source.modified, EXECMOD, 0))
+
+    @rule(f"{_EMA}ema__chk_X_cb(): EADD'ed pages from files")
+    def enclave_run_file(self, k: Any, at: Any, r: Any) -> None:
+        """EXECUTE of the files that pages came from, EXECMOD of those whose pages were changed."""
+        for place, obj, changed in k.origins(at, r.origin, r.changed):
+            self.file_has_perm(k, place, obj, EXECUTE | ite(changed, EXECMOD, 0))
+
+    @rule(f"{_EMA}selinux_enclave_init()")
+    def enclave_launch(self, k: Any, at: Any, r: Any) -> None:
+        """EXECUTE of SIGSTRUCT's file."""
+        place, obj = k.sigstruct(at)
+        self.file_has_perm(k, place, obj, EXECUTE)
+
+    @rule(f"{_EMA}ema__chk_X_cb(): EAUG'ed pages; v1: selinux_enclave_init()")
+    def enclave_execmod(self, k: Any, at: Any, r: Any) -> None:
+        """EXECMOD of SIGSTRUCT's file."""
+        place, obj = k.sigstruct(at)
+        self.file_has_perm(k, place, obj, EXECMOD)
+
+    @rule(f"{_EMA}PROCESS2__ENCLAVE_EXECANON")
+    def enclave_execanon(self, k: Any, at: Any, r: Any) -> None:
+        """ENCLAVE_EXECANON."""
+        k.av(at, PROCESS2, ENCLAVE_EXECANON)
+
+    @rule("[RFC PATCH v1 2/3] (10 June 2019) selinux_enclave_load(): selinux_file_mprotect()")
+    def enclave_load_source(self, k: Any, at: Any, r: Any) -> None:
+        """What mprotect of the source VMA would be asked, but for heap and stack."""
+        place, obj = k.source(at)
+        self.of_vma(k, at, place, obj, r.prot)
+
+    @rule("[RFC PATCH v1 2/3] (10 June 2019) selinux_enclave_load(): FILE__EXECMOD")
+    def enclave_load_source_execmod(self, k: Any, at: Any, r: Any) -> None:
+        """EXECMOD of the file that a page comes from."""
+        place, obj = k.source(at)
+        self.file_has_perm(k, place, obj, EXECMOD)
+
+    @rule("[RFC PATCH v1 2/3] (10 June 2019) selinux_enclave_init(): selinux_file_mprotect()")
+    def enclave_launch_v1(self, k: Any, at: Any, r: Any) -> None:
+        """What mprotect PROT_EXEC of SIGSTRUCT's VMA would be asked."""
+        place, obj = k.sigstruct(at)
+        self.of_vma(k, at, place, obj, X)
+
+    @rule("Linux selinux_file_mprotect(), of a VMA that is no enclave's")
+    def of_vma(self, k: Any, at: Any, place: Any, obj: Any, prot: Value) -> None:
+        """EXECMOD of what was written privately and becomes X; then as `map_prot_check`."""
+        becomes_x = has(prot, X) & no(has(at.source.prot, X))
+        self.file_has_perm(k, place, obj, EXECMOD, when=becomes_x & at.source.modified)
+        self.map_prot_check(k, place, obj, prot, at.source.shared)
 
     # -- what the hooks have in common -------------------------------------------------
 

@@ -152,6 +152,19 @@ class PolicyLsm:
         """The file behind ``at.enclave.sigstruct``."""
         return self._behind(at, at.enclave.sigstruct)
 
+    def origins(self, at: Any, origin: Any, changed: Any) -> list[tuple[At, FileSecurity, int]]:
+        """The files behind ``at.enclave.origins``, each once for pages that were changed or not."""
+        numbers = [origin] if isinstance(origin, int) else origin.items
+        were = [changed] * len(numbers) if isinstance(changed, int) else changed.items
+        if len(numbers) < len(were):
+            numbers = list(numbers) * len(were)
+        known = at.enclave.origins
+        return [
+            (*self._behind(at, known[number - 1]), was)
+            for number, was in dict.fromkeys(zip(numbers, were, strict=True))
+            if number
+        ]
+
     def _behind(self, at: Any, source: Any) -> tuple[At, FileSecurity]:
         if source is None:
             none = FileSecurity(private=1, unmediated=1, opener=self.label_of(at.process))

@@ -24,8 +24,8 @@ class Chooses(Run):
 
     def granted(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> Value:
         """As `Run.granted`, unless it is one of those that are denied."""
-        if not when:
-            return 1
+        if not when or getattr(getattr(self.lsm, "hooks", None), hook, None) is None:
+            return 1  # a question that the module has not takes no permission
         self.met += 1
         if self.met - 1 in self.denied:
             return 0

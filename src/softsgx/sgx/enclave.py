@@ -152,7 +152,8 @@ class Enclave:
     created, initialized, dead: 0 or 1. lost: the EPC lost its content over a suspend: no EPCM
     entry is valid any more. cpusvn: of the processor. base, size: ELRANGE in bytes, from ECREATE.
     secs: the SECS record. sigstruct: what is known of the memory that SIGSTRUCT was in, None where
-    nobody asks. xsave: where this processor has its XSAVE components. generation:
+    nobody asks; origins: the same of the files that pages came from, where pages know it.
+    xsave: where this processor has its XSAVE components. generation:
     grows when a page's state changes; entries: when one does that checks made on an entry
     looked_at (numbers of pages), so that they can be remembered. shortcuts: those that are open
     by such checks.
@@ -164,6 +165,7 @@ class Enclave:
         self.base = self.size = 0
         self.secs: Any = None
         self.sigstruct: Any = None
+        self.origins: list[Any] = []
         self.secs_attributes = self.attributes_allowed = 0
         self.frame_bytes = PAGE_SIZE
         self.xfrm = self.miscselect = 0

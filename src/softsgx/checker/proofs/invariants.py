@@ -46,6 +46,8 @@ _FLAGS = {
     "demanded": ("once demanded authority", "never demanded authority"),
     "shed": ("lost a permission", "lost no permission"),
     "sigstruct_file": ("'s SIGSTRUCT is in a file", "'s SIGSTRUCT is in no file"),
+    "sourced": ("came by EADD", "did not come by EADD"),
+    "changed": ("was mapped writable", "was not mapped writable"),
     "dirty_x": ("may run DIRTY pages", "may not run DIRTY pages"),
     "wx": ("may be mapped W and X at once", "may not be mapped W and X at once"),
     "safe": ("is safe to execute", "is not safe to execute"),

@@ -110,7 +110,11 @@ class Builder:
             m.set(f"ghost{i}.signed", 0)
 
     def vouched(self, m: Move, i: int) -> None:
-        """What was asked of SIGSTRUCT's file was asked of what is measured under it."""
+        """What was asked when the page was mapped was asked of its content: of SIGSTRUCT's file it
+        was of what is measured under it, of the page's own file where the page knows that.
+        """
+        if self.law.keeps_origins:
+            m.set(f"ghost{i}.allowed", m.get(f"ghost{i}.allowed") | m.vetted)
         if self.law.proxy:
             said = m.vouched & m.get(f"ghost{i}.signed") & m.get("enclave.genuine")
             m.set(f"ghost{i}.allowed", m.get(f"ghost{i}.allowed") | said)

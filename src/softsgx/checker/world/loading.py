@@ -98,6 +98,7 @@ class SourceChoice:
         self.modified, self.noexec = self.fact("modified"), self.fact("noexec")
         self.intact, self.allowed = self.fact("intact"), self.fact("allowed")
         self.anonymous, self.shared = no(self.fact("file")), self.fact("shared")
+        self.origin, self.mapped = self.fact("file"), 1
         perms, execmem = self.fact("file_perms"), self.fact("execmem")
         if m.world.lsm != "selinux":  # m of files is all that AppArmor asks
             perms, execmem = perms & FILE_EXECUTE, 0
@@ -190,7 +191,8 @@ def add_moves(b: Builder, p: int, i: int) -> None:
     perm, declared = m.arg("perm", 3), _declared(b, m)
     measure = no(m.arg("unmeasured", 1)) if b.law.sgx_permissions or b.law.proxy else 0
     at = b.at(m, p, page=m.page(i), source=source)
-    load_rules(b, m, at, secinfo(b, perm, declared, measure, **own_args(b, m)))
+    more = own_args(b, m) | _target(b, m, p, i)
+    load_rules(b, m, at, secinfo(b, perm, declared, measure, **more))
     allowed = source.allowed | m.vetted
     b.content(
         m, i, written=0, allowed=allowed, intact=source.intact, noexec=source.noexec,
@@ -198,6 +200,12 @@ def add_moves(b: Builder, p: int, i: int) -> None:
     )  # fmt: skip
     b.page_changed(m, i, new=True)
     b.done(m)
+
+
+def _target(b: Builder, m: Move, p: int, i: int) -> dict[str, Value]:
+    """What the caller has mapped where the page goes, for designs that look at it."""
+    vma = m.vma(p, i)
+    return {"target": ite(vma.mapped, vma.prot, 0)} if b.law.keeps_origins else {}
 
 
 def _fresh(b: Builder, m: Move, i: int) -> None:
@@ -214,7 +222,7 @@ def augment_moves(b: Builder, p: int, i: int) -> None:
     m = b.start("augment", p=p, i=i)
     at = b.ioctl(m, p)
     b.law.sgx2_ready(m, at, b.request(i))
-    r = secinfo(b, m.arg("perm", 3), _declared(b, m))
+    r = secinfo(b, m.arg("perm", 3), _declared(b, m), **_target(b, m, p, i))
     at = b.at(m, p, page=m.page(i))
     b.law.validate_augment(m, at, r)
     if b.has_rule("validate_segment"):

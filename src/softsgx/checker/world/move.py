@@ -254,6 +254,11 @@ class _Questions:
         obj = _OfSource(at.source.anonymous)
         return At(file=obj, process=at.process, area=None), obj
 
+    def origins(self, at: Any, origin: Value, changed: Value) -> list[tuple[Any, Any, Value]]:
+        """All files that pages come from are one here."""
+        obj = _OfSource(eq(origin, 0))
+        return [(At(file=obj, process=at.process, area=None), obj, changed)]
+
     def sigstruct(self, at: Any) -> tuple[Any, Any]:
         """The file that SIGSTRUCT was in, S_PRIVATE where there is none."""
         obj = _OfSource(no(self._move.get("enclave.sigstruct_file")), "sigstruct")
@@ -290,7 +295,8 @@ class _Questions:
             for k in range(len(PROCESS2)):
                 granted = granted | ite(has(own, 2 << k), 1 << k, 0)
             self.need(0, subset(perms, granted))
-            self.vets = self.vets | has(perms, selinux.SGX_EXECANON)
+            anonymous = has(perms, selinux.SGX_EXECANON) | has(perms, selinux.ENCLAVE_EXECANON)
+            self.vets = self.vets | anonymous
             move.hears("asked_modified", no(eq(perms, 0)))
         elif target == selinux.INODE:
             held: Value = move.get(f"may{p}.device")

@@ -58,7 +58,8 @@ def _entries(b: Builder, p: int) -> None:
             page = LocalCell(b.world.page_schema)
             source = SourceChoice(m, p)
             at = b.at(m, p, page=page, source=source)
-            load_rules(b, m, at, secinfo(b, prot, prot & b.law.declarable, 1, **own_args(b, m)))
+            more = own_args(b, m) | {"target": 0}
+            load_rules(b, m, at, secinfo(b, prot, prot & b.law.declarable, 1, **more))
             vma = LocalCell(b.world.vma_schema)
             _entry_mapping(b, m, p, way, page, vma, prot)
             own = {name: m.get(f"enclave.{name}") for name in b.world.design.enclave_fields}

@@ -22,7 +22,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 """Each object of a process's permissions, and their names from bit 0 on."""
 APPARMOR = {
     "device": ("r", "w", "m", ""), "file": ("m", "", ""), "sigstruct": ("m", ""),
-    "process": ("",) * 7,
+    "process": ("",) * (1 + len(PROCESS2)),
 }  # fmt: skip
 """The names of those that AppArmor has."""
 
