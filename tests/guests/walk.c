@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: walk VIA (pages, v20, region or declared: how the design's loader adds pages)
+ * usage: walk VIA (how the design's loader adds pages: pages, v20, region; declared=MASK, where it
+ * declares that part of what a page may; sigstruct=MASK, where SIGSTRUCT comes with CREATE, too)
  * Three initialized enclaves and the memory around them, and memory calls as told on standard
  * input: one a line, its raw result (-errno on failure) a line on standard output. Everything
  * lies at fixed addresses, so the same lines get the same answers. A line is
@@ -101,6 +102,7 @@ static long add(int fd, uint64_t base, const char *via, size_t i)
 {
 	static uint8_t page[PAGE] __attribute__((aligned(4096)));
 	struct secinfo info = {.flags = secinfo_flags(i)};
+	int declarable = strchr(via, '=') ? atoi(strchr(via, '=') + 1) : 0;
 
 	/* Code comes from what can be executed. */
 	mprotect(page, PAGE, PROT_READ | PROT_WRITE);
@@ -116,8 +118,7 @@ static long add(int fd, uint64_t base, const char *via, size_t i)
 	if (strcmp(via, "pages")) {
 		struct sgx_add_region arg = {
 			.src = (uint64_t)page, .offset = i * PAGE, .length = PAGE, .secinfo = (uint64_t)&info,
-			.flags = 1, .segment = strcmp(via, "declared") ? 0 : strcmp(pages[i], "tcs")
-			? (uint64_t)letters(pages[i]) : 3};
+			.flags = 1, .segment = (uint64_t)(declarable & (strcmp(pages[i], "tcs") ? letters(pages[i]) : 3))};
 
 		return ioctl(fd, SGX_IOC_ADD_REGION, &arg);
 	}
@@ -145,11 +146,14 @@ static void build(const char *via)
 		struct sgx_enclave_create create = {.src = (uint64_t)&e.secs};
 		/* A file's: `ema` launches nothing else. */
 		void *sig = source("file_r", NULL, &e.sig, sizeof(e.sig));
-		struct sgx_enclave_init init = {.sigstruct = (uint64_t)sig};
+		struct sgx_enclave_create_sigstruct both = {(uint64_t)&e.secs, (uint64_t)sig};
+		bool first = !strncmp(via, "sigstruct", 9);
+		struct sgx_enclave_init init = {.sigstruct = first ? 0 : (uint64_t)sig};
 
 		e.secs.base = ARENA + places[n] * PAGE;
 		fds[n] = open(encl_device(), O_RDWR);
-		if (fds[n] < 0 || ioctl(fds[n], SGX_IOC_ENCLAVE_CREATE, &create))
+		if (fds[n] < 0 || (first ? ioctl(fds[n], SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT, &both)
+				   : ioctl(fds[n], SGX_IOC_ENCLAVE_CREATE, &create)))
 			bail("create", strerror(errno));
 		for (size_t i = 0; i < NPAGES; i++)
 			if (add(fds[n], e.secs.base, via, i))

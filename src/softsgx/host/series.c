@@ -6,7 +6,7 @@
  * pages, should they come by the same call, with the same SECINFO, from the same mapping, and has
  * put into a block all that the law read. As long as each stop is that of the next page, and all of
  * it compares equal, the answer is the known one, and what is left to do is a copy. Whatever
- * differs in anything goes to Python, untouched. docs/decisions/0013 says why.
+ * differs in anything goes to Python, untouched. docs/decisions/0015 says why.
  */
 #define _GNU_SOURCE
 #include <errno.h>

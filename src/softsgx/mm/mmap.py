@@ -90,25 +90,36 @@ class _NewVma(Cell):
 
 
 class _AfterLsm:
-    """A context that does do_mmap()'s checks of the arguments behind the question of the LSM."""
+    """A context that does do_mmap()'s checks of the arguments behind the question of the LSM, or
+    before the first other check where a design asks nothing.
+    """
 
-    __slots__ = ("_check", "_k")
+    __slots__ = ("_check", "_checked", "_k")
 
     def __init__(self, k: Context, check: Callable[[], None]) -> None:
         self._k, self._check = k, check
+        self._checked = False
+
+    def once(self) -> None:
+        """The checks, if they were not done."""
+        if not self._checked:
+            self._checked = True
+            self._check()
 
     def need(self, errno: int, cond: Value, why: str = "") -> None:
+        self.once()
         self._k.need(errno, cond, why)
 
     def leaf(
         self, rule: Callable[..., None], at: Any, r: Any, *, failed: int, faulted: int
     ) -> None:
+        self.once()
         self._k.leaf(rule, at, r, failed=failed, faulted=faulted)
 
     def ask(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> None:
         self._k.ask(hook, at, when=when, **what)
         if hook == "mmap_file":
-            self._check()
+            self.once()
 
     def granted(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> Value:
         return self._k.granted(hook, at, when=when, **what)
@@ -214,6 +225,9 @@ def _make_room(mm: MmStruct, start: int, end: int, file: Any, flags: int) -> Non
     seals_first = mm.version >= (6, 12) and mm.no_room != EEXIST
     if seals_first:  # Linux f8d112a4e657: what goes is gathered before may_expand_vm() is asked
         mm.may_unmap(start, end, file)
+        if mm.no_room:  # nothing joins again what gathering has split: vms_abort_munmap_vmas()
+            mm.vmas.cut(start)
+            mm.vmas.cut(end)
     if mm.no_room:
         raise Stop(mm.no_room, "room in the address space")
     if not seals_first:

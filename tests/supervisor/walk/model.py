@@ -13,13 +13,14 @@ from typing import Any
 from softsgx.designs.registry import make_design
 from softsgx.device import Device, Process
 from softsgx.host import ptrace
+from softsgx.law.rule import rules_of
 from softsgx.mm.madvise import ALWAYS, BY_KERNEL, madvise
 from softsgx.mm.mm_struct import MmStruct
 from softsgx.mm.mseal import mseal
 from softsgx.mm.remap_file_pages import remap_file_pages
 from softsgx.mm.special import msync_errno
 from softsgx.sdm.leaves import ATTR_MODE64BIT, PT_REG, PT_TCS, SECINFO_PT_SHIFT
-from softsgx.sdm.structs import SECINFO, SECS
+from softsgx.sdm.structs import SECINFO, SECS, SIGSTRUCT
 from softsgx.uapi import designs as uapi
 from softsgx.uapi import mman, sgx
 from softsgx.uapi import syscalls as nr
@@ -83,7 +84,9 @@ def via(design: str) -> str:
         return "v20"
     if not hasattr(law, "add_region"):
         return "pages"
-    return "declared" if law.declares else "region"
+    if "create_sigstruct" in rules_of(law):
+        return f"sigstruct={law.declarable}"
+    return f"declared={law.declarable}" if law.declares else "region"
 
 
 @cache
@@ -142,10 +145,11 @@ class Twin:
                 attributes=ATTR_MODE64BIT, xfrm=3,
             )
         )  # fmt: skip
-        done = self._ioctl(
-            process, fd, sgx.SGX_IOC_ENCLAVE_CREATE, sgx.ENCLAVE_CREATE.pack(src=secs)
-        )
-        assert done == 0
+        cmd, arg = sgx.SGX_IOC_ENCLAVE_CREATE, sgx.ENCLAVE_CREATE.pack(src=secs)
+        if how.startswith("sigstruct"):
+            cmd = uapi.SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT
+            arg = uapi.CREATE_SIGSTRUCT.pack(src=secs, sigstruct=memory.put(bytes(SIGSTRUCT.size)))
+        assert self._ioctl(process, fd, cmd, arg) == 0
         for i, kind in enumerate(PAGES):
             pt = PT_TCS if kind == "tcs" else PT_REG
             perm = 0 if kind == "tcs" else _mask(kind)
@@ -183,7 +187,7 @@ class Twin:
             return self._ioctl(process, fd, sgx.SGX_IOC_ENCLAVE_ADD_PAGES, arg)
         arg = uapi.ADD_REGION.pack(
             src=src, offset=i * PAGE, length=PAGE, secinfo=secinfo, flags=1,
-            segment=segment if how == "declared" else 0,
+            segment=segment & int(how.partition("=")[2] or 0),
         )  # fmt: skip
         return self._ioctl(process, fd, uapi.SGX_IOC_ADD_REGION, arg)
 

@@ -46,6 +46,10 @@ _FOUND = {
 0 b 100000034000 9000
 0 19 100000033000 4000 4000 3 100000017000
 """,
+    "what a mapping may not be, under a design that asks no LSM of it": """execute-intent
+0 9 100000039000 1000 7 100001 2 0
+0 9 100000039000 1000 7 100001 2 10000000000
+""",
 }
 
 

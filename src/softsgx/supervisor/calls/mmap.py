@@ -12,8 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from softsgx.device.files import EnclaveFile, PathFile
-from softsgx.host import procmaps
-from softsgx.host.status import soft_limit, status_of
 from softsgx.law.rule import At, Stop
 from softsgx.mm.mmap import mmap
 from softsgx.mm.mremap import mremap
@@ -21,6 +19,7 @@ from softsgx.mm.munmap import munmap
 from softsgx.mm.remap_file_pages import remap_file_pages
 from softsgx.model.effect import Map, Move, Protect, Unmap
 from softsgx.model.outcome import Outcome
+from softsgx.supervisor.calls import room
 from softsgx.supervisor.calls.memory import HANDLERS as WALKING
 from softsgx.supervisor.effects import follow, mappings
 from softsgx.supervisor.effects.follow import FOREIGN, believe, borrowed, log, undone
@@ -34,7 +33,6 @@ from softsgx.uapi.mman import (
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
-    MAP_NORESERVE,
     MAP_PRIVATE,
     MREMAP_FIXED,
     PROT_WRITE,
@@ -116,18 +114,19 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
             asked = addr + align - 1 & -align if align > _PAGE else addr
         odd = flags & MAP_FIXED_NOREPLACE and asked & _PAGE - 1
         if not error and not flags & MAP_FIXED and 0 < size < 1 << 47 and not odd:
-            got = _reserve(run, call, file, asked, size, flags)
+            got = room.reserve(run, call, file, asked, size, flags)
             placed = got if got > 0 else None
-        elif not error and flags & MAP_FIXED and _past_limit(process, asked, size):
-            how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED
-            got = min(call(nr.NR_mmap, addr, size, 0, how, -1, 0), 0)  # EPERM by a seal comes first
-            _split_before_seal(process, got, addr)
         before = process.mm.vmas.copy()
+        wanted = (addr, length, prot, flags, file, offset)
+        at_limit = None
+        if not error and flags & MAP_FIXED:
+            at_limit = room.at_limit(process, call, *wanted)
         if error:
             outcome = Outcome(errno=error, why=why)
         elif got < 0:
-            wanted = (addr, length, prot, flags, file, offset)
-            outcome = _no_room(process, *wanted, asked, -got)
+            outcome = room.refused(process, *wanted, asked, -got)
+        elif at_limit is not None:
+            outcome = at_limit
         else:
             fixed = flags | MAP_FIXED if flags & MAP_FIXED_NOREPLACE else flags  # as do_mmap()
             outcome = run.device.mmap(process, addr, length, prot, fixed, file, offset, placed)
@@ -147,51 +146,6 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
     args = (addr, length, prot, flags, fd & _LOW, offset)
     log(run, tracee, "mmap", args, value, outcome.why)
     return answered(run, tracee, value)
-
-
-def _past_limit(process: HostProcess, start: int, size: int) -> bool:
-    """may_expand_vm(): what is mapped, without what lies in the way, and this pass RLIMIT_AS."""
-    limit = soft_limit(process.tid, b"Max address space")
-    if limit is None:
-        return False
-    there = sum(
-        max(min(m.end, start + size) - max(m.start, start), 0) for m in procmaps.maps(process.tid)
-    )
-    mapped = int(status_of(process.tid)[b"VmSize"].split()[0]) << 10
-    return mapped + size - there > limit & -_PAGE
-
-
-def _no_room(
-    process: HostProcess, addr: int, length: int, prot: int, flags: int, file: Any, offset: int,
-    asked: int, error: int,
-) -> Outcome:  # fmt: skip
-    """Where the kernel has found no room (EEXIST: something lies there): what comes before that,
-    the LSM first.
-    """
-    mm = process.mm
-    mm.no_room = error
-    try:
-        placed = asked if flags & MAP_FIXED_NOREPLACE else None if flags & MAP_FIXED else 1 << 46
-        return mmap(mm, addr, length, prot, flags, file, offset, placed_at=placed)
-    finally:
-        mm.no_room = 0
-
-
-def _reserve(run: Run, call: Remote, file: EnclaveFile, addr: int, size: int, flags: int) -> int:
-    """Room for a mapping that is not fixed, with the driver's alignment: address or -errno."""
-    fixed = flags & MAP_FIXED_NOREPLACE
-    align = _PAGE if fixed else run.device.design.alignment(file, size, 0)
-    more = align - _PAGE
-    how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed
-    got = call(nr.NR_mmap, addr, size + more, 0, how, -1, 0)
-    if got <= 0 or not more:
-        return got
-    start = got + more & -align
-    if start > got:
-        call(nr.NR_munmap, got, start - got)
-    if got + more > start:
-        call(nr.NR_munmap, start + size, got + more - start)
-    return start
 
 
 def _carry_out(run: Run, process: HostProcess, call: Remote, effects: Any) -> int:
@@ -261,6 +215,8 @@ def _believed(
         believe(run, process, *ranges)
         if what != "mremap":
             _split_before_seal(process, value, ranges[0][0])
+        if what == "replace" and value == -errno.ENOMEM:
+            room.split_at_limit(process, *ranges[0])
     log(run, tracee, what, ranges[0], value)
 
 
