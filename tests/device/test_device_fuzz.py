@@ -104,13 +104,21 @@ class Fuzz:
         memory.place(SOURCE + 8 * PAGE, b"\2" * 4 * PAGE, prot=R, may=R | W, anonymous=0)
         memory.place(SOURCE + 12 * PAGE, b"\3" * 2 * PAGE, prot=0)
         self.created = memory.put(uapi.ENCLAVE_CREATE.pack(src=STRUCTURES))
+        cmd = uapi.SGX_IOC_ENCLAVE_CREATE
+        if own.SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT in self.device.ioctls:
+            cmd = own.SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT
+            sigstruct = memory.put(bytes(1808), anonymous=0)
+            both = own.CREATE_SIGSTRUCT.pack(src=STRUCTURES, sigstruct=sigstruct)
+            self.created = memory.put(both)
         if started:
-            assert self.process.ioctl(self.fd, uapi.SGX_IOC_ENCLAVE_CREATE, self.created) == 0
+            assert self.process.ioctl(self.fd, cmd, self.created) == 0
         if started > 1:
             self.add(0, 1, 4, 0)
             self.add(1, 2, 1, 1)
             self.add(3, 1, 2, 4)
-            assert self.init() == 0
+            if cmd == uapi.SGX_IOC_ENCLAVE_CREATE:
+                assert self.init() == 0
+            self.enclave.initialized = 1  # by a SIGSTRUCT that was given before the pages
         if started > 2:
             self.process.mmap(BASE, N * PAGE, 0, MAP_SHARED | MAP_FIXED, self.fd)
             for first, n, prot in ((0, 3, R | W), (3, 1, R | X), (4, 4, R | W)):
@@ -186,7 +194,7 @@ class Fuzz:
         hashed = self.enclave.measurement.digest() if self.enclave.created else bytes(32)
         if hashed not in SIGNED:
             SIGNED[hashed] = sign(KEY, enclavehash=hashed, attributes=4, xfrm=3)
-        where = self.process.memory.put(SIGNED[hashed])
+        where = self.process.memory.put(SIGNED[hashed], anonymous=0)
         return self.call(uapi.SGX_IOC_ENCLAVE_INIT, uapi.ENCLAVE_INIT.pack(sigstruct=where))
 
     def own_mprotect(self, where: tuple[int, int], prot: int, segment: int) -> int:

@@ -204,4 +204,4 @@ class SigstructProxy(SeedDesign):
         w = has(r.prot, W)
         modified = has(r.prot, X) & (w | no(page.present) | page.writable)
         k.ask("sigstruct_execmod", at, when=any_(modified))
-        page.writable = page.writable | w
+        page.writable = page.writable | (w & page.present)
