@@ -102,7 +102,8 @@ def policy_of(trace: dict[str, Any], sources: str = "", sigstruct: str = "") -> 
 
 def _hooks(trace: dict[str, Any]) -> str:
     """Which of its mail's LSM implementations a design's questions about SIGSTRUCT are for."""
-    return str(getattr(DESIGNS[trace["design"]](**trace["options"]), "hooks", "_file"))
+    law = DESIGNS.get(str(trace.get("design")))
+    return "_file" if law is None else str(getattr(law(**trace["options"]), "hooks", "_file"))
 
 
 def _class(trace: dict[str, Any]) -> str:
