@@ -53,6 +53,29 @@ def run(softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path) -> Run:
     return run
 
 
+@pytest.fixture
+def profiled(softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path) -> Callable[..., None]:
+    """``profiled(design, script, denied)``: without m of its files AppArmor answers what is
+    ``denied`` and logs it; with m the answer is 0, and nothing is logged.
+    """
+
+    def profiled(
+        design: str, script: str, denied: str, *, device: str = "rwm", files: str = f"{tmp_path}/*",
+        operation: str = "enclave_load",
+    ) -> None:  # fmt: skip
+        profile, audit = tmp_path / "profile", tmp_path / "audit"
+        for letters, answer in (("rw", denied), ("rwm", 0)):
+            profile.write_text(
+                f"abi <abi/3.0>,\nprofile l {{ /dev/sgx/enclave {device}, {files} {letters}, }}\n"
+            )
+            audit.unlink(missing_ok=True)
+            args = ("--apparmor", profile, "--audit", audit)
+            Script(softsgx, guest, *args)(design, script.format(answer))
+            assert (f'operation="{operation}"' in audit.read_text()) == (answer != 0)
+
+    return profiled
+
+
 DEVICE = "sgx_enclave_device_t:chr_file"
 
 
@@ -341,9 +364,8 @@ def test_versions_one_and_two_ask_what_ordinary_memory_is_asked(run: Run) -> Non
 
 
 def test_apparmor_asks_m_of_the_file_that_code_is_loaded_from(
-    softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path
+    profiled: Callable[..., None], tmp_path: Path
 ) -> None:
-    profile, audit = tmp_path / "profile", tmp_path / "audit"
     script = f"""
         0 open e rw -> 0
         0 create e -> 0
@@ -351,14 +373,7 @@ def test_apparmor_asks_m_of_the_file_that_code_is_loaded_from(
         0 add e p1 via=region src=file_r perm=rw segment=rw dir={tmp_path} -> 0
         0 add e p2 via=region src=anon_rw perm=rx segment=rx -> 0
     """
-    for rule, answer in (("rw", "EACCES"), ("rwm", 0)):
-        profile.write_text(
-            f"abi <abi/3.0>,\nprofile l {{ /dev/sgx/enclave rw, {tmp_path}/* {rule}, }}\n"
-        )
-        audit.unlink(missing_ok=True)
-        args = ("--apparmor", profile, "--audit", audit)
-        Script(softsgx, guest, *args)("allowed-prot", script.format(answer))
-        assert ('operation="enclave_load"' in audit.read_text()) == (answer != 0)
+    profiled("allowed-prot", script, "EACCES", device="rw")
 
 
 def test_maxperm_is_vetted_at_eadd_and_asks_nobody_later(run: Run) -> None:
@@ -448,9 +463,7 @@ def test_sigstruct_proxy_of_24_may_is_one_touchpoint_in_mmap(run: Run) -> None:
     assert denied == ["execmem on loader_t:process"] * 2
 
 
-def test_apparmor_asks_m_of_sigstructs_file(
-    softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_apparmor_asks_m_of_sigstructs_file(profiled: Callable[..., None]) -> None:
     """No mail has AppArmor's text; it is as apparmor_enclave_load()'s of June 2019."""
     script = """
         0 open e rw -> 0
@@ -461,16 +474,8 @@ def test_apparmor_asks_m_of_sigstructs_file(
         0 mprotect p0 r -> 0
         0 mprotect p0 rx -> {}
     """
-    for answer, letters in (("EACCES", "rw"), (0, "rwm")):
-        profile, audit = tmp_path / "profile", tmp_path / "audit"
-        profile.write_text(
-            "abi <abi/3.0>,\nprofile loader {\n  /dev/sgx/enclave rwm,\n"
-            f"  /tmp/orders-source-* {letters},\n}}\n"
-        )
-        audit.unlink(missing_ok=True)
-        args = ("--apparmor", profile, "--audit", audit)
-        Script(softsgx, guest, *args)("sigstruct-proxy", script.format(answer))
-        assert ('operation="enclave_mprotect"' in audit.read_text()) == (answer != 0)
+    files, operation = "/tmp/orders-source-*", "enclave_mprotect"
+    profiled("sigstruct-proxy", script, "EACCES", files=files, operation=operation)
 
 
 FILE, SELF = "file_t:file", "loader_t:process"
@@ -529,10 +534,9 @@ def test_fsm_by_flags_refuses_at_eadd(run: Run) -> None:
 
 
 def test_apparmor_hears_of_the_source_under_fsm(
-    softsgx: Softsgx, guest: Callable[[str], Path], tmp_path: Path
+    profiled: Callable[..., None], tmp_path: Path
 ) -> None:
     """M of the file makes a page CLEAN_MAYEXEC; of (b), (c) and (d) AppArmor knows nothing."""
-    profile, audit = tmp_path / "profile", tmp_path / "audit"
     script = f"""
         0 open e rw -> 0
         0 create e -> 0
@@ -541,14 +545,7 @@ def test_apparmor_hears_of_the_source_under_fsm(
         0 mmap e p0 rx -> {{}}
         0 mmap e p1 rx -> 0
     """
-    for rule, answer in (("rw", "EPERM"), ("rwm", 0)):
-        profile.write_text(
-            f"abi <abi/3.0>,\nprofile l {{ /dev/sgx/enclave rwm, {tmp_path}/* {rule}, }}\n"
-        )
-        audit.unlink(missing_ok=True)
-        args = ("--apparmor", profile, "--audit", audit)
-        Script(softsgx, guest, *args)("fsm", script.format(answer))
-        assert ('operation="enclave_load"' in audit.read_text()) == (answer != 0)
+    profiled("fsm", script, "EPERM")
 
 
 def test_execute_intent_asks_for_one_of_three_and_then_for_what_is_not_meant(run: Run) -> None:

@@ -103,9 +103,7 @@ class Sgx2V2(Linux60):
     )  # fmt: skip
     def relax_permissions(self, k: Context, at: Any, r: Any) -> None:
         """SGX_IOC_ENCLAVE_RELAX_PERMISSIONS of one page: what EMODPE has made of it."""
-        k.need(EFAULT, at.page.present, "a page is there")
-        k.need(EINVAL, eq(at.page.pt, PT_REG), "PT_REG")
-        k.need(EPERM, subset(r.perm, at.page.max), "within vm_max_prot_bits")
+        self.within_vetted(k, at, r)
         at.page.run = r.perm
 
     @rule(
@@ -115,11 +113,15 @@ class Sgx2V2(Linux60):
     )  # fmt: skip
     def restrict_permissions(self, k: Context, at: Any, r: Any) -> None:
         """SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS of one page; the maximum stays."""
+        self.within_vetted(k, at, r)
+        k.leaf(self.emodpr, at, r, failed=EFAULT, faulted=EFAULT)
+        at.page.run = r.perm
+
+    def within_vetted(self, k: Context, at: Any, r: Any) -> None:
+        """What both ask of a page and its new permissions."""
         k.need(EFAULT, at.page.present, "a page is there")
         k.need(EINVAL, eq(at.page.pt, PT_REG), "PT_REG")
         k.need(EPERM, subset(r.perm, at.page.max), "within vm_max_prot_bits")
-        k.leaf(self.emodpr, at, r, failed=EFAULT, faulted=EFAULT)
-        at.page.run = r.perm
 
     @rule(_patch(22, "sgx_enclave_modt()"), each=True)
     def modify_type(self, k: Context, at: Any, r: Any) -> None:

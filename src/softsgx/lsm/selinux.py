@@ -237,9 +237,7 @@ class SelinuxHooks(Law):
     @rule('Christopherson, 24 May 2019: "Require FILE__EXECMOD on the .sigstruct"')
     def sigstruct_execmod(self, k: Any, at: Any, r: Any) -> None:
         """EXECMOD of SIGSTRUCT's file; EXECMEM where it is in none."""
-        place, obj = k.sigstruct(at)
-        k.av(at, PROCESS, ite(obj.private, EXECMEM, 0))
-        self.file_has_perm(k, place, obj, EXECMOD)
+        self.of_sigstruct_file(k, at, EXECMOD)
 
     @rule('Christopherson, 30 May 2019: "require them on the sigstruct, i.e. force sigstruct to '
           'reside in filesystem"')  # fmt: skip
@@ -264,9 +262,7 @@ class SelinuxHooks(Law):
     @rule('Christopherson, 30 May 2019: "Reuse FILE__EXECUTE and FILE__EXECMOD on sigstruct"')
     def enclave_mprotect_file(self, k: Any, at: Any, r: Any) -> None:
         """The same with the file's permissions; EXECMEM where there is no file."""
-        place, obj = k.sigstruct(at)
-        k.av(at, PROCESS, ite(has(r.prot, X) & obj.private, EXECMEM, 0))
-        self.file_has_perm(k, place, obj, self.of_code(r, EXECUTE, EXECMOD))
+        self.of_sigstruct_file(k, at, self.of_code(r, EXECUTE, EXECMOD))
 
     @rule('Christopherson, 30 May 2019: "require them on the process. Does not require sigstruct '
           'to be backed by file, but cannot achieve per-enclave granularity"')  # fmt: skip
@@ -287,9 +283,13 @@ class SelinuxHooks(Law):
     @rule('Christopherson, 30 May 2019: "Reuse FILE__EXECUTE and FILE__EXECMOD on sigstruct"')
     def enclave_create_file(self, k: Any, at: Any, r: Any) -> None:
         """FILE__EXECUTE; EXECMEM where there is no file."""
+        self.of_sigstruct_file(k, at, EXECUTE)
+
+    def of_sigstruct_file(self, k: Any, at: Any, av: Value) -> None:
+        """Permissions of SIGSTRUCT's file; EXECMEM for any of them where it is in none."""
         place, obj = k.sigstruct(at)
-        k.av(at, PROCESS, ite(obj.private, EXECMEM, 0))
-        self.file_has_perm(k, place, obj, EXECUTE)
+        k.av(at, PROCESS, ite(no(eq(av, 0)) & obj.private, EXECMEM, 0))
+        self.file_has_perm(k, place, obj, av)
 
     @rule('Christopherson, 30 May 2019: "require them on the process"')
     def enclave_create_process(self, k: Any, at: Any, r: Any) -> None:

@@ -201,8 +201,6 @@ class Twin:
         how = _CALLS.get(number)
         assert how is not None, f"no call {number}"
         answer: int | None = how(self, process, *args)
-        if answer is not None and answer >= 0 and number in (nr.NR_mmap, nr.NR_mremap):
-            return answer
         return answer
 
     def only_special(self, slot: int, start: int, length: int) -> bool:

@@ -49,11 +49,6 @@ _IPC_STAT = 2
 _SHM_SEGSZ = 48  # struct shmid64_ds: behind struct ipc64_perm
 
 
-def _pages(length: int) -> int:
-    """PAGE_ALIGN(), which wraps around."""
-    return length + _PAGE - 1 & (1 << 64) - _PAGE
-
-
 def _mmap(run: Run, tracee: Tracee) -> Any:
     """An mmap that maps an enclave, or something over one."""
     view = run.view
@@ -64,7 +59,7 @@ def _mmap(run: Run, tracee: Tracee) -> Any:
         if process is None or not flags & MAP_FIXED:
             return None
         start = view[RDI]
-        end = start + _pages(view[RSI])
+        end = start + room.page_align(view[RSI])
         if not process.mm.overlapping(start, end):
             return None
         process.tid = tracee.tid
@@ -102,7 +97,7 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
     process = process_of(run, tracee.space)
     process.tid = tracee.tid
     follow.begin(run, process)
-    size = _pages(length)
+    size = room.page_align(length)
     cancel(run, tracee)
     with calls(run, tracee) as call:
         placed, got = None, 0
@@ -139,7 +134,7 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
             start = min((s for s, _ in spans), default=addr)  # the driver may have aligned it
             spans.append((addr, addr + size) if placed is None else (placed, placed + size))
             undone(run, process, call, before, *spans)
-            _split_before_seal(process, error, start)
+            room.split(process, error, start)
             if placed is not None:
                 call(nr.NR_munmap, placed, size)
         value = error or value or outcome.value
@@ -214,23 +209,13 @@ def _believed(
     else:
         believe(run, process, *ranges)
         if what != "mremap":
-            _split_before_seal(process, value, ranges[0][0])
-        if what == "replace" and value == -errno.ENOMEM:
-            room.split_at_limit(process, *ranges[0])
+            room.split(process, value, *(ranges[0] if what == "replace" else ranges[0][:1]))
     log(run, tracee, what, ranges[0], value)
-
-
-def _split_before_seal(process: HostProcess, error: int, start: int) -> None:
-    """A seal in foreign memory is found by Linux's vms_gather_munmap_vmas() once it has split the
-    first VMA, which stays so.
-    """
-    if error == -errno.EPERM:
-        process.mm.vmas.cut(start)
 
 
 def _munmap(run: Run, tracee: Tracee, process: HostProcess) -> Any:
     start = run.view[RDI]
-    end = start + _pages(run.view[RSI])
+    end = start + room.page_align(run.view[RSI])
     if start & _PAGE - 1 or end <= start or end > 1 << 47:
         return None
     if not process.mm.overlapping(start, end):
@@ -246,8 +231,8 @@ def _mremap(run: Run, tracee: Tracee, process: HostProcess) -> Any:
     addr, old, new, flags, where = (view[i] for i in (RDI, RSI, RDX, R10, R8))
     mm = process.mm
     args = (addr, old, new, flags, where)
-    old_range = (addr, addr + _pages(old))
-    new_range = (where, where + _pages(new)) if flags & MREMAP_FIXED else (0, 0)
+    old_range = (addr, addr + room.page_align(old))
+    new_range = (where, where + room.page_align(new)) if flags & MREMAP_FIXED else (0, 0)
     if mm.find(addr) is None:
         return _mremap_foreign(run, tracee, process, old_range, new_range)
     cancel(run, tracee)
@@ -276,13 +261,17 @@ def _mremap_foreign(
             return mremap(mm, addr, old, new, flags, new_range[0])
 
     behind = mm.overlapping(*old_range)
-    if mm.version >= (6, 17) and flags & MREMAP_FIXED and _pages(old) == _pages(new):
+    if (
+        mm.version >= (6, 17)
+        and flags & MREMAP_FIXED
+        and room.page_align(old) == room.page_align(new)
+    ):
         if not behind and not mm.overlapping(*new_range):
             return None
         return _move_several(run, tracee, process, model, old_range, new_range)
     ranges = [new_range] if flags & MREMAP_FIXED else []
-    if behind and _pages(new) < _pages(old):
-        ranges.append((addr + _pages(new), old_range[1]))
+    if behind and room.page_align(new) < room.page_align(old):
+        ranges.append((addr + room.page_align(new), old_range[1]))
     if not any(mm.overlapping(*r) for r in ranges):
         return None
     return _follow(run, tracee, process, "mremap", model, *ranges)
@@ -327,7 +316,7 @@ def _remap_file_pages(run: Run, tracee: Tracee, process: HostProcess) -> Any:
             outcome = remap_file_pages(mm, start, size, prot, pgoff, flags)
         error = _carry_out(run, process, call, outcome.effects)
         if error < 0:
-            undone(run, process, call, before, (start & -_PAGE, start + _pages(size)))
+            undone(run, process, call, before, (start & -_PAGE, start + room.page_align(size)))
         value = error or -outcome.errno
     log(run, tracee, "remap_file_pages", (start, size, prot, pgoff, flags), value, outcome.why)
     return answered(run, tracee, value)
@@ -343,7 +332,7 @@ def _shmat(run: Run, tracee: Tracee, process: HostProcess) -> Any:
     with calls(run, tracee) as call:
         start = addr & -_PAGE  # SHM_RND
         size = _segment_bytes(tracee, call, shmid)
-        span = (start, start + _pages(size))
+        span = (start, start + room.page_align(size))
         try:
             process.mm.may_unmap(*span)
             value = call(nr.NR_shmat, shmid, addr, flags)
@@ -372,7 +361,7 @@ def _brk(run: Run, tracee: Tracee, process: HostProcess) -> Any:
     cancel(run, tracee)
     with calls(run, tracee) as call:
         value = call(nr.NR_brk, 0)
-        span = (_pages(new), _pages(value))
+        span = (room.page_align(new), room.page_align(value))
         try:
             process.mm.may_unmap(*span)
             value = call(nr.NR_brk, new)

@@ -17,7 +17,7 @@ from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
 from softsgx.supervisor.stopped.forced import put_back
 from softsgx.supervisor.stopped.remote import calls, cancel
-from softsgx.supervisor.stopped.resume import out_of_paths
+from softsgx.supervisor.stopped.resume import OF_PATHS, out_of_ours
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RIP
 
@@ -201,12 +201,12 @@ def note_folder(tracee: Tracee, call: int, name: bytes) -> None:
 
 
 def at_signal(run: Run, tracee: Tracee, number: int) -> bool:
-    """At a signal-delivery stop: the signal does not find the thread in the code for paths.
+    """At a signal-delivery stop: the signal does not find the thread in code of ours.
 
-    True if it was the code's own: of a path that is not there, or of a call that may be made by
-    the program's instruction alone (a filter or dispatch of its own). The call is made there then.
+    True if it was that of the code for paths: of a path that is not there, or of a call that may be
+    made by the program's instruction alone (a filter or dispatch of its own), which is made then.
     """
-    if tracee.space.paths.base <= 0 or not out_of_paths(run, tracee):
+    if out_of_ours(run, tracee) != OF_PATHS:
         return False
     if number not in (signals.SIGSEGV, signals.SIGBUS, signals.SIGSYS):
         return False

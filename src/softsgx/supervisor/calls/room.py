@@ -22,9 +22,15 @@ from softsgx.uapi.mman import (
     MAP_PRIVATE,
 )
 
-__all__ = ["at_limit", "refused", "reserve", "split_at_limit"]
+__all__ = ["at_limit", "page_align", "refused", "reserve", "split"]
 
 _PAGE = 4096
+_ROOM = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+
+
+def page_align(length: int) -> int:
+    """PAGE_ALIGN(), which wraps around."""
+    return length + _PAGE - 1 & (1 << 64) - _PAGE
 
 
 def at_limit(
@@ -35,7 +41,7 @@ def at_limit(
 
     A seal in foreign memory is one of these (EPERM, Linux f8d112a4e657): the kernel says.
     """
-    size = length + _PAGE - 1 & (1 << 64) - _PAGE
+    size = page_align(length)
     if not _past_limit(process, addr, size):
         return None
     mm = process.mm
@@ -43,22 +49,30 @@ def at_limit(
     outcome = refused(process, addr, length, prot, flags, file, offset, addr, ENOMEM)
     if outcome.errno != ENOMEM:
         return outcome
-    how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED
-    got = call(nr.NR_mmap, addr, size, 0, how, -1, 0)
+    got = call(nr.NR_mmap, addr, size, 0, _ROOM | MAP_FIXED, -1, 0)
     if got == -ENOMEM:
         return outcome
     mm.vmas = before
     if got != -EPERM:
         return None  # another process has lifted the limit meanwhile
-    mm.vmas.cut(addr)  # the first VMA was split already, and stays so
+    split(process, got, addr)
     return Outcome(errno=EPERM, why="the VMA is not sealed")
 
 
-def split_at_limit(process: HostProcess, start: int, end: int) -> None:
-    """After an ENOMEM: what vms_gather_munmap_vmas() has split before may_expand_vm() was asked."""
-    if process.mm.version >= (6, 12) and _past_limit(process, start, end - start):
-        process.mm.vmas.cut(start)
-        process.mm.vmas.cut(end)
+def split(process: HostProcess, error: int, start: int, end: int = 0) -> None:
+    """What Linux's vms_gather_munmap_vmas() has split by the time of a refusal stays so.
+
+    EPERM: the first VMA, before a seal in foreign memory is found. ENOMEM of a mapping (which
+    has an ``end``): both edges, where may_expand_vm() comes after it.
+    """
+    cut = process.mm.vmas.cut
+    if error == -EPERM:
+        cut(start)
+        return
+    gathered = error == -ENOMEM and end > 0 and process.mm.version >= (6, 12)
+    if gathered and _past_limit(process, start, end - start):
+        cut(start)
+        cut(end)
 
 
 def _past_limit(process: HostProcess, start: int, size: int) -> bool:
@@ -94,8 +108,7 @@ def reserve(run: Run, call: Remote, file: EnclaveFile, addr: int, size: int, fla
     fixed = flags & MAP_FIXED_NOREPLACE
     align = _PAGE if fixed else run.device.design.alignment(file, size, 0)
     more = align - _PAGE
-    how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed
-    got = call(nr.NR_mmap, addr, size + more, 0, how, -1, 0)
+    got = call(nr.NR_mmap, addr, size + more, 0, _ROOM | fixed, -1, 0)
     if got <= 0 or not more:
         return got
     start = got + more & -align

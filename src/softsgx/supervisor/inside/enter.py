@@ -40,7 +40,7 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.threads import thread_of
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
-from softsgx.supervisor.stopped.resume import cont_changed, out_of_cpuid, out_of_paths
+from softsgx.supervisor.stopped.resume import cont_changed, out_of_ours
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import CS, EFLAGS, ORIG_RAX, RAX, RBX, RCX, RIP, SS
 
@@ -88,10 +88,7 @@ def quick(run: Run, system_call: Callable[[Tracee], None]) -> Callable[[Tracee, 
                     tracee.stopped = False
                     store_and_cont(tid)
                     return
-            space = tracee.space
-            if (space.paths.base > 0 and out_of_paths(run, tracee)) or (
-                space.stubs and out_of_cpuid(run, tracee)
-            ):
+            if out_of_ours(run, tracee):
                 load(tid)
             _signal(run, tracee, SIGILL)
             return

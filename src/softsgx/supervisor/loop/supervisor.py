@@ -22,7 +22,6 @@ from softsgx.supervisor.state.dispositions import FORCED, Dispositions
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont, finish
-from softsgx.supervisor.stopped.resume import out_of_cpuid
 from softsgx.supervisor.stopped.waits import has_moved, wait_any
 from softsgx.uapi.regs import RIP
 
@@ -138,8 +137,6 @@ class Supervisor:
 
             verify(run, tracee)
         if event == 0:
-            if tracee.space.stubs:
-                out_of_cpuid(run, tracee)
             if pathcalls.at_signal(run, tracee, number):
                 return
             if number in (signals.SIGILL, signals.SIGTRAP, signals.SIGSEGV) or tracee.thread:

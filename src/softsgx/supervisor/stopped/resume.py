@@ -7,7 +7,9 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.uapi.regs import RIP
 
-__all__ = ["cont", "cont_changed", "let_go", "out_of_cpuid", "out_of_paths"]
+__all__ = ["OF_CPUID", "OF_PATHS", "cont", "cont_changed", "let_go", "out_of_ours"]
+
+OF_PATHS, OF_CPUID = 1, 2
 
 
 def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
@@ -41,26 +43,24 @@ def let_go(run: Run, tracee: Tracee, number: int, step: bool = False) -> None:
         ptrace.cont(tracee.tid, number)
 
 
-def out_of_paths(run: Run, tracee: Tracee) -> bool:
-    """Whether a stopped thread was in the code for paths; it is at the call of its own now."""
-    regs, paths = run.spare_regs, tracee.space.paths
-    regs.load(tracee.tid)
-    if not paths.base <= regs.view[RIP] < paths.base + pathcode.SIZE:
-        return False
-    if not pathcode.load().roll(regs.view, paths.base, paths.sites):
-        return False
-    regs.store(tracee.tid)
-    return True
+def out_of_ours(run: Run, tracee: Tracee) -> int:
+    """Whether a stopped thread was in code that softsgx has put beside the program's.
 
-
-def out_of_cpuid(run: Run, tracee: Tracee) -> bool:
-    """The same of what answers CPUID; it is before or behind the program's own now."""
-    regs, space = run.spare_regs, tracee.space
+    OF_PATHS: it is at the call of its own now; OF_CPUID: before or behind the CPUID; or 0.
+    """
+    space, paths = tracee.space, tracee.space.paths
+    if paths.base <= 0 and not space.stubs:
+        return 0
+    regs = run.spare_regs
     regs.load(tracee.tid)
-    code = cpuidcode.load()
-    if not code.is_in(regs.view[RIP] - space.image):
-        return False
-    if not code.roll(regs.view, space.image, space.stubs, space.peek):
-        return False
-    regs.store(tracee.tid)
-    return True
+    rip = regs.view[RIP]
+    if 0 < paths.base <= rip < paths.base + pathcode.SIZE:
+        where = OF_PATHS * pathcode.load().roll(regs.view, paths.base, paths.sites)
+    elif space.stubs and cpuidcode.load().is_in(rip - space.image):
+        code = cpuidcode.load()
+        where = OF_CPUID * code.roll(regs.view, space.image, space.stubs, space.peek)
+    else:
+        where = 0
+    if where:
+        regs.store(tracee.tid)
+    return where
