@@ -21,6 +21,13 @@ def test_the_kernel_has_what_the_model_says(name: str, guest: Guest, softsgx: So
     assert "bug in softsgx" not in done.stderr
 
 
+def test_threads_that_meet(guest: Guest, softsgx: Softsgx) -> None:
+    """Calls of one thread under way while another maps an enclave there; calls that wait."""
+    done = softsgx("--verify", "--", guest("crossing"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("ok ") == 6
+
+
 def test_a_protection_that_is_not_carried_out_is_found(guest: Guest) -> None:
     lie = (
         "import sys; from softsgx.supervisor.effects import mappings;"

@@ -37,15 +37,17 @@ class Answer:
     alike in the same file system) or ``handled`` (by a handler of that call). source: the
     kernel's function or structure that says so. late: the call stops in processes alone that
     have asked about a node's name by another; elsewhere it finds nothing there, and does no harm.
+    changes: the call may change which memory is mapped, or how: it is followed to its end.
     """
 
-    __slots__ = ("errno", "how", "late", "mode", "source")
+    __slots__ = ("changes", "errno", "how", "late", "mode", "source")
 
     def __init__(
-        self, how: str, source: str, errno: int = 0, mode: int = 0, late: bool = False
-    ) -> None:
+        self, how: str, source: str, errno: int = 0, mode: int = 0, *,
+        late: bool = False, changes: bool = False,
+    ) -> None:  # fmt: skip
         self.how, self.source, self.errno, self.mode = how, source, errno, mode
-        self.late = late
+        self.late, self.changes = late, changes
 
     @property
     def stops(self) -> bool:
@@ -117,6 +119,10 @@ def _handled(source: str, late: bool = False) -> Answer:
     return Answer("handled", source, late=late)
 
 
+def _changes(source: str, how: str = "handled") -> Answer:
+    return Answer(how, source, changes=True)
+
+
 def _row(
     nr: int, name: str, args: str = "", *,
     file: Answer | None = None, vma: Answer | None = None, path: Answer | None = None,
@@ -152,11 +158,12 @@ NR_lseek = _row(8, "lseek", "fd:fd offset whence",
     file=_refuses(ESPIPE, "vfs_llseek(): no FMODE_LSEEK"))
 NR_mmap = _row(9, "mmap", "addr:addr len:len prot flags fd:fd off",
     file=_handled("do_mmap(), then sgx_mmap()"),
-    vma=_handled("__mmap_region(): MAP_FIXED replaces; no VMA of a driver is merged"))
+    vma=_changes("__mmap_region(): MAP_FIXED replaces; no VMA of a driver is merged"))
 NR_mprotect = _row(10, "mprotect", "start:addr len:len prot",
-    vma=_handled("do_mprotect_pkey(): sgx_vma_mprotect()"))
-NR_munmap = _row(11, "munmap", "addr:addr len:len", vma=_handled("do_vmi_munmap()"))
-NR_brk = _row(12, "brk", "brk", vma=_native("a heap that shrinks takes what is mapped over it"))
+    vma=_changes("do_mprotect_pkey(): sgx_vma_mprotect()"))
+NR_munmap = _row(11, "munmap", "addr:addr len:len", vma=_changes("do_vmi_munmap()"))
+NR_brk = _row(12, "brk", "brk", vma=_changes(
+    "a heap that shrinks takes what is mapped over it", "native"))
 NR_rt_sigaction = _row(13, "rt_sigaction", "sig act oact sigsetsize")
 NR_rt_sigprocmask = _row(14, "rt_sigprocmask", "how nset oset sigsetsize")
 NR_rt_sigreturn = _row(15, "rt_sigreturn")
@@ -175,16 +182,16 @@ NR_pipe = _row(22, "pipe", "fildes")
 NR_select = _row(23, "select", "n inp outp exp tvp")
 NR_sched_yield = _row(24, "sched_yield")
 NR_mremap = _row(25, "mremap", "addr:addr old_len:len new_len flags new_addr",
-    vma=_handled("vma_to_resize(), move_vma(): DONTEXPAND and PFNMAP"))
+    vma=_changes("vma_to_resize(), move_vma(): DONTEXPAND and PFNMAP"))
 NR_msync = _row(26, "msync", "start:addr len:len flags",
     vma=_handled("vfs_fsync_range(): EINVAL for MS_SYNC, no ->fsync"))
 NR_mincore = _row(27, "mincore", "start:addr len:len vec",
     vma=_handled("walk_page_test(): VM_PFNMAP, no page is in core"))
 NR_madvise = _row(28, "madvise", "start:addr len_in:len behavior",
-    vma=_handled("madvise_vma_behavior(): VM_IO, VM_PFNMAP"))
+    vma=_changes("madvise_vma_behavior(): VM_IO, VM_PFNMAP"))
 NR_shmget = _row(29, "shmget", "key size flag")
 NR_shmat = _row(30, "shmat", "shmid shmaddr shmflg",
-    vma=_handled("do_shmat(): SHM_REMAP replaces"))
+    vma=_changes("do_shmat(): SHM_REMAP replaces"))
 NR_shmctl = _row(31, "shmctl", "shmid cmd buf")
 NR_dup = _row(32, "dup", "fildes:fd", file=_follows("ksys_dup3(), the same open file"))
 NR_dup2 = _row(33, "dup2", "oldfd:fd newfd", file=_follows("ksys_dup3(), the same open file"))
@@ -406,7 +413,7 @@ NR_epoll_create = _row(213, "epoll_create", "size")
 NR_epoll_ctl_old = _row(214, "epoll_ctl_old")
 NR_epoll_wait_old = _row(215, "epoll_wait_old")
 NR_remap_file_pages = _row(216, "remap_file_pages", "start:addr size:len prot pgoff flags",
-    vma=_handled("do_mmap() of the same file, MAP_FIXED"))
+    vma=_changes("do_mmap() of the same file, MAP_FIXED"))
 NR_getdents64 = _row(217, "getdents64", "fd:fd dirent count",
     file=_native("iterate_dir(): ENOTDIR"))
 NR_set_tid_address = _row(218, "set_tid_address", "tidptr")
@@ -568,7 +575,7 @@ NR_preadv2 = _row(327, "preadv2", "fd:fd vec vlen pos_l pos_h flags",
 NR_pwritev2 = _row(328, "pwritev2", "fd:fd vec vlen pos_l pos_h flags",
     file=_refuses(EINVAL, "vfs_write(), vfs_writev(): no FMODE_CAN_WRITE", WRITE))
 NR_pkey_mprotect = _row(329, "pkey_mprotect", "start:addr len:len prot pkey",
-    vma=_handled("do_mprotect_pkey(): sgx_vma_mprotect()"))
+    vma=_changes("do_mprotect_pkey(): sgx_vma_mprotect()"))
 NR_pkey_alloc = _row(330, "pkey_alloc", "flags init_val")
 NR_pkey_free = _row(331, "pkey_free", "pkey")
 NR_statx = _row(332, "statx", "dfd:dir filename:path flags mask buffer")
@@ -607,7 +614,7 @@ NR_pidfd_getfd = _row(438, "pidfd_getfd", "pidfd:pidfd fd flags",
 NR_faccessat2 = _row(439, "faccessat2", "dfd:dir filename:path mode flags")
 NR_process_madvise = _row(440, "process_madvise", "pidfd:pidfd vec vlen behavior flags",
     file=_native("pidfd_pid(): EBADF"),
-    vma=_handled("madvise_vma_behavior(), of the process that the pidfd names"))
+    vma=_changes("madvise_vma_behavior(), of the process that the pidfd names"))
 NR_epoll_pwait2 = _row(441, "epoll_pwait2", "epfd:fd events maxevents timeout sigmask sigsetsize",
     file=_native("ep_check_params(): EINVAL, no epoll"))
 NR_mount_setattr = _row(442, "mount_setattr", "dfd:dir path:path flags uattr usize",
@@ -630,7 +637,7 @@ NR_cachestat = _row(451, "cachestat", "fd:fd cstat_range cstat flags",
     file=_native("cachestat(): no page in the cache"))
 NR_fchmodat2 = _row(452, "fchmodat2", "dfd:dir filename:path mode flags")
 NR_map_shadow_stack = _row(453, "map_shadow_stack", "addr:addr size:len flags",
-    vma=_handled("do_mmap(): MAP_FIXED_NOREPLACE"))
+    vma=_changes("do_mmap(): MAP_FIXED_NOREPLACE"))
 NR_futex_wake = _row(454, "futex_wake", "uaddr:word mask nr flags", vma=_WORD)
 NR_futex_wait = _row(455, "futex_wait", "uaddr:word val mask flags timespec clockid", vma=_WORD)
 NR_futex_requeue = _row(456, "futex_requeue", "waiters flags nr_wake nr_requeue", vma=_WORD)
@@ -639,7 +646,7 @@ NR_listmount = _row(458, "listmount", "req mnt_ids nr_mnt_ids flags")
 NR_lsm_get_self_attr = _row(459, "lsm_get_self_attr", "attr ctx size flags")
 NR_lsm_set_self_attr = _row(460, "lsm_set_self_attr", "attr ctx size flags")
 NR_lsm_list_modules = _row(461, "lsm_list_modules", "ids size flags")
-NR_mseal = _row(462, "mseal", "start:addr len:len flags", vma=_handled("do_mseal()"))
+NR_mseal = _row(462, "mseal", "start:addr len:len flags", vma=_changes("do_mseal()"))
 NR_setxattrat = _row(463, "setxattrat", "dfd:dir path:path at_flags name uargs usize",
     path=_refuses(EPERM, "xattr_permission() of a special file"))
 NR_getxattrat = _row(464, "getxattrat", "dfd:dir path:path at_flags name uargs usize",

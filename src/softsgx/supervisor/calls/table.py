@@ -16,6 +16,7 @@ from softsgx.supervisor.calls import early, files, mmap, numa, others, peeks, un
 from softsgx.supervisor.inside.enter import syscall_inside
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.answer import DONE, cont, to_exit
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX
 from softsgx.uapi.syscalls import SYSCALLS
@@ -61,4 +62,10 @@ def answer(run: Run, tracee: Tracee) -> Any:
         value = handler(run, tracee)
         if value is not None:
             return value
+    vma = SYSCALLS[call].vma
+    if vma is not None and vma.changes and tracee.space.ranges and len(tracee.space.tracees) > 1:
+        # Let alone it would still be on its way when another thread maps an enclave there.
+        to_exit(run, tracee)
+        cont(run, tracee)
+        return DONE
     return None

@@ -2,7 +2,9 @@
 
 The kernel copies the mappings at one moment; the tracer hears of the child later, and other
 threads' calls may have been handled between. So the child's real mappings say which of the
-parent's states of late it has; what a page's protection became since is made up for.
+parent's states of late it has; what a page's protection became since is made up for. A call that
+is one step of Linux's, and several of ours, may have been half done: the child then gets what
+lacks of the nearest state, and loses what is no part of it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from softsgx.host import procmaps
 from softsgx.mm.mm_struct import MmStruct
 from softsgx.mm.vma_list import VmaList
 from softsgx.supervisor.effects import mappings
-from softsgx.supervisor.effects.follow import believe
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -38,13 +39,11 @@ def reconcile(run: Run, parent: HostProcess, child: Tracee) -> None:
     real = [(m, run.memories[m.dev, m.inode][0]) for m in lines if (m.dev, m.inode) in run.memories]
     have = _merged([(m.start, m.end, file) for m, file in real])
     if _spans(parent.mm.vmas) != have:
-        for before in reversed(parent.history):
-            if _spans(before) == have:
-                process.mm = _forked(parent.mm, before, process)
-                process.mm_changed()
-                break
-        else:
-            believe(run, process, (0, 1 << 47))
+        states = [parent.mm.vmas, *reversed(parent.history)]
+        nearest = min(states, key=lambda vmas: _difference(have, _spans(vmas)))
+        if nearest is not parent.mm.vmas:
+            process.mm = _forked(parent.mm, nearest, process)
+            process.mm_changed()
     process.native.clear()
     for m, file in real:
         e = file.enclave
@@ -52,17 +51,24 @@ def reconcile(run: Run, parent: HostProcess, child: Tracee) -> None:
         if e.created and lo < hi:
             table = mappings.native(process, file)
             table.fill(lo - e.base >> 12, hi - e.base >> 12, m.prot)
-    extra = _outside(have, _spans(process.mm.vmas))
+    known = _spans(process.mm.vmas)
+    extra, lacking = _outside(have, known), _outside(known, have)
     vmas = list(process.mm)
 
     def do(call: Remote) -> None:
         for start, end in extra:
             call(nr.NR_munmap, start, end - start)
             mappings.unmapped(process, start, end)
+        for start, end in lacking:
+            for vma in process.mm.overlapping(start, end):
+                a, b = max(start, vma.start), min(end, vma.end)
+                if mappings.map_vma(run, process, call, vma.file, a, b):
+                    process.mm.forget(a, b)
+                    process.mm_changed()
         for vma in vmas:
             mappings.protect_again(run, process, call, vma.start, vma.end)
 
-    if extra or any(mappings.differs(run, process, vma) for vma in vmas):
+    if extra or lacking or any(mappings.differs(run, process, vma) for vma in vmas):
         in_thread(run, child, do)
 
 
@@ -87,6 +93,11 @@ def _merged(spans: list[_Span]) -> list[_Span]:
         else:
             merged.append((start, end, file))
     return merged
+
+
+def _difference(some: list[_Span], others: list[_Span]) -> int:
+    """How many bytes are not alike."""
+    return sum(b - a for a, b in (*_outside(some, others), *_outside(others, some)))
 
 
 def _outside(spans: list[_Span], known: list[_Span]) -> list[tuple[int, int]]:

@@ -300,7 +300,9 @@ def map_vma(
     pieces = [] if within and (lo, hi) == (start, end) else [(start, end, 0)]
     if within:
         pieces.append((lo, hi, lo - e.base))
-    error, done = 0, start
+    error, done = _watch(run, process, call, file, start, end), start
+    if error:
+        return error
     apart = Apart(call)
     with apart as own:
         if own is None:
@@ -317,8 +319,6 @@ def map_vma(
         own(nr.NR_close, fd)
     if done > start:
         unmapped(process, start, done)
-    if not error:
-        error = _watch(run, process, call, file, start, end)
     if not error:
         newmapping.over_heap(process, call, start, end)
         newmapping.tell(process, call, start, end)

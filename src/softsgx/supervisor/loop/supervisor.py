@@ -7,7 +7,7 @@ exec. What concerns enclaves is imported when the device is first opened.
 from __future__ import annotations
 
 import os
-from errno import ENOSYS
+from errno import EINTR, ENOSYS
 
 from softsgx.errors import UsageError
 from softsgx.host import bpf, ptrace, signals
@@ -23,7 +23,7 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont, finish
 from softsgx.supervisor.stopped.waits import has_moved, wait_any
-from softsgx.uapi.regs import RIP
+from softsgx.uapi.regs import RAX, RIP
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor"]
 
 _SECCOMP_STOP = ptrace.EVENT_SECCOMP << 16 | signals.SIGTRAP << 8 | 0x7F
+_INTERRUPTED = -EINTR & (1 << 64) - 1
 _QUICK = (signals.SIGILL << 8 | 0x7F, _SECCOMP_STOP)  # as wait statuses
 
 
@@ -144,6 +145,12 @@ class Supervisor:
             elif number == signals.SIGTRAP | 0x80:
                 cont(run, tracee)
             else:
+                run.regs.load(tracee.tid)
+                if run.view[RAX] == _INTERRUPTED:
+                    from softsgx.supervisor.stopped.restart import begun_again
+
+                    if begun_again(tracee.tid, run.regs, number):
+                        run.regs.store(tracee.tid)
                 cont(run, tracee, number)
         elif event == ptrace.EVENT_SECCOMP:
             run.regs.load(tracee.tid)

@@ -44,7 +44,12 @@ def watch_names(call: Remote) -> None:
 
 
 def watch_range(call: Remote, start: int, end: int) -> int:
-    """Make sure that memory calls on [start, end) stop in this process: 0 or -errno."""
+    """Make sure that memory calls on [start, end) stop in this process: 0 or -errno.
+
+    Those that had begun have ended then.
+    """
+    from softsgx.supervisor.stopped.freeze import passed
+
     space = call.tracee.space
     if any(a <= start and end <= b for a, b in space.ranges):
         return 0
@@ -55,6 +60,8 @@ def watch_range(call: Remote, start: int, end: int) -> int:
     if error:
         return error
     space.ranges.append((start, end))
+    assert call.run is not None
+    passed(call.run, space, call.tracee.tid)
     return _alone(call)
 
 

@@ -14,9 +14,11 @@ from softsgx.host import ptrace
 from softsgx.host.signals import SIGTRAP
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace
+from softsgx.supervisor.stopped.restart import begun_again
 from softsgx.supervisor.stopped.waits import keep_stop, wait_stop
+from softsgx.uapi.syscalls import SYSCALLS
 
-__all__ = ["frozen"]
+__all__ = ["frozen", "passed"]
 
 _INTERRUPTED = ptrace.EVENT_STOP << 16 | SIGTRAP << 8 | 0x7F
 
@@ -45,4 +47,47 @@ def frozen(run: Run, spaces: Iterable[AddressSpace]) -> Iterator[list[int]]:
                 keep_stop(tid, status)
                 continue
             with suppress(ProcessLookupError):
-                ptrace.cont(tid)
+                _go_on(tid)
+
+
+def passed(run: Run, space: AddressSpace, but: int) -> None:
+    """Until each call on memory that threads of an address space had begun has ended.
+
+    A call that was made before a filter was there runs to its end unseen, however late it comes
+    to its memory. but: the thread that asks.
+    """
+    for tid in list(space.tracees):
+        tracee = run.tracees.get(tid)
+        if tid == but or tracee is None or tracee.stopped or not _on_memory(tid):
+            continue
+        try:
+            ptrace.interrupt(tid)
+            status = wait_stop(tid)
+            if status == _INTERRUPTED:
+                _go_on(tid)
+            else:
+                keep_stop(tid, status)
+        except ProcessLookupError:
+            continue
+
+
+def _on_memory(tid: int) -> bool:
+    """Whether a thread may be in a call on memory: one that waits says what it waits in."""
+    try:
+        with open(f"/proc/{tid}/syscall", "rb", buffering=0) as file:
+            text = file.read()
+    except OSError:
+        return True
+    word = text.split(None, 1)[0]
+    if not word.isdigit():
+        return word != b"-1"  # "running"; -1: it waits in no call
+    row = SYSCALLS.get(int(word))
+    return row is None or (row.vma is not None and row.vma.changes)
+
+
+def _go_on(tid: int) -> None:
+    regs = ptrace.Registers()
+    regs.load(tid)
+    if begun_again(tid, regs):
+        regs.store(tid)
+    ptrace.cont(tid)

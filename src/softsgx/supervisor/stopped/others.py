@@ -12,15 +12,11 @@ from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.remote import Remote
+from softsgx.supervisor.stopped.restart import prepare
 from softsgx.supervisor.stopped.resume import cont
 from softsgx.supervisor.stopped.waits import wait_stop
-from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
 
 __all__ = ["at_stop", "in_process", "in_thread"]
-
-_RESTART = {-512 & (1 << 64) - 1, -513 & (1 << 64) - 1, -514 & (1 << 64) - 1}
-_RESTART_BLOCK = -516 & (1 << 64) - 1
-_NR_RESTART_SYSCALL = 219
 
 
 def in_process(
@@ -69,7 +65,7 @@ def at_stop(run: Run, tracee: Tracee, do: Callable[[Remote], None], *, interrupt
     regs = ptrace.Registers()
     regs.load(tracee.tid)
     if interrupted:
-        _prepare_restart(regs)
+        prepare(tracee.tid, regs)
     insn = tracee.space.image + vdso.load_image().syscall
     with Remote(tracee, insn, regs, run) as other:
         do(other)
@@ -86,20 +82,3 @@ def _stop(run: Run, tracee: Tracee) -> int:
         saved = list(run.view)
         run.dispatch(tracee, status)
         run.view[:] = memoryview(struct.pack("27Q", *saved)).cast("Q")
-
-
-def _prepare_restart(regs: ptrace.Registers) -> None:
-    """What the kernel does to an interrupted system call when no handler runs.
-
-    It would look at RAX on the way out of the stop; after our own calls it no
-    longer does.
-    """
-    view = regs.view
-    if view[ORIG_RAX] < 1 << 32:
-        if view[RAX] in _RESTART:
-            view[RAX] = view[ORIG_RAX]
-            view[RIP] -= 2
-        elif view[RAX] == _RESTART_BLOCK:
-            view[RAX] = _NR_RESTART_SYSCALL
-            view[RIP] -= 2
-    view[ORIG_RAX] = (1 << 64) - 1

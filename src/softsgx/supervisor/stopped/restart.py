@@ -1,0 +1,73 @@
+"""What a thread was in the middle of when the tracer stopped it: begun again, as if unseen."""
+
+from __future__ import annotations
+
+from errno import EINTR
+
+from softsgx.host import ptrace
+from softsgx.host.status import mask_of, status_of
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
+
+__all__ = ["begun_again", "prepare"]
+
+_U64 = (1 << 64) - 1
+_RESTART = {-512 & _U64, -513 & _U64, -514 & _U64}
+_RESTART_BLOCK = -516 & _U64
+_INTERRUPTED = -EINTR & _U64
+_SYSCALL_BYTES = 2
+
+_ENDED_BY_STOPS = frozenset((
+    nr.NR_epoll_wait, nr.NR_epoll_pwait, nr.NR_epoll_pwait2, nr.NR_semop, nr.NR_semtimedop,
+    nr.NR_rt_sigtimedwait, nr.NR_io_getevents, nr.NR_io_pgetevents, nr.NR_io_uring_enter,
+    nr.NR_accept, nr.NR_accept4, nr.NR_recvfrom, nr.NR_recvmsg, nr.NR_recvmmsg,
+    nr.NR_sendto, nr.NR_sendmsg, nr.NR_sendmmsg, nr.NR_read, nr.NR_readv, nr.NR_write, nr.NR_writev,
+))  # fmt: skip
+"""Calls that a stop ends with EINTR though no handler runs, having done nothing: signal(7).
+
+connect(2), the last of that list, goes on by itself: it cannot be begun again.
+"""
+
+
+_LEFT_ALONE = frozenset((17, 18, 23, 28))  # by default: SIGCHLD, SIGCONT, SIGURG, SIGWINCH
+
+
+def begun_again(tid: int, regs: ptrace.Registers, number: int = 0) -> bool:
+    """At a stop that no handler follows: whether a call that it ended will run again.
+
+    regs: the thread's, changed then and not stored. number: of a signal that stops it now: one
+    that nobody wants comes to a tracer all the same, which ends calls (sig_ignored()).
+    """
+    view = regs.view
+    if view[RAX] != _INTERRUPTED or view[ORIG_RAX] not in _ENDED_BY_STOPS:
+        return False
+    status = status_of(tid)
+    unwanted = mask_of(status, b"SigIgn")
+    caught = mask_of(status, b"SigCgt")
+    unwanted |= sum(1 << n - 1 for n in _LEFT_ALONE if not caught >> n - 1 & 1)
+    if number and not unwanted >> number - 1 & 1:
+        return False
+    pending = mask_of(status, b"SigPnd", b"ShdPnd") & ~mask_of(status, b"SigBlk")
+    if pending & ~unwanted:
+        return False  # which ends it, too
+    view[RAX] = view[ORIG_RAX]
+    view[RIP] -= _SYSCALL_BYTES
+    return True
+
+
+def prepare(tid: int, regs: ptrace.Registers) -> None:
+    """What the kernel does to an interrupted call when no handler runs, before calls of ours.
+
+    It would look at RAX on the way out of the stop; after our own calls it no longer does.
+    """
+    view = regs.view
+    if view[ORIG_RAX] < 1 << 32:
+        if view[RAX] in _RESTART:
+            view[RAX] = view[ORIG_RAX]
+            view[RIP] -= _SYSCALL_BYTES
+        elif view[RAX] == _RESTART_BLOCK:
+            view[RAX] = nr.NR_restart_syscall
+            view[RIP] -= _SYSCALL_BYTES
+        else:
+            begun_again(tid, regs)
+    view[ORIG_RAX] = _U64
