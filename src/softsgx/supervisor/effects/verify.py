@@ -3,8 +3,8 @@
 At each stop the mappings of enclaves in /proc/PID/maps have to be those of the model: every
 byte that one of them says is mapped, with its protection and its place in the enclave's
 memory. Other threads may run meanwhile, since nothing that changes such a mapping runs but
-from a stop of ours, to its end (`calls.table`, `stopped.freeze`). For tests, and for the search of a fault in softsgx: it
-reads a maps file at every stop.
+from a stop of ours, to its end (`calls.table`, `stopped.freeze`). For tests, and for the search
+of a fault in softsgx: it reads a maps file at every stop.
 """
 
 from __future__ import annotations
