@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from softsgx.cli.main import main
+from softsgx.cli.entry import main
 
 sys.exit(main())

@@ -54,7 +54,7 @@ def test_it_holds_every_module_and_the_compiled_object(wheel: zipfile.ZipFile) -
 def test_its_metadata_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     (info,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     assert b"MIT License" in wheel.read(f"{info}/licenses/LICENSE")
-    assert b"softsgx = softsgx.cli.main:main" in wheel.read(f"{info}/entry_points.txt")
+    assert b"softsgx = softsgx.cli.entry:main" in wheel.read(f"{info}/entry_points.txt")
     metadata = wheel.read(f"{info}/METADATA").decode()
     assert "\nRequires-Python: >=3.11\n" in metadata
     tag = wheel.read(f"{info}/WHEEL").decode()

@@ -1,0 +1,48 @@
+"""The file of all modules that a ``run`` begins with: see `entry`, which reads it."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+from _frozen_importlib_external import SourceFileLoader
+from collections.abc import Iterable
+
+from softsgx.cli.entry import HEAD
+
+__all__ = ["write"]
+
+
+def write(path: str, names: Iterable[str]) -> None:
+    """Write those of the modules that have a source of ours or Python's own; whole or not at all.
+
+    Others, found by way of PYTHONPATH, another run may not have. What cannot be written costs
+    time only.
+    """
+    folders = tuple(
+        os.path.join(os.path.dirname(os.path.abspath(f)), "")
+        for f in (os.__file__, sys.modules["softsgx"].__file__ or "")
+    )
+    rows, codes = [], []
+    fresh = f"{path}.{os.getpid()}"
+    try:
+        for name in sorted(names):
+            spec = sys.modules[name].__spec__
+            loader = None if spec is None else spec.loader
+            if not isinstance(loader, SourceFileLoader) or not loader.path.startswith(folders):
+                continue
+            info = os.stat(loader.path)
+            codes.append(loader.get_code(name))
+            is_package = loader.is_package(name)
+            rows.append((name, loader.path, is_package, info.st_mtime_ns, info.st_size))
+        told, code = marshal.dumps(tuple(rows)), marshal.dumps(tuple(codes))
+        size = len(HEAD) + 16 + len(told) + len(code)
+        lengths = len(told).to_bytes(8, "little") + size.to_bytes(8, "little")
+        with open(fresh, "xb") as f:
+            f.write(HEAD + lengths + told + code)
+        os.replace(fresh, path)
+    except (OSError, SyntaxError, ValueError):
+        try:  # noqa: SIM105 - as everywhere before a program runs
+            os.unlink(fresh)
+        except OSError:
+            pass

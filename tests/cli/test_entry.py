@@ -1,0 +1,115 @@
+"""All modules of a start in one file: it is used, and never instead of another source."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.cache import ROOT
+
+_RUN = "import sys; sys.argv = ['softsgx', 'run', '--help']; from softsgx.cli.entry import main; "
+# What is opened to be executed, and the libraries that are loaded: both are told to audit hooks.
+_HOOK = """
+def hook(event, args):
+    if event == 'open' and str(args[0]).endswith(('.py', '.pyc', '.modules')):
+        print(args[0], file=sys.stderr)
+    elif event == 'import' and args[1]:
+        print(args[0], file=sys.stderr)
+sys.addaudithook(hook)
+"""
+
+
+def _start(
+    tree: Path, *, hook: str = "", env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """``softsgx run --help`` of a tree's softsgx."""
+    code = f"import sys; sys.path.insert(0, {str(tree)!r})\n{hook}\n{_RUN} main()"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    return subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code],
+        env=environment | dict(env or {}), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources that has run once, so that there is byte code."""
+    target = tmp_path_factory.mktemp("compiled")
+    for path in (ROOT / "src").rglob("*.py"):
+        copy = target / path.relative_to(ROOT / "src")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    _start(target)
+    _file(target).unlink()
+    return target
+
+
+@pytest.fixture
+def tree(compiled: Path, tmp_path: Path) -> Path:
+    """Such a copy of the test's own."""
+    return shutil.copytree(compiled, tmp_path / "src")
+
+
+def _file(tree: Path) -> Path:
+    (path,) = (tree / "softsgx" / "__pycache__").glob("*.modules")
+    return path
+
+
+def test_the_second_start_opens_one_file_for_all_modules(tree: Path) -> None:
+    first = _start(tree)
+    second = _start(tree, hook=_HOOK)
+    assert second.stdout == first.stdout
+    opened = second.stderr.splitlines()
+    assert opened.count(str(_file(tree))) == 1
+    ours = {Path(line).name.split(".")[0] for line in opened if line.endswith((".py", ".pyc"))}
+    assert ours == {"__init__", "entry"}, "what finds and reads the file"
+    libraries = {line for line in opened if not line.startswith("/")}
+    assert libraries <= {"_ctypes", "_struct"}, "libraries that are loaded"
+
+
+def test_a_changed_source_is_what_runs(tree: Path) -> None:
+    _start(tree)
+    source = tree / "softsgx" / "cli" / "run.py"
+    word, times = "software", source.stat().st_mtime
+    # Another size, then another time alone.
+    for new in ("soft", "tofs"):
+        before = _file(tree).read_bytes()
+        source.write_text(source.read_text().replace(f"a {word} SGX", f"a {new} SGX", 1))
+        times, word = times + 10, new
+        os.utime(source, (times, times))
+        assert f"a {new} SGX" in _start(tree).stdout
+        assert _file(tree).read_bytes() != before, "it is made again"
+        last = _start(tree, hook=_HOOK)
+        assert f"a {new} SGX" in last.stdout
+        assert "/run.cpython-" not in last.stderr.replace(str(_file(tree)), "")
+
+
+def test_a_file_that_is_not_whole_counts_for_nothing(tree: Path) -> None:
+    said = _start(tree).stdout
+    path = _file(tree)
+    whole = path.read_bytes()
+    for kept in (0, 5, 30, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:kept])
+        assert _start(tree).stdout == said
+        assert path.read_bytes() == whole, "it is made again"
+
+
+def test_modules_of_neither_softsgx_nor_python_stay_out(tree: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(Path(os.__file__).with_name("struct.py"), other / "struct.py")
+    hook = f"sys.path.insert(0, {str(other)!r})"
+    _start(tree, hook=hook)
+    assert str(other).encode() not in _file(tree).read_bytes()
+    assert str(other) in _start(tree, hook=hook + _HOOK).stderr
+
+
+def test_who_wants_no_byte_code_gets_none(tree: Path) -> None:
+    _start(tree, hook="sys.dont_write_bytecode = True")
+    assert not list(tree.rglob("*.modules"))
