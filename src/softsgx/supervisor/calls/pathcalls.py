@@ -71,8 +71,8 @@ def hurry(run: Run, tracee: Tracee, call: int, last: frozenset[bytes]) -> Any:
     few = not paths.base and paths.stops < _FEW
     if few and not _again(run, site, call):
         return None
-    code = space.peek(site - 6, pathsites.SITE_BYTES)
-    if not pathsites.is_site(code, call) or space.translates:
+    code = space.peek(site - pathcode.BEFORE, pathsites.SITE_BYTES)
+    if not pathcode.replaceable(code, call) or space.translates:
         paths.known.add(site)
         return None
     if not run.path_page:

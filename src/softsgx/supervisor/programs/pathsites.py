@@ -14,7 +14,6 @@ from softsgx.supervisor.state.tracee import Tracee
 
 __all__ = [
     "SITE_BYTES",
-    "is_site",
     "lead",
     "lead_known",
     "learn",
@@ -23,10 +22,9 @@ __all__ = [
     "write",
 ]
 
-SITE_BYTES = 13
-"""What is looked at of an instruction: six bytes before it, itself, and the call."""
+SITE_BYTES = pathcode.BEFORE + 7
+"""What is looked at of an instruction: some bytes before it, itself, and the call."""
 
-_BEFORE = 6
 _REACH = (1 << 31) - (1 << 20)
 _LOWEST = 1 << 16  # vm.mmap_min_addr
 _NEAR_BYTES = 4096
@@ -67,11 +65,6 @@ def write(tracee: Tracee, addr: int, data: bytes | bytearray) -> bool:
     return True
 
 
-def is_site(code: bytes, call: int) -> bool:
-    """Whether `SITE_BYTES` are of an instruction that can be led."""
-    return len(code) == SITE_BYTES and pathcode.is_site(code, call)
-
-
 def learn(run: Run, tracee: Tracee, site: int, call: int) -> None:
     """Note an instruction that has stopped, for processes to come."""
     found = _mapping(tracee, site)
@@ -103,11 +96,11 @@ def _known(
 def lead_known(run: Run, tracee: Tracee, where: procmaps.Mapping, sites: dict[int, int]) -> None:
     """Lead the instructions of a mapping that are known, by their offsets in its file."""
     paths = tracee.space.paths
-    led = {site for site, _ in paths.sites}
+    led = {site for site, _, _ in paths.sites}
     wanted = [(where.start + at - where.offset, call) for at, call in sorted(sites.items())]
     wanted = [
         (site, call) for site, call in wanted
-        if where.start <= site - _BEFORE and site + 7 <= where.end and site not in led
+        if where.start <= site - pathcode.BEFORE and site + 7 <= where.end and site not in led
     ]  # fmt: skip
     while wanted:  # those that are near each other at once
         last = wanted[0][0] + _NEAR_BYTES
@@ -120,25 +113,26 @@ def _lead_near(run: Run, tracee: Tracee, sites: list[tuple[int, int]]) -> None:
     space, code = tracee.space, pathcode.load()
     paths = space.paths
     first, last = sites[0][0], sites[-1][0]
-    raw = space.peek(first - _BEFORE, last + 7 - first + _BEFORE)
+    raw = space.peek(first - pathcode.BEFORE, last + 7 - first + pathcode.BEFORE)
     changed, stubs = bytearray(raw), b""
-    made: list[tuple[int, int]] = []
+    made: list[tuple[int, int, bytes]] = []
     number = len(paths.sites)
     for site, call in sites:
         at = site - first
         index = number + len(made)
         if index >= code.most or abs(site - paths.base) > _REACH:
             break
-        if is_site(raw[at : at + SITE_BYTES], call):
-            stubs += code.stub(paths.base, index, site, call)
-            at += _BEFORE
-            changed[at : at + 5] = code.jump(paths.base, index, site)
-            made.append((site, call))
+        was = pathcode.replaceable(raw[at : at + SITE_BYTES], call)
+        if was:
+            stubs += code.stub(paths.base, index, site, call, was)
+            at += pathcode.BEFORE
+            changed[at : at + 5] = code.jump(paths.base, index, site, was)
+            made.append((site, call, was))
     if not made or not write(tracee, paths.base + code.place_of(number), stubs):
         return
     paths.sites += made
-    paths.known.update([site for site, _ in made])
-    run.led += write(tracee, first - _BEFORE, changed) * len(made)
+    paths.known.update([site for site, _, _ in made])
+    run.led += write(tracee, first - pathcode.BEFORE, changed) * len(made)
 
 
 def _mapping(tracee: Tracee, site: int) -> procmaps.Mapping | None:
