@@ -17,7 +17,7 @@ from softsgx.errors import InternalError
 from softsgx.mm.madvise import ALWAYS, BY_KERNEL
 from tests.mm.mm_process import MmProcess
 from tests.supervisor.walk.calls import Walker
-from tests.supervisor.walk.model import EXIT, FORK, LIMITED, RECV, SEND, THREAD, Call, Twin, via
+from tests.supervisor.walk.model import EXIT, FORK, RECV, SEND, THREAD, Call, Twin, via
 
 __all__ = ["DESIGNS", "Divergence", "Walk", "known_advice"]
 
@@ -82,8 +82,8 @@ class Walk:
         rng = random.Random(f"race {self.design} {seed}")
         calls: list[Call] = [(0, THREAD, slot) for slot in (1, 2, 3)]
         for i, call in enumerate(self.draw(f"race {seed}", n)[0]):
-            if call[1] in (FORK, THREAD, EXIT, SEND, RECV, LIMITED):
-                continue  # a limit is the whole process's
+            if call[1] in (FORK, THREAD, EXIT, SEND, RECV):
+                continue
             calls.append((rng.choice((0, 1, 2)), *call[1:]))
             if i % 12 == 0:
                 calls += [(3, FORK, 4), (4, *call[1:]), (4, EXIT)]

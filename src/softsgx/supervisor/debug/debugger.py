@@ -27,7 +27,7 @@ from softsgx.supervisor.inside.elf import entries
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.resume import cont
-from softsgx.supervisor.stopped.waits import kept, wait_stop
+from softsgx.supervisor.stopped.waits import kept, single_step
 from softsgx.uapi.regs import EFLAGS, RIP
 
 __all__ = ["Debugger"]
@@ -190,8 +190,7 @@ class Debugger(Control):
         regs.store(tracee.tid)
         self.points.lift(space, at)
         try:
-            ptrace.singlestep(tracee.tid)
-            status = wait_stop(tracee.tid)
+            status = single_step(tracee.tid)
         finally:
             self.points.lower(space, at)
         if status >> 8 == SIGTRAP:

@@ -26,7 +26,7 @@ from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.remote import calls
-from softsgx.supervisor.stopped.waits import wait_stop
+from softsgx.supervisor.stopped.waits import single_step
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import EFLAGS, RIP
 
@@ -117,7 +117,6 @@ def _step(tracee: Tracee) -> int:
     """Run one instruction with signals from elsewhere kept off: the signal that it stops for."""
     mask = ptrace.get_sigmask(tracee.tid)
     ptrace.set_sigmask(tracee.tid, (_ALL & ~_SYNCHRONOUS) | (mask & _SYNCHRONOUS))
-    ptrace.singlestep(tracee.tid)
-    status = wait_stop(tracee.tid)
+    status = single_step(tracee.tid)
     ptrace.set_sigmask(tracee.tid, mask)
     return status >> 8 & 0xFF

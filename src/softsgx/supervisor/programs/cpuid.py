@@ -9,7 +9,7 @@ from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.forced import put_back
 from softsgx.supervisor.stopped.remote import Remote
 from softsgx.supervisor.stopped.resume import cont_changed
-from softsgx.supervisor.stopped.waits import wait_stop
+from softsgx.supervisor.stopped.waits import single_step
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RAX, RBX, RCX, RDX, RIP
 
@@ -65,8 +65,7 @@ def _execute(run: Run, tracee: Tracee, leaf: int, subleaf: int) -> tuple[int, in
     mask = ptrace.get_sigmask(tid)
     ptrace.set_sigmask(tid, ~(1 << 4) & (1 << 64) - 1)  # all but SIGTRAP
     work.store(tid)
-    ptrace.singlestep(tid)
-    wait_stop(tid)
+    single_step(tid)
     work.load(tid)
     ptrace.set_sigmask(tid, mask)
     if not space.native_cpuid:

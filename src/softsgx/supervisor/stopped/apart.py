@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from softsgx.host import ptrace
 from softsgx.supervisor.stopped.remote import Remote
-from softsgx.supervisor.stopped.waits import wait_end, wait_first, wait_stop
+from softsgx.supervisor.stopped.waits import passes, wait_end, wait_first, wait_stop
 from softsgx.uapi import syscalls as nr
 
 __all__ = ["Apart"]
@@ -27,6 +27,7 @@ _CLONE_FILES = 0x400
 _CLOSE_RANGE_UNSHARE = 2
 _LAST_FD = 0xFFFFFFFF
 _SYSCALL_STOP = 0x85
+_ERESTARTNOINTR = -513
 
 
 class Apart:
@@ -75,17 +76,21 @@ class Apart:
 
     def _made(self) -> int:
         """The tid of a new thread, before its first stop was waited for; 0 if there is none."""
-        call, made = self._call, 0
-        call.prepare(nr.NR_clone, _THREAD, 0, 0, 0, 0)
-        call.step(call.tid)  # entry
-        while True:
-            ptrace.syscall_step(call.tid)
-            status = wait_stop(call.tid)
-            if status >> 16 == ptrace.EVENT_CLONE:
-                made = ptrace.event_message(call.tid)
-            elif status >> 8 == _SYSCALL_STOP:
-                break
-        self.error = min(call.result(), 0)
+        call, made, error = self._call, 0, _ERESTARTNOINTR
+        while error == _ERESTARTNOINTR:  # it is about to be stopped by an interrupt
+            call.prepare(nr.NR_clone, _THREAD, 0, 0, 0, 0)
+            call.step(call.tid)  # entry
+            while True:
+                ptrace.syscall_step(call.tid)
+                status = wait_stop(call.tid)
+                if status >> 16 == ptrace.EVENT_CLONE:
+                    made = ptrace.event_message(call.tid)
+                elif status >> 8 == _SYSCALL_STOP:
+                    break
+                else:
+                    passes(call.tid, status)
+            error = min(call.result(), 0)
+        self.error = error
         return made
 
     def _end(self, own: Remote) -> None:

@@ -80,5 +80,8 @@ def _stop(run: Run, tracee: Tracee) -> int:
             tracee.stopped = True
             return status
         saved = list(run.view)
-        run.dispatch(tracee, status)
-        run.view[:] = memoryview(struct.pack("27Q", *saved)).cast("Q")
+        try:
+            run.dispatch(tracee, status)
+        finally:
+            run.view[:] = memoryview(struct.pack("27Q", *saved)).cast("Q")
+        ptrace.interrupt(tracee.tid)  # any trap clears the one before: ptrace_stop()

@@ -13,7 +13,7 @@ from errno import EMFILE, ENOMEM, EPERM
 from softsgx.host import notify, ptrace, vdso
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
-from softsgx.supervisor.stopped.waits import poll_stop, wait_stop
+from softsgx.supervisor.stopped.waits import passes, poll_stop, wait_stop
 from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI
 from softsgx.uapi.syscalls import NR_mmap, NR_mprotect, NR_munmap, NR_open, NR_pkey_mprotect
 
@@ -169,6 +169,7 @@ class Remote:
             if status:
                 break
         if status >> 8 != 0x85:
+            passes(tid, status)
             self.step(tid)
         return self.result()
 
@@ -192,6 +193,7 @@ class Remote:
             status = wait_stop(tid)
             if status >> 8 == 0x85:
                 return
+            passes(tid, status)
 
 
 def cancel(run: Run, tracee: Tracee) -> None:

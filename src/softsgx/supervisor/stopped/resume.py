@@ -5,6 +5,7 @@ from __future__ import annotations
 from softsgx.host import cpuidcode, pathcode, ptrace
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.waits import lost
 from softsgx.uapi.regs import RIP
 
 __all__ = ["OF_CPUID", "OF_PATHS", "cont", "cont_changed", "let_go", "out_of_ours"]
@@ -20,7 +21,7 @@ def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
 
 def cont_changed(run: Run, tracee: Tracee) -> None:
     """The same with the registers in ``run.regs``."""
-    if run.record is None and run.faults is None and run.debugger is None:
+    if run.record is None and run.faults is None and run.debugger is None and not lost:
         tracee.stopped = False
         run.regs.store_and_cont(tracee.tid)
     else:
@@ -37,6 +38,9 @@ def let_go(run: Run, tracee: Tracee, number: int, step: bool = False) -> None:
     if number:
         tracee.delivered(number)
     tracee.stopped = False
+    if tracee.tid in lost:
+        lost.discard(tracee.tid)
+        ptrace.interrupt(tracee.tid)
     if step or (run.faults is not None and run.faults.steps(tracee)):
         ptrace.singlestep(tracee.tid, number)  # inside: a fault may hit at each instruction
     else:

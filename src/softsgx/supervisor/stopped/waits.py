@@ -25,9 +25,12 @@ __all__ = [
     "has_moved",
     "keep_stop",
     "kept",
+    "lost",
+    "passes",
     "poll_ns",
     "poll_stop",
     "polled",
+    "single_step",
     "wait_any",
     "wait_end",
     "wait_first",
@@ -43,6 +46,17 @@ _ENDS = (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
 
 kept: list[tuple[int, int]] = []
 """Events that came while another tracee was waited for, oldest first: the loop's next ones."""
+
+
+lost: set[int] = set()
+"""Threads that were stopped by PTRACE_INTERRUPT, or with their group, in the middle of a call of
+ours, which went on. They are interrupted again when they run, so that the stop is told."""
+
+
+def passes(tid: int, status: int) -> None:
+    """A stop is passed over: one that somebody may wait for comes again."""
+    if status >> 16 == ptrace.EVENT_STOP:
+        lost.add(tid)
 
 
 class _Wait:
@@ -126,6 +140,16 @@ def wait_stop(tid: int) -> int:
         if other == tid and _is_stop(status):
             return status
         _keep(other, status, tid)
+
+
+def single_step(tid: int) -> int:
+    """One instruction of a stopped tracee: the status of the stop that follows it."""
+    while True:
+        ptrace.singlestep(tid)
+        status = wait_stop(tid)
+        if status >> 16 != ptrace.EVENT_STOP:  # which comes before the instruction
+            return status
+        passes(tid, status)
 
 
 def _kept_stop(tid: int) -> int:
