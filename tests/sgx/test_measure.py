@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import mmap
 import os
 import random
 import shutil
@@ -16,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softsgx.errors import InternalError
+from softsgx.sgx import measure
 from softsgx.sgx.measure import LateMeasurement, Measurement, measured_flags
+from softsgx.sgx.scatter import Sha256
 
 RX_REG, RW_REG, TCS = 0x205, 0x203, 0x100
 
@@ -103,6 +107,37 @@ def test_bulk(memfd: int, first_page: int, n_pages: int) -> None:
     assert from_bytes.digest() == openssl_sha256(
         ecreate(2, 1 << 40) + records(offset, RX_REG, data)
     )
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(("first_page", "n_pages"), [(0, 64), (63, 65), (4090, 200)])
+def test_as_it_lies_in_a_mapping(
+    memfd: int, first_page: int, n_pages: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offset, data = first_page * 4096, contents(n_pages)
+    os.ftruncate(memfd, 0x5000 + len(data) + (100 << 12))
+    os.pwrite(memfd, data, 0x5000)
+    stream = ecreate(2, 1 << 40) + records(offset, RX_REG, data)
+    stream += records(offset, RW_REG, data + bytes(100 << 12))
+    if not compiled:
+        monkeypatch.setattr(measure, "_found", hashlib.sha256)
+    with mmap.mmap(memfd, 0) as mapped, memoryview(mapped) as view:
+        m = Measurement()
+        m.ecreate(2, 1 << 40)
+        m.add_pages_from_fd(memfd, 0x5000, offset, n_pages, RX_REG, True, view)
+        # The second one has a hole, which measuring does not fill.
+        m.add_pages_from_fd(memfd, 0x5000, offset, n_pages + 100, RW_REG, True, view)
+        assert m.digest() == openssl_sha256(stream)
+    assert os.lseek(memfd, 0x5000, os.SEEK_HOLE) == 0x5000 + len(data)
+
+
+def test_the_compiled_hash_is_sha256() -> None:
+    found, expected = Sha256(), hashlib.sha256()
+    for n in (0, 1, 63, 64, 65, 5184, 100_000):
+        data = random.Random(n).randbytes(n)
+        found.update(memoryview(data)[n // 2 :])
+        expected.update(data[n // 2 :])
+        assert found.digest() == expected.digest()
 
 
 @pytest.mark.parametrize("n_pages", [1, 63, 1500])

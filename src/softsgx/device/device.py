@@ -146,6 +146,13 @@ class Device:
         m.ecreate(secs.ssaframesize, secs.size)
         return m
 
+    def copy_in(self, process: Any, enclave: Enclave, addr: int, length: int, to: int) -> bool:  # noqa: ARG002
+        """Pages of a process's memory to an offset where an enclave has none, in one go.
+
+        False if that is not done: nothing was, and they are read, which tells why.
+        """
+        return False
+
     def on_create(self, process: Any, file: EnclaveFile) -> None:
         """ELRANGE of a file's enclave is known from now on."""
 

@@ -208,7 +208,13 @@ def add_range(
             word = cell.words[0]
             n = (last - first) * PAGE_SIZE
             data = b""
-            if source.readable:
+            # Before the rule says whether it may: nobody sees it until then.
+            copied = (
+                inside and r.pt != PT_TCS and source.readable
+                and not schema.get(word, "present")
+                and device.copy_in(process, enclave, addr, n, to)
+            )  # fmt: skip
+            if source.readable and not copied:
                 try:
                     data = memory.read(addr, n)
                 except Fault:
@@ -227,12 +233,20 @@ def add_range(
             r.__dict__.update(tcs_valid=int(tcs is not None), inside=int(inside))
             data = tcs or b""
             at = At(page=cell, source=source, enclave=enclave, process=process, file=file)
-            rule(run, at, r)
+            try:
+                rule(run, at, r)
+            except Stop:
+                if copied:
+                    enclave.memory.discard(to, n)
+                raise
             if schema.get(word, "present"):
                 # A second EADD, which a design allowed: what was there is measured first.
                 enclave.measurement.digest()
                 enclave.memory.discard(to, n)
-            enclave.load(to, data, r.flags, measure)
+            if copied:
+                enclave.loaded(to, last - first, r.flags, measure)
+            else:
+                enclave.load(to, data, r.flags, measure)
             pages.fill(first, last, stored(schema, cell.words[0]))
             enclave.touch()
             device.on_pages(file, first, last)

@@ -7,7 +7,7 @@ import mmap
 import os
 import re
 
-from softsgx.host import ptrace
+from softsgx.host import copyin, ptrace
 from softsgx.sgx.enclave import EnclaveMemory
 
 __all__ = ["MemfdMemory", "Site", "decoy", "locked", "new_memory"]
@@ -90,6 +90,15 @@ class MemfdMemory(EnclaveMemory):
         self.fd = fd
         self._map = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED)
         self.view = memoryview(self._map)
+        self._copier: copyin.Copier | None = None
+
+    def copy_in(self, tid: int, addr: int, length: int, offset: int) -> bool:
+        """Whole pages of a process where there are none yet; False: there are none, as before."""
+        if not copyin.available():
+            return False
+        if self._copier is None:
+            self._copier = copyin.Copier(self.fd, len(self.view))
+        return self._copier.copy(tid, addr, length, offset)
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Store bytes: pwrite, since a first store through the mapping costs a page fault."""

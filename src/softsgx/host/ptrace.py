@@ -104,12 +104,13 @@ class Registers:
 def compiled(path: str, name: str, room: int) -> tuple[str, memoryview, int, Callable[[int], None]]:
     """A function of an object of ours that takes an address, and runs without the GIL.
 
-    What the object says in NAME_words; ``room`` words of 64 bits; their address; the function.
-    Raises OSError where it is not built.
+    What the object says in NAME_words; as many words of 64 bits and ``room`` more; their address;
+    the function. Raises OSError where it is not built.
     """
     found = ctypes.CDLL(path)
     text = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(found, f"{name}_words")))
-    function, buffer = found[name], ctypes.create_string_buffer(room * 8)
+    size = (len(text.split()) + room) * 8
+    function, buffer = found[name], ctypes.create_string_buffer(size)
     function.argtypes, function.restype = (ctypes.c_void_p,), None
     view = memoryview(buffer).cast("B").cast("Q")
     return text.decode(), view, ctypes.addressof(buffer), function

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 
-from softsgx.host import ptrace
 from softsgx.host.built import path_of
+from softsgx.host.words import Words
 
 __all__ = ["Block", "available"]
 
 _PATH = path_of("softsgx-series.so")
 _SECINFO, _QUERY = 8, 13  # struct sgx_secinfo, struct procmap_query: in words
 _RANGES = 1024
-_ROOM = 256 + 2 * _RANGES
+_ROOM = _SECINFO + _QUERY + 2 * _RANGES
 
 _built: bool | None = None
 
@@ -28,28 +28,21 @@ def available() -> bool:
     return _built
 
 
-class Block:
-    """What the code compares stops with, by the names of ``series.c``: ``block["most"] = 8``.
+class Block(Words):
+    """What the code compares stops with, by the names of ``series.c``; `run` waits for stops and
+    answers them until one is another.
 
     Made where the code is `available` alone.
     """
 
     def __init__(self) -> None:
-        words, self._view, address, self._run = ptrace.compiled(_PATH, "softsgx_series", _ROOM)
-        self._address = address
-        self._index = {name: index for index, name in enumerate(words.split())}
+        super().__init__(_PATH, "softsgx_series", _ROOM)
         self._at = {}
         at = len(self._index)
         for name, size in (("secinfo_at", _SECINFO), ("vma_at", _QUERY), ("patched", 0)):
-            self[name] = address + at * 8
+            self[name] = self._address + at * 8
             self._at[name] = at
             at += size
-
-    def __setitem__(self, name: str, value: int) -> None:
-        self._view[self._index[name]] = value
-
-    def __getitem__(self, name: str) -> int:
-        return self._view[self._index[name]]
 
     def expect(self, secinfo: bytes, vma: bytes) -> None:
         """What SECINFO (64 bytes) and PROCMAP_QUERY's answer (104) have to be."""
@@ -67,7 +60,3 @@ class Block:
             at += 2
         self["n_patched"] = len(ranges)
         return True
-
-    def run(self) -> None:
-        """Wait for stops and answer them, until one is another."""
-        self._run(self._address)

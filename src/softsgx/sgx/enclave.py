@@ -206,8 +206,10 @@ class Enclave:
 
     def loaded(self, offset: int, n: int, secinfo_flags: int, measure: bool) -> None:
         """The same of ``n`` pages whose content is in the memory's file already."""
-        fd = self.memory.fd
-        self.measurement.add_pages_from_fd(fd, offset, offset, n, secinfo_flags, measure)
+        memory = self.memory
+        self.measurement.add_pages_from_fd(
+            memory.fd, offset, offset, n, secinfo_flags, measure, memory.view
+        )
 
     def clear(self, index: int) -> None:
         """EAUG's part in the content of a page: zeros.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The two loops of measuring that Python has no words for. Pages go into the records that
+ * The loops of measuring that Python has no words for. Pages go into the records that
  * MRENCLAVE is the hash of, 256 bytes behind each EEXTEND record of 64: measure.py does the same
  * with preadv(2) and 1,024 pieces a call where this was not built, at twice the cost. And a stream
  * of such records (.sgxs) is read as far as it is regular; where this was not built, record by record.
@@ -32,6 +32,36 @@ void softsgx_interleave(unsigned char *records, const unsigned char *pages, size
 			pages += CHUNK;
 		}
 	}
+}
+
+/* What hashes: EVP_DigestUpdate() of libcrypto. */
+typedef int update(void *context, const void *data, size_t bytes);
+
+/*
+ * The same with the hash, a page at a time, which stays in a first-level cache: pages that lie one
+ * behind the other, from `offset` in the enclave on, as an EADD and 16 EEXTEND records each. Those
+ * are given with offset 0; it is their second word. Returns 0 if the hash fails.
+ */
+__attribute__((visibility("default")))
+int softsgx_measure(update *hash, void *context, const unsigned char *pages, size_t n_pages,
+		    word offset, const unsigned char *eadd, const unsigned char *eextend)
+{
+	unsigned char records[RECORD + CHUNKS * (RECORD + CHUNK)], *to = records;
+
+	for (int i = 0; i < RECORD; i++)
+		to[i] = eadd[i];
+	for (int chunk = 0; chunk < CHUNKS; chunk++)
+		for (int i = 0; i < RECORD; i++)
+			to[RECORD + chunk * (RECORD + CHUNK) + i] = eextend[i];
+	for (; n_pages; n_pages--, pages += PAGE, offset += PAGE) {
+		((word *)to)[1] = offset;
+		for (int chunk = 0; chunk < CHUNKS; chunk++)
+			((word *)(to + RECORD + chunk * (RECORD + CHUNK)))[1] = offset + chunk * CHUNK;
+		softsgx_interleave(records, pages, 1);
+		if (!hash(context, records, sizeof(records)))
+			return 0;
+	}
+	return 1;
 }
 
 /* Where a record differs from one of this tag, offset and flags with nothing behind them. */

@@ -23,7 +23,7 @@ from struct import Struct
 
 from softsgx.errors import InternalError
 from softsgx.sdm.leaves import PAGE_SIZE, SECINFO_PT_MASK, SECINFO_RWX_MASK, SECINFO_TCS
-from softsgx.sgx.scatter import CHUNK_SIZE, CHUNKS, PAGE_RECORDS, RECORD, Scatter
+from softsgx.sgx.scatter import CHUNK_SIZE, CHUNKS, PAGE_RECORDS, RECORD, Scatter, Sha256
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -41,6 +41,8 @@ _ECREATE = Struct("<8sIQ44x")
 _EADD = Struct("<8sQQ40x")
 _EEXTEND = Struct("<8sQ48x")
 ECREATE_TAG, EADD_TAG, EEXTEND_TAG = b"ECREATE\0", b"EADD\0\0\0\0", b"EEXTEND\0"
+
+_EXTENDS = _EEXTEND.pack(EEXTEND_TAG, 0)
 
 Buffer = bytes | bytearray | memoryview
 if TYPE_CHECKING:
@@ -129,13 +131,28 @@ _spare: list[_Batch] = []
 _MOST_SPARE = 2
 
 
+def _usual() -> Hashing:
+    """SHA-256, the one that compiled code can use where that is to be had."""
+    global _found  # noqa: PLW0603 - looked for once a process
+    if _found is None:
+        try:
+            Sha256()
+            _found = Sha256
+        except LookupError:
+            _found = sha256
+    return _found
+
+
+_found: Hashing | None = None
+
+
 class Measurement:
     """The running MRENCLAVE of one enclave. Offsets are bytes from the enclave's base."""
 
-    def __init__(self, hashing: Hashing = sha256) -> None:
+    def __init__(self, hashing: Hashing | None = None) -> None:
         """``hashing``: makes what takes the records (``update``) and gives the ``digest``."""
-        self._hashing = hashing
-        self._hash = hashing(b"")
+        self._hashing = hashing or _usual()
+        self._hash = self._hashing(b"")
         self._batch: _Batch | None = None
         self._scratch = -1
 
@@ -206,15 +223,26 @@ class Measurement:
         n_pages: int,
         flags: int,
         measured: bool = True,
+        view: memoryview | None = None,
     ) -> None:
         """The same for pages that are read from an open file (a memfd) at ``file_offset``.
 
+        view: a mapping of the whole file, which has to be there still; hashed as it lies there.
         OSError if the file cannot be read, InternalError if it is too short.
         """
         if not measured:
             self.add_pages_unmeasured(offset_bytes, flags, n_pages)
             return
         shift = file_offset - offset_bytes
+        if (
+            view is not None
+            and n_pages >= _BATCH_PAGES
+            and isinstance(self._hash, Sha256)
+            and _is_there(fd, view, file_offset, n_pages * PAGE_SIZE)
+        ):
+            eadd = _EADD.pack(EADD_TAG, 0, measured_flags(flags))
+            self._hash.pages(view, file_offset, n_pages, offset_bytes, eadd, _EXTENDS)
+            return
         for first, n in _batches(offset_bytes, n_pages):
             self._measure(fd, first + shift, first, n, flags)
 
@@ -233,6 +261,12 @@ class Measurement:
             except IndexError:
                 self._batch = _Batch()
         self._hash.update(self._batch.fill(fd, file_offset, offset_bytes, n, measured_flags(flags)))
+
+
+def _is_there(fd: int, view: memoryview, start: int, length: int) -> bool:
+    """Whether a range of a file has no hole, which a look at its mapping would fill."""
+    end = start + length
+    return end <= len(view) and os.lseek(fd, start, os.SEEK_HOLE) >= end
 
 
 def _batches(offset_bytes: int, n_pages: int) -> Iterable[tuple[int, int]]:
@@ -318,15 +352,16 @@ class LateMeasurement:
         n_pages: int,
         flags: int,
         measured: bool = True,
+        view: memoryview | None = None,
     ) -> None:
         """:meth:`Measurement.add_pages_from_fd`; the range is read later and has to stay as it is.
 
-        ``fd`` has to stay open until :meth:`digest` or :meth:`close`.
+        ``fd`` has to stay open until :meth:`digest` or :meth:`close`, and so does ``view``.
         """
         if not measured:
             self.add_pages_unmeasured(offset_bytes, flags, n_pages)
             return
-        args = [fd, file_offset, offset_bytes, n_pages, flags]
+        args = [fd, file_offset, offset_bytes, n_pages, flags, measured, view]
         self._put(_Job("add_pages_from_fd", args, n_pages, 0))
 
     def digest(self) -> bytes:
@@ -419,9 +454,11 @@ def _joined(last: _Job, new: _Job) -> bool:
     if last.method != new.method:
         return False
     if last.method == "add_pages_from_fd":
-        fd, file_offset, offset_bytes, n_pages, flags = last.args
+        fd, file_offset, offset_bytes, n_pages = last.args[:4]
         size = n_pages * PAGE_SIZE
-        if new.args[:3] != [fd, file_offset + size, offset_bytes + size] or new.args[4] != flags:
+        if new.args[:3] != [fd, file_offset + size, offset_bytes + size]:
+            return False
+        if new.args[4] != last.args[4]:
             return False
         last.args[3] += new.n_pages
     elif last.method == "add_pages_unmeasured":

@@ -2,8 +2,9 @@
 
 :class:`Alike` looks the other way, at records that somebody wrote.
 
-Two ways, without the GIL. ``interleave.c``, where it was built, after one read of all pages. Else
-``preadv`` with a list of 1,024 pieces that is made once, which costs three times as much.
+Two ways, without the GIL. ``interleave.c``, where it was built, after one read of all pages; what
+is mapped needs none, and :class:`Sha256` hashes it as well. Else ``preadv`` with a list of 1,024
+pieces that is made once, which costs three times as much.
 Rejected: slices of memoryviews in a loop (half the speed of preadv), ``os.preadv`` (it looks at
 1,024 Python objects each time: some 10 % slower than the bare call).
 This is the one file of the room that uses ctypes.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import os
 from array import array
 
+from softsgx.errors import InternalError
 from softsgx.sdm.leaves import PAGE_SIZE
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -21,12 +23,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["CHUNKS", "CHUNK_SIZE", "PAGE_RECORDS", "RECORD", "Alike", "Scatter"]
+__all__ = ["CHUNKS", "CHUNK_SIZE", "PAGE_RECORDS", "RECORD", "Alike", "Scatter", "Sha256"]
 
 RECORD, CHUNK_SIZE = 64, 256
 CHUNKS = PAGE_SIZE // CHUNK_SIZE
 PAGE_RECORDS = RECORD + CHUNKS * (RECORD + CHUNK_SIZE)
 _NATIVE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "softsgx-interleave.so")
+
+
+def _address(view: memoryview) -> int:
+    """Where memory is that stays there; it may be read-only, which ctypes' own way refuses."""
+    import ctypes
+
+    get_buffer = ctypes.pythonapi.PyObject_GetBuffer
+    get_buffer.argtypes = [ctypes.py_object, ctypes.c_void_p, ctypes.c_int]
+    release = ctypes.pythonapi.PyBuffer_Release
+    release.argtypes = [ctypes.c_void_p]
+    release.restype = None
+    buffer = (ctypes.c_void_p * 16)()  # Py_buffer, whose first member is the address
+    get_buffer(view, buffer, 0)
+    start = buffer[0] or 0
+    release(buffer)
+    return start
 
 
 class Scatter:
@@ -84,6 +102,93 @@ class Scatter:
         return done
 
 
+class Sha256:
+    """SHA-256 of hashlib's own library, which compiled code can call: no GIL from page to page.
+
+    As `hashlib.sha256`, with :meth:`pages`. Raises LookupError where the code is not built, or
+    Python's libcrypto is not to be had.
+    """
+
+    _functions: Any = None
+
+    def __init__(self, data: bytes = b"") -> None:
+        import weakref
+
+        found = Sha256._functions = Sha256._functions or _libcrypto()
+        self._update, self._measure, new, free, sha256, init, self._copy, self._final = found
+        self._new, self._free = new, free
+        self._context = new()
+        weakref.finalize(self, free, self._context)
+        if not init(self._context, sha256(), None):
+            raise InternalError("EVP_DigestInit_ex() fails")
+        self.update(data)
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Hash these bytes, too."""
+        view = memoryview(data)
+        if not self._update(self._context, _address(view), view.nbytes):
+            raise InternalError("EVP_DigestUpdate() fails")
+
+    def pages(
+        self, view: memoryview, at: int, n_pages: int, offset: int, eadd: bytes, eextend: bytes
+    ) -> None:
+        """Pages of memory from byte ``at`` on, as an EADD and sixteen EEXTEND records each.
+
+        offset: in the enclave, of the first one. eadd, eextend: the records with an offset of 0.
+        """
+        start = _address(view) + at
+        if not self._measure(self._update, self._context, start, n_pages, offset, eadd, eextend):
+            raise InternalError("EVP_DigestUpdate() fails")
+
+    def digest(self) -> bytes:
+        """The hash of all so far; more may follow."""
+        import ctypes
+
+        out, copy = ctypes.create_string_buffer(32), self._new()
+        try:
+            if not self._copy(copy, self._context) or not self._final(copy, out, None):
+                raise InternalError("EVP_DigestFinal_ex() fails")
+        finally:
+            self._free(copy)
+        return out.raw
+
+
+def _libcrypto() -> tuple[Any, ...]:
+    """Its functions that `Sha256` calls, ours behind the first. Raises LookupError."""
+    import ctypes
+    from importlib.util import find_spec
+
+    pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    spec = find_spec("_hashlib")
+    try:
+        ours = ctypes.CDLL(_NATIVE).softsgx_measure
+        # What a module is linked with is found by it.
+        library = ctypes.CDLL(None if spec is None else spec.origin)
+        found = [
+            _function(library, *how)
+            for how in (
+                ("EVP_DigestUpdate", number, pointer, pointer, size),
+                ("EVP_MD_CTX_new", pointer),
+                ("EVP_MD_CTX_free", None, pointer),
+                ("EVP_sha256", pointer),
+                ("EVP_DigestInit_ex", number, pointer, pointer, pointer),
+                ("EVP_MD_CTX_copy_ex", number, pointer, pointer),
+                ("EVP_DigestFinal_ex", number, pointer, pointer, pointer),
+            )
+        ]
+    except (OSError, AttributeError) as error:
+        raise LookupError(str(error)) from None
+    ours.argtypes = [pointer, pointer, pointer, size, ctypes.c_uint64, pointer, pointer]
+    ours.restype = number
+    return (found[0], ours, *found[1:])
+
+
+def _function(library: Any, name: str, result: Any, *takes: Any) -> Any:
+    function = library[name]
+    function.restype, function.argtypes = result, takes
+    return function
+
+
 class Alike:
     """Counts pages of a stream of records that are written alike, where that can be done quickly.
 
@@ -104,16 +209,7 @@ class Alike:
         size, word = ctypes.c_size_t, ctypes.c_uint64
         self._native.argtypes = [ctypes.c_void_p, size, size, word]
         self._native.restype = size
-        # The address of memory that may be read-only, which ctypes' own way refuses.
-        get_buffer = ctypes.pythonapi.PyObject_GetBuffer
-        get_buffer.argtypes = [ctypes.py_object, ctypes.c_void_p, ctypes.c_int]
-        release = ctypes.pythonapi.PyBuffer_Release
-        release.argtypes = [ctypes.c_void_p]
-        release.restype = None
-        view = (ctypes.c_void_p * 16)()  # Py_buffer, whose first member is the address
-        get_buffer(stream, view, 0)
-        self._start = view[0] or 0
-        release(view)
+        self._start = _address(stream)
 
     def count(self, at: int, max_pages: int, tag: bytes) -> int:
         """Pages from byte ``at`` on: EADD records, each with 16 chunks as records of ``tag``.

@@ -19,11 +19,15 @@ from softsgx.errors import UnsupportedError
 from softsgx.host import pathcode, ptrace, state
 from softsgx.host.memfd import MemfdMemory
 from softsgx.sdm.xsave import XsaveLayout
-from softsgx.sgx.enclave import EnclaveMemory
+from softsgx.sgx.enclave import Enclave, EnclaveMemory
+from softsgx.supervisor.state import patched
 from softsgx.supervisor.state.enclaves import memory_fd
 from softsgx.supervisor.state.run import Run
 
 __all__ = ["HostDevice", "open_device"]
+
+
+_COPIED = 1 << 16  # less is read faster than its place is looked at
 
 
 class HostDevice(Device):
@@ -52,6 +56,15 @@ class HostDevice(Device):
         m = LateMeasurement(self.cpus)
         m.ecreate(secs.ssaframesize, secs.size)
         return m
+
+    def copy_in(self, process: Any, enclave: Enclave, addr: int, length: int, to: int) -> bool:
+        """By compiled code, unless what we have patched has to be read as it was."""
+        if length < _COPIED or addr + length > 1 << 47:
+            return False
+        if patched.pages(process.space, addr, addr + length):
+            return False
+        memory: Any = enclave.memory
+        return bool(memory.copy_in(process.tid, addr, length, to))
 
     def on_create(self, process: Any, file: EnclaveFile) -> None:  # noqa: ARG002
         """Mappings made before ECREATE get their place in the memory now."""

@@ -1,0 +1,54 @@
+"""Pages of a process into an enclave's file by compiled code: ``copyin.c`` says how.
+
+Where it is not built there is none, and pages are read and written.
+"""
+
+from __future__ import annotations
+
+import os
+
+from softsgx.host.built import path_of
+from softsgx.host.words import Words
+
+__all__ = ["Copier", "available"]
+
+_PATH = path_of("softsgx-copyin.so")
+_NONE = (1 << 64) - 1
+_MUCH = 8 << 20
+
+_built: bool | None = None
+
+
+def available() -> bool:
+    """Whether the code is built."""
+    global _built  # noqa: PLW0603 - looked for once a process
+    if _built is None:
+        _built = os.path.exists(_PATH)
+    return _built
+
+
+class Copier:
+    """For the file ``fd`` of ``size_bytes``. Made where the code is `available` alone.
+
+    try_after: how many bytes come before the kernel is asked for large pages.
+    """
+
+    def __init__(self, fd: int, size_bytes: int, try_after: int = _MUCH) -> None:
+        self._words = words = Words(_PATH, "softsgx_copyin")
+        words["file"], words["size"] = fd, size_bytes
+        words["large"], words["collapse"], words["try_after"] = _NONE, 1, try_after
+
+    @property
+    def collapses(self) -> bool:
+        """Whether large pages are asked for: the kernel has some, at a price."""
+        return bool(self._words["collapse"])
+
+    def copy(self, tid: int, addr: int, length: int, offset: int) -> bool:
+        """``length`` bytes of a thread's memory to an offset where the file has none.
+
+        Whole pages. False if not all could be read or written: the range has no memory then.
+        """
+        words = self._words
+        words["tid"], words["from"], words["to"], words["bytes"] = tid, addr, offset, length
+        words.run()
+        return bool(words["done"])
