@@ -12,7 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from softsgx.sgx.measure import LateMeasurement, Measurement
+from softsgx.sgx.late import LateMeasurement
+from softsgx.sgx.measure import Measurement
 
 PAGE, RX_REG, MIB = 4096, 0x205, 1 << 20
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from softsgx.errors import InternalError
 from softsgx.sgx import measure
-from softsgx.sgx.measure import LateMeasurement, Measurement, measured_flags
+from softsgx.sgx.late import LateMeasurement
+from softsgx.sgx.measure import Measurement, measured_flags
 from softsgx.sgx.scatter import Sha256
 
 RX_REG, RW_REG, TCS = 0x205, 0x203, 0x100

@@ -7,16 +7,13 @@ offsets that differ from the last batch, one strided assignment for all pages at
 contents are scattered into the template (module scatter); and one update hashes it all, without
 the GIL. Rejected: ``struct.pack`` per page (half the speed), numpy (160 ms of start-up).
 
-:class:`LateMeasurement` does the same in the background, since only EINIT wants the result.
 It reads files that it is handed and opens nothing that has a name.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from struct import Struct
@@ -30,10 +27,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["LateMeasurement", "Measurement", "measured_flags"]
+__all__ = [
+    "BATCH_PAGES", "EADD_TAG", "ECREATE_TAG", "EEXTEND_TAG", "Buffer", "Measurement",
+    "measured_flags",
+]  # fmt: skip
 
 # preadv takes at most IOV_MAX = 1024 pieces, which is 64 pages; they also fit a second-level cache.
-_BATCH_PAGES = 1024 // CHUNKS
+BATCH_PAGES = 1024 // CHUNKS
+"""Pages that are hashed together at least, where there are as many."""
 _STEP = RECORD + CHUNK_SIZE
 
 # SDM, ECREATE, EADD, EEXTEND, "Operation": the layouts of TMPUPDATEFIELD.
@@ -67,19 +68,19 @@ class _Batch:
         page = bytearray(_EADD.pack(EADD_TAG, 0, 0))
         for chunk in range(CHUNKS):
             page += _EEXTEND.pack(EEXTEND_TAG, chunk * CHUNK_SIZE) + bytes(CHUNK_SIZE)
-        self._records = bytearray(page * _BATCH_PAGES)
+        self._records = bytearray(page * BATCH_PAGES)
         self._view = memoryview(self._records)
         # Byte k of each slot's offset (chunk 0), so that equal bytes are not written again.
-        self._columns = [bytearray(_BATCH_PAGES) for _ in range(8)]
+        self._columns = [bytearray(BATCH_PAGES) for _ in range(8)]
         self._flags = 0
         self._fields = [8, *(RECORD + _STEP * chunk + 8 for chunk in range(CHUNKS))]
         # In an EEXTEND record the low half of byte 1 is the number of the chunk.
         self._with_chunk = [bytes(b | c for b in range(256)) for c in range(CHUNKS)]
-        self._scatter = Scatter(self._records, _BATCH_PAGES)
+        self._scatter = Scatter(self._records, BATCH_PAGES)
 
     def fill(self, fd: int, file_offset: int, offset_bytes: int, n: int, flags: int) -> memoryview:
         """The records of ``n`` pages that do not cross a multiple of 64 pages."""
-        slot = offset_bytes // PAGE_SIZE % _BATCH_PAGES
+        slot = offset_bytes // PAGE_SIZE % BATCH_PAGES
         self._set_offsets(slot, offset_bytes, n)
         if flags != self._flags:
             self._set_flags(flags)
@@ -122,7 +123,7 @@ class _Batch:
 
     def _set_flags(self, flags: int) -> None:
         for k, byte in enumerate(flags.to_bytes(8, "little")):
-            self._records[16 + k :: PAGE_RECORDS] = bytes((byte,)) * _BATCH_PAGES
+            self._records[16 + k :: PAGE_RECORDS] = bytes((byte,)) * BATCH_PAGES
         self._flags = flags
 
 
@@ -236,7 +237,7 @@ class Measurement:
         shift = file_offset - offset_bytes
         if (
             view is not None
-            and n_pages >= _BATCH_PAGES
+            and n_pages >= BATCH_PAGES
             and isinstance(self._hash, Sha256)
             and _is_there(fd, view, file_offset, n_pages * PAGE_SIZE)
         ):
@@ -275,198 +276,6 @@ def _batches(offset_bytes: int, n_pages: int) -> Iterable[tuple[int, int]]:
         raise InternalError(f"EADD at {offset_bytes:#x}, which is not the start of a page")
     page, end = offset_bytes // PAGE_SIZE, offset_bytes // PAGE_SIZE + n_pages
     while page < end:
-        n = min(_BATCH_PAGES - page % _BATCH_PAGES, end - page)
+        n = min(BATCH_PAGES - page % BATCH_PAGES, end - page)
         yield page * PAGE_SIZE, n
         page += n
-
-
-class _Job:
-    """One call that waits its turn, and how many pages and bytes of copies it stands for."""
-
-    __slots__ = ("args", "kept_bytes", "method", "n_pages")
-
-    def __init__(self, method: str, args: list[Any], n_pages: int, kept_bytes: int) -> None:
-        self.method = method
-        self.args = args
-        self.n_pages = n_pages
-        self.kept_bytes = kept_bytes
-
-
-class LateMeasurement:
-    """A :class:`Measurement` that hashes in a thread of its own, beside the copying.
-
-    What is measured has to be what was added. ``add_pages`` therefore copies the bytes that it is
-    given. ``add_pages_from_fd`` only notes the range, and reads it later: nobody may write there
-    before :meth:`digest`, which holds for an enclave's memfd as long as no mapping of it is
-    writable before EINIT (on hardware, such a write would be dropped).
-
-    Jobs are hashed in the order of the calls. Neighbouring ranges with the same flags become one,
-    and the thread is woken only for 64 pages or more: a loader that adds page by page costs no
-    switch of threads for each, and a small enclave costs no thread at all. It ends with the digest.
-    ``cpus`` are the CPUs that the thread may use; a new thread has its maker's, which a tracer has
-    narrowed to one.
-
-    What goes wrong in the thread is raised by :meth:`digest`. Not for use on both sides of a fork.
-    """
-
-    def __init__(self, cpus: Iterable[int] | None = None, max_kept_bytes: int = 64 << 20) -> None:
-        self._measurement = Measurement()
-        self._cpus = None if cpus is None else set(cpus)
-        self._max_kept_bytes = max_kept_bytes
-        self._jobs: deque[_Job] = deque()
-        self._pages = 0
-        self._kept_bytes = 0
-        self._busy = False
-        self._flush = False
-        self._closed = False
-        self._failure: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        self._changed = threading.Condition()
-
-    def ecreate(self, ssa_frame_pages: int, size_bytes: int) -> None:
-        """Start: SECS.SSAFRAMESIZE (in pages) and SECS.SIZE."""
-        self._put(_Job("ecreate", [ssa_frame_pages, size_bytes], 0, 0))
-
-    def add_page_masked(self, offset_bytes: int, flags: int, data: Buffer, mrmask: int) -> None:
-        """:meth:`Measurement.add_page_masked`; ``data`` is copied."""
-        args = [offset_bytes, flags, bytes(data), mrmask]
-        self._put(_Job("add_page_masked", args, 1, PAGE_SIZE))
-
-    def add_pages(self, offset_bytes: int, flags: int, data: Buffer, measured: bool = True) -> None:
-        """:meth:`Measurement.add_pages`; ``data`` is copied. Waits if too many copies are kept."""
-        n_pages = len(data) // PAGE_SIZE
-        if not measured:
-            self.add_pages_unmeasured(offset_bytes, flags, n_pages)
-            return
-        self._put(_Job("add_pages", [offset_bytes, flags, bytes(data)], n_pages, len(data)))
-
-    def add_pages_unmeasured(self, offset_bytes: int, flags: int, n_pages: int) -> None:
-        """:meth:`Measurement.add_pages_unmeasured`."""
-        self._put(_Job("add_pages_unmeasured", [offset_bytes, flags, n_pages], n_pages, 0))
-
-    def add_pages_from_fd(
-        self,
-        fd: int,
-        file_offset: int,
-        offset_bytes: int,
-        n_pages: int,
-        flags: int,
-        measured: bool = True,
-        view: memoryview | None = None,
-    ) -> None:
-        """:meth:`Measurement.add_pages_from_fd`; the range is read later and has to stay as it is.
-
-        ``fd`` has to stay open until :meth:`digest` or :meth:`close`, and so does ``view``.
-        """
-        if not measured:
-            self.add_pages_unmeasured(offset_bytes, flags, n_pages)
-            return
-        args = [fd, file_offset, offset_bytes, n_pages, flags, measured, view]
-        self._put(_Job("add_pages_from_fd", args, n_pages, 0))
-
-    def digest(self) -> bytes:
-        """MRENCLAVE (32 bytes) after every call so far; waits for the thread."""
-        with self._changed:
-            if self._thread is None:
-                while self._jobs and self._failure is None:
-                    self._run(self._take())
-            else:
-                self._flush = True
-                self._changed.notify_all()
-                while self._thread is not None and self._failure is None:
-                    self._changed.wait()
-                self._flush = False
-            if self._failure is not None:
-                raise self._failure
-            return self._measurement.digest()
-
-    def close(self) -> None:
-        """Drop what is not hashed yet and end the thread; more than once does no harm."""
-        with self._changed:
-            self._closed = True
-            self._jobs.clear()
-            self._changed.notify_all()
-            thread = self._thread
-        if thread is not None:
-            thread.join()
-
-    def _put(self, job: _Job) -> None:
-        with self._changed:
-            if self._failure is not None or self._closed:
-                return
-            self._pages += job.n_pages
-            self._kept_bytes += job.kept_bytes
-            if not (self._jobs and _joined(self._jobs[-1], job)):
-                self._jobs.append(job)
-            if self._pages < _BATCH_PAGES:
-                return
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="softsgx-measure", daemon=True
-                )
-                self._thread.start()
-            if not self._busy:
-                self._changed.notify_all()
-            while self._kept_bytes > self._max_kept_bytes and self._failure is None:
-                self._changed.wait()
-
-    def _take(self) -> _Job:
-        job = self._jobs.popleft()
-        self._pages -= job.n_pages
-        return job
-
-    def _run(self, job: _Job) -> None:
-        try:
-            getattr(self._measurement, job.method)(*job.args)
-        except BaseException as failure:
-            self._failure = failure
-
-    def _work(self) -> None:
-        if self._cpus is not None:
-            os.sched_setaffinity(0, self._cpus)
-        while True:
-            with self._changed:
-                while not self._closed and not (
-                    self._jobs and (self._flush or self._pages >= _BATCH_PAGES)
-                ):
-                    if self._flush:  # nothing more is to come: mostly EINIT has asked
-                        self._thread = None
-                        self._changed.notify_all()
-                        return
-                    self._changed.wait()
-                if self._closed:
-                    return
-                job = self._take()
-                self._busy = True
-            self._run(job)
-            with self._changed:
-                self._busy = False
-                self._kept_bytes -= job.kept_bytes
-                if self._failure is not None:
-                    self._jobs.clear()
-                self._changed.notify_all()
-                if self._failure is not None:
-                    return
-
-
-def _joined(last: _Job, new: _Job) -> bool:
-    """Whether ``new`` goes right on where ``last`` ends, and has been made part of it."""
-    if last.method != new.method:
-        return False
-    if last.method == "add_pages_from_fd":
-        fd, file_offset, offset_bytes, n_pages = last.args[:4]
-        size = n_pages * PAGE_SIZE
-        if new.args[:3] != [fd, file_offset + size, offset_bytes + size]:
-            return False
-        if new.args[4] != last.args[4]:
-            return False
-        last.args[3] += new.n_pages
-    elif last.method == "add_pages_unmeasured":
-        offset_bytes, flags, n_pages = last.args
-        if new.args[:2] != [offset_bytes + n_pages * PAGE_SIZE, flags]:
-            return False
-        last.args[2] += new.n_pages
-    else:
-        return False
-    last.n_pages += new.n_pages
-    return True

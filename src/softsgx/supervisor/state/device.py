@@ -51,7 +51,7 @@ class HostDevice(Device):
 
     def make_measurement(self, secs: Any) -> Any:
         """Hashing in a thread of its own, on any core."""
-        from softsgx.sgx.measure import LateMeasurement
+        from softsgx.sgx.late import LateMeasurement
 
         m = LateMeasurement(self.cpus)
         m.ecreate(secs.ssaframesize, secs.size)
