@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from softsgx.device import ioctls as device_ioctls
+from softsgx.device import eadd
 from softsgx.sdm.structs import SECINFO, SECS, SIGSTRUCT
 from softsgx.uapi import sgx as uapi
 from tests.kernel_driver.memory import PAGE
@@ -209,14 +209,14 @@ class Walker:
             state.signal_at, state.signal_asked = 1 + (d & 3), 0
             pages = iter(range(d & 3))  # softsgx does not ask before the first
             process.signal_pending = lambda: next(pages, 0) == (d & 3) - 1
-            was, device_ioctls._CHUNK = device_ioctls._CHUNK, PAGE
+            was, eadd._CHUNK = eadd._CHUNK, PAGE
             try:
                 self._ioctl(
                     uapi.SGX_IOC_ENCLAVE_ADD_PAGES, raw, "ADD_PAGES", again=again,
                     offset=offset, length=length,
                 )  # fmt: skip
             finally:
-                device_ioctls._CHUNK = was
+                eadd._CHUNK = was
                 state.signal_at = 0
                 del process.signal_pending
             return
