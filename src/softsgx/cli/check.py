@@ -56,6 +56,10 @@ def parser() -> Any:
         help="write each question as AIGER, SMT-LIB and Promela, each proof's invariant as a"
         " certificate and each trace as a witness, for checkers of others",
     )  # fmt: skip
+    p.add_argument(
+        "--why", action="store_true",
+        help="of each proof a smallest set of rules that it rests on (-v: the trace without each)",
+    )  # fmt: skip
     p.add_argument("--markdown", action="store_true", help="the table alone, as Markdown")
     p.add_argument(
         "--html", metavar="DIR",
@@ -145,7 +149,10 @@ def check(args: list[str]) -> int:
     options = Options(
         a.pages, a.processes, held, timeout_s=a.timeout, engine=a.engine, max_depth=a.bound,
         lsm=a.lsm, memory_bytes=memory_bytes, export=os.path.abspath(a.export) if a.export else "",
+        why=a.why,
     )  # fmt: skip
+    if a.why and a.engine == "explicit":
+        raise UsageError("--why asks a solver: --engine is auto, abc or z3")
     _tell_engine(options)
     if a.export:
         from softsgx.checker.certificates.folder import prepare_folder
@@ -165,7 +172,7 @@ def check(args: list[str]) -> int:
         if a.markdown:
             print(markdown(results), end="")
             return _status(results)
-        print_results(results, details=a.verbose or len(texts) == 1)
+        print_results(results, details=a.verbose or a.why or len(texts) == 1, verbose=a.verbose)
     return _status(results)
 
 

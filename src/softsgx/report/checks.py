@@ -40,8 +40,11 @@ def _pages(result: Any) -> str:
 _STYLES = {"refuted": "bold red", "bounded": "yellow", "proved": "green"}
 
 
-def print_results(results: list[Any], *, details: bool) -> None:
-    """The verdicts as a table (rich's in a terminal, if it is there), details on demand."""
+def print_results(results: list[Any], *, details: bool, verbose: bool = False) -> None:
+    """The verdicts as a table (rich's in a terminal, if it is there), details on demand.
+
+    verbose: with the traces that show what a proof rests on.
+    """
     titles = list(dict.fromkeys(_title(r) for r in results))
     names = list(dict.fromkeys(r.property for r in results))
     by = {(_title(r), r.property): r for r in results}
@@ -51,7 +54,7 @@ def print_results(results: list[Any], *, details: bool) -> None:
         for result in results:
             print()
             print(f"{_title(result)}: {result.property}: {cell(result)}")
-            for line in _details(result):
+            for line in _details(result, verbose):
                 print("  " + line)
 
 
@@ -117,7 +120,27 @@ def _rich(titles: list[str], names: list[str], by: dict[tuple[str, str], Any]) -
     return True
 
 
-def _details(result: Any) -> Iterable[str]:
+def _because(because: Any, verbose: bool) -> Iterable[str]:
+    """The rules that a proof rests on."""
+    if because.smallest:
+        found = "a smallest set"
+    elif because.enough:
+        found = "these are enough; whether fewer are was not found out"
+    else:
+        found = "not found out"
+    yield f"{because.what or 'why'}, for {because.scope} ({found}):"
+    for one in because.rests:
+        yield f"  {one.rule}: {one.statement}" + (f" ({one.source})" if one.source else "")
+        if one.needed:
+            yield f"    without it: a trace of {len(one.steps)} steps"
+            if verbose:
+                yield from ("      " + line for line in one.permissions)
+                yield from (f"      {n:2}. {step}" for n, step in enumerate(one.steps, 1))
+        elif one.instead:
+            yield "    others could stand in its place"
+
+
+def _details(result: Any, verbose: bool) -> Iterable[str]:
     yield from result.permissions
     for n, step in enumerate(result.steps, 1):
         yield f"{n:2}. {step}"
@@ -137,6 +160,8 @@ def _details(result: Any) -> Iterable[str]:
             yield f"induction breaks at: {line}"
     if result.scope:
         yield result.scope
+    if result.because:
+        yield from _because(result.because, verbose)
     if result.vacuous:
         yield f"vacuous: {result.idle}"
     yield f"benign-runs: {result.benign}; by {result.method}, {result.seconds:.2f} s"

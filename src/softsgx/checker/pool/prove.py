@@ -21,6 +21,7 @@ from softsgx.checker.engines.answer import BOUNDED, PROVED, REFUTED, Answer, Cla
 from softsgx.checker.engines.explore import explore
 from softsgx.checker.engines.limits import out_of_memory
 from softsgx.checker.pool.result import Options, Result, pair_name
+from softsgx.checker.pool.why import rests_on, switched_world
 from softsgx.checker.proofs.anypages import AnyPages
 from softsgx.checker.proofs.induction import breaks, by_induction, minimal
 from softsgx.checker.proofs.invariants import invariant_words
@@ -40,11 +41,13 @@ from softsgx.law.values import Value
 __all__ = ["Checker", "at_least", "within"]
 
 _LEMMAS_S = 30
+_WHY_TIMES = 2
+"""The timeouts after which no further question is asked for `Options.why`."""
 
 
 def _held(world: World, held: State, value: int) -> Iterator[int]:
     for name, var in world.vars.items():
-        for i, lit in enumerate(var.lits if var.frozen else ()):
+        for i, lit in enumerate(var.lits if var.frozen and name in held else ()):
             if held[name] >> i & 1 == value:
                 yield lit
 
@@ -69,6 +72,8 @@ class Checker:
         self._any: dict[int, AnyPages] = {}
         self._lemmas: dict[System, list[Clause]] = {}
         self._asked: list[Question] = []
+        self._switched: World | None = None
+        self._apart: State = {}
 
     def _make(self, pages: int, processes: int) -> tuple[World, System]:
         world = World(self.design, pages, processes, self.options.lsm)
@@ -144,6 +149,8 @@ class Checker:
             self._runs(what)
         if self._engine() == "abc":
             self._any_pages(self.options.processes)
+        if self.options.why:
+            self._with_switches()
 
     def remember(self, what: str, reached: bool) -> None:
         """Take an answer of `reaches` from a copy of this process."""
@@ -199,10 +206,40 @@ class Checker:
                     result.idle = self.idle(prop, bad)
                     if result.idle and not self.no_room(bad):
                         self._note_vacuous(prop.unless)
+        if self.options.why:
+            self._because(prop, result)
         if self.options.export:
             self._export(prop, result)
         result.seconds = round(time.monotonic() - begun, 2)
         return result
+
+    def _with_switches(self) -> World:
+        if self._switched is None:
+            o = self.options
+            self._switched = switched_world(self.design, o.pages, o.processes, o.lsm)
+        return self._switched
+
+    def _because(self, prop: Property, result: Result) -> None:
+        """The rules that a proof rests on; where it says nothing, those that let nothing run."""
+        if result.verdict != (REFUTED if prop.kind == REACHED else PROVED):
+            return
+        world, what = self._with_switches(), ""
+        if prop.kind == TOLD_APART:
+            what = "with these permissions a generated enclave does not run"
+            _, made = (world.some([c]) for c in prop.conditions(world))
+            bad = world.graph.and_(made, within(world, self._apart))
+        elif result.idle:
+            if self.no_room(self.world.some(prop.conditions(self.world))):
+                return
+            what = "nothing of the kind runs"
+            condition = getattr(world, prop.unless)
+            bad = world.some(condition(p, i) for p, i in world.pairs())
+        else:
+            bad = world.some(prop.conditions(world))
+        given = world.where({n: v for n, v in self.options.permissions.items() if n in world.vars})
+        bad = world.graph.and_(bad, given)
+        within_s = _WHY_TIMES * self.options.timeout_s
+        result.because = rests_on(world, bad, self.decide, what, within_s=within_s)
 
     # -- exports -------------------------------------------------------------------------
 
@@ -398,6 +435,7 @@ class Checker:
                 for name, var in self.world.vars.items()
                 if var.frozen
             }
+            self._apart = everyone
             both = self.world.graph.and_(made, within(self.world, everyone))
             other = self.decide(both)
             self._note(f"made-{n}", self.system, both, other, "a generated enclave runs, too")

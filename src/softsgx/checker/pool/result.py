@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Options", "Result", "pair_name", "trace_name"]
+__all__ = ["Options", "Result", "counted", "pair_name", "trace_name"]
 
 
 class Options:
@@ -13,20 +13,21 @@ class Options:
     pages, processes: of the world. timeout_s: for one question to an engine. memory_bytes:
     the most that an engine may take for one, None for no bound. engine: "auto" (ABC, or Z3
     where it is missing), "abc", "z3" (bounded) or "explicit". lsm: "selinux", "apparmor" or
-    "none". export: the directory that questions and answers are written to, or "".
+    "none". export: the directory that questions and answers are written to, or "". why: look for
+    the rules that a proof rests on.
     """
 
     __slots__ = (
         "engine", "export", "lsm", "max_depth", "memory_bytes", "pages", "permissions", "processes",
-        "timeout_s",
+        "timeout_s", "why",
     )  # fmt: skip
 
     def __init__(
         self, pages: int = 2, processes: int = 2, permissions: dict[str, int] | None = None,
         *, timeout_s: int = 60, engine: str = "auto", max_depth: int = 12, lsm: str = "selinux",
-        memory_bytes: int | None = None, export: str = "",
+        memory_bytes: int | None = None, export: str = "", why: bool = False,
     ) -> None:  # fmt: skip
-        self.export = export
+        self.export, self.why = export, why
         self.pages, self.processes = pages, processes
         self.permissions = dict(permissions or {})
         self.timeout_s, self.engine, self.max_depth = timeout_s, engine, max_depth
@@ -48,14 +49,15 @@ class Result:
     lemmas allow, each with the rule that it runs: there a proof by induction ends. scope: for
     which worlds a verdict holds that no trace shows: a phrase.
     weaker: (permissions, number of steps) of another trace with fewer permissions.
+    because: with `Options.why`, what the proof rests on (`softsgx.checker.pool.why`).
     trace: the steps as data, for `softsgx replay`; its ``runs`` are the pages that run at the
     end, of those that the property speaks of.
     """
 
     __slots__ = (
-        "benign", "bound", "breaks", "coupled", "design", "idle", "lsm", "method", "options",
-        "pages", "permissions", "processes", "property", "scope", "seconds", "steps", "trace",
-        "verdict", "weaker", "why",
+        "because", "benign", "bound", "breaks", "coupled", "design", "idle", "lsm", "method",
+        "options", "pages", "permissions", "processes", "property", "scope", "seconds", "steps",
+        "trace", "verdict", "weaker", "why",
     )  # fmt: skip
 
     def __init__(self, design: str, options: dict[str, str], property_name: str) -> None:
@@ -73,6 +75,7 @@ class Result:
         self.processes = 0
         self.coupled = self.scope = ""
         self.breaks: list[str] = []
+        self.because: Any = None
         self.benign = ""
         self.weaker: dict[str, Any] | None = None
         self.trace: dict[str, Any] | None = None
@@ -85,22 +88,24 @@ class Result:
     def cover(self, pages: int | None, processes: int, coupled: str = "") -> None:
         """Say for which worlds the verdict holds. pages: None for any number."""
         self.pages, self.processes, self.coupled = pages, processes, coupled
-        many = "any number of pages" if pages is None else _count(pages, "page")
-        self.scope = f"for {many} and {_count(processes, 'process')}"
+        many = "any number of pages" if pages is None else counted(pages, "page")
+        self.scope = f"for {many} and {counted(processes, 'process')}"
         self.scope += f": {coupled}" if coupled else ""
 
     def as_json(self) -> dict[str, Any]:
         """The result as an object of JSON; the trace goes into files of its own."""
-        return {
+        said = {
             name: getattr(self, name) for name in (
                 "design", "options", "lsm", "property", "verdict", "bound", "pages", "processes",
                 "scope", "vacuous", "idle", "benign", "steps", "permissions", "weaker", "why",
                 "breaks", "method", "seconds",
             )
         }  # fmt: skip
+        return said | ({"because": self.because.as_json()} if self.because else {})
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """``2 pages``, ``1 process``."""
     many = what + ("es" if what.endswith("s") else "s")
     return f"{number} {what if number == 1 else many}"
 

@@ -16,7 +16,7 @@ from softsgx.checker.engines.smt import Steps, check_invariant
 from softsgx.checker.proofs.pages import orbit
 from softsgx.checker.world.system import System
 
-__all__ = ["breaks", "by_induction", "minimal"]
+__all__ = ["breaks", "by_induction", "minimal", "needed_cubes"]
 
 Elsewhere = Callable[[Clause], Sequence[Sequence[int]]]
 
@@ -33,7 +33,7 @@ def minimal(
     deadline = time.monotonic() + within_s
     cubes = list(dict.fromkeys(tuple(sorted(c)) for c in cubes))
     steps = Steps(system, bad, elsewhere)
-    needed = _needed(steps, cubes)
+    needed = needed_cubes(steps, cubes)
     if needed is None:
         return list(cubes)
     orbits = [orbit(system.world, c) for c in needed]
@@ -44,7 +44,7 @@ def minimal(
 
 def by_induction(system: System, bad: int, lemmas: Sequence[Clause]) -> Answer | None:
     """The proof that ``bad`` is never reached, where lemmas and one step show it."""
-    needed = _needed(Steps(system, bad), lemmas)
+    needed = needed_cubes(Steps(system, bad), lemmas)
     if needed is None or check_invariant(system, bad, needed):
         return None
     many = f"{len(needed)} lemma" + ("s" if len(needed) != 1 else "")
@@ -88,7 +88,7 @@ def _flat(groups: Iterable[Group]) -> list[Clause]:
     return list(dict.fromkeys(c for group in groups for c in group))
 
 
-def _needed(steps: Steps, cubes: Sequence[Clause]) -> list[Clause] | None:
+def needed_cubes(steps: Steps, cubes: Sequence[Clause]) -> list[Clause] | None:
     """Cubes that exclude ``bad``, and each other, by the cores of the proofs."""
     first = steps.core(None, cubes)
     if first is None:

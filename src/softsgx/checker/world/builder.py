@@ -27,9 +27,14 @@ def _recording(design: Any) -> Any:
     def noted(name: str, rule: Any) -> Any:
         @functools.wraps(rule)
         def run(self: Any, k: Any, *cells: Any, **more: Any) -> Any:
-            if isinstance(k, Move):
-                k.rules.setdefault(name)
-            return rule(self, k, *cells, **more)
+            if not isinstance(k, Move):
+                return rule(self, k, *cells, **more)
+            k.rules.setdefault(name)
+            k.running.append(name)
+            try:
+                return rule(self, k, *cells, **more)
+            finally:
+                k.running.pop()
 
         return run
 

@@ -8,11 +8,13 @@ left open, and assignments give the next state. So a step is exactly what the de
 from __future__ import annotations
 
 from collections.abc import Callable
+from errno import errorcode
 from typing import Any
 
 from softsgx.checker.circuits.circuit import Chosen
 from softsgx.checker.world.permissions import PROCESS2, SEGMENTS
 from softsgx.checker.world.sources import FILE_EXECMOD, FILE_EXECUTE, FILE_SGX_EXECUTE
+from softsgx.checker.world.switches import ASK, EFFECT, NEED, Statement
 from softsgx.checker.world.world import ASKED, EXECMOD, READ, World
 from softsgx.errors import InternalError
 from softsgx.law.rule import At, Request
@@ -51,25 +53,36 @@ class StateCell:
 
     def __setattr__(self, name: str, value: Value) -> None:
         if name not in self._given:
-            self._move.set(self._prefix + name, value)
+            self._move.assign(self._prefix + name, value)
 
     def clear(self) -> None:
         """Every field becomes 0."""
-        for name in self._move.world.vars:
+        for name in list(self._move.world.vars):
             if name.startswith(self._prefix):
-                self._move.set(name, 0)
+                self._move.assign(name, 0)
 
 
 class LocalCell:
-    """A cell that is no part of the state: an outgoing VMA, or the TCS's page."""
+    """A cell that is no part of the state: an outgoing VMA, or the TCS's page.
 
-    def __init__(self, schema: Any, **values: Value) -> None:
+    move: whose rules' assignments may be switched off.
+    """
+
+    def __init__(self, schema: Any, move: Move | None = None, **values: Value) -> None:
         self.__dict__.update(dict.fromkeys(schema.fields, 0))
         self.__dict__.update(values)
+        self.__dict__.update(_schema=schema, _move=move)
+
+    def __setattr__(self, name: str, value: Value) -> None:
+        schema, move = self.__dict__["_schema"], self.__dict__["_move"]
+        if move is not None and name in schema.fields:
+            value = move.said(f"{schema.name}.{name}", value, schema.fields[name].width)
+        self.__dict__[name] = value
 
     def clear(self) -> None:
         """Every field becomes 0."""
-        self.__dict__.update(dict.fromkeys(self.__dict__, 0))
+        for name in self.__dict__["_schema"].fields:
+            setattr(self, name, 0)
 
 
 class File:
@@ -121,8 +134,8 @@ class Move:
 
     args: (name, width in bits) of what the one who acts chooses. guard: a literal.
     new: the next value, as literals, of each variable that changes. rules: the names of the
-    design's rules that it ran, in their order. asks: (target, permissions, segment) of each
-    question of the LSM, the permissions 0 where it is none.
+    design's rules that it ran, in their order; running: those that run now. asks: (target,
+    permissions, segment) of each question of the LSM, the permissions 0 where it is none.
     """
 
     def __init__(self, world: World, name: str, inputs: list[int], **meta: int | str) -> None:
@@ -137,6 +150,7 @@ class Move:
         self.vetted: Value = 0
         self.vouched: Value = 0
         self.rules: dict[str, None] = {}
+        self.running: list[str] = []
         self.asks: list[tuple[str, Value, Value]] = []
         self.enclave = StateCell(self, "enclave.", {"dead": 0, "size": 0})
 
@@ -165,6 +179,28 @@ class Move:
         """Assign a variable."""
         self.new[name] = self.world.graph.lits(value, len(self.world.vars[name].lits))
 
+    def assign(self, name: str, value: Value) -> None:
+        """Assign a variable as a rule does, which may be switched off."""
+        cell, _, field = name.partition(".")
+        kind = cell.rstrip("0123456789_")
+        self.set(name, self.said(f"{kind}.{field}", value, len(self.world.vars[name].lits)))
+
+    def said(self, field: str, value: Value, width: int) -> Value:
+        """What a rule assigns to a field: anything, where that is switched off."""
+        off = self.off(EFFECT, field)
+        return value if isinstance(off, int) else ite(off, self._anything(field, width), value)
+
+    def _anything(self, what: str, width: int) -> Value:
+        """What stands there where a statement is off."""
+        value: Value = self.arg(f"any {what} #{len(self.args)}", width)
+        return value
+
+    def off(self, kind: str, what: str) -> Value:
+        """Whether what the rule that runs now says is switched off; 0 if no rule runs."""
+        if not self.running:
+            return 0
+        return self.world.switch(Statement(self.running[-1], kind, what))
+
     def require(self, cond: Value) -> None:
         """The move is possible only where the condition holds."""
         g = self.world.graph
@@ -172,8 +208,10 @@ class Move:
 
     # -- the context of rules --------------------------------------------------------------
 
-    def need(self, _errno: int, cond: Value, _why: str = "") -> None:
+    def need(self, errno: int, cond: Value, why: str = "") -> None:
         """The step happens where every condition holds."""
+        if not isinstance(cond, int) or not cond:
+            cond = cond | self.off(NEED, why or errorcode.get(errno, str(errno)))
         self.require(cond)
 
     def leaf(self, rule: Callable[..., None], at: Any, r: Any, **_errnos: int) -> None:
@@ -182,10 +220,16 @@ class Move:
 
     def ask(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> None:
         """The module's questions of a hook, if it has it."""
-        self.require(self.granted(hook, at, when=when, **what))
+        off = self.off(ASK, hook)
+        self.require(self._granted(hook, at, ite(off, 0, when), what))
 
     def granted(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> Value:
         """The condition that what a hook asks is held; in ``vetted``: that of content was asked."""
+        off = self.off(ASK, hook)
+        held = self._granted(hook, at, ite(off, 0, when), what)
+        return held if isinstance(off, int) else ite(off, self._anything(hook, 1), held)
+
+    def _granted(self, hook: str, at: Any, when: Value, what: dict[str, Value]) -> Value:
         rule = getattr(_HOOKS[self.world.lsm], hook, None)
         questions = _Questions(self, when)
         if rule is not None:

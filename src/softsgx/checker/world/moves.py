@@ -55,12 +55,12 @@ def _entries(b: Builder, p: int) -> None:
             if way == "segment-fd":
                 fd = fd | eq(m.get(f"process{p}.segment_fd"), prot)
             m.require(fd & m.get("enclave.created"))
-            page = LocalCell(b.world.page_schema)
+            page = LocalCell(b.world.page_schema, m)
             source = SourceChoice(m, p)
             at = b.at(m, p, page=page, source=source)
             more = own_args(b, m) | {"target": 0}
             load_rules(b, m, at, secinfo(b, prot, prot & b.law.declarable, 1, **more))
-            vma = LocalCell(b.world.vma_schema)
+            vma = LocalCell(b.world.vma_schema, m)
             _entry_mapping(b, m, p, way, page, vma, prot)
             own = {name: m.get(f"enclave.{name}") for name in b.world.design.enclave_fields}
             initialized = At(created=1, initialized=1, dead=0, **own)

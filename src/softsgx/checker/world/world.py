@@ -19,6 +19,7 @@ from typing import Any
 
 from softsgx.checker.circuits.circuit import TRUE, Graph
 from softsgx.checker.world.permissions import KINDS, PROCESS2, SEGMENTS
+from softsgx.checker.world.switches import Statement, switched_design
 from softsgx.designs.base import Design
 from softsgx.law.rule import At
 from softsgx.law.state import Schema
@@ -68,16 +69,22 @@ class World:
     lsm: whose questions are asked: "selinux", "apparmor" or "none". open_ended: there may be
     further pages, so whether some page gives a process code to run is a variable
     (``anywhere{p}.code``) and not found in the world's own (see `softsgx.checker.proofs.anypages`).
+    switched: each statement of a rule that is run has a switch, in ``switches`` by the variable's
+    name (see `softsgx.checker.world.switches`).
     ``moves`` (see `softsgx.checker.world.moves`) are what can happen; ``now(name)`` is a
     variable's value before a step.
     """
 
     def __init__(
         self, design: Any, n_pages: int = 1, n_processes: int = 2, lsm: str = "selinux",
-        *, open_ended: bool = False,
+        *, open_ended: bool = False, switched: bool = False,
     ) -> None:  # fmt: skip
         self.design, self.n_pages, self.n_processes, self.lsm = design, n_pages, n_processes, lsm
-        self.open_ended = open_ended
+        self.open_ended, self.switched = open_ended, switched
+        self.switches: dict[str, Statement] = {}
+        self._off: dict[Statement, str] = {}
+        if switched:
+            self.design = switched_design(self, design)
         self.graph = Graph()
         self.vars: dict[str, Var] = {}
         self.page_schema: Schema = design.page_schema
@@ -139,6 +146,17 @@ class World:
 
     def _add(self, name: str, width: int, frozen: bool = False) -> None:
         self.vars[name] = Var(self.graph, name, width, frozen)
+
+    def switch(self, statement: Statement) -> Value:
+        """Whether a statement is off: 0, or a variable that never changes in a switched world."""
+        if not self.switched:
+            return 0
+        if statement not in self._off:
+            name = f"off.{len(self._off)}"
+            self._off[statement] = name
+            self.switches[name] = statement
+            self._add(name, 1, frozen=True)
+        return self.now(self._off[statement])
 
     def now(self, name: str) -> Value:
         """A variable before the step."""
