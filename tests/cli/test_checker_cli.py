@@ -49,6 +49,25 @@ def test_status_and_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
 
 
 @needs_abc
+def test_why_a_property_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["check", "linux-6.12", "--property", "noexec", *SMALL, "--why"]
+    assert main(args) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("  why, for 1 page and 1 process (a smallest set):")
+    assert lines[at + 1].startswith("    add_page: the source VMA has VM_MAYEXEC (Linux sgx_encl_")
+    assert lines[at + 2] == "      without it: a trace of 6 steps"
+    assert lines[at + 3].startswith("  benign-runs: ")
+    main([*args, "-v"])
+    assert " 6. process 0 " in capsys.readouterr().out
+    main([*args, "--json"])
+    (result,) = json.loads(capsys.readouterr().out)
+    (one,) = result["because"]["rests"]
+    assert (one["rule"], one["needed"], len(one["steps"])) == ("add_page", True, 6)
+    with pytest.raises(UsageError, match="--why asks a solver"):
+        main([*args, "--engine", "explicit"])
+
+
+@needs_abc
 def test_permissions_that_are_given(capsys: pytest.CaptureFixture[str]) -> None:
     args = ["check", "source-vma", "--property", "asked", *SMALL, "--json"]
     for held, verdict in (("0:none", "proved"), ("0:device=read;file=execute", "refuted")):
