@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from softsgx.checker.engines.answer import BOUNDED, PROVED, REFUTED, Answer, Cla
 from softsgx.checker.engines.explore import explore
 from softsgx.checker.engines.limits import out_of_memory
 from softsgx.checker.pool.result import Options, Result, pair_name
-from softsgx.checker.pool.why import rests_on, switched_world
+from softsgx.checker.pool.why import proved_of, rests_on, switched_world
 from softsgx.checker.proofs.anypages import AnyPages
 from softsgx.checker.proofs.induction import breaks, by_induction, minimal
 from softsgx.checker.proofs.invariants import invariant_words
@@ -32,34 +32,18 @@ from softsgx.checker.witnesses.asking import asked_of
 from softsgx.checker.witnesses.ending import end_of
 from softsgx.checker.witnesses.plain import make_plain
 from softsgx.checker.witnesses.words import permission_words, rule_words, step_words
+from softsgx.checker.world.held import at_least, within
 from softsgx.checker.world.moves import build_moves
 from softsgx.checker.world.system import State, System
 from softsgx.checker.world.world import World
 from softsgx.errors import InternalError
 from softsgx.law.values import Value
 
-__all__ = ["Checker", "at_least", "within"]
+__all__ = ["Checker"]
 
 _LEMMAS_S = 30
 _WHY_TIMES = 2
 """The timeouts after which no further question is asked for `Options.why`."""
-
-
-def _held(world: World, held: State, value: int) -> Iterator[int]:
-    for name, var in world.vars.items():
-        for i, lit in enumerate(var.lits if var.frozen and name in held else ()):
-            if held[name] >> i & 1 == value:
-                yield lit
-
-
-def within(world: World, held: State) -> int:
-    """The literal: nobody holds more than in ``held``."""
-    return world.graph.all_of(lit ^ 1 for lit in _held(world, held, 0))
-
-
-def at_least(world: World, held: State) -> int:
-    """The literal: everybody holds what they hold in ``held``."""
-    return world.graph.all_of(_held(world, held, 1))
 
 
 class Checker:
@@ -220,25 +204,15 @@ class Checker:
         return self._switched
 
     def _because(self, prop: Property, result: Result) -> None:
-        """The rules that a proof rests on; where it says nothing, those that let nothing run."""
+        """The rules that a proof rests on."""
         if result.verdict != (REFUTED if prop.kind == REACHED else PROVED):
             return
-        world, what = self._with_switches(), ""
-        if prop.kind == TOLD_APART:
-            what = "with these permissions a generated enclave does not run"
-            _, made = (world.some([c]) for c in prop.conditions(world))
-            bad = world.graph.and_(made, within(world, self._apart))
-        elif result.idle:
-            if self.no_room(self.world.some(prop.conditions(self.world))):
-                return
-            what = "nothing of the kind runs"
-            condition = getattr(world, prop.unless)
-            bad = world.some(condition(p, i) for p, i in world.pairs())
-        else:
-            bad = world.some(prop.conditions(world))
+        if result.idle and self.no_room(self.world.some(prop.conditions(self.world))):
+            return
+        world = self._with_switches()
+        bad, what = proved_of(world, prop, vacuous=bool(result.idle), held=self._apart)
         given = world.where({n: v for n, v in self.options.permissions.items() if n in world.vars})
-        bad = world.graph.and_(bad, given)
-        within_s = _WHY_TIMES * self.options.timeout_s
+        bad, within_s = world.graph.and_(bad, given), _WHY_TIMES * self.options.timeout_s
         result.because = rests_on(world, bad, self.decide, what, within_s=within_s)
 
     # -- exports -------------------------------------------------------------------------

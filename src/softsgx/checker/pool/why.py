@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from softsgx.checker.engines.answer import Answer, Step
 from softsgx.checker.pool.result import counted
 from softsgx.checker.proofs.core import Core, Decide, core_of
+from softsgx.checker.properties.base import TOLD_APART, Property
 from softsgx.checker.witnesses.plain import make_plain
 from softsgx.checker.witnesses.words import permission_words, step_words
+from softsgx.checker.world.held import within
 from softsgx.checker.world.moves import build_moves
 from softsgx.checker.world.switches import ASK, EFFECT, NEED, VALUE, Statement
 from softsgx.checker.world.system import System
@@ -16,7 +19,7 @@ from softsgx.checker.world.world import World
 from softsgx.law.rule import rules_of
 from softsgx.law.values import mask_name
 
-__all__ = ["Because", "Rests", "rests_on", "switched_world"]
+__all__ = ["Because", "Rests", "proved_of", "rests_on", "switched_world"]
 
 _KINDS = (NEED, ASK, VALUE, EFFECT)
 _MASK_BITS = 3
@@ -80,6 +83,23 @@ def switched_world(design: Any, pages: int, processes: int, lsm: str) -> World:
     world = World(design, pages, processes, lsm, switched=True)
     build_moves(world)
     return world
+
+
+def proved_of(
+    world: World, prop: Property, *, vacuous: bool, held: Mapping[str, int]
+) -> tuple[int, str]:
+    """What a proof of a property says is never reached, and in words where it is another thing.
+
+    vacuous: that anything of the kind runs. held: the permissions that tell enclaves apart.
+    """
+    if prop.kind == TOLD_APART:
+        _, made = (world.some([c]) for c in prop.conditions(world))
+        words = "with these permissions a generated enclave does not run"
+        return world.graph.and_(made, within(world, held)), words
+    if vacuous:
+        condition = getattr(world, prop.unless)
+        return world.some(condition(p, i) for p, i in world.pairs()), "nothing of the kind runs"
+    return world.some(prop.conditions(world)), ""
 
 
 def rests_on(

@@ -6,7 +6,8 @@ import functools
 from typing import Any
 
 from softsgx.checker.circuits.circuit import FALSE
-from softsgx.checker.world.move import File, LocalCell, Move
+from softsgx.checker.world.cells import LocalCell
+from softsgx.checker.world.move import File, Move
 from softsgx.checker.world.world import BASE, PAGE_BYTES, World
 from softsgx.law.rule import At, Request, rules_of
 from softsgx.law.values import Value, no, subset

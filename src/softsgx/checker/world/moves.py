@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from softsgx.checker.world.builder import Builder
+from softsgx.checker.world.cells import LocalCell
 from softsgx.checker.world.loading import (
     SourceChoice,
     add_moves,
@@ -32,7 +33,7 @@ from softsgx.checker.world.mapping import (
     pass_moves,
     unmap_moves,
 )
-from softsgx.checker.world.move import File, LocalCell, Move
+from softsgx.checker.world.move import File, Move
 from softsgx.checker.world.world import World
 from softsgx.law.rule import At, Request
 from softsgx.law.values import RW, R, W, X, eq, has, implies, no
