@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import capstone
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.avai
 ANY, LAST = frozenset((b"sgx_enclave", b"fd")), frozenset((b"dev", b".", b"maps"))
 LONG = 0x77  # in AL where the long way was gone
 _SITES = 0x6000  # within the memory, behind the code
+_CWD = b"\xbf\x9c\xff\xff\xff"  # mov $AT_FDCWD, %edi
 _CRC = b"\xf2\x48\x0f\x38\xf1\xc7\xc3"  # crc32 rax, rdi; ret
 
 
@@ -41,19 +43,20 @@ class Memory:
         self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
         self.map[: len(self.code.contents)] = self.code.page(ANY, LAST)
         self.long_way = long_way
-        self.sites: list[tuple[int, int]] = []
+        self.sites: list[tuple[int, int, bytes]] = []
 
-    def site(self, call: int, *, led: bool = True) -> int:
-        """The address of ``mov $NR, %eax; <the call>; ret``."""
+    def site(self, call: int, *, led: bool = True, was: bytes = b"") -> int:
+        """The address of ``mov $NR, %eax; <the call>; ret``, or of another instruction there."""
+        was = was or pathcode.replaced(call)
         index = len(self.sites)
         at = _SITES + 16 * index
-        self.map[at : at + 8] = pathcode.replaced(call) + self.long_way + b"\xc3"
-        self.sites.append((self.base + at, call))
+        self.map[at : at + 8] = was + self.long_way + b"\xc3"
+        self.sites.append((self.base + at, call, was))
         if led:
             where = self.code.place_of(index)
-            stub = self.code.stub(self.base, index, self.base + at, call)
+            stub = self.code.stub(self.base, index, self.base + at, call, was)
             self.map[where : where + len(stub)] = stub
-            self.map[at : at + 5] = self.code.jump(self.base, index, self.base + at)
+            self.map[at : at + 5] = self.code.jump(self.base, index, self.base + at, was)
         return self.base + at
 
     def function(self, call: int) -> Callable[..., int]:
@@ -152,12 +155,44 @@ def test_a_link_to_what_is_not_there_goes_the_long_way(
 
 
 def test_only_the_instruction_itself_is_a_site() -> None:
-    site = bytes(6) + pathcode.replaced(nr.NR_openat) + b"\x0f\x05"
-    assert pathcode.is_site(site, nr.NR_openat)
-    assert not pathcode.is_site(site, nr.NR_open)
+    number = pathcode.replaced(nr.NR_openat)
+    site = bytes(8) + number + b"\x0f\x05"
+    assert pathcode.replaceable(site, nr.NR_openat) == number
+    assert not pathcode.replaceable(site, nr.NR_open)
     for head in ("c745", "c74424", "8179", "41", "66"):  # mov $NR, -72(%rbp) …; mov $NR, %r8d
-        code = bytes(6 - len(head) // 2) + bytes.fromhex(head) + site[6:]
-        assert not pathcode.is_site(code, nr.NR_openat), head
+        code = bytes(8 - len(head) // 2) + bytes.fromhex(head) + site[8:]
+        assert not pathcode.replaceable(code, nr.NR_openat), head
+
+
+def test_what_loads_the_folder_is_an_instruction_wherever_decoding_begins() -> None:
+    """Held against a decoder: nothing else ends where it ends."""
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    for call in pathcode.CALLS:
+        window = pathcode.replaced(call) + b"\x48\x89\xfe" + _CWD
+        assert pathcode.replaceable(window + b"\x0f\x05", call) == _CWD
+        assert not pathcode.replaceable(b"\x90" + window[1:] + b"\x0f\x05", call)
+        assert not pathcode.replaceable(window[:7] + b"\xc7" + _CWD + b"\x0f\x05", call)
+        for begin in range(len(window)):
+            for before in (b"", b"\x62", b"\xc4", b"\x0f", b"\x66\x0f\x38", b"\x48\x81"):
+                code = (before if begin == 0 else b"") + window[begin:]
+                first = next(decoder.disasm(code, 0, 1), None)
+                assert first is None or first.size != len(code) or begin == 8, (begin, before)
+
+
+def test_another_call_at_the_same_instruction_goes_the_long_way() -> None:
+    memory = Memory(bytes((0xB0, LONG)))
+    site = memory.site(nr.NR_openat, was=_CWD)
+    at = 0x7F00
+    for number in (nr.NR_openat, nr.NR_openat + 1, nr.NR_openat | 1 << 32, nr.NR_unlinkat):
+        # movabs $number, %rax; movabs $site, %rcx; jmp *%rcx
+        code = b"\x48\xb8" + struct.pack("<Q", number) + b"\x48\xb9" + struct.pack("<Q", site)
+        memory.map[at : at + 22] = code + b"\xff\xe1"
+        call = ctypes.CFUNCTYPE(ctypes.c_long, *3 * (ctypes.c_void_p,))(memory.base + at)
+        result = call(0, b"/etc/passwd", os.O_RDONLY)
+        if number == nr.NR_openat:
+            os.close(result)
+        else:
+            assert result == number & ~0xFF | LONG
 
 
 def test_the_filter_lets_the_codes_calls_pass_and_no_other() -> None:
@@ -215,11 +250,11 @@ class Stepper:
         self.start, self.regs = ptrace.Registers(), ptrace.Registers()
         self.start.load(self.pid)
 
-    def steps(self, site: int, flags: int, args: tuple[int, ...]) -> Iterator[list[int]]:
+    def steps(self, site: int, flags: int, args: tuple[int, ...], call: int) -> Iterator[list[int]]:
         """The registers after each instruction from the site to what is behind it."""
         view = self.regs.view
         view[:] = self.start.view
-        view[RIP], view[EFLAGS], view[ORIG_RAX], view[RAX] = site, flags, (1 << 64) - 1, 0
+        view[RIP], view[EFLAGS], view[ORIG_RAX], view[RAX] = site, flags, (1 << 64) - 1, call
         for register, value in zip((RDI, RSI, RDX), args, strict=True):
             view[register] = value
         self.regs.store(self.pid)
@@ -238,16 +273,21 @@ class Stepper:
 
 
 @pytest.mark.parametrize(
-    "call", [nr.NR_stat, nr.NR_access, nr.NR_open, nr.NR_openat, nr.NR_newfstatat]
+    ("call", "was"),
+    [
+        *[(n, b"") for n in (nr.NR_stat, nr.NR_access, nr.NR_open, nr.NR_openat)],
+        (nr.NR_newfstatat, b""),
+        (nr.NR_openat, _CWD),
+    ],
 )
 def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
-    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: int, was: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Held against the same instruction, as it was, of another site."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to("/nowhere/sgx_enclave")
     memory = Memory(b"\x0f\x05")
-    led, plain = memory.site(call), memory.site(call, led=False)
+    led, plain = memory.site(call, was=was), memory.site(call, led=False, was=was)
     room = ctypes.create_string_buffer(256)
     child = Stepper()
     seen = set()
@@ -266,8 +306,8 @@ def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
             # The child got its memory when it was made: what is new is written there.
             assert ptrace.write_memory(child.pid, where, text.raw) == len(text.raw)
             for flags in _FLAGS:
-                before, *_, after = child.steps(plain, flags, args)
-                for regs in child.steps(led, flags, args):
+                before, *_, after = child.steps(plain, flags, args, call if was else 0)
+                for regs in child.steps(led, flags, args, call if was else 0):
                     at = regs[RIP] - memory.base
                     seen.add(at)
                     if 0 <= at < pathcode.SIZE:

@@ -191,6 +191,15 @@ def test_what_can_be_executed_is_told_by_its_protection(tmp_path: Path) -> None:
     named = tmp_path / "x-xp xxxx"
     named.write_bytes(bytes(PAGE))
     with open(named, "rb") as f, mmap.mmap(f.fileno(), PAGE, prot=mmap.PROT_READ):
-        found, everything = procmaps.executable(os.getpid()), procmaps.maps(os.getpid())
+        (found, _), everything = procmaps.executable(os.getpid()), procmaps.maps(os.getpid())
     assert [m for m in everything if m.path == str(named)]
     assert found == [m for m in everything if m.prot & 4]
+
+
+def test_the_lowest_of_neighbours_is_told() -> None:
+    below = {m.end: m.start for m in procmaps.maps(os.getpid())}
+    place = max(start for start in below.values() if start in below)  # libraries' segments
+    lowest = place
+    while lowest in below:
+        lowest = below[lowest]
+    assert procmaps.executable(os.getpid(), place)[1] == lowest < place

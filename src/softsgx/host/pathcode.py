@@ -14,7 +14,7 @@ from softsgx.errors import UnsupportedError
 from softsgx.host import vdso
 from softsgx.host.built import lacks, path_of, read_built
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import EFLAGS, ORIG_RAX, RAX, RCX, RDX, RIP, RSI
+from softsgx.uapi.regs import EFLAGS, ORIG_RAX, RAX, RCX, RDI, RDX, RIP, RSI
 from softsgx.uapi.syscalls import SYSCALLS
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "ALIGN", "CALLS", "MASK", "SIZE", "Code", "available", "is_site", "load", "new_place",
-    "replaced",
+    "ALIGN", "BEFORE", "CALLS", "MASK", "SIZE", "Code", "available", "load", "new_place",
+    "replaceable", "replaced",
 ]  # fmt: skip
 
 SIZE = 0x2000
@@ -35,6 +35,9 @@ ALIGN = 1 << 30
 
 MASK = ALIGN - SIZE | 0x7F
 """What the filter looks at of an instruction's address: the place, and where in a stub."""
+
+BEFORE = 8
+"""What `replaceable` looks at before an instruction."""
 
 _PATH = path_of("softsgx-paths.so")
 _OPENS = {nr.NR_open: 1, nr.NR_openat: 2}  # the stub that has the flags' register
@@ -55,6 +58,7 @@ _ENOENT = -2 & (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
 _NOFOLLOW = 0x20000
 _CALL_BYTES, _CHANGE_BYTES = 7, 7  # mov and syscall; lea
+_SYSCALL, _TO_EDI, _RDI_TO_RSI = b"\x0f\x05", 0xBF, b"\x48\x89\xfe"
 _CF_PF_AF_ZF_SF, _OF = 0xD5, 0x800
 # Opcodes with a ModRM byte and four bytes of immediate: SDM, vol. 2, "One-byte Opcode Map".
 _WITH_IMMEDIATE = (0x69, 0x81, 0xC7, 0xF7)
@@ -79,17 +83,23 @@ def available() -> str:
     return f"the processor lacks {' and '.join(lacks)}" if lacks else ""
 
 
-def is_site(code: bytes, call: int) -> bool:
-    """Whether the bytes before a call's end are ``mov $NR, %eax; syscall``.
+def replaceable(code: bytes, call: int) -> bytes:
+    """The instruction before a call that a jump may take the place of, nothing if there is none.
 
-    code: 13 bytes, the last two of them executed just now with ``call`` in RAX. The five before
-    might be the end of an instruction that has an immediate of its own: then it is none.
+    code: `BEFORE` and seven bytes, the last two of them executed just now with ``call`` in RAX. It
+    is ``mov $NR, %eax``, or ``mov $DIRECTORY, %edi`` behind that and ``mov %rdi, %rsi``, as the C
+    library has it. The former's bytes might be the end of an instruction that has an immediate of
+    its own: then it is none. The latter's cannot, behind these: the byte before would have to be
+    an opcode (FE /7 is none; SDM, "Opcode Extensions for One- and Two-byte Opcodes").
     """
-    if code[6:] != replaced(call) + b"\x0f\x05":
-        return False
-    if code[5] in _OTHER_MOVES:
-        return False
-    return code[4] not in _WITH_IMMEDIATE and code[3] not in _WITH_IMMEDIATE
+    number, found = replaced(call), code[BEFORE:-2]
+    if len(code) != BEFORE + 7 or code[-2:] != _SYSCALL:
+        return b""
+    if found == number:
+        odd = code[BEFORE - 1] in _OTHER_MOVES
+        odd |= code[BEFORE - 2] in _WITH_IMMEDIATE or code[BEFORE - 3] in _WITH_IMMEDIATE
+        return b"" if odd else found
+    return found if found[0] == _TO_EDI and code[:BEFORE] == number + _RDI_TO_RSI else b""
 
 
 def replaced(call: int) -> bytes:
@@ -133,6 +143,7 @@ class Code:
         self.off, self.opened = at["off"], at["opened"]
         names = ("plain1", "probe1", "changed1", "again1")
         self._stages = tuple([at[name] - at["stub1"] for name in names])
+        self._moved = at["moved1"] - first
 
     def page(self, anywhere: frozenset[bytes], last: frozenset[bytes]) -> bytes:
         """The code, with the components that matter, anywhere in a path and at its end.
@@ -152,8 +163,8 @@ class Code:
         """The offset of a stub."""
         return len(self.contents) + index * self.stub_bytes
 
-    def stub(self, base: int, index: int, site: int, call: int) -> bytes:
-        """A stub for the instruction before the system call at ``site`` + 5."""
+    def stub(self, base: int, index: int, site: int, call: int, was: bytes) -> bytes:
+        """A stub for the instruction before the system call at ``site`` + 5, ``was`` until now."""
         at = self.place_of(index)
         stub = bytearray(self._stubs[_OPENS.get(call, 1)])
         kind = "open" if call in _OPENS else ""
@@ -167,16 +178,21 @@ class Code:
                 struct.pack_into("<I", stub, where, call)
             elif field == ord("I"):
                 struct.pack_into("<I", stub, where, at)
+            elif field == ord("M"):
+                struct.pack_into("<i", stub, where, -call)
             elif field != ord("C"):
                 relative = targets[field] - (base + at + where + 4)
                 struct.pack_into("<i", stub, where, relative)
+        if was[0] == _TO_EDI:
+            stub[self._moved : self._moved + len(was)] = was
         return bytes(stub)
 
-    def jump(self, base: int, index: int, site: int) -> bytes:
+    def jump(self, base: int, index: int, site: int, was: bytes) -> bytes:
         """What takes the place of the instruction at ``site``."""
-        return b"\xe9" + struct.pack("<i", base + self.place_of(index) - site - 5)
+        to = base + self.place_of(index) + (self._moved if was[0] == _TO_EDI else 0)
+        return b"\xe9" + struct.pack("<i", to - site - 5)
 
-    def roll(self, view: Any, base: int, sites: list[tuple[int, int]]) -> bool:
+    def roll(self, view: Any, base: int, sites: list[tuple[int, int, bytes]]) -> bool:
         """Registers that are in the code, at ``base``, become those of the code around a site.
 
         As if the original instruction had been executed, with the call still to come where it
@@ -191,7 +207,12 @@ class Code:
             self._flags(view, at)
         if not 0 <= stub < len(sites):
             return False  # a program that wrote over the code, or jumped into it
-        site, call = sites[stub]
+        site, call, was = sites[stub]
+        if at >= len(self.contents) and within >= self._moved:
+            view[RIP] = site + 5
+            if within == self._moved:  # done here, since who steps would come back for ever
+                view[RDI] = int.from_bytes(was[1:], "little")
+            return True
         if at >= len(self.contents):
             over = self._over(view, within, RSI if _OPENS.get(call, 1) == 1 else RDX)
         if over:

@@ -4,7 +4,8 @@
  *
  * The tracer copies softsgx_paths .. softsgx_paths_end into a page of the process, and behind it,
  * for each system call instruction that is used often, one of the two stubs below with its fields
- * filled in. There it replaces the `mov $NR, %eax` before the instruction by a jump to the stub; the
+ * filled in. There it replaces the `mov $NR, %eax` before the instruction by a jump to the stub, or
+ * the `mov $DIRECTORY, %edi` that stands there in its place; the
  * instruction itself stays as it is, and stops as ever. A path of which a component is listed, and
  * one that is odd in any other way, goes on there. All others are called for from the stub, at the
  * places that the seccomp filter lets pass (host/bpf.py).
@@ -126,7 +127,8 @@ softsgx_paths_opened:			/* not 0: somebody may have a descriptor of the device *
 softsgx_paths_end:
 
 /* What the tracer fills in: N the call's number, B the jump to one of the entries above, S to the
- * instruction itself, R behind it, I the stub's offset. C is no field: a call ends here. */
+ * instruction itself, R behind it, I the stub's offset, M the number, negated. C is no field: a call
+ * ends here. */
 	.macro	field kind, name
 77:
 	.pushsection .rodata
@@ -192,6 +194,15 @@ softsgx_paths_again\name:
 	lea	40(%rax), %rcx		/* ELOOP: a link */
 	jrcxz	slow\name
 	return	\name
+	/* Where another instruction was replaced than the one that loads the number: it comes here. */
+softsgx_paths_moved\name:
+	.byte	0xbf			/* mov $DIRECTORY, %edi: what was replaced */
+	.long	0
+	.byte	0x48, 0x8d, 0x88	/* lea -NR(%rax), %rcx */
+	field	M, \name
+	.long	0
+	jrcxz	stub\name
+	jump	S, \name
 	.balign	128
 	.endm
 

@@ -114,10 +114,18 @@ def maps(pid: int) -> list[Mapping]:
     return parse_maps(_read_all(f"/proc/{pid}/maps", _MAPS_CHUNK_BYTES))
 
 
-def executable(pid: int) -> list[Mapping]:
-    """The same of those alone that can be executed, by their protection."""
+def executable(pid: int, place: int = 0) -> tuple[list[Mapping], int]:
+    """The same of those alone that can be executed, by their protection; and a start.
+
+    That of the mappings which lie at or below a place with nothing between them, the lowest.
+    """
     lines = _read_all(f"/proc/{pid}/maps", _MAPS_CHUNK_BYTES).split(b"\n")
-    return parse_maps(b"\n".join([line for line in lines if b"x" in line[:_PERMS_END]]))
+    if place:
+        for line in reversed(lines):
+            start, _, end = line[:_PERMS_END].split(b" ", 1)[0].partition(b"-")
+            if (end and int(end, 16) == place) or int(start or b"0", 16) == place:
+                place = int(start, 16)
+    return parse_maps(b"\n".join([line for line in lines if b"x" in line[:_PERMS_END]])), place
 
 
 def smaps_vmflags(pid: int, addr: int) -> frozenset[str] | None:

@@ -387,6 +387,40 @@ tracer_label softsgx_undefined
 	ud2
 	.cfi_endproc
 
+/*
+ * Several system calls of a program that exec has just made, without a stop between them: the tracer
+ * copies this, behind its rows, to where the call at its end is a place that the filter lets stop.
+ * RBX is a row: a number, six arguments, and what has to be answered; RBP how many there are. RBX is
+ * the first row that was answered otherwise, and R12 its answer.
+ */
+#define CALL_ROW	64
+	.balign	16
+tracer_label softsgx_calls
+	.cfi_startproc
+	.cfi_undefined %rip
+	mov	(%rbx), %rax
+	mov	8(%rbx), %rdi
+	mov	16(%rbx), %rsi
+	mov	24(%rbx), %rdx
+	mov	32(%rbx), %r10
+	mov	40(%rbx), %r8
+	mov	48(%rbx), %r9
+	syscall
+	mov	%rax, %r12
+	cmp	56(%rbx), %rax
+	jne	.Lcalls_over
+	add	$CALL_ROW, %rbx
+	dec	%ebp
+	jnz	softsgx_calls
+.Lcalls_over:
+	xor	%esi, %esi
+	mov	$ENTER_CALL, %eax
+	syscall
+tracer_label softsgx_calls_end
+	ud2			/* a filter that is not ours has answered it */
+	.cfi_endproc
+tracer_label softsgx_calls_behind
+
 /* The name of a node like the device's, for calls that the kernel answers for it. */
 tracer_label softsgx_null
 	.asciz "/dev/null"

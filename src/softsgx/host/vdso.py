@@ -58,11 +58,14 @@ class Image:
     (`softsgx.host.cpuidcode`), written in processes that have it; ``whole`` is ``size`` with it.
     ``try_short`` is where the short way in (`softsgx.host.short`) is tried,
     ``long`` where the other begins; ``short_enter`` and ``short_open`` are where the address
-    of the former and a byte that opens it lie.
+    of the former and a byte that opens it lie. ``calls`` is code that makes several system calls
+    (`softsgx.supervisor.stopped.atexec`), and ``calls_stop`` is where in it the last one ends.
     """
 
     __slots__ = (
         "aep",
+        "calls",
+        "calls_stop",
         "contents",
         "cpuid",
         "data_offset",
@@ -106,6 +109,8 @@ class Image:
             self.short_enter = symbols["softsgx_short_enter"]
             self.short_open = symbols["softsgx_short_open"]
             self.whole = symbols["softsgx_cpuid_stubs_end"]
+            calls, stop, behind = (symbols[f"softsgx_calls{x}"] for x in ("", "_end", "_behind"))
+            self.calls, self.calls_stop = contents[calls:behind], stop - calls
             self.slot_offsets = {
                 name[len(_SLOT) :]: at for name, at in symbols.items() if name.startswith(_SLOT)
             }

@@ -32,7 +32,7 @@ _CAP_SYS_PTRACE = 19
 
 def _filter(run: Run, _tracee: Tracee) -> None:
     """A filter of the program's own is installed: from now on it may ask for stops, too."""
-    run.filtered = True
+    run.filtered = run.confined = True
 
 
 def _prctl(run: Run, tracee: Tracee) -> Any:
@@ -42,7 +42,7 @@ def _prctl(run: Run, tracee: Tracee) -> Any:
     """
     option = run.view[RDI] & 0xFFFFFFFF
     if option == bpf.PR_SET_SECCOMP:
-        run.filtered = True
+        run.filtered = run.confined = True
     elif option == bpf.PR_SET_SYSCALL_USER_DISPATCH and run.view[RSI]:
         if ptrace.dispatch_of(tracee.tid) is None:
             return -EINVAL

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 
 from softsgx.errors import UnsupportedError
-from softsgx.host import pathcode, procmaps, ptrace, signals
+from softsgx.host import pathcode, ptrace, signals
+from softsgx.supervisor.programs import pathsites
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
@@ -32,7 +33,7 @@ __all__ = [
 ]  # fmt: skip
 
 _FEW = 12  # stops that cost less than to make the code
-_SITE_BYTES = 13
+_AGAIN, _MOST_SEEN = 2, 1 << 14
 _REACH = (1 << 31) - (1 << 20)
 _LOWEST = 1 << 16  # vm.mmap_min_addr
 _PROT_READ_EXEC, _PRIVATE_ANONYMOUS, _FIXED_NOREPLACE = 5, 0x22, 0x100000
@@ -65,36 +66,50 @@ def hurry(run: Run, tracee: Tracee, call: int, last: frozenset[bytes]) -> Any:
         return None
     paths.stops += 1
     site = run.view[RIP] - 7
-    if site in paths.known or (not paths.base and paths.stops < _FEW):
+    if site in paths.known:
         return None
-    code = space.peek(site - 6, _SITE_BYTES)
-    if len(code) < _SITE_BYTES or not pathcode.is_site(code, call) or space.translates:
+    few = not paths.base and paths.stops < _FEW
+    if few and not _again(run, site, call):
+        return None
+    code = space.peek(site - pathcode.BEFORE, pathsites.SITE_BYTES)
+    if not pathcode.replaceable(code, call) or space.translates:
         paths.known.add(site)
+        return None
+    if not run.path_page:
+        run.path_page = _page(run, last)
+    if few:
+        pathsites.learn(run, tracee, site, call)
         return None
     if any(_runs(run.tracees[tid]) for tid in space.tracees):
         return None  # it might execute what is written
     if paths.base:
-        _lead(run, tracee, site, call)
+        pathsites.lead(run, tracee, site, call)
         return None
-    _make(run, tracee, site, last)
+    _make(run, tracee, site)
     if paths.base > 0:
-        _lead(run, tracee, site, call)
+        pathsites.lead(run, tracee, site, call)
     run.view[RIP] = site  # either way the call is made anew
     run.regs.store(tracee.tid)
     cont(run, tracee)
     return DONE
 
 
+def _again(run: Run, site: int, call: int) -> bool:
+    """Whether it is the second stop of what looks like this instruction, in whatever process."""
+    what, stops = (site & 0xFFF, call), run.path_stops
+    if len(stops) < _MOST_SEEN:
+        stops[what] = stops.get(what, 0) + 1
+    return stops.get(what) == _AGAIN
+
+
 def _runs(tracee: Tracee) -> bool:
     return not tracee.stopped and not tracee.vforking
 
 
-def _make(run: Run, tracee: Tracee, site: int, last: frozenset[bytes]) -> None:
+def _make(run: Run, tracee: Tracee, site: int) -> None:
     """Put the code below a call, so that no heap grows into it; the call is cancelled."""
     paths, place = tracee.space.paths, run.place
     assert place is not None
-    if not run.path_page:
-        run.path_page = _page(run, last)
     paths.base = -1
     cancel(run, tracee)
     first = place + (site - place) // pathcode.ALIGN * pathcode.ALIGN
@@ -110,11 +125,7 @@ def _make(run: Run, tracee: Tracee, site: int, last: frozenset[bytes]) -> None:
             if got > 0:  # before Linux 4.17
                 remote(nr.NR_munmap, got, pathcode.SIZE)
     if paths.base > 0:
-        _write(tracee, paths.base, run.path_page)
-        if paths.off:
-            stay_slow(tracee)
-        if run.opened:
-            _write(tracee, paths.base + pathcode.load().opened, b"\1")
+        pathsites.prepare(run, tracee, paths.base)
 
 
 def _page(run: Run, last: frozenset[bytes]) -> bytes:
@@ -127,42 +138,12 @@ def _page(run: Run, last: frozenset[bytes]) -> bytes:
     return b""
 
 
-def _write(tracee: Tracee, addr: int, data: bytes) -> bool:
-    try:
-        tracee.space.poke(addr, data)
-    except OSError:  # a kernel that lets nobody write over protections
-        tracee.space.paths.base = -1
-        return False
-    return True
-
-
-def _lead(run: Run, tracee: Tracee, site: int, call: int) -> None:
-    """Lead an instruction to the code."""
-    paths, code = tracee.space.paths, pathcode.load()
-    index = len(paths.sites)
-    paths.known.add(site)
-    if index == code.most or abs(site - paths.base) > _REACH or not _is_code(tracee, site):
-        return
-    stub = code.stub(paths.base, index, site, call)
-    if _write(tracee, paths.base + code.place_of(index), stub):
-        paths.sites.append((site, call))
-        run.led += _write(tracee, site, code.jump(paths.base, index, site))
-
-
-def _is_code(tracee: Tracee, site: int) -> bool:
-    """Whether it lies in a file's private mapping that can be executed and not be written."""
-    for m in procmaps.maps(tracee.tgid):
-        if m.start <= site and site + 7 <= m.end:
-            return bool(m.perms == "r-xp" and m.inode)
-    return False
-
-
 def stay_slow(tracee: Tracee) -> None:
     """From now on each of the process's calls on paths stops: see `PathCalls`."""
     paths = tracee.space.paths
     paths.off = True
     if paths.base > 0:
-        _write(tracee, paths.base + pathcode.load().off, b"\1")
+        pathsites.write(tracee, paths.base + pathcode.load().off, b"\1")
 
 
 def look_for_links(run: Run) -> None:

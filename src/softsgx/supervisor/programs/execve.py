@@ -1,4 +1,4 @@
-"""At exec: our vDSO goes in, and CPUID is made to trap.
+"""At exec: our vDSO goes in, CPUID is made to trap, and calls on paths are led past their stop.
 
 CPUID faulting (ARCH_SET_CPUID) is used where the kernel offers it. Elsewhere
 the instruction's bytes are replaced (`patches`).
@@ -8,90 +8,150 @@ from __future__ import annotations
 
 import struct
 
-from softsgx.host import cpuidcode, procmaps, vdso
+from softsgx.host import cpuidcode, pathcode, procmaps, vdso
+from softsgx.supervisor.programs import pathsites
 from softsgx.supervisor.programs.answers import page
-from softsgx.supervisor.programs.patches import patch
+from softsgx.supervisor.programs.patches import file_key, names_of, patch
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import cont
-from softsgx.supervisor.stopped.remote import Remote
+from softsgx.supervisor.stopped.atexec import at_exec
+from softsgx.supervisor.stopped.remote import Remote, cancel
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import RSP
+from softsgx.uapi.regs import ORIG_RAX, RAX, RSP
 
 __all__ = ["exec_stop"]
 
-_AT_SYSINFO_EHDR = 33
+_AT_BASE, _AT_SYSINFO_EHDR = 7, 33
 _ARCH_SET_CPUID = 0x1012
-_PROT_READ_EXEC, _MAP_PRIVATE_ANONYMOUS = 5, 0x22
+_PROT_READ_EXEC, _MAP_PRIVATE_ANONYMOUS, _MAP_FIXED_NOREPLACE = 5, 0x22, 0x100000
 _TRANSLATORS = "/valgrind/"
+_STACK_BYTES = 3072  # for most programs: the addresses of arguments and environment, and all else
+_MINUS_1 = (1 << 64) - 1
 
 
 def exec_stop(run: Run, tracee: Tracee) -> None:
     """From PTRACE_EVENT_EXEC: prepare the new program, then let it run."""
-    regs = run.regs
-    Remote.step(tracee.tid)  # to the exit of execve
+    regs, space = run.regs, tracee.space
     regs.load(tracee.tid)
-    space = tracee.space
-    slot, real = _find_vdso_slot(space, run.view[RSP])
+    slot, real, interpreter = _auxv(space, run.view[RSP])
     if slot == 0:  # a 32-bit program, or a kernel without vDSO
         cont(run, tracee)
         return
-    maps = procmaps.executable(tracee.tgid)
+    maps, low = procmaps.executable(tracee.tgid, interpreter)
     size = next((m.end - m.start for m in maps if m.start == real), 0)
     contents = space.peek(real, size)
     insn = vdso.find_syscall_insn(contents)
     if insn is None:
         cont(run, tracee)
         return
+    insn += real
     img = vdso.load_image()
-    with Remote(tracee, real + insn, regs) as call:
-        base = call(nr.NR_mmap, 0, img.whole, _PROT_READ_EXEC, _MAP_PRIVATE_ANONYMOUS, -1, 0)
-        if base < 0:
-            base = 0
-        elif run.options.cpuid and run.cpuid_faulting:
-            space.native_cpuid = call(nr.NR_arch_prctl, _ARCH_SET_CPUID, 0) < 0
-            run.cpuid_faulting = not space.native_cpuid  # the processor has it or not
+    base = 0
+    # A debugger looks at the exit; a filter of the program's own may forbid what `at_exec` ends by.
+    if low > img.whole and run.debugger is None and not run.confined:
+        run.view[ORIG_RAX], run.view[RAX] = _MINUS_1, 0  # as they are behind the call
+        base = _map_at_once(run, tracee, real, insn, low - img.whole)
+    else:
+        Remote.step(tracee.tid)
+        regs.load(tracee.tid)
+    if not base:
+        base = _map(run, tracee, insn)
     if base:
-        space.poke(base, img.contents)
-        space.poke(base + img.data_offset, vdso.slots(contents, real, base))
+        space.poke(
+            base, img.contents.ljust(img.data_offset, b"\0") + vdso.slots(contents, real, base)
+        )
         space.poke(slot, struct.pack("<Q", base))
         space.image, space.aep = base, base + img.aep
-    if base and run.options.cpuid and space.native_cpuid:
-        _patch(run, space, tracee.tgid, maps)
+        _patch(run, tracee, maps)
+    if tracee.at_call:
+        tracee.at_call = False
+        regs.store(tracee.tid)
     cont(run, tracee)
 
 
-def _patch(run: Run, space: AddressSpace, tgid: int, maps: list[procmaps.Mapping]) -> None:
-    """CPUID in what exec has mapped, which is all stopped: it may be led to its answers."""
+def _map_at_once(run: Run, tracee: Tracee, real: int, insn: int, base: int) -> int:
+    """What has to be called for, with one stop: memory for what is ours is at ``base``.
+
+    0 where the kernel will not have it there.
+    """
+    flags = _MAP_PRIVATE_ANONYMOUS | _MAP_FIXED_NOREPLACE
+    size = vdso.load_image().whole
+    calls = [(nr.NR_mmap, base, size, _PROT_READ_EXEC, flags, -1, 0, base)]
+    faulting = run.options.cpuid and run.cpuid_faulting
+    if faulting:
+        calls.append((nr.NR_arch_prctl, _ARCH_SET_CPUID, 0, 0, 0, 0, 0, 0))
+    paths = pathsites.place_below(run, tracee, base)
+    if paths:
+        calls.append((nr.NR_mmap, paths, pathcode.SIZE, _PROT_READ_EXEC, flags, -1, 0, paths))
+    made, answer = at_exec(tracee, real, calls, run.regs)
+    if paths and made == len(calls):
+        pathsites.prepare(run, tracee, paths)
+    elsewhere = made < len(calls) and calls[made][0] == nr.NR_mmap and answer > 0
+    if tracee.at_call and (made == 0 or elsewhere):
+        tracee.at_call = False
+        cancel(run, tracee)
+    if elsewhere:  # before Linux 4.17
+        with Remote(tracee, insn, run.regs) as call:
+            call(nr.NR_munmap, answer, calls[made][2])
+    if made and faulting:
+        tracee.space.native_cpuid = made == 1
+        run.cpuid_faulting = made > 1  # the processor has it or not
+    return base if made else 0
+
+
+def _map(run: Run, tracee: Tracee, insn: int) -> int:
+    """The same by a call at a time, wherever the kernel likes: the address, 0 without memory."""
+    space = tracee.space
+    with Remote(tracee, insn, run.regs) as call:
+        whole = vdso.load_image().whole
+        base = call(nr.NR_mmap, 0, whole, _PROT_READ_EXEC, _MAP_PRIVATE_ANONYMOUS, -1, 0)
+        if base > 0 and run.options.cpuid and run.cpuid_faulting:
+            space.native_cpuid = call(nr.NR_arch_prctl, _ARCH_SET_CPUID, 0) < 0
+            run.cpuid_faulting = not space.native_cpuid
+    return max(base, 0)
+
+
+def _patch(run: Run, tracee: Tracee, maps: list[procmaps.Mapping]) -> None:
+    """What exec has mapped, which is all stopped: CPUID, which may be led, and calls on paths."""
+    space = tracee.space
     code = [m for m in maps if m.inode and not m.shared]
     # valgrind's tools answer CPUID themselves, and stumble at what we make of it.
     space.translates = any(_TRANSLATORS in m.path for m in code)
-    usual = not run.options.exact and run.record is None and not space.translates
+    traps = run.options.cpuid and space.native_cpuid
+    usual = traps and not run.options.exact and run.record is None and not space.translates
     answers = page(run) if usual else b""
     for m in code:
-        # map_files needs a capability; the name may do.
-        exact = f"/proc/{tgid}/map_files/{m.start:x}-{m.end:x}"
-        named = f"/proc/{tgid}/root{m.path}"
-        patch(run, space, (exact, named), m.start, m.end, m.offset, lead=bool(answers))
+        names = names_of(tracee.tgid, m)
+        if traps:
+            key = patch(run, space, names, m.start, m.end, m.offset, lead=bool(answers))
+        else:
+            key = file_key(names)
+        known = run.path_sites.get(key)
+        if known and space.paths.base > 0 and m.perms == "r-xp" and key[1] == m.inode:
+            pathsites.lead_known(run, tracee, m, known)
     if space.stubs:
         space.poke(space.image + cpuidcode.load().tables, answers)
 
 
-def _find_vdso_slot(space: AddressSpace, sp: int) -> tuple[int, int]:
-    """Where on the new stack AT_SYSINFO_EHDR's value lies, and the value; (0, 0) if nowhere."""
-    raw = space.peek(sp, 4096 - sp % 4096)
+def _auxv(space: AddressSpace, sp: int) -> tuple[int, int, int]:
+    """Where on the new stack AT_SYSINFO_EHDR's value lies, that, and AT_BASE's; 0 if nowhere."""
+    raw = space.peek(sp, _STACK_BYTES)
     while True:
         words = struct.unpack(f"<{len(raw) // 8}Q", raw[: len(raw) & -8])
         try:
-            at = words.index(0, words.index(0, 1) + 1) + 1  # behind arguments and environment
-            while True:
+            first = words.index(0, words.index(0, 1) + 1) + 1  # behind arguments and environment
+            at, interpreter = first, 0
+            found = 0, 0
+            while words[at]:
                 if words[at] == _AT_SYSINFO_EHDR:
-                    return sp + 8 * at + 8, words[at + 1]
-                if words[at] == 0:
-                    return 0, 0
+                    found = sp + 8 * at + 8, words[at + 1]
+                elif words[at] == _AT_BASE:
+                    interpreter = words[at + 1]
                 at += 2
+            return (*found, interpreter)
         except (ValueError, IndexError):  # there is more
-            more = space.peek(sp + len(raw), 65536) or space.peek(sp + len(raw), 4096)
+            more = space.peek(sp + len(raw), 65536) or space.peek(sp + len(raw), 1024)
             if not more:
-                return 0, 0
+                return 0, 0, 0
             raw += more

@@ -22,7 +22,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["patch", "patch_mapped"]
+    from softsgx.host.procmaps import Mapping
+
+__all__ = ["file_key", "names_of", "patch", "patch_mapped"]
 
 _PROT_EXEC, _MAP_ANONYMOUS = 4, 0x20
 _REACH = (1 << 31) - (1 << 20)
@@ -54,14 +56,27 @@ def patch(
     end: int,
     offset: int,
     lead: bool = False,
-) -> None:
-    """Replace the CPUID instructions of one executable file mapping.
+) -> Any:
+    """Replace the CPUID instructions of one executable file mapping: its file's `file_key`.
 
     paths: of the file, to be tried in turn. lead: to where they are answered, if that is in reach.
     """
     key, found = _sites_of(run, paths)
-    if not found:
-        return
+    if found:
+        _patch(run, space, (key, found), start, end, offset, lead)
+    return key
+
+
+def _patch(
+    run: Run,
+    space: AddressSpace,
+    file: tuple[Any, tuple[tuple[int, int], ...]],
+    start: int,
+    end: int,
+    offset: int,
+    lead: bool,
+) -> None:
+    key, found = file
     lead = lead and abs(start - space.image) < _REACH and abs(end - space.image) < _REACH
     whole = (key, offset, end - start, start - space.image if lead else 0, len(space.stubs))
     plan = run.cpuid_patches.get(whole)
@@ -173,6 +188,21 @@ def _sites(run: Run, fd: int) -> tuple[Any, tuple[tuple[int, int], ...]]:
     return key, found
 
 
+def names_of(tgid: int, m: Mapping) -> tuple[str, str]:
+    """What a mapped file may be found by: the former needs a capability."""
+    return f"/proc/{tgid}/map_files/{m.start:x}-{m.end:x}", f"/proc/{tgid}/root{m.path}"
+
+
+def file_key(paths: tuple[str, ...]) -> tuple[int, ...] | None:
+    """What a file is told by, of the first path that leads to one."""
+    for path in paths:
+        try:
+            return _key(os.stat(path))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
 def _key(s: os.stat_result) -> tuple[int, ...]:
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
@@ -184,11 +214,16 @@ def patch_mapped(run: Run, tracee: Tracee) -> Any:
     if not (wanted and space.native_cpuid and space.image) or space.translates:
         return None
     fd, length, offset = view[R8] & 0xFFFFFFFF, view[RSI], view[R9]
+    paths = (f"/proc/{tracee.tgid}/fd/{fd}",)
+    if len(space.tracees) == len(tracee.files) == 1:  # nobody gives the descriptor another file
+        _, found = _sites_of(run, paths)
+        if not any(offset <= site < offset + length for site, _ in found):
+            return None
     Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
     run.regs.load(tracee.tid)
     addr = view[RAX]
     if addr < 1 << 47 and not addr & 0xFFF:
         end = addr + (length + 4095 & -4096)
-        patch(run, space, (f"/proc/{tracee.tgid}/fd/{fd}",), addr, end, offset)
+        patch(run, space, paths, addr, end, offset)
     cont(run, tracee)
     return DONE

@@ -43,10 +43,9 @@ def _patches(space: AddressSpace, start: int, end: int) -> list[tuple[int, bytes
         if at < end and start < at + len(theirs):
             found.append((at, ours, theirs))
     paths = space.paths
-    for index, (at, call) in enumerate(paths.sites):
+    for index, (at, _, was) in enumerate(paths.sites):
         if at < end and start < at + 5:
-            jump = pathcode.load().jump(paths.base, index, at)
-            found.append((at, jump, pathcode.replaced(call)))
+            found.append((at, pathcode.load().jump(paths.base, index, at, was), was))
     for site in space.raw.sites.values():
         if site.start < end and start < site.start + len(site.was):
             found.append((site.start, site.jump, site.was))

@@ -9,7 +9,8 @@ class PathCalls:
     """Of an address space: where its code is, and whom it serves.
 
     base: the address of the code, 0 while there is none, -1 where there can be none. sites: the
-    instructions that jump to it, each with the number of its call, in the order of the stubs.
+    instructions that jump to it, each with the number of its call and what it was, in the order
+    of the stubs.
     known: those, and the places that are none. stops: how often a call stopped in vain. off: a
     descriptor or the working directory is in a folder whose entries are descriptors, so that any
     name may be the device's.
@@ -19,7 +20,7 @@ class PathCalls:
 
     def __init__(self) -> None:
         self.base = self.stops = 0
-        self.sites: list[tuple[int, int]] = []
+        self.sites: list[tuple[int, int, bytes]] = []
         self.known: set[int] = set()
         self.off = False
 

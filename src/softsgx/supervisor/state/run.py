@@ -41,20 +41,22 @@ class Run:
 
     record: the recorder, or None. faults: those on purpose (`softsgx.faults`), or None. debugger:
     what a client of GDB's protocol is served by (`supervisor.debug`), or None.
-    tracees: by tid. early: statuses of children whose parents'
-    events have not come yet. killed: the process that was last ended by SIGKILL, whose children may
-    have none to tell of them. regs: the registers of the thread that is dealt with, ``view`` of
-    them as a list; spare_regs: others, for a while. main_pid, main_status: of the program.
-    sent_illegal: whether a SIGILL came that was no instruction's. tracer_told: whether a program
-    that wants to trace was told what takes its place. filtered: whether any process has a seccomp
-    filter that is not ours. untraced: the register that a thread's CLONE_UNTRACED was taken out
-    of, and the flags. listener: what gives descriptors
-    to processes. aesm: what makes quotes, once it was asked. place: where processes have the code
-    that looks at paths, modulo `pathcode.ALIGN`, None where none has it; path_page: the code; led:
-    how many instructions were led there. lsm: the security module. nodes: the device's, and AESM's
-    socket. cpuid_*: what CPUID answers and what the processor does, whether that is more than was
-    kept, what asks the processor, the page of answers and of how many it is; where CPUID is in
-    files, and what becomes of their mappings (`programs.patches`); for all processes.
+    tracees: by tid. early: statuses of children whose parents' events have not come yet. killed:
+    the process that was last ended by SIGKILL, whose children may have none to tell of them. regs:
+    the registers of the thread that is dealt with, ``view`` of them as a list; spare_regs: others,
+    for a while. main_pid, main_status: of the program. sent_illegal: whether a SIGILL came that was
+    no instruction's. tracer_told: whether a program that wants to trace was told what takes its
+    place. filtered: whether any process has a seccomp filter that is not ours; confined: whether it
+    is a program's of this run. untraced: the register that a thread's CLONE_UNTRACED was taken out
+    of, and the flags. listener: what gives descriptors to processes. aesm: what makes quotes, once
+    it was asked. place: where processes have the code that looks at paths, modulo `pathcode.ALIGN`,
+    None where none has it; path_page: the code; led: how many instructions were led there;
+    path_sites: where such are in files, by what a file is told by: the offset of each, and its call
+    (`programs.pathsites`); path_stops: how often what looks like one stopped, by its offset in a
+    page and its call. lsm: the security module. nodes: the device's, and AESM's socket. cpuid_*:
+    what CPUID answers and what the processor does, whether that is more than was kept, what asks
+    the processor, the page of answers and of how many it is; where CPUID is in files, and what
+    becomes of their mappings (`programs.patches`); for all processes.
 
     short: whether enclaves may be entered without a stop.
 
@@ -93,9 +95,11 @@ class Run:
         self.aesm: AesmService | None = None
         self.place: int | None = None
         self.path_page = b""
-        self.filtered = False
+        self.filtered = self.confined = False
         self.untraced: dict[int, tuple[int, int]] = {}
         self.led = 0
+        self.path_sites: dict[tuple[int, ...], dict[int, int]] = {}
+        self.path_stops: dict[tuple[int, int], int] = {}
         self.nodes = Nodes.of(options)
         self.cache_dir = cache_dir()
         self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}

@@ -1,0 +1,64 @@
+"""System calls of a program that exec has just made, all with one stop at their end.
+
+It has no page of ours yet, and each remote call (`remote`) takes two stops. So what makes the
+calls (``softsgx_calls`` in vdso.S) is written over the kernel's own vDSO, where nobody runs, for as
+long as that takes. Its last call is one that the filter lets stop: as an entry into an enclave is,
+it is ``exit`` at one place of a page (`softsgx.host.bpf`).
+"""
+
+from __future__ import annotations
+
+import struct
+
+from softsgx.host import ptrace, vdso
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.waits import wait_stop
+from softsgx.uapi.regs import R12, RBP, RBX, RIP
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Call = tuple[int, int, int, int, int, int, int, int]
+
+__all__ = ["at_exec"]
+
+_ROW = struct.Struct("<8Q")
+_PAGE, _ALL = 4096, (1 << 64) - 1
+_SECCOMP = ptrace.EVENT_SECCOMP << 8 | 5
+_SIGILL = 4
+
+
+def at_exec(tracee: Tracee, page: int, calls: list[Call], regs: Any) -> tuple[int, int]:
+    """From PTRACE_EVENT_EXEC: how many calls were answered as they were to be, and the last answer.
+
+    page: of the kernel's vDSO. calls: the number, six arguments, the answer; none is made behind
+    one that is answered otherwise. ``regs`` has the program's registers, which are to be stored
+    again: the thread is at a system call's entry.
+    """
+    img, tid, space = vdso.load_image(), tracee.tid, tracee.space
+    code = img.calls
+    rows = b"".join([_ROW.pack(*[word & _ALL for word in call]) for call in calls])
+    # The call that stops ends at the AEP's place in the page.
+    first = page + (img.aep & _PAGE - 1) - img.calls_stop - len(rows)
+    was = space.peek(first, len(rows) + len(code))
+    space.poke(first, rows + code)
+    work = ptrace.Registers()
+    view = work.view
+    view[:] = regs.view
+    view[RBX], view[RBP], view[RIP] = first, len(calls), first + len(rows)
+    work.store(tid)
+    mask = ptrace.get_sigmask(tid)
+    ptrace.set_sigmask(tid, _ALL)
+    while True:  # a stop of the whole group on the way passes, as in `remote`
+        ptrace.cont(tid)
+        status = wait_stop(tid) >> 8
+        if status in (_SECCOMP, _SIGILL):
+            break
+    ptrace.set_sigmask(tid, mask)
+    work.load(tid)
+    space.poke(first, was)
+    tracee.at_call = status == _SECCOMP
+    answer = view[R12]
+    return (view[RBX] - first) // _ROW.size, answer - (1 << 64) if answer >> 63 else answer

@@ -1,0 +1,90 @@
+"""What exec puts into a process: few stops, and nothing of it in what the program starts with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from softsgx.host import pathcode
+from softsgx.uapi import syscalls as nr
+from tests.cache import ROOT
+
+_SOURCE = ROOT / "tests" / "guests" / "lib" / "atentry.S"
+_PATHS = tuple(f"call {n}" for n in (*pathcode.CALLS, nr.NR_openat, nr.NR_open))
+_EXECS = "i=0; while [ $i -lt {} ]; do /bin/true; i=$((i+1)); done"
+
+
+def _run(*args: str | Path) -> bytes:
+    command = [sys.executable, "-m", "tests.supervisor.execs", *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60).stdout
+
+
+def _counts(*args: str | Path) -> dict[str, int]:
+    found: dict[str, int] = json.loads(_run(*args).splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def entered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program whose interpreter shows what exec left."""
+    folder = tmp_path_factory.mktemp("entered")
+    interpreter, program, source = folder / "interpreter", folder / "program", folder / "main.c"
+    source.write_text("int main(void) { return 0; }\n")
+    flags = ["-nostdlib", "-shared", "-fPIC", "-Wl,-e,_start"]
+    subprocess.run(["gcc", *flags, _SOURCE, "-o", interpreter], check=True)
+    linker = f"-Wl,--dynamic-linker={interpreter}"
+    subprocess.run(["gcc", linker, source, "-o", program], check=True)
+    return program
+
+
+def _block_and_exec(program: Path) -> list[str | Path]:
+    """It blocks SIGUSR1, has it sent to itself, and becomes the program."""
+    code = (
+        "import os, signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {10, 5})\n"
+        "os.kill(os.getpid(), 10)\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return [sys.executable, "-c", code, program]
+
+
+@pytest.mark.parametrize("how", [[], ["--crowded"], ["--exact"]], ids=["usual", "crowded", "exact"])
+def test_the_first_instruction_finds_what_exec_left(entered: Path, how: list[str]) -> None:
+    command = _block_and_exec(entered)
+    bare = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    ours = _run(*how, *command)[: len(bare)]
+    assert len(bare) == 1024 + 17 * 8
+    assert ours == bare
+    assert int.from_bytes(bare[1024:1032], "little") == 1 << 9 | 1 << 4
+
+
+def test_memory_that_is_taken_is_looked_for_elsewhere() -> None:
+    shown = ["/bin/sh", "-c", "ls -d /"]
+    assert _run("--crowded", *shown).splitlines()[0] == b"/"
+    usual, crowded = _counts(*shown), _counts("--crowded", *shown)
+    assert crowded["133"] > usual.get("133", 0)  # 0x85: entries and exits of calls made for it
+
+
+@pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
+def test_a_program_that_has_run_before_stops_for_few_of_its_paths() -> None:
+    def paths(execs: int) -> int:
+        return sum(_counts("/bin/sh", "-c", _EXECS.format(execs)).get(name, 0) for name in _PATHS)
+
+    first, more = paths(3), paths(13)
+    exact = _counts("--exact", "/bin/sh", "-c", _EXECS.format(10))
+    assert more - first < sum(exact[name] for name in _PATHS if name in exact) / 2
+
+
+def test_the_kernels_own_vdso_is_as_it_was() -> None:
+    code = (
+        "line = next(x for x in open('/proc/self/maps') if '[vdso]' in x)\n"
+        "start, end = (int(x, 16) for x in line.split()[0].split('-'))\n"
+        "mem = open('/proc/self/mem', 'rb', 0); mem.seek(start)\n"
+        "print(mem.read(end - start).hex())\n"
+    )
+    bare = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert _run("--exact", sys.executable, "-c", code).splitlines()[0] == bare.strip()
