@@ -1,4 +1,4 @@
-"""Build hook: compile what is not Python (host/*.S, host/*.c, interleave.c and dcap_ql.c) with gcc.
+"""Build hook: compile what is not Python (host/*.[cS], interleave.c and dcap_ql.c) with gcc.
 
 The objects need no Python headers, so one gcc call each is the whole build; setuptools or
 meson would be a second build system for it. They are written beside
@@ -32,7 +32,7 @@ else:
 
 __all__ = [
     "BuildError", "VdsoBuildHook", "build_copyin", "build_dcap_ql", "build_interleave",
-    "build_paths", "build_series", "build_short", "build_vdso",
+    "build_paths", "build_series", "build_short", "build_start", "build_vdso",
 ]  # fmt: skip
 
 _HOST = Path("src/softsgx/host")
@@ -47,6 +47,7 @@ _PATHS_OBJECT = _HOST / "softsgx-paths.so"
 _SHORT_OBJECT = _HOST / "softsgx-short.so"
 _SERIES_OBJECT = _HOST / "softsgx-series.so"
 _COPYIN_OBJECT = _HOST / "softsgx-copyin.so"
+_START_OBJECT = _HOST / "softsgx-start.so"
 # What vdso.lds and short.lds put behind the file.
 _SLOTS_OFFSET = 0x2000
 _HEAD_OFFSET = 0x6000
@@ -146,6 +147,15 @@ def build_copyin(root: Path) -> Path:
     return _compile(root, _HOST / "copyin.c", _COPYIN_OBJECT, _USUAL)
 
 
+def build_start(root: Path) -> Path:
+    """Compile how a run begins and return its path.
+
+    Without libc, and what would be its thread's. Raises BuildError.
+    """
+    flags = [*_USUAL, "-ffreestanding", "-nostdlib", "-fno-stack-protector", "-Wl,-z,defs"]
+    return _compile(root, _HOST / "start.c", _START_OBJECT, [*flags, str(root / _HOST / "front.c")])
+
+
 def build_dcap_ql(root: Path) -> Path:
     """Compile the library for programs that link libsgx_dcap_ql and return its path.
 
@@ -206,12 +216,20 @@ class VdsoBuildHook(BuildHookInterface):
             build_interleave(Path(self.root))
             build_series(Path(self.root))
             build_copyin(Path(self.root))
+            build_start(Path(self.root))
             build_dcap_ql(Path(self.root))
             if version != "editable":
                 build_data["shared_data"] |= _shared(Path(self.root), self.metadata.version)
         except BuildError as e:
             sys.exit(f"error: {e}")
-        host = (_OBJECT, _PATHS_OBJECT, _SHORT_OBJECT, _SERIES_OBJECT, _COPYIN_OBJECT)
+        host = (
+            _OBJECT,
+            _PATHS_OBJECT,
+            _SHORT_OBJECT,
+            _SERIES_OBJECT,
+            _COPYIN_OBJECT,
+            _START_OBJECT,
+        )
         built = (*host, _INTERLEAVE_OBJECT, _DCAP_QL_OBJECT)
         build_data["artifacts"] += [f"/{path}" for path in built]
         build_data["pure_python"] = False
@@ -226,6 +244,7 @@ if __name__ == "__main__":
         print(build_interleave(Path(__file__).resolve().parent))
         print(build_series(Path(__file__).resolve().parent))
         print(build_copyin(Path(__file__).resolve().parent))
+        print(build_start(Path(__file__).resolve().parent))
         print(build_dcap_ql(Path(__file__).resolve().parent))
     except BuildError as e:
         sys.exit(f"error: {e}")

@@ -174,23 +174,15 @@ def _seccomp() -> Result:
 
 def _listener() -> Result:
     """What descriptors of the device are handed over by; /proc does where it is missing."""
-    from softsgx.host import bpf, notify, ptrace
-    from softsgx.supervisor.programs.launch import socket_pair
+    from softsgx.host import bpf, ptrace
 
-    ours, theirs = socket_pair()
     pid = os.fork()
     if pid == 0:
         ptrace.prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
-        error = notify.send_listener(theirs, bpf.base_program(1))
-        os._exit(error)
-    os.close(theirs)
-    fd = notify.receive_listener(ours)
-    os.close(ours)
+        os._exit(max(-ptrace.seccomp_listener(bpf.base_program(1)), 0))
     _, status = os.waitpid(pid, 0)
-    if fd >= 0:
-        os.close(fd)
-        return True, ""
-    return False, f"{os.strerror(os.waitstatus_to_exitcode(status))}; /proc/PID/fd is used instead"
+    error = os.waitstatus_to_exitcode(status)
+    return not error, f"{os.strerror(error)}; /proc/PID/fd is used instead" if error else ""
 
 
 def _memfd() -> Result:

@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 
-from softsgx.cli.front import Tracer, front, split
+from softsgx.cli.front import Tracer, split
 from softsgx.complaints import complain
 from softsgx.errors import SoftsgxError, UsageError
 from softsgx.host.origin import Origin
@@ -141,7 +141,7 @@ def parse_options(args: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def run(args: list[str]) -> int:
-    """Run a program; its exit status, or death by its signal."""
+    """Run a program. Comes back in the tracer alone, and there only without one (--help)."""
     origin = Origin()  # before anything is opened
     chosen, argv = parse_options(args)
     if chosen.get("help"):
@@ -150,11 +150,9 @@ def run(args: list[str]) -> int:
     if not argv:
         raise UsageError("run needs a program; see 'softsgx run --help'")
     verbose = "verbose" in chosen
-    gc.freeze()  # a collection would copy what the two processes share
+    gc.freeze()  # what is imported stays
     gc.enable()
-    tracer, link, pid = split(origin, wait="wait" in chosen, verbose=verbose)
-    if tracer is None:
-        return front(link, pid, origin, _die)
+    tracer = split(origin, wait="wait" in chosen, verbose=verbose)
     status = _trace(chosen, argv, origin, tracer)
     tracer.done(status)
     os._exit(0)  # the front waits: nothing is left to be written
@@ -386,16 +384,3 @@ def _recorder(chosen: dict[str, Any], design: Any, argv: list[str], options: Opt
     if lsm is not None:
         recorder.lsm(os.getpid(), lsm.lsm.name, lsm.setup)
     return recorder
-
-
-def _die(number: int) -> int:
-    """End as the program did; without a second core file."""
-    import resource
-    import signal
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if number not in (signal.SIGKILL, signal.SIGSTOP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-    os.kill(os.getpid(), number)
-    return 128 + number

@@ -6,7 +6,7 @@ import os
 
 from softsgx.errors import UnsupportedError
 
-__all__ = ["lacks", "path_of", "read_built"]
+__all__ = ["lacks", "path_of", "read_built", "unbuilt"]
 
 
 def path_of(name: str) -> str:
@@ -20,10 +20,15 @@ def read_built(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
-        raise UnsupportedError(
-            f"{path} is not built: run 'python hatch_build.py' in the source tree "
-            "(it needs gcc) or install softsgx again"
-        ) from None
+        raise unbuilt(path) from None
+
+
+def unbuilt(path: str) -> UnsupportedError:
+    """The error for an object that is not there."""
+    return UnsupportedError(
+        f"{path} is not built: run 'python hatch_build.py' in the source tree "
+        "(it needs gcc) or install softsgx again"
+    )
 
 
 def lacks(path: str, symbol: object) -> UnsupportedError:

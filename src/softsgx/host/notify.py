@@ -16,7 +16,6 @@ import os
 import struct
 from errno import EMFILE
 
-from softsgx.host import ptrace
 from softsgx.uapi import syscalls as nr
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -24,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["GIVE", "Listener", "new_cookie", "receive_listener", "send_listener"]
+__all__ = ["GIVE", "Listener", "new_cookie"]
 
 GIVE = nr.NR_exit
 """The call that asks: our vDSO makes it too, so a program's own filter has to allow it.
@@ -100,32 +99,3 @@ def _ioctl(fd: int, request: int, argument: bytearray | bytes) -> None:
     import fcntl  # a library: a start that gives nothing does not load it
 
     fcntl.ioctl(fd, request, argument)
-
-
-def send_listener(sock: int, program: bytes) -> int:
-    """In the child: install the filter, send its listener over a socket; 0 or the errno."""
-    import _socket
-
-    fd = ptrace.seccomp_listener(program)
-    if fd < 0:
-        return -fd
-    end = _socket.socket(fileno=sock)
-    end.sendmsg([b"x"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", fd))])
-    end.detach()
-    os.close(fd)
-    return 0
-
-
-def receive_listener(sock: int) -> int:
-    """In the tracer: the descriptor that the child sent before it closed its end, or -1."""
-    import _socket
-
-    end = _socket.socket(fileno=sock)
-    try:
-        _, rights, _, _ = end.recvmsg(1, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
-    finally:
-        end.detach()
-    for level, kind, data in rights:
-        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
-            return int(struct.unpack_from("i", data)[0])
-    return -1

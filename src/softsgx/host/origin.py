@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 
-from softsgx.host import ptrace, signals
+from softsgx.host import signals
 
 __all__ = ["Origin"]
 
 
 class Origin:
-    """Taken when the command starts; `restore` and `execute` are for the child.
+    """Taken when the command starts, for the child that becomes the program.
 
     environment: its strings in order, also those without "=". inherited: the descriptors from 3
     on that the program is to have. closed: which of 0 to 2 it has not; /dev/null holds their
@@ -39,16 +39,6 @@ class Origin:
         self.inherited = _descriptors()
         self.closed = _fill()
 
-    def restore(self) -> None:
-        """In the child: signals and standard streams as they were."""
-        for number in (signals.SIGPIPE, signals.SIGXFSZ):
-            signals.signal(number, signals.SIG_DFL)
-        if self.ignores_children:
-            signals.signal(signals.SIGCHLD, signals.SIG_IGN)
-        signals.pthread_sigmask(signals.SIG_SETMASK, self.mask)
-        for fd in self.closed:
-            os.close(fd)
-
     def prepend(self, name: bytes, folder: bytes) -> None:
         """Put a folder at the front of a list of folders in its environment."""
         assert self.environment is not None
@@ -65,14 +55,14 @@ class Origin:
         """Those of the signals that the program is to ignore, as we do."""
         return tuple([n for n in numbers if signals.getsignal(n) == signals.SIG_IGN])
 
-    def execute(self, path: str, argv: list[str]) -> None:
-        """In the child: execve with the arguments' own bytes. Raises OSError if it fails."""
-        assert self.environment is not None
+    @staticmethod
+    def arguments(argv: list[str]) -> list[bytes]:
+        """The bytes of the program's arguments, the last of our own, as they came."""
         given = _block("cmdline") or []
         exact = given[len(given) - len(argv) :] if len(given) >= len(argv) else []
         if [os.fsdecode(a) for a in exact] != argv:
             exact = [os.fsencode(a) for a in argv]
-        ptrace.execve(os.fsencode(path), exact, self.environment)
+        return exact
 
 
 def _block(name: str) -> list[bytes] | None:

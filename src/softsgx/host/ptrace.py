@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 __all__ = [
     "EVENT_CLONE", "EVENT_EXEC", "EVENT_EXIT", "EVENT_FORK", "EVENT_SECCOMP", "EVENT_STOP",
     "EVENT_VFORK", "EVENT_VFORK_DONE", "Registers", "compiled", "cont", "cpuid_faulting",
-    "cpuid_function", "dispatch_of", "event_message", "execve", "get_siginfo", "get_sigmask",
-    "get_xstate", "has_thread_area", "interrupt", "is_thread_of", "listen", "memfd_secret",
-    "peek_debug", "poke_debug", "prctl", "punch_hole", "read_memory", "seccomp_filter",
+    "cpuid_function", "dispatch_of", "event_message", "get_siginfo", "get_sigmask", "get_xstate",
+    "has_thread_area", "interrupt", "is_thread_of", "listen", "memfd_secret", "peek_debug",
+    "poke_debug", "prctl", "punch_hole", "read_memory", "seccomp_filter",
     "seccomp_listener", "seize", "set_dispatch", "set_siginfo", "set_sigmask", "set_thread_area",
     "set_xstate", "shares", "si_code", "singlestep", "syscall_info", "syscall_step", "tgkill",
     "trace_also", "write_memory",
@@ -101,19 +101,27 @@ class Registers:
             raise ProcessLookupError(tid)
 
 
-def compiled(path: str, name: str, room: int) -> tuple[str, memoryview, int, Callable[[int], None]]:
-    """A function of an object of ours that takes an address, and runs without the GIL.
+_compiled: dict[tuple[str, bool], tuple[str, Callable[[int], None]]] = {}
+
+
+def compiled(
+    path: str, name: str, room: int, locked: bool = False
+) -> tuple[str, memoryview, int, Callable[[int], None]]:
+    """A function of an object of ours that takes an address. locked: it runs with the GIL.
 
     What the object says in NAME_words; as many words of 64 bits and ``room`` more; their address;
     the function. Raises OSError where it is not built.
     """
-    found = ctypes.CDLL(path)
-    text = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(found, f"{name}_words")))
-    size = (len(text.split()) + room) * 8
-    function, buffer = found[name], ctypes.create_string_buffer(size)
-    function.argtypes, function.restype = (ctypes.c_void_p,), None
+    known = _compiled.get((path, locked))
+    if known is None:
+        found = (ctypes.PyDLL if locked else ctypes.CDLL)(path)
+        raw = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(found, f"{name}_words")))
+        function = found[name]
+        function.argtypes, function.restype = (ctypes.c_void_p,), None
+        known = _compiled[path, locked] = raw.decode(), function
+    buffer = ctypes.create_string_buffer((len(known[0].split()) + room) * 8)
     view = memoryview(buffer).cast("B").cast("Q")
-    return text.decode(), view, ctypes.addressof(buffer), function
+    return known[0], view, ctypes.addressof(buffer), known[1]
 
 
 def seize(pid: int) -> None:
@@ -359,14 +367,6 @@ def write_memory(pid: int, addr: int, data: bytes) -> int:
 def cpuid_faulting() -> bool:
     """Whether the kernel can make CPUID trap here (ARCH_SET_CPUID; ours stays as it is)."""
     return int(_syscall(nr.NR_arch_prctl, 0x1012, 1)) == 0
-
-
-def execve(path: bytes, argv: list[bytes], environment: list[bytes]) -> None:
-    """Become a program, with an environment that no mapping could hold. Raises OSError."""
-    arrays = [(ctypes.c_char_p * (len(v) + 1))(*v, None) for v in (argv, environment)]
-    _libc.execve(path, *arrays)
-    errno = ctypes.get_errno()
-    raise OSError(errno, os.strerror(errno))
 
 
 def shares(first: int, second: int, what: int) -> bool | None:

@@ -6,7 +6,6 @@ exec. What concerns enclaves is imported when the device is first opened.
 
 from __future__ import annotations
 
-import os
 from errno import EINTR, ENOSYS
 
 from softsgx.errors import UsageError
@@ -58,8 +57,9 @@ class Supervisor:
         run.filtered = (
             ptrace.prctl(bpf.PR_GET_SECCOMP) == bpf.MODE_FILTER
         )  # and so are its children
-        pid, fail, run.listener = launch(argv, origin, run.lsm is not None, run.place)
-        run.main_pid = pid
+        launched = launch(argv, origin, run.lsm is not None, run.place)
+        run.listener = launched.listener
+        run.main_pid = pid = launched.pid
         space = AddressSpace(pid)
         space.paths.off = True  # until exec: what is inherited is looked at there
         run.tracees[pid] = Tracee(pid, pid, space)
@@ -75,8 +75,6 @@ class Supervisor:
             if run.debugger is not None:
                 run.debugger.over()
         finally:
-            why = os.read(fail, 4096)
-            os.close(fail)
             if run.listener is not None:
                 run.listener.close()
             run.nodes.folders.close()
@@ -85,8 +83,8 @@ class Supervisor:
                 from softsgx.supervisor.state.enclaves import close
 
                 close(run)
-        if why:
-            raise UsageError(why.decode(errors="replace"))
+        if why := launched.why():
+            raise UsageError(why)
         assert run.main_status is not None
         return run.main_status
 
