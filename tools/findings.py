@@ -32,7 +32,7 @@ from softsgx.checker.pool.result import trace_name  # noqa: E402
 from softsgx.checker.properties import PROPERTIES  # noqa: E402
 from softsgx.designs.registry import DESIGNS, design_text  # noqa: E402
 from softsgx.report.checkpages import picture_of  # noqa: E402
-from softsgx.report.checks import verdict_table  # noqa: E402
+from softsgx.report.checks import few_words, verdict_table  # noqa: E402
 from tests.cache import build, cache_directory  # noqa: E402
 from tools.history import write as write_history  # noqa: E402
 
@@ -107,7 +107,8 @@ def _mark(row: Row) -> str:
         return "**no**" + (f" {len(row['steps'])}" if row["steps"] else "")
     if row["vacuous"]:
         return "vacuous"
-    return "yes" if row["pages"] is None else f"yes, {row['pages']} pages"
+    few = few_words(row["pages"], row["processes"])
+    return f"yes, {few}" if few else "yes"
 
 
 def _repairs(repairs: list[Row]) -> Iterator[str]:
@@ -219,10 +220,8 @@ def _proof(row: Row) -> Iterator[str]:
     what = _mark(row) if row["verdict"] == "bounded" else "proved"
     if row["vacuous"]:
         what += f", of nothing: {row['idle']}"
-    elif row["verdict"] == "proved" and row["scope"]:
+    elif row["scope"]:
         what += f" {row['scope']}"
-    elif row["why"]:  # a run that shows that it can be, and a proof of what cannot
-        what += f" for {row['pages'] or 'any number of'} pages, {row['processes']} processes"
     yield f"### `{prop.name}`: {what}"
     yield f"{prop.words[:1].upper()}{prop.words[1:]}. By {row['method']}."
     yield ""

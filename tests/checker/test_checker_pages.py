@@ -85,7 +85,7 @@ def test_what_breaks_with_one_page_more_is_proved_for_no_more(
 def test_a_rule_that_looks_at_the_new_page_is_proved_for_any_number(pages: int) -> None:
     result = _check(MovesWithin(), "page-bound", pages)
     assert (result.verdict, result.pages) == ("proved", None)
-    assert result.scope == "for any number of pages and 1 process"
+    assert result.scope == "for any number of pages and processes"
     assert result.as_json()["pages"] is None
 
 
@@ -207,7 +207,8 @@ def test_a_cube_of_two_pages_is_a_hint_of_each() -> None:
 def test_what_is_never_possible_is_so_with_any_number_of_pages(name: str) -> None:
     result = _check(make_design("v20"), name, 2)
     assert (result.verdict, result.pages) == ("refuted", None)
-    assert result.scope.startswith("for any number of pages and 1 process")
+    many = {"told-apart": "1 process", "benign-runs": "processes"}[name]
+    assert result.scope == f"for any number of pages and {many}"
 
 
 # -- small invariants, in words --------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 from softsgx.designs.registry import design_text
 
-__all__ = ["cell", "markdown", "print_results", "verdict_table"]
+__all__ = ["cell", "few_words", "markdown", "print_results", "verdict_table"]
 
 
 def _title(result: Any) -> str:
@@ -24,17 +24,23 @@ def cell(result: Any) -> str:
         return _bounded(result)
     if result.vacuous:
         return "proved, vacuous"
-    return "proved" if result.steps or result.pages is None else f"proved ({_pages(result)})"
+    few = "" if result.steps else few_words(result.pages, result.processes)
+    return f"proved ({few})" if few else "proved"
+
+
+def few_words(pages: int | None, processes: int | None) -> str:
+    """For how many a proof is, where it is not for any number: "2 processes", "2 pages"."""
+    if pages is not None:
+        return f"{pages} page" + ("" if pages == 1 else "s")
+    if processes is not None:
+        return f"{processes} process" + ("" if processes == 1 else "es")
+    return ""
 
 
 def _bounded(result: Any) -> str:
     """How far nothing was found; -1 is not even the start."""
     none = result.bound is None or result.bound < 0
     return "undecided" if none else f"none in {result.bound}"
-
-
-def _pages(result: Any) -> str:
-    return f"{result.pages} page" + ("" if result.pages == 1 else "s")
 
 
 _STYLES = {"refuted": "bold red", "bounded": "yellow", "proved": "green"}

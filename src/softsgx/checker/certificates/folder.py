@@ -99,6 +99,8 @@ def _clear(path: Path, keep: Sequence[str]) -> None:
 def _write(path: Path, about: Mapping[str, Any], question: Question) -> None:
     files = files_of(question)
     index = dict(about) | {
+        "pages": question.pages,
+        "processes": question.processes,
         "question": question.label,
         "words": question.words,
         "reachable": question.reached,

@@ -22,6 +22,7 @@ class Question:
 
     answer: the engine's; cubes: an inductive invariant's, where there is one to tell; traces:
     that lead to ``bad``, by the name of their file. others: variables that are inputs here.
+    pages, processes: for how many it is asked, None for any number.
     """
 
     def __init__(
@@ -31,6 +32,8 @@ class Question:
         self.label, self.words, self.system, self.bad = label, words, system, bad
         self.reached, self.depth, self.method = answer.reached, answer.depth, answer.method
         self.cubes = cubes
+        self.pages: int | None = system.world.n_pages
+        self.processes: int | None = system.world.n_processes
         self.traces: dict[str, Answer] = {"trace": answer} if answer.reached else {}
         self._others = others or {}
 

@@ -22,17 +22,17 @@ from softsgx.checker.engines.explore import explore
 from softsgx.checker.engines.limits import out_of_memory
 from softsgx.checker.pool.result import Options, Result, pair_name
 from softsgx.checker.pool.why import proved_of, rests_on, switched_world
-from softsgx.checker.proofs.anypages import AnyPages
 from softsgx.checker.proofs.induction import breaks, by_induction, minimal
 from softsgx.checker.proofs.invariants import invariant_words
 from softsgx.checker.proofs.lemmas import lemmas
+from softsgx.checker.proofs.lift import Lifts
 from softsgx.checker.properties import PROPERTIES
 from softsgx.checker.properties.base import NEVER, REACHED, TABLE, TOLD_APART, Property
 from softsgx.checker.witnesses.asking import asked_of
 from softsgx.checker.witnesses.ending import end_of
 from softsgx.checker.witnesses.plain import make_plain
 from softsgx.checker.witnesses.words import permission_words, rule_words, step_words
-from softsgx.checker.world.held import at_least, within
+from softsgx.checker.world.held import as_process_0, at_least, no_more, within
 from softsgx.checker.world.moves import build_moves
 from softsgx.checker.world.system import State, System
 from softsgx.checker.world.world import World
@@ -53,7 +53,8 @@ class Checker:
         self.design, self.options = design, options or Options()
         self.world, self.system = self._make(self.options.pages, self.options.processes)
         self._reached: dict[str, Answer] = {}
-        self._any: dict[int, AnyPages] = {}
+        o = self.options
+        self._lifts = Lifts(design, o.lsm, o.permissions, o.timeout_s)
         self._lemmas: dict[System, list[Clause]] = {}
         self._asked: list[Question] = []
         self._switched: World | None = None
@@ -111,14 +112,6 @@ class Checker:
             self._reached[what] = self.decide(self._runs(what))
         return self._reached[what]
 
-    def _any_pages(self, n_processes: int) -> AnyPages:
-        if n_processes not in self._any:
-            o = self.options
-            self._any[n_processes] = AnyPages(
-                self.design, n_processes, o.lsm, o.permissions, o.timeout_s
-            )
-        return self._any[n_processes]
-
     # -- before anything is asked ---------------------------------------------------------
 
     def prepare(self) -> None:
@@ -132,13 +125,13 @@ class Checker:
         for what in ("runs", "runs_unprivileged"):
             self._runs(what)
         if self._engine() == "abc":
-            self._any_pages(self.options.processes)
+            self._lifts.prepare()
         if self.options.why:
             self._with_switches()
 
-    def remember(self, what: str, reached: bool) -> None:
+    def remember(self, what: str, reached: bool, invariant: list[Clause] | None) -> None:
         """Take an answer of `reaches` from a copy of this process."""
-        self._reached[what] = Answer(reached, 0, "")
+        self._reached[what] = Answer(reached, 0, "", invariant=invariant)
 
     def remembers(self, what: str) -> bool:
         """Whether `reaches` was answered."""
@@ -185,8 +178,12 @@ class Checker:
                 if prop.kind == NEVER and self._engine() == "abc":
                     result.weaker = self._weaker(bad, answer)
             elif reached is False:
-                self._tell_proof(result, self.system, bad, answer, prop.conditions)
-                if prop.kind == NEVER:
+                never = prop.kind == NEVER
+                self._tell_proof(
+                    result, self.system, bad, answer, prop.conditions,
+                    unless=prop.unless if never else "",
+                )  # fmt: skip
+                if never:
                     result.idle = self.idle(prop, bad)
                     if result.idle and not self.no_room(bad):
                         self._note_vacuous(prop.unless)
@@ -240,10 +237,8 @@ class Checker:
             "design", "options", "lsm", "property", "verdict",
         )}  # fmt: skip
         for question in self._asked:
-            world = question.system.world
             words = question.words or prop.words
             question.words = f"{result.design}, {prop.name}: {words}"
-            about |= {"pages": world.n_pages, "processes": world.n_processes}
         name = pair_name(result.design, result.options, result.property)
         write_questions(os.path.join(self.options.export, name), about, self._asked)
 
@@ -266,27 +261,31 @@ class Checker:
     def _tell_proof(
         self, result: Result, system: System, bad: int, answer: Answer,
         conditions: Callable[[World], Iterable[Value]],
-        also: Callable[[World], int] = lambda _: TRUE,
+        also: Callable[[World], int] = lambda _: TRUE, *, unless: str = "", alone: bool = False,
     ) -> None:  # fmt: skip
-        """The invariant, for any number of pages if it can be. also: a further condition."""
+        """The invariant, for any number of pages and processes if it can be.
+
+        also: a further condition, of permissions. unless: what has to be possible for ``bad`` to
+        be. alone: it is about one process, and about no other.
+        """
         world = system.world
         if answer.invariant is None:
             result.cover(world.n_pages, world.n_processes, "all states were seen")
             return
-        pages = self._any_pages(world.n_processes)
-        wanted: int | str = pages.why_not or pages.bad(conditions)
-        if isinstance(wanted, int):
-            wanted = world_bad = pages.world.graph.and_(wanted, also(pages.world))
-            found = pages.prove(world_bad, answer.invariant)
-            if isinstance(found, list):
-                result.cover(None, world.n_processes)
-                found = pages.smaller(world_bad, found)
-                if self.options.export:
-                    self._asked.append(pages.question(world_bad, found, answer.method))
-                result.why += invariant_words(pages.world, found, any_pages=True)
-                return
-            wanted = found
-        result.cover(world.n_pages, world.n_processes, wanted)
+        known = list(answer.invariant)
+        if unless and self.reaches(unless).reached is False:
+            known += self.reaches(unless).invariant or []
+        lifted = self._lifts.prove(conditions, also, world.n_processes, known, alone=alone)
+        if lifted.cubes is not None:
+            pages, found = lifted.pages, lifted.pages.smaller(lifted.bad, lifted.cubes)
+            result.cover(None, None if pages.open else world.n_processes, lifted.why)
+            if self.options.export:
+                self._asked.append(pages.question(lifted.bad, found, answer.method))
+            result.why += invariant_words(
+                pages.world, found, any_pages=True, any_processes=pages.open
+            )
+            return
+        result.cover(world.n_pages, world.n_processes, lifted.why)
         cubes = minimal(system, bad, answer.invariant)
         wrong = smt.check_invariant(system, bad, cubes)
         if wrong:
@@ -395,7 +394,7 @@ class Checker:
                 result.verdict = REFUTED
                 if not tell:
                     return
-                self._tell_proof(result, system, open_, answer, one(0), others)
+                self._tell_proof(result, system, open_, answer, one(0), others, alone=True)
                 result.why = [
                     line + ": a generated enclave runs, too"
                     for held in tried
@@ -404,13 +403,9 @@ class Checker:
                 return
             make_plain(system, open_, answer)
             start = answer.start
-            everyone = {
-                name: start["may0." + name.partition(".")[2]]
-                for name, var in self.world.vars.items()
-                if var.frozen
-            }
-            self._apart = everyone
-            both = self.world.graph.and_(made, within(self.world, everyone))
+            fewer = partial(no_more, held=start)
+            self._apart = as_process_0(self.world, start)
+            both = self.world.graph.and_(made, fewer(self.world))
             other = self.decide(both)
             self._note(f"made-{n}", self.system, both, other, "a generated enclave runs, too")
             if other.reached is None:
@@ -420,7 +415,6 @@ class Checker:
                 result.verdict = PROVED
                 if not tell:
                     return
-                fewer = partial(within, held=everyone)
                 self._tell_proof(result, self.system, both, other, one(1), fewer)
                 self._tell(result, system, answer)
                 result.method = other.method

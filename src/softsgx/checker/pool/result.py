@@ -43,8 +43,8 @@ class Result:
     invariant in words (what never is), or the reason. idle: why a proof says nothing (nothing of
     the kind can run at all; the design's terms leave no state that could break it), or "".
     benign: what `benign-runs` says.
-    pages, processes: for how many a proof holds; pages is None for any number, and where a
-    trace tells, which stays one with more. coupled: why a proof is for its pages only.
+    pages, processes: for how many a proof holds; None for any number, and pages where a
+    trace tells, which stays one with more. coupled: why a proof is for so many only.
     breaks: of a bounded verdict, the steps that lead to the bad state from states that proved
     lemmas allow, each with the rule that it runs: there a proof by induction ends. scope: for
     which worlds a verdict holds that no trace shows: a phrase.
@@ -72,7 +72,7 @@ class Result:
         self.seconds = 0.0
         self.idle = ""
         self.pages: int | None = None
-        self.processes = 0
+        self.processes: int | None = 0
         self.coupled = self.scope = ""
         self.breaks: list[str] = []
         self.because: Any = None
@@ -85,11 +85,14 @@ class Result:
         """Whether a proof says nothing."""
         return bool(self.idle)
 
-    def cover(self, pages: int | None, processes: int, coupled: str = "") -> None:
-        """Say for which worlds the verdict holds. pages: None for any number."""
+    def cover(self, pages: int | None, processes: int | None, coupled: str = "") -> None:
+        """Say for which worlds the verdict holds. pages, processes: None for any number."""
         self.pages, self.processes, self.coupled = pages, processes, coupled
-        many = "any number of pages" if pages is None else counted(pages, "page")
-        self.scope = f"for {many} and {counted(processes, 'process')}"
+        if processes is None:
+            self.scope = "for any number of pages and processes"
+        else:
+            many = "any number of pages" if pages is None else counted(pages, "page")
+            self.scope = f"for {many} and {counted(processes, 'process')}"
         self.scope += f": {coupled}" if coupled else ""
 
     def as_json(self) -> dict[str, Any]:

@@ -267,9 +267,9 @@ class _Asked:
         if what not in self.wanted:
             self.wanted.add(what)
         elif not self.checker.remembers(what):
-            kind, reached = self._copy(lambda: self._reached(what))
-            if kind == "reached" and reached is not None:
-                self.checker.remember(what, reached)
+            kind, told = self._copy(lambda: self._reached(what))
+            if kind == "reached" and told is not None:
+                self.checker.remember(what, *told)
 
     def _copy(self, work: Callable[[], Told]) -> Told:
         """Do it in a copy of this process."""
@@ -301,7 +301,9 @@ class _Asked:
     def _reached(self, what: str) -> Told:
         assert self.checker is not None
         with suppress(Exception):
-            return "reached", self.checker.reaches(what).reached
+            answer = self.checker.reaches(what)
+            if answer.reached is not None:
+                return "reached", (answer.reached, answer.invariant)
         return "reached", None
 
     def _check(self, name: str) -> Told:

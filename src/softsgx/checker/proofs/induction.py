@@ -9,7 +9,7 @@ is checked again, by `softsgx.checker.engines.smt.check_invariant`, where it is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from softsgx.checker.engines.answer import Answer, Clause, Step
 from softsgx.checker.engines.smt import Steps, check_invariant
@@ -18,21 +18,19 @@ from softsgx.checker.world.system import System
 
 __all__ = ["breaks", "by_induction", "minimal", "needed_cubes"]
 
-Elsewhere = Callable[[Clause], Sequence[Sequence[int]]]
-
 
 def minimal(
-    system: System, bad: int, cubes: Sequence[Clause], elsewhere: Elsewhere | None = None,
+    system: System, bad: int, cubes: Sequence[Clause], steps: Steps | None = None,
     *, within_s: float = 2.0,
 ) -> list[Clause]:  # fmt: skip
     """A smaller invariant that excludes ``bad``, of one that does; or the same.
 
-    elsewhere: what a cube excludes before a step besides itself (see `anypages`). within_s:
+    steps: where a cube excludes more before a step than itself (see `anypages`). within_s:
     a limit on the time, after which what was reached is given.
     """
     deadline = time.monotonic() + within_s
     cubes = list(dict.fromkeys(tuple(sorted(c)) for c in cubes))
-    steps = Steps(system, bad, elsewhere)
+    steps = steps or Steps(system, bad)
     needed = needed_cubes(steps, cubes)
     if needed is None:
         return list(cubes)

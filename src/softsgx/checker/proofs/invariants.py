@@ -59,15 +59,22 @@ _MASKS = {
 _TYPES = ("PT_TCS", "PT_REG", "PT_TRIM")
 
 
-def invariant_words(world: World, cubes: Sequence[Clause], *, any_pages: bool = False) -> list[str]:
+def invariant_words(
+    world: World, cubes: Sequence[Clause], *, any_pages: bool = False, any_processes: bool = False
+) -> list[str]:
     """What never is, a line each; the first step, which chooses permissions, is left out.
 
-    any_pages: the world's one page stands for any.
+    any_pages, any_processes: the world's one page, and its processes, stand for any.
     """
     left = dict.fromkeys(tuple(sorted(c)) for c in cubes if ("ready", 0, 0) not in c)
     lines = []
     for cube in list(left):
-        if cube in left:
+        if cube in left and any_processes:
+            own, on = places(cube)
+            for who in permutations(range(world.n_processes), len(own)):
+                left.pop(renamed_cube(cube, dict(zip(own, who, strict=True)), {}), None)
+            lines.append(_sentence(world, cube, bool(own), bool(on)))
+        elif cube in left:
             lines.append(_line(world, cube, left, any_pages))
     return lines
 

@@ -13,7 +13,7 @@ from softsgx.checker.world.world import Var, World
 
 __all__ = [
     "acting", "disjuncts", "orbit", "page_of", "places", "renamed_cube", "renaming",
-    "support", "why_coupled", "with_pages",
+    "support", "why_coupled", "with_pages", "with_places",
 ]  # fmt: skip
 
 _PLACE = re.compile(r"(may|process|anywhere|vma)(\d+)")
@@ -39,7 +39,7 @@ def places(cube: Clause) -> tuple[list[int], list[int]]:
     processes, pages = set(), set()
     for name, _, _ in cube:
         found = _PLACE.match(name)
-        if found and found[2]:
+        if found:
             processes.add(int(found[2]))
         page = page_of(name)
         if page is not None:
@@ -47,17 +47,18 @@ def places(cube: Clause) -> tuple[list[int], list[int]]:
     return sorted(processes), sorted(pages)
 
 
+def with_places(name: str, processes: Mapping[int, int], pages: Mapping[int, int]) -> str:
+    """The variable with its process and its page renamed, if it is of one of these."""
+    found = _PLACE.match(name)
+    if found:
+        p = int(found[2])
+        name = f"{found[1]}{processes.get(p, p)}{name[found.end() :]}"
+    return with_pages(name, pages)
+
+
 def renamed_cube(cube: Clause, processes: Mapping[int, int], pages: Mapping[int, int]) -> Clause:
     """The same cube of other processes and pages."""
-
-    def other(name: str) -> str:
-        found = _PLACE.match(name)
-        if found and found[2]:
-            p = int(found[2])
-            name = f"{found[1]}{processes.get(p, p)}{name[found.end() :]}"
-        return with_pages(name, pages)
-
-    return tuple(sorted((other(n), i, value) for n, i, value in cube))
+    return tuple(sorted((with_places(n, processes, pages), i, value) for n, i, value in cube))
 
 
 def orbit(world: World, cube: Clause) -> tuple[Clause, ...]:
@@ -72,13 +73,16 @@ def orbit(world: World, cube: Clause) -> tuple[Clause, ...]:
     )
 
 
-def renaming(variables: Mapping[str, Var], pages: Mapping[int, int]) -> dict[int, int]:
-    """The literal in the place of each bit of the state, where pages are renamed."""
+def renaming(
+    variables: Mapping[str, Var], pages: Mapping[int, int],
+    processes: Mapping[int, int] | None = None,
+) -> dict[int, int]:  # fmt: skip
+    """The literal in the place of each bit of the state, where pages and processes are renamed."""
     return {
         a >> 1: b
         for name, var in variables.items()
-        if page_of(name) in pages
-        for a, b in zip(var.lits, variables[with_pages(name, pages)].lits, strict=True)
+        if (other := with_places(name, processes or {}, pages)) != name
+        for a, b in zip(var.lits, variables[other].lits, strict=True)
     }
 
 

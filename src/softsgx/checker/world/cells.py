@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from softsgx.law.values import Value
@@ -12,15 +13,17 @@ __all__ = ["LocalCell", "StateCell"]
 class StateCell:
     """A cell of the state within one move: reads see what the move has assigned.
 
-    given: fields that are not kept but derived; assigning to them is dropped.
+    given: fields that are not kept but derived, each by a call; assigning to them is dropped.
     """
 
-    def __init__(self, move: Any, prefix: str, given: dict[str, Value] | None = None) -> None:
+    def __init__(
+        self, move: Any, prefix: str, given: dict[str, Callable[[], Value]] | None = None
+    ) -> None:
         self.__dict__.update(_move=move, _prefix=prefix, _given=given or {})
 
     def __getattr__(self, name: str) -> Value:
         if name in self._given:
-            return self._given[name]
+            return self._given[name]()
         try:
             return self._move.get(self._prefix + name)
         except KeyError:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from softsgx.checker.world.world import World
 
-__all__ = ["at_least", "within"]
+__all__ = ["as_process_0", "at_least", "no_more", "within"]
 
 
 def _held(world: World, held: Mapping[str, int], value: int) -> Iterator[int]:
@@ -24,3 +24,15 @@ def within(world: World, held: Mapping[str, int]) -> int:
 def at_least(world: World, held: Mapping[str, int]) -> int:
     """The literal: everybody holds what they hold in ``held``."""
     return world.graph.all_of(_held(world, held, 1))
+
+
+def no_more(world: World, held: Mapping[str, int]) -> int:
+    """The literal: nobody holds more than process 0 does in ``held``."""
+    return within(world, as_process_0(world, held))
+
+
+def as_process_0(world: World, held: Mapping[str, int]) -> dict[str, int]:
+    """The permissions of everybody, where they are those of process 0 in ``held``."""
+    frozen = (name for name, var in world.vars.items() if var.frozen)
+    found = {name: "may0." + name.partition(".")[2] for name in frozen}
+    return {name: held[own] for name, own in found.items() if own in held}

@@ -18,17 +18,17 @@ __all__ = [
 ]  # fmt: skip
 
 
-def open_moves(b: Builder) -> None:
+def open_moves(b: Builder, p: int) -> None:
     """Open of the device, read-only and read-write."""
     for fmode in (R, RW):
-        m = b.start("open", p=0, fmode=fmode)
+        m = b.start("open", p=p, fmode=fmode)
         m.require(no(m.get("enclave.opened")))
         file = File(m)
         file.fmode = fmode
-        b.law.open(m, b.at(m, 0, file=file), Request(fmode=fmode))
+        b.law.open(m, b.at(m, p, file=file), Request(fmode=fmode))
         m.set("enclave.opened", 1)
         m.set("enclave.fd_writes", int(bool(fmode & W)))
-        m.set("process0.fd", 1)
+        m.set(f"process{p}.fd", 1)
         b.done(m)
 
 

@@ -134,7 +134,7 @@ def mremap_moves(b: Builder, p: int, i: int) -> None:
 def fork_moves(b: Builder, p: int, q: int) -> None:
     """fork: the child has the label of its parent, its descriptors and mappings."""
     m = b.start("fork", p=p, q=q)
-    m.require(m.get(f"process{p}.started") if p else 1)
+    m.require(m.get(f"process{p}.started") if p and not b.world.alike else 1)
     m.require(no(m.get(f"process{q}.started")))
     for name in b.world.vars:
         owner, _, field = name.partition(".")

@@ -7,7 +7,9 @@ left open, and assignments give the next state. So a step is exactly what the de
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import operator
+from collections.abc import Callable, Iterable
 from errno import errorcode
 from typing import Any
 
@@ -102,7 +104,7 @@ class Move:
         self.rules: dict[str, None] = {}
         self.running: list[str] = []
         self.asks: list[tuple[str, Value, Value]] = []
-        self.enclave = StateCell(self, "enclave.", {"dead": 0, "size": 0})
+        self.enclave = StateCell(self, "enclave.", dict.fromkeys(("dead", "size"), lambda: 0))
 
     def arg(self, name: str, width: int, chosen: bool = False) -> Any:
         """An argument; ``chosen``: it is not 0."""
@@ -213,14 +215,21 @@ class Move:
 
     def page(self, i: int, p: int | None = None) -> StateCell:
         """Page ``i``; p: the process whose mapping of it is about to be replaced."""
-        given: dict[str, Value] = {}
+        given: dict[str, Callable[[], Value]] = {}
         if "mapped" in self.world.page_schema.fields:
-            union: Value = 0
-            for q in range(self.world.n_processes):
-                if q != p:
-                    union = union | self.get(f"vma{q}_{i}.prot")
-            given["mapped"] = union
+            others = (q for q in range(self.world.n_processes) if q != p)
+            prots = [self.get(f"vma{q}_{i}.prot") for q in others]
+            given["mapped"] = functools.cache(lambda: self.together(prots, 3))
         return StateCell(self, f"page{i}.", given)
+
+    def together(self, masks: Iterable[Value], width: int) -> Value:
+        """What any of the processes has; where there may be further ones, these and more."""
+        if not self.world.alike:
+            return functools.reduce(operator.or_, masks, 0)
+        every = self.arg(f"every{len(self.args)}", width)
+        for mask in masks:
+            self.require(subset(mask, every))
+        return every
 
     def vma(self, p: int, i: int) -> StateCell:
         """The VMA of process ``p`` over page ``i``."""
@@ -368,10 +377,7 @@ class _Questions:
             return
         move.asks.append(("path", mask, 0))
         known = self._checked_others(p)
-        elsewhere: Value = 0
-        for value in known.values():
-            elsewhere = elsewhere | value
-        again = others & no(elsewhere)
+        again = others & no(move.together(known.values(), 1))
         own: Value = 1 if op == "open" else no(move.get(f"process{p}.checked")) | again
         self.need(0, subset(ite(own, mask, 0), self._may(p)))
         move.hears("asked_modified", has(mask, W | apparmor.M))
@@ -392,10 +398,7 @@ class _Questions:
 
     def checked(self, at: Any, _obj: Any) -> Value:
         """Whether the file was checked for no other profile."""
-        elsewhere: Value = 0
-        for value in self._checked_others(at.process.index).values():
-            elsewhere = elsewhere | value
-        return no(elsewhere)
+        return no(self._move.together(self._checked_others(at.process.index).values(), 1))
 
     def remember(self, at: Any, _obj: Any, mask: Value) -> None:
         """What was granted on the device's file, and for whom."""

@@ -157,12 +157,15 @@ def _driver(b: Builder, p: int, i: int) -> None:
         b.done(m)
 
 
-def _kinds(n_processes: int, n_pages: int) -> Iterator[tuple[Callable[..., None], tuple[int, ...]]]:
-    yield open_moves, ()
+def _kinds(world: World) -> Iterator[tuple[Callable[..., None], tuple[int, ...]]]:
+    n_processes, n_pages = world.n_processes, world.n_pages
+    first = range(n_processes) if world.alike else (0,)
+    for p in first:
+        yield open_moves, (p,)
     for p in range(n_processes):
         for one in (create_moves, init_moves, _entries):
             yield one, (p,)
-        for q in range(1, n_processes):
+        for q in range(0 if world.alike else 1, n_processes):
             if p != q:
                 yield fork_moves, (p, q)
                 yield pass_moves, (p, q)
@@ -177,7 +180,7 @@ def _kinds(n_processes: int, n_pages: int) -> Iterator[tuple[Callable[..., None]
 def build_moves(world: World) -> list[Move]:
     """Every move of a world, which keeps them. Raises TypeError where a rule branches on state."""
     b = Builder(world)
-    for make, where in _kinds(world.n_processes, world.n_pages):
+    for make, where in _kinds(world):
         make(b, *where)
     world.moves = b.moves
     world.argument_inputs = b.inputs

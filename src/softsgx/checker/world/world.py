@@ -71,16 +71,18 @@ class World:
     (``anywhere{p}.code``) and not found in the world's own (see `softsgx.checker.proofs.anypages`).
     switched: each statement of a rule that is run has a switch, in ``switches`` by the variable's
     name (see `softsgx.checker.world.switches`).
+    alike: there may be further processes, and each may be the first: every one can open the
+    device, fork, and be what another makes (see `softsgx.checker.proofs.processes`).
     ``moves`` (see `softsgx.checker.world.moves`) are what can happen; ``now(name)`` is a
     variable's value before a step.
     """
 
     def __init__(
         self, design: Any, n_pages: int = 1, n_processes: int = 2, lsm: str = "selinux",
-        *, open_ended: bool = False, switched: bool = False,
+        *, open_ended: bool = False, alike: bool = False, switched: bool = False,
     ) -> None:  # fmt: skip
         self.design, self.n_pages, self.n_processes, self.lsm = design, n_pages, n_processes, lsm
-        self.open_ended, self.switched = open_ended, switched
+        self.open_ended, self.alike, self.switched = open_ended, alike, switched
         self.switches: dict[str, Statement] = {}
         self._off: dict[Statement, str] = {}
         if switched:
