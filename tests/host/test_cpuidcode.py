@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from softsgx.errors import UnsupportedError
 from softsgx.host import cpuidcode, ptrace, vdso
-from softsgx.uapi.regs import EFLAGS, NAMES, RAX, RBX, RCX, RDI, RDX, RIP, RSI
+from softsgx.host.stores import store
+from softsgx.uapi.regs import EFLAGS, NAMES, RAX, RBX, RCX, RDI, RDX, RIP, RSI, RSP
 
 _ORG = 0x8000  # of the test's instructions, behind the image
 _PLAIN = {0: (0x12, 0x756E6547, 0x6C65746E, 0x49656E69), 0x80000000: (0x80000028, 1, 2, 3)}
@@ -32,6 +33,8 @@ _NATIVE = [1, 4]
 _STATUS = 0x8D5  # CF PF AF ZF SF OF
 _FREE = (RAX, RBX, RCX, RDX)
 _JUMPED = 0x40
+_DATA = 0x8F00  # where a store to its data goes
+_STORED = 0x12345678
 
 
 def _load(leaf: int) -> bytes:
@@ -39,11 +42,15 @@ def _load(leaf: int) -> bytes:
     return b"\xb8" + struct.pack("<I", leaf) + b"\x89\xf1"
 
 
+_MOVES = bytes.fromhex("89f8 89f1")
 _KINDS: dict[str, Callable[[int], bytes]] = {
     "eax": _load,
     "eax-rex": lambda leaf: b"\x48\xc7\xc0" + struct.pack("<I", leaf) + b"\x89\xf1",
     "r15": lambda leaf: b"\x41\xbf" + struct.pack("<I", leaf) + bytes.fromhex("4489f8 89f1"),
     # jae behind; mov %edi, %eax; mov %esi, %ecx
+    # movl $…, -8(%rsp), or mov %edx, data(%rip); mov %edi, %eax; mov %esi, %ecx
+    "stack": lambda _: b"\xc7\x44\x24\xf8" + struct.pack("<I", _STORED) + _MOVES,
+    "data": lambda _: b"\x89\x15" + struct.pack("<i", _DATA - _ORG - 1 - 6) + _MOVES,
     "loop": lambda leaf: b"\x0f\x83" + struct.pack("<i", _JUMPED - 6) + bytes.fromhex("89f8 89f1"),
 }
 
@@ -97,6 +104,14 @@ class Child:
         """What a tracer reads."""
         return ptrace.read_memory(self.pid, addr, length)
 
+    def write(self, addr: int, data: bytes) -> int:
+        """What it writes."""
+        return ptrace.write_memory(self.pid, addr, data)
+
+    def stored(self) -> tuple[bytes, bytes]:
+        """What the stores have written: on the stack, and to its data."""
+        return self.peek(self.first[RSP] - 8, 4), self.peek(self.base + _DATA, 4)
+
     def run(self, leaf: int, subleaf: int, flags: int, roll_at: int = -1) -> tuple[str, list[int]]:
         """Where it comes out, and its registers; a signal is taken before the n-th instruction.
 
@@ -108,6 +123,8 @@ class Child:
         view[RCX] = 0xABCD_0000_0004
         view[EFLAGS] = view[EFLAGS] & ~_STATUS | flags
         self.regs.store(self.pid)
+        self.write(self.first[RSP] - 8, bytes(4))
+        self.write(self.base + _DATA, bytes(4))
         for _ in range(roll_at + 1):  # the first step is the jump
             ptrace.singlestep(self.pid)
             assert self._stop() == signal.SIGTRAP
@@ -115,7 +132,7 @@ class Child:
             if not self.code.is_in(rip - self.base):
                 return "past", list(view)
         if roll_at >= 0:
-            assert self.code.roll(view, self.base, self.sites, self.peek), hex(rip - self.base)
+            assert self.code.roll(view, self.base, self.sites, self.peek, self.write), hex(rip)
             assert self.start < view[RIP] <= self.start + _JUMPED
             self.regs.store(self.pid)
             if view[RIP] == self.site:
@@ -164,6 +181,9 @@ def test_an_answer_and_what_a_signal_sees(kind: str, leaf: int, subleaf: int, wa
     with child(kind, leaf) as c:
         flags = 0x851  # CF among them: the loop goes on
         came, regs = c.run(leaf, subleaf, flags)
+        number = struct.pack("<I", _STORED)
+        stored = {"stack": (number, bytes(4)), "data": (bytes(4), b"\3\0\0\0")}
+        assert c.stored() == stored.get(kind, (bytes(4), bytes(4)))
         assert came == ("answered" if way == "native" else way)
         assert regs[EFLAGS] & _STATUS == flags
         if way == "answered":
@@ -183,6 +203,7 @@ def test_an_answer_and_what_a_signal_sees(kind: str, leaf: int, subleaf: int, wa
             if there == "past":
                 break
             assert there in (came, "own")
+            assert c.stored() == stored.get(kind, (bytes(4), bytes(4)))
             assert _others(rolled) == _others(regs)
             if there == "own":
                 assert (rolled[RAX] & 0xFFFFFFFF, rolled[RCX] & 0xFFFFFFFF) == (leaf, subleaf)
@@ -215,6 +236,30 @@ def test_conditions_are_the_processors(condition: int, word: int) -> None:
     assert cpuidcode.jumps(condition, flags) == bool(made)
 
 
+def _is_store(code: bytes, length: int, decoder: capstone.Cs) -> bool:
+    """Whether a decoder says so, and where and what is written by other means than ours."""
+    decoder.detail = True
+    insn = next(decoder.disasm(code[:length], 0x1000, 1))
+    where, what = insn.operands
+    stores = store(code)
+    assert stores is not None
+    view = [0x1000_0000 * (i + 1) for i in range(len(NAMES))]
+
+    def word(register: int) -> int:
+        full = insn.reg_name(register)
+        if full == "rip":
+            return 0x1000 + length
+        name = full.replace("e", "r", 1) if full[0] == "e" else full.rstrip("d")
+        return view[NAMES.index(name)]
+
+    addr, data = stores.done(view, 0x1000)
+    value = what.imm if what.type == capstone.CS_OP_IMM else word(what.reg)
+    assert addr == (word(where.mem.base) + where.mem.disp) % (1 << 64)
+    assert (where.mem.index, len(data)) == (0, where.size)
+    assert data == (value % (1 << 64)).to_bytes(8, "little")[: where.size]
+    return bool(insn.mnemonic == "mov" and where.type == capstone.CS_OP_MEM)
+
+
 @given(st.binary(min_size=0, max_size=12))
 @example(bytes.fromhex("b812000000"))
 @example(bytes.fromhex("41bf12000080"))
@@ -222,6 +267,11 @@ def test_conditions_are_the_processors(condition: int, word: int) -> None:
 @example(bytes.fromhex("c7c012000000"))
 @example(bytes.fromhex("48b80100000000000000"))
 @example(bytes.fromhex("0f8300000000"))
+@example(bytes.fromhex("8915dfe20100"))
+@example(bytes.fromhex("4c8944241090"))
+@example(bytes.fromhex("48c74500ffffffff"))
+@example(bytes.fromhex("c7042412000000"))
+@example(bytes.fromhex("c7850000008012000000"))
 def test_what_can_be_led_is_what_a_decoder_says(code: bytes) -> None:
     length = cpuidcode.first_length(code)
     if not length:
@@ -231,7 +281,7 @@ def test_what_can_be_led_is_what_a_decoder_says(code: bytes) -> None:
     assert size == length
     loaded = cpuidcode.loaded(code[:length])
     if loaded is None:
-        assert mnemonic[0] == "j"
+        assert mnemonic[0] == "j" or _is_store(code, length, decoder)
         return
     register, _, value = operands.partition(", ")
     name = register.replace("e", "r", 1) if register[0] == "e" else register.rstrip("d")
@@ -254,6 +304,10 @@ def test_a_thread_that_came_by_no_stub_is_left_alone() -> None:
     code = cpuidcode.load()
     view = [0] * len(NAMES)
     view[RIP] = view[RBX] = 0x10000 + code.stub_of(3)
-    assert not code.roll(view, 0x10000, [(0x20000, _load(7))], lambda _at, _n: b"")
+    assert not code.roll(
+        view, 0x10000, [(0x20000, _load(7))], lambda _at, _n: b"", lambda _at, _b: 0
+    )
     view[RIP] = 0x10000 + code.stub_of(0) + 9  # its answer cannot be read
-    assert not code.roll(view, 0x10000, [(0x20000, _load(7))], lambda _at, _n: b"")
+    assert not code.roll(
+        view, 0x10000, [(0x20000, _load(7))], lambda _at, _n: b"", lambda _at, _b: 0
+    )

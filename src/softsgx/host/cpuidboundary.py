@@ -15,8 +15,8 @@ The decision, for a candidate that linear decoding finds to be an instruction:
   come together before it (``_converges``): it is ambiguous, and left alone.
 
 With each comes where the ``mov`` of an immediate before it begins, if one is there for sure and
-what stands between only moves between registers, or a conditional jump: it can be led elsewhere
-(`softsgx.host.cpuidcode`).
+what stands between only moves between registers, or a conditional jump, or a store: it can be led
+elsewhere (`softsgx.host.cpuidcode`).
 """
 
 from __future__ import annotations

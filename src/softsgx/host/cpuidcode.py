@@ -2,8 +2,8 @@
 
 CPUID has two bytes and a jump has five, but code loads the leaf before it: that one instruction,
 a ``mov`` of an immediate to a register, becomes a jump to a stub, or the conditional jump that a
-loop over sub-leaves has before it. What stands between the two and the CPUID itself stay as they
-are, so that whatever jumps there traps as ever. A stub does what was replaced and what stands
+loop over sub-leaves has before it, or a store that comes between. What stands between the two and
+the CPUID itself stay as they are, so that whatever jumps there traps as ever. A stub does what was replaced and what stands
 between, then asks the lookup, which is not a call: a program may use what is below its stack
 pointer.
 
@@ -18,7 +18,7 @@ import struct
 from softsgx.errors import UnsupportedError
 from softsgx.host import vdso
 from softsgx.host.built import lacks
-from softsgx.uapi import regs
+from softsgx.host.stores import REGISTERS, store
 from softsgx.uapi.regs import EFLAGS, RAX, RBX, RCX, RDX, RIP
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -47,11 +47,6 @@ _LEAVES_BYTES, _PAGE = 64, 4096
 _CF_PF_AF_ZF_SF, _OF = 0xD5, 0x800
 _LOW = (1 << 32) - 1
 _U64 = (1 << 64) - 1
-_REGISTERS = (
-    *(RAX, RCX, RDX, RBX, regs.RSP, regs.RBP, regs.RSI, regs.RDI),
-    *(regs.R8, regs.R9, regs.R10, regs.R11, regs.R12, regs.R13, regs.R14, regs.R15),
-)
-"""By their numbers in instructions (SDM, vol. 2, "Register Codes")."""
 
 
 def loaded(instruction: bytes) -> tuple[int, int] | None:
@@ -63,10 +58,10 @@ def loaded(instruction: bytes) -> tuple[int, int] | None:
     code = instruction[1:] if rex else instruction
     high = (rex & 1) << 3
     if len(code) == 5 and code[0] & 0xF8 == 0xB8 and not rex & 8:
-        return _REGISTERS[high | code[0] & 7], int.from_bytes(code[1:], "little")
+        return REGISTERS[high | code[0] & 7], int.from_bytes(code[1:], "little")
     if len(code) == 6 and code[0] == 0xC7 and code[1] & 0xF8 == 0xC0:
         value = int.from_bytes(code[2:], "little", signed=bool(rex & 8))
-        return _REGISTERS[high | code[1] & 7], value & _U64
+        return REGISTERS[high | code[1] & 7], value & _U64
     return None
 
 
@@ -74,6 +69,9 @@ def first_length(code: bytes) -> int:
     """How long the instruction at the start of some bytes is, 0 if it cannot be led elsewhere."""
     if _is_jump(code):
         return _JCC_BYTES
+    stores = store(code)
+    if stores is not None:
+        return stores.length if stores.length >= JUMP_BYTES else 0
     return next((n for n in (5, 6, 7) if loaded(code[:n]) is not None), 0)
 
 
@@ -154,6 +152,10 @@ class Code:
             if not -(1 << 31) <= to < 1 << 31:
                 return b""
             moved = moved[:2] + struct.pack("<i", to) + moved[_JCC_BYTES:]
+        elif (stores := store(moved)) is not None:
+            moved = stores.elsewhere(moved, at + _START - start)
+            if not moved:
+                return b""
         look = _START + len(moved)
         lea = b"\x48\x8d\x1d" + struct.pack("<i", -(look + 7))  # lea stub(%rip), %rbx
         parts = (
@@ -177,12 +179,14 @@ class Code:
         base: int,
         sites: list[tuple[int, bytes]],
         peek: Callable[[int, int], bytes],
+        write: Callable[[int, bytes], int],
     ) -> bool:
         """Registers that are in the code become those of the program's own around a CPUID.
 
         As if the program had come to the CPUID by itself, or were behind it; only RBX and RDX,
         which it writes over, may differ. base: where the image is. sites: of each stub where its
-        load is, and the bytes from there to the CPUID. False if the thread did not come by one.
+        load is, and the bytes from there to the CPUID. peek and write: memory, the latter as the
+        process itself could. False if the thread did not come by one.
         """
         offset = view[RIP] - base
         looking = offset < self._at["end"]
@@ -205,15 +209,22 @@ class Code:
         elif within in (_TAKEN, _NATIVE + 2):
             view[RIP] = site + 2
         elif within == _START:  # done here, since who steps would come back for ever
-            self._first(view, start, moved)
+            self._first(view, start, moved, write)
         elif within > _START:
             view[RIP] = min(start + within - _START, site)
         else:
             view[RIP] = site
         return True
 
-    def _first(self, view: Any, start: int, moved: bytes) -> None:
-        """Do the instruction that was replaced."""
+    def _first(
+        self, view: Any, start: int, moved: bytes, write: Callable[[int, bytes], int]
+    ) -> None:
+        """Do the instruction that was replaced; a store that cannot be is still to come."""
+        stores = store(moved)
+        if stores is not None:
+            where, data = stores.done(view, start)
+            view[RIP] = start + (stores.length if write(where, data) == len(data) else 0)
+            return
         length = first_length(moved)
         view[RIP] = start + length
         found = loaded(moved[:length])

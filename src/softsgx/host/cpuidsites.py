@@ -34,7 +34,7 @@ CPUID_BYTES = b"\x0f\xa2"
 UD2_BYTES = b"\x0f\x0b"
 
 # Raised whenever the search finds other sites than before, which makes old entries void.
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 _CACHE_MAGIC = b"softsgx cpuid\0"
 _CACHE_KEY = struct.Struct("<5Q")
 _PAIR = struct.Struct("<QQ")

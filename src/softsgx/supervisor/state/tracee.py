@@ -180,6 +180,10 @@ class Tracee:
         """Memory as the thread itself could read it; fewer bytes if it could not."""
         return ptrace.read_memory(self.tid, addr, length)
 
+    def write(self, addr: int, data: bytes) -> int:
+        """Write memory as the thread itself could: the number of bytes."""
+        return ptrace.write_memory(self.tid, addr, data)
+
     def read_string(self, addr: int, limit: int = 4096) -> bytes | None:
         """A C string, or None if it cannot be read or has no end."""
         text = b""

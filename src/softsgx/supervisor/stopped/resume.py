@@ -62,7 +62,8 @@ def out_of_ours(run: Run, tracee: Tracee) -> int:
         where = OF_PATHS * pathcode.load().roll(regs.view, paths.base, paths.sites)
     elif space.stubs and cpuidcode.load().is_in(rip - space.image):
         code = cpuidcode.load()
-        where = OF_CPUID * code.roll(regs.view, space.image, space.stubs, space.peek)
+        stubs, write = space.stubs, tracee.write
+        where = OF_CPUID * code.roll(regs.view, space.image, stubs, space.peek, write)
     else:
         where = 0
     if where:
