@@ -57,8 +57,8 @@ def counted(args: list[str]) -> int:
     options.exact = how == "--exact"
     at_exec = execve.at_exec  # type: ignore[attr-defined]
     if how == "--crowded":
-        execve.at_exec = lambda tracee, page, calls, regs: at_exec(  # type: ignore[attr-defined]
-            tracee, page, _crowded(calls, page), regs
+        execve.at_exec = lambda tracee, page, contents, calls, regs: at_exec(  # type: ignore[attr-defined]
+            tracee, page, contents, _crowded(calls, page), regs
         )
     watch = _Waits()
     waits.os = watch  # type: ignore[assignment,attr-defined]

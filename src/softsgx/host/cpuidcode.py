@@ -3,9 +3,9 @@
 CPUID has two bytes and a jump has five, but code loads the leaf before it: that one instruction,
 a ``mov`` of an immediate to a register, becomes a jump to a stub, or the conditional jump that a
 loop over sub-leaves has before it, or a store that comes between. What stands between the two and
-the CPUID itself stay as they are, so that whatever jumps there traps as ever. A stub does what was replaced and what stands
-between, then asks the lookup, which is not a call: a program may use what is below its stack
-pointer.
+the CPUID itself stay as they are, so that whatever jumps there traps as ever. A stub does what was
+replaced and what stands between, then asks the lookup, which is not a call: a program may use what
+is below its stack pointer.
 
 Rejected: what needs the decoder at each exec (where such an instruction is, is kept with the sites,
 `softsgx.host.cpuidsites`), and to move more than one instruction (nobody knows who jumps between).

@@ -57,6 +57,7 @@ _ANY, _LAST = 8, 16  # slots of the code's lists
 _ENOENT = -2 & (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
 _NOFOLLOW = 0x20000
+_S32 = struct.Struct("<i")
 _CALL_BYTES, _CHANGE_BYTES = 7, 7  # mov and syscall; lea
 _SYSCALL, _TO_EDI, _RDI_TO_RSI = b"\x0f\x05", 0xBF, b"\x48\x89\xfe"
 _CF_PF_AF_ZF_SF, _OF = 0xD5, 0x800
@@ -144,6 +145,7 @@ class Code:
         names = ("plain1", "probe1", "changed1", "again1")
         self._stages = tuple([at[name] - at["stub1"] for name in names])
         self._moved = at["moved1"] - first
+        self._made: dict[tuple[int, int, bytes], tuple[bytes, list[tuple[int, int]]]] = {}
 
     def page(self, anywhere: frozenset[bytes], last: frozenset[bytes]) -> bytes:
         """The code, with the components that matter, anywhere in a path and at its end.
@@ -165,32 +167,37 @@ class Code:
 
     def stub(self, base: int, index: int, site: int, call: int, was: bytes) -> bytes:
         """A stub for the instruction before the system call at ``site`` + 5, ``was`` until now."""
+        made = self._made.get((index, call, was))
+        if made is None:
+            made = self._made[index, call, was] = self._prepared(index, call, was)
+        stub = bytearray(made[0])
+        for where, more in made[1]:
+            _S32.pack_into(stub, where, site - base + more)
+        return bytes(stub)
+
+    def _prepared(self, index: int, call: int, was: bytes) -> tuple[bytes, list[tuple[int, int]]]:
+        """A stub but for its jumps to the program: where they are, and what they add to."""
         at = self.place_of(index)
         stub = bytearray(self._stubs[_OPENS.get(call, 1)])
         kind = "open" if call in _OPENS else ""
-        targets = {
-            ord("B"): base + self._at[f"{kind}{CALLS[call]}"],
-            ord("S"): site + 5,
-            ord("R"): site + 7,
-        }
+        to_program = {ord("S"): 5, ord("R"): 7}
+        fixed = {ord("N"): call, ord("I"): at, ord("M"): -call}
+        left = []
         for field, where in self._fields:
-            if field == ord("N"):
-                struct.pack_into("<I", stub, where, call)
-            elif field == ord("I"):
-                struct.pack_into("<I", stub, where, at)
-            elif field == ord("M"):
-                struct.pack_into("<i", stub, where, -call)
-            elif field != ord("C"):
-                relative = targets[field] - (base + at + where + 4)
-                struct.pack_into("<i", stub, where, relative)
+            if field in to_program:
+                left.append((where, to_program[field] - at - where - 4))
+            elif field == ord("B"):
+                _S32.pack_into(stub, where, self._at[f"{kind}{CALLS[call]}"] - at - where - 4)
+            elif field in fixed:
+                _S32.pack_into(stub, where, fixed[field])
         if was[0] == _TO_EDI:
             stub[self._moved : self._moved + len(was)] = was
-        return bytes(stub)
+        return bytes(stub), left
 
     def jump(self, base: int, index: int, site: int, was: bytes) -> bytes:
         """What takes the place of the instruction at ``site``."""
         to = base + self.place_of(index) + (self._moved if was[0] == _TO_EDI else 0)
-        return b"\xe9" + struct.pack("<i", to - site - 5)
+        return b"\xe9" + _S32.pack(to - site - 5)
 
     def roll(self, view: Any, base: int, sites: list[tuple[int, int, bytes]]) -> bool:
         """Registers that are in the code, at ``base``, become those of the code around a site.

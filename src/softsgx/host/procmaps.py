@@ -85,24 +85,30 @@ def parse_maps(text: bytes) -> list[Mapping]:
     """Parse the contents of a maps file, in the file's (ascending) order."""
     found: list[Mapping] = []
     for line in text.split(b"\n"):
-        if not line:
-            continue
-        # The remainder after five splits keeps inner and trailing blanks: they are the name's.
-        fields = line.split(None, 5)
-        start, _, end = fields[0].partition(b"-")
-        major, _, minor = fields[3].partition(b":")
-        found.append(
-            Mapping(
-                int(start, 16),
-                int(end, 16),
-                fields[1].decode("ascii"),
-                int(fields[2], 16),
-                os.makedev(int(major, 16), int(minor, 16)),
-                int(fields[4]),
-                os.fsdecode(fields[5].replace(b"\\012", b"\n")) if len(fields) > 5 else "",
-            )
-        )
+        if line:
+            where, _, rest = line.partition(b" ")
+            start, _, end = where.partition(b"-")
+            told = _told.get(rest) or _tell(rest)
+            found.append(Mapping(int(start, 16), int(end, 16), *told))
     return found
+
+
+# What most lines say behind the addresses is what those of another process said.
+_told: dict[bytes, tuple[str, int, int, int, str]] = {}
+_MOST_TOLD = 512
+
+
+def _tell(rest: bytes) -> tuple[str, int, int, int, str]:
+    """Parse a line from its permissions on."""
+    # The remainder after four splits keeps inner and trailing blanks: they are the name's.
+    fields = rest.split(None, 4)
+    major, _, minor = fields[2].partition(b":")
+    path = os.fsdecode(fields[4].replace(b"\\012", b"\n")) if len(fields) > 4 else ""
+    dev = os.makedev(int(major, 16), int(minor, 16))
+    told = fields[0].decode("ascii"), int(fields[1], 16), dev, int(fields[3]), path
+    if len(_told) < _MOST_TOLD:
+        _told[rest] = told
+    return told
 
 
 def maps(pid: int) -> list[Mapping]:
@@ -119,13 +125,16 @@ def executable(pid: int, place: int = 0) -> tuple[list[Mapping], int]:
 
     That of the mappings which lie at or below a place with nothing between them, the lowest.
     """
-    lines = _read_all(f"/proc/{pid}/maps", _MAPS_CHUNK_BYTES).split(b"\n")
-    if place:
-        for line in reversed(lines):
-            start, _, end = line[:_PERMS_END].split(b" ", 1)[0].partition(b"-")
-            if (end and int(end, 16) == place) or int(start or b"0", 16) == place:
-                place = int(start, 16)
-    return parse_maps(b"\n".join([line for line in lines if b"x" in line[:_PERMS_END]])), place
+    text = _read_all(f"/proc/{pid}/maps", _MAPS_CHUNK_BYTES)
+    end = text.find(b"\n%x-" % place) if place else -1
+    while end > 0:  # from the line before
+        begin = text.rfind(b"\n", 0, end) + 1
+        start, _, stop = text[begin:end].split(b" ", 1)[0].partition(b"-")
+        if int(stop, 16) != place:
+            break
+        place, end = int(start, 16), begin - 1
+    wanted = [line for line in text.split(b"\n") if b"x" in line[:_PERMS_END]]
+    return parse_maps(b"\n".join(wanted)), place
 
 
 def smaps_vmflags(pid: int, addr: int) -> frozenset[str] | None:

@@ -240,31 +240,33 @@ def slots(real_vdso: bytes, real_base: int, image_base: int) -> bytes:
     system calls: slower, but right. `image_base` is where the image is mapped.
     Little-endian words of 8 bytes, less than a page.
     """
+    bases = (image_base, real_base)
+    words = [at + bases[theirs] for theirs, at in _slots_of(real_vdso)]
+    return struct.pack(f"<{len(words)}Q", *words)
+
+
+_slots: tuple[bytes, list[tuple[bool, int]]] = (b"", [])
+
+
+def _slots_of(real_vdso: bytes) -> list[tuple[bool, int]]:
+    """Of each word of the slots whether it is in the kernel's vDSO, and where; by the last one."""
+    global _slots  # noqa: PLW0603 - what every exec would compute anew
+    if _slots[1] and _slots[0] == real_vdso:
+        return _slots[1]
     image = load_image()
-    real = _real_symbols(real_vdso)
-    page = bytearray(max(image.slot_offsets.values()) + 8 - image.data_offset)
-    for name, at in image.slot_offsets.items():
-        target = real.get("__vdso_" + name)
-        if target is not None and target < len(real_vdso):
-            address = real_base + target
-        else:
-            address = image_base + image.symbols[_FALLBACK + name]
-        struct.pack_into("<Q", page, at - image.data_offset, address)
-    return bytes(page)
-
-
-_parsed: tuple[bytes, dict[str, int]] = (b"", {})
-
-
-def _real_symbols(real_vdso: bytes) -> dict[str, int]:
-    """The symbols of the kernel's vDSO, read again only if it is another: there is one a boot."""
-    global _parsed  # noqa: PLW0603 - what every exec would compute anew
-    if _parsed[0] != real_vdso:
-        try:
-            _parsed = (real_vdso, parse_symbols(real_vdso))
-        except UnsupportedError:
-            _parsed = (real_vdso, {})
-    return _parsed[1]
+    try:
+        real = parse_symbols(real_vdso)
+    except UnsupportedError:
+        real = {}
+    names = {at: name for name, at in image.slot_offsets.items()}
+    found = []
+    for at in range(image.data_offset, max(names) + 8, 8):
+        name = names[at]
+        target = real.get("__vdso_" + name, len(real_vdso))
+        theirs = target < len(real_vdso)
+        found.append((theirs, target if theirs else image.symbols[_FALLBACK + name]))
+    _slots = (real_vdso, found)
+    return found
 
 
 def find_syscall_insn(real_vdso: bytes) -> int | None:

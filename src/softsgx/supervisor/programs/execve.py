@@ -28,6 +28,9 @@ _PROT_READ_EXEC, _MAP_PRIVATE_ANONYMOUS, _MAP_FIXED_NOREPLACE = 5, 0x22, 0x10000
 _TRANSLATORS = "/valgrind/"
 _STACK_BYTES = 3072  # for most programs: the addresses of arguments and environment, and all else
 _MINUS_1 = (1 << 64) - 1
+_WORD = struct.Struct("<Q")
+_HEAD_BYTES = 256
+_contents = b""
 
 
 def exec_stop(run: Run, tracee: Tracee) -> None:
@@ -40,7 +43,7 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
         return
     maps, low = procmaps.executable(tracee.tgid, interpreter)
     size = next((m.end - m.start for m in maps if m.start == real), 0)
-    contents = space.peek(real, size)
+    contents = _real_vdso(space, real, size)
     insn = vdso.find_syscall_insn(contents)
     if insn is None:
         cont(run, tracee)
@@ -51,7 +54,7 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
     # A debugger looks at the exit; a filter of the program's own may forbid what `at_exec` ends by.
     if low > img.whole and run.debugger is None and not run.confined:
         run.view[ORIG_RAX], run.view[RAX] = _MINUS_1, 0  # as they are behind the call
-        base = _map_at_once(run, tracee, real, insn, low - img.whole)
+        base = _map_at_once(run, tracee, (real, contents), insn, low - img.whole)
     else:
         Remote.step(tracee.tid)
         regs.load(tracee.tid)
@@ -61,7 +64,7 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
         space.poke(
             base, img.contents.ljust(img.data_offset, b"\0") + vdso.slots(contents, real, base)
         )
-        space.poke(slot, struct.pack("<Q", base))
+        space.poke(slot, _WORD.pack(base))
         space.image, space.aep = base, base + img.aep
         _patch(run, tracee, maps)
     if tracee.at_call:
@@ -70,10 +73,10 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
     cont(run, tracee)
 
 
-def _map_at_once(run: Run, tracee: Tracee, real: int, insn: int, base: int) -> int:
+def _map_at_once(run: Run, tracee: Tracee, real: tuple[int, bytes], insn: int, base: int) -> int:
     """What has to be called for, with one stop: memory for what is ours is at ``base``.
 
-    0 where the kernel will not have it there.
+    real: where the kernel's vDSO is, and what is there. 0 where the kernel will not have it there.
     """
     flags = _MAP_PRIVATE_ANONYMOUS | _MAP_FIXED_NOREPLACE
     size = vdso.load_image().whole
@@ -84,7 +87,7 @@ def _map_at_once(run: Run, tracee: Tracee, real: int, insn: int, base: int) -> i
     paths = pathsites.place_below(run, tracee, base)
     if paths:
         calls.append((nr.NR_mmap, paths, pathcode.SIZE, _PROT_READ_EXEC, flags, -1, 0, paths))
-    made, answer = at_exec(tracee, real, calls, run.regs)
+    made, answer = at_exec(tracee, *real, calls, run.regs)
     if paths and made == len(calls):
         pathsites.prepare(run, tracee, paths)
     elsewhere = made < len(calls) and calls[made][0] == nr.NR_mmap and answer > 0
@@ -135,23 +138,36 @@ def _patch(run: Run, tracee: Tracee, maps: list[procmaps.Mapping]) -> None:
 
 
 def _auxv(space: AddressSpace, sp: int) -> tuple[int, int, int]:
-    """Where on the new stack AT_SYSINFO_EHDR's value lies, that, and AT_BASE's; 0 if nowhere."""
+    """Where on the new stack AT_SYSINFO_EHDR's value lies, that, and AT_BASE's; 0 if nowhere.
+
+    Both are there, in this order (create_elf_tables(), Linux 6.1); their numbers are no addresses,
+    as all is that stands before them.
+    """
     raw = space.peek(sp, _STACK_BYTES)
     while True:
-        words = struct.unpack(f"<{len(raw) // 8}Q", raw[: len(raw) & -8])
-        try:
-            first = words.index(0, words.index(0, 1) + 1) + 1  # behind arguments and environment
-            at, interpreter = first, 0
-            found = 0, 0
-            while words[at]:
-                if words[at] == _AT_SYSINFO_EHDR:
-                    found = sp + 8 * at + 8, words[at + 1]
-                elif words[at] == _AT_BASE:
-                    interpreter = words[at + 1]
-                at += 2
-            return (*found, interpreter)
-        except (ValueError, IndexError):  # there is more
-            more = space.peek(sp + len(raw), 65536) or space.peek(sp + len(raw), 1024)
-            if not more:
-                return 0, 0, 0
-            raw += more
+        first = _entry(raw, _AT_SYSINFO_EHDR, 8, 8)
+        base = _entry(raw, _AT_BASE, first, 16) if first else 0
+        if base and len(raw) >= base + 16:
+            (real,), (interpreter,) = (_WORD.unpack_from(raw, at + 8) for at in (first, base))
+            return sp + first + 8, real, interpreter
+        more = space.peek(sp + len(raw), 65536) or space.peek(sp + len(raw), 1024)
+        if not more:
+            return 0, 0, 0
+        raw += more
+
+
+def _entry(raw: bytes, number: int, start: int, step: int) -> int:
+    """Where a word is, some steps behind a start; 0 if nowhere."""
+    wanted = _WORD.pack(number)
+    at = raw.find(wanted, start)
+    while at > 0 and (at - start) % step:
+        at = raw.find(wanted, at + 1)
+    return max(at, 0)
+
+
+def _real_vdso(space: AddressSpace, start: int, size: int) -> bytes:
+    """What the kernel has mapped, read whole if it is another: there is one a boot and kind."""
+    global _contents  # noqa: PLW0603 - what every exec would read anew
+    if len(_contents) != size or space.peek(start, _HEAD_BYTES) != _contents[:_HEAD_BYTES]:
+        _contents = space.peek(start, size)
+    return _contents

@@ -87,9 +87,9 @@ def _patch(
     if plan.stubs:
         code = cpuidcode.load()
         space.poke(space.image + code.stub_of(len(space.stubs)), plan.stubs)
-        for (at, ours, was), moved in zip(plan.led, plan.moved, strict=True):
-            space.led.append((start + at, ours, was))
-            space.stubs.append((start + at, moved))
+        space.led += [(start + at, ours, was) for at, ours, was in plan.led]
+        moved = zip(plan.led, plan.moved, strict=True)
+        space.stubs += [(start + at, code) for (at, _, _), code in moved]
     for at, _, new in plan.pieces:
         space.poke(start + at, new)
     here = [start + at for at in plan.sites]

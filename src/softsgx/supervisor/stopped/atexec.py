@@ -28,23 +28,26 @@ _ROW = struct.Struct("<8Q")
 _PAGE, _ALL = 4096, (1 << 64) - 1
 _SECCOMP = ptrace.EVENT_SECCOMP << 8 | 5
 _SIGILL = 4
+_spare: list[ptrace.Registers] = []
 
 
-def at_exec(tracee: Tracee, page: int, calls: list[Call], regs: Any) -> tuple[int, int]:
+def at_exec(
+    tracee: Tracee, page: int, contents: bytes, calls: list[Call], regs: Any
+) -> tuple[int, int]:
     """From PTRACE_EVENT_EXEC: how many calls were answered as they were to be, and the last answer.
 
-    page: of the kernel's vDSO. calls: the number, six arguments, the answer; none is made behind
-    one that is answered otherwise. ``regs`` has the program's registers, which are to be stored
+    page: of the kernel's vDSO, and what is there. calls: the number, six arguments, the answer; none
+    is made behind one that is answered otherwise. ``regs`` has the program's registers, which are to be stored
     again: the thread is at a system call's entry.
     """
     img, tid, space = vdso.load_image(), tracee.tid, tracee.space
     code = img.calls
     rows = b"".join([_ROW.pack(*[word & _ALL for word in call]) for call in calls])
     # The call that stops ends at the AEP's place in the page.
-    first = page + (img.aep & _PAGE - 1) - img.calls_stop - len(rows)
-    was = space.peek(first, len(rows) + len(code))
+    at = (img.aep & _PAGE - 1) - img.calls_stop - len(rows)
+    first, was = page + at, contents[at : at + len(rows) + len(code)]
     space.poke(first, rows + code)
-    work = ptrace.Registers()
+    work = _spare.pop() if _spare else ptrace.Registers()
     view = work.view
     view[:] = regs.view
     view[RBX], view[RBP], view[RIP] = first, len(calls), first + len(rows)
@@ -60,5 +63,6 @@ def at_exec(tracee: Tracee, page: int, calls: list[Call], regs: Any) -> tuple[in
     work.load(tid)
     space.poke(first, was)
     tracee.at_call = status == _SECCOMP
-    answer = view[R12]
-    return (view[RBX] - first) // _ROW.size, answer - (1 << 64) if answer >> 63 else answer
+    made, answer = (view[RBX] - first) // _ROW.size, view[R12]
+    _spare.append(work)
+    return made, answer - (1 << 64) if answer >> 63 else answer
