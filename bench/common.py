@@ -15,10 +15,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["ROOT", "Row", "best", "figures", "guest", "in_turn", "program", "softsgx", "wall_ms"]
+__all__ = [
+    "BUILD", "ROOT", "Row", "best", "environment", "figures", "guest", "in_turn", "program",
+    "softsgx", "wall_ms",
+]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent
-_BUILD = ROOT / ".cache" / "bench"
+BUILD = ROOT / ".cache" / "bench"
 
 
 class Row:
@@ -59,16 +62,16 @@ def softsgx(*args: str | Path) -> list[str]:
 
 def program(name: str) -> Path:
     """A C program of this folder, built."""
-    source, built = ROOT / "bench" / f"{name}.c", _BUILD / name
+    source, built = ROOT / "bench" / f"{name}.c", BUILD / name
     if not built.exists() or built.stat().st_mtime < source.stat().st_mtime:
-        _BUILD.mkdir(parents=True, exist_ok=True)
+        BUILD.mkdir(parents=True, exist_ok=True)
         subprocess.run(["gcc", "-O2", "-Wall", "-pthread", "-o", built, source], check=True)
     return built
 
 
 def guest(name: str) -> Path:
     """A program of tests/guests, built."""
-    out = _BUILD / "guests"
+    out = BUILD / "guests"
     folder = ROOT / "tests" / "guests"
     command = ["make", "-s", "-C", str(folder), f"OUT={out}", str(out / name)]
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "MFLAGS"}

@@ -84,13 +84,15 @@ def went_long(call: int, result: int) -> bool:
 def concerns(path: bytes) -> bool:
     """What the tracer has to see, said once more."""
     parts = path.split(b"/")
-    if len(path) >= 4096 or any(p in ANY for p in parts):
+    if len(path) >= 4095 or any(p in ANY for p in parts):
         return True
-    return path != b"" and parts[-1] in {*LAST, b""}
+    if path.endswith(b"/"):
+        return path.strip(b"/") == b"" or path.rstrip(b"/").split(b"/")[-1] in {*LAST, b".."}
+    return parts[-1] in LAST
 
 
 parts = st.sampled_from(
-    [*sorted(ANY | LAST), b"", b"..", b"x", b"sgx_enclav", b"sgx_enclave2", b"Dev"]
+    [*sorted(ANY | LAST), b"", b"", b"..", b"x", b"sgx_enclav", b"sgx_enclave2", b"Dev"]
 )
 anything = st.binary(max_size=40).filter(lambda b: b"\0" not in b)
 
@@ -100,6 +102,12 @@ anything = st.binary(max_size=40).filter(lambda b: b"\0" not in b)
 )
 @example(b"a/" * 2047 + b"b", nr.NR_stat)
 @example(b"a/" * 2047 + b"bc", nr.NR_stat)
+@example(b"a//" * 1360 + b"a/", nr.NR_stat)
+@example(b"a//" * 1360 + b"a//", nr.NR_stat)
+@example(b"a//" * 1360 + b"aa", nr.NR_stat)
+@example(b"a//" * 1360 + b"aaa", nr.NR_stat)
+@example(b"//dev//", nr.NR_openat)
+@example(b"x/..//", nr.NR_openat)
 def test_a_path_that_matters_goes_the_long_way(
     calls: dict[int, Callable[..., int]], path: bytes, call: int
 ) -> None:

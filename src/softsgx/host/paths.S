@@ -27,6 +27,7 @@ softsgx_paths:
 #define O_CREAT_OR_PATH	0x200040	/* O_CREAT makes what a link names, O_PATH opens a link */
 #define PATH_MAX_BIT	28		/* 4096 bytes, in bits 16.. */
 #define NO_LINK_BIT	31
+#define CRC_OF_DOTS	0x90bc85c	/* of ".." */
 
 	.macro	enter name, path, flags
 softsgx_paths_\name:
@@ -74,10 +75,30 @@ slash:
 	je	slow
 	.set	at, at + 4
 	.endr
-	jmp	part
+more:
+	cmpb	$'/', (%rcx)
+	je	another
+	cmpb	$0, (%rcx)
+	jne	part
+	/* A path that ends with slashes: the component before them is its last. */
+	add	$0x10000, %rax
+	bt	$PATH_MAX_BIT, %eax
+	jc	slow
+	cmp	$-1, %r11d
+	je	slow
+	cmp	$CRC_OF_DOTS, %r11d
+	je	slow
+	jmp	ended
+another:
+	inc	%rcx
+	add	$0x10000, %rax
+	bt	$PATH_MAX_BIT, %eax
+	jc	slow
+	jmp	more
 last:
 	cmp	$-1, %r11d
 	je	empty
+ended:
 	.set	at, 0
 	.rept	24
 	cmp	softsgx_paths_any + at(%rip), %r11d

@@ -36,9 +36,9 @@ def at_exec(
 ) -> tuple[int, int]:
     """From PTRACE_EVENT_EXEC: how many calls were answered as they were to be, and the last answer.
 
-    page: of the kernel's vDSO, and what is there. calls: the number, six arguments, the answer; none
-    is made behind one that is answered otherwise. ``regs`` has the program's registers, which are to be stored
-    again: the thread is at a system call's entry.
+    page: of the kernel's vDSO, and what is there. calls: the number, six arguments, the answer; no
+    more are made behind one that is answered otherwise. ``regs`` has the program's registers,
+    which are to be stored again: the thread is at a system call's entry.
     """
     img, tid, space = vdso.load_image(), tracee.tid, tracee.space
     code = img.calls

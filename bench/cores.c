@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * How much more several threads do than one where other work may run, too: the bare baseline of
+ * ECALLs by several threads (bench/entering.py).
+ *
+ * usage: cores ROUNDS [THREADS]
+ * The threads share ROUNDS rounds of some 100 ns in registers. Prints `ns_per_round X` of the wall
+ * clock, over all threads' rounds.
+ */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { MOST = 64, STEPS = 100 };
+
+static long rounds;
+
+static void *worker(void *arg)
+{
+	unsigned long x = (unsigned long)arg;
+
+	for (long i = 0; i < rounds; i++)
+		for (int n = 0; n < STEPS; n++)
+			asm volatile("imul $3, %0, %0" : "+r"(x));
+	return (void *)x;
+}
+
+int main(int argc, char **argv)
+{
+	long all = argc > 1 ? atol(argv[1]) : 1000000;
+	int threads = argc > 2 ? atoi(argv[2]) : 1;
+	pthread_t t[MOST];
+	struct timespec a, b;
+
+	if (threads < 1 || threads > MOST || all < threads)
+		return 2;
+	rounds = all / threads;
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	for (long n = 0; n < threads; n++)
+		if (pthread_create(&t[n], NULL, worker, (void *)n))
+			return 1;
+	for (int n = 0; n < threads; n++)
+		pthread_join(t[n], NULL);
+	clock_gettime(CLOCK_MONOTONIC, &b);
+	printf("ns_per_round %.3f\n", ((double)(b.tv_sec - a.tv_sec) * 1e9 +
+				       (double)(b.tv_nsec - a.tv_nsec)) / (double)(rounds * threads));
+	return 0;
+}
