@@ -12,7 +12,7 @@ import struct
 
 from softsgx.host import ptrace, vdso
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.waits import wait_stop
+from softsgx.supervisor.stopped.waits import passes, wait_stop
 from softsgx.uapi.regs import R12, RBP, RBX, RIP
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -54,15 +54,16 @@ def at_exec(
     work.store(tid)
     mask = ptrace.get_sigmask(tid)
     ptrace.set_sigmask(tid, _ALL)
-    while True:  # a stop of the whole group on the way passes, as in `remote`
+    while True:
         ptrace.cont(tid)
-        status = wait_stop(tid) >> 8
-        if status in (_SECCOMP, _SIGILL):
+        status = wait_stop(tid)
+        if status >> 8 in (_SECCOMP, _SIGILL):
             break
+        passes(tid, status)
     ptrace.set_sigmask(tid, mask)
     work.load(tid)
     space.poke(first, was)
-    tracee.at_call = status == _SECCOMP
+    tracee.at_call = status >> 8 == _SECCOMP
     made, answer = (view[RBX] - first) // _ROW.size, view[R12]
     _spare.append(work)
     return made, answer - (1 << 64) if answer >> 63 else answer
