@@ -49,6 +49,10 @@ def parser() -> Any:
         help="that an engine may take for one question, as in 512M or 2G"
         " (default: 40 %% of what is free, shared by all jobs)",
     )  # fmt: skip
+    p.add_argument(
+        "--interleave", action="store_true",
+        help="split calls where the kernel lets its locks go: other threads' steps come in between",
+    )  # fmt: skip
     p.add_argument("--bound", type=int, default=12, metavar="STEPS", help="of z3's search")
     p.add_argument("--trace-dir", metavar="DIR", help="write each trace as a JSON file")
     p.add_argument(
@@ -148,11 +152,13 @@ def check(args: list[str]) -> int:
     memory_bytes = parse_size(a.memory) if a.memory else default_bytes(a.jobs)
     options = Options(
         a.pages, a.processes, held, timeout_s=a.timeout, engine=a.engine, max_depth=a.bound,
-        lsm=a.lsm, memory_bytes=memory_bytes, export=os.path.abspath(a.export) if a.export else "",
-        why=a.why,
+        lsm=a.lsm, interleave=a.interleave, memory_bytes=memory_bytes, why=a.why,
+        export=os.path.abspath(a.export) if a.export else "",
     )  # fmt: skip
     if a.why and a.engine == "explicit":
         raise UsageError("--why asks a solver: --engine is auto, abc or z3")
+    if a.why and a.interleave:
+        raise UsageError("--why is about calls that are one step each: without --interleave")
     _tell_engine(options)
     if a.export:
         from softsgx.checker.certificates.folder import prepare_folder

@@ -66,12 +66,27 @@ class AllowedProt(SeedDesign):
         """EADD of one page that may be mapped with ``r.prot`` at most."""
         k.need(EFAULT, at.source.found, "a VMA at src or above it")
         declared = self.declared(k, at, r)
+        if self.chose("version", "v1"):
+            declared = self.unheld(k, declared)
+            self.still_building(k, at, r)
         k.need(EFAULT, at.source.readable, "the source can be read")
         k.need(EBUSY, no(at.page.present), "no page there yet")
         k.need(EIO, r.inside, "EADD: the page is in ELRANGE")
         k.need(EIO, r.tcs_valid, "EADD accepts the TCS")
         k.leaf(self.eadd, at, r, failed=EIO, faulted=EIO)
         at.page.max = declared
+
+    def unheld(self, k: Context, declared: Value) -> Value:
+        """v1: what v2 closed, by "Hold mmap_sem across copy_to_user() to prevent a TOCTOU race"."""
+        kept = k.unlocked(
+            "the source VMA was looked at, and nothing is copied yet",
+            source=_V1.format(7) + "sgx_encl_page_protect(): up_read(); Smalley, 3 June 2019:"
+            " \"What ensures that the mapping referenced by src can't be changed to an entirely"
+            ' different one … between the time of check (here) and the time of use?"',
+            declared=declared,
+        )  # fmt: skip
+        value: Value = kept.declared
+        return value
 
     def declared(self, k: Context, at: Any, r: Any) -> Value:
         """What is declared, once the source and the LSM have been asked."""

@@ -31,6 +31,7 @@ class Design(MmRules, PageRules):
     aliases: further names of them. abi: whose numbers and structures the ioctls have.
     maps_whole: mmap of the device is of ELRANGE as a whole. tcs_words: the driver itself looks at
     which words of a TCS a debugger touches.
+    one_ioctl: a second ioctl of an enclave at the same time is refused.
     sgx2: whether the driver offers SGX2. aexnotify: whether the CPU that the driver finds has
     AEX-Notify (and EDECCSSA, which came with it). total_bytes: whether /sys tells the EPC's size
     (commit 50468e431335, "x86/sgx: Add an attribute for the amount of SGX memory in a NUMA node",
@@ -71,6 +72,7 @@ class Design(MmRules, PageRules):
     total_bytes = False
     maps_whole = False
     tcs_words = False
+    one_ioctl = False
     declares = ""
     declarable = RWX
     lacks: tuple[int, ...] = ()

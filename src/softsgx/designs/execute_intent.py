@@ -73,8 +73,8 @@ class ExecuteIntent(SeedDesign):
             intent = self.enclave_load_intent(k, at, r)
         else:
             intent = self.enclave_load(k, at, r)
-        super().add_region(k, at, r)
-        at.page.intent = intent
+        self.load_from(k, at, r, intent=intent)
+        at.page.intent = at.source.intent
 
     @rule(
         _MAIL + '"This hook will fail if execute_intent==true and the caller has neither EXECUTE, '

@@ -115,7 +115,8 @@ class Fsm(SeedDesign):
         """EADD of one page, of whose source the LSM is asked first."""
         k.need(EFAULT, at.source.found, "a VMA at src or above it")
         code = self.vet_state(k, at, r) if self.states else self.vet_flags(k, at, r)
-        super().add_region(k, at, r)
+        self.load_from(k, at, r, code=code)
+        code = at.source.code
         if self.states:
             at.page.state = ite(code, MAYEXEC, NOEXEC)
         else:

@@ -130,9 +130,16 @@ class IocMprotect(SeedDesign):
         w_and_x = any_(has(at.page.vm_may, W | X))
         asked = READ | X | ite(w_and_x, W, 0)
         k.ask("file_mprotect", at, reqprot=asked, prot=asked)
+        kept = k.unlocked(
+            "the pages were looked at and the LSM was asked, and the VMA is as it was",
+            held=("mmap_lock",),
+            source='seed, point 6: "works like normal mprotect()"; Linux do_mprotect_pkey() holds'
+            " mmap_lock alone, sgx_encl_may_map() lets encl->lock go",
+            w_and_x=w_and_x,
+        )
         at.vma.prot = r.prot
         if self.chose("fault", "asked"):
-            at.vma.write = w_and_x
+            at.vma.write = kept.w_and_x
 
     @rule('seed, point 7: "SGX_IOC_EXTEND_PERMISSIONS … This can only extend!"')
     def extend_permissions(self, k: Context, at: Any, r: Any) -> None:

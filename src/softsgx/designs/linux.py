@@ -69,6 +69,7 @@ class Linux511(Design):
     name = "linux-5.11"
     title = "what Linux 5.11 merged: a page's maximum is its SECINFO (SGX1)"
     release: ClassVar[Release] = (5, 11)
+    one_ioctl = True
 
     # -- mapping -----------------------------------------------------------------------
 
@@ -229,8 +230,15 @@ class Linux60(Linux511):
         k.need(EINVAL, eq(old, PT_REG) | (eq(old, PT_TCS) & trim), "PT_REG, or PT_TCS to TRIM")
         to_tcs = eq(r.pt, PT_TCS)
         k.need(EPERM, implies(to_tcs, has(page.max, RW)), "a TCS needs a maximum of RW")
-        k.leaf(self.emodt, at, r, failed=EFAULT, faulted=EFAULT)
         page.max = ite(to_tcs, RW, page.max)
+        if to_tcs:
+            k.unlocked(
+                "the maximum is that of a TCS, and what was mapped is being zapped",
+                held=("SGX_ENCL_IOCTL",),
+                source="Linux sgx_enclave_modify_types(): encl->lock is let go for"
+                " sgx_zap_enclave_ptes()",
+            )
+        k.leaf(self.emodt, at, r, failed=EFAULT, faulted=EFAULT)
 
     @rule(f"Linux sgx_encl_remove_pages(), {_REMOVE}", each=True)
     def remove_page(self, k: Context, at: Any, r: Any) -> None:
@@ -239,6 +247,11 @@ class Linux60(Linux511):
         k.need(EPERM, eq(at.page.pt, PT_TRIM), "PT_TRIM")
         # The driver learns of EACCEPT by EMODPR, which faults on an accepted trimmed page.
         k.need(EPERM, no(at.page.pending) & no(at.page.modified), "the enclave ran EACCEPT")
+        k.unlocked(
+            "the page may go, and what was mapped is being zapped",
+            held=("SGX_ENCL_IOCTL",),
+            source="Linux sgx_encl_remove_pages(): encl->lock is let go for sgx_zap_enclave_ptes()",
+        )
         self.eremove(k, at, r)
 
 

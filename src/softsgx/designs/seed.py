@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from softsgx.designs.base import SIGBUS
 from softsgx.designs.linux import Linux60
-from softsgx.law.rule import Context, rule
+from softsgx.law.rule import At, Context, rule
 from softsgx.law.values import RW, RWX, Value, X, eq, has, implies, ite, no, subset
 from softsgx.sdm.leaves import PT_REG, PT_TCS
 
@@ -50,6 +50,12 @@ class SeedDesign(Linux60):
         "/dev/sgx_enclave": "/dev/sgx/enclave",
         "/dev/sgx_provision": "/dev/sgx/provision",
     }
+
+    # What keeps a second ioctl out (SGX_ENCL_IOCTL) came later than the mails; v20 has nothing.
+    one_ioctl = False
+
+    # Whether mmap_lock is held from the look at a source to its copy, as since RFC v2 of June 2019.
+    holds_source = False
 
     may_map = None  # type: ignore[assignment]
 
@@ -114,11 +120,9 @@ class SeedDesign(Linux60):
 
     @rule("Linux __sgx_encl_add_page(): VM_MAYEXEC of the source", each=True)
     def vet_source(self, k: Context, at: Any, r: Any) -> None:
-        """EADD's source: none of a noexec mount, or its VM_MAY* go with the page."""
+        """EADD's source: none of a noexec mount."""
         if self.chose("source_may", "noexec"):
             k.need(EACCES, has(at.source.may, X), "the source VMA has VM_MAYEXEC")
-        if self.chose("source_may", "kept"):
-            at.page.source_may = at.source.may
 
     def within_source(self, at: Any, prot: Value) -> Value:
         """The condition that ``prot`` is no more than the VM_MAY* that each page came with."""
@@ -133,18 +137,61 @@ class SeedDesign(Linux60):
         As ADD_PAGES, but a noexec source is no error: its VM_MAY* tell, and no mail
         of the thread refuses data for where it came from.
         """
-        k.need(EBUSY, no(at.page.present), "no page there yet")
+        self.load_from(k, at, r)
+
+    def load_from(self, k: Context, at: Any, r: Any, **said: Value) -> None:
+        """What `add_region` does. said: of the source, by whoever was asked, to be remembered.
+
+        Behind it ``at.source`` is what was looked at (``prot``, ``may``, and what was ``said``),
+        which need not be what was copied.
+        """
+        k.need(EBUSY, self.has_room(at, r), "no page there yet")
         k.need(EFAULT, at.source.found, "a VMA at src or above it")
+        self.vet_source(k, at, r)
+        looked_at = self.looked_at(k, at, **said)
         k.need(EFAULT, at.source.readable, "the source can be read")
+        self.still_building(k, at, r)
         k.need(EIO, r.inside, "EADD: the page is in ELRANGE")
         k.need(EIO, r.tcs_valid, "EADD accepts the TCS")
+        self.make_room(at, r)
         k.leaf(self.eadd, at, r, failed=EIO, faulted=EIO)
         at.page.max = ite(eq(r.pt, PT_TCS), RW, r.perm)
-        self.vet_source(k, at, r)
+        at.source = looked_at
+        if self.chose("source_may", "kept"):
+            at.page.source_may = at.source.may
         self.added(k, at, r)
 
+    def looked_at(self, k: Context, at: Any, **said: Value) -> Any:
+        """What is known of a source: nobody keeps it from being another one by the time of the
+        copy, unless mmap_lock is held.
+        """
+        if self.holds_source:
+            return At(prot=at.source.prot, may=at.source.may, **said)
+        return k.unlocked(
+            "the source VMA was looked at, and nothing is copied yet",
+            source="Christopherson's code of a week later, [RFC PATCH 7/9] (31 May 2019)"
+            " sgx_encl_page_protect(): up_read(); Smalley, 3 June 2019: \"What ensures that the"
+            " mapping referenced by src can't be changed to an entirely different one … between"
+            ' the time of check (here) and the time of use?"',
+            prot=at.source.prot, may=at.source.may, **said,
+        )  # fmt: skip
+
+    @rule("v20's sgx_encl_add_page(): under encl->lock, once the source is copied", each=True)
+    def still_building(self, k: Context, at: Any, r: Any) -> None:
+        """What is asked before all else is asked again: there may be an EINIT beside."""
+        self.may_build(k, at, r)
+
+    def has_room(self, at: Any, r: Any) -> Value:
+        """The condition that a page can be added there."""
+        return no(at.page.present)
+
+    def make_room(self, at: Any, r: Any) -> None:
+        """What becomes of a page that is there, where one may be."""
+
     def added(self, k: Context, at: Any, r: Any) -> None:
-        """What the design remembers of a page that EADD has just loaded from ``at.source``."""
+        """What the design remembers of a page that EADD has just loaded; ``at.source``: what was
+        looked at of its source.
+        """
 
     @rule("Linux sgx_validate_secinfo(), for EAUG")
     def validate_augment(self, k: Context, at: Any, r: Any) -> None:

@@ -7,7 +7,7 @@ ordinary questions about an ordinary file do the work.
 
 from __future__ import annotations
 
-from errno import EACCES, EBUSY, EINVAL, ENOENT, ENOMEM
+from errno import EACCES, EINVAL, ENOENT, ENOMEM
 from typing import Any, ClassVar
 
 from softsgx.designs.base import SIGBUS
@@ -121,6 +121,11 @@ class Segments(SeedDesign):
         at.vma.prot = r.prot
         at.vma.shared = 1
         self.mmap_segment(k, at, r)
+        k.unlocked(
+            "the driver has looked at the pages, and nobody finds the VMA yet",
+            held=("mmap_lock",),
+            source="Linux mm/mmap.c mmap_region(): call_mmap(), then vma_link()",
+        )
 
     @rule('seed: "a way to get an fd for an enclave segment"')
     def segment_fd(self, k: Context, at: Any, r: Any) -> None:
@@ -159,12 +164,19 @@ class Segments(SeedDesign):
     @rule('seed: "Each enclave page belongs to a segment"; footnote [0]', each=True)
     def add_region(self, k: Context, at: Any, r: Any) -> None:
         """EADD of one page into ``r.segment``; a second one as the option ``readd`` says."""
-        page = at.page
-        if self.chosen["readd"] == "same-segment":
-            same = implies(page.present, eq(page.segment, r.segment))
-            k.need(EBUSY, same, "no page there yet, or one of the same segment")
-            page.present = ite(eq(page.segment, r.segment), 0, page.present)
         super().add_region(k, at, r)
+
+    def has_room(self, at: Any, r: Any) -> Value:
+        """No page, or one of the same segment."""
+        if self.chosen["readd"] == "same-segment":
+            return implies(at.page.present, eq(at.page.segment, r.segment))
+        return super().has_room(at, r)
+
+    def make_room(self, at: Any, r: Any) -> None:
+        """The other page of the same segment goes."""
+        if self.chosen["readd"] == "same-segment":
+            page = at.page
+            page.present = ite(eq(page.segment, r.segment), 0, page.present)
 
     def vet_source(self, k: Context, at: Any, r: Any) -> None:
         """A repair: the segment promises no more than the source could do."""

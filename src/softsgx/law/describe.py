@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from softsgx.law.term import Term
-from softsgx.law.trace import Ask, Assign, Clear, Need, Path, Result, Step
+from softsgx.law.trace import Ask, Assign, Clear, Need, Path, Result, Step, Unlocked
 from softsgx.law.values import R, Value, W, X, mask_name
 
 __all__ = ["Names", "describe", "term_text"]
@@ -238,6 +238,10 @@ class _Writer:
             return f"{step.field} := {self.text.text(step.value, kind)}{by}"
         if isinstance(step, Clear):
             return f"{step.place} := nothing{by}"
+        if isinstance(step, Unlocked):
+            held = f", {' and '.join(step.held)} held" if step.held else ""
+            kept = f"; kept: {', '.join(step.kept)}" if step.kept else ""
+            return f"other threads may come in between{held}: {step.what}{kept}{by}"
         assert isinstance(step, Result)
         return f"= {self.text.text(step.value, self.names.kind_of_name(step.rule))}"
 

@@ -20,6 +20,7 @@ from softsgx.law.values import Value, all_
 
 __all__ = [
     "FAULT",
+    "LOCKS",
     "At",
     "Context",
     "Law",
@@ -36,6 +37,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 FAULT = 1 << 30
 """An instruction's answer that is an exception: ``FAULT | vector``, as ENCLS wrappers encode it."""
+
+LOCKS = ("mmap_lock", "SGX_ENCL_IOCTL")
+"""Locks that a mark may say are still held: of the process's mappings (for writing), and the
+driver's flag that keeps a second ioctl of the same enclave out (Linux sgx_ioctl(): EBUSY)."""
 
 
 class RuleInfo:
@@ -133,6 +138,16 @@ class Context(Protocol):
         ``failed``, its exceptions (``FAULT | vector``) the errno ``faulted``.
         """
 
+    def unlocked(
+        self, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value
+    ) -> Any:  # fmt: skip
+        """Here the kernel has let its locks go: steps of other threads may come in between.
+
+        what: what was done so far, in words. held: the locks that it still has (`LOCKS`). kept:
+        what it has found and uses later, by name: the answer has it as attributes. All else
+        that follows looks at the state as it is then; what the LSM has granted stays granted.
+        """
+
 
 class Lsm(Protocol):
     """The side of an LSM that `Run` calls: 0 or a positive errno."""
@@ -164,6 +179,12 @@ class Run:
     def granted(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> Value:
         """Ask the LSM, and say whether it allows."""
         return int(self.lsm is None or not when or not self.lsm.ask(hook, at, what))
+
+    def unlocked(
+        self, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value  # noqa: ARG002
+    ) -> Any:  # fmt: skip
+        """Nothing comes in between: a call is evaluated as one."""
+        return At(**kept)
 
     def leaf(
         self, rule: Callable[..., None], at: Any, r: Any, *, failed: int, faulted: int

@@ -13,12 +13,12 @@ from contextlib import suppress
 from types import CodeType, FrameType
 from typing import Any
 
-from softsgx.law.rule import FAULT, Law, rules_of
+from softsgx.law.rule import FAULT, At, Law, rules_of
 from softsgx.law.state import Schema
 from softsgx.law.term import Term, branching, var
 from softsgx.law.values import Value, implies
 
-__all__ = ["Ask", "Assign", "Clear", "Need", "Path", "Result", "Step", "trace"]
+__all__ = ["Ask", "Assign", "Clear", "Need", "Path", "Result", "Step", "Unlocked", "trace"]
 
 
 class Step:
@@ -73,6 +73,18 @@ class Clear(Step):
     def __init__(self, rule: str, place: str) -> None:
         super().__init__(rule)
         self.place = place
+
+
+class Unlocked(Step):
+    """Other threads' steps may come here; see `softsgx.law.rule.Context.unlocked`."""
+
+    __slots__ = ("held", "kept", "source", "what")
+
+    def __init__(
+        self, rule: str, what: str, source: str, held: tuple[str, ...], kept: dict[str, Value]
+    ) -> None:
+        super().__init__(rule)
+        self.what, self.source, self.held, self.kept = what, source, held, kept
 
 
 class Result(Step):
@@ -211,6 +223,13 @@ class _Tracer:
         self.steps.append(Ask(self.stated_by(), hook, when, what, stops=False))
         answer = var(f"granted({hook})", 1)
         return answer if isinstance(when, int) else implies(when, answer)
+
+    def unlocked(
+        self, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value
+    ) -> Any:  # fmt: skip
+        """A step; what is read behind it is told as if nothing had come in between."""
+        self.steps.append(Unlocked(self.stated_by(), what, source, held, kept))
+        return At(**kept)
 
     def leaf(
         self, rule: Callable[..., None], at: Any, r: Any, *, failed: int, faulted: int

@@ -124,6 +124,11 @@ class _AfterLsm:
     def granted(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> Value:
         return self._k.granted(hook, at, when=when, **what)
 
+    def unlocked(
+        self, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value
+    ) -> Any:  # fmt: skip
+        return self._k.unlocked(what, source=source, held=held, **kept)
+
 
 def mmap(
     mm: MmStruct,

@@ -38,6 +38,10 @@ class MmRules(Law):
     def mmap(self, k: Context, at: Any, r: Any) -> None:
         """mmap: the LSM, the place, the mode of the file, noexec, then the driver."""
         self.ask_mmap(k, at, r)
+        k.unlocked(
+            "the LSM was asked",
+            source="Linux mm/util.c vm_mmap_pgoff(): security_mmap_file(), then mmap_lock",
+        )
         self.get_unmapped_area(k, at, r)
         may: Value = RWX
         shared: Value = int(r.map_type != MAP_PRIVATE)
@@ -55,13 +59,29 @@ class MmRules(Law):
         at.vma.may = may
         at.vma.shared = shared
         self.driver_mmap(k, at, r)
+        k.unlocked(
+            "the driver has looked at the pages, and nobody finds the VMA yet",
+            held=("mmap_lock",),
+            source="Linux mm/mmap.c mmap_region(): call_mmap(), then vma_link()",
+        )
 
     @rule("Linux mm/mprotect.c do_mprotect_pkey(), once for each VMA")
     def mprotect(self, k: Context, at: Any, r: Any) -> None:
         """Mprotect of one VMA: VM_MAY*, the LSM, then the driver."""
         k.need(EACCES, subset(r.prot, at.vma.may), "prot within VM_MAY*")
         self.ask_mprotect(k, at, r)
+        k.unlocked(
+            "the LSM was asked",
+            held=("mmap_lock",),
+            source="Linux mm/mprotect.c do_mprotect_pkey(): mmap_lock alone",
+        )
         self.driver_mprotect(k, at, r)
+        k.unlocked(
+            "the driver has looked at the pages, and the VMA is as it was",
+            held=("mmap_lock",),
+            source="Linux mm/mprotect.c do_mprotect_pkey(): vm_ops->mprotect(), then"
+            " mprotect_fixup()",
+        )
         at.vma.prot = r.prot
 
     @rule("Linux mm/mremap.c: there is no LSM file hook in mremap")

@@ -28,9 +28,9 @@ from softsgx.checker.proofs.lemmas import lemmas
 from softsgx.checker.proofs.lift import Lifts
 from softsgx.checker.properties import PROPERTIES
 from softsgx.checker.properties.base import NEVER, REACHED, TABLE, TOLD_APART, Property
-from softsgx.checker.witnesses.asking import asked_of
-from softsgx.checker.witnesses.ending import end_of
 from softsgx.checker.witnesses.plain import make_plain
+from softsgx.checker.witnesses.telling import trace_data
+from softsgx.checker.witnesses.threads import trace_words
 from softsgx.checker.witnesses.words import permission_words, rule_words, step_words
 from softsgx.checker.world.held import as_process_0, at_least, no_more, within
 from softsgx.checker.world.moves import build_moves
@@ -47,21 +47,29 @@ _WHY_TIMES = 2
 
 
 class Checker:
-    """A design's world, and the questions that are put to it."""
+    """A design's world, and the questions that are put to it.
 
-    def __init__(self, design: Any, options: Options | None = None) -> None:
+    With ``options.interleave`` what never happens where calls are one step each is asked once more
+    where they are split (``interleaved``): what happens there happens here.
+    """
+
+    def __init__(
+        self, design: Any, options: Options | None = None, *, interleaved: bool = False
+    ) -> None:  # fmt: skip
         self.design, self.options = design, options or Options()
+        self.interleaved = interleaved
+        self._beside: Checker | None = None
         self.world, self.system = self._make(self.options.pages, self.options.processes)
         self._reached: dict[str, Answer] = {}
         o = self.options
-        self._lifts = Lifts(design, o.lsm, o.permissions, o.timeout_s)
+        self._lifts = Lifts(design, o.lsm, o.permissions, o.timeout_s, interleaved)
         self._lemmas: dict[System, list[Clause]] = {}
         self._asked: list[Question] = []
         self._switched: World | None = None
         self._apart: State = {}
 
     def _make(self, pages: int, processes: int) -> tuple[World, System]:
-        world = World(self.design, pages, processes, self.options.lsm)
+        world = World(self.design, pages, processes, self.options.lsm, interleaved=self.interleaved)
         build_moves(world)
         fixed = {n: v for n, v in self.options.permissions.items() if n in world.vars}
         return world, System(world, fixed)
@@ -128,10 +136,22 @@ class Checker:
             self._lifts.prepare()
         if self.options.why:
             self._with_switches()
+        if self.beside is not None:
+            self.beside.prepare()
+
+    @property
+    def beside(self) -> Checker | None:
+        """The same world with calls in halves, if that is asked for and there are any."""
+        if self._beside is None and self.options.interleave and not self.interleaved:
+            self._beside = Checker(self.design, self.options, interleaved=True)
+        split = self._beside is not None and any("part" in m.meta for m in self._beside.world.moves)
+        return self._beside if split else None
 
     def remember(self, what: str, reached: bool, invariant: list[Clause] | None) -> None:
         """Take an answer of `reaches` from a copy of this process."""
         self._reached[what] = Answer(reached, 0, "", invariant=invariant)
+        if reached and self.beside is not None:
+            self.beside.remember(what, reached, None)
 
     def remembers(self, what: str) -> bool:
         """Whether `reaches` was answered."""
@@ -160,6 +180,7 @@ class Checker:
         self._asked = []
         result = Result(self.design.name, dict(self.design.chosen), prop.name)
         result.lsm, result.processes = self.options.lsm, self.options.processes
+        result.interleaved = self.interleaved
         if prop.kind == TOLD_APART:
             self._told_apart(prop, result)
         else:
@@ -168,6 +189,10 @@ class Checker:
             self._note("question", self.system, bad, answer)
             result.method = answer.method
             reached = answer.reached
+            if reached is False and prop.kind == NEVER and self.beside is not None:
+                result = self.beside.check(prop)
+                result.seconds = round(time.monotonic() - begun, 2)
+                return result
             if reached is None:
                 self._tell_bound(result, self.system, bad, answer)
             else:
@@ -301,37 +326,10 @@ class Checker:
         )
         holds = getattr(system.world, unless) if unless else None
         steps, start = answer.steps or [], answer.start or {}
-        result.steps = [step_words(s) for s in steps]
+        result.steps = trace_words(steps)
         result.permissions = permission_words(system.world, start)
-        result.trace = {
-            "design": result.design,
-            "options": result.options,
-            "property": result.property,
-            "lsm": result.lsm,
-            "pages": system.world.n_pages,
-            "processes": system.world.n_processes,
-            "permissions": {n: v for n, v in start.items() if n.startswith("may") and v},
-            "steps": [],
-        }
-        before = start
-        for step, words in zip(steps, result.steps, strict=True):
-            data: dict[str, Any] = {
-                "step": step.move.name, **step.move.meta, **step.args, "words": words,
-            }  # fmt: skip
-            if step.move.name == "eaccept":
-                page = f"page{step.move.meta['i']}."
-                names = ("perm", "pt", "pending", "modified", "pr")
-                data |= {name: before[page + name] for name in names}
-            data["asked"] = asked_of(system, step, before)
-            result.trace["steps"].append(data)
-            before = step.after
-        runs = [
-            {"p": p, "i": i, "written": before[f"ghost{i}.written"]}
-            for p, i in system.world.pairs()
-            if holds and system.holds(system.graph.truth(holds(p, i)), before)
-        ]
-        result.trace["runs"] = runs
-        result.trace["end"] = end_of(system, before)
+        about = {n: getattr(result, n) for n in ("design", "options", "property", "lsm")}
+        result.trace = about | trace_data(system, start, steps, holds)
 
     def _weaker(self, bad: int, answer: Answer) -> dict[str, Any] | None:
         """Another trace, maybe longer, for which strictly fewer permissions are enough."""
@@ -352,7 +350,7 @@ class Checker:
         self._asked[-1].traces["weaker"] = found
         return {
             "permissions": permission_words(self.world, found.start or {}),
-            "steps": [step_words(s) for s in found.steps or []],
+            "steps": trace_words(found.steps or []),
         }
 
     def told_apart(self, prop: Property) -> str:

@@ -13,21 +13,23 @@ class Options:
     pages, processes: of the world. timeout_s: for one question to an engine. memory_bytes:
     the most that an engine may take for one, None for no bound. engine: "auto" (ABC, or Z3
     where it is missing), "abc", "z3" (bounded) or "explicit". lsm: "selinux", "apparmor" or
-    "none". export: the directory that questions and answers are written to, or "". why: look for
+    "none". interleave: what never happens is asked again with calls in halves.
+    export: the directory that questions and answers are written to, or "". why: look for
     the rules that a proof rests on.
     """
 
     __slots__ = (
-        "engine", "export", "lsm", "max_depth", "memory_bytes", "pages", "permissions", "processes",
-        "timeout_s", "why",
+        "engine", "export", "interleave", "lsm", "max_depth", "memory_bytes", "pages",
+        "permissions", "processes", "timeout_s", "why",
     )  # fmt: skip
 
     def __init__(
         self, pages: int = 2, processes: int = 2, permissions: dict[str, int] | None = None,
         *, timeout_s: int = 60, engine: str = "auto", max_depth: int = 12, lsm: str = "selinux",
         memory_bytes: int | None = None, export: str = "", why: bool = False,
+        interleave: bool = False,
     ) -> None:  # fmt: skip
-        self.export, self.why = export, why
+        self.export, self.why, self.interleave = export, why, interleave
         self.pages, self.processes = pages, processes
         self.permissions = dict(permissions or {})
         self.timeout_s, self.engine, self.max_depth = timeout_s, engine, max_depth
@@ -45,6 +47,7 @@ class Result:
     benign: what `benign-runs` says.
     pages, processes: for how many a proof holds; None for any number, and pages where a
     trace tells, which stays one with more. coupled: why a proof is for so many only.
+    interleaved: the verdict is of a world where calls come in halves.
     breaks: of a bounded verdict, the steps that lead to the bad state from states that proved
     lemmas allow, each with the rule that it runs: there a proof by induction ends. scope: for
     which worlds a verdict holds that no trace shows: a phrase.
@@ -55,7 +58,8 @@ class Result:
     """
 
     __slots__ = (
-        "because", "benign", "bound", "breaks", "coupled", "design", "idle", "lsm", "method",
+        "because", "benign", "bound", "breaks", "coupled", "design", "idle", "interleaved", "lsm",
+        "method",
         "options", "pages", "permissions", "processes", "property", "scope", "seconds", "steps",
         "trace", "verdict", "weaker", "why",
     )  # fmt: skip
@@ -71,6 +75,7 @@ class Result:
         self.method = ""
         self.seconds = 0.0
         self.idle = ""
+        self.interleaved = False
         self.pages: int | None = None
         self.processes: int | None = 0
         self.coupled = self.scope = ""
@@ -93,6 +98,7 @@ class Result:
         else:
             many = "any number of pages" if pages is None else counted(pages, "page")
             self.scope = f"for {many} and {counted(processes, 'process')}"
+        self.scope += ", whatever other threads do in between" if self.interleaved else ""
         self.scope += f": {coupled}" if coupled else ""
 
     def as_json(self) -> dict[str, Any]:
@@ -100,8 +106,8 @@ class Result:
         said = {
             name: getattr(self, name) for name in (
                 "design", "options", "lsm", "property", "verdict", "bound", "pages", "processes",
-                "scope", "vacuous", "idle", "benign", "steps", "permissions", "weaker", "why",
-                "breaks", "method", "seconds",
+                "scope", "interleaved", "vacuous", "idle", "benign", "steps", "permissions",
+                "weaker", "why", "breaks", "method", "seconds",
             )
         }  # fmt: skip
         return said | ({"because": self.because.as_json()} if self.because else {})

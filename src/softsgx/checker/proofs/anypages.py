@@ -67,11 +67,14 @@ class AnyPages:
 
     def __init__(
         self, design: Any, n_processes: int, lsm: str, fixed: Mapping[str, int], timeout_s: int,
-        *, beside: int = 0,
+        *, beside: int = 0, interleaved: bool = False,
     ) -> None:  # fmt: skip
         self.timeout_s = min(timeout_s, _SEARCH_S // (2 if beside else 1))
         self.n_kept, self.n_processes = n_processes, n_processes + beside
-        self.world = World(design, 3, self.n_processes, lsm, open_ended=True, alike=bool(beside))
+        self.world = World(
+            design, 3, self.n_processes, lsm,
+            open_ended=True, alike=bool(beside), interleaved=interleaved,
+        )  # fmt: skip
         build_moves(self.world)
         self._every = dict(self.world.vars)
         self._names = {lit >> 1: n for n, var in self._every.items() for lit in var.lits}

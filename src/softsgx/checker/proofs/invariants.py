@@ -9,6 +9,7 @@ from softsgx.checker.engines.answer import Clause
 from softsgx.checker.proofs.pages import places, renamed_cube
 from softsgx.checker.world.permissions import APPARMOR, KINDS, object_name
 from softsgx.checker.world.world import World
+from softsgx.law.rule import LOCKS
 from softsgx.law.values import mask_name
 
 __all__ = ["invariant_words"]
@@ -134,6 +135,11 @@ def _bits(
         elif kind == "vma":
             p, i = (int(n) for n in numbers)
             subject = f"process {processes[p]}'s mapping of page {pages[i]}"
+        elif kind == "call" and len(numbers) > 1:
+            p, i = (int(n) for n in numbers)
+            subject = f"process {processes[p]}'s call under way for page {pages[i]}"
+        elif kind == "call":
+            subject = f"process {processes[int(numbers[0])]}"
         elif kind in ("page", "ghost"):
             subject = f"page {pages[int(numbers[0])]}"
         else:
@@ -142,6 +148,9 @@ def _bits(
             yield subject + " " + _permissions(world, field, bits)
         elif kind == "anywhere":
             yield f"{'a' if bits[0] else 'no'} page gives {subject} code to run"
+        elif kind == "call":
+            words = _kept(world, field, bits, len(world.vars[name].lits))
+            yield f"{subject} {words}"
         else:
             words = _field(world, field, bits, len(world.vars[name].lits))
             yield subject + words if words.startswith("'") else f"{subject} {words}"
@@ -159,6 +168,23 @@ def _permissions(world: World, kind: str, bits: Mapping[int, int]) -> str:
     said = [f"holds {' and '.join(has)}"] if has else []
     said += [f"does not hold {' or '.join(lacks)}"] if lacks else []
     return " and ".join(said) + (f" on {object_name(kind)}" if kind != "process" else "")
+
+
+def _kept(world: World, field: str, bits: Mapping[int, int], width: int) -> str:
+    """What is kept of a call that is under way, or a lock that it holds."""
+    if field == "at":
+        fits = [
+            name
+            for n, name in enumerate(("none", *world.halves))
+            if all(n >> b & 1 == v for b, v in bits.items())
+        ]
+        return "is " + " or ".join(dict.fromkeys(fits))
+    if field in LOCKS:
+        return ("holds " if bits[0] else "does not hold ") + field
+    has, lacks = _sides(bits, "RWX" if width == 3 else [f"bit {n}" for n in range(width)])
+    said = [f"kept {' and '.join(has)}"] if has else []
+    said += [f"kept no {' or '.join(lacks)}"] if lacks else []
+    return f"{' and '.join(said)} of {field.removeprefix('kept_').removeprefix('new_')}"
 
 
 def _field(world: World, field: str, bits: Mapping[int, int], width: int) -> str:

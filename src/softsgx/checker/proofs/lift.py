@@ -35,10 +35,15 @@ class Lifted:
 class Lifts:
     """The worlds of a design in which there are further pages, or processes, too.
 
-    fixed: permissions that are given, to processes by their number.
+    fixed: permissions that are given, to processes by their number. interleaved: calls come in
+    halves.
     """
 
-    def __init__(self, design: Any, lsm: str, fixed: Mapping[str, int], timeout_s: int) -> None:
+    def __init__(
+        self, design: Any, lsm: str, fixed: Mapping[str, int], timeout_s: int,
+        interleaved: bool = False,
+    ) -> None:  # fmt: skip
+        self.interleaved = interleaved
         self.design, self.lsm, self.fixed, self.timeout_s = design, lsm, fixed, timeout_s
         self._worlds: dict[tuple[int, int], AnyPages] = {}
         self._tied: tuple[str, int] | None = None
@@ -53,6 +58,8 @@ class Lifts:
         """Why there can be no further processes, or "", and how many have to be beside."""
         if self.fixed:
             return "permissions are given to processes by their number", 0
+        if self.interleaved:
+            return "halves of calls are looked at for so many processes", 0
         if self._tied is None:
             world = World(self.design, 2, 4, self.lsm, open_ended=True, alike=True)
             build_moves(world)
@@ -63,8 +70,9 @@ class Lifts:
         """The world that keeps so many processes; beside: 0 where there are no others."""
         if (n_kept, beside) not in self._worlds:
             self._worlds[n_kept, beside] = AnyPages(
-                self.design, n_kept, self.lsm, self.fixed, self.timeout_s, beside=beside
-            )
+                self.design, n_kept, self.lsm, self.fixed, self.timeout_s, beside=beside,
+                interleaved=self.interleaved,
+            )  # fmt: skip
         return self._worlds[n_kept, beside]
 
     def prove(

@@ -16,8 +16,8 @@ __all__ = [
     "support", "why_coupled", "with_pages", "with_places",
 ]  # fmt: skip
 
-_PLACE = re.compile(r"(may|process|anywhere|vma)(\d+)")
-_OF_PAGE = re.compile(r"(page|ghost|vma\d+_)(\d+)(\..*)")
+_PLACE = re.compile(r"(may|process|anywhere|vma|call)(\d+)")
+_OF_PAGE = re.compile(r"(page|ghost|vma\d+_|call\d+_)(\d+)(\..*)")
 
 
 def page_of(name: str) -> int | None:

@@ -29,7 +29,7 @@ def asked_of(system: System, step: Step, before: State) -> list[list[Any]]:
     """
     move, graph = step.move, system.graph
     rows: list[list[Any]] = []
-    for name, kind in (("source", "file"), ("sigstruct", "sigstruct")):
+    for name, kind in (("source", "file"), ("copied", "file"), ("sigstruct", "sigstruct")):
         if name in step.args:
             rows += _of_source(step.args[name], kind, system.world.lsm)
     widths = [(len(_names(target)), 3) for target, _, _ in move.asks]

@@ -14,6 +14,7 @@ __all__ = ["make_plain"]
 
 _PREFERRED = {
     "source": tuple(range(len(SOURCES))),
+    "copied": tuple(range(len(SOURCES))),
     # A file first, as a loader's is.
     "sigstruct": (6, 2, 0, 1, *range(3, 6), *range(7, len(SOURCES))),
     "perm": (5, 3, 1, 7, 4, 6, 2, 0),
@@ -30,7 +31,8 @@ _ANYBODY = ("create", "init", "add")
 
 
 def _same_place(move: Move, other: Move) -> bool:
-    keys = ("q", "i", "j", "fmode") if move.name in _ANYBODY else ("p", "q", "i", "j", "fmode")
+    anybody = move.name in _ANYBODY and "part" not in move.meta
+    keys = ["q", "i", "j", "fmode", "part", *([] if anybody else ["p"])]
     return move.name == other.name and all(move.meta.get(k) == other.meta.get(k) for k in keys)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from softsgx.checker.circuits.circuit import FALSE
-from softsgx.checker.world.cells import LocalCell
-from softsgx.checker.world.move import File, Move
+from softsgx.checker.world.cells import File, LocalCell
+from softsgx.checker.world.halves import First, Second, Split, settle
+from softsgx.checker.world.move import IOCTL_LOCK, Move
 from softsgx.checker.world.world import BASE, PAGE_BYTES, World
 from softsgx.law.rule import At, Request, rules_of
 from softsgx.law.values import Value, no, subset
@@ -56,6 +58,9 @@ class Builder:
         self.world, self.law = world, _recording(world.design)
         self.inputs: list[int] = []
         self.moves: list[Move] = []
+        self._started: list[Move] = []
+        self._half: tuple[type[First | Second], int] | None = None
+        self._splits: list[Split] = []
 
     def has_rule(self, name: str) -> bool:
         """Whether the design has a rule of this name."""
@@ -63,12 +68,51 @@ class Builder:
 
     def start(self, name: str, **meta: int | str) -> Move:
         """A new move; ``meta``: who does it, and to what."""
-        return Move(self.world, name, self.inputs, **meta)
+        if self._half is None:
+            m = Move(self.world, name, self.inputs, **meta)
+        else:
+            half, nth = self._half
+            m = half(self.world, name, self.inputs, nth, **meta)
+        self._started.append(m)
+        return m
 
     def done(self, m: Move) -> None:
         """Keep a move, unless it can never happen or changes nothing."""
-        if m.guard != FALSE and m.new:
+        if self._half is None and m.guard != FALSE and m.new:
             self.moves.append(m)
+
+    def make(self, maker: Callable[..., None], where: tuple[int, ...]) -> None:
+        """The moves of a kind, and the halves of those with marks in them."""
+
+        def run(half: tuple[type[First | Second], int] | None) -> list[Move]:
+            self._half, self._started = half, []
+            maker(self, *where)
+            self._half = None
+            return self._started
+
+        wholes, known = run(None), set()
+        if not self.world.interleaved:
+            return
+        for nth in range(max((len(m.marks) for m in wholes), default=0)):
+            halves = [run((half, nth)) for half in (First, Second)]
+            for whole, first, second in zip(wholes, *halves, strict=True):
+                same = (nth, whole.name, whole.guard, tuple(whole.new.items()))
+                if len(whole.marks) <= nth or "i" not in whole.meta:
+                    continue  # what is no page's is mapped once, for good
+                if whole.guard == FALSE or same in known:
+                    continue
+                known.add(same)
+                assert isinstance(first, First)
+                assert isinstance(second, Second)
+                first.finish()
+                second.finish()
+                split = Split(whole, first, second)
+                if not split.useless():
+                    self._splits.append(split)
+
+    def settle(self) -> None:
+        """Once all moves are made: who keeps whom out."""
+        settle(self.world, self.moves, self._splits)
 
     def at(self, m: Move, p: int, **cells: Any) -> At:
         """The place of an event of process ``p``: cells as given, the file is the device."""
@@ -99,6 +143,8 @@ class Builder:
     def ioctl(self, m: Move, p: int) -> At:
         """An ioctl on the device by process ``p``: it has the fd."""
         m.require(m.get(f"process{p}.fd"))
+        if self.law.one_ioctl:
+            m.takes.add((IOCTL_LOCK, p))
         at = self.at(m, p)
         self.law.ioctl(m, at, Request(cmd=0xA4FF))
         return at

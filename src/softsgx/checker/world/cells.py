@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from softsgx.law.values import Value
+from softsgx.checker.circuits.circuit import Chosen
+from softsgx.law.values import Value, W, eq, ite, no
 
-__all__ = ["LocalCell", "StateCell"]
+__all__ = ["File", "LocalCell", "StateCell"]
 
 
 class StateCell:
@@ -61,3 +62,39 @@ class LocalCell:
         """Every field becomes 0."""
         for name in self.__dict__["_schema"].fields:
             setattr(self, name, 0)
+
+
+class File:
+    """An open file of the enclave: the device's, or a segment's where ``segment`` is not 0."""
+
+    noexec = 0
+    path = "/dev/sgx/enclave"
+    size = 0
+
+    def __init__(self, move: Any, segment: Value = 0, page: Any = None) -> None:
+        world = move.world
+        self.enclave = move.enclave
+        self.segment = segment
+        # A segment's file is open for reading and writing.
+        device_mode = 1 | ite(move.get("enclave.fd_writes"), W, 0)
+        is_segment = no(eq(segment, 0))
+        mode = ite(is_segment, 3, device_mode)
+        # Never 0: a rule may branch on that much.
+        self.fmode = mode if isinstance(mode, int) else Chosen(mode.graph, mode.lits)
+        self.private = is_segment & int(bool(getattr(world.design, "inode_private", 0)))
+        # AppArmor looks at no anonymous inode.
+        self.unmediated = is_segment
+        self._page, self._move = page, move
+
+    @property
+    def allow(self) -> Value:
+        """What AppArmor has granted on the device's file, whoever asked for it."""
+        return self._move.get("enclave.granted")
+
+    def inside(self, _start: int, _end: int) -> int:
+        """Within ELRANGE; the world has no mapping across its end."""
+        return 1
+
+    def pages(self, start: int, _end: int, _mm: Any = None) -> Any:
+        """The page at an address."""
+        return self._page(start)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from softsgx.checker.world.builder import Builder, Zero
-from softsgx.checker.world.move import File, Move
+from softsgx.checker.world.cells import File
+from softsgx.checker.world.move import MMAP_LOCK, Move
 from softsgx.checker.world.sources import FILE_EXECUTE, SOURCES
 from softsgx.errors import UsageError
 from softsgx.law.rule import At, Request
@@ -90,8 +91,23 @@ class SourceChoice:
     """
 
     def __init__(self, m: Move, p: int, of: str = "source") -> None:
+        self._move, self._p, self._of = m, p, of
+        self.number: Value = 0
+        self._choose(of)
+        m.sources.append(self)
+
+    def again(self) -> None:
+        """Another thread may have mapped something else there: what is copied is of that. What
+        the LSM said was said of what had been there.
+        """
+        m, was = self._move, self.number
+        self._choose("copied")
+        m.vetted = m.vetted & eq(self.number, was)
+
+    def _choose(self, name: str) -> None:
+        m, p, of = self._move, self._p, self._of
         g = m.world.graph
-        number = m.arg(of, (len(SOURCES) - 1).bit_length())
+        self.number = number = m.arg(name, (len(SOURCES) - 1).bit_length())
         self._pick = [eq(number, n) for n in range(len(SOURCES))]
         m.require(g.value([g.any_of(g.truth(c) for c in self._pick)]))
         self.prot, self.may = self.fact("prot"), self.fact("may")
@@ -186,6 +202,7 @@ def add_moves(b: Builder, p: int, i: int) -> None:
     """EADD of a page from any source, with any SECINFO."""
     m = b.start("add", p=p, i=i)
     at = b.ioctl(m, p)
+    m.takes.add((MMAP_LOCK, p))  # to look at the source, for reading
     b.law.may_build(m, at, None)
     source = SourceChoice(m, p)
     perm, declared = m.arg("perm", 3), _declared(b, m)
@@ -236,6 +253,7 @@ def touch_moves(b: Builder, p: int, i: int) -> None:
     """A page fault where no page is."""
     m = b.start("touch", p=p, i=i)
     page, vma = m.page(i), m.vma(p, i)
+    m.takes.add((MMAP_LOCK, p))  # for reading
     m.require(vma.mapped & no(eq(vma.prot, 0)) & no(page.present))
     b.law.fault_absent(m, b.at(m, p, page=page, vma=vma), None)
     if any(name.startswith(f"page{i}.") for name in m.new):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from softsgx.checker.world.builder import Builder
-from softsgx.checker.world.move import File, Move
+from softsgx.checker.world.cells import File
+from softsgx.checker.world.move import MMAP_LOCK, Move
 from softsgx.checker.world.world import BASE, PAGE_BYTES
 from softsgx.law.values import eq, no
 
@@ -22,8 +23,10 @@ _GONE = 1 << 40  # a page number beyond ELRANGE
 def _mapping(b: Builder, m: Move, p: int, i: int, file: File) -> Any:
     """A mapping that replaces what the process has there: its place."""
     page, vma = m.page(i, p), m.vma(p, i)
+    m.takes.add((MMAP_LOCK, p))
     vma.clear()
     vma.mapped = 1
+    m.deferred |= {name for name in m.new if name.startswith(f"vma{p}_{i}.")}
     return b.at(m, p, page=page, vma=vma, file=file)
 
 
@@ -72,6 +75,7 @@ def mprotect_moves(b: Builder, p: int, i: int) -> None:
         m = b.start(name, p=p, i=i)
         if name != "mprotect":
             b.ioctl(m, p)
+        m.takes.add((MMAP_LOCK, p))
         vma = m.vma(p, i)
         m.require(vma.mapped)
         prot = m.arg("prot", 3)
@@ -87,6 +91,7 @@ def unmap_moves(b: Builder, p: int, i: int) -> None:
     """munmap, and foreign memory in the place of a mapping or in the hole that one left."""
     for name in ("munmap", "foreign"):
         m = b.start(name, p=p, i=i)
+        m.takes.add((MMAP_LOCK, p))
         m.require(m.get(f"vma{p}_{i}.mapped"))
         b.law.unmap(m, b.at(m, p, vma=m.vma(p, i)), b.request(i, own=0))
         m.vma(p, i).clear()
@@ -96,6 +101,7 @@ def unmap_moves(b: Builder, p: int, i: int) -> None:
             m.set(f"vma{p}_{i}.hole", m.get("enclave.created"))
         b.done(m)
     m = b.start("foreign", p=p, i=i)
+    m.takes.add((MMAP_LOCK, p))
     m.require(m.get(f"vma{p}_{i}.hole"))
     _disturbs(m)
     b.done(m)
@@ -110,6 +116,7 @@ def mremap_moves(b: Builder, p: int, i: int) -> None:
     fields = [n.partition(".")[2] for n in b.world.vars if n.startswith(f"vma{p}_{i}.")]
     for j in [k for k in range(b.world.n_pages) if k != i] + [_GONE]:
         m = b.start("mremap", p=p, i=i, j=j)
+        m.takes.add((MMAP_LOCK, p))
         vma = m.vma(p, i)
         m.require(vma.mapped)
         segment = vma.segment if b.world.has_segments else 0
@@ -134,6 +141,7 @@ def mremap_moves(b: Builder, p: int, i: int) -> None:
 def fork_moves(b: Builder, p: int, q: int) -> None:
     """fork: the child has the label of its parent, its descriptors and mappings."""
     m = b.start("fork", p=p, q=q)
+    m.takes.add((MMAP_LOCK, p))
     m.require(m.get(f"process{p}.started") if p and not b.world.alike else 1)
     m.require(no(m.get(f"process{q}.started")))
     for name in b.world.vars:

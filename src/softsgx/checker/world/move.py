@@ -20,11 +20,15 @@ from softsgx.checker.world.sources import FILE_EXECMOD, FILE_EXECUTE, FILE_SGX_E
 from softsgx.checker.world.switches import ASK, EFFECT, NEED, Statement
 from softsgx.checker.world.world import ASKED, EXECMOD, READ, World
 from softsgx.errors import InternalError
-from softsgx.law.rule import At, Request
+from softsgx.law.rule import LOCKS, At, Request
 from softsgx.law.values import RWX, Value, W, X, eq, has, implies, ite, no, subset
 from softsgx.lsm import apparmor, selinux
 
-__all__ = ["File", "Move"]
+__all__ = ["GHOSTS_OF_ASKING", "IOCTL_LOCK", "MMAP_LOCK", "Mark", "Move"]
+
+MMAP_LOCK, IOCTL_LOCK = LOCKS
+GHOSTS_OF_ASKING = (*ASKED, "vetted", "vouched")
+"""What a move knows of the LSM's answers."""
 
 _HOOKS: dict[str, Any] = {
     "selinux": selinux.SelinuxHooks(),
@@ -37,48 +41,21 @@ _GRANTED = (
 )
 
 
-class File:
-    """An open file of the enclave: the device's, or a segment's where ``segment`` is not 0."""
-
-    noexec = 0
-    path = "/dev/sgx/enclave"
-    size = 0
-
-    def __init__(self, move: Move, segment: Value = 0, page: Any = None) -> None:
-        world = move.world
-        self.enclave = move.enclave
-        self.segment = segment
-        # A segment's file is open for reading and writing.
-        device_mode = 1 | ite(move.get("enclave.fd_writes"), W, 0)
-        is_segment = no(eq(segment, 0))
-        mode = ite(is_segment, 3, device_mode)
-        # Never 0: a rule may branch on that much.
-        self.fmode = mode if isinstance(mode, int) else Chosen(mode.graph, mode.lits)
-        self.private = is_segment & int(bool(getattr(world.design, "inode_private", 0)))
-        # AppArmor looks at no anonymous inode.
-        self.unmediated = is_segment
-        self._page, self._move = page, move
-
-    @property
-    def allow(self) -> Value:
-        """What AppArmor has granted on the device's file, whoever asked for it."""
-        return self._move.get("enclave.granted")
-
-    def inside(self, _start: int, _end: int) -> int:
-        """Within ELRANGE; the world has no mapping across its end."""
-        return 1
-
-    def pages(self, start: int, _end: int, _mm: Any = None) -> Any:
-        """The page at an address."""
-        return self._page(start)
-
-
 class _OfSource:
     """The file that a page is added from, or the one (``kind``) that SIGSTRUCT is in."""
 
     def __init__(self, private: Value, kind: str = "file") -> None:
         self.private, self.unmediated, self.allow, self.fmode = private, 0, 0, 3
         self.kind = kind
+
+
+class Mark:
+    """Where a rule lets locks go (`softsgx.law.rule.Context.unlocked`)."""
+
+    __slots__ = ("held", "source", "what")
+
+    def __init__(self, what: str, source: str, held: tuple[str, ...]) -> None:
+        self.what, self.source, self.held = what, source, held
 
 
 class Move:
@@ -88,6 +65,9 @@ class Move:
     new: the next value, as literals, of each variable that changes. rules: the names of the
     design's rules that it ran, in their order; running: those that run now. asks: (target,
     permissions, segment) of each question of the LSM, the permissions 0 where it is none.
+    marks: where its rules let locks go. takes: the locks that the call takes, with the process
+    whose they are. deferred: variables that change when the call ends, whatever its rules do
+    first. sources: the memory that it copies from.
     """
 
     def __init__(self, world: World, name: str, inputs: list[int], **meta: int | str) -> None:
@@ -104,6 +84,10 @@ class Move:
         self.rules: dict[str, None] = {}
         self.running: list[str] = []
         self.asks: list[tuple[str, Value, Value]] = []
+        self.marks: list[Mark] = []
+        self.takes: set[tuple[str, int]] = set()
+        self.deferred: set[str] = set()
+        self.sources: list[Any] = []
         self.enclave = StateCell(self, "enclave.", dict.fromkeys(("dead", "size"), lambda: 0))
 
     def arg(self, name: str, width: int, chosen: bool = False) -> Any:
@@ -115,10 +99,15 @@ class Move:
         self._used += width
         self.args.append((name, width))
         self.arg_lits.append(lits)
+        return self.chosen_value(g.value(lits), chosen)
+
+    def chosen_value(self, value: Any, chosen: bool) -> Any:
+        """An argument's value; ``chosen``: one that is not 0."""
         if chosen:
-            self.require(g.value([g.any_of(lits)]))
-            return Chosen(g, lits)
-        return g.value(lits)
+            g = self.world.graph
+            self.require(g.value([g.any_of(value.lits)]))
+            return Chosen(g, value.lits)
+        return value
 
     # -- state ---------------------------------------------------------------------------
 
@@ -170,6 +159,11 @@ class Move:
         """An instruction's conditions are the move's."""
         rule(self, at, r)
 
+    def unlocked(self, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value) -> Any:
+        """Here it can be split (`softsgx.checker.world.halves`); by itself it is one step."""
+        self.marks.append(Mark(what, source, held))
+        return At(**kept)
+
     def ask(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> None:
         """The module's questions of a hook, if it has it."""
         off = self.off(ASK, hook)
@@ -197,6 +191,18 @@ class Move:
                     self.hears("here", x & self.get(f"process{at.process.index}.heard"))
         return questions.held
 
+    def asked_so_far(self, name: str) -> Value:
+        """What this move knows of the LSM's answers: one of `GHOSTS_OF_ASKING`."""
+        known: Value = self.asked[name] if name in self.asked else getattr(self, name)
+        return known
+
+    def take_asked(self, name: str, value: Value) -> None:
+        """Know that of the LSM's answers."""
+        if name in self.asked:
+            self.asked[name] = value
+        else:
+            setattr(self, name, value)
+
     def hears(self, ghost: str, when: Value) -> None:
         """Note what the LSM is asked in this move: one of `ASKED`."""
         self.asked[ghost] = self.asked[ghost] | when
@@ -217,9 +223,13 @@ class Move:
         """Page ``i``; p: the process whose mapping of it is about to be replaced."""
         given: dict[str, Callable[[], Value]] = {}
         if "mapped" in self.world.page_schema.fields:
-            others = (q for q in range(self.world.n_processes) if q != p)
-            prots = [self.get(f"vma{q}_{i}.prot") for q in others]
-            given["mapped"] = functools.cache(lambda: self.together(prots, 3))
+            others = [q for q in range(self.world.n_processes) if q != p]
+
+            def mapped() -> Value:
+                return self.together((self.get(f"vma{q}_{i}.prot") for q in others), 3)
+
+            # Of further processes it is an argument, which is one.
+            given["mapped"] = functools.cache(mapped) if self.world.alike else mapped
         return StateCell(self, f"page{i}.", given)
 
     def together(self, masks: Iterable[Value], width: int) -> Value:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from softsgx.checker.world.builder import Builder
-from softsgx.checker.world.cells import LocalCell
+from softsgx.checker.world.cells import File, LocalCell
 from softsgx.checker.world.loading import (
     SourceChoice,
     add_moves,
@@ -33,7 +33,7 @@ from softsgx.checker.world.mapping import (
     pass_moves,
     unmap_moves,
 )
-from softsgx.checker.world.move import File, Move
+from softsgx.checker.world.move import MMAP_LOCK, Move
 from softsgx.checker.world.world import World
 from softsgx.law.rule import At, Request
 from softsgx.law.values import RW, R, W, X, eq, has, implies, no
@@ -56,6 +56,7 @@ def _entries(b: Builder, p: int) -> None:
             if way == "segment-fd":
                 fd = fd | eq(m.get(f"process{p}.segment_fd"), prot)
             m.require(fd & m.get("enclave.created"))
+            m.takes.add((MMAP_LOCK, p))
             page = LocalCell(b.world.page_schema, m)
             source = SourceChoice(m, p)
             at = b.at(m, p, page=page, source=source)
@@ -142,6 +143,8 @@ def _driver(b: Builder, p: int, i: int) -> None:
             continue
         m = b.start(name, p=p, i=i)
         at = b.ioctl(m, p)
+        if name in ("remove", "to-tcs"):  # sgx_zap_enclave_ptes(), of whoever maps it
+            m.takes |= {(MMAP_LOCK, q) for q in range(b.world.n_processes)}
         if name != "extend":
             b.law.sgx2_ready(m, at, b.request(i))
         what: dict[str, Any] = dict(fixed)
@@ -181,7 +184,8 @@ def build_moves(world: World) -> list[Move]:
     """Every move of a world, which keeps them. Raises TypeError where a rule branches on state."""
     b = Builder(world)
     for make, where in _kinds(world):
-        make(b, *where)
+        b.make(make, where)
+    b.settle()
     world.moves = b.moves
     world.argument_inputs = b.inputs
     return b.moves

@@ -73,6 +73,8 @@ class World:
     name (see `softsgx.checker.world.switches`).
     alike: there may be further processes, and each may be the first: every one can open the
     device, fork, and be what another makes (see `softsgx.checker.proofs.processes`).
+    interleaved: calls are split where rules let locks go (see `softsgx.checker.world.halves`).
+    ``halves``: names of the calls that may be under way, by their number in a slot, from 1 on.
     ``moves`` (see `softsgx.checker.world.moves`) are what can happen; ``now(name)`` is a
     variable's value before a step.
     """
@@ -80,7 +82,9 @@ class World:
     def __init__(
         self, design: Any, n_pages: int = 1, n_processes: int = 2, lsm: str = "selinux",
         *, open_ended: bool = False, alike: bool = False, switched: bool = False,
+        interleaved: bool = False,
     ) -> None:  # fmt: skip
+        self.interleaved = interleaved
         self.design, self.n_pages, self.n_processes, self.lsm = design, n_pages, n_processes, lsm
         self.open_ended, self.alike, self.switched = open_ended, alike, switched
         self.switches: dict[str, Statement] = {}
@@ -98,10 +102,11 @@ class World:
             self.objects += [f"segment{s}" for s in SEGMENTS]
         self._declare()
         self.moves: list[Any] = []
+        self.halves: tuple[str, ...] = ()
         self.argument_inputs: list[int] = []
 
     def _declare(self) -> None:
-        add = self._add
+        add = self.add
         add("ready", 1)
         for p in range(self.n_processes):
             for name in self.objects:
@@ -146,7 +151,8 @@ class World:
             if self.design.proxy:
                 add(f"ghost{i}.signed", 1)  # measured, and as it was then
 
-    def _add(self, name: str, width: int, frozen: bool = False) -> None:
+    def add(self, name: str, width: int, frozen: bool = False) -> None:
+        """Another variable of the state."""
         self.vars[name] = Var(self.graph, name, width, frozen)
 
     def switch(self, statement: Statement) -> Value:
@@ -157,7 +163,7 @@ class World:
             name = f"off.{len(self._off)}"
             self._off[statement] = name
             self.switches[name] = statement
-            self._add(name, 1, frozen=True)
+            self.add(name, 1, frozen=True)
         return self.now(self._off[statement])
 
     def now(self, name: str) -> Value:

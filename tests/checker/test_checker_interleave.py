@@ -1,0 +1,189 @@
+"""Calls in halves: what other threads do where a rule lets its locks go."""
+
+from __future__ import annotations
+
+from errno import ENOMEM
+from typing import Any
+
+import pytest
+
+from softsgx.checker.circuits.circuit import FALSE, TRUE, renamed
+from softsgx.checker.engines.abc import find_abc, solve
+from softsgx.checker.engines.explore import explore
+from softsgx.checker.pool.prove import Checker
+from softsgx.checker.pool.result import Options
+from softsgx.checker.properties import PROPERTIES
+from softsgx.checker.world.moves import build_moves
+from softsgx.checker.world.system import System
+from softsgx.checker.world.world import World
+from softsgx.designs.registry import DESIGNS, make_design
+from softsgx.errors import InternalError
+from softsgx.law.rule import Context, rule
+from softsgx.law.values import X, has
+from tests.checker.checker_toys import Careful
+
+needs_abc = pytest.mark.skipif(
+    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
+)
+
+
+class _Holds(Careful):
+    """As `Careful`, and mmap_lock is held from the look at a source to its copy."""
+
+    name = "holds"
+    holds_source = True
+
+
+class _Forgets(_Holds):
+    """A rule that uses something from before its mark, and does not keep it."""
+
+    name = "forgets"
+
+    @rule("a toy")
+    def ioc_mprotect(self, k: Context, at: Any, r: Any) -> None:
+        k.need(ENOMEM, at.page.present)
+        allowed = at.page.vm_may
+        k.unlocked("looked at", held=("mmap_lock",), source="a toy")
+        at.vma.prot = r.prot & allowed
+
+
+def _system(
+    design: Any, pages: int = 1, processes: int = 1, fixed: dict[str, int] | None = None
+) -> System:
+    world = World(design, pages, processes, interleaved=True)
+    build_moves(world)
+    return System(world, fixed)
+
+
+def _parts(system: System) -> set[tuple[str, int]]:
+    return {(m.name, int(m.meta["part"])) for m in system.moves if "part" in m.meta}
+
+
+# -- where locks are let go ---------------------------------------------------------------------
+
+
+def test_each_mark_says_where_it_is_from() -> None:
+    for cls in DESIGNS.values():
+        for move in build_moves(World(cls(), 1, 1)):
+            for mark in move.marks:
+                assert mark.what
+                assert any(word in mark.source for word in ("Linux", "PATCH", "seed"))
+
+
+@pytest.mark.parametrize(
+    ("text", "added"),
+    [
+        ("linux-6.12", False),  # sgx_encl_add_page(): mmap_read_lock() around all of it
+        ("allowed-prot:version=v1", True),
+        ("allowed-prot:version=v2", False),  # "to prevent a TOCTOU race"
+        ("ema", False),  # sgx_encl_prepare_page()
+        ("source-vma", True),
+    ],
+)
+def test_sources_are_copied_under_the_lock_where_the_code_does_so(text: str, added: bool) -> None:
+    assert (("add", 1) in _parts(_system(make_design(text)))) == added
+
+
+def test_a_half_that_nothing_can_disturb_is_none() -> None:
+    assert _parts(_system(make_design("v20"))) == set()  # its driver looks at no page
+    assert ("mmap", 1) in _parts(_system(make_design("linux-5.11")))
+    assert ("mprotect", 3) in _parts(_system(make_design("linux-5.11")))  # it holds a lock
+
+
+def test_what_was_seen_before_a_mark_has_to_be_kept() -> None:
+    with pytest.raises(InternalError, match=r"page0\.vm_may.*looked at.*k\.unlocked"):
+        _system(_Forgets())
+
+
+def test_who_holds_a_lock_keeps_others_out() -> None:
+    """While an mprotect is under way nothing else changes what that process has mapped."""
+    system = _system(make_design("linux-6.12"), processes=2)
+    held = system.world.vars["call0.mmap_lock"].lits[0]
+
+    def possible(p: int) -> set[str]:
+        return {
+            m.name
+            for m in system.moves
+            if m.meta["p"] == p
+            and "part" not in m.meta
+            and renamed(system.graph, m.guard, {held >> 1: TRUE}, {}) != FALSE
+        }
+
+    may_go_on = possible(0)
+    assert not may_go_on & {"mmap", "mprotect", "munmap", "mremap", "fork", "add", "touch"}
+    assert {"write", "restrict", "emodpe"} <= may_go_on
+    others = possible(1)
+    assert {"mmap", "mprotect", "munmap", "add"} <= others
+    assert "remove" not in others  # sgx_zap_enclave_ptes() waits for all mappings' locks
+
+
+# -- what comes of it ---------------------------------------------------------------------------
+
+
+@needs_abc
+@pytest.mark.parametrize(
+    ("design", "names"),
+    [
+        (Careful(), ["source-bound"]),
+        (make_design("source-vma"), ["asked"]),
+        (make_design("linux-5.11"), ["page-bound"]),
+    ],
+    ids=lambda v: getattr(v, "name", ""),
+)
+def test_search_and_circuit_agree_on_halves(design: Any, names: list[str]) -> None:
+    held = {"may0.device": 1, "may0.process": 0, "may0.file": 1}
+    system = _system(design, fixed=held)
+    for name in names:
+        bad = system.world.some(PROPERTIES[name].conditions(system.world))
+        by_abc, by_search = solve(system, bad), explore(system, bad)
+        assert by_abc.reached is not None
+        assert by_abc.reached == by_search.reached
+        if by_abc.reached:
+            assert by_abc.depth == by_search.depth
+
+
+@needs_abc
+def test_a_source_is_another_one_by_the_time_of_the_copy() -> None:
+    """Smalley's question of 3 June 2019, of the seed's design with all other holes closed."""
+    checker = Checker(Careful(), Options(1, 1, interleave=True))
+    result = checker.check(PROPERTIES["unvetted-code"])
+    assert result.verdict == "refuted"
+    assert result.interleaved
+    assert result.trace is not None
+    halves = [s for s in result.trace["steps"] if "part" in s]
+    assert [(s["step"], s["part"]) for s in halves] == [("add", 1), ("add", 2)]
+    first, second = halves
+    assert second["source"] == first["source"] != second["copied"]
+    assert second["perm"] == first["perm"]
+    assert first["words"].startswith("process 0, thread 1, adds page 0 from ")
+    assert first["words"].endswith(": the source VMA was looked at, and nothing is copied yet")
+    assert "lies there, and is copied" in second["words"]
+
+
+@needs_abc
+def test_a_design_that_holds_the_lock_keeps_what_it_kept() -> None:
+    names = ["unvetted-code", "source-bound", "noexec", "asked"]
+    for result in Checker(_Holds(), Options(1, 1, interleave=True)).check_all(names):
+        assert result.verdict == "proved"
+        assert result.interleaved
+        assert "1 process, whatever other threads do in between" in result.scope
+
+
+@needs_abc
+@pytest.mark.parametrize(("version", "reached"), [("v1", True), ("v2", False)])
+def test_the_race_that_the_rfc_closed(version: str, reached: bool) -> None:
+    """v1 lets no page of a noexec file be X, but by the race that v2 closed."""
+    system = _system(make_design(f"allowed-prot:version={version}"))
+    world = system.world
+    page = world.page_now(0)
+    bad = world.some([page.present & has(page.max, X) & world.now("ghost0.noexec")])
+    assert solve(system, bad).reached == reached
+
+
+@needs_abc
+def test_what_is_refuted_without_is_told_without() -> None:
+    checker = Checker(make_design("linux-5.11"), Options(1, 1, interleave=True))
+    result = checker.check(PROPERTIES["source-bound"])
+    assert (result.verdict, result.interleaved) == ("refuted", False)
+    assert result.trace is not None
+    assert not any("part" in s for s in result.trace["steps"])
