@@ -155,7 +155,9 @@ def test_offsets_are_those_of_the_instructions(image: vdso.Image) -> None:
     assert code[image.enclu : image.aep] == bytes.fromhex("48c1e020 4883c83c 0f05")
     assert code[image.aep : image.enclu_end] == bytes.fromhex("0f01d7")
     assert code[image.undefined :].startswith(b"\x0f\x0b")
-    assert code[image.syscall :].startswith(b"\x0f\x05\xcc")
+    # In a loop over rows of 64 bytes; mov %rax, %r12; cmp 56(%rbx), %rax.
+    assert code[image.batch :].startswith(bytes.fromhex("488b03 488b7b08"))
+    assert code[image.syscall :].startswith(bytes.fromhex("0f05 4989c4 483b4338"))
     assert code[image.cpuid :].startswith(b"\x0f\xa2\xcc")
     assert code[image.xgetbv :].startswith(b"\x0f\x01\xd0\xcc")
     symtab = _section(code, ".symtab")

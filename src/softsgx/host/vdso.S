@@ -143,6 +143,7 @@ tracer_label softsgx_long
 tracer_label softsgx_enclu
 	shl	$32, %rax
 	or	$ENTER_CALL, %rax
+tracer_label softsgx_stop
 	syscall
 	/*
 	 * The AEP: the stop of the call above finds the thread here. It is an ENCLU to
@@ -295,7 +296,6 @@ tracer_label softsgx_\name
 	.cfi_endproc
 	.endm
 
-	stop_after syscall, syscall
 	stop_after cpuid, cpuid
 	stop_after xgetbv, xgetbv
 
@@ -388,16 +388,13 @@ tracer_label softsgx_undefined
 	.cfi_endproc
 
 /*
- * Several system calls of a program that exec has just made, without a stop between them: the tracer
- * copies this, behind its rows, to where the call at its end is a place that the filter lets stop.
- * RBX is a row: a number, six arguments, and what has to be answered; RBP how many there are. RBX is
- * the first row that was answered otherwise, and R12 its answer.
+ * Several system calls for the tracer, with one stop at their end. RBX is a row: a number, six
+ * arguments, and what has to be answered; RBP how many there are. RBX is the first row that was
+ * answered otherwise, and R12 its answer. `at`: a label of the call.
  */
 #define CALL_ROW	64
-	.balign	16
-tracer_label softsgx_calls
-	.cfi_startproc
-	.cfi_undefined %rip
+	.macro make_calls at
+.Lmake\@:
 	mov	(%rbx), %rax
 	mov	8(%rbx), %rdi
 	mov	16(%rbx), %rsi
@@ -405,16 +402,40 @@ tracer_label softsgx_calls
 	mov	32(%rbx), %r10
 	mov	40(%rbx), %r8
 	mov	48(%rbx), %r9
+tracer_label \at
 	syscall
 	mov	%rax, %r12
 	cmp	56(%rbx), %rax
-	jne	.Lcalls_over
+	jne	.Lover\@
 	add	$CALL_ROW, %rbx
 	dec	%ebp
-	jnz	softsgx_calls
-.Lcalls_over:
+	jnz	.Lmake\@
+.Lover\@:
 	xor	%esi, %esi
 	mov	$ENTER_CALL, %eax
+	.endm
+
+/*
+ * The one at softsgx_syscall is what the filters let pass. The tracer makes a single call by a step to
+ * its exit, too, and what is behind it does not run then.
+ */
+	.balign	16
+tracer_label softsgx_batch
+	.cfi_startproc
+	.cfi_undefined %rip
+	make_calls softsgx_syscall
+	jmp	softsgx_stop
+	.cfi_endproc
+
+/*
+ * The same for a program that exec has just made, which has no page of ours: the tracer copies it,
+ * behind its rows, to where the call at its end is a place that the filter lets stop.
+ */
+	.balign	16
+tracer_label softsgx_calls
+	.cfi_startproc
+	.cfi_undefined %rip
+	make_calls softsgx_calls_made
 	syscall
 tracer_label softsgx_calls_end
 	ud2			/* a filter that is not ours has answered it */

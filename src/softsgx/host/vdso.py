@@ -52,18 +52,20 @@ class Image:
 
     ``enter`` is ``__vdso_sgx_enter_enclave``; ``enclu`` where the system call begins
     that stands for its ENCLU, ``aep`` where that ends: an ENCLU, behind which is ``enclu_end``,
-    where EEXIT goes; ``enclu_fault`` is where an exception goes. ``syscall``, ``cpuid`` and
+    where EEXIT goes; ``enclu_fault`` is where an exception goes. ``cpuid`` and
     ``xgetbv`` are that instruction and an ``int3`` behind it, ``undefined`` is a UD2, ``null`` the
     name of /dev/null. Behind the slots is room for what CPUID answers without a stop
     (`softsgx.host.cpuidcode`), written in processes that have it; ``whole`` is ``size`` with it.
     ``try_short`` is where the short way in (`softsgx.host.short`) is tried,
     ``long`` where the other begins; ``short_enter`` and ``short_open`` are where the address
-    of the former and a byte that opens it lie. ``calls`` is code that makes several system calls
+    of the former and a byte that opens it lie. ``batch`` makes system calls for the tracer, at
+    ``syscall``, which alone makes one; ``calls`` is such code for where there is no page of ours
     (`softsgx.supervisor.stopped.atexec`), and ``calls_stop`` is where in it the last one ends.
     """
 
     __slots__ = (
         "aep",
+        "batch",
         "calls",
         "calls_stop",
         "contents",
@@ -99,7 +101,7 @@ class Image:
             self.aep = symbols["softsgx_aep"]
             self.enclu_end = symbols["softsgx_enclu_end"]
             self.enclu_fault = symbols["softsgx_enclu_fault"]
-            self.syscall = symbols["softsgx_syscall"]
+            self.batch, self.syscall = symbols["softsgx_batch"], symbols["softsgx_syscall"]
             self.cpuid = symbols["softsgx_cpuid"]
             self.xgetbv = symbols["softsgx_xgetbv"]
             self.null = symbols["softsgx_null"]

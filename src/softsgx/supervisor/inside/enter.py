@@ -291,7 +291,7 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
                 file = _file(run, thread)
                 if file is not None:
                     run.pending.pages_changed(file, changed, changed + 1)
-                    flush(run, tracee)
+                    flush(run, tracee, quick=_goes_on(run, tracee))
             abort_page(run, tracee)
             if tracee.odd is not None:
                 masks.settle(run, tracee)
@@ -314,6 +314,12 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
         raise_inside(run, tracee, vector, code, addr)
     else:
         deliver(run, tracee, vector, code, addr, leaf)
+
+
+def _goes_on(run: Run, tracee: Tracee) -> bool:
+    """Whether a thread whose ENCLU is done runs on with no signal and no step."""
+    usual = run.faults is None and run.debugger is None and not run.options.abort_page
+    return usual and tracee.odd is None and not run.view[EFLAGS] & _TF
 
 
 def _stepped(run: Run, tracee: Tracee, leaf: int) -> bool:

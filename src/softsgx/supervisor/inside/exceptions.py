@@ -67,11 +67,15 @@ class Named:
         self.rflags = self.__dict__["eflags"]
 
 
-def flush(run: Run, tracee: Tracee) -> None:
-    """Let the real protections follow, from a stop where ``regs`` are loaded."""
+def flush(run: Run, tracee: Tracee, *, quick: bool = False) -> None:
+    """Let the real protections follow, from a stop where ``regs`` are loaded.
+
+    quick: the thread goes on from here with no signal and no step.
+    """
     if run.pending.dirty:
         saved = run.view[ORIG_RAX]
         with calls(run, tracee) as call:
+            call.quick = quick and not run.filtered and saved == (1 << 64) - 1
             mappings.flush(run, tracee, call)
         run.view[ORIG_RAX] = saved
 

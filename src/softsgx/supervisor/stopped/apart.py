@@ -52,7 +52,7 @@ class Apart:
             return None
         regs = ptrace.Registers()
         own = Remote(call.tracee, call.insn, regs, call.run)
-        own.tid, self._own = tid, own
+        own.tid, own.begun, self._own = tid, True, own  # it blocks what the other did
         if wait_first(tid) & 0xFF != 0x7F:
             raise ProcessLookupError(tid)  # the whole process is being killed
         regs.load(tid)

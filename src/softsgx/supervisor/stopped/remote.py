@@ -2,19 +2,22 @@
 
 By stepping to the entry and the exit of a ``syscall`` instruction of ours, with
 every signal blocked meanwhile: an ``int3`` behind it would be one stop less,
-but a forced SIGTRAP resets the handler of a program that blocks it.
+but a forced SIGTRAP resets the handler of a program that blocks it. Several at once end with the
+call that an entry into an enclave makes, which the filter lets stop; the thread stands at the
+entry of a call then, where no signal can be given to it.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 from errno import EMFILE, ENOMEM, EPERM
 
 from softsgx.host import notify, ptrace, vdso
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.waits import passes, poll_stop, wait_stop
-from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI
+from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RBP, RBX, RDI, RDX, RIP, RSI
 from softsgx.uapi.syscalls import NR_mmap, NR_mprotect, NR_munmap, NR_open, NR_pkey_mprotect
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -28,6 +31,10 @@ __all__ = ["Remote", "calls", "cancel", "scratch"]
 _SCRATCH = 0x400  # in the page of slots behind our vDSO
 _O_RDWR, _O_CLOEXEC = 0o2, 0o2000000
 
+_SECCOMP = ptrace.EVENT_SECCOMP << 8 | 5
+_ROW = struct.Struct("<8Q")
+_FAULTS = (4, 7, 11)  # SIGILL, SIGBUS, SIGSEGV
+_MOST_ROWS = (4096 - _SCRATCH) // _ROW.size
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)
 _ALL = (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
@@ -46,10 +53,14 @@ class Remote:
     ``with Remote(tracee, insn, registers) as call: call(nr, …)``. The tracee has
     to be at a stop where its registers count (not at a system call's entry).
     ``regs`` holds what it is to continue with, and may be changed before the end.
-    run: for calls that give descriptors or concern other threads.
+    run: for calls that give descriptors or concern other threads. quick: whether `together` may
+    be used: the thread gets no signal when it goes on.
     """
 
-    __slots__ = ("dispatch", "insn", "listener", "mask", "regs", "run", "tid", "tracee", "work")
+    __slots__ = (
+        "_mask", "at_entry", "begun", "dispatch", "insn", "listener", "quick", "regs", "run", "tid",
+        "tracee", "work",
+    )  # fmt: skip
 
     _spare: ClassVar[list[ptrace.Registers]] = []
 
@@ -58,18 +69,30 @@ class Remote:
         self.tid = tracee.tid
         self.listener = None if run is None else run.listener
         self.work = self._spare.pop() if self._spare else ptrace.Registers()
-        self.mask = 0
+        self._mask = 0
+        self.quick = self.at_entry = self.begun = False
         self.dispatch: bytes | None = None
 
     def __enter__(self) -> Remote:
-        tid = self.tid
-        self.mask = ptrace.get_sigmask(tid)
+        return self
+
+    def _begin(self) -> None:
+        """Before the first call: often there is none."""
+        if self.begun:
+            return
+        tid, self.begun = self.tid, True
+        self._mask = ptrace.get_sigmask(tid)
         ptrace.set_sigmask(tid, _ALL)
         if self.tracee.dispatches:
             self.dispatch = ptrace.dispatch_of(tid)
             if self.dispatch:
                 ptrace.set_dispatch(tid)
-        return self
+
+    @property
+    def mask(self) -> int:
+        """The signals that the thread itself blocks."""
+        self._begin()
+        return self._mask
 
     def __exit__(self, *exc: object) -> None:
         self._spare.append(self.work)
@@ -77,7 +100,10 @@ class Remote:
             return  # it is gone; by exec its number may be another thread's by now
         if self.dispatch:
             ptrace.set_dispatch(self.tid, self.dispatch)
-        ptrace.set_sigmask(self.tid, self.mask)
+        if self.begun:
+            ptrace.set_sigmask(self.tid, self._mask)
+        if self.at_entry:
+            self.regs.view[ORIG_RAX] = _MINUS_1
         self.regs.store(self.tid)
 
     def __call__(self, nr: int, *args: int) -> int:
@@ -89,6 +115,39 @@ class Remote:
         if not result and nr in _MAPS and self.run is not None and self.run.filtered:
             return self._checked(nr, *args)
         return result
+
+    def together(self, calls: list[tuple[int, ...]]) -> int:
+        """Make several calls with one stop, until one does not answer 0: how many did.
+
+        calls: the number, then up to six arguments. Not where a filter of the program's own may
+        answer them.
+        """
+        done = 0
+        image = vdso.load_image()
+        where = scratch(self.tracee.space)
+        while done < len(calls):
+            some = calls[done : done + _MOST_ROWS]
+            rows = [[*call, *(8 - len(call)) * (0,)] for call in some]
+            self.tracee.space.poke(where, b"".join([_ROW.pack(*row) for row in rows]))
+            self.prepare(0)
+            view = self.work.view
+            view[RBX], view[RBP] = where, len(some)
+            view[RIP] = self.insn + image.batch - image.syscall
+            self.work.store(self.tid)
+            while not self.at_entry:
+                ptrace.cont(self.tid)
+                status = wait_stop(self.tid)
+                if status >> 8 in _FAULTS:  # the program has done something to that page
+                    return done
+                self.at_entry = status >> 8 == _SECCOMP
+                if not self.at_entry:
+                    passes(self.tid, status)
+            self.work.load(self.tid)
+            made = (view[RBX] - where) // _ROW.size
+            done += made
+            if made < len(some):
+                break
+        return done
 
     def _checked(self, nr: int, *args: int) -> int:
         """A memory call that answered 0: -ENOMEM if it was not made.
@@ -109,8 +168,15 @@ class Remote:
 
     def prepare(self, nr: int, *args: int) -> None:
         """Let the thread stand before the call."""
+        self._begin()
         work = self.work
         view = work.view
+        if self.at_entry:  # of the call that ends `together`, which is not made
+            self.at_entry = False
+            work.load(self.tid)
+            view[ORIG_RAX] = _MINUS_1
+            work.store(self.tid)
+            self.step(self.tid)
         view[:] = self.regs.view
         for index, value in zip(_ARGS, args, strict=False):
             view[index] = value & _ALL
@@ -120,8 +186,7 @@ class Remote:
     def result(self) -> int:
         """What a call answered, at its exit."""
         self.work.load(self.tid)
-        result = self.work.view[RAX]
-        return result - (1 << 64) if result > _ALL - 4096 else result
+        return _signed(self.work.view[RAX])
 
     def give(self, fd: int, *, cloexec: bool, spare: bool = False) -> int:
         """Give the tracee a descriptor of our file ``fd``: its number there, or -errno.
@@ -194,6 +259,10 @@ class Remote:
             if status >> 8 == 0x85:
                 return
             passes(tid, status)
+
+
+def _signed(result: int) -> int:
+    return result - (1 << 64) if result > _ALL - 4096 else result
 
 
 def cancel(run: Run, tracee: Tracee) -> None:

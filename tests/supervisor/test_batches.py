@@ -1,0 +1,59 @@
+"""Calls that the tracer has a thread make together: with one stop, and as if each were alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from softsgx.host.signals import SIGILL
+from softsgx.uapi import syscalls as nr
+from tests.cache import ROOT
+
+Guest = Callable[[str], Path]
+
+_SYSCALL_STOP = str(0x85)
+_SECONDS = 60
+
+
+def _run(module: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"tests.supervisor.{module}", *map(str, args)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=_SECONDS
+    )
+
+
+def test_what_an_enclu_changes_takes_one_stop_more(guest: Guest) -> None:
+    program = guest("bench_edmm")
+    # The first one learns what CPUID answers.
+    _, few, many = (
+        json.loads(_run("execs", program, str(pages)).stdout.splitlines()[-1])
+        for pages in (50, 50, 150)
+    )
+    more = {kind: many.get(kind, 0) - few.get(kind, 0) for kind in many}
+    # EACCEPT, EMODPE, EACCEPT; and what EMODPE changes.
+    assert more[str(SIGILL)] == 300
+    assert more[f"call {nr.NR_exit}"] == 100
+    assert more.get(_SYSCALL_STOP, 0) == 0
+
+
+@pytest.mark.parametrize("name", ["sgx2", "reports"])
+def test_each_is_made_alone_where_one_fails(guest: Guest, name: str) -> None:
+    done = _run("batches", "--fail", guest(name))
+    told = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not [line for line in told if line.startswith("not ok")]
+    assert int(told[-1].removeprefix("batches ")) > 0
+
+
+def test_a_signal_meets_the_program_and_not_the_calls(guest: Guest) -> None:
+    done = _run("batches", "--signal", guest("extends"))
+    told = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok handled" in told
+    assert not [line for line in told if line.startswith("not ok")]
+    assert int(told[-1].removeprefix("batches ")) > 0
