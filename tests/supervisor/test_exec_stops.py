@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,18 +15,24 @@ from softsgx.uapi import syscalls as nr
 from tests.cache import ROOT
 
 _SOURCE = ROOT / "tests" / "guests" / "lib" / "atentry.S"
-_PATHS = tuple(f"call {n}" for n in (*pathcode.CALLS, nr.NR_openat, nr.NR_open))
+_PATHS = frozenset(f"call {n}" for n in (*pathcode.CALLS, nr.NR_openat, nr.NR_open))
 _EXECS = "i=0; while [ $i -lt {} ]; do /bin/true; i=$((i+1)); done"
 
 
-def _run(*args: str | Path) -> bytes:
+def _run(*args: str | Path, cache: Path | None = None) -> bytes:
     command = [sys.executable, "-m", "tests.supervisor.execs", *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60).stdout
+    env = dict(os.environ) | ({"XDG_CACHE_HOME": str(cache)} if cache else {})
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60, env=env)
+    return done.stdout
 
 
-def _counts(*args: str | Path) -> dict[str, int]:
-    found: dict[str, int] = json.loads(_run(*args).splitlines()[-1])
+def _counts(*args: str | Path, cache: Path | None = None) -> dict[str, int]:
+    found: dict[str, int] = json.loads(_run(*args, cache=cache).splitlines()[-1])
     return found
+
+
+def _paths(counts: dict[str, int]) -> int:
+    return sum(counts.get(name, 0) for name in _PATHS)
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +77,22 @@ def test_memory_that_is_taken_is_looked_for_elsewhere() -> None:
 
 
 @pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
-def test_a_program_that_has_run_before_stops_for_few_of_its_paths() -> None:
+def test_a_program_that_has_run_before_stops_for_few_of_its_paths(tmp_path: Path) -> None:
     def paths(execs: int) -> int:
-        return sum(_counts("/bin/sh", "-c", _EXECS.format(execs)).get(name, 0) for name in _PATHS)
+        cache = tmp_path / str(execs)
+        return _paths(_counts("/bin/sh", "-c", _EXECS.format(execs), cache=cache))
 
     first, more = paths(3), paths(13)
-    exact = _counts("--exact", "/bin/sh", "-c", _EXECS.format(10))
-    assert more - first < sum(exact[name] for name in _PATHS if name in exact) / 2
+    assert more - first < _paths(_counts("--exact", "/bin/sh", "-c", _EXECS.format(10))) / 2
+
+
+@pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
+def test_what_a_run_has_learned_the_next_one_knows(tmp_path: Path) -> None:
+    counts = [_paths(_counts("/bin/ls", "-l", "/", cache=tmp_path)) for _ in range(4)]
+    assert counts[-1] < counts[0] / 2
+    (kept,) = tmp_path.rglob("paths")
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")  # damaged: learned anew
+    assert _paths(_counts("/bin/ls", "-l", "/", cache=tmp_path)) > counts[-1]
 
 
 def test_the_kernels_own_vdso_is_as_it_was() -> None:

@@ -113,9 +113,18 @@ def _crc(text: bytes) -> int:
     crc = 0xFFFFFFFF
     for byte in text:
         crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        crc = crc >> 4 ^ _NIBBLES[crc & 15]
+        crc = crc >> 4 ^ _NIBBLES[crc & 15]
     return crc
+
+
+def _nibble(value: int) -> int:
+    for _ in range(4):
+        value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value
+
+
+_NIBBLES = [_nibble(value) for value in range(16)]
 
 
 class Code:

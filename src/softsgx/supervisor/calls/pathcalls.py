@@ -43,11 +43,17 @@ _OPENS = (nr.NR_open, nr.NR_openat)
 _FOLDERS = tuple([os.fsencode(name) for name in _OF_DESCRIPTORS])
 
 
-def place(run: Run) -> int | None:
-    """A place for the code in this run's processes, None if calls on paths are all to stop."""
+def place(run: Run, last: frozenset[bytes]) -> None:
+    """Find a place for the code in this run's processes, unless calls on paths are all to stop.
+
+    last: as `hurry` has it.
+    """
     if run.options.exact or any(os.path.lexists(path) for path in run.nodes.paths):
-        return None
-    return pathcode.new_place()
+        return
+    run.place = pathcode.new_place()
+    pathsites.recall(run)
+    if run.path_sites:
+        run.path_page = _page(run, last)
 
 
 def hurry(run: Run, tracee: Tracee, call: int, last: frozenset[bytes]) -> Any:

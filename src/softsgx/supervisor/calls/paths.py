@@ -34,7 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["fstat", "handle", "is_below", "resolve"]
+__all__ = ["fstat", "handle", "is_below", "prepare", "resolve"]
 
 _AT_FDCWD = (1 << 32) - 100
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
@@ -87,6 +87,11 @@ def _pairs(call: int) -> tuple[tuple[int | None, int], ...]:
             if arg.kind == "path"
         ]
     )
+
+
+def prepare(run: Run) -> None:
+    """Before a run: what its calls on paths are looked at with in its processes."""
+    pathcalls.place(run, _LAST | run.nodes.folders.last)
 
 
 def handle(run: Run, tracee: Tracee) -> Any:

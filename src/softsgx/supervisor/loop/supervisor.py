@@ -12,9 +12,9 @@ from softsgx.errors import UsageError
 from softsgx.host import bpf, ptrace, signals
 from softsgx.host.origin import Origin
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
-from softsgx.supervisor.calls import early, pathcalls
+from softsgx.supervisor.calls import early, pathcalls, paths
 from softsgx.supervisor.loop import processes
-from softsgx.supervisor.programs.answers import remember
+from softsgx.supervisor.programs import answers, pathsites
 from softsgx.supervisor.programs.cpuid import emulate_cpuid
 from softsgx.supervisor.programs.launch import launch
 from softsgx.supervisor.state.dispositions import FORCED, Dispositions
@@ -53,7 +53,7 @@ class Supervisor:
         """Run a program to its end, and its children; its wait status."""
         run = self.state
         origin = run.options.origin or Origin()
-        run.place = pathcalls.place(run)
+        paths.prepare(run)
         run.filtered = (
             ptrace.prctl(bpf.PR_GET_SECCOMP) == bpf.MODE_FILTER
         )  # and so are its children
@@ -78,7 +78,8 @@ class Supervisor:
             if run.listener is not None:
                 run.listener.close()
             run.nodes.folders.close()
-            remember(run)
+            answers.remember(run)
+            pathsites.remember(run)
             if run.opened:
                 from softsgx.supervisor.state.enclaves import close
 

@@ -81,14 +81,15 @@ def _map_at_once(run: Run, tracee: Tracee, real: tuple[int, bytes], insn: int, b
     flags = _MAP_PRIVATE_ANONYMOUS | _MAP_FIXED_NOREPLACE
     size = vdso.load_image().whole
     calls = [(nr.NR_mmap, base, size, _PROT_READ_EXEC, flags, -1, 0, base)]
-    faulting = run.options.cpuid and run.cpuid_faulting
-    if faulting:
-        calls.append((nr.NR_arch_prctl, _ARCH_SET_CPUID, 0, 0, 0, 0, 0, 0))
     paths = pathsites.place_below(run, tracee, base)
     if paths:
         calls.append((nr.NR_mmap, paths, pathcode.SIZE, _PROT_READ_EXEC, flags, -1, 0, paths))
+    maps = len(calls)
+    faulting = run.options.cpuid and run.cpuid_faulting
+    if faulting:
+        calls.append((nr.NR_arch_prctl, _ARCH_SET_CPUID, 0, 0, 0, 0, 0, 0))
     made, answer = at_exec(tracee, *real, calls, run.regs)
-    if paths and made == len(calls):
+    if paths and made >= maps:
         pathsites.prepare(run, tracee, paths)
     elsewhere = made < len(calls) and calls[made][0] == nr.NR_mmap and answer > 0
     if tracee.at_call and (made == 0 or elsewhere):
@@ -97,9 +98,9 @@ def _map_at_once(run: Run, tracee: Tracee, real: tuple[int, bytes], insn: int, b
     if elsewhere:  # before Linux 4.17
         with Remote(tracee, insn, run.regs) as call:
             call(nr.NR_munmap, answer, calls[made][2])
-    if made and faulting:
-        tracee.space.native_cpuid = made == 1
-        run.cpuid_faulting = made > 1  # the processor has it or not
+    if made >= maps and faulting:
+        tracee.space.native_cpuid = made == maps
+        run.cpuid_faulting = made > maps  # the processor has it or not
     return base if made else 0
 
 

@@ -1,34 +1,61 @@
 """Instructions that make calls on paths, led to code that looks at the path (`host.pathcode`).
 
 An instruction is led after it has stopped, so it is one. What has stopped is known by its file from
-then on: other processes that map the file have it led from the beginning, or as soon as one of them
-stops. Which file a mapping is of is told by its inode, size and times, and its bytes are compared.
+then on, in this run and those to come: other processes that map the file have it led from the
+beginning, or as soon as one of them stops. Which file a mapping is of is told by its inode, size
+and times, and its bytes are compared.
 """
 
 from __future__ import annotations
 
-from softsgx.host import pathcode, procmaps
+import os
+import struct
+
+from softsgx.host import kept, pathcode, procmaps
 from softsgx.supervisor.programs.patches import file_key, names_of
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 
 __all__ = [
-    "SITE_BYTES",
-    "lead",
-    "lead_known",
-    "learn",
-    "place_below",
-    "prepare",
+    "SITE_BYTES", "lead", "lead_known", "learn", "place_below", "prepare", "recall", "remember",
     "write",
-]
+]  # fmt: skip
 
 SITE_BYTES = pathcode.BEFORE + 7
 """What is looked at of an instruction: some bytes before it, itself, and the call."""
 
 _REACH = (1 << 31) - (1 << 20)
+_ALL = (1 << 64) - 1
 _LOWEST = 1 << 16  # vm.mmap_min_addr
 _NEAR_BYTES = 4096
 _MOST_FILES = 256
+_MOST_KEPT = 64  # files
+_MAGIC = b"softsgx paths 1\0"
+_ROW = struct.Struct("<7Q")  # what the file is told by, where in it, the call
+
+
+def recall(run: Run) -> None:
+    """What earlier runs have learned."""
+    body = kept.read(_path(run), _MAGIC, _ROW.size) or b""
+    for *key, at, call in _ROW.iter_unpack(body):
+        if call in pathcode.CALLS:
+            run.path_sites.setdefault(tuple(key), {})[at] = call
+
+
+def remember(run: Run) -> None:
+    """Keep what was learned for the next run, of the files that were met last."""
+    if run.path_learned:
+        files = list(run.path_sites.items())[-_MOST_KEPT:]
+        rows = [
+            _ROW.pack(*[part & _ALL for part in key], at, call)
+            for key, of in files
+            for at, call in of.items()
+        ]
+        kept.write(_path(run), _MAGIC, b"".join(rows))
+
+
+def _path(run: Run) -> str:
+    return os.path.join(run.cache_dir, "paths")
 
 
 def place_below(run: Run, tracee: Tracee, end: int) -> int:
@@ -88,8 +115,10 @@ def _known(
     at, files = site - where.start + where.offset, run.path_sites
     if key is None or key[1] != where.inode or (key not in files and len(files) == _MOST_FILES):
         return {at: call}
-    known = files.setdefault(key, {})
-    known[at] = call
+    known = files[key] = files.pop(key, {})  # the last
+    if known.get(at) != call:
+        known[at] = call
+        run.path_learned = True
     return known
 
 

@@ -52,7 +52,8 @@ class Run:
     it was asked. place: where processes have the code that looks at paths, modulo `pathcode.ALIGN`,
     None where none has it; path_page: the code; led: how many instructions were led there;
     path_sites: where such are in files, by what a file is told by: the offset of each, and its call
-    (`programs.pathsites`); path_stops: how often what looks like one stopped, by its offset in a
+    (`programs.pathsites`); path_learned: whether that
+    is more than was kept; path_stops: how often what looks like one stopped, by its offset in a
     page and its call. lsm: the security module. nodes: the device's, and AESM's socket. cpuid_*:
     what CPUID answers and what the processor does, whether that is more than was kept, what asks
     the processor, the page of answers and of how many it is; where CPUID is in files, and what
@@ -100,6 +101,7 @@ class Run:
         self.led = 0
         self.path_sites: dict[tuple[int, ...], dict[int, int]] = {}
         self.path_stops: dict[tuple[int, int], int] = {}
+        self.path_learned = False
         self.nodes = Nodes.of(options)
         self.cache_dir = cache_dir()
         self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
