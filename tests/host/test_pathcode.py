@@ -26,7 +26,9 @@ from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, R11, RAX, RCX, RDI, RDX, 
 
 pytestmark = pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
 
-ANY, LAST = frozenset((b"sgx_enclave", b"fd")), frozenset((b"dev", b".", b"maps"))
+ANY, LAST = frozenset((b"sgx_enclave", b"fd")), frozenset((b"stdin", b"sgx"))
+OPENED = frozenset((b"dev", b".", b"maps"))
+_OPENS = (nr.NR_open, nr.NR_openat)
 LONG = 0x77  # in AL where the long way was gone
 _SITES = 0x6000  # within the memory, behind the code
 _CWD = b"\xbf\x9c\xff\xff\xff"  # mov $AT_FDCWD, %edi
@@ -41,7 +43,7 @@ class Memory:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self.map = mmap.mmap(-1, 0x8000, flags, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
         self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
-        self.map[: len(self.code.contents)] = self.code.page(ANY, LAST)
+        self.map[: len(self.code.contents)] = self.code.page(ANY, LAST, OPENED)
         self.long_way = long_way
         self.sites: list[tuple[int, int, bytes]] = []
 
@@ -81,18 +83,20 @@ def went_long(call: int, result: int) -> bool:
     return result == (call & ~0xFF | LONG)
 
 
-def concerns(path: bytes) -> bool:
+def concerns(path: bytes, call: int) -> bool:
     """What the tracer has to see, said once more."""
     parts = path.split(b"/")
     if len(path) >= 4095 or any(p in ANY for p in parts):
         return True
     if path.endswith(b"/"):
-        return path.strip(b"/") == b"" or path.rstrip(b"/").split(b"/")[-1] in {*LAST, b".."}
-    return parts[-1] in LAST
+        parts = [b".."] if path.strip(b"/") == b"" else path.rstrip(b"/").split(b"/")
+        if parts[-1] == b"..":
+            return True
+    return parts[-1] in LAST or (call in _OPENS and parts[-1] in OPENED)
 
 
 parts = st.sampled_from(
-    [*sorted(ANY | LAST), b"", b"", b"..", b"x", b"sgx_enclav", b"sgx_enclave2", b"Dev"]
+    [*sorted(ANY | LAST | OPENED), b"", b"", b"..", b"x", b"sgx_enclav", b"sgx_enclave2", b"Dev"]
 )
 anything = st.binary(max_size=40).filter(lambda b: b"\0" not in b)
 
@@ -108,6 +112,8 @@ anything = st.binary(max_size=40).filter(lambda b: b"\0" not in b)
 @example(b"a//" * 1360 + b"aaa", nr.NR_stat)
 @example(b"//dev//", nr.NR_openat)
 @example(b"x/..//", nr.NR_openat)
+@example(b"x/.", nr.NR_newfstatat)
+@example(b"x/.", nr.NR_openat)
 def test_a_path_that_matters_goes_the_long_way(
     calls: dict[int, Callable[..., int]], path: bytes, call: int
 ) -> None:
@@ -115,7 +121,7 @@ def test_a_path_that_matters_goes_the_long_way(
         path = b"/etc/passwd/" + path  # nothing is opened, changed or made there
     where = ctypes.create_string_buffer(path)
     result = calls[call](*([-1, where] if pathcode.CALLS[call] else [where]))
-    assert went_long(call, result) == concerns(path)
+    assert went_long(call, result) == concerns(path, call)
     assert went_long(call, result) or result < 0 or call == nr.NR_access
 
 

@@ -53,7 +53,7 @@ CALLS = {
 """The calls, each with its path's argument: frequent ones, of which nothing but the components
 of the path decides whether they are the device's."""
 
-_ANY, _LAST = 8, 16  # slots of the code's lists
+_ANY, _LAST, _OPENED_LAST = 8, 8, 16  # slots of the code's lists
 _ENOENT = -2 & (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
 _NOFOLLOW = 0x20000
@@ -156,13 +156,19 @@ class Code:
         self._moved = at["moved1"] - first
         self._made: dict[tuple[int, int, bytes], tuple[bytes, list[tuple[int, int]]]] = {}
 
-    def page(self, anywhere: frozenset[bytes], last: frozenset[bytes]) -> bytes:
+    def page(
+        self, anywhere: frozenset[bytes], last: frozenset[bytes], opened: frozenset[bytes]
+    ) -> bytes:
         """The code, with the components that matter, anywhere in a path and at its end.
 
-        Raises UnsupportedError where they are too many.
+        opened: those that matter at the end of what is opened. Raises UnsupportedError where they
+        are too many.
         """
         page = bytearray(self.contents)
-        for name, names, slots in (("any", anywhere, _ANY), ("last", last, _LAST)):
+        for name, names, slots in (
+            *(("any", anywhere, _ANY), ("last", last, _LAST)),
+            ("opened_last", opened, _OPENED_LAST),
+        ):
             crcs = sorted({_crc(text) for text in names})
             if len(crcs) > slots:
                 raise UnsupportedError(f"{len(crcs)} names of nodes; paths.S has room for {slots}")

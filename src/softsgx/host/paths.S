@@ -17,7 +17,8 @@
  * the same at a fault of the loads below, so that the kernel says EFAULT.
  *
  * RAX while a path is looked at: bits 0-15 the flags (LAHF; overflow in bit 0), from 16 on how many
- * bytes were seen, bit 31 that nothing can be followed, bits 32-63 the stub's offset.
+ * bytes were seen, bit 30 that nothing is opened, bit 31 that nothing can be followed, bits 32-63
+ * the stub's offset.
  */
 	.text
 	.balign	64
@@ -26,6 +27,7 @@ softsgx_paths:
 #define O_NOFOLLOW	0x20000
 #define O_CREAT_OR_PATH	0x200040	/* O_CREAT makes what a link names, O_PATH opens a link */
 #define PATH_MAX_BIT	28		/* 4096 bytes, in bits 16.. */
+#define NO_OPEN_BIT	30
 #define NO_LINK_BIT	31
 #define CRC_OF_DOTS	0x90bc85c	/* of ".." */
 
@@ -39,6 +41,8 @@ softsgx_paths_\name:
 	jnz	slow
 	test	$O_NOFOLLOW, %\flags
 	jz	scan
+	.else
+	bts	$NO_OPEN_BIT, %rax
 	.endif
 	bts	$NO_LINK_BIT, %rax
 	jmp	scan
@@ -100,7 +104,14 @@ last:
 	je	empty
 ended:
 	.set	at, 0
-	.rept	24
+	.rept	16
+	cmp	softsgx_paths_any + at(%rip), %r11d
+	je	slow
+	.set	at, at + 4
+	.endr
+	bt	$NO_OPEN_BIT, %eax
+	jc	fast
+	.rept	16
 	cmp	softsgx_paths_any + at(%rip), %r11d
 	je	slow
 	.set	at, at + 4
@@ -139,6 +150,8 @@ softsgx_paths_restored:
 softsgx_paths_any:			/* CRC-32C of a component, without the last inversion */
 	.fill	8, 4, 0
 softsgx_paths_last:			/* of one that matters at the end alone */
+	.fill	8, 4, 0
+softsgx_paths_opened_last:		/* and there to what opens it */
 	.fill	16, 4, 0
 softsgx_paths_off:			/* not 0: look at none */
 	.byte	0

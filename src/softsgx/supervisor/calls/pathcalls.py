@@ -43,7 +43,7 @@ _OPENS = (nr.NR_open, nr.NR_openat)
 _FOLDERS = tuple([os.fsencode(name) for name in _OF_DESCRIPTORS])
 
 
-def place(run: Run, last: frozenset[bytes]) -> None:
+def place(run: Run, last: tuple[frozenset[bytes], frozenset[bytes]]) -> None:
     """Find a place for the code in this run's processes, unless calls on paths are all to stop.
 
     last: as `hurry` has it.
@@ -56,10 +56,13 @@ def place(run: Run, last: frozenset[bytes]) -> None:
         run.path_page = _page(run, last)
 
 
-def hurry(run: Run, tracee: Tracee, call: int, last: frozenset[bytes]) -> Any:
+def hurry(
+    run: Run, tracee: Tracee, call: int, last: tuple[frozenset[bytes], frozenset[bytes]]
+) -> Any:
     """From the seccomp stop of a call that was of no concern: None, or DONE.
 
-    last: the last components of paths that are, whatever folders they are in.
+    last: the last components of paths that are, whatever folders they are in, and of paths that
+    are opened.
     """
     paths, space = tracee.space.paths, tracee.space
     if (
@@ -134,10 +137,10 @@ def _make(run: Run, tracee: Tracee, site: int) -> None:
         pathsites.prepare(run, tracee, paths.base)
 
 
-def _page(run: Run, last: frozenset[bytes]) -> bytes:
+def _page(run: Run, last: tuple[frozenset[bytes], frozenset[bytes]]) -> bytes:
     if not pathcode.available():
         try:
-            return pathcode.load().page(run.nodes.names.union(_FOLDERS), last)
+            return pathcode.load().page(run.nodes.names.union(_FOLDERS), *last)
         except UnsupportedError:
             pass  # too many names
     run.place = None

@@ -62,7 +62,8 @@ _NOT_READING = 3 | _O_DIRECTORY | _O_PATH | _O_CREAT
 # What softsgx.supervisor.calls.views has something to say of, by the last component.
 _VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc", b"sgx_total_bytes"))
 _DEV = (b"dev", b"", b".")  # the last component of its name
-_LAST = _VIEWS | {b"dev", b".", b"mem", b"stdin", b"stdout", b"stderr"}
+_OPENED = _VIEWS | {b"dev", b".", b"mem"}
+_LAST = frozenset((b"stdin", b"stdout", b"stderr"))
 _MAGIC = (nr.NR_readlink, nr.NR_readlinkat)
 _HEX = b"0123456789abcdef-"  # names in /proc/PID/fd and map_files
 _DECOYS = (b"/secretmem", b"/memfd:softsgx", b"/memfd:/dev/sgx")  # as /proc shows them
@@ -91,7 +92,7 @@ def _pairs(call: int) -> tuple[tuple[int | None, int], ...]:
 
 def prepare(run: Run) -> None:
     """Before a run: what its calls on paths are looked at with in its processes."""
-    pathcalls.place(run, _LAST | run.nodes.folders.last)
+    pathcalls.place(run, (_LAST | run.nodes.folders.last, _OPENED))
 
 
 def handle(run: Run, tracee: Tracee) -> Any:
@@ -122,7 +123,7 @@ def handle(run: Run, tracee: Tracee) -> Any:
                 run.record.path(tracee.tid, nr.syscall_name(call), found, answer)
             return _asked(run, tracee, answer)
         return answer
-    return pathcalls.hurry(run, tracee, call, _LAST | run.nodes.folders.last)
+    return pathcalls.hurry(run, tracee, call, (_LAST | run.nodes.folders.last, _OPENED))
 
 
 def _named(run: Run, tracee: Tracee, call: int, dir_arg: int | None, path_arg: int) -> Any:

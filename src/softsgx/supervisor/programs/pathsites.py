@@ -166,7 +166,7 @@ def _lead_near(run: Run, tracee: Tracee, sites: list[tuple[int, int]]) -> None:
 
 def _mapping(tracee: Tracee, site: int) -> procmaps.Mapping | None:
     """The file's private mapping that an instruction lies in; it may not be one to write to."""
-    for m in procmaps.maps(tracee.tgid):
+    for m in procmaps.executable(tracee.tgid)[0]:
         if m.start <= site and site + 7 <= m.end:
             return m if m.perms == "r-xp" and m.inode else None
     return None
