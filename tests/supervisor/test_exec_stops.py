@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,18 @@ def test_what_a_run_has_learned_the_next_one_knows(tmp_path: Path) -> None:
     (kept,) = tmp_path.rglob("paths")
     kept.write_bytes(kept.read_bytes()[:-1] + b"x")  # damaged: learned anew
     assert _paths(_counts("/bin/ls", "-l", "/", cache=tmp_path)) > counts[-1]
+
+
+@pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
+def test_who_reads_code_to_translate_it_finds_it_as_it_is(tmp_path: Path) -> None:
+    """As valgrind's tools do, who are told by their folder: all their calls on paths stop."""
+    for _ in range(3):
+        _counts("/bin/ls", "-l", "/", cache=tmp_path)
+    translator = tmp_path / "valgrind" / "ls"
+    translator.parent.mkdir()
+    shutil.copy("/bin/ls", translator)
+    usual = _paths(_counts(translator, "-l", "/", cache=tmp_path))
+    assert usual == _paths(_counts("--exact", translator, "-l", "/", cache=tmp_path))
 
 
 def test_the_kernels_own_vdso_is_as_it_was() -> None:

@@ -131,7 +131,7 @@ def _patch(run: Run, tracee: Tracee, maps: list[procmaps.Mapping]) -> None:
             key = patch(run, space, names, m.start, m.end, m.offset, lead=bool(answers))
         else:
             key = file_key(names)
-        known = run.path_sites.get(key)
+        known = None if space.translates else run.path_sites.get(key)
         if known and space.paths.base > 0 and m.perms == "r-xp" and key[1] == m.inode:
             pathsites.lead_known(run, tracee, m, known)
     if space.stubs:
