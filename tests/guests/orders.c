@@ -36,6 +36,10 @@
  *   accept PLACE MASK [pending|restricted|trim|tcs] | emodpe PLACE MASK | acceptcopy PLACE FROM MASK
  *   noexec [DIRECTORY]           it, else ORDERS_DIR, is a noexec mount from now on, for this worker
  *   could SOURCE MASK            whether memory like a source may become MASK: mprotect's answer
+ *   hold N F ORDER…              another thread obeys the order, whose call is held at the Nth mark of its rule
+ *                                (docs/how-to-write-a-rule.md); F: a descriptor of the device. "held", or the answer
+ *   another SOURCE [dir=DIR value=N]  other memory where the last source of add was, for a page that returns N
+ *   go F                         the held call goes on: the order's answer
  *   fork WORKER | spawn WORKER PROGRAM (another file of this program) | exit
  * Sources: see lib/source.h. ORDERS_DIR in the environment says where files are.
  */
@@ -50,12 +54,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "added.h"
+#include "fds.h"
+#include "held.h"
 #include "loader.h"
 #include "noexec.h"
 #include "sgx2.h"
 #include "softsgx_designs.h"
 #include "source.h"
 #include "tap.h"
+#include "words.h"
 
 #define BASE 0x100000000000ull
 #define TEST_PAGES 16
@@ -79,6 +86,8 @@ static void answer(const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(line, sizeof(line), fmt, ap);
 	va_end(ap);
+	if (reply_to)
+		return (void)strcpy(reply_to, line);
 	if (send(orders(me, 1), line, strlen(line), 0) < 0)
 		_exit(1);
 }
@@ -126,23 +135,7 @@ static void answer_entry(struct call *c, bool value)
 
 /* -- words --------------------------------------------------------------------------------- */
 
-static char *words[32];
-static int nwords;
-
-static const char *word(int i) { return i < nwords ? words[i] : ""; }
 static int *var(int i) { return &fds[word(i)[0] & 127]; }
-
-static const char *option(const char *name, const char *otherwise)
-{
-	size_t n = strlen(name);
-
-	for (int i = 0; i < nwords; i++)
-		if (!strncmp(words[i], name, n) && words[i][n] == '=')
-			return words[i] + n + 1;
-	return otherwise;
-}
-
-static uint64_t number(const char *text) { return strtoull(text, NULL, 0); }
 
 static uint64_t mask(const char *text) { return (uint64_t)letters(text); }
 
@@ -202,6 +195,10 @@ static void function(uint8_t *at, uint64_t value)
 	at[5] = at[6] = at[7] = 0xc3;
 }
 
+/* Where the last page was added from, and what is remembered of its content. */
+static void *last_source;
+static uint8_t *last_content;
+
 static long add_one(int fd, const struct encl_seg *s, const char *from, const char *dir)
 {
 	const char *via = option("via", "pages");
@@ -216,6 +213,8 @@ static long add_one(int fd, const struct encl_seg *s, const char *from, const ch
 		src = source(from, dir, s->src, s->len);
 		if (src == MAP_FAILED)
 			return -1;
+		last_source = src;
+		last_content = (uint8_t *)s->src;
 	}
 	if (!strcmp(via, "plan")) {
 		ret = 0;
@@ -474,26 +473,12 @@ static void order_acceptcopy(void)
 
 static void order_send(void)
 {
-	char control[CMSG_SPACE(sizeof(int))] = {0}, byte = 0;
-	struct iovec iov = {&byte, 1};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-			     .msg_controllen = sizeof(control)};
-	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-	bool give = !strcmp(word(0), "send");
+	int done;
 
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	if (give) {
-		memcpy(CMSG_DATA(c), var(1), sizeof(int));
-		return answer_call(sendmsg(inbox((int)number(word(2)), 1), &msg, 0) == 1 ? 0 : -1);
-	}
-	if (recvmsg(inbox(me, 0), &msg, MSG_CMSG_CLOEXEC) != 1)
-		return answer_call(-1);
-	if (!CMSG_FIRSTHDR(&msg))
-		return answer("nothing");
-	memcpy(var(1), CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(int));
-	answer("0");
+	if (!strcmp(word(0), "send"))
+		return answer_call(send_fd(inbox((int)number(word(2)), 1), *var(1)));
+	done = receive_fd(inbox(me, 0), var(1));
+	return done == 1 ? answer("nothing") : answer_call(done);
 }
 
 static void order_fork(void)
@@ -513,6 +498,35 @@ static void order_fork(void)
 	answer_call(pid < 0 ? -1 : 0);
 }
 
+/* -- held calls ------------------------------------------------------------------------------ */
+
+static void obey(void);
+
+static void obey_line(char *line) { split(line), obey(); }
+
+static void order_hold(void)
+{
+	char line[400] = "";
+
+	for (int i = 3; i < nwords; i++)
+		snprintf(line + strlen(line), sizeof(line) - strlen(line), "%s ", word(i));
+	answer("%s", hold_next(*var(2), number(word(1)), line, obey_line));
+}
+
+static void order_go(void) { answer("%s", go_on(*var(1))); }
+
+static void order_another(void)
+{
+	static uint8_t content[PAGE] __attribute__((aligned(4096)));
+	void *p;
+
+	function(content, number(option("value", "0")));
+	p = source(word(1), directory("dir"), content, PAGE);
+	memcpy(last_content, content, PAGE); /* that is what will be measured */
+	answer_call(p == MAP_FAILED
+		    || mremap(p, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, last_source) == MAP_FAILED ? -1 : 0);
+}
+
 static void obey(void)
 {
 	static const struct {
@@ -525,7 +539,7 @@ static void obey(void)
 		{"segmentfd", order_segmentfd}, {"peek poke call enter", order_inside},
 		{"accept emodpe", order_enclu}, {"touch", order_touch},
 		{"noexec", order_noexec}, {"could", order_could},
-		{"acceptcopy", order_acceptcopy},
+		{"acceptcopy", order_acceptcopy}, {"hold", order_hold}, {"go", order_go}, {"another", order_another},
 	};
 	const char *name = word(0);
 	struct place a, b;
@@ -563,15 +577,12 @@ static void obey(void)
 
 static void work(void)
 {
-	char line[400], *save;
+	char line[400];
 	ssize_t n;
 
 	while ((n = recv(orders(me, 1), line, sizeof(line) - 1, 0)) > 0) {
 		line[n] = 0;
-		nwords = 0;
-		for (char *w = strtok_r(line, " ", &save); w && nwords < 32; w = strtok_r(NULL, " ", &save))
-			words[nwords++] = w;
-		obey();
+		obey_line(line);
 	}
 	_exit(0);
 }

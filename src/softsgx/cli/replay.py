@@ -249,7 +249,7 @@ def _take(setup: _Setup, orders: list[Any], errors: IO[str]) -> Iterator[Any]:
             "--", setup.program,
         ],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-        env=os.environ | {"SGX_DEVICE": device_of(setup.trace["design"])},
+        env=os.environ | {"SGX_DEVICE": device_of(setup.trace["design"]), "SOFTSGX_MARKS": "1"},
     ) as run:  # fmt: skip
         assert run.stdin is not None
         assert run.stdout is not None

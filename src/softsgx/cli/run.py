@@ -177,6 +177,7 @@ def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Trac
     if "dcap_ql" in chosen:
         _dcap_ql(origin)
     options.exact = "exact" in chosen
+    options.marks = bool(os.environ.get("SOFTSGX_MARKS"))  # softsgx replay's
     options.quiet = _quiet(chosen)
     options.carry_out = "carry_out" in chosen and _carries_out(design, options)
     options.abort_page = bool(chosen.get("abort_page"))

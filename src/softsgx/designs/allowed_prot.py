@@ -67,7 +67,7 @@ class AllowedProt(SeedDesign):
         k.need(EFAULT, at.source.found, "a VMA at src or above it")
         declared = self.declared(k, at, r)
         if self.chose("version", "v1"):
-            declared = self.unheld(k, declared)
+            declared = self.unheld(k, at, declared)
             self.still_building(k, at, r)
         k.need(EFAULT, at.source.readable, "the source can be read")
         k.need(EBUSY, no(at.page.present), "no page there yet")
@@ -76,9 +76,10 @@ class AllowedProt(SeedDesign):
         k.leaf(self.eadd, at, r, failed=EIO, faulted=EIO)
         at.page.max = declared
 
-    def unheld(self, k: Context, declared: Value) -> Value:
+    def unheld(self, k: Context, at: Any, declared: Value) -> Value:
         """v1: what v2 closed, by "Hold mmap_sem across copy_to_user() to prevent a TOCTOU race"."""
         kept = k.unlocked(
+            at,
             "the source VMA was looked at, and nothing is copied yet",
             source=_V1.format(7) + "sgx_encl_page_protect(): up_read(); Smalley, 3 June 2019:"
             " \"What ensures that the mapping referenced by src can't be changed to an entirely"

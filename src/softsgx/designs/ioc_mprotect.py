@@ -131,6 +131,7 @@ class IocMprotect(SeedDesign):
         asked = READ | X | ite(w_and_x, W, 0)
         k.ask("file_mprotect", at, reqprot=asked, prot=asked)
         kept = k.unlocked(
+            at,
             "the pages were looked at and the LSM was asked, and the VMA is as it was",
             held=("mmap_lock",),
             source='seed, point 6: "works like normal mprotect()"; Linux do_mprotect_pkey() holds'

@@ -233,6 +233,7 @@ class Linux60(Linux511):
         page.max = ite(to_tcs, RW, page.max)
         if to_tcs:
             k.unlocked(
+                at,
                 "the maximum is that of a TCS, and what was mapped is being zapped",
                 held=("SGX_ENCL_IOCTL",),
                 source="Linux sgx_enclave_modify_types(): encl->lock is let go for"
@@ -248,6 +249,7 @@ class Linux60(Linux511):
         # The driver learns of EACCEPT by EMODPR, which faults on an accepted trimmed page.
         k.need(EPERM, no(at.page.pending) & no(at.page.modified), "the enclave ran EACCEPT")
         k.unlocked(
+            at,
             "the page may go, and what was mapped is being zapped",
             held=("SGX_ENCL_IOCTL",),
             source="Linux sgx_encl_remove_pages(): encl->lock is let go for sgx_zap_enclave_ptes()",

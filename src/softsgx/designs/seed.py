@@ -168,6 +168,7 @@ class SeedDesign(Linux60):
         if self.holds_source:
             return At(prot=at.source.prot, may=at.source.may, **said)
         return k.unlocked(
+            at,
             "the source VMA was looked at, and nothing is copied yet",
             source="Christopherson's code of a week later, [RFC PATCH 7/9] (31 May 2019)"
             " sgx_encl_page_protect(): up_read(); Smalley, 3 June 2019: \"What ensures that the"

@@ -122,6 +122,7 @@ class Segments(SeedDesign):
         at.vma.shared = 1
         self.mmap_segment(k, at, r)
         k.unlocked(
+            at,
             "the driver has looked at the pages, and nobody finds the VMA yet",
             held=("mmap_lock",),
             source="Linux mm/mmap.c mmap_region(): call_mmap(), then vma_link()",

@@ -41,6 +41,10 @@ class PageCells(Cell):
         ):  # fmt: skip
             object.__setattr__(self, name, value)
 
+    def reset(self) -> None:
+        """Forget what a rule assigned."""
+        self.words[:] = self._before
+
     def store(self) -> None:
         """Keep what a rule assigned; the mappings of the pages follow."""
         pairs = zip(self._before, self.words, strict=True)

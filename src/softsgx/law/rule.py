@@ -139,7 +139,7 @@ class Context(Protocol):
         """
 
     def unlocked(
-        self, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value
+        self, at: Any, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value
     ) -> Any:  # fmt: skip
         """Here the kernel has let its locks go: steps of other threads may come in between.
 
@@ -157,16 +157,22 @@ class Lsm(Protocol):
 
 
 class Run:
-    """Evaluates rules on concrete state: stops at the first `need` that fails."""
+    """Evaluates rules on concrete state: stops at the first `need` that fails.
 
-    __slots__ = ("lsm",)
+    halves: one of `softsgx.law.halves`, None where a rule is evaluated as one.
+    """
+
+    __slots__ = ("halves", "lsm")
 
     def __init__(self, lsm: Lsm | None = None) -> None:
         self.lsm = lsm
+        self.halves: Any = None
 
     def need(self, errno: int, cond: Value, why: str = "") -> None:
         """Raise `Stop` unless ``cond`` holds (for every distinct state of the range)."""
         if not (cond if isinstance(cond, int) else all_(cond)):
+            if self.halves is not None and self.halves.passed_over():
+                return
             raise Stop(errno, why)
 
     def ask(self, hook: str, at: Any, *, when: Value = 1, **what: Value) -> None:
@@ -181,10 +187,10 @@ class Run:
         return int(self.lsm is None or not when or not self.lsm.ask(hook, at, what))
 
     def unlocked(
-        self, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value  # noqa: ARG002
+        self, at: Any, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value  # noqa: ARG002
     ) -> Any:  # fmt: skip
-        """Nothing comes in between: a call is evaluated as one."""
-        return At(**kept)
+        """Nothing comes in between, but in a replay: a call is evaluated as one."""
+        return At(**kept) if self.halves is None else self.halves.mark(at, kept)
 
     def leaf(
         self, rule: Callable[..., None], at: Any, r: Any, *, failed: int, faulted: int

@@ -225,7 +225,7 @@ class _Tracer:
         return answer if isinstance(when, int) else implies(when, answer)
 
     def unlocked(
-        self, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value
+        self, _at: Any, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value
     ) -> Any:  # fmt: skip
         """A step; what is read behind it is told as if nothing had come in between."""
         self.steps.append(Unlocked(self.stated_by(), what, source, held, kept))

@@ -125,9 +125,9 @@ class _AfterLsm:
         return self._k.granted(hook, at, when=when, **what)
 
     def unlocked(
-        self, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value
+        self, at: Any, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value
     ) -> Any:  # fmt: skip
-        return self._k.unlocked(what, source=source, held=held, **kept)
+        return self._k.unlocked(at, what, source=source, held=held, **kept)
 
 
 def mmap(

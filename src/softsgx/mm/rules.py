@@ -39,6 +39,7 @@ class MmRules(Law):
         """mmap: the LSM, the place, the mode of the file, noexec, then the driver."""
         self.ask_mmap(k, at, r)
         k.unlocked(
+            at,
             "the LSM was asked",
             source="Linux mm/util.c vm_mmap_pgoff(): security_mmap_file(), then mmap_lock",
         )
@@ -60,6 +61,7 @@ class MmRules(Law):
         at.vma.shared = shared
         self.driver_mmap(k, at, r)
         k.unlocked(
+            at,
             "the driver has looked at the pages, and nobody finds the VMA yet",
             held=("mmap_lock",),
             source="Linux mm/mmap.c mmap_region(): call_mmap(), then vma_link()",
@@ -71,12 +73,14 @@ class MmRules(Law):
         k.need(EACCES, subset(r.prot, at.vma.may), "prot within VM_MAY*")
         self.ask_mprotect(k, at, r)
         k.unlocked(
+            at,
             "the LSM was asked",
             held=("mmap_lock",),
             source="Linux mm/mprotect.c do_mprotect_pkey(): mmap_lock alone",
         )
         self.driver_mprotect(k, at, r)
         k.unlocked(
+            at,
             "the driver has looked at the pages, and the VMA is as it was",
             held=("mmap_lock",),
             source="Linux mm/mprotect.c do_mprotect_pkey(): vm_ops->mprotect(), then"

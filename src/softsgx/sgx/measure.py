@@ -177,11 +177,13 @@ class Measurement:
 
         This is what ADD_PAGE of the v20 interface asks for; ``data`` is the page (4096 bytes).
         """
-        self.eadd(offset_bytes, flags)
+        records = [_EADD.pack(EADD_TAG, offset_bytes, measured_flags(flags))]
         view = memoryview(data)
         for at in range(0, PAGE_SIZE, CHUNK_SIZE):
             if mrmask >> at // CHUNK_SIZE & 1:
-                self.eextend(offset_bytes + at, view[at : at + CHUNK_SIZE])
+                records.append(_EEXTEND.pack(EEXTEND_TAG, offset_bytes + at))
+                records.append(bytes(view[at : at + CHUNK_SIZE]))
+        self._hash.update(b"".join(records))
 
     def add_pages(self, offset_bytes: int, flags: int, data: Buffer, measured: bool = True) -> None:
         """EADD, and EEXTEND if ``measured``, of the pages in ``data`` (whole pages)."""
@@ -191,13 +193,16 @@ class Measurement:
         if not measured:
             self.add_pages_unmeasured(offset_bytes, flags, n_pages)
             return
+        view = memoryview(data)
+        if isinstance(self._hash, Sha256):
+            self._pages(self._hash, view, 0, offset_bytes, n_pages, flags)
+            return
         # The way into the template is preadv, so the bytes pass through a small file of ours.
         if self._scratch < 0:
             import weakref
 
             self._scratch = os.memfd_create("softsgx-measure", os.MFD_CLOEXEC)
             weakref.finalize(self, os.close, self._scratch)
-        view = memoryview(data)
         at = 0
         for first, n in _batches(offset_bytes, n_pages):
             size = n * PAGE_SIZE
@@ -241,11 +246,19 @@ class Measurement:
             and isinstance(self._hash, Sha256)
             and _is_there(fd, view, file_offset, n_pages * PAGE_SIZE)
         ):
-            eadd = _EADD.pack(EADD_TAG, 0, measured_flags(flags))
-            self._hash.pages(view, file_offset, n_pages, offset_bytes, eadd, _EXTENDS)
+            self._pages(self._hash, view, file_offset, offset_bytes, n_pages, flags)
             return
         for first, n in _batches(offset_bytes, n_pages):
             self._measure(fd, first + shift, first, n, flags)
+
+    @staticmethod
+    def _pages(
+        digest: Sha256, view: memoryview, at: int, offset_bytes: int, n_pages: int, flags: int
+    ) -> None:
+        if offset_bytes % PAGE_SIZE:
+            raise InternalError(f"EADD at {offset_bytes:#x}, which is not the start of a page")
+        eadd = _EADD.pack(EADD_TAG, 0, measured_flags(flags))
+        digest.pages(view, at, n_pages, offset_bytes, eadd, _EXTENDS)
 
     def digest(self) -> bytes:
         """MRENCLAVE (32 bytes) of what has been measured so far; measuring may go on."""

@@ -125,8 +125,12 @@ class Sha256:
 
     def update(self, data: bytes | memoryview) -> None:
         """Hash these bytes, too."""
-        view = memoryview(data)
-        if not self._update(self._context, _address(view), view.nbytes):
+        if type(data) is bytes:
+            good = self._update(self._context, data, len(data))
+        else:
+            view = memoryview(data)
+            good = self._update(self._context, _address(view), view.nbytes)
+        if not good:
             raise InternalError("EVP_DigestUpdate() fails")
 
     def pages(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from softsgx.checker.witnesses.script import value_of
+from softsgx.checker.witnesses.order import copied_from
 from softsgx.checker.witnesses.seen import NAMES, NotSeenError, Seen, Taken
 from softsgx.checker.world.sources import SOURCES
 from softsgx.law.values import R, W, X, mask_name
@@ -46,7 +46,7 @@ def _each(seen: Seen, show: Callable[[Seen, int, int, int], Iterator[str]]) -> I
 
 def _modified_code(seen: Seen, p: int, i: int, value: int) -> Iterator[str]:
     step = seen.content(i)
-    if value == value_of(i) or seen.trace["steps"][step - 1]["step"] == "add":
+    if value == seen.value(i) or seen.trace["steps"][step - 1]["step"] == "add":
         raise NotSeenError(f"page {i} runs as it was added")
     yield f"process {p} ran page {i}, which returned {value:#x}: code that step {step} wrote"
     yield seen.without_authority(p, i)
@@ -74,8 +74,8 @@ def _writer_authorised(seen: Seen, p: int, i: int, value: int) -> Iterator[str]:
 
 def _vetted_always(seen: Seen, p: int, i: int, value: int) -> Iterator[str]:
     step = seen.content(i)
-    added = [SOURCES[s["source"]] for n, s in seen.steps() if n == step and s["step"] == "add"]
-    if value != value_of(i) or not added or added[0].intact:
+    added = [SOURCES[copied_from(s)] for n, s in seen.steps() if n == step and s["step"] == "add"]
+    if value != seen.value(i) or not added or added[0].intact:
         raise NotSeenError(f"page {i} runs, but not as it was added from anonymous memory")
     seen.not_asked_x(step)
     source = added[0].words
@@ -97,7 +97,7 @@ def _unvetted_code(seen: Seen, p: int, i: int, value: int) -> Iterator[str]:
 
 def _could(seen: Seen, i: int, what: str) -> str:
     source = next(
-        SOURCES[s["source"]].words for _, s in seen.steps() if s["step"] == "add" and s["i"] == i
+        SOURCES[copied_from(s)].words for _, s in seen.steps() if s["step"] == "add" and s["i"] == i
     )
     if not any(answer == "EACCES" for *_, answer in seen.shown("could")):
         raise NotSeenError("nobody tried what the source could become")
@@ -105,7 +105,7 @@ def _could(seen: Seen, i: int, what: str) -> str:
 
 
 def _noexec(seen: Seen, p: int, i: int, value: int) -> Iterator[str]:
-    if value != value_of(i):
+    if value != seen.value(i):
         raise NotSeenError(f"page {i} runs, but not as it was added")
     yield f"process {p} ran page {i}, which returned {value:#x} as it was added"
     yield _could(seen, i, "PROT_EXEC (EACCES)")
@@ -203,7 +203,7 @@ def _was_hole(seen: Seen, number: int) -> bool:
 
 
 def _benign_runs(seen: Seen, p: int, i: int, value: int) -> Iterator[str]:
-    if value != value_of(i):
+    if value != seen.value(i):
         raise NotSeenError(f"page {i} runs, but not as it was added")
     yield f"process {p} ran page {i}, which returned {value:#x} as it was added"
     more = ({"execmod"}, {"execmem"}) if seen.lsm == "selinux" else ()

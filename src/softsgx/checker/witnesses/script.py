@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from softsgx.checker.witnesses.confine import domain, policy_of
+from softsgx.checker.witnesses.order import POKED, POKED_AGAIN, Order, value_of
 from softsgx.checker.world.sources import SOURCES
 from softsgx.designs.registry import DESIGNS
 from softsgx.errors import UsageError
@@ -19,11 +20,8 @@ from softsgx.law.rule import rules_of
 from softsgx.law.values import RW, R, W, X, mask_name
 from softsgx.sdm.leaves import PT_TCS, PT_TRIM
 
-__all__ = ["POKED", "Order", "domain", "orders_of", "policy_of", "value_of"]
+__all__ = ["domain", "orders_of", "policy_of"]
 
-POKED = 0x4242
-"""What a page returns that was written, when it is called."""
-POKED_AGAIN = 0x4343
 _PLAN = tuple(
     f"{name}.{n}" for n in range(2) for name in ("stack", "tcs", "ssa", "tls")
 )  # of the program's own enclave: two threads
@@ -36,27 +34,6 @@ _SOURCES = (
 _TYPES = {
     "MAP_SHARED": "mmap", "MAP_PRIVATE": "mmap-private", "MAP_SHARED_VALIDATE": "mmap-validate",
 }  # fmt: skip
-
-
-def value_of(i: int) -> int:
-    """What page ``i`` returns as it was added."""
-    return 0x1000 + i
-
-
-class Order:
-    """One line for the program: ``text``, the ``answer`` that the model predicts (None: any).
-
-    step: the number of the trace's step that it is of, from 1 on; 0: beside them. shows:
-    what it is for where it is none of the step's: "own", to map the enclave's own code, or to
-    show something of the state at the end.
-    """
-
-    __slots__ = ("answer", "shows", "step", "text")
-
-    def __init__(
-        self, text: str, answer: str | None = "0", step: int = 0, shows: str = ""
-    ) -> None:  # fmt: skip
-        self.text, self.answer, self.step, self.shows = text, answer, step, shows
 
 
 def _mask(mask: int) -> str:
@@ -106,6 +83,7 @@ class _Writer:
         self.holders: set[int] = set()
         self.mounted: set[int] = set()
         self.created = self.aliased = False
+        self.raced: set[int] = set()  # pages that were copied from what nobody had looked at
         # What each page was added from; no entry: zeroed (EAUG), or absent.
         self.added: dict[int, int] = {}
         # Pages that are to be a TCS: EACCEPT looks at their content.
@@ -127,6 +105,31 @@ class _Writer:
             yield order
 
     def step(self, s: dict[str, Any]) -> Iterator[Order]:
+        """The orders of a step. The first half of a call is held in a second thread; what lies
+        where a page is copied from by then is mapped there before it goes on.
+        """
+        part, p = s.get("part"), s["p"]
+        if part is None:
+            yield from self.whole(s)
+        elif part == 1:
+            *before, call = self.whole(s)
+            yield from before
+            later = self.trace["steps"][self.trace["steps"].index(s) :]
+            copied = next((t["copied"] for t in later if "copied" in t and t["i"] == s["i"]), 0)
+            if SOURCES[copied].noexec:  # while the process has one thread
+                yield from self._mount(p)
+            worker, _, order = call.text.partition(" ")
+            yield Order(f"{worker} hold {s['mark']} e {order}", "held")
+        else:
+            if "copied" in s and s["copied"] != s["source"]:
+                source = s["copied"]
+                self.added[s["i"]] = source
+                self.raced.add(s["i"])
+                where = f"{self._directory(source)} value={value_of(s['i'], copied=True)}"
+                yield Order(f"{p} another {_SOURCES[source]}{where}")
+            yield Order(f"{p} go e", "0" if part == 2 else None)
+
+    def whole(self, s: dict[str, Any]) -> Iterator[Order]:
         name, p = s["step"], s["p"]
         page = f"p{s['i']}" if "i" in s else ""
         maker = getattr(self, "_" + name.replace("-", "_"), None)
@@ -372,7 +375,7 @@ class _Writer:
             value = POKED
             yield from self._enter(writer)
             yield Order(f"{writer} poke p{i} {value}", shows="write")
-        value = value_of(i) if value is None else value
+        value = value_of(i, i in self.raced) if value is None else value
         yield from self._enter(p)
         yield Order(f"{p} call p{i}", f"{value:#x}", shows="run")
 

@@ -15,7 +15,7 @@ from softsgx.checker.witnesses.confine import (
     domain,
     profile,
 )
-from softsgx.checker.witnesses.script import Order
+from softsgx.checker.witnesses.order import Order, copied_from, value_of
 from softsgx.checker.world.permissions import PROCESS2
 from softsgx.designs.base import Design
 from softsgx.designs.registry import DESIGNS
@@ -68,8 +68,18 @@ class Seen:
     # -- what was called -------------------------------------------------------------------
 
     def steps(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The steps with their numbers."""
-        return enumerate(self.trace["steps"], 1)
+        """The steps with their numbers; of a call in halves the second, if it was not refused."""
+        for number, step in enumerate(self.trace["steps"], 1):
+            if step.get("part", 2) == 2:
+                yield number, step
+
+    def value(self, i: int) -> int:
+        """What page ``i`` returns as it was added."""
+        raced = False
+        for _, s in self.steps():
+            if s["step"] == "add" and s["i"] == i:
+                raced = copied_from(s) != s["source"]
+        return value_of(i, raced)
 
     def events(self, step: int) -> Iterator[dict[str, Any]]:
         """The events of a step's own orders."""

@@ -9,6 +9,7 @@ from softsgx.checker.engines.answer import Step
 from softsgx.checker.witnesses.asking import asked_of
 from softsgx.checker.witnesses.ending import end_of
 from softsgx.checker.witnesses.threads import trace_words, whole_args
+from softsgx.checker.world.halves import First
 from softsgx.checker.world.system import State, System
 from softsgx.law.values import Value
 
@@ -32,6 +33,8 @@ def trace_data(
         if step.move.name == "eaccept":
             page = f"page{step.move.meta['i']}."
             data |= {name: before[page + name] for name in _ACCEPTED}
+        if isinstance(step.move, First):
+            data["mark"] = step.move.nth
         data["asked"] = asked_of(system, step, before)
         told.append(data)
         before = step.after

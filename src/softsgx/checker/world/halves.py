@@ -65,7 +65,9 @@ class First(_Half):
         self.found: dict[str, Value] = {}
         self._end: tuple[int, dict[str, tuple[int, ...]], dict[str, None], int] | None = None
 
-    def unlocked(self, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value) -> Any:
+    def unlocked(
+        self, _at: Any, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value
+    ) -> Any:
         """Everything behind it is the second half's."""
         if self._here(Mark(what, source, held)):
             given = {f"kept_{name}": value for name, value in kept.items()}
@@ -142,7 +144,9 @@ class Second(_Half):
         if self.mark is not None:
             super().require(cond)
 
-    def unlocked(self, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value) -> Any:
+    def unlocked(
+        self, _at: Any, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value
+    ) -> Any:
         """From here on the state is that of now."""
         mark = Mark(what, source, held)
         if not self._here(mark):

@@ -59,12 +59,14 @@ def _entries(b: Builder, p: int) -> None:
             m.takes.add((MMAP_LOCK, p))
             page = LocalCell(b.world.page_schema, m)
             source = SourceChoice(m, p)
+            own = {name: m.get(f"enclave.{name}") for name in b.world.design.enclave_fields}
             at = b.at(m, p, page=page, source=source)
+            # It was added when that could be done, whenever it is mapped.
+            at.__dict__["enclave"] = At(created=1, initialized=0, dead=0, size=0, **own)
             more = own_args(b, m) | {"target": 0}
             load_rules(b, m, at, secinfo(b, prot, prot & b.law.declarable, 1, **more))
             vma = LocalCell(b.world.vma_schema, m)
             _entry_mapping(b, m, p, way, page, vma, prot)
-            own = {name: m.get(f"enclave.{name}") for name in b.world.design.enclave_fields}
             initialized = At(created=1, initialized=1, dead=0, **own)
             seen = At(page=page, vma=vma, enclave=initialized)
             m.require(has(b.law.accessible(seen), prot))

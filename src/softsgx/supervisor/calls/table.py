@@ -42,11 +42,24 @@ HANDLERS = _handlers()
 """By number, in the order in which they are asked."""
 
 
+def _marked(run: Run, tracee: Tracee) -> Any:
+    """What a replay asks of calls in halves."""
+    if run.marks is None:
+        from softsgx.supervisor.calls.marks import Marks
+
+        run.marks = Marks(answer)
+    return run.marks.stopped(run, tracee)
+
+
 def answer(run: Run, tracee: Tracee) -> Any:
     """A call at its seccomp stop: the value for RAX, None to let it run, or DONE."""
     thread = tracee.thread
     if thread is not None and thread.tcs is not None:
         return syscall_inside(run, tracee)
+    if run.options.marks:
+        value = _marked(run, tracee)
+        if value is not None:
+            return value
     call = run.view[ORIG_RAX]
     known = call in SYSCALLS
     # Not by the filter's message: of a filter of the program's own, the latest one's would count.

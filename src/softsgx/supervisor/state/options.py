@@ -26,7 +26,8 @@ class Options:
     symbols: ELF files of enclaves, ``FILE`` or ``FILE@OFFSET`` in ELRANGE; if there are any, every
     exception inside is told in full. quiet: no crash is told, and no hint given. gdb: a
     `softsgx.supervisor.debug.link.Link` to who debugs, or None. faults: a
-    `softsgx.faults.plan.Faults`, None where there are no rules.
+    `softsgx.faults.plan.Faults`, None where there are no rules. marks: the program may have calls
+    held at marks of rules (`softsgx.supervisor.calls.marks`), which is for replays.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class Options:
         "gdb",
         "lsm",
         "make_design",
+        "marks",
         "origin",
         "quiet",
         "recorder",
@@ -64,7 +66,7 @@ class Options:
         self.verify = False
         self.carry_out = False
         self.cpuid = self.aesm = True
-        self.exact = self.quiet = False
+        self.exact = self.quiet = self.marks = False
         self.abort_page = False
         self.symbols: list[str] = []
         self.dev_mode, self.dev_uid, self.dev_gid = 0o666, 0, 0

@@ -80,6 +80,7 @@ class Run:
         self.record = options.recorder
         self.faults = options.faults
         self.debugger: Any = None
+        self.marks: Any = None
         self.series: Any = None
         self.lsm = options.lsm
         self.tracees: dict[int, Tracee] = {}

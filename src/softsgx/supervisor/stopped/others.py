@@ -35,7 +35,10 @@ def in_process(
         left = [run.tracees[tid] for tid in process.space.tracees if tid not in gone]
         if not left:
             return
-        # One that an outer handler holds; one that can be interrupted; any.
+        # One that an outer handler holds; one that can be interrupted; any. A replay's stay.
+        marks = run.marks
+        if marks is not None:
+            left = [t for t in left if not marks.holds(t)] or left
         tracee = min(left, key=lambda t: (not t.stopped, t.vforking))
         try:
             in_thread(run, tracee, do)
