@@ -25,6 +25,13 @@ sys.addaudithook(hook)
 """
 
 
+def _opened(told: str) -> tuple[set[str], set[str]]:
+    """What the hook has told: files of sources and byte code, and libraries."""
+    lines = told.splitlines()
+    files = {Path(line).name.split(".")[0] for line in lines if line.endswith((".py", ".pyc"))}
+    return files, {line for line in lines if not line.startswith("/")}
+
+
 def _start(
     tree: Path, *, hook: str = "", env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -65,12 +72,24 @@ def test_the_second_start_opens_one_file_for_all_modules(tree: Path) -> None:
     first = _start(tree)
     second = _start(tree, hook=_HOOK)
     assert second.stdout == first.stdout
-    opened = second.stderr.splitlines()
-    assert opened.count(str(_file(tree))) == 1
-    ours = {Path(line).name.split(".")[0] for line in opened if line.endswith((".py", ".pyc"))}
-    assert ours == {"__init__", "entry"}, "what finds and reads the file"
-    libraries = {line for line in opened if not line.startswith("/")}
+    assert second.stderr.splitlines().count(str(_file(tree))) == 1
+    files, libraries = _opened(second.stderr)
+    assert files == {"__init__", "entry"}, "what finds and reads the file"
     assert libraries <= {"_ctypes", "_struct"}, "libraries that are loaded"
+
+
+def test_nor_does_a_whole_run_of_a_program_open_more(tmp_path: Path) -> None:
+    run = _RUN.replace("'--help'", "'/bin/true'")
+    code = f"import sys; sys.path[:] = {sys.path!r}\n{_HOOK}\n{run} main()"
+    # Not -I: the byte code goes to a folder of the test's own.
+    command = [sys.executable, "-S", "-c", code]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path)
+    for _ in range(2):  # the first run compiles, and finds out what it keeps
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    files, libraries = _opened(done.stderr)
+    assert files == {"__init__", "entry"}
+    assert libraries <= {"_ctypes", "_struct"}
 
 
 def test_a_changed_source_is_what_runs(tree: Path) -> None:

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import CodeType, ModuleType
 
+    from softsgx.host.bpf import Key, Template
+
 __all__ = ["HEAD", "main", "path_of"]
 
-HEAD = b"softsgx modules 1\0" + MAGIC_NUMBER
+HEAD = b"softsgx modules 2\0" + MAGIC_NUMBER
 
 
 def main() -> int:
@@ -49,7 +51,11 @@ def main() -> int:
     finally:
         if modules is not None:
             sys.meta_path.remove(modules)
-    if modules is None and not sys.dont_write_bytecode:
+    if modules is not None:
+        from softsgx.host.bpf import KNOWN
+
+        KNOWN.update(modules.known)
+    elif not sys.dont_write_bytecode:
         imported = set(sys.modules) - before
         from softsgx.cli.modules import write
 
@@ -74,10 +80,12 @@ class _Loader(SourceFileLoader):
 
 
 class _Modules:
-    """A finder of what is in the file."""
+    """A finder of what is in the file. known: filters that were made (`softsgx.host.bpf`)."""
 
-    def __init__(self, found: "dict[str, tuple[str, bool, CodeType]]") -> None:
-        self._found = found
+    def __init__(
+        self, found: "dict[str, tuple[str, bool, CodeType]]", known: "dict[Key, Template]"
+    ) -> None:
+        self._found, self.known = found, known
 
     def find_spec(
         self,
@@ -114,7 +122,10 @@ def _read(path: str) -> "_Modules | None":
             now = os.stat(source)
             if now.st_mtime_ns != mtime_ns or now.st_size != size:
                 return None
-        codes = marshal.loads(memoryview(raw)[codes_at:])
+        codes, known = marshal.loads(memoryview(raw)[codes_at:])
     except (OSError, EOFError, ValueError, TypeError):
         return None
-    return _Modules({row[0]: (row[1], row[2], code) for row, code in zip(rows, codes, strict=True)})
+    # What has no code is what something known was made by.
+    rows = rows[: len(codes)]
+    found = {row[0]: (row[1], row[2], code) for row, code in zip(rows, codes, strict=True)}
+    return _Modules(found, known)

@@ -9,6 +9,8 @@ from _frozen_importlib_external import SourceFileLoader
 from collections.abc import Iterable
 
 from softsgx.cli.entry import HEAD
+from softsgx.errors import SoftsgxError
+from softsgx.host import bpf
 
 __all__ = ["write"]
 
@@ -26,16 +28,18 @@ def write(path: str, names: Iterable[str]) -> None:
     rows, codes = [], []
     fresh = f"{path}.{os.getpid()}"
     try:
-        for name in sorted(names):
+        names, others = sorted(names), _make(set(sys.modules))
+        for name in (*names, *sorted(others)):
             spec = sys.modules[name].__spec__
             loader = None if spec is None else spec.loader
             if not isinstance(loader, SourceFileLoader) or not loader.path.startswith(folders):
                 continue
             info = os.stat(loader.path)
-            codes.append(loader.get_code(name))
+            if name not in others:
+                codes.append(loader.get_code(name))
             is_package = loader.is_package(name)
             rows.append((name, loader.path, is_package, info.st_mtime_ns, info.st_size))
-        told, code = marshal.dumps(tuple(rows)), marshal.dumps(tuple(codes))
+        told, code = marshal.dumps(tuple(rows)), marshal.dumps((tuple(codes), bpf.KNOWN))
         size = len(HEAD) + 16 + len(told) + len(code)
         lengths = len(told).to_bytes(8, "little") + size.to_bytes(8, "little")
         with open(fresh, "xb") as f:
@@ -46,3 +50,12 @@ def write(path: str, names: Iterable[str]) -> None:
             os.unlink(fresh)
         except OSError:
             pass
+
+
+def _make(before: set[str]) -> set[str]:
+    """Make the filter of a usual start: the modules that it takes, and no start needs then."""
+    try:
+        bpf.base_program(0, place=0)
+    except SoftsgxError:  # for want of what is compiled, as a start will say
+        return set()
+    return set(sys.modules) - before

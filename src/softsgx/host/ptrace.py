@@ -1,4 +1,4 @@
-"""ptrace(2), process_vm_readv(2) and their kin: the room's one file with ctypes.
+"""ptrace(2), process_vm_readv(2) and their kin: the room's one file with ctypes' functions.
 
 Bound once, without releasing the GIL (a ptrace call is shorter than giving it
 away and taking it back), with registers read into one buffer that is seen
@@ -8,11 +8,11 @@ ctypes.Structure.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
 
+from softsgx.host import foreign as ctypes
 from softsgx.uapi import syscalls as nr
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -115,7 +115,7 @@ def compiled(
     known = _compiled.get((path, locked))
     if known is None:
         found = (ctypes.PyDLL if locked else ctypes.CDLL)(path)
-        raw = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(found, f"{name}_words")))
+        raw = ctypes.string_in(found, f"{name}_words")
         function = found[name]
         function.argtypes, function.restype = (ctypes.c_void_p,), None
         known = _compiled[path, locked] = raw.decode(), function

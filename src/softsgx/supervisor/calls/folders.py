@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 
-from softsgx.host import bpf, ptrace
+from softsgx.host import ptrace
 from softsgx.supervisor.state.node import Node
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -59,8 +59,10 @@ def opened(run: Run, tracee: Tracee) -> Any:
     fd, space = run.view[RAX], tracee.space
     if fd < 1 << 31 and space.image and _is_dev(tracee, fd) and len(space.dir_fds) < _MAX_DIRS:
         if fd not in space.dir_fds:
+            from softsgx.host import filterprograms  # its time is no start's
+
             with calls(run, tracee) as remote:
-                install(remote, bpf.directory_program(fd))
+                install(remote, filterprograms.directory_program(fd))
         space.dir_fds[fd] = False
     cont(run, tracee)
     return DONE

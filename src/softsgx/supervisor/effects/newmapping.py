@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from softsgx.host import bpf
+from softsgx.host import filterprograms
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.remote import Remote
@@ -29,7 +29,7 @@ def tell(process: HostProcess, call: Remote, start: int, end: int) -> None:
 def watch_heap(process: HostProcess, call: Remote) -> None:
     """From now on brk stops: it may shrink what lies over the heap."""
     process.heap_watched = True
-    filters.install(call, bpf.number_program(nr.NR_brk))
+    filters.install(call, filterprograms.number_program(nr.NR_brk))
 
 
 def over_heap(process: HostProcess, call: Remote, start: int, end: int) -> None:

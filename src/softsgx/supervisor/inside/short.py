@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from softsgx.host import bpf, short, vdso
+from softsgx.host import filterprograms, short, vdso
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.short import Table
@@ -74,7 +74,7 @@ def _open(process: HostProcess, space: AddressSpace, call: Remote) -> None:
         there = call(nr.NR_mmap, where, length, _READ_WRITE, flags, fd, 0)
         call(nr.NR_close, fd)
     failed = there != where or call(nr.NR_madvise, where, length, MADV_DONTFORK) != 0
-    if failed or (not inherited and install(call, bpf.masks_program()) != 0):
+    if failed or (not inherited and install(call, filterprograms.masks_program()) != 0):
         if not inherited:
             call(nr.NR_munmap, base, image.size)
         elif there > 0:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from softsgx.host import bpf, procmaps
+from softsgx.host import filterprograms, procmaps
 from softsgx.host.vdso import load_image
 from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run
@@ -97,7 +97,7 @@ def follow_personality(run: Run, tracee: Tracee) -> Any:
     if tracee.space.image:
         with calls(run, tracee) as remote:
             for number in (nr.NR_mmap, nr.NR_mprotect, nr.NR_pkey_mprotect):
-                install(remote, bpf.number_program(number))
+                install(remote, filterprograms.number_program(number))
     cont(run, tracee)
     return DONE
 

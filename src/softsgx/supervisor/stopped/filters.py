@@ -29,18 +29,22 @@ def watch_fd(run: Run, tracee: Tracee, fd: int) -> None:
 
 def watch(call: Remote, fd: int) -> None:
     """The same by remote calls. Behind the last filter the decoy answers for itself."""
+    from softsgx.host import filterprograms  # its time is no start's
+
     watched = call.tracee.space.watched
     if fd not in watched and len(watched) < _MAX_FILTERS:
         watched.add(fd)
-        install(call, bpf.fd_program(fd))
+        install(call, filterprograms.fd_program(fd))
 
 
 def watch_names(call: Remote) -> None:
     """Hear of the calls on names that the base filter leaves alone."""
+    from softsgx.host import filterprograms  # its time is no start's
+
     space = call.tracee.space
     if not space.asked_names:
         space.asked_names = True
-        install(call, bpf.names_program())
+        install(call, filterprograms.names_program())
 
 
 def watch_range(call: Remote, start: int, end: int) -> int:
@@ -48,6 +52,7 @@ def watch_range(call: Remote, start: int, end: int) -> int:
 
     Those that had begun have ended then.
     """
+    from softsgx.host import filterprograms
     from softsgx.supervisor.stopped.freeze import passed
 
     space = call.tracee.space
@@ -56,7 +61,7 @@ def watch_range(call: Remote, start: int, end: int) -> int:
     if len(space.ranges) >= _MAX_FILTERS:
         start, end = 4096, _USER_END
     stub = space.image + vdso.load_image().syscall + 2
-    error = install(call, bpf.range_program(start, end, stub))
+    error = install(call, filterprograms.range_program(start, end, stub))
     if error:
         return error
     space.ranges.append((start, end))
@@ -120,6 +125,7 @@ def complete(run: Run, parent: Tracee, child: Tracee) -> None:
 
     It was made before some were installed, and its event came afterwards.
     """
+    from softsgx.host import filterprograms
     from softsgx.host.status import status_of
     from softsgx.supervisor.stopped.others import at_stop
 
@@ -131,9 +137,9 @@ def complete(run: Run, parent: Tracee, child: Tracee) -> None:
 
     def do(call: Remote) -> None:
         for start, end in space.ranges:
-            _set(call, bpf.range_program(start, end, stub), 0)
+            _set(call, filterprograms.range_program(start, end, stub), 0)
         for fd in space.watched:
-            _set(call, bpf.fd_program(fd), 0)
+            _set(call, filterprograms.fd_program(fd), 0)
 
     at_stop(run, child, do, interrupted=False)
 
