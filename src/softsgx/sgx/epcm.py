@@ -116,7 +116,7 @@ class PageTable:
                 if leaf != word:
                     yield start, a, word
                     start, word = a, leaf
-            else:
+            elif leaf[a & _LEAF - 1 : (b - 1 & _LEAF - 1) + 1] != array("Q", (word,)) * (b - a):
                 for here in range(a, b):
                     if leaf[here & _LEAF - 1] != word:
                         yield start, here, word
