@@ -46,6 +46,11 @@ _FOUND = {
 0 b 100000034000 9000
 0 19 100000033000 4000 4000 3 100000017000
 """,
+    "the same under a design that remembers what was mapped writable": """ema
+0 9 10000000b000 2000 3 32 ffffffffffffffff 0
+0 1ce 10000000b000 2000 0
+0 9 100000005000 8000 3 13 0 0
+""",
     "what a mapping may not be, under a design that asks no LSM of it": """execute-intent
 0 9 100000039000 1000 7 100001 2 0
 0 9 100000039000 1000 7 100001 2 10000000000

@@ -87,11 +87,11 @@ def _mprotect(run: Run, tracee: Tracee, process: HostProcess, pkey: int = -1) ->
             outcome = run.device.mprotect(process, a, b - a, prot & ~grows)
             why = outcome.why
             error = mappings.carry_out(run, process, call, outcome.effects)
-            mappings.flush(run, tracee, call)
             process.mm_changed()
             if error < 0:
                 undone(run, process, call, before, (a, b))
                 return error
+            mappings.flush(run, tracee, call)
             if not outcome.errno and pkey >= 0:
                 error = _key(process, call, a, b, pkey)
             return error or -outcome.errno

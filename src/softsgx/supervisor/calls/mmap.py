@@ -112,6 +112,7 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
             got = room.reserve(run, call, file, asked, size, flags)
             placed = got if got > 0 else None
         before = process.mm.vmas.copy()
+        pages = file.enclave.pages.copy() if file.enclave.created else None
         wanted = (addr, length, prot, flags, file, offset)
         at_limit = None
         if not error and flags & MAP_FIXED:
@@ -133,6 +134,8 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
         if error < 0:
             start = min((s for s, _ in spans), default=addr)  # the driver may have aligned it
             spans.append((addr, addr + size) if placed is None else (placed, placed + size))
+            if pages is not None:  # the kernel has refused it before it asked the driver
+                file.enclave.pages.top = pages.top
             undone(run, process, call, before, *spans)
             room.split(process, error, start)
             if placed is not None:
@@ -145,8 +148,9 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
 
 def _carry_out(run: Run, process: HostProcess, call: Remote, effects: Any) -> int:
     error = mappings.carry_out(run, process, call, effects)
-    # A design may remember of a page that it was mapped, which other mappings of it feel.
-    mappings.flush(run, call.tracee, call)
+    if error >= 0:
+        # A design may remember of a page that it was mapped, which other mappings of it feel.
+        mappings.flush(run, call.tracee, call)
     process.mm_changed()
     return error
 

@@ -143,6 +143,7 @@ def undone(
     believe(run, process, *ranges)
     for start, end in ranges:
         mappings.protect_again(run, process, call, start, end)
+    mappings.flush(run, call.tracee, call)
 
 
 def begin(run: Run, process: HostProcess) -> None:
