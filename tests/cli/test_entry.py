@@ -92,6 +92,21 @@ def test_nor_does_a_whole_run_of_a_program_open_more(tmp_path: Path) -> None:
     assert libraries <= {"_ctypes", "_struct"}
 
 
+def test_modules_say_of_themselves_what_they_say_without_it(tree: Path) -> None:
+    _start(tree)
+    told = (
+        "import atexit, os; os._exit = lambda status: [print(n, m.__file__, m.__cached__,"
+        " m.__package__, getattr(m, '__path__', None), m.__spec__.origin, m.__spec__.parent,"
+        " m.__spec__.has_location, file=sys.stderr)"
+        " for n, m in sorted(sys.modules.items()) if n.startswith('softsgx')]\n"
+    )
+    found = _start(tree, hook=told).stderr
+    _file(tree).unlink()
+    usual = _start(tree, hook=told + "sys.dont_write_bytecode = True").stderr
+    assert "softsgx.supervisor.loop.supervisor" in found
+    assert found == usual
+
+
 def test_a_changed_source_is_what_runs(tree: Path) -> None:
     _start(tree)
     source = tree / "softsgx" / "cli" / "run.py"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "main", "path_of"]
 
-HEAD = b"softsgx modules 2\0" + MAGIC_NUMBER
+HEAD = b"softsgx modules 3\0" + MAGIC_NUMBER
 
 
 def main() -> int:
@@ -83,7 +83,7 @@ class _Modules:
     """A finder of what is in the file. known: filters that were made (`softsgx.host.bpf`)."""
 
     def __init__(
-        self, found: "dict[str, tuple[str, bool, CodeType]]", known: "dict[Key, Template]"
+        self, found: "dict[str, tuple[str, bool, str, CodeType]]", known: "dict[Key, Template]"
     ) -> None:
         self._found, self.known = found, known
 
@@ -96,13 +96,13 @@ class _Modules:
         """What the import system asks (`importlib.abc.MetaPathFinder`)."""
         if fullname not in self._found:
             return None
-        path, is_package, code = self._found[fullname]
+        path, is_package, cached, code = self._found[fullname]
         loader = _Loader(fullname, path)
         loader.code = code
         spec = ModuleSpec(fullname, loader, origin=path, is_package=is_package)
         if is_package:
             spec.submodule_search_locations = [os.path.dirname(path)]
-        spec.has_location = True
+        spec.has_location, spec.cached = True, cached  # to find it out takes long
         return spec
 
 
@@ -118,7 +118,7 @@ def _read(path: str) -> "_Modules | None":
         if len(raw) != int.from_bytes(raw[at - 8 : at], "little"):
             return None
         rows = marshal.loads(raw[at:codes_at])
-        for _, source, _, mtime_ns, size in rows:
+        for _, source, _, mtime_ns, size, _ in rows:
             now = os.stat(source)
             if now.st_mtime_ns != mtime_ns or now.st_size != size:
                 return None
@@ -127,5 +127,5 @@ def _read(path: str) -> "_Modules | None":
         return None
     # What has no code is what something known was made by.
     rows = rows[: len(codes)]
-    found = {row[0]: (row[1], row[2], code) for row, code in zip(rows, codes, strict=True)}
+    found = {row[0]: (row[1], row[2], row[5], code) for row, code in zip(rows, codes, strict=True)}
     return _Modules(found, known)

@@ -31,14 +31,16 @@ def write(path: str, names: Iterable[str]) -> None:
         names, others = sorted(names), _make(set(sys.modules))
         for name in (*names, *sorted(others)):
             spec = sys.modules[name].__spec__
-            loader = None if spec is None else spec.loader
-            if not isinstance(loader, SourceFileLoader) or not loader.path.startswith(folders):
+            loader = spec and spec.loader
+            if spec is None or not isinstance(loader, SourceFileLoader):
+                continue
+            if not loader.path.startswith(folders):
                 continue
             info = os.stat(loader.path)
             if name not in others:
                 codes.append(loader.get_code(name))
-            is_package = loader.is_package(name)
-            rows.append((name, loader.path, is_package, info.st_mtime_ns, info.st_size))
+            of_file = info.st_mtime_ns, info.st_size
+            rows.append((name, loader.path, loader.is_package(name), *of_file, spec.cached or ""))
         told, code = marshal.dumps(tuple(rows)), marshal.dumps((tuple(codes), bpf.KNOWN))
         size = len(HEAD) + 16 + len(told) + len(code)
         lengths = len(told).to_bytes(8, "little") + size.to_bytes(8, "little")
