@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from softsgx.checker.engines.abc import find_abc
 from softsgx.checker.pool.prove import Checker
 from softsgx.checker.pool.result import Options, Result
-from softsgx.checker.pool.why import Because, switched_world
+from softsgx.checker.pool.why import Because, Change, Reasons, switched_world
 from softsgx.checker.proofs.core import core_of, hitting
 from softsgx.checker.properties import PROPERTIES
 from softsgx.checker.world.system import System
@@ -197,3 +197,82 @@ def test_without_time_nothing_is_claimed() -> None:
     assert core.enough
     assert not core.needed
     assert not core.smallest
+
+
+# -- the rule that a repair has to change ------------------------------------------------------
+
+
+def _changes(design: Any, name: str, pages: int = 2, processes: int = 1) -> Change:
+    result = Checker(design, Options(pages, processes, why=True)).check(PROPERTIES[name])
+    assert result.verdict == "refuted"
+    assert result.change is not None
+    return cast("Change", result.change)
+
+
+def test_a_trace_names_the_rule_that_let_it_through() -> None:
+    """Linux's EADD looks at VM_MAYEXEC of the source, and at no other of VM_MAY*."""
+    change = _changes(make_design("linux-6.12"), "source-bound")
+    assert (change.rule, change.others, change.sure) == ("add_page", [], True)
+    assert change.source.startswith("Linux sgx_encl_add_page()")
+    assert change.keeps == "an unmodified file's code runs, and writes its data"
+    assert change.run
+
+
+def test_where_two_calls_do_it_no_rule_alone_mends_it() -> None:
+    """mremap moves what ECREATE made, and MAP_FIXED covers it."""
+    change = _changes(make_design("linux-6.12"), "elrange-fixed", 1)
+    assert (change.rule, change.sure) == ("", True)
+
+
+def test_without_time_no_rule_is_named_and_none_is_ruled_out() -> None:
+    options = Options(1, 1, why=True)
+    checker = Checker(make_design("v20"), options)
+    prop = PROPERTIES["noexec"]
+    answer = checker.decide(checker.world.some(prop.conditions(checker.world)))
+    reasons = Reasons(checker.design, options, checker.decide, {})
+    reasons._within_s = -1
+    change = reasons.change(prop, answer)
+    assert (change.rule, change.sure) == ("", False)
+
+
+# The flaw's rule, in worlds of one process: what was taken away is what a repair brings back.
+_TOLD = [
+    ("anything-runs", "noexec", "add_region"),
+    ("asks-nothing", "asked", "ioc_mprotect"),
+    ("moves", "elrange-fixed", "driver_mremap"),
+    ("shrinks", "extend-only", "extend_permissions"),
+]
+
+
+@pytest.mark.parametrize(("flaw", "name", "rule"), _TOLD, ids=[f"{f}-{n}" for f, n, _ in _TOLD])
+def test_a_flaw_is_in_the_rule_that_a_repair_has_to_change(flaw: str, name: str, rule: str) -> None:
+    change = _changes(next(f for f in FLAWS if f.name == flaw)(), name)
+    assert (change.rule, change.others) == (rule, [])
+
+
+class _OldMappings(Linux612):
+    name = "old-mappings"
+
+    def driver_access(self, at: Any) -> Value:
+        found: Value = at.page.present
+        return found
+
+
+def test_a_flaw_of_the_fault_is_told_as_such() -> None:
+    """What was mapped before a page went stays: it shows at the accesses."""
+    change = _changes(_OldMappings(), "page-bound", 1)
+    assert "fault" in {c.rule for c in (change, *change.others)}
+
+
+def test_options_that_mend_change_a_rule_that_is_told() -> None:
+    """source=prot is one of ADD_REGION's."""
+    for text, name, option in (("ioc-mprotect:open=rdonly", "noexec", "source=prot"),):
+        change = _changes(make_design(text), name)
+        told = {c.rule for c in (change, *change.others)}
+        assert "add_region" in told, option
+
+
+def test_the_run_that_stays_does_not_break_the_property_itself() -> None:
+    """source-vma's plainest run maps RX what was mapped R; its repair is the check at the fault."""
+    change = _changes(make_design("source-vma"), "page-bound")
+    assert (change.rule, change.step, change.others) == ("fault", 0, [])

@@ -61,6 +61,9 @@ def test_why_a_property_holds(capsys: pytest.CaptureFixture[str]) -> None:
     (result,) = json.loads(capsys.readouterr().out)
     (one,) = result["because"]["rests"]
     assert (one["rule"], one["needed"], len(one["steps"])) == ("add_page", True, 6)
+    args[3] = "source-bound"
+    assert main(args) == 1
+    assert "\n    add_page at step 3 (Linux sgx_encl_add_page()" in capsys.readouterr().out
     assert main([*args, "--engine", "explicit"]) == 2
     assert "--why asks a solver" in capsys.readouterr().err
 

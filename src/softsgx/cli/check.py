@@ -62,7 +62,8 @@ def parser() -> Any:
     )  # fmt: skip
     p.add_argument(
         "--why", action="store_true",
-        help="of each proof a smallest set of rules that it rests on (-v: the trace without each)",
+        help="of each proof a smallest set of rules that it rests on, of each trace the rule that a"
+        " repair has to change (-v: the traces behind that)",
     )  # fmt: skip
     p.add_argument("--markdown", action="store_true", help="the table alone, as Markdown")
     p.add_argument(

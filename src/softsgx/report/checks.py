@@ -134,6 +134,9 @@ def _because(because: Any, verbose: bool) -> Iterable[str]:
         found = "these are enough; whether fewer are was not found out"
     else:
         found = "not found out"
+    if because.smallest and not because.rests:
+        yield f"{because.what or 'why'}: it holds for {because.scope}, whatever the rules say"
+        return
     yield f"{because.what or 'why'}, for {because.scope} ({found}):"
     for one in because.rests:
         yield f"  {one.rule}: {one.statement}" + (f" ({one.source})" if one.source else "")
@@ -146,10 +149,30 @@ def _because(because: Any, verbose: bool) -> Iterable[str]:
             yield "    others could stand in its place"
 
 
+def _change(change: Any, verbose: bool) -> Iterable[str]:
+    """The rule that a repair has to change."""
+    stays = f", where this stays possible: {change.keeps}" if change.keeps else ""
+    if change.rule:
+        one = "one of these rules" if change.others or not change.sure else "this one rule"
+        yield f"a repair has to change {one}{stays}"
+    elif change.sure:
+        yield f"no change of one rule alone mends it{stays}"
+    else:
+        yield "a rule that a repair has to change was not found in time"
+    for one in [change, *change.others] if change.rule else ():
+        where = f"step {one.step}" if one.step else "the accesses at the end"
+        how = ", which is closed" if one.closes else ""
+        yield f"  {one.rule} at {where}{how}" + (f" ({one.source})" if one.source else "")
+    for n, step in enumerate(change.run if verbose else (), 1):
+        yield f"    what stays possible, {n:2}. {step}"
+
+
 def _details(result: Any, verbose: bool) -> Iterable[str]:
     yield from result.permissions
     for n, step in enumerate(result.steps, 1):
         yield f"{n:2}. {step}"
+    if result.change:
+        yield from _change(result.change, verbose)
     if result.weaker:
         yield "with less:"
         for line in result.weaker["permissions"]:

@@ -21,7 +21,7 @@ from softsgx.checker.engines.answer import BOUNDED, PROVED, REFUTED, Answer, Cla
 from softsgx.checker.engines.explore import explore
 from softsgx.checker.engines.limits import out_of_memory
 from softsgx.checker.pool.result import Options, Result, pair_name
-from softsgx.checker.pool.why import proved_of, rests_on, switched_world
+from softsgx.checker.pool.why import Reasons
 from softsgx.checker.proofs.induction import breaks, by_induction, minimal
 from softsgx.checker.proofs.invariants import invariant_words
 from softsgx.checker.proofs.lemmas import lemmas
@@ -42,8 +42,6 @@ from softsgx.law.values import Value
 __all__ = ["Checker"]
 
 _LEMMAS_S = 30
-_WHY_TIMES = 2
-"""The timeouts after which no further question is asked for `Options.why`."""
 
 
 class Checker:
@@ -65,8 +63,7 @@ class Checker:
         self._lifts = Lifts(design, o.lsm, o.permissions, o.timeout_s, interleaved)
         self._lemmas: dict[System, list[Clause]] = {}
         self._asked: list[Question] = []
-        self._switched: World | None = None
-        self._apart: State = {}
+        self._reasons = Reasons(design, o, self.decide, self.system.fixed)
 
     def _make(self, pages: int, processes: int) -> tuple[World, System]:
         world = World(self.design, pages, processes, self.options.lsm, interleaved=self.interleaved)
@@ -135,7 +132,7 @@ class Checker:
         if self._engine() == "abc":
             self._lifts.prepare()
         if self.options.why:
-            self._with_switches()
+            self._reasons.prepare()
         if self.beside is not None:
             self.beside.prepare()
 
@@ -200,6 +197,8 @@ class Checker:
             if reached:
                 make_plain(self.system, bad, answer)
                 self._tell(result, self.system, answer)
+                if prop.kind == NEVER and self.options.why and not self.interleaved:
+                    result.change = self._reasons.change(prop, answer)
                 if prop.kind == NEVER and self._engine() == "abc":
                     result.weaker = self._weaker(bad, answer)
             elif reached is False:
@@ -212,30 +211,16 @@ class Checker:
                     result.idle = self.idle(prop, bad)
                     if result.idle and not self.no_room(bad):
                         self._note_vacuous(prop.unless)
-        if self.options.why:
-            self._because(prop, result)
+        proved = result.verdict == (REFUTED if prop.kind == REACHED else PROVED)
+        if self.options.why and proved:
+            room = not result.idle or not self.no_room(self.world.some(prop.conditions(self.world)))
+            result.because = (
+                self._reasons.because(prop, vacuous=bool(result.idle)) if room else None
+            )
         if self.options.export:
             self._export(prop, result)
         result.seconds = round(time.monotonic() - begun, 2)
         return result
-
-    def _with_switches(self) -> World:
-        if self._switched is None:
-            o = self.options
-            self._switched = switched_world(self.design, o.pages, o.processes, o.lsm)
-        return self._switched
-
-    def _because(self, prop: Property, result: Result) -> None:
-        """The rules that a proof rests on."""
-        if result.verdict != (REFUTED if prop.kind == REACHED else PROVED):
-            return
-        if result.idle and self.no_room(self.world.some(prop.conditions(self.world))):
-            return
-        world = self._with_switches()
-        bad, what = proved_of(world, prop, vacuous=bool(result.idle), held=self._apart)
-        given = world.where({n: v for n, v in self.options.permissions.items() if n in world.vars})
-        bad, within_s = world.graph.and_(bad, given), _WHY_TIMES * self.options.timeout_s
-        result.because = rests_on(world, bad, self.decide, what, within_s=within_s)
 
     # -- exports -------------------------------------------------------------------------
 
@@ -402,7 +387,7 @@ class Checker:
             make_plain(system, open_, answer)
             start = answer.start
             fewer = partial(no_more, held=start)
-            self._apart = as_process_0(self.world, start)
+            self._reasons.apart = as_process_0(self.world, start)
             both = self.world.graph.and_(made, fewer(self.world))
             other = self.decide(both)
             self._note(f"made-{n}", self.system, both, other, "a generated enclave runs, too")

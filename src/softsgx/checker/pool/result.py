@@ -15,7 +15,7 @@ class Options:
     where it is missing), "abc", "z3" (bounded) or "explicit". lsm: "selinux", "apparmor" or
     "none". interleave: what never happens is asked again with calls in halves.
     export: the directory that questions and answers are written to, or "". why: look for
-    the rules that a proof rests on.
+    the rules that a proof rests on, and the one that a repair has to change.
     """
 
     __slots__ = (
@@ -52,16 +52,16 @@ class Result:
     lemmas allow, each with the rule that it runs: there a proof by induction ends. scope: for
     which worlds a verdict holds that no trace shows: a phrase.
     weaker: (permissions, number of steps) of another trace with fewer permissions.
-    because: with `Options.why`, what the proof rests on (`softsgx.checker.pool.why`).
+    because: with `Options.why`, what the proof rests on; change: the rule that a repair has to
+    change (`softsgx.checker.pool.why`).
     trace: the steps as data, for `softsgx replay`; its ``runs`` are the pages that run at the
     end, of those that the property speaks of.
     """
 
     __slots__ = (
-        "because", "benign", "bound", "breaks", "coupled", "design", "idle", "interleaved", "lsm",
-        "method",
-        "options", "pages", "permissions", "processes", "property", "scope", "seconds", "steps",
-        "trace", "verdict", "weaker", "why",
+        "because", "benign", "bound", "breaks", "change", "coupled", "design", "idle",
+        "interleaved", "lsm", "method", "options", "pages", "permissions", "processes",
+        "property", "scope", "seconds", "steps", "trace", "verdict", "weaker", "why",
     )  # fmt: skip
 
     def __init__(self, design: str, options: dict[str, str], property_name: str) -> None:
@@ -81,6 +81,7 @@ class Result:
         self.coupled = self.scope = ""
         self.breaks: list[str] = []
         self.because: Any = None
+        self.change: Any = None
         self.benign = ""
         self.weaker: dict[str, Any] | None = None
         self.trace: dict[str, Any] | None = None
@@ -110,7 +111,11 @@ class Result:
                 "weaker", "why", "breaks", "method", "seconds",
             )
         }  # fmt: skip
-        return said | ({"because": self.because.as_json()} if self.because else {})
+        return said | {
+            name: value.as_json()
+            for name, value in (("because", self.because), ("change", self.change))
+            if value is not None
+        }
 
 
 def counted(number: int, what: str) -> str:

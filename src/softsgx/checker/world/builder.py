@@ -10,6 +10,7 @@ from softsgx.checker.circuits.circuit import FALSE
 from softsgx.checker.world.cells import File, LocalCell
 from softsgx.checker.world.halves import First, Second, Split, settle
 from softsgx.checker.world.move import IOCTL_LOCK, Move
+from softsgx.checker.world.seen import seen_by
 from softsgx.checker.world.world import BASE, PAGE_BYTES, World
 from softsgx.law.rule import At, Request, rules_of
 from softsgx.law.values import Value, no, subset
@@ -33,6 +34,10 @@ def _recording(design: Any) -> Any:
             if not isinstance(k, Move):
                 return rule(self, k, *cells, **more)
             k.rules.setdefault(name)
+            if not k.running:
+                k.outer.append(name)
+            if k.world.observed and name not in k.seen:
+                k.seen[name] = seen_by(k.world, cells[0], cells[1] if len(cells) > 1 else None)
             k.running.append(name)
             try:
                 return rule(self, k, *cells, **more)

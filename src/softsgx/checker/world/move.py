@@ -16,6 +16,7 @@ from typing import Any
 from softsgx.checker.circuits.circuit import Chosen
 from softsgx.checker.world.cells import StateCell
 from softsgx.checker.world.permissions import PROCESS2, SEGMENTS
+from softsgx.checker.world.seen import Seen
 from softsgx.checker.world.sources import FILE_EXECMOD, FILE_EXECUTE, FILE_SGX_EXECUTE
 from softsgx.checker.world.switches import ASK, EFFECT, NEED, Statement
 from softsgx.checker.world.world import ASKED, EXECMOD, READ, World
@@ -63,8 +64,9 @@ class Move:
 
     args: (name, width in bits) of what the one who acts chooses. guard: a literal.
     new: the next value, as literals, of each variable that changes. rules: the names of the
-    design's rules that it ran, in their order; running: those that run now. asks: (target,
-    permissions, segment) of each question of the LSM, the permissions 0 where it is none.
+    design's rules that it ran, in their order; running: those that run now; outer: those that no
+    other ran; seen: what each saw, in an observed world. asks: (target, permissions, segment) of
+    each question of the LSM, the permissions 0 where it is none.
     marks: where its rules let locks go. takes: the locks that the call takes, with the process
     whose they are. deferred: variables that change when the call ends, whatever its rules do
     first. sources: the memory that it copies from.
@@ -83,6 +85,8 @@ class Move:
         self.vouched: Value = 0
         self.rules: dict[str, None] = {}
         self.running: list[str] = []
+        self.outer: list[str] = []
+        self.seen: dict[str, Seen] = {}
         self.asks: list[tuple[str, Value, Value]] = []
         self.marks: list[Mark] = []
         self.takes: set[tuple[str, int]] = set()

@@ -70,7 +70,7 @@ class World:
     further pages, so whether some page gives a process code to run is a variable
     (``anywhere{p}.code``) and not found in the world's own (see `softsgx.checker.proofs.anypages`).
     switched: each statement of a rule that is run has a switch, in ``switches`` by the variable's
-    name (see `softsgx.checker.world.switches`).
+    name (see `softsgx.checker.world.switches`). observed: moves know what each rule saw.
     alike: there may be further processes, and each may be the first: every one can open the
     device, fork, and be what another makes (see `softsgx.checker.proofs.processes`).
     interleaved: calls are split where rules let locks go (see `softsgx.checker.world.halves`).
@@ -82,11 +82,12 @@ class World:
     def __init__(
         self, design: Any, n_pages: int = 1, n_processes: int = 2, lsm: str = "selinux",
         *, open_ended: bool = False, alike: bool = False, switched: bool = False,
-        interleaved: bool = False,
+        interleaved: bool = False, observed: bool = False,
     ) -> None:  # fmt: skip
         self.interleaved = interleaved
         self.design, self.n_pages, self.n_processes, self.lsm = design, n_pages, n_processes, lsm
         self.open_ended, self.alike, self.switched = open_ended, alike, switched
+        self.observed = observed
         self.switches: dict[str, Statement] = {}
         self._off: dict[Statement, str] = {}
         if switched:
