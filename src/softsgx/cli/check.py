@@ -40,6 +40,12 @@ def parser() -> Any:
         help="whose questions are asked (default selinux)",
     )  # fmt: skip
     p.add_argument(
+        "--actors", action="append", default=[], metavar="NAME,…",
+        help="what else can happen: context (setcon, change_profile, execve to another context),"
+        " unconfined (who opens the device), debugger (of a DEBUG enclave), remap"
+        " (remap_file_pages), or all; default none",
+    )  # fmt: skip
+    p.add_argument(
         "--engine", choices=("auto", "abc", "z3", "explicit"), default="auto",
         help="who decides (default auto: abc; where it is missing z3, by induction, then within"
         " a bound)",
@@ -122,6 +128,7 @@ def check(args: list[str]) -> int:
     from softsgx.checker.engines.limits import default_bytes, parse_size
     from softsgx.checker.pool.result import Options
     from softsgx.checker.properties import PROPERTIES
+    from softsgx.checker.world.actors import CONTEXT, parse_actors
     from softsgx.checker.world.permissions import parse_permissions
     from softsgx.cli.world import checked_design, world_of
     from softsgx.designs.registry import DESIGNS
@@ -144,20 +151,23 @@ def check(args: list[str]) -> int:
         need_jinja()  # before minutes of search
         if a.orders and not os.access(a.orders, os.X_OK):
             raise UsageError(f"--orders {a.orders}: not a program")
+    actors = parse_actors(a.actors)
     held: dict[str, int] = {}
     for text in a.permissions:
-        given = parse_permissions(text, a.processes)
+        given = parse_permissions(text, a.processes, CONTEXT in actors)
         if not held.keys().isdisjoint(given):
             raise UsageError(f"--permissions {text}: given before; say all once")
         held |= given
     memory_bytes = parse_size(a.memory) if a.memory else default_bytes(a.jobs)
     options = Options(
         a.pages, a.processes, held, timeout_s=a.timeout, engine=a.engine, max_depth=a.bound,
-        lsm=a.lsm, interleave=a.interleave, memory_bytes=memory_bytes, why=a.why,
+        lsm=a.lsm, interleave=a.interleave, actors=actors, memory_bytes=memory_bytes, why=a.why,
         export=os.path.abspath(a.export) if a.export else "",
     )  # fmt: skip
     if a.why and a.engine == "explicit":
         raise UsageError("--why asks a solver: --engine is auto, abc or z3")
+    if a.why and actors:
+        raise UsageError("--why is about the world without further actors: without --actors")
     if a.why and a.interleave:
         raise UsageError("--why is about calls that are one step each: without --interleave")
     _tell_engine(options)

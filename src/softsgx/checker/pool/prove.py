@@ -60,13 +60,16 @@ class Checker:
         self.world, self.system = self._make(self.options.pages, self.options.processes)
         self._reached: dict[str, Answer] = {}
         o = self.options
-        self._lifts = Lifts(design, o.lsm, o.permissions, o.timeout_s, interleaved)
+        self._lifts = Lifts(design, o.lsm, o.permissions, o.timeout_s, interleaved, actors=o.actors)
         self._lemmas: dict[System, list[Clause]] = {}
         self._asked: list[Question] = []
         self._reasons = Reasons(design, o, self.decide, self.system.fixed)
 
     def _make(self, pages: int, processes: int) -> tuple[World, System]:
-        world = World(self.design, pages, processes, self.options.lsm, interleaved=self.interleaved)
+        o = self.options
+        world = World(
+            self.design, pages, processes, o.lsm, interleaved=self.interleaved, actors=o.actors
+        )
         build_moves(world)
         fixed = {n: v for n, v in self.options.permissions.items() if n in world.vars}
         return world, System(world, fixed)
@@ -177,7 +180,7 @@ class Checker:
         self._asked = []
         result = Result(self.design.name, dict(self.design.chosen), prop.name)
         result.lsm, result.processes = self.options.lsm, self.options.processes
-        result.interleaved = self.interleaved
+        result.interleaved, result.actors = self.interleaved, self.options.actors
         if prop.kind == TOLD_APART:
             self._told_apart(prop, result)
         else:
@@ -313,7 +316,7 @@ class Checker:
         steps, start = answer.steps or [], answer.start or {}
         result.steps = trace_words(steps)
         result.permissions = permission_words(system.world, start)
-        about = {n: getattr(result, n) for n in ("design", "options", "property", "lsm")}
+        about = {n: getattr(result, n) for n in ("design", "options", "property", "lsm", "actors")}
         result.trace = about | trace_data(system, start, steps, holds)
 
     def _weaker(self, bad: int, answer: Answer) -> dict[str, Any] | None:

@@ -13,13 +13,14 @@ class Options:
     pages, processes: of the world. timeout_s: for one question to an engine. memory_bytes:
     the most that an engine may take for one, None for no bound. engine: "auto" (ABC, or Z3
     where it is missing), "abc", "z3" (bounded) or "explicit". lsm: "selinux", "apparmor" or
-    "none". interleave: what never happens is asked again with calls in halves.
+    "none". actors: names of `softsgx.checker.world.actors.ACTORS`. interleave: what never happens
+    is asked again with calls in halves.
     export: the directory that questions and answers are written to, or "". why: look for
     the rules that a proof rests on, and the one that a repair has to change.
     """
 
     __slots__ = (
-        "engine", "export", "interleave", "lsm", "max_depth", "memory_bytes", "pages",
+        "actors", "engine", "export", "interleave", "lsm", "max_depth", "memory_bytes", "pages",
         "permissions", "processes", "timeout_s", "why",
     )  # fmt: skip
 
@@ -27,13 +28,14 @@ class Options:
         self, pages: int = 2, processes: int = 2, permissions: dict[str, int] | None = None,
         *, timeout_s: int = 60, engine: str = "auto", max_depth: int = 12, lsm: str = "selinux",
         memory_bytes: int | None = None, export: str = "", why: bool = False,
-        interleave: bool = False,
+        interleave: bool = False, actors: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.export, self.why, self.interleave = export, why, interleave
         self.pages, self.processes = pages, processes
         self.permissions = dict(permissions or {})
         self.timeout_s, self.engine, self.max_depth = timeout_s, engine, max_depth
         self.lsm, self.memory_bytes = lsm, memory_bytes
+        self.actors = actors
 
 
 class Result:
@@ -59,7 +61,7 @@ class Result:
     """
 
     __slots__ = (
-        "because", "benign", "bound", "breaks", "change", "coupled", "design", "idle",
+        "actors", "because", "benign", "bound", "breaks", "change", "coupled", "design", "idle",
         "interleaved", "lsm", "method", "options", "pages", "permissions", "processes",
         "property", "scope", "seconds", "steps", "trace", "verdict", "weaker", "why",
     )  # fmt: skip
@@ -67,6 +69,7 @@ class Result:
     def __init__(self, design: str, options: dict[str, str], property_name: str) -> None:
         self.design, self.options, self.property = design, options, property_name
         self.lsm = "selinux"
+        self.actors: tuple[str, ...] = ()
         self.verdict = "bounded"
         self.bound: int | None = None
         self.steps: list[str] = []
@@ -106,9 +109,9 @@ class Result:
         """The result as an object of JSON; the trace goes into files of its own."""
         said = {
             name: getattr(self, name) for name in (
-                "design", "options", "lsm", "property", "verdict", "bound", "pages", "processes",
-                "scope", "interleaved", "vacuous", "idle", "benign", "steps", "permissions",
-                "weaker", "why", "breaks", "method", "seconds",
+                "design", "options", "lsm", "actors", "property", "verdict", "bound", "pages",
+                "processes", "scope", "interleaved", "vacuous", "idle", "benign", "steps",
+                "permissions", "weaker", "why", "breaks", "method", "seconds",
             )
         }  # fmt: skip
         return said | {

@@ -183,6 +183,7 @@ def _no_memory(text: str, name: str, options: Options, how: str) -> Result:
     design = make_design(text)
     result = Result(design.name, dict(design.chosen), name)
     result.lsm, result.pages, result.processes = options.lsm, options.pages, options.processes
+    result.actors = options.actors
     result.verdict, result.bound = BOUNDED, -1
     bound = "" if options.memory_bytes is None else f" of {size_words(options.memory_bytes)}"
     result.method = f"{how} at the memory bound{bound}"

@@ -23,7 +23,7 @@ look at any field of both pages.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import combinations, permutations
 from typing import Any
 
@@ -67,13 +67,13 @@ class AnyPages:
 
     def __init__(
         self, design: Any, n_processes: int, lsm: str, fixed: Mapping[str, int], timeout_s: int,
-        *, beside: int = 0, interleaved: bool = False,
+        *, beside: int = 0, interleaved: bool = False, actors: Collection[str] = (),
     ) -> None:  # fmt: skip
         self.timeout_s = min(timeout_s, _SEARCH_S // (2 if beside else 1))
         self.n_kept, self.n_processes = n_processes, n_processes + beside
         self.world = World(
             design, 3, self.n_processes, lsm,
-            open_ended=True, alike=bool(beside), interleaved=interleaved,
+            open_ended=True, alike=bool(beside), interleaved=interleaved, actors=actors,
         )  # fmt: skip
         build_moves(self.world)
         self._every = dict(self.world.vars)

@@ -7,6 +7,7 @@ from itertools import permutations
 
 from softsgx.checker.engines.answer import Clause
 from softsgx.checker.proofs.pages import places, renamed_cube
+from softsgx.checker.world.actors import LATER
 from softsgx.checker.world.permissions import APPARMOR, KINDS, object_name
 from softsgx.checker.world.world import World
 from softsgx.law.rule import LOCKS
@@ -47,6 +48,10 @@ _FLAGS = {
     "demanded": ("once demanded authority", "never demanded authority"),
     "shed": ("lost a permission", "lost no permission"),
     "sigstruct_file": ("'s SIGSTRUCT is in a file", "'s SIGSTRUCT is in no file"),
+    "relabelled": ("changed its context", "did not change its context"),
+    "delegated": ("'s fd is of an unconfined process", "'s fd is of a confined process"),
+    "debug": ("has ATTRIBUTES.DEBUG", "does not have ATTRIBUTES.DEBUG"),
+    "left": ("was asked about in its first context", "was not asked about in its first context"),
     "sourced": ("came by EADD", "did not come by EADD"),
     "changed": ("was mapped writable", "was not mapped writable"),
     "dirty_x": ("may run DIRTY pages", "may not run DIRTY pages"),
@@ -145,7 +150,8 @@ def _bits(
         else:
             subject = "the enclave"
         if kind == "may":
-            yield subject + " " + _permissions(world, field, bits)
+            later = " in its later context" if field.startswith(LATER) else ""
+            yield f"{subject} {_permissions(world, field.removeprefix(LATER), bits)}{later}"
         elif kind == "anywhere":
             yield f"{'a' if bits[0] else 'no'} page gives {subject} code to run"
         elif kind == "call":

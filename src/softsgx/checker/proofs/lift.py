@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from softsgx.checker.circuits.circuit import TRUE
@@ -41,10 +41,11 @@ class Lifts:
 
     def __init__(
         self, design: Any, lsm: str, fixed: Mapping[str, int], timeout_s: int,
-        interleaved: bool = False,
+        interleaved: bool = False, actors: Collection[str] = (),
     ) -> None:  # fmt: skip
         self.interleaved = interleaved
         self.design, self.lsm, self.fixed, self.timeout_s = design, lsm, fixed, timeout_s
+        self.actors = actors
         self._worlds: dict[tuple[int, int], AnyPages] = {}
         self._tied: tuple[str, int] | None = None
 
@@ -61,7 +62,9 @@ class Lifts:
         if self.interleaved:
             return "halves of calls are looked at for so many processes", 0
         if self._tied is None:
-            world = World(self.design, 2, 4, self.lsm, open_ended=True, alike=True)
+            world = World(
+                self.design, 2, 4, self.lsm, open_ended=True, alike=True, actors=self.actors
+            )
             build_moves(world)
             self._tied = why_tied(world)
         return self._tied
@@ -71,7 +74,7 @@ class Lifts:
         if (n_kept, beside) not in self._worlds:
             self._worlds[n_kept, beside] = AnyPages(
                 self.design, n_kept, self.lsm, self.fixed, self.timeout_s, beside=beside,
-                interleaved=self.interleaved,
+                interleaved=self.interleaved, actors=self.actors,
             )  # fmt: skip
         return self._worlds[n_kept, beside]
 

@@ -22,17 +22,17 @@ __all__ = ["conditions"]
     " grant WRITE or EXECMEM to every loader, and says nothing by it.",
 )
 def conditions(world: World) -> Iterator[Value]:
-    """Unmodified code runs where no process holds more than READ and EXECUTE.
+    """Unmodified code runs where no process ever holds more than READ and EXECUTE.
 
     On a segment's inode WRITE without EXECUTE is no more than RW data needs.
     """
     modest: Value = 1
-    for p in range(world.n_processes):
-        device = world.now(f"may{p}.device")
-        modest = modest & no(has(device, WRITE)) & no(has(world.now(f"may{p}.process"), 1))
+    for held in world.contexts():
+        process = held("process")
+        modest = modest & no(has(held("device"), WRITE)) & no(has(process, 1))
         for name in world.objects:
-            held = world.now(f"may{p}.{name}")
-            modest = modest & no(has(held, WRITE | EXECUTE)) & no(has(held, EXECMOD))
+            own = held(name)
+            modest = modest & no(has(own, WRITE | EXECUTE)) & no(has(own, EXECMOD))
     for p, i in world.pairs():
         unmodified = world.now(f"ghost{i}.intact")
         yield modest & world.runs(p, i) & has(world.access(p, i), R | X) & unmodified

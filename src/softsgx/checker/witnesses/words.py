@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from softsgx.checker.engines.answer import Step
+from softsgx.checker.world.actors import CONTEXT, LATER
 from softsgx.checker.world.move import Move
 from softsgx.checker.world.permissions import APPARMOR, KINDS, object_name
 from softsgx.checker.world.sources import SOURCES
@@ -18,7 +19,7 @@ __all__ = ["permission_words", "rule_words", "step_words"]
 
 _STEPS = {
     "open": "process {p} opens the device {fmode}",
-    "create": "process {p} creates the enclave (ECREATE){sigstruct}",
+    "create": "process {p} creates the enclave{debug} (ECREATE){sigstruct}",
     "init": "process {p} initializes the enclave (EINIT){sigstruct}",
     "add": "process {p} adds page {i} from {source}, SECINFO {perm}{segment}{more}",
     "augment": "process {p} adds page {i} after EINIT (EAUG), for {perm}{segment}",
@@ -30,6 +31,11 @@ _STEPS = {
     "ioc-mprotect": "process {p} calls SGX_IOC_MPROTECT {prot} on page {i}",
     "munmap": "process {p} unmaps page {i}",
     "foreign": "process {p} maps foreign memory over page {i} (MAP_FIXED)",
+    "setcon": "process {p} changes its context (setcon, change_profile); its mappings stay",
+    "exec": "process {p} executes a program with another context (execve), the device's fd open",
+    "inherit": "process {p} starts with the device's fd, opened {fmode} by an unconfined process",
+    "debug": "a debugger of process {p} writes page {i} (EDBGWR)",
+    "remap": "process {p} calls remap_file_pages on its mapping of page {i}",
     "fork": "process {p} forks process {q}",
     "pass": "process {p} passes the device's fd to process {q}",
     "pass-segment": "process {p} passes the fd of {of} to process {q}",
@@ -74,7 +80,7 @@ def step_words(step: Step) -> str:
         where = f"over page {meta['j']}" if int(meta["j"]) < 1 << 20 else "out of ELRANGE"
         return f"process {meta['p']} moves its mapping of page {meta['i']} {where} (mremap)"
     known: dict[str, str] = {name: str(value) for name, value in meta.items()}
-    if move.name == "open":
+    if move.name in ("open", "inherit"):
         known["fmode"] = "read-only" if meta["fmode"] == 1 else "read-write"
     for name in ("prot", "perm"):
         if name in args:
@@ -84,6 +90,7 @@ def step_words(step: Step) -> str:
     if "source" in args:
         known["source"] = SOURCES[args["source"]].words
     known["sigstruct"] = ""
+    known["debug"] = ", ATTRIBUTES.DEBUG set" if args.get("debug") else ""
     if "sigstruct" in args:
         known["sigstruct"] = f", SIGSTRUCT in {SOURCES[args['sigstruct']].words}"
     segment = args.get("segment")
@@ -114,14 +121,20 @@ def permission_words(world: World, start: State | Mapping[str, int]) -> list[str
     """Who holds what, a line a process."""
     lines = []
     for p in range(world.n_processes):
-        parts = []
+        parts: dict[str, list[str]] = {"": []}
+        if CONTEXT in world.actors:
+            parts[LATER] = []
         for name, value in start.items():
             owner, _, kind = name.partition(".")
             if owner == f"may{p}" and value:
+                when = LATER if kind.startswith(LATER) else ""
+                kind = kind.removeprefix(LATER)
                 names = APPARMOR[kind] if world.lsm == "apparmor" else KINDS[kind]
                 held = " ".join(
                     (n if len(n) < 2 else n.upper()) for i, n in enumerate(names) if value >> i & 1
                 )
-                parts.append(f"{held} on {object_name(kind)}" if kind != "process" else held)
-        lines.append(f"process {p} holds " + ("; ".join(parts) or "nothing"))
+                parts[when].append(f"{held} on {object_name(kind)}" if kind != "process" else held)
+        for when, held_then in parts.items():
+            words = " in its later context" if when else ""
+            lines.append(f"process {p} holds{words} " + ("; ".join(held_then) or "nothing"))
     return lines

@@ -6,6 +6,7 @@ from typing import Any
 
 from softsgx.checker.world.builder import Builder, Zero
 from softsgx.checker.world.cells import File
+from softsgx.checker.world.more import choose_debug
 from softsgx.checker.world.move import MMAP_LOCK, Move
 from softsgx.checker.world.sources import FILE_EXECUTE, SOURCES
 from softsgx.errors import UsageError
@@ -43,6 +44,7 @@ def create_moves(b: Builder, p: int) -> None:
         at = b.at(m, p, source=_sigstruct(b, m, p))
         b.law.create_sigstruct(m, at, Request())
     m.require(no(m.get("enclave.created")))  # one ELRANGE, whatever a design allows
+    choose_debug(b, m)
     b.law.create(m, at, b.request(0, ecreate=0))
     m.set("enclave.created", 1)
     b.done(m)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from softsgx.checker.world.actors import LATER
 from softsgx.checker.world.builder import Builder
 from softsgx.checker.world.cells import File
 from softsgx.checker.world.move import MMAP_LOCK, Move
@@ -146,6 +147,8 @@ def fork_moves(b: Builder, p: int, q: int) -> None:
     m.require(no(m.get(f"process{q}.started")))
     for name in b.world.vars:
         owner, _, field = name.partition(".")
+        if field in ("relabelled", "left") or field.startswith(LATER):
+            continue  # the child's context may change, too, to another
         if owner == f"may{p}":
             m.require(eq(m.get(name), m.get(f"may{q}.{field}")))
         elif owner == f"process{p}":

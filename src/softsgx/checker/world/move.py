@@ -14,6 +14,7 @@ from errno import errorcode
 from typing import Any
 
 from softsgx.checker.circuits.circuit import Chosen
+from softsgx.checker.world.actors import CONTEXT, UNCONFINED
 from softsgx.checker.world.cells import StateCell
 from softsgx.checker.world.permissions import PROCESS2, SEGMENTS
 from softsgx.checker.world.seen import Seen
@@ -117,8 +118,11 @@ class Move:
 
     def get(self, name: str) -> Value:
         """A variable, as this move has left it so far."""
+        return self.world.current(name, self._so_far)
+
+    def _so_far(self, name: str) -> Value:
         lits = self.new.get(name)
-        return self.world.now(name) if lits is None else self.world.graph.value(lits)
+        return self.world.graph.value(self.world.vars[name].lits if lits is None else lits)
 
     def set(self, name: str, value: Value) -> None:
         """Assign a variable."""
@@ -192,7 +196,7 @@ class Move:
                 # It heard of X, whether it remembered an answer or not.
                 heard = ite(when, what["prot"], 0)
                 if hook in ("mmap_file", "file_mprotect"):
-                    x = has(heard, X) & no(at.file.unmediated)
+                    x = has(heard, X) & no(at.file.unmediated) & no(questions.delegated(at, None))
                     self.hears("asked", x)
                     self.hears("here", x & self.get(f"process{at.process.index}.heard"))
         return questions.held
@@ -366,13 +370,21 @@ class _Questions:
     def _may(self, p: int) -> Value:
         return self._move.get(f"may{p}.device") & RWX
 
-    def _checked_others(self, p: int) -> dict[int, Value]:
-        """Whether the file was checked for a process whose profile is another than ``p``'s."""
-        move = self._move
-        return {
-            q: move.get(f"process{q}.checked") & no(eq(self._may(q), self._may(p)))
-            for q in range(move.world.n_processes)
-        }
+    def _profiles(self) -> list[tuple[str, Value]]:
+        """Where it is kept whether the file was checked for a profile, and what that allows."""
+        every = [(f"process{q}.checked", self._may(q)) for q in range(self._move.world.n_processes)]
+        if CONTEXT in self._move.world.actors:
+            world = self._move.world
+            left = [world.first(f"may{q}.device") & RWX for q in range(world.n_processes)]
+            every += [(f"process{q}.left", may) for q, may in enumerate(left)]
+        return every
+
+    def _checked_others(self, p: int) -> list[tuple[Value, Value]]:
+        """Whether the file was checked for a profile that is another than ``p``'s, with what that
+        allows.
+        """
+        move, own = self._move, self._may(p)
+        return [(move.get(name) & no(eq(may, own)), may) for name, may in self._profiles()]
 
     def path(self, at: Any, _obj: Any, op: str, mask: Value, others: Value = 0) -> None:
         """AppArmor: the profile allows r, w and m; m is the bit of EXECUTE.
@@ -393,7 +405,7 @@ class _Questions:
             return
         move.asks.append(("path", mask, 0))
         known = self._checked_others(p)
-        again = others & no(move.together(known.values(), 1))
+        again = others & no(move.together([value for value, _ in known], 1))
         own: Value = 1 if op == "open" else no(move.get(f"process{p}.checked")) | again
         self.need(0, subset(ite(own, mask, 0), self._may(p)))
         move.hears("asked_modified", has(mask, W | apparmor.M))
@@ -401,20 +413,23 @@ class _Questions:
         for q in range(move.world.n_processes):
             same = x & eq(self._may(q), self._may(p))
             move.set(f"process{q}.heard", move.get(f"process{q}.heard") | same)
-        for q, value in known.items():
-            self.need(0, subset(ite(others & value, mask, 0), self._may(q)))
+        for value, may in known:
+            self.need(0, subset(ite(others & value, mask, 0), may))
 
     def unconfined(self, _at: Any) -> Value:
         """Every process is confined."""
         return 0
 
-    def delegated(self, _at: Any, _obj: Any) -> Value:
-        """No file was opened by an unconfined process."""
-        return 0
+    def delegated(self, at: Any, _obj: Any) -> Value:
+        """Whether the device was opened by an unconfined process; no other file was."""
+        if UNCONFINED not in self._move.world.actors or isinstance(at.file, _OfSource):
+            return 0
+        return self._move.get("enclave.delegated")
 
     def checked(self, at: Any, _obj: Any) -> Value:
         """Whether the file was checked for no other profile."""
-        return no(self._move.together(self._checked_others(at.process.index).values(), 1))
+        known = self._checked_others(at.process.index)
+        return no(self._move.together([value for value, _ in known], 1))
 
     def remember(self, at: Any, _obj: Any, mask: Value) -> None:
         """What was granted on the device's file, and for whom."""
@@ -423,9 +438,9 @@ class _Questions:
             return
         mask = ite(self._when, mask, 0)
         move.set("enclave.granted", move.get("enclave.granted") | mask)
-        for q in range(move.world.n_processes):
-            same = no(eq(mask, 0)) & eq(self._may(q), self._may(p))
-            move.set(f"process{q}.checked", move.get(f"process{q}.checked") | same)
+        for name, may in self._profiles():
+            same = no(eq(mask, 0)) & eq(may, self._may(p))
+            move.set(name, move.get(name) | same)
 
     def mapped(self, at: Any) -> Any:
         """Every mapping here is of the enclave's file."""

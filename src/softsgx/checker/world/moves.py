@@ -33,6 +33,7 @@ from softsgx.checker.world.mapping import (
     pass_moves,
     unmap_moves,
 )
+from softsgx.checker.world.more import context_moves, debug_moves, inherit_moves, remap_moves
 from softsgx.checker.world.move import MMAP_LOCK, Move
 from softsgx.checker.world.world import World
 from softsgx.law.rule import At, Request
@@ -167,8 +168,9 @@ def _kinds(world: World) -> Iterator[tuple[Callable[..., None], tuple[int, ...]]
     first = range(n_processes) if world.alike else (0,)
     for p in first:
         yield open_moves, (p,)
+        yield inherit_moves, (p,)
     for p in range(n_processes):
-        for one in (create_moves, init_moves, _entries):
+        for one in (create_moves, init_moves, _entries, context_moves):
             yield one, (p,)
         for q in range(0 if world.alike else 1, n_processes):
             if p != q:
@@ -178,6 +180,7 @@ def _kinds(world: World) -> Iterator[tuple[Callable[..., None], tuple[int, ...]]
             for per_page in (
                 add_moves, augment_moves, touch_moves, mmap_moves, map_segment_moves,
                 mprotect_moves, unmap_moves, mremap_moves, _inside, _driver,
+                remap_moves, debug_moves,
             ):  # fmt: skip
                 yield per_page, (p, i)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from softsgx.checker.world.actors import LATER
 from softsgx.errors import UsageError
 from softsgx.law.values import mask_name
 from softsgx.lsm import selinux
@@ -40,19 +41,26 @@ def object_name(kind: str) -> str:
     return _OBJECTS[kind]
 
 
-def parse_permissions(text: str, n_processes: int) -> dict[str, int]:
+def parse_permissions(text: str, n_processes: int, changes: bool = False) -> dict[str, int]:
     """``PROCESS:OBJECT=PERM,…;…`` as variables of the world; what is not named is not held.
 
     ``none`` for the objects: nothing at all. Objects: device, process, file, segment-rx
-    and so on. Raises UsageError.
+    and so on. changes: a process may change its context; ``PROCESS+`` is what it holds then.
+    Raises UsageError.
     """
     number, colon, rest = text.partition(":")
+    context = ""
+    if number.endswith("+"):
+        if not changes:
+            raise UsageError(f"--permissions {text}: no context changes without --actors context")
+        number, context = number[:-1], LATER
     if not colon or not number.isdigit() or int(number) >= n_processes:
         raise UsageError(
             f"--permissions {text}: begins with the number of a process below {n_processes}"
             " and a colon, as in 0:device=read,execute"
         )
-    held = {f"may{number}.{kind}": 0 for kind in KINDS}
+    prefix = f"may{number}.{context}"
+    held = {prefix + kind: 0 for kind in KINDS}
     named: set[str] = set()
     for part in rest.split(";") if rest != "none" else ():
         name, equals, words = part.partition("=")
@@ -69,7 +77,7 @@ def parse_permissions(text: str, n_processes: int) -> dict[str, int]:
                     f"--permissions {text}: {name} has {', '.join(KINDS[kind])}, not {word!r}"
                 )
             bit = 1 << KINDS[kind].index(word)
-            if held[f"may{number}.{kind}"] & bit:
+            if held[prefix + kind] & bit:
                 raise UsageError(f"--permissions {text}: {name}={word} is given twice")
-            held[f"may{number}.{kind}"] |= bit
+            held[prefix + kind] |= bit
     return held

@@ -15,9 +15,12 @@ allow; a descriptor is never closed.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from softsgx.checker.circuits.circuit import TRUE, Graph
+from softsgx.checker.world.actors import CONTEXT, DEBUGGER, LATER, UNCONFINED
 from softsgx.checker.world.permissions import KINDS, PROCESS2, SEGMENTS
 from softsgx.checker.world.switches import Statement, switched_design
 from softsgx.designs.base import Design
@@ -75,6 +78,7 @@ class World:
     device, fork, and be what another makes (see `softsgx.checker.proofs.processes`).
     interleaved: calls are split where rules let locks go (see `softsgx.checker.world.halves`).
     ``halves``: names of the calls that may be under way, by their number in a slot, from 1 on.
+    actors: those of `softsgx.checker.world.actors.ACTORS` that there are.
     ``moves`` (see `softsgx.checker.world.moves`) are what can happen; ``now(name)`` is a
     variable's value before a step.
     """
@@ -82,12 +86,12 @@ class World:
     def __init__(
         self, design: Any, n_pages: int = 1, n_processes: int = 2, lsm: str = "selinux",
         *, open_ended: bool = False, alike: bool = False, switched: bool = False,
-        interleaved: bool = False, observed: bool = False,
+        interleaved: bool = False, observed: bool = False, actors: Collection[str] = (),
     ) -> None:  # fmt: skip
         self.interleaved = interleaved
         self.design, self.n_pages, self.n_processes, self.lsm = design, n_pages, n_processes, lsm
         self.open_ended, self.alike, self.switched = open_ended, alike, switched
-        self.observed = observed
+        self.observed, self.actors = observed, frozenset(actors)
         self.switches: dict[str, Statement] = {}
         self._off: dict[Statement, str] = {}
         if switched:
@@ -110,13 +114,17 @@ class World:
         add = self.add
         add("ready", 1)
         for p in range(self.n_processes):
-            for name in self.objects:
-                add(f"may{p}.{name}", 4, frozen=True)
-            more = int(self.design.sgx_permissions)
-            add(f"may{p}.process", 1 + len(PROCESS2) * more, frozen=True)
-            add(f"may{p}.file", 2 + more, frozen=True)
-            if self.design.vets_sigstruct:
-                add(f"may{p}.sigstruct", len(KINDS["sigstruct"]), frozen=True)
+            contexts = ("", LATER) if CONTEXT in self.actors else ("",)
+            for context in contexts:
+                for name in self.objects:
+                    add(f"may{p}.{context}{name}", 4, frozen=True)
+                more = int(self.design.sgx_permissions)
+                add(f"may{p}.{context}process", 1 + len(PROCESS2) * more, frozen=True)
+                add(f"may{p}.{context}file", 2 + more, frozen=True)
+                if self.design.vets_sigstruct:
+                    add(f"may{p}.{context}sigstruct", len(KINDS["sigstruct"]), frozen=True)
+            if CONTEXT in self.actors:
+                add(f"process{p}.relabelled", 1)
             for field in ("fd", "started", "entry", "code"):
                 add(f"process{p}.{field}", 1)
             if self.has_segments:
@@ -138,11 +146,17 @@ class World:
             add("enclave.sigstruct_file", 1)
         if self.design.proxy:
             add("enclave.genuine", 1)  # SIGSTRUCT is the one that its file has
+        if UNCONFINED in self.actors:
+            add("enclave.delegated", 1)
+        if DEBUGGER in self.actors:
+            add("enclave.debug", 1)
         if self.lsm == "apparmor":  # what it remembers of the device's file
             add("enclave.granted", 3)
             for p in range(self.n_processes):
                 add(f"process{p}.checked", 1)
                 add(f"process{p}.heard", 1)
+                if CONTEXT in self.actors:
+                    add(f"process{p}.left", 1)
         for i in range(self.n_pages):
             for f in self.page_schema.fields.values():
                 if f.name != "mapped":  # found in the mappings, not kept
@@ -169,7 +183,29 @@ class World:
 
     def now(self, name: str) -> Value:
         """A variable before the step."""
+        return self.current(name, self.first)
+
+    def first(self, name: str) -> Value:
+        """As `now`; of a permission that of the context that a process has at first."""
         return self.graph.value(self.vars[name].lits)
+
+    def contexts(self) -> list[Callable[[str], Value]]:
+        """The permissions on an object, by its kind, of each context that a process may have."""
+        kinds = ("", LATER) if CONTEXT in self.actors else ("",)
+        owners = [f"may{p}.{context}" for p in range(self.n_processes) for context in kinds]
+        return [partial(self._held, owner) for owner in owners]
+
+    def _held(self, owner: str, kind: str) -> Value:
+        return self.first(owner + kind)
+
+    def current(self, name: str, get: Callable[[str], Value]) -> Value:
+        """A variable's value by ``get``; of a permission that of the context that a process has."""
+        if CONTEXT in self.actors and name.startswith("may"):
+            owner, _, kind = name.partition(".")
+            if not kind.startswith(LATER):
+                changed = get(f"process{owner[3:]}.relabelled")
+                return ite(changed, get(f"{owner}.{LATER}{kind}"), get(name))
+        return get(name)
 
     @property
     def state_bits(self) -> int:
