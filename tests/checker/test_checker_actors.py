@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _no_debug() -> Any:
 
 
 # Actor, LSM, design, property; whether the property holds without the actor, and with it.
-BREAKS = [
+BREAKS: list[tuple[str, str, Callable[[], Any], str, bool]] = [
     ("context", "selinux", lambda: make_design("linux-6.12"), "asked-here", False),
     ("context", "selinux", lambda: make_design("linux-6.12"), "asked", True),
     ("context", "selinux", _careful, "execute-needed", False),
