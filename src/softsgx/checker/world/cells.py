@@ -8,7 +8,7 @@ from typing import Any
 from softsgx.checker.circuits.circuit import Chosen
 from softsgx.law.values import Value, W, eq, ite, no
 
-__all__ = ["File", "LocalCell", "StateCell"]
+__all__ = ["File", "LocalCell", "OfSource", "StateCell"]
 
 
 class StateCell:
@@ -98,3 +98,11 @@ class File:
     def pages(self, start: int, _end: int, _mm: Any = None) -> Any:
         """The page at an address."""
         return self._page(start)
+
+
+class OfSource:
+    """The file that a page is added from, or the one (``kind``) that SIGSTRUCT is in."""
+
+    def __init__(self, private: Value, kind: str = "file") -> None:
+        self.private, self.unmediated, self.allow, self.fmode = private, 0, 0, 3
+        self.kind = kind

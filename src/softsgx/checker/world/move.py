@@ -15,7 +15,7 @@ from typing import Any
 
 from softsgx.checker.circuits.circuit import Chosen
 from softsgx.checker.world.actors import CONTEXT, UNCONFINED
-from softsgx.checker.world.cells import StateCell
+from softsgx.checker.world.cells import OfSource, StateCell
 from softsgx.checker.world.permissions import PROCESS2, SEGMENTS
 from softsgx.checker.world.seen import Seen
 from softsgx.checker.world.sources import FILE_EXECMOD, FILE_EXECUTE, FILE_SGX_EXECUTE
@@ -32,23 +32,11 @@ MMAP_LOCK, IOCTL_LOCK = LOCKS
 GHOSTS_OF_ASKING = (*ASKED, "vetted", "vouched")
 """What a move knows of the LSM's answers."""
 
-_HOOKS: dict[str, Any] = {
-    "selinux": selinux.SelinuxHooks(),
-    "apparmor": apparmor.AppArmorHooks(),
-    "none": None,
-}
+_HOOKS = {"selinux": selinux.SelinuxHooks(), "apparmor": apparmor.AppArmorHooks()}
 # What every process is granted: not what the thread is about.
 _GRANTED = (
     selinux.MAP | selinux.OPEN | selinux.IOCTL | selinux.CREATE | selinux.GETATTR | selinux.SETATTR
 )
-
-
-class _OfSource:
-    """The file that a page is added from, or the one (``kind``) that SIGSTRUCT is in."""
-
-    def __init__(self, private: Value, kind: str = "file") -> None:
-        self.private, self.unmediated, self.allow, self.fmode = private, 0, 0, 3
-        self.kind = kind
 
 
 class Mark:
@@ -186,7 +174,7 @@ class Move:
         return held if isinstance(off, int) else ite(off, self._anything(hook, 1), held)
 
     def _granted(self, hook: str, at: Any, when: Value, what: dict[str, Value]) -> Value:
-        rule = getattr(_HOOKS[self.world.lsm], hook, None)
+        rule = getattr(_HOOKS.get(self.world.lsm), hook, None)
         questions = _Questions(self, when)
         if rule is not None:
             rule(questions, at, Request(**what))
@@ -274,17 +262,17 @@ class _Questions:
 
     def source(self, at: Any) -> tuple[Any, Any]:
         """The file behind a source, S_PRIVATE where there is none."""
-        obj = _OfSource(at.source.anonymous)
+        obj = OfSource(at.source.anonymous)
         return At(file=obj, process=at.process, area=None), obj
 
     def origins(self, at: Any, origin: Value, changed: Value) -> list[tuple[Any, Any, Value]]:
         """All files that pages come from are one here."""
-        obj = _OfSource(eq(origin, 0))
+        obj = OfSource(eq(origin, 0))
         return [(At(file=obj, process=at.process, area=None), obj, changed)]
 
     def sigstruct(self, at: Any) -> tuple[Any, Any]:
         """The file that SIGSTRUCT was in, S_PRIVATE where there is none."""
-        obj = _OfSource(no(self._move.get("enclave.sigstruct_file")), "sigstruct")
+        obj = OfSource(no(self._move.get("enclave.sigstruct_file")), "sigstruct")
         return At(file=obj, process=at.process, area=None), obj
 
     def av(self, at: Any, target: str, perms: Value, **_cmd: int) -> None:
@@ -299,7 +287,7 @@ class _Questions:
             if target == selinux.ENCLAVE:
                 self.vouches = self.vouches | no(eq(perms, 0))
             return
-        if target == selinux.INODE and isinstance(at.file, _OfSource):
+        if target == selinux.INODE and isinstance(at.file, OfSource):
             self._of_file(p, perms, at.file.kind)
             return
         segment: Value = 0
@@ -380,9 +368,7 @@ class _Questions:
         return every
 
     def _checked_others(self, p: int) -> list[tuple[Value, Value]]:
-        """Whether the file was checked for a profile that is another than ``p``'s, with what that
-        allows.
-        """
+        """Whether the file was checked for profiles other than ``p``'s, and what each allows."""
         move, own = self._move, self._may(p)
         return [(move.get(name) & no(eq(may, own)), may) for name, may in self._profiles()]
 
@@ -394,7 +380,7 @@ class _Questions:
         """
         move, p = self._move, at.process.index
         mask = ite(self._when, mask, 0)
-        if isinstance(at.file, _OfSource):
+        if isinstance(at.file, OfSource):
             asked = has(mask, apparmor.M)
             move.asks.append((f"path-{at.file.kind}", mask, 0))
             self.need(0, implies(asked, has(move.get(f"may{p}.{at.file.kind}"), FILE_EXECUTE)))
@@ -422,7 +408,7 @@ class _Questions:
 
     def delegated(self, at: Any, _obj: Any) -> Value:
         """Whether the device was opened by an unconfined process; no other file was."""
-        if UNCONFINED not in self._move.world.actors or isinstance(at.file, _OfSource):
+        if UNCONFINED not in self._move.world.actors or isinstance(at.file, OfSource):
             return 0
         return self._move.get("enclave.delegated")
 
@@ -434,7 +420,7 @@ class _Questions:
     def remember(self, at: Any, _obj: Any, mask: Value) -> None:
         """What was granted on the device's file, and for whom."""
         move, p = self._move, at.process.index
-        if isinstance(at.file, _OfSource):
+        if isinstance(at.file, OfSource):
             return
         mask = ite(self._when, mask, 0)
         move.set("enclave.granted", move.get("enclave.granted") | mask)
