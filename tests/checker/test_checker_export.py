@@ -56,6 +56,37 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def younger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the default table what was added last: what `make confirm` does with all."""
+    folder = tmp_path_factory.mktemp("younger")
+    names = [x for n in ("vetted-always", "asked-here") for x in ("--property", n)]
+    main(["check", "fsm", "ema", *names, "--jobs", "2", "--export", str(folder)])
+    return folder
+
+
+def test_others_confirm_the_younger_designs_and_properties(younger: Path) -> None:
+    """With `benign-runs`, whose proof takes it of all others that they hold no more, either."""
+    status, said = _confirm(younger)
+    assert status == 0, said
+    found = {k: v["reachable"] for k, v in _questions(younger).items()}
+    assert found == {
+        f"{design}.{name}": reachable
+        for design in ("fsm", "ema")
+        for name, reachable in (
+            ("asked-here/question", False), ("asked-here/any-number", False),
+            ("benign-runs/question", False), ("benign-runs/any-number", False),
+            ("vetted-always/question", True),
+        )
+    }  # fmt: skip
+
+
+def test_each_number_is_told_with_the_question(younger: Path) -> None:
+    for index in _questions(younger).values():
+        many = None if index["question"] == "any-number" else 2
+        assert (index["pages"], index["processes"]) == (many, many)
+
+
 def _questions(folder: Path) -> dict[str, dict[str, object]]:
     """The indices by design.property/question; a design's options are left out."""
     found = {}

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.command import Softsgx
-from tests.orders import load
+from tests.orders import load, mapped
 
 pytestmark = pytest.mark.skipif(
     ctypes.util.find_library("sepol") is None
@@ -609,3 +609,40 @@ def test_a_mapping_that_is_moved_is_asked_about_by_nobody_under_ema(enclaves: En
     moved = ["0 mmap e p1 rx", "0 mremap p1 p0", "0 call p0"]
     assert enclaves("ema", LOADER, *pages, *moved)[-1] == RUNS
     assert enclaves.denied() == []
+
+
+def test_a_mapping_before_the_page_is_asked_about_by_nobody_under_ema(enclaves: Enclaves) -> None:
+    """findings: the LSM looks at what the loader has mapped where a page goes, and at no other's.
+
+    [RFC PATCH v3 4/4] enclave_load_prot_check(): EADD of a page under a mapping with X is a
+    question about its source; the mappings of a process that shares the enclave are not looked at.
+    """
+    made, *rest = load("ema", "p0 src=anon_rw perm=rx")[1:]
+    first = ["0 open e rw", made, "0 fork 1"]
+    for mapping in ("0 mmap e p0 rx", "1 mmap e p0 rx"):
+        enters = mapped("ema", 1) if mapping.startswith("1") else []
+        answers = enclaves("ema", LOADER, *first, mapping, *rest, *enters, f"{mapping[0]} call p0")
+        added = answers[4 + [r.partition(" p0 ")[0] for r in rest].index("0 add e")]
+        if mapping.startswith("0"):
+            assert added == "EACCES"
+            assert enclaves.denied()[0] == ("process2", ["enclave_execanon"])
+        else:
+            assert (added, answers[-1]) == ("0", RUNS)
+            assert enclaves.denied() == []
+            anonymous = ("execmem", "enclave_execanon", "execmod")
+            assert not [q for q in enclaves.questions() if set(q["asked"]) & set(anonymous)]
+
+
+def test_before_the_first_page_w_and_x_take_no_execmem_under_ema(enclaves: Enclaves) -> None:
+    """[RFC PATCH v3 4/4] enclave_mprotect(): no ema_map, no question; 3/4: _init_map() at the
+    first enclave_load. Of a page that is there the same mapping is refused.
+    """
+    made, base, *rest = load("ema", "p0 src=anon_rw perm=rwx")[1:]
+    writes = [*mapped("ema", 1), "1 poke p0 7", "1 call p0"]
+    both, first = "1 mmap e p0 rwx", ["0 open e rw", made, "0 fork 1"]
+    answers = enclaves("ema", LOADER, *first, both, base, *rest, *writes)
+    assert (answers[3], answers[-1]) == ("0", "0x7")
+    assert enclaves.denied() == []
+    late = enclaves("ema", LOADER, *first, base, both)
+    assert late[-1] == "EACCES"
+    assert enclaves.denied() == [("process", ["execmem"])]

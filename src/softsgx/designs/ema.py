@@ -31,8 +31,9 @@ class Ema(SeedDesign):
     the enclave, 0 for none; ``page.sourced``: by EADD; ``page.changed``: it was mapped writable.
     Of v1: ``page.execute`` and ``page.execmod``, SGX__EXECUTE and SGX__EXECMOD.
 
-    ``enclave.eaug_x`` (v1): pages of EAUG may be executed. That the LSM takes the file for an
-    enclave from the first page on, and asks nothing of mappings before it, is left out.
+    ``enclave.areas`` (v3): the LSM has areas of it, from its first page or SIGSTRUCT on; before
+    that it takes the file for no enclave, and asks nothing of mappings. ``enclave.eaug_x`` (v1):
+    pages of EAUG may be executed.
     """
 
     name = "ema"
@@ -49,7 +50,7 @@ class Ema(SeedDesign):
         self.v3 = self.sgx_permissions = self.chose("version", "v3")
         if self.v3:
             self.page_schema = PAGE.extend(origin=8, sourced=1, changed=1)
-            self.enclave_fields = {"sigstruct_kept": 1}  # type: ignore[misc]
+            self.enclave_fields = {"sigstruct_kept": 1, "areas": 1}  # type: ignore[misc]
         else:
             self.page_schema = PAGE.extend(execute=1, execmod=1)
             self.enclave_fields = {"eaug_x": 1}  # type: ignore[misc]
@@ -92,6 +93,7 @@ class Ema(SeedDesign):
         if self.v3:
             page.origin, page.sourced = source.origin, 1
             page.changed = has(r.target, W) | (has(r.target, X) & source.modified)
+            at.enclave.areas = 1
         else:
             page.execute, page.execmod = execute, execmod
 
@@ -157,7 +159,7 @@ class Ema(SeedDesign):
             k.need(EACCES, no(at.source.anonymous) & no(at.source.modified), "a file's SIGSTRUCT")
             k.ask("enclave_launch", at)
             k.need(EEXIST, no(at.enclave.sigstruct_kept), "no SIGSTRUCT was approved before")
-            at.enclave.sigstruct_kept = 1
+            at.enclave.sigstruct_kept = at.enclave.areas = 1
         else:
             self.init_v1(k, at, r)
         super().init(k, at, r)
@@ -182,7 +184,10 @@ class Ema(SeedDesign):
         """The hook of mprotect, of a mapping that had nothing."""
         self.track(k, at, r, 0)
 
-    @rule(_V3.format(4) + "enclave_mprotect(), ema__chk_X_cb() of all pages of a kind at once")
+    @rule(
+        _V3.format(4) + "enclave_mprotect(): nothing without an ema_map; ema__chk_X_cb() of all"
+        " pages of a kind at once; " + _V3.format(3) + "_init_map() at enclave_load or enclave_init"
+    )
     def driver_mprotect(self, k: Context, at: Any, r: Any) -> None:
         """What becomes X is asked about, what becomes W is remembered."""
         self.track(k, at, r, at.vma.prot)
@@ -193,7 +198,7 @@ class Ema(SeedDesign):
             self.track_v1(k, at, r)
             return
         page = at.page
-        k.ask("enclave_execmem", at, when=has(r.prot, W | X))
+        k.ask("enclave_execmem", at, when=has(r.prot, W | X) & at.enclave.areas)
         self.may_run(k, at, has(r.prot, X) & no(has(was, X)))
         becomes_w = page.present & has(r.prot, W) & no(has(was, W))
         page.changed = page.changed | becomes_w

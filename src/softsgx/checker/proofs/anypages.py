@@ -209,10 +209,13 @@ class AnyPages:
             self._free = self.system(())
         return self._free
 
-    def system(self, cubes: Iterable[Clause], bad: int = FALSE) -> System:
-        """The world's steps, where all others are outside of the cubes.
+    def system(
+        self, cubes: Iterable[Clause], bad: int = FALSE, *, everybody: bool = False
+    ) -> System:
+        """The world's steps, where others are outside of the cubes: those that a step is about.
 
-        bad: what is asked, for what it says of the permissions of others.
+        bad: what is asked, for what it says of the permissions of others. everybody: all others
+        are, as `check` has it. They are there, in a state of the start if in no other.
         """
         world, g = self.world, self.world.graph
         given = self._given.get(bad, [])
@@ -223,9 +226,11 @@ class AnyPages:
         for move, pages, others in self._moves:
             there = {*range(self.n_kept), *others}
             outside = [
-                x for x, who, page in said if page in (_KEPT, *pages) and there.issuperset(who)
+                x
+                for x, who, page in said
+                if everybody or (page in (_KEPT, *pages) and there.issuperset(who))
             ]
-            outside += [g.all_of(lits) ^ 1 for lits in given] if others else []
+            outside += [g.all_of(lits) ^ 1 for lits in given] if others or everybody else []
             one = Move(world, move.name, world.argument_inputs, **move.meta)
             one.args, one.arg_lits, one.new = list(move.args), list(move.arg_lits), move.new
             one.guard = g.all_of([move.guard, *outside])
@@ -264,13 +269,23 @@ class AnyPages:
         and outside of the cubes.
         """
         others = {n: v for n, v in self._every.items() if self._is_other(n)}
+        # What is assumed of others is said of moves, and the first step, which chooses permissions,
+        # is none: before it all is 0, which no later step undoes.
+        bits = dict.fromkeys((n, i) for cube in cubes for n, i, _ in cube if n != "ready")
+        cubes = [*cubes, *((("ready", 0, 0), (n, i, 1)) for n, i in bits)]
         answer = Answer(False, 0, method, invariant=cubes)
         label, words = "any-pages", "any number of pages, of which one is kept"
         if self.open:
             label = "any-number"
             words = f"any number of pages and processes, of which 1 and {self.n_kept} are kept"
         found = Question(
-            label, words, self.system(cubes, bad), bad, answer, cubes=cubes, others=others
+            label,
+            words,
+            self.system(cubes, bad, everybody=True),
+            bad,
+            answer,
+            cubes=cubes,
+            others=others,
         )
         found.pages, found.processes = None, None if self.open else self.n_kept
         return found

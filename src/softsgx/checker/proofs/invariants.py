@@ -47,6 +47,7 @@ _FLAGS = {
     "loaded": ("was added from a source", "was not added from a source"),
     "demanded": ("once demanded authority", "never demanded authority"),
     "shed": ("lost a permission", "lost no permission"),
+    "areas": ("has areas that the LSM keeps", "has no areas that the LSM keeps"),
     "sigstruct_file": ("'s SIGSTRUCT is in a file", "'s SIGSTRUCT is in no file"),
     "relabelled": ("changed its context", "did not change its context"),
     "delegated": ("'s fd is of an unconfined process", "'s fd is of a confined process"),

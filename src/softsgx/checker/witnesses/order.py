@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["POKED", "POKED_AGAIN", "Order", "copied_from", "value_of"]
+from softsgx.designs.registry import DESIGNS
+from softsgx.errors import UsageError
+from softsgx.law.rule import rules_of
+from softsgx.law.values import mask_name
+
+__all__ = [
+    "OUTSIDE", "POKED", "POKED_AGAIN", "Order", "cannot", "copied_from", "mask_word", "value_of",
+    "via_of",
+]  # fmt: skip
 
 POKED = 0x4242
 """What a page returns that was written, when it is called."""
@@ -36,3 +44,31 @@ class Order:
         self, text: str, answer: str | None = "0", step: int = 0, shows: str = ""
     ) -> None:  # fmt: skip
         self.text, self.answer, self.step, self.shows = text, answer, step, shows
+
+
+def mask_word(mask: int) -> str:
+    """A mask as an order has it: ``rx``."""
+    return mask_name(mask).lower()
+
+
+def cannot(what: str) -> UsageError:
+    """What is raised for a trace of which no script can be made."""
+    return UsageError(f"this trace cannot be replayed: {what}")
+
+
+def via_of(design: str) -> str:
+    """By which ioctl pages are added under a design."""
+    law = DESIGNS.get(design)
+    if law is not None and (law.add_rules or law.add_args):
+        raise cannot(
+            f"design {design} adds pages in a way of its own, for which the loader has no order"
+        )
+    if law is None or "add_region" in rules_of(law):
+        return "region"
+    return "v20" if law.abi == "v20" else "pages"
+
+
+OUTSIDE = frozenset((
+    "create", "foreign", "fork", "mmap", "mprotect", "mremap", "munmap", "open", "pass",
+))  # fmt: skip
+"""Steps that need no page of the enclave."""

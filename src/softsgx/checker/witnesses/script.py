@@ -8,16 +8,17 @@ stack) is added as that program's plan has it. What the processes may do is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from softsgx.checker.witnesses import order as orders
 from softsgx.checker.witnesses.confine import domain, policy_of
-from softsgx.checker.witnesses.order import POKED, POKED_AGAIN, Order, value_of
+from softsgx.checker.witnesses.order import POKED, POKED_AGAIN, Order, cannot, mask_word, value_of
 from softsgx.checker.world.sources import SOURCES
 from softsgx.designs.registry import DESIGNS
-from softsgx.errors import UsageError
 from softsgx.law.rule import rules_of
-from softsgx.law.values import RW, R, W, X, mask_name
+from softsgx.law.values import RW, R, W, X
 from softsgx.sdm.leaves import PT_TCS, PT_TRIM
 
 __all__ = ["domain", "orders_of", "policy_of"]
@@ -36,26 +37,6 @@ _TYPES = {
 }  # fmt: skip
 
 
-def _mask(mask: int) -> str:
-    return mask_name(mask).lower()
-
-
-def _cannot(what: str) -> UsageError:
-    return UsageError(f"this trace cannot be replayed: {what}")
-
-
-def _via(design: str) -> str:
-    """By which ioctl pages are added under a design."""
-    law = DESIGNS.get(design)
-    if law is not None and (law.add_rules or law.add_args):
-        raise _cannot(
-            f"design {design} adds pages in a way of its own, for which the loader has no order"
-        )
-    if law is None or "add_region" in rules_of(law):
-        return "region"
-    return "v20" if law.abi == "v20" else "pages"
-
-
 class _Writer:
     def __init__(
         self, trace: dict[str, Any], program: str, noexec: str, mount: bool, own: str, sources: str,
@@ -66,7 +47,7 @@ class _Writer:
         self.sources = f" dir={sources}" if sources else ""
         self.sigstruct = f" dir={sigstruct}" if sigstruct else ""
         self.design = str(trace["design"])
-        self.via = _via(self.design)
+        self.via = orders.via_of(self.design)
         cls = DESIGNS.get(self.design)
         law = cls(**trace["options"]) if cls is not None else None
         # mprotect asks nobody, mmap does.
@@ -74,9 +55,16 @@ class _Writer:
         self.declares = law.declares if law is not None else ""
         # Which numbers the SGX2 ioctls have.
         self.numbers = " v2" if law is not None and law.abi == "sgx2-v2" else ""
-        self.auto = f" segment=auto only={_mask(law.declarable)}" if law and self.declares else ""
+        self.auto = (
+            f" segment=auto only={mask_word(law.declarable)}" if law and self.declares else ""
+        )
         # CREATE takes SIGSTRUCT: all that will be added has to be known.
         self.plans = law is not None and "create_sigstruct" in rules_of(law)
+        # An LSM that hears of an enclave with its first page: W and X before it stay before it.
+        early = itertools.takewhile(lambda s: s["step"] in orders.OUTSIDE, trace["steps"])
+        both = any(s.get("prot", 0) & (W | X) == W | X for s in early)
+        self.late = both and law is not None and "areas" in law.enclave_fields
+        self.owed: Order | None = None  # the enclave's own parts, which are not yet added
         self.reserved: set[int] = set()
         self.entered: dict[int, str] = {}  # how TCS and stack were mapped
         self.coded: set[int] = set()
@@ -98,7 +86,7 @@ class _Writer:
             yield Order(f"0 spawn {q} {self.program}-{q}")
         for number, step in enumerate(steps, 1):
             for order in self.step(step):
-                order.step = number
+                order.step = order.step or number
                 yield order
         for order in self.end():
             order.step = len(steps)
@@ -133,24 +121,27 @@ class _Writer:
         name, p = s["step"], s["p"]
         page = f"p{s['i']}" if "i" in s else ""
         maker = getattr(self, "_" + name.replace("-", "_"), None)
+        if self.owed is not None and name not in orders.OUTSIDE:
+            yield self.owed
+            self.owed = None
         simple = {
-            "mprotect": f"{p} mprotect {page} {_mask(s.get('prot', 0))}",
-            "ioc-mprotect": f"{p} iocmprotect e {page} {_mask(s.get('prot', 0))}",
+            "mprotect": f"{p} mprotect {page} {mask_word(s.get('prot', 0))}",
+            "ioc-mprotect": f"{p} iocmprotect e {page} {mask_word(s.get('prot', 0))}",
             "munmap": f"{p} munmap {page}",
-            "restrict": f"{p} restrict e {page} {_mask(s.get('perm', 0))}{self.numbers}",
-            "relax": f"{p} relax e {page} {_mask(s.get('perm', 0))}",
+            "restrict": f"{p} restrict e {page} {mask_word(s.get('perm', 0))}{self.numbers}",
+            "relax": f"{p} relax e {page} {mask_word(s.get('perm', 0))}",
             "to-tcs": f"{p} totcs e {page}{self.numbers}",
             "trim": f"{p} trim e {page}{self.numbers}",
             "remove": f"{p} remove e {page}{self.numbers}",
             "foreign": f"{p} foreign {page}",
-            "extend": f"{p} extend e {page} {_mask(s.get('perm', 0))}",
+            "extend": f"{p} extend e {page} {mask_word(s.get('perm', 0))}",
         }
         if maker is not None:
             yield from maker(s, p, page)
         elif name in simple:
             yield Order(simple[name])
         else:
-            raise _cannot(f"there is no order for “{s['words']}”")
+            raise cannot(f"there is no order for “{s['words']}”")
 
     def _open(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
         self.holders.add(p)
@@ -163,7 +154,11 @@ class _Writer:
                 if step["step"] == "add":
                     yield from self._plan(step, p)
         yield Order(f"{p} create e{self._signed(s)}")
-        yield from self._base(p, self.via)
+        for order in self._base(p, self.via):
+            if self.late and " add e base " in order.text:
+                self.owed, order.step = order, 1 + self.trace["steps"].index(s)
+            else:
+                yield order
         self.created = True
         if self.design == "segments":  # before anything else is mapped there
             for q in sorted(self.holders):
@@ -178,7 +173,7 @@ class _Writer:
     def _plan(self, s: dict[str, Any], p: int) -> Iterator[Order]:
         more = " measure=0" if s.get("unmeasured") else ""
         more += " content=tcs" if s["i"] in self.tcs else ""
-        yield Order(f"{p} add e p{s['i']} via=plan perm={_mask(s['perm'])}{more}")
+        yield Order(f"{p} add e p{s['i']} via=plan perm={mask_word(s['perm'])}{more}")
 
     def _base(self, p: int, via: str) -> Iterator[Order]:
         """The enclave's own parts: data from where the trace has TCS and stack from, if it says.
@@ -196,11 +191,11 @@ class _Writer:
         yield Order(f"{p} add e base via={via}{self.auto}{self.own}{sources}")
 
     def _segment(self, s: dict[str, Any]) -> str:
-        more = f" segment={_mask(s[self.declares])}" if s.get(self.declares) else ""
+        more = f" segment={mask_word(s[self.declares])}" if s.get(self.declares) else ""
         return more + (" measure=0" if s.get("unmeasured") else "")
 
     def _add(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
-        more = f"src={_SOURCES[s['source']]} perm={_mask(s['perm'])}{self._segment(s)}"
+        more = f"src={_SOURCES[s['source']]} perm={mask_word(s['perm'])}{self._segment(s)}"
         self.added[s["i"]] = s["source"]
         if SOURCES[s["source"]].noexec:
             yield from self._mount(p)
@@ -213,14 +208,14 @@ class _Writer:
 
     def _mount(self, p: int) -> Iterator[Order]:
         if not self.noexec:
-            raise _cannot("it takes a directory of a noexec mount")
+            raise cannot("it takes a directory of a noexec mount")
         if self.mount and p not in self.mounted:
             self.mounted.add(p)
             yield Order(f"{p} noexec {self.noexec}")
 
     def _augment(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
         self.added.pop(s["i"], None)
-        yield Order(f"{p} aug e {page} via=region perm={_mask(s['perm'])}{self._segment(s)}")
+        yield Order(f"{p} aug e {page} via=region perm={mask_word(s['perm'])}{self._segment(s)}")
 
     def _touch(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
         self.added.pop(s["i"], None)
@@ -234,7 +229,7 @@ class _Writer:
         yield from self._map(way, p, page, s["prot"], s["segment"])
 
     def _map_segment(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
-        yield Order(f"{p} mapsegment e {page} {_mask(s['segment'])} {_mask(s['prot'])}")
+        yield Order(f"{p} mapsegment e {page} {mask_word(s['segment'])} {mask_word(s['prot'])}")
 
     def _mremap(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
         yield Order(f"{p} mremap {page} p{min(int(s['j']), 15)}")
@@ -256,7 +251,7 @@ class _Writer:
             yield from self._reserve(s["q"])
 
     def _pass_segment(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
-        yield Order(f"{p} segmentfd e s {_mask(s['segment'])}")
+        yield Order(f"{p} segmentfd e s {mask_word(s['segment'])}")
         yield Order(f"{p} send s {s['q']}")
         yield Order(f"{s['q']} recv s")
         yield from self._use(s["q"], "s")
@@ -272,9 +267,9 @@ class _Writer:
         new = "pending" if s["pending"] else "restricted" if s["pr"] else ""
         how = {PT_TRIM: "trim", PT_TCS: "tcs"}.get(s["pt"], new)
         if how == "tcs" and s["i"] not in self.added:
-            raise _cannot("EACCEPT takes a zeroed page for no TCS")
+            raise cannot("EACCEPT takes a zeroed page for no TCS")
         yield from self._enter(p)
-        yield Order(f"{p} accept {page} {_mask(s['perm'])} {how}")
+        yield Order(f"{p} accept {page} {mask_word(s['perm'])} {how}")
 
     def _entry(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
         self.entered[p] = str(s["way"])
@@ -308,13 +303,13 @@ class _Writer:
     def _emodpe(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
         yield from self._enter(p)
         # EMODPE leaves RAX alone: the leaf's number.
-        yield Order(f"{p} emodpe {page} {_mask(s['perm'])}", "0x6")
+        yield Order(f"{p} emodpe {page} {mask_word(s['perm'])}", "0x6")
 
     def _eacceptcopy(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
         yield from self._enter(p)
         # The other thread's TLS page holds nothing that is needed.
         yield Order(f"{p} poke tls.1 {POKED}")
-        yield Order(f"{p} acceptcopy {page} tls.1 {_mask(s['perm'])}")
+        yield Order(f"{p} acceptcopy {page} tls.1 {mask_word(s['perm'])}")
 
     def _reserve(self, p: int) -> Iterator[Order]:
         """A mapping of all of ELRANGE that can do nothing, once in each process."""
@@ -325,7 +320,7 @@ class _Writer:
     def _map(
         self, way: str, p: int, place: str, prot: int, segment: int = 0
     ) -> Iterator[Order]:  # fmt: skip
-        mask = _mask(prot)
+        mask = mask_word(prot)
         how = "".join(f" {h}" for h in ("validate", "private") if way.endswith("-" + h))
         if self.design == "v20":  # maps whole enclaves only
             yield from self._reserve(p)
@@ -336,7 +331,7 @@ class _Writer:
             else:
                 yield from self._reserve(p)
         elif way.startswith("segment-fd"):
-            yield Order(f"{p} segmentfd e s {_mask(segment)}")
+            yield Order(f"{p} segmentfd e s {mask_word(segment)}")
             yield Order(f"{p} mmap s {place} {mask}{how}")
         else:
             if self.design != "segments":
@@ -344,7 +339,7 @@ class _Writer:
             call = {
                 "mprotect": f"mprotect {place} {mask}",
                 "ioc-mprotect": f"iocmprotect e {place} {mask}",
-                "map-segment": f"mapsegment e {place} {_mask(segment)} {mask}",
+                "map-segment": f"mapsegment e {place} {mask_word(segment)} {mask}",
             }[way]
             yield Order(f"{p} {call}")
 
@@ -422,7 +417,9 @@ class _Writer:
         if SOURCES[source].noexec:
             yield from self._mount(p)
         where = self._directory(source)
-        yield Order(f"{p} could {_SOURCES[source]} {_mask(mask)}{where}", "EACCES", shows="could")
+        yield Order(
+            f"{p} could {_SOURCES[source]} {mask_word(mask)}{where}", "EACCES", shows="could"
+        )
 
     def _end_page_bound(self, place: dict[str, Any], p: int, i: int) -> Iterator[Order]:
         beyond = place["access"] & ~place["bound"]
