@@ -51,6 +51,12 @@ _FOUND = {
 0 1ce 10000000b000 2000 0
 0 9 100000005000 8000 3 13 0 0
 """,
+    "a seal where the driver aligns the address to, at RLIMIT_AS": """v20
+0 1001 1
+1 9 100000000000 23000 1 31 ffffffffffffffff 0
+0 1ce 10000001d000 2000 0
+1 100e 9 100000019000 4000 0 11 1
+""",
     "what a mapping may not be, under a design that asks no LSM of it": """execute-intent
 0 9 100000039000 1000 7 100001 2 0
 0 9 100000039000 1000 7 100001 2 10000000000

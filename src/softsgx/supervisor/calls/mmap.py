@@ -104,7 +104,7 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
         mappings.ask_mdwe(process, call, prot & PROT_WRITE and prot)
         error, why = received(run, process, file)
         asked = addr
-        if flags & MAP_FIXED_NOREPLACE:  # the driver may take the next one that is aligned
+        if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):  # the driver may take the next aligned one
             align = run.device.design.alignment(file, size, 1)
             asked = addr + align - 1 & -align if align > _PAGE else addr
         odd = flags & MAP_FIXED_NOREPLACE and asked & _PAGE - 1
@@ -116,7 +116,7 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
         wanted = (addr, length, prot, flags, file, offset)
         at_limit = None
         if not error and flags & MAP_FIXED:
-            at_limit = room.at_limit(process, call, *wanted)
+            at_limit = room.at_limit(process, call, asked, *wanted)
         if error:
             outcome = Outcome(errno=error, why=why)
         elif got < 0:

@@ -34,28 +34,29 @@ def page_align(length: int) -> int:
 
 
 def at_limit(
-    process: HostProcess, call: Remote, addr: int, length: int, prot: int, flags: int, file: Any,
-    offset: int,
+    process: HostProcess, call: Remote, start: int, addr: int, length: int, prot: int, flags: int,
+    file: Any, offset: int,
 ) -> Outcome | None:  # fmt: skip
     """What a fixed mapping gets where RLIMIT_AS is passed: ENOMEM, or what comes before; else None.
 
-    A seal in foreign memory is one of these (EPERM, Linux f8d112a4e657): the kernel says.
+    start: where the driver puts what is asked for at ``addr``. A seal in foreign memory is one of
+    these (EPERM, Linux f8d112a4e657): the kernel says.
     """
     size = page_align(length)
-    if not _past_limit(process, addr, size):
+    if not _past_limit(process, start, size):
         return None
     mm = process.mm
     before = mm.vmas.copy()
     outcome = refused(process, addr, length, prot, flags, file, offset, addr, ENOMEM)
     if outcome.errno != ENOMEM:
         return outcome
-    got = call(nr.NR_mmap, addr, size, 0, _ROOM | MAP_FIXED, -1, 0)
+    got = call(nr.NR_mmap, start, size, 0, _ROOM | MAP_FIXED, -1, 0)
     if got == -ENOMEM:
         return outcome
     mm.vmas = before
     if got != -EPERM:
         return None  # another process has lifted the limit meanwhile
-    split(process, got, addr)
+    split(process, got, start)
     return Outcome(errno=EPERM, why="the VMA is not sealed")
 
 
