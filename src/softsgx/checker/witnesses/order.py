@@ -69,6 +69,6 @@ def via_of(design: str) -> str:
 
 
 OUTSIDE = frozenset((
-    "create", "foreign", "fork", "mmap", "mprotect", "mremap", "munmap", "open", "pass",
+    "create", "entry", "foreign", "fork", "mmap", "mprotect", "mremap", "munmap", "open", "pass",
 ))  # fmt: skip
 """Steps that need no page of the enclave."""
