@@ -22,8 +22,8 @@ def service() -> AesmService:
 
 def connect(to: AesmService) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
+    client.connect(to.address)  # waits where the queue is full; with a timeout: EAGAIN
     client.settimeout(30)
-    client.connect(to.address)
     return client
 
 
