@@ -21,7 +21,7 @@ def _events(
     softsgx: Softsgx, tmp_path: Path, *args: str | Path, stdin: str = ""
 ) -> list[dict[str, Any]]:  # fmt: skip
     path = tmp_path / "recording"
-    softsgx("--record", path, *args, stdin=stdin)
+    softsgx("--wait", "--record", path, *args, stdin=stdin)
     return [e for e in read(str(path)) if "event" in e]
 
 

@@ -42,7 +42,9 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
     def run(name: str, *args: str | Path, stdin: str = "") -> Path:
         path = folder / name
-        argv = [sys.executable, "-m", "softsgx", "run", "--record", str(path), *map(str, args)]
+        # Whole: the ends of those that the program leaves behind, too.
+        argv = [sys.executable, "-m", "softsgx", "run", "--wait", "--record", str(path)]
+        argv += map(str, args)
         subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60, check=False)
         return path
 
