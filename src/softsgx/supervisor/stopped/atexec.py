@@ -3,17 +3,15 @@
 It has no page of ours yet, and each remote call (`remote`) takes two stops. So what makes the
 calls (``softsgx_calls`` in vdso.S) is written over the kernel's own vDSO, where nobody runs, for as
 long as that takes. Its last call is one that the filter lets stop: as an entry into an enclave is,
-it is ``exit`` at one place of a page (`softsgx.host.bpf`).
+it is ``exit`` at one place of a page (`softsgx.host.basefilter`).
 """
 
 from __future__ import annotations
 
-import struct
-
 from softsgx.host import ptrace, vdso
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.waits import passes, wait_stop
-from softsgx.uapi.regs import R12, RBP, RBX, RIP
+from softsgx.supervisor.stopped.remote import rows_of, run_rows, signed
+from softsgx.uapi.regs import R12
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -24,10 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["at_exec"]
 
-_ROW = struct.Struct("<8Q")
 _PAGE, _ALL = 4096, (1 << 64) - 1
-_SECCOMP = ptrace.EVENT_SECCOMP << 8 | 5
-_SIGILL = 4
 _spare: list[ptrace.Registers] = []
 
 
@@ -42,7 +37,7 @@ def at_exec(
     """
     img, tid, space = vdso.load_image(), tracee.tid, tracee.space
     code = img.calls
-    rows = b"".join([_ROW.pack(*[word & _ALL for word in call]) for call in calls])
+    rows = rows_of(calls)
     # The call that stops ends at the AEP's place in the page.
     at = (img.aep & _PAGE - 1) - img.calls_stop - len(rows)
     first, was = page + at, contents[at : at + len(rows) + len(code)]
@@ -50,20 +45,10 @@ def at_exec(
     work = _spare.pop() if _spare else ptrace.Registers()
     view = work.view
     view[:] = regs.view
-    view[RBX], view[RBP], view[RIP] = first, len(calls), first + len(rows)
-    work.store(tid)
     mask = ptrace.get_sigmask(tid)
     ptrace.set_sigmask(tid, _ALL)
-    while True:
-        ptrace.cont(tid)
-        status = wait_stop(tid)
-        if status >> 8 in (_SECCOMP, _SIGILL):
-            break
-        passes(tid, status)
+    tracee.at_call, made = run_rows(tid, work, first, len(calls), first + len(rows))
     ptrace.set_sigmask(tid, mask)
-    work.load(tid)
     space.poke(first, was)
-    tracee.at_call = status >> 8 == _SECCOMP
-    made, answer = (view[RBX] - first) // _ROW.size, view[R12]
     _spare.append(work)
-    return made, answer - (1 << 64) if answer >> 63 else answer
+    return made, signed(view[R12])

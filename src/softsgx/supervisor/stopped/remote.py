@@ -23,10 +23,11 @@ from softsgx.uapi.syscalls import NR_mmap, NR_mprotect, NR_munmap, NR_open, NR_p
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, ClassVar
 
 
-__all__ = ["Remote", "calls", "cancel", "scratch"]
+__all__ = ["Remote", "calls", "cancel", "rows_of", "run_rows", "scratch", "signed"]
 
 _SCRATCH = 0x400  # in the page of slots behind our vDSO
 _O_RDWR, _O_CLOEXEC = 0o2, 0o2000000
@@ -45,6 +46,31 @@ def scratch(space: AddressSpace) -> int:
     """Where in a process arguments of remote calls can lie: it can read them there."""
     image = vdso.load_image()
     return space.image + image.data_offset + _SCRATCH
+
+
+def rows_of(calls: Sequence[Sequence[int]]) -> bytes:
+    """Calls as ``softsgx_calls`` in vdso.S takes them: number, arguments, answer; 0 where short."""
+    rows = [(*call, *(8 - len(call)) * (0,)) for call in calls]
+    return b"".join([_ROW.pack(*[word & _ALL for word in row]) for row in rows])
+
+
+def run_rows(tid: int, work: ptrace.Registers, where: int, n: int, code: int) -> tuple[bool, int]:
+    """Let a thread make the ``n`` calls of the rows at an address with one stop behind them.
+
+    work: its registers, but for where it runs: ``code``. Whether it stands there, which it does
+    not if a fault came; and how many were answered as they were to be.
+    """
+    view = work.view
+    view[RBX], view[RBP], view[RIP] = where, n, code
+    work.store(tid)
+    while True:
+        ptrace.cont(tid)
+        status = wait_stop(tid)
+        if status >> 8 == _SECCOMP or status >> 8 in _FAULTS:
+            break
+        passes(tid, status)
+    work.load(tid)
+    return status >> 8 == _SECCOMP, (view[RBX] - where) // _ROW.size
 
 
 class Remote:
@@ -127,23 +153,12 @@ class Remote:
         where = scratch(self.tracee.space)
         while done < len(calls):
             some = calls[done : done + _MOST_ROWS]
-            rows = [[*call, *(8 - len(call)) * (0,)] for call in some]
-            self.tracee.space.poke(where, b"".join([_ROW.pack(*row) for row in rows]))
+            self.tracee.space.poke(where, rows_of(some))
             self.prepare(0)
-            view = self.work.view
-            view[RBX], view[RBP] = where, len(some)
-            view[RIP] = self.insn + image.batch - image.syscall
-            self.work.store(self.tid)
-            while not self.at_entry:
-                ptrace.cont(self.tid)
-                status = wait_stop(self.tid)
-                if status >> 8 in _FAULTS:  # the program has done something to that page
-                    return done
-                self.at_entry = status >> 8 == _SECCOMP
-                if not self.at_entry:
-                    passes(self.tid, status)
-            self.work.load(self.tid)
-            made = (view[RBX] - where) // _ROW.size
+            code = self.insn + image.batch - image.syscall
+            self.at_entry, made = run_rows(self.tid, self.work, where, len(some), code)
+            if not self.at_entry:  # the program has done something to that page
+                return done
             done += made
             if made < len(some):
                 break
@@ -186,7 +201,7 @@ class Remote:
     def result(self) -> int:
         """What a call answered, at its exit."""
         self.work.load(self.tid)
-        return _signed(self.work.view[RAX])
+        return signed(self.work.view[RAX])
 
     def give(self, fd: int, *, cloexec: bool, spare: bool = False) -> int:
         """Give the tracee a descriptor of our file ``fd``: its number there, or -errno.
@@ -261,7 +276,8 @@ class Remote:
             passes(tid, status)
 
 
-def _signed(result: int) -> int:
+def signed(result: int) -> int:
+    """What a call answered, as the kernel means RAX: -errno on failure."""
     return result - (1 << 64) if result > _ALL - 4096 else result
 
 
