@@ -6,12 +6,22 @@ import os
 
 from softsgx.errors import UnsupportedError
 
-__all__ = ["lacks", "path_of", "read_built", "unbuilt"]
+__all__ = ["is_built", "lacks", "path_of", "read_built", "unbuilt"]
 
 
 def path_of(name: str) -> str:
     """Where an object lies."""
     return os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
+
+
+_built: dict[str, bool] = {}
+
+
+def is_built(path: str) -> bool:
+    """Whether an object is there: looked for once a process."""
+    if path not in _built:
+        _built[path] = os.path.exists(path)
+    return _built[path]
 
 
 def read_built(path: str) -> bytes:

@@ -5,9 +5,7 @@ Where it is not built there is none, and pages are read and written.
 
 from __future__ import annotations
 
-import os
-
-from softsgx.host.built import path_of
+from softsgx.host.built import is_built, path_of
 from softsgx.host.words import Words
 
 __all__ = ["Copier", "available"]
@@ -16,15 +14,10 @@ _PATH = path_of("softsgx-copyin.so")
 _NONE = (1 << 64) - 1
 _MUCH = 8 << 20
 
-_built: bool | None = None
-
 
 def available() -> bool:
     """Whether the code is built."""
-    global _built  # noqa: PLW0603 - looked for once a process
-    if _built is None:
-        _built = os.path.exists(_PATH)
-    return _built
+    return is_built(_PATH)
 
 
 class Copier:

@@ -5,9 +5,7 @@ Where it is not built there is none, and every call is Python's.
 
 from __future__ import annotations
 
-import os
-
-from softsgx.host.built import path_of
+from softsgx.host.built import is_built, path_of
 from softsgx.host.words import Words
 
 __all__ = ["Block", "available"]
@@ -17,15 +15,10 @@ _SECINFO, _QUERY = 8, 13  # struct sgx_secinfo, struct procmap_query: in words
 _RANGES = 1024
 _ROOM = _SECINFO + _QUERY + 2 * _RANGES
 
-_built: bool | None = None
-
 
 def available() -> bool:
     """Whether the code is built."""
-    global _built  # noqa: PLW0603 - looked for once a process
-    if _built is None:
-        _built = os.path.exists(_PATH)
-    return _built
+    return is_built(_PATH)
 
 
 class Block(Words):
