@@ -8,7 +8,25 @@ from __future__ import annotations
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
-if TYPE_CHECKING:
+
+_light = not TYPE_CHECKING
+if _light:
+    try:
+        from _ctypes import (
+            FUNCFLAG_CDECL,
+            FUNCFLAG_PYTHONAPI,
+            FUNCFLAG_USE_ERRNO,
+            CFuncPtr,
+            Structure,
+            _SimpleCData,
+            addressof,
+            byref,
+            dlopen,
+            get_errno,
+        )  # fmt: skip
+    except ImportError:
+        _light = False
+if TYPE_CHECKING or not _light:
     from ctypes import (
         CDLL,
         CFUNCTYPE,
@@ -31,90 +49,54 @@ if TYPE_CHECKING:
         get_errno,
     )  # fmt: skip
 else:
-    try:
-        from _ctypes import (
-            FUNCFLAG_CDECL,
-            FUNCFLAG_PYTHONAPI,
-            FUNCFLAG_USE_ERRNO,
-            CFuncPtr,
-            Structure,
-            _SimpleCData,
-            addressof,
-            byref,
-            dlopen,
-            get_errno,
-        )  # fmt: skip
-    except ImportError:
-        from ctypes import (
-            CDLL,
-            CFUNCTYPE,
-            PyDLL,
-            Structure,
-            addressof,
-            byref,
-            c_char,
-            c_char_p,
-            c_int,
-            c_long,
-            c_size_t,
-            c_ssize_t,
-            c_uint,
-            c_uint32,
-            c_uint64,
-            c_ulong,
-            c_void_p,
-            create_string_buffer,
-            get_errno,
-        )  # fmt: skip
-    else:
-        # By their letters (the module struct has the same). The ABI is x86-64's.
-        c_char, c_char_p, c_void_p, c_int, c_uint, c_long, c_ulong = [
-            type(letter, (_SimpleCData,), {"_type_": letter}) for letter in "czPiIlL"
-        ]
-        c_uint32, c_uint64 = c_uint, c_ulong
-        c_size_t, c_ssize_t = c_ulong, c_long
+    # By their letters (the module struct has the same). The ABI is x86-64's.
+    c_char, c_char_p, c_void_p, c_int, c_uint, c_long, c_ulong = [
+        type(letter, (_SimpleCData,), {"_type_": letter}) for letter in "czPiIlL"
+    ]
+    c_uint32, c_uint64 = c_uint, c_ulong
+    c_size_t, c_ssize_t = c_ulong, c_long
 
-        class _Locked(CFuncPtr):
-            _flags_ = FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI | FUNCFLAG_USE_ERRNO
-            _restype_ = c_int
+    class _Locked(CFuncPtr):
+        _flags_ = FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI | FUNCFLAG_USE_ERRNO
+        _restype_ = c_int
 
-        class _Unlocked(CFuncPtr):
-            _flags_ = FUNCFLAG_CDECL
-            _restype_ = c_int
+    class _Unlocked(CFuncPtr):
+        _flags_ = FUNCFLAG_CDECL
+        _restype_ = c_int
 
-        class PyDLL:
-            """A library whose functions run with the GIL, and whose errno is kept."""
+    class PyDLL:
+        """A library whose functions run with the GIL, and whose errno is kept."""
 
-            _function = _Locked
+        _function = _Locked
 
-            def __init__(self, path, **_options):
-                self._handle = dlopen(path, 0)
+        def __init__(self, path, **_options):
+            self._handle = dlopen(path, 0)
 
-            def __getattr__(self, name):
-                if name.startswith("__"):
-                    raise AttributeError(name)
-                function = self._function((name, self))
-                setattr(self, name, function)
-                return function
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            function = self._function((name, self))
+            setattr(self, name, function)
+            return function
 
-            __getitem__ = __getattr__
+        __getitem__ = __getattr__
 
-        class CDLL(PyDLL):
-            """The same without the GIL."""
+    class CDLL(PyDLL):
+        """The same without the GIL."""
 
-            _function = _Unlocked
+        _function = _Unlocked
 
-        def CFUNCTYPE(result, *arguments):
-            """The type of a function at an address; it runs without the GIL."""
-            kind = {"_flags_": FUNCFLAG_CDECL, "_restype_": result, "_argtypes_": arguments}
-            return type("_Function", (CFuncPtr,), kind)
+    def CFUNCTYPE(result, *arguments):
+        """The type of a function at an address; it runs without the GIL."""
+        kind = {"_flags_": FUNCFLAG_CDECL, "_restype_": result, "_argtypes_": arguments}
+        return type("_Function", (CFuncPtr,), kind)
 
-        def create_string_buffer(first, size=None):
-            """So many bytes, or some bytes in so much room."""
-            buffer = (c_char * (first if size is None else size))()
-            if size is not None:
-                buffer.value = first
-            return buffer
+    def create_string_buffer(first, size=None):
+        """So many bytes, or some bytes in so much room."""
+        buffer = (c_char * (first if size is None else size))()
+        if size is not None:
+            buffer.value = first
+        return buffer
 
 
 def string_in(library: CDLL, name: str) -> bytes:
