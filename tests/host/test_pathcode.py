@@ -20,7 +20,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from softsgx.host import bpf, pathcode, ptrace
+from softsgx.host import basefilter, bpf, pathcode, ptrace
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, R11, RAX, RCX, RDI, RDX, RIP, RSI
 
@@ -211,7 +211,7 @@ def test_another_call_at_the_same_instruction_goes_the_long_way() -> None:
 
 def test_the_filter_lets_the_codes_calls_pass_and_no_other() -> None:
     place, code = pathcode.new_place(), pathcode.load()
-    program = bpf.base_program(0, place=place)
+    program = basefilter.base_program(0, place=place)
     base = 0x7F00_0000_0000 // pathcode.ALIGN * pathcode.ALIGN + place
     passing = {
         at for at in range(pathcode.SIZE) if _run(program, nr.NR_openat, base + at) == bpf.ALLOW

@@ -148,10 +148,10 @@ def _ptrace() -> Result:
 
 
 def _seccomp() -> Result:
-    from softsgx.host import bpf, ptrace
+    from softsgx.host import basefilter, ptrace
 
     def body() -> None:
-        program = bpf.base_program(0)
+        program = basefilter.base_program(0)
         if ptrace.seccomp_filter(program):
             ptrace.prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
             error = ptrace.seccomp_filter(program)
@@ -174,12 +174,12 @@ def _seccomp() -> Result:
 
 def _listener() -> Result:
     """What descriptors of the device are handed over by; /proc does where it is missing."""
-    from softsgx.host import bpf, ptrace
+    from softsgx.host import basefilter, ptrace
 
     pid = os.fork()
     if pid == 0:
         ptrace.prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
-        os._exit(max(-ptrace.seccomp_listener(bpf.base_program(1)), 0))
+        os._exit(max(-ptrace.seccomp_listener(basefilter.base_program(1)), 0))
     _, status = os.waitpid(pid, 0)
     error = os.waitstatus_to_exitcode(status)
     return not error, f"{os.strerror(error)}; /proc/PID/fd is used instead" if error else ""

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import CodeType, ModuleType
 
-    from softsgx.host.bpf import Key, Template
+    from softsgx.host.basefilter import Key
+    from softsgx.host.bpf import Template
 
-__all__ = ["HEAD", "main", "path_of"]
+__all__ = ["main", "path_of"]
 
-HEAD = b"softsgx modules 3\0" + MAGIC_NUMBER
+_HEAD = b"softsgx modules 3\0" + MAGIC_NUMBER
 
 
 def main() -> int:
@@ -52,14 +53,14 @@ def main() -> int:
         if modules is not None:
             sys.meta_path.remove(modules)
     if modules is not None:
-        from softsgx.host.bpf import KNOWN
+        from softsgx.host.basefilter import KNOWN
 
         KNOWN.update(modules.known)
     elif not sys.dont_write_bytecode:
         imported = set(sys.modules) - before
         from softsgx.cli.modules import write
 
-        write(path, imported)
+        write(path, _HEAD, imported)
     return command()
 
 
@@ -80,7 +81,7 @@ class _Loader(SourceFileLoader):
 
 
 class _Modules:
-    """A finder of what is in the file. known: filters that were made (`softsgx.host.bpf`)."""
+    """A finder of what is in the file. known: of `softsgx.host.basefilter`, which were made."""
 
     def __init__(
         self, found: "dict[str, tuple[str, bool, str, CodeType]]", known: "dict[Key, Template]"
@@ -111,9 +112,9 @@ def _read(path: str) -> "_Modules | None":
     try:
         with open(path, "rb", buffering=0) as f:
             raw = f.read()
-        if not raw.startswith(HEAD) or len(raw) < len(HEAD) + 16:
+        if not raw.startswith(_HEAD) or len(raw) < len(_HEAD) + 16:
             return None
-        at = len(HEAD) + 16
+        at = len(_HEAD) + 16
         codes_at = at + int.from_bytes(raw[at - 16 : at - 8], "little")
         if len(raw) != int.from_bytes(raw[at - 8 : at], "little"):
             return None

@@ -117,8 +117,19 @@ class _Program:
         return b"".join(out), tuple(holes)
 
 
+def _by_x86_64() -> _Program:
+    """A program of the calls by this numbering, with the call's number in the accumulator."""
+    p = _Program()
+    p.op(_LD, _ARCH)
+    p.op(_JEQ, X86_64, "number")
+    p.op(_RET, ALLOW)  # near: a jump to the end of a long program may be too far
+    p.label("number")
+    p.op(_LD, _NR)
+    return p
+
+
 def base_template(executable: bool, paths: int, faults: bool) -> Template:
-    """The program of `softsgx.host.bpf.base_program`, by its `Key`."""
+    """The program of `softsgx.host.basefilter.base_program`, by its `Key`."""
     p = _Program()
     wanted = {
         n: "trace"
@@ -231,13 +242,8 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
 
 def names_program() -> bytes:
     """For a process that has asked about a node's name: the calls of the table that are late."""
-    p = _Program()
+    p = _by_x86_64()
     late = [n for n, row in SYSCALLS.items() if row.path is not None and row.path.late]
-    p.op(_LD, _ARCH)
-    p.op(_JEQ, X86_64, "number")
-    p.op(_RET, ALLOW)
-    p.label("number")
-    p.op(_LD, _NR)
     p.by_number(dict.fromkeys(late, "trace"), "allow")
     p.ends()
     return p.assemble()
@@ -245,10 +251,7 @@ def names_program() -> bytes:
 
 def directory_program(fd: int) -> bytes:
     """For a process in which ``fd`` is /dev: what lists it."""
-    p = _Program()
-    p.op(_LD, _ARCH)
-    p.op(_JEQ, X86_64, "", "allow")
-    p.op(_LD, _NR)
+    p = _by_x86_64()
     p.op(_JEQ, nr.NR_getdents64, "fd")
     p.op(_JEQ, nr.NR_getdents, "fd", "allow")
     p.label("fd")
@@ -260,7 +263,7 @@ def directory_program(fd: int) -> bytes:
 
 def fd_program(fd: int) -> bytes:
     """For a process in which ``fd`` is the device's: what can be done to it."""
-    p = _Program()
+    p = _by_x86_64()
     wanted: dict[int, str] = {}
     kinds: set[tuple[int, ...]] = set()
     for n, row in SYSCALLS.items():
@@ -269,11 +272,6 @@ def fd_program(fd: int) -> bytes:
             kinds.add(indices)
             wanted[n] = f"fd {indices}"
     wanted[nr.NR_mmap] = "mmap"
-    p.op(_LD, _ARCH)
-    p.op(_JEQ, X86_64, "number")
-    p.op(_RET, ALLOW)
-    p.label("number")
-    p.op(_LD, _NR)
     p.by_number(wanted, "allow")
     p.label("mmap")
     p.op(_LD, _arg(3))
@@ -290,10 +288,7 @@ def fd_program(fd: int) -> bytes:
 
 def masks_program() -> bytes:
     """What can make a thread block a signal: SIG_BLOCK, SIG_SETMASK, the way out of a handler."""
-    p = _Program()
-    p.op(_LD, _ARCH)
-    p.op(_JEQ, X86_64, "", "allow")
-    p.op(_LD, _NR)
+    p = _by_x86_64()
     p.op(_JEQ, nr.NR_rt_sigreturn, "trace")
     p.op(_JEQ, nr.NR_rt_sigprocmask, "", "allow")
     p.op(_LD, _arg(0))
@@ -308,10 +303,7 @@ def masks_program() -> bytes:
 
 def number_program(number: int) -> bytes:
     """Every call of one number."""
-    p = _Program()
-    p.op(_LD, _ARCH)
-    p.op(_JEQ, X86_64, "", "allow")
-    p.op(_LD, _NR)
+    p = _by_x86_64()
     p.op(_JEQ, number, "trace", "allow")
     p.ends()
     return p.assemble()

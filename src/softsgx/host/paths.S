@@ -8,7 +8,7 @@
  * the `mov $DIRECTORY, %edi` that stands there in its place; the
  * instruction itself stays as it is, and stops as ever. A path of which a component is listed, and
  * one that is odd in any other way, goes on there. All others are called for from the stub, at the
- * places that the seccomp filter lets pass (host/bpf.py).
+ * places that the seccomp filter lets pass (host/basefilter.py).
  *
  * RAX, RCX and R11 are free here: the call overwrites the last two, and the replaced instruction the
  * first. Nothing else is touched: no stack, no vector register, and the flags are given back, since

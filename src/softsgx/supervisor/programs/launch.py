@@ -7,7 +7,7 @@ import struct
 from errno import ENOENT
 
 from softsgx.errors import UnsupportedError, UsageError
-from softsgx.host import bpf, ptrace, signals
+from softsgx.host import basefilter, ptrace, signals
 from softsgx.host.notify import Listener, new_cookie
 from softsgx.host.origin import Origin
 from softsgx.host.start import EXEC, FILTER, Child
@@ -81,12 +81,12 @@ def launch(
 ) -> Launched:
     """Start ``argv`` as a seized, filtered child on its way into exec, with all that it came with.
 
-    executable: the calls that make memory executable stop. place: as `bpf.base_program` has it.
-    Raises SoftsgxError if it cannot be traced.
+    executable: the calls that make memory executable stop. place: as `basefilter.base_program` has
+    it. Raises SoftsgxError if it cannot be traced.
     """
     path = find_program(argv[0])
     cookie = new_cookie()
-    program = bpf.base_program(cookie, executable, place)
+    program = basefilter.base_program(cookie, executable, place)
     child = Child(os.fsencode(path), origin.arguments(argv), origin, program)
     pid = child.pid
     try:
