@@ -473,11 +473,12 @@ static void order_acceptcopy(void)
 
 static void order_send(void)
 {
+	char byte = 0;
 	int done;
 
 	if (!strcmp(word(0), "send"))
-		return answer_call(send_fd(inbox((int)number(word(2)), 1), *var(1)));
-	done = receive_fd(inbox(me, 0), var(1));
+		return answer_call(send_fd(inbox((int)number(word(2)), 1), *var(1), &byte, 1, 0));
+	done = receive_fd(inbox(me, 0), var(1), &byte, 1, MSG_CMSG_CLOEXEC);
 	return done == 1 ? answer("nothing") : answer_call(done);
 }
 

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include "fds.h"
 #include "loader.h"
 #include "tap.h"
 
@@ -23,43 +24,13 @@ struct facts {
 	struct { uint64_t off, len; int prot; } seg[40];
 };
 
-static int send_fd(int sock, int fd, const struct facts *f)
-{
-	char control[CMSG_SPACE(sizeof(int))] = {0};
-	struct iovec iov = {(void *)f, sizeof(*f)};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-			     .msg_controllen = sizeof(control)};
-	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	return sendmsg(sock, &msg, 0) == sizeof(*f) ? 0 : -1;
-}
-
-static int receive_fd(int sock, struct facts *f)
-{
-	char control[CMSG_SPACE(sizeof(int))];
-	struct iovec iov = {f, sizeof(*f)};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-			     .msg_controllen = sizeof(control)};
-	struct cmsghdr *c;
-	int fd;
-
-	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC) != sizeof(*f) || !(c = CMSG_FIRSTHDR(&msg)))
-		return -1;
-	memcpy(&fd, CMSG_DATA(c), sizeof(fd));
-	return fd;
-}
-
 static int other_process(int sock)
 {
 	struct facts f;
-	int fd = receive_fd(sock, &f);
 	uint64_t got;
+	int fd;
 
-	if (!check(fd >= 0, "other_received", "%s", strerror(errno)))
+	if (!check(!receive_fd(sock, &fd, &f, sizeof(f), MSG_CMSG_CLOEXEC), "other_received", "%s", strerror(errno)))
 		return 1;
 	/* An enclave can only be at its base; nothing of ours is in the way of a PIE's layout here. */
 	for (int i = 0; i < f.nseg; i++) {
@@ -101,7 +72,7 @@ static void pass(void)
 		execl("/proc/self/exe", "share", "map", number, (char *)NULL);
 		_exit(127);
 	}
-	check(send_fd(sv[0], e.fd, &f) == 0, "sent", "%s", strerror(errno));
+	check(send_fd(sv[0], e.fd, &f, sizeof(f), 0) == 0, "sent", "%s", strerror(errno));
 	waitpid(pid, &status, 0);
 	check(WIFEXITED(status) && WEXITSTATUS(status) == 0, "other_exit", "status %#x", status);
 	CHECK_EQ(encl_op(&e, OP_PEEK, f.counter, 0, 0, 0), 105, "we_see_others");
@@ -177,7 +148,7 @@ static void in_flight(void)
 
 	if (encl_load(&lone, &(struct encl_opts){.threads = 1, .heap = PAGE}))
 		bail("in_flight_load", lone.err);
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, sv) || send_fd(sv[0], lone.fd, &f))
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, sv) || send_fd(sv[0], lone.fd, &f, sizeof(f), 0))
 		bail("in_flight_sent", strerror(errno));
 	close(lone.fd);
 	munmap((void *)lone.base, lone.size);
@@ -186,7 +157,8 @@ static void in_flight(void)
 		check(other >= 0, "in_flight_open", "%s", strerror(errno));
 		close(other);
 	}
-	lone.fd = receive_fd(sv[1], &f);
+	if (receive_fd(sv[1], &lone.fd, &f, sizeof(f), MSG_CMSG_CLOEXEC))
+		bail("in_flight_received", strerror(errno));
 	for (int i = 0; i < lone.nseg; i++) {
 		at = (void *)(lone.base + lone.seg[i].off);
 		if (mmap(at, lone.seg[i].len, seg_prot(&lone.seg[i]), MAP_SHARED | MAP_FIXED, lone.fd, 0) != at)

@@ -32,6 +32,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "added.h"
+#include "fds.h"
 #include "heap.h"
 #include "loader.h"
 #include "softsgx_designs.h"
@@ -183,23 +184,15 @@ static long touch(unsigned long addr)
 
 static long pass_fd(bool give, int *fd)
 {
-	char control[CMSG_SPACE(sizeof(int))] = {0}, byte = 0;
-	struct iovec iov = {&byte, 1};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-			     .msg_controllen = sizeof(control)};
-	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+	char byte = 0;
+	int got;
 
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	if (give) {
-		memcpy(CMSG_DATA(c), fd, sizeof(int));
-		return sendmsg(post[1], &msg, MSG_DONTWAIT) == 1 ? 0 : -errno;
-	}
-	if (recvmsg(post[0], &msg, MSG_DONTWAIT) != 1 || !CMSG_FIRSTHDR(&msg))
+	if (give)
+		return send_fd(post[1], *fd, &byte, 1, MSG_DONTWAIT) ? -errno : 0;
+	if (receive_fd(post[0], &got, &byte, 1, MSG_DONTWAIT))
 		return -errno;
 	close(*fd);
-	memcpy(fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(int));
+	*fd = got;
 	return 0;
 }
 
