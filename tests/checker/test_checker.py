@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from softsgx.checker.engines.abc import find_abc, solve
+from softsgx.checker.engines.abc import solve
 from softsgx.checker.engines.explore import explore
 from softsgx.checker.engines.replay import run_again
 from softsgx.checker.engines.smt import bounded, check_invariant
@@ -20,10 +20,8 @@ from softsgx.checker.world.world import World
 from softsgx.designs.registry import make_design
 from softsgx.law.rule import Context, rule
 from tests.checker.checker_toys import FLAWS, Careful
+from tests.checker.needs import needs_abc
 
-needs_abc = pytest.mark.skipif(
-    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
-)
 ALL = {
     "modified-code", "writable-alias", "writer-authorised", "unvetted-code", "vetted-always",
     "noexec", "source-bound", "page-bound", "wx-needs-write", "execute-needed", "asked",

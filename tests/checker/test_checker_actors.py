@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from softsgx.checker.engines.abc import find_abc
 from softsgx.checker.pool.prove import Checker
 from softsgx.checker.pool.result import Options
 from softsgx.checker.properties import PROPERTIES
@@ -25,10 +24,8 @@ from softsgx.law.rule import rule
 from softsgx.sdm.leaves import ATTR_DEBUG
 from softsgx.uapi.syscalls import SYSCALLS
 from tests.checker.checker_toys import Careful
+from tests.checker.needs import needs_abc
 
-needs_abc = pytest.mark.skipif(
-    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
-)
 ALL = "device=read,write,execute;process=execmem;file=execute"
 
 

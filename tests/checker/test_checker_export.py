@@ -15,7 +15,6 @@ import pytest
 
 from softsgx.checker.certificates.folder import prepare_folder, write_questions
 from softsgx.checker.certificates.question import Question
-from softsgx.checker.engines.abc import find_abc
 from softsgx.checker.engines.answer import Answer
 from softsgx.checker.world.moves import build_moves
 from softsgx.checker.world.system import System
@@ -24,11 +23,10 @@ from softsgx.cli.main import main
 from softsgx.designs.registry import make_design
 from softsgx.errors import UsageError
 from softsgx.law.values import Value
+from tests.checker.needs import needs_abc
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(
-    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
-)
+pytestmark = needs_abc
 HELD = ["--permissions", "0:device=read,write,execute;file=execute"]
 SMALL = ["--pages", "1", "--processes", "1", "--jobs", "1", *HELD]
 

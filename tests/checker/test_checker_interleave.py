@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from softsgx.checker.circuits.circuit import FALSE, TRUE, renamed
-from softsgx.checker.engines.abc import find_abc, solve
+from softsgx.checker.engines.abc import solve
 from softsgx.checker.engines.answer import Step
 from softsgx.checker.engines.explore import explore
 from softsgx.checker.pool.prove import Checker
@@ -27,10 +27,8 @@ from softsgx.errors import InternalError
 from softsgx.law.rule import Context, rule
 from softsgx.law.values import X, has
 from tests.checker.checker_toys import Careful
+from tests.checker.needs import needs_abc
 
-needs_abc = pytest.mark.skipif(
-    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
-)
 needs_policy = pytest.mark.skipif(
     ctypes.util.find_library("sepol") is None,
     reason="no policy engine here; to run it: apt-get install libsepol2",

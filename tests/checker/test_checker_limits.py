@@ -23,10 +23,8 @@ from softsgx.checker.world.system import System
 from softsgx.checker.world.world import World
 from softsgx.designs.registry import make_design
 from softsgx.errors import UsageError
+from tests.checker.needs import needs_abc
 
-needs_abc = pytest.mark.skipif(
-    abc.find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
-)
 HELD = {
     f"may{p}.{kind}": value
     for p in (0, 1)

@@ -8,15 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from softsgx.checker.engines.abc import find_abc
 from softsgx.checker.properties.base import TABLE
 from softsgx.cli.main import main
 from tests.cache import ROOT
+from tests.checker.needs import needs_abc
 
 PAGE = (ROOT / "docs" / "checking.md").read_text()
-needs_abc = pytest.mark.skipif(
-    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
-)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from softsgx.checker.engines import abc as abc_engine
-from softsgx.checker.engines.abc import find_abc, solve
+from softsgx.checker.engines.abc import solve
 from softsgx.checker.engines.answer import Clause
 from softsgx.checker.engines.explore import explore
 from softsgx.checker.engines.smt import check_invariant
@@ -33,10 +33,9 @@ from tests.checker.checker_paged_toys import (
     TinyWithin,
 )
 from tests.checker.checker_toys import Careful
+from tests.checker.needs import needs_abc
 
-pytestmark = pytest.mark.skipif(
-    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
-)
+pytestmark = needs_abc
 
 
 def _check(design: Any, name: str, pages: int, processes: int = 1) -> Result:

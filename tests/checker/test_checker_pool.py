@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from softsgx.checker.engines.abc import find_abc
 from softsgx.checker.pool.prove import Checker
 from softsgx.checker.pool.result import Options
 from softsgx.checker.pool.workers import Pair, check_pairs
@@ -18,10 +17,8 @@ from softsgx.checker.world.world import World
 from softsgx.designs.registry import make_design
 from softsgx.errors import InternalError, SoftsgxError, UsageError
 from softsgx.law.values import Value
+from tests.checker.needs import needs_abc
 
-needs_abc = pytest.mark.skipif(
-    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
-)
 ONE = Options(1, 1)
 
 

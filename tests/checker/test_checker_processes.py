@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from softsgx.checker.circuits.circuit import TRUE
-from softsgx.checker.engines.abc import find_abc
 from softsgx.checker.engines.answer import Clause
 from softsgx.checker.engines.smt import check_invariant
 from softsgx.checker.pool.prove import Checker
@@ -28,11 +27,10 @@ from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.law.values import Value, X, eq, has, no
 from tests.checker.checker_process_toys import ByProcess, NeedsThreeProcesses
 from tests.checker.checker_toys import Careful
+from tests.checker.needs import needs_abc
 from tests.checker.simulation import unlike
 
-pytestmark = pytest.mark.skipif(
-    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
-)
+pytestmark = needs_abc
 
 
 def _world(design: Any, lsm: str = "selinux") -> World:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from softsgx.checker.engines.abc import find_abc
 from softsgx.checker.pool.repair import ALL, changes_of, search, standing
 from softsgx.checker.pool.result import Options
 from softsgx.checker.properties import PROPERTIES
@@ -17,10 +16,9 @@ from softsgx.cli.main import main
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.law.rule import Context
 from tests.checker.checker_toys import Careful
+from tests.checker.needs import needs_abc
 
-pytestmark = pytest.mark.skipif(
-    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
-)
+pytestmark = needs_abc
 REPAIRED = [name for name, cls in DESIGNS.items() if cls.repaired]
 SMALL = Options(1, 1)
 

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import pytest
 
-from softsgx.checker.engines.abc import find_abc
 from softsgx.checker.pool.prove import Checker
 from softsgx.checker.pool.result import Options, Result
 from softsgx.checker.pool.why import Because, Change, Reasons, switched_world
@@ -20,10 +19,9 @@ from softsgx.designs.registry import make_design
 from softsgx.law.rule import Context
 from softsgx.law.values import Value
 from tests.checker.checker_toys import FLAWS, Careful
+from tests.checker.needs import needs_abc
 
-pytestmark = pytest.mark.skipif(
-    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
-)
+pytestmark = needs_abc
 
 
 def _why(design: Any, name: str, pages: int = 1, processes: int = 1) -> tuple[Result, Because]:

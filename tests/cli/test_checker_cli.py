@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from softsgx.checker.engines.abc import find_abc
 from softsgx.checker.world.permissions import parse_permissions
 from softsgx.cli.check import _variants
 from softsgx.cli.load import load_file
@@ -23,10 +22,8 @@ from softsgx.cli.main import main
 from softsgx.designs.registry import DESIGNS
 from softsgx.errors import UsageError
 from softsgx.report.progress import progress
+from tests.checker.needs import needs_abc
 
-needs_abc = pytest.mark.skipif(
-    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
-)
 SMALL = ["--pages", "1", "--processes", "1", "--jobs", "1"]
 
 

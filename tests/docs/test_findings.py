@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from softsgx.checker.engines.abc import find_abc
 from softsgx.checker.pool.repair import standing
 from softsgx.checker.properties import PROPERTIES
 from softsgx.designs.registry import DESIGNS, make_design
 from tests.cache import ROOT
+from tests.checker.needs import needs_abc
 from tests.docs.pages import held
 from tools.console import sessions
 
@@ -46,9 +46,7 @@ def _row(title: str) -> dict[str, str]:
     return dict(zip(names, (cell.strip() for cell in row.split("|")[2:-1]), strict=True))
 
 
-@pytest.mark.skipif(
-    find_abc() is None, reason="berkeley-abc is missing: apt-get install berkeley-abc"
-)
+@needs_abc
 @pytest.mark.parametrize("name", DESIGNS)
 def test_the_table_says_what_the_checker_says(name: str) -> None:
     """To mend it: make findings."""
