@@ -13,7 +13,7 @@
  *
  *   open F MODE [PATH]           MODE r, w or rw; PATH else as SGX_DEVICE says
  *   close F | send F WORKER | recv F
- *   create F [src=SOURCE dir=DIR]  ECREATE; with a source SIGSTRUCT goes with it, in its own memory, of what was
+ *   create F [debug=1 src=SOURCE dir=DIR]  ECREATE, of a DEBUG enclave if said; with a source SIGSTRUCT goes with it, in its own memory, of what was
  *                                planned (add … via=plan adds nothing), and INIT has none
  *   init F [src=SOURCE dir=DIR]  INIT signs what all workers added, in its order; SIGSTRUCT in its own memory
  *   add F PLACE KEY=VALUE…       via=pages|region|v20, src=SOURCE, perm=MASK, segment=MASK|auto, measure=1,
@@ -40,20 +40,22 @@
  *                                (docs/how-to-write-a-rule.md); F: a descriptor of the device. "held", or the answer
  *   another SOURCE [dir=DIR value=N]  other memory where the last source of add was, for a page that returns N
  *   go F                         the held call goes on: the order's answer
+ *   remap PLACE                  remap_file_pages
+ *   debug PLACE N                a process that debugs the worker writes the page as poke does, by /proc/PID/mem
+ *   setcon CONTEXT | changeprofile NAME   as libselinux and libapparmor do it
+ *   exec PROGRAM                 the worker executes another file of this program, and keeps its descriptors
  *   fork WORKER | spawn WORKER PROGRAM (another file of this program) | exit
  * Sources: see lib/source.h. ORDERS_DIR in the environment says where files are.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
-#include <setjmp.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include "added.h"
+#include "changes.h"
 #include "fds.h"
 #include "held.h"
 #include "loader.h"
@@ -62,19 +64,16 @@
 #include "softsgx_designs.h"
 #include "source.h"
 #include "tap.h"
+#include "touched.h"
 #include "words.h"
+#include "workers.h"
 
 #define BASE 0x100000000000ull
 #define TEST_PAGES 16
-#define WORKERS 8
-#define FIRST_SOCKET 100 /* the same numbers in every worker: orders, then inboxes */
 
 static struct encl e;
 static uint64_t test_pages; /* offset of p0 */
 static int fds[128], me;
-
-static int orders(int worker, int end) { return FIRST_SOCKET + 4 * worker + end; }
-static int inbox(int worker, int end) { return FIRST_SOCKET + 4 * worker + 2 + end; }
 
 /* -- answers ------------------------------------------------------------------------------- */
 
@@ -331,6 +330,8 @@ static void order_create(void)
 	struct sgx_enclave_create arg = {.src = (uint64_t)&e.secs};
 	struct sgx_enclave_create_sigstruct with = {.src = (uint64_t)&e.secs};
 
+	if (option("debug", NULL))
+		added->attributes = e.secs.attributes |= ATTR_DEBUG;
 	if (!option("src", NULL))
 		return answer_call(ioctl(*var(1), SGX_IOC_ENCLAVE_CREATE, &arg));
 	answer_call(with_sigstruct(SGX_IOC_ENCLAVE_CREATE_SIGSTRUCT, &with.sigstruct, &with));
@@ -425,24 +426,20 @@ static void order_inside(void)
 	answer_entry(&c, !nothing);
 }
 
-static sigjmp_buf outside;
+static void order_debug(void)
+{
+	uint8_t code[8];
 
-static void on_signal(int number) { siglongjmp(outside, number); }
+	function(code, number(word(2)));
+	answer_call(debugged_write(BASE + place(word(1)).off, code, sizeof(code)));
+}
 
 static void order_touch(void)
 {
-	struct sigaction action = {.sa_handler = on_signal};
-	int number;
+	uint64_t value;
+	int number = touched(BASE + place(word(1)).off, &value);
 
-	sigaction(SIGSEGV, &action, NULL);
-	sigaction(SIGBUS, &action, NULL);
-	number = sigsetjmp(outside, 1);
-	if (number)
-		answer("signal %d", number);
-	else
-		answer("%#lx", *(volatile uint64_t *)(BASE + place(word(1)).off));
-	signal(SIGSEGV, SIG_DFL);
-	signal(SIGBUS, SIG_DFL);
+	number ? answer("signal %d", number) : answer("%#lx", value);
 }
 
 static void order_enclu(void)
@@ -481,6 +478,14 @@ static void order_send(void)
 	done = receive_fd(inbox(me, 0), var(1), &byte, 1, MSG_CMSG_CLOEXEC);
 	return done == 1 ? answer("nothing") : answer_call(done);
 }
+
+static void order_exec(void)
+{
+	execute(word(1), me, fds);
+	answer_call(-1);
+}
+
+static void order_context(void) { answer_call(change_context(word(0), word(1))); }
 
 static void order_fork(void)
 {
@@ -540,6 +545,7 @@ static void obey(void)
 		{"segmentfd", order_segmentfd}, {"peek poke call enter", order_inside},
 		{"accept emodpe", order_enclu}, {"touch", order_touch},
 		{"noexec", order_noexec}, {"could", order_could},
+		{"debug", order_debug}, {"exec", order_exec}, {"setcon changeprofile", order_context},
 		{"acceptcopy", order_acceptcopy}, {"hold", order_hold}, {"go", order_go}, {"another", order_another},
 	};
 	const char *name = word(0);
@@ -566,6 +572,8 @@ static void obey(void)
 	if (!strcmp(name, "foreign"))
 		return answer_call(mmap((void *)(BASE + a.off), a.len, PROT_READ | PROT_WRITE,
 					MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED ? -1 : 0);
+	if (!strcmp(name, "remap"))
+		return answer_call(remap_file_pages((void *)(BASE + a.off), a.len, 0, a.off / PAGE, 0));
 	if (!strcmp(name, "munmap"))
 		return answer_call(munmap((void *)(BASE + a.off), a.len));
 	if (!strcmp(name, "mremap")) {
@@ -619,8 +627,6 @@ static void lead(void)
 
 int main(int argc, char **argv)
 {
-	struct timeval patience = {.tv_sec = 20};
-
 	if (encl_plan(&e, &(struct encl_opts){.threads = 2, .size = 1 << 19}))
 		bail("plan", e.err);
 	e.base = e.secs.base = BASE;
@@ -628,19 +634,12 @@ int main(int argc, char **argv)
 	share_added(argc < 2);
 	if (argc > 1) {
 		me = atoi(argv[1]);
+		if (executed(argc, argv, fds))
+			answer("0");
 		work();
 	}
-	for (int i = 0; i < 2 * WORKERS; i++) {
-		int pair[2];
-
-		if (socketpair(AF_UNIX, i % 2 ? SOCK_DGRAM : SOCK_SEQPACKET, 0, pair)
-		    || dup2(pair[0], FIRST_SOCKET + 2 * i) < 0 || dup2(pair[1], FIRST_SOCKET + 2 * i + 1) < 0)
-			bail("sockets", strerror(errno));
-		close(pair[0]);
-		close(pair[1]);
-		/* A worker that died answers no more. */
-		setsockopt(FIRST_SOCKET + 2 * i, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-	}
+	if (connect_workers())
+		bail("sockets", strerror(errno));
 	if (fork() == 0)
 		work();
 	lead();

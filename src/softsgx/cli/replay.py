@@ -142,9 +142,8 @@ class _Setup:
         """Make the files."""
         import shutil
 
-        shutil.copy(program, self.program)
-        for p in range(1, self.trace["processes"]):
-            shutil.copy(program, f"{self.program}-{p}")
+        for path in {self.program, *self._labels()}:
+            shutil.copy(program, path)
         for path in (self.own, self.sources, self.sigstruct, f"{self.directory}/noexec"):
             if path:
                 os.mkdir(path)
@@ -152,21 +151,25 @@ class _Setup:
 
     def options(self) -> list[str]:
         """Those of ``softsgx run`` that confine the processes."""
-        from softsgx.checker.witnesses.confine import domain, profile
+        from softsgx.checker.witnesses.confine import label_of
 
-        others = range(1, self.trace["processes"])
-        policy = str(self.directory / "policy")
+        policy, rules = str(self.directory / "policy"), self._labels().items()
         if self.trace["lsm"] == "selinux":
             return [
-                "--selinux=minimal", f"--selinux={policy}", f"--context={domain(0)}",
-                *(f"--context={self.program}-{p}={domain(p)}" for p in others),
+                "--selinux=minimal", f"--selinux={policy}", f"--context={label_of('selinux', 0)}",
+                *(f"--context={path}={label}" for path, label in rules),
             ]  # fmt: skip
         if self.trace["lsm"] == "apparmor":
             return [
-                f"--apparmor={policy}:{profile(0)}",
-                *(f"--profile={self.program}-{p}={profile(p)}" for p in others),
+                f"--apparmor={policy}:{label_of('apparmor', 0)}",
+                *(f"--profile={path}={label}" for path, label in rules),
             ]
         return []
+
+    def _labels(self) -> dict[str, str]:
+        from softsgx.checker.witnesses.confine import rules_of_labels
+
+        return rules_of_labels(self.trace, self.program)
 
 
 def _print(trace: dict[str, Any], program: str, noexec: str) -> None:

@@ -98,6 +98,8 @@ def _read(enclave: Any, offset: int) -> bytes:
 
 def _write(enclave: Any, offset: int, data: bytes, content: bytes) -> int:
     """EDBGWR: of a TCS, FLAGS.DBGOPTIN alone (SDM, EDBGWR)."""
+    if not enclave.initialized:
+        enclave.measurement.digest()  # of what was added, as it was then: hashing may come late
     page = enclave.page_schema.cell(enclave.pages[offset >> 12])
     if page.pt != PT_TCS:
         enclave.memory.write(offset, data)

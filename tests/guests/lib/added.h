@@ -23,7 +23,7 @@ struct measured {
 static struct {
 	int n;
 	bool planned; /* it is signed: what is added from now on is known */
-	uint64_t used;
+	uint64_t used, attributes; /* of SECS, where they are not the plan's */
 	struct measured seg[64];
 	uint8_t content[4 << 20] __attribute__((aligned(4096)));
 } *added;
@@ -65,6 +65,8 @@ static void sign_added(struct encl *e)
 	_Static_assert(sizeof(added->seg) / sizeof(added->seg[0]) <= sizeof(e->seg) / sizeof(e->seg[0]),
 		       "what was added can be signed");
 	whole.nseg = 0;
+	if (added->attributes)
+		whole.secs.attributes = added->attributes;
 	for (int i = 0; i < added->n; i++) {
 		const struct measured *m = &added->seg[i];
 

@@ -2,7 +2,7 @@
 
 Which is real: a module beside softsgx's minimal SELinux policy, or AppArmor profiles. A
 process that is forked has its parent's label; one that is spawned executes a file of its
-own, by which it is told apart.
+own, by which it is told apart. One whose context changes has another label from then on.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from softsgx.checker.world.actors import LATER
 from softsgx.checker.world.permissions import KINDS, PROCESS2
 from softsgx.designs.registry import DESIGNS
 from softsgx.law.values import RWX, mask_name
 
 __all__ = [
-    "SIGSTRUCT_TYPE", "SOURCE_TYPE", "device_of", "domain", "policy_of", "profile", "profiles_of",
+    "CHANGES", "SIGSTRUCT_TYPE", "SOURCE_TYPE", "device_of", "domain", "label_of", "later_label",
+    "opened_before", "policy_of", "profile", "profiles_of", "rules_of_labels",
 ]  # fmt: skip
 
 SOURCE_TYPE, SIGSTRUCT_TYPE = "trace_source_t", "trace_sigstruct_t"
@@ -27,14 +29,56 @@ def device_of(design: str) -> str:
     return DESIGNS[design].paths[0]
 
 
-def domain(p: int) -> str:
-    """The SELinux type of process ``p``."""
-    return f"trace_process_{p}_t"
+CHANGES = ("setcon", "exec")
+"""Steps after which a process has another context."""
+_UNCONFINED_TYPE = "unconfined_t"  # of the minimal policy, which holds nothing back from it
 
 
-def profile(p: int) -> str:
+def domain(p: int, later: bool = False) -> str:
+    """The SELinux type of process ``p``; later: of the context that it changes to."""
+    return f"trace_process_{p}_{'later_' if later else ''}t"
+
+
+def profile(p: int, later: bool = False) -> str:
     """The AppArmor profile of process ``p``."""
-    return f"trace_process_{p}"
+    return f"trace_process_{p}{'_later' if later else ''}"
+
+
+def label_of(lsm: str, p: int, later: bool = False) -> str:
+    """What is found of process ``p`` in the LSM's verdicts: its type, or its profile."""
+    return (domain if lsm == "selinux" else profile)(p, later)
+
+
+def later_label(trace: dict[str, Any], p: int) -> str:
+    """The whole label that process ``p`` changes to, as it writes it."""
+    label = label_of(trace["lsm"], p, later=True)
+    return f"system_u:system_r:{label}:s0" if trace["lsm"] == "selinux" else label
+
+
+def opened_before(trace: dict[str, Any]) -> bool:
+    """Whether an unconfined process has opened the device, and process 0 comes of it."""
+    return any(step["step"] == "inherit" for step in trace["steps"])
+
+
+def rules_of_labels(trace: dict[str, Any], program: str) -> dict[str, str]:
+    """Which label who executes a copy of ``program`` gets, by the copy's path.
+
+    The first process is the program itself; where it has to execute one, it is unconfined before.
+    """
+    lsm, processes = trace["lsm"], range(trace["processes"])
+    found = {f"{program}-{p}": label_of(lsm, p) for p in processes[1:]}
+    if opened_before(trace):
+        found[program] = _UNCONFINED_TYPE if lsm == "selinux" else "unconfined"
+        found[f"{program}-0"] = label_of(lsm, 0)
+    execs = {s["p"] for s in trace["steps"] if s["step"] == "exec"}
+    return found | {f"{program}-{p}-later": label_of(lsm, p, later=True) for p in sorted(execs)}
+
+
+def _labels(trace: dict[str, Any]) -> list[tuple[int, bool]]:
+    """Each process, and once more where it changes its context."""
+    changed = {s["p"] for s in trace["steps"] if s["step"] in CHANGES}
+    first = [(p, False) for p in range(trace["processes"])]
+    return first + [(p, True) for p in sorted(changed)]
 
 
 def policy_of(trace: dict[str, Any], sources: str = "", sigstruct: str = "") -> str:
@@ -55,15 +99,15 @@ def policy_of(trace: dict[str, Any], sources: str = "", sigstruct: str = "") -> 
             f"(type {t})", f"(typeattributeset object ({t}))",
             f"(roletype object_r {t})", f'(filecon "{where}/.*" any {context})',
         ]  # fmt: skip
-    for p in range(trace["processes"]):
-        t = domain(p)
+    for p, later in _labels(trace):
+        t = domain(p, later)
         lines += [
             f"(type {t})",
             f"(typeattributeset domain ({t}))",
             f"(roletype system_r {t})",
             f"(allow {t} sgx_enclave_device_t (chr_file (open getattr map ioctl)))",
             f"(allowx {t} sgx_enclave_device_t (ioctl chr_file ((range 0xa400 0xa4ff))))",
-            f"(allow {t} domain (process (transition sigchld)))",
+            f"(allow {t} domain (process (transition dyntransition sigchld)))",
         ]
         for file in own:
             lines.append(f"(allow {t} {file} (file (read write open getattr map)))")
@@ -77,7 +121,7 @@ def policy_of(trace: dict[str, Any], sources: str = "", sigstruct: str = "") -> 
         if "entry" in {s["step"] for s in trace["steps"] if s["p"] == p}:
             # The program's own code, where the world's enclave is one page that is entered.
             lines.append(f"(allow {t} sgx_segment_rx_t (anon_inode (read execute)))")
-        for kind, bits in _held(trace, p).items():
+        for kind, bits in _held(trace, p, later).items():
             held = [n for i, n in enumerate(KINDS[kind]) if bits >> i & 1]
             more = " ".join(n for n in held if n in PROCESS2) if kind == "process" else ""
             if more:
@@ -110,9 +154,11 @@ def _class(trace: dict[str, Any]) -> str:
     return "file" if _hooks(trace) == "_file" else "enclave"
 
 
-def _held(trace: dict[str, Any], p: int) -> dict[str, int]:
-    return {n.partition(".")[2]: v for n, v in trace["permissions"].items()
+def _held(trace: dict[str, Any], p: int, later: bool = False) -> dict[str, int]:
+    """The permissions of a process, by object; later: those of the context that it changes to."""
+    mine = {n.partition(".")[2]: v for n, v in trace["permissions"].items()
             if v and n.startswith(f"may{p}.")}  # fmt: skip
+    return {n.removeprefix(LATER): v for n, v in mine.items() if n.startswith(LATER) == later}
 
 
 def profiles_of(
@@ -124,8 +170,8 @@ def profiles_of(
     own: the directory of the files of the enclave's own parts, whose code may be mapped.
     """
     text = "abi <abi/3.0>,\n"
-    for p in range(trace["processes"]):
-        held = _held(trace, p)
+    for p, later in _labels(trace):
+        held = _held(trace, p, later)
         device = "".join(c for i, c in enumerate("rwm") if held.get("device", 0) >> i & 1)
         rules = [f"{device_of(trace['design'])} {device}"] if device else []
         rules += [f'"{own}/*" rwm']
@@ -133,5 +179,6 @@ def profiles_of(
             if directory:
                 rules += [f'"{directory}/*" rw{"m" if held.get(kind, 0) & 1 else ""}']
         rules += [f'"{noexec}/*" rw'] if noexec else []
-        text += f"profile {profile(p)} {{\n" + "".join(f"  {r},\n" for r in rules) + "}\n"
+        rules += [f"change_profile -> {profile(p, later=True)}"] * ((p, True) in _labels(trace))
+        text += f"profile {profile(p, later)} {{\n" + "".join(f"  {r},\n" for r in rules) + "}\n"
     return text

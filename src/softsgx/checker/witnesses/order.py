@@ -69,6 +69,7 @@ def via_of(design: str) -> str:
 
 
 OUTSIDE = frozenset((
-    "create", "entry", "foreign", "fork", "mmap", "mprotect", "mremap", "munmap", "open", "pass",
+    "create", "entry", "exec", "foreign", "fork", "inherit", "mmap", "mprotect", "mremap", "munmap",
+    "open", "pass", "remap", "setcon",
 ))  # fmt: skip
 """Steps that need no page of the enclave."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from softsgx.checker.witnesses import order as orders
+from softsgx.checker.witnesses.actors import ActorOrders, first_use
 from softsgx.checker.witnesses.confine import domain, policy_of
 from softsgx.checker.witnesses.order import POKED, POKED_AGAIN, Order, cannot, mask_word, value_of
 from softsgx.checker.world.sources import SOURCES
@@ -37,7 +38,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-class _Writer:
+class _Writer(ActorOrders):
     def __init__(
         self, trace: dict[str, Any], program: str, noexec: str, mount: bool, own: str, sources: str,
         sigstruct: str,
@@ -69,6 +70,7 @@ class _Writer:
         self.entered: dict[int, str] = {}  # how TCS and stack were mapped
         self.coded: set[int] = set()
         self.holders: set[int] = set()
+        self.segment_holders: set[int] = set()
         self.mounted: set[int] = set()
         self.created = self.aliased = False
         self.raced: set[int] = set()  # pages that were copied from what nobody had looked at
@@ -84,6 +86,7 @@ class _Writer:
         used = {s[k] for s in steps for k in ("p", "q") if k in s}
         for q in sorted(used - forked - {0}):
             yield Order(f"0 spawn {q} {self.program}-{q}")
+        yield from self.before()
         for number, step in enumerate(steps, 1):
             for order in self.step(step):
                 order.step = order.step or number
@@ -153,7 +156,8 @@ class _Writer:
             for step in self.trace["steps"]:
                 if step["step"] == "add":
                     yield from self._plan(step, p)
-        yield Order(f"{p} create e{self._signed(s)}")
+        debug = " debug=1" if s.get("debug") else ""
+        yield Order(f"{p} create e{debug}{self._signed(s)}")
         for order in self._base(p, self.via):
             if self.late and " add e base " in order.text:
                 self.owed, order.step = order, 1 + self.trace["steps"].index(s)
@@ -235,7 +239,8 @@ class _Writer:
         yield Order(f"{p} mremap {page} p{min(int(s['j']), 15)}")
 
     def _fork(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
-        for those in (self.reserved, self.coded, self.holders, self.mounted):
+        sets = (self.reserved, self.coded, self.holders, self.segment_holders, self.mounted)
+        for those in sets:
             if p in those:
                 those.add(s["q"])
         if p in self.entered:
@@ -245,7 +250,7 @@ class _Writer:
     def _pass(self, s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
         yield Order(f"{p} send e {s['q']}")
         yield Order(f"{s['q']} recv e")
-        yield from self._use(s["q"], "e")
+        yield first_use(s["q"], "e")
         self.holders.add(s["q"])
         if self.created and self.design == "segments":
             yield from self._reserve(s["q"])
@@ -254,14 +259,8 @@ class _Writer:
         yield Order(f"{p} segmentfd e s {mask_word(s['segment'])}")
         yield Order(f"{p} send s {s['q']}")
         yield Order(f"{s['q']} recv s")
-        yield from self._use(s["q"], "s")
-
-    def _use(self, p: int, fd: str) -> Iterator[Order]:
-        """The first use of a descriptor that was received, at which its receiver is asked about.
-
-        No driver knows the ioctl.
-        """
-        yield Order(f"{p} ioctl {fd} 0xa4ff 0", "ENOTTY")
+        yield first_use(s["q"], "s")
+        self.segment_holders.add(s["q"])
 
     def _eaccept(self, s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
         new = "pending" if s["pending"] else "restricted" if s["pr"] else ""

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from softsgx.checker.witnesses.confine import (
+    CHANGES,
     SIGSTRUCT_TYPE,
     SOURCE_TYPE,
     device_of,
-    domain,
-    profile,
+    label_of,
 )
 from softsgx.checker.witnesses.order import Order, copied_from, value_of
 from softsgx.checker.world.permissions import PROCESS2
@@ -111,7 +111,7 @@ class Seen:
             name, place = s["step"], (s["p"], s.get("i", -1))
             if name in ("mmap", "mmap-segment", "map-segment"):
                 made[place] = [number]
-            elif name in ("mprotect", "ioc-mprotect"):
+            elif name in ("mprotect", "ioc-mprotect", "remap"):
                 made[place] = [*made.get(place, []), number]
             elif name == "mremap":
                 made[s["p"], s["j"]] = made.pop(place, [])
@@ -119,11 +119,14 @@ class Seen:
                 made.pop(place, None)
             elif name == "fork":
                 made |= {(s["q"], j): steps for (q, j), steps in made.items() if q == s["p"]}
+            elif name == "exec":
+                made = {place: steps for place, steps in made.items() if place[0] != s["p"]}
         return made.get((p, i), [])
 
     def mapped(self, p: int, i: int, prot: int) -> str:
         """That the last call which made the mapping gave it ``prot``, in words."""
-        steps = self.mapping(p, i)
+        # remap_file_pages keeps what the mapping had.
+        steps = [n for n in self.mapping(p, i) if self.trace["steps"][n - 1]["step"] != "remap"]
         if not steps:
             raise NotSeenError(f"process {p} made no mapping of page {i}")
         call = _CALLS[self.trace["steps"][steps[-1] - 1]["step"]]
@@ -138,7 +141,7 @@ class Seen:
 
     def content(self, i: int) -> int:
         """The step that page ``i`` has its content from."""
-        kinds = ("add", "write", "eacceptcopy", "augment", "touch")
+        kinds = ("add", "write", "debug", "eacceptcopy", "augment", "touch")
         steps = [n for n, s in self.steps() if s.get("i") == i and s["step"] in kinds]
         if not steps:
             raise NotSeenError(f"nothing came into page {i}")
@@ -147,11 +150,14 @@ class Seen:
     # -- what the LSM was asked ------------------------------------------------------------
 
     def label(self, p: int) -> str:
-        """The label of a process: a child of fork has its parent's."""
+        """The label that a process has at the end: a child of fork has its parent's of then."""
+        labels = {q: label_of(self.lsm, q) for q in range(self.trace["processes"])}
         for _, s in self.steps():
-            if s["step"] == "fork" and s["q"] == p:
-                return self.label(s["p"])
-        return domain(p) if self.lsm == "selinux" else profile(p)
+            if s["step"] == "fork":
+                labels[s["q"]] = labels[s["p"]]
+            elif s["step"] in CHANGES:
+                labels[s["p"]] = label_of(self.lsm, s["p"], later=True)
+        return labels[p]
 
     def questions(self, step: int | None = None) -> Iterator[dict[str, Any]]:
         """Verdicts on all questions, or those of one step."""

@@ -20,8 +20,8 @@ def context_moves(b: Builder, p: int) -> None:
     That the policy allows the change (process:dyntransition, transition, change_profile) is
     granted: what follows from it is the question.
     """
-    if CONTEXT not in b.world.actors:
-        return
+    if CONTEXT not in b.world.actors or b.world.lsm == "none":
+        return  # without an LSM there is no context
     m = b.start("setcon", p=p)
     _started(b, m, p)
     _changes(b, m, p)
