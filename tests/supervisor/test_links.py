@@ -55,3 +55,33 @@ def test_a_link_is_followed_before_the_device_was_opened(call: str, softsgx: Sof
     script = f"ln -s /dev/sgx_enclave new && ln -s new newer && {call} newer"
     done = softsgx("--", "sh", "-c", script)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("led", [False, True])
+def test_a_link_from_before_the_run_is_followed_by_calls_that_do_not_open(
+    led: bool, softsgx: Softsgx, tmp_path: Path
+) -> None:
+    """led: by instructions that make such calls often, which stop no more."""
+    (tmp_path / "first").symlink_to("/dev/sgx_enclave")
+    (tmp_path / "link").symlink_to("first")
+    script = """
+import os, stat, sys
+calls = [
+    lambda name: stat.S_ISCHR(os.stat(name).st_mode),
+    lambda name: os.access(name, os.R_OK),
+    lambda name: os.chmod(name, 0o600) is None,
+    lambda name: os.utime(name) is None,
+    lambda name: os.statvfs(name).f_namemax > 0,
+]
+call = calls[int(sys.argv[1])]
+for _ in range(40 * int(sys.argv[2])):
+    try:
+        call("nothing")
+    except FileNotFoundError:
+        pass
+print(call("link"))
+"""
+    for number in range(5):
+        done = softsgx("--", "python3", "-c", script, str(number), str(int(led)), cwd=tmp_path)
+        assert done.stdout == "True\n", (number, done.stderr)
+    assert (tmp_path / "link").is_symlink()

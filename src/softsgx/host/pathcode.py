@@ -14,7 +14,7 @@ from softsgx.errors import UnsupportedError
 from softsgx.host import vdso
 from softsgx.host.built import lacks, path_of, read_built
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import EFLAGS, ORIG_RAX, RAX, RCX, RDI, RDX, RIP, RSI
+from softsgx.uapi.regs import EFLAGS, ORIG_RAX, R10, RAX, RCX, RDI, RDX, RIP, RSI
 from softsgx.uapi.syscalls import SYSCALLS
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -40,23 +40,42 @@ BEFORE = 8
 """What `replaceable` looks at before an instruction."""
 
 _PATH = path_of("softsgx-paths.so")
-_OPENS = {nr.NR_open: 1, nr.NR_openat: 2}  # the stub that has the flags' register
-CALLS = {
-    n: SYSCALLS[n].of_kind("path")[0]
-    for n in (
-        *(*_OPENS, nr.NR_stat, nr.NR_lstat, nr.NR_newfstatat, nr.NR_statx, nr.NR_access),
-        *(nr.NR_faccessat, nr.NR_faccessat2, nr.NR_readlink, nr.NR_readlinkat, nr.NR_mkdir),
-        *(nr.NR_mkdirat, nr.NR_chmod, nr.NR_fchmodat, nr.NR_chown, nr.NR_lchown, nr.NR_fchownat),
-        *(nr.NR_utimensat, nr.NR_utimes, nr.NR_utime, nr.NR_truncate, nr.NR_statfs),
-    )
+_O_NOFOLLOW, _AT_NOFOLLOW = 0x20000, 0x100
+# Of each kind of stub: the register that it changes, by what.
+_CHANGES = {
+    1: (RSI, _O_NOFOLLOW),
+    2: (RDX, _O_NOFOLLOW),
+    3: (R10, _AT_NOFOLLOW),
+    4: (RDX, _AT_NOFOLLOW),
+    5: (RSI, 0),
+    6: (RSI, 0),
 }
+# How a call is told not to follow a link: where it enters the code, and the kind of its stub. Those
+# that name a link itself have no use for that, and rare ones stop where there is nothing. access
+# has a mode where lstat has an address, where nothing ever is: it fails, but not with ENOENT.
+_KINDS = {
+    nr.NR_open: ("open0", 1),
+    nr.NR_openat: ("open1", 2),
+    nr.NR_newfstatat: ("at_r10", 3),
+    nr.NR_faccessat2: ("at_r10", 3),
+    nr.NR_statx: ("at_rdx", 4),
+    nr.NR_stat: ("file0", 5),
+    nr.NR_access: ("file0", 5),
+    **dict.fromkeys((nr.NR_lstat, nr.NR_readlink, nr.NR_mkdir, nr.NR_lchown), ("name0", 6)),
+    **dict.fromkeys((nr.NR_readlinkat, nr.NR_mkdirat), ("name1", 6)),
+    **dict.fromkeys((nr.NR_chmod, nr.NR_chown, nr.NR_utimes, nr.NR_utime), ("file0", 6)),
+    **dict.fromkeys((nr.NR_truncate, nr.NR_statfs), ("file0", 6)),
+    **dict.fromkeys((nr.NR_faccessat, nr.NR_fchmodat, nr.NR_fchownat), ("file1", 6)),
+    nr.NR_utimensat: ("file1", 6),
+}
+_BY_ANOTHER = {nr.NR_stat: nr.NR_lstat, nr.NR_access: nr.NR_lstat}
+CALLS = {n: SYSCALLS[n].of_kind("path")[0] for n in _KINDS}
 """The calls, each with its path's argument: frequent ones, of which nothing but the components
 of the path decides whether they are the device's."""
 
 _ANY, _LAST, _OPENED_LAST = 8, 8, 16  # slots of the code's lists
 _ENOENT = -2 & (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
-_NOFOLLOW = 0x20000
 _S32 = struct.Struct("<i")
 _CALL_BYTES, _CHANGE_BYTES = 7, 7  # mov and syscall; lea
 _SYSCALL, _TO_EDI, _RDI_TO_RSI = b"\x0f\x05", 0xBF, b"\x48\x89\xfe"
@@ -140,15 +159,15 @@ class Code:
             self.contents = contents[start : start + at["end"]]
             first, second = at["stub1"], at["stub2"]
             self.stub_bytes = second - first
-            self._stubs = {
-                1: contents[start + first : start + second],
-                2: contents[start + second : start + second + self.stub_bytes],
-            }
-            fields = contents[start + at["fields1"] : start + at["fields2"]]
+            self._stubs, self._fields = {}, {}
+            for kind in _CHANGES:
+                stub = start + at[f"stub{kind}"]
+                self._stubs[kind] = contents[stub : stub + self.stub_bytes]
+                left, right = (start + at[f"fields{n}"] for n in (kind, kind + 1))
+                self._fields[kind] = list(zip(*2 * [iter(contents[left:right])], strict=True))
         except (KeyError, ValueError) as e:
             raise lacks(_PATH, e) from e
-        self._fields = [(fields[i], fields[i + 1]) for i in range(0, len(fields), 2)]
-        self.ends = tuple([at for kind, at in self._fields if kind == ord("C")])
+        self.ends = tuple([at for kind, at in self._fields[1] if kind == ord("C")])
         self.most = (SIZE - len(self.contents)) // self.stub_bytes
         self.off, self.opened = at["off"], at["opened"]
         names = ("plain1", "probe1", "changed1", "again1")
@@ -193,16 +212,17 @@ class Code:
     def _prepared(self, index: int, call: int, was: bytes) -> tuple[bytes, list[tuple[int, int]]]:
         """A stub but for its jumps to the program: where they are, and what they add to."""
         at = self.place_of(index)
-        stub = bytearray(self._stubs[_OPENS.get(call, 1)])
-        kind = "open" if call in _OPENS else ""
+        entry, kind = _KINDS[call]
+        stub = bytearray(self._stubs[kind])
         to_program = {ord("S"): 5, ord("R"): 7}
         fixed = {ord("N"): call, ord("I"): at, ord("M"): -call}
+        fixed[ord("L")] = _BY_ANOTHER.get(call, call)
         left = []
-        for field, where in self._fields:
+        for field, where in self._fields[kind]:
             if field in to_program:
                 left.append((where, to_program[field] - at - where - 4))
             elif field == ord("B"):
-                _S32.pack_into(stub, where, self._at[f"{kind}{CALLS[call]}"] - at - where - 4)
+                _S32.pack_into(stub, where, self._at[f"enter_{entry}"] - at - where - 4)
             elif field in fixed:
                 _S32.pack_into(stub, where, fixed[field])
         if was[0] == _TO_EDI:
@@ -236,27 +256,29 @@ class Code:
                 view[RDI] = int.from_bytes(was[1:], "little")
             return True
         if at >= len(self.contents):
-            over = self._over(view, within, RSI if _OPENS.get(call, 1) == 1 else RDX)
+            over = self._over(view, within, _KINDS[call][1])
         if over:
             view[RIP] = view[RCX] = site + 7
         else:
             view[RAX], view[ORIG_RAX], view[RIP] = call, _MINUS_1, site + 5
         return True
 
-    def _over(self, view: Any, within: int, flags: int) -> bool:
+    def _over(self, view: Any, within: int, kind: int) -> bool:
         """Whether the call is over, at an offset in a stub; the register of flags is put right."""
         plain, probe, changed, again = self._stages
+        register, flag = _CHANGES[kind]
         if changed <= within < again:
-            view[flags] = view[flags] - _NOFOLLOW & _MINUS_1
+            view[register] = view[register] - flag & _MINUS_1
         if plain <= within < probe - _CALL_BYTES:
             return True
         if probe <= within < changed - _CHANGE_BYTES:
             return bool(view[RAX] != _ENOENT)  # else nobody has asked why yet
-        return within >= self.ends[2] and view[RAX] < 1 << 63
+        answered = flag == _O_NOFOLLOW  # others have only asked whether there is a link
+        return answered and within >= self.ends[2] and view[RAX] < 1 << 63
 
     def _flags(self, view: Any, at: int) -> None:
         """Give back the flags that the code has in RAX."""
-        entered = [self._at[name] for name in ("0", "1", "open0", "open1")]
+        entered = [where for name, where in self._at.items() if name[:6] == "enter_"]
         if at >= self._at["restored"] or any(0 <= at - start <= 7 for start in entered):
             return
         kept, low = view[RAX] >> 8 & _CF_PF_AF_ZF_SF, view[RAX] & 0xFF

@@ -25,33 +25,60 @@
 softsgx_paths:
 
 #define O_NOFOLLOW	0x20000
+#define AT_SYMLINK_NOFOLLOW	0x100
 #define O_CREAT_OR_PATH	0x200040	/* O_CREAT makes what a link names, O_PATH opens a link */
 #define PATH_MAX_BIT	28		/* 4096 bytes, in bits 16.. */
 #define NO_OPEN_BIT	30
 #define NO_LINK_BIT	31
 #define CRC_OF_DOTS	0x90bc85c	/* of ".." */
 
-	.macro	enter name, path, flags
-softsgx_paths_\name:
+	.macro	enter name, path
+softsgx_paths_enter_\name:
 	lahf
 	seto	%al
 	mov	%\path, %rcx
-	.ifnb	\flags
+	.endm
+
+	.macro	enter_open name, path, flags
+	enter	\name, \path
 	test	$O_CREAT_OR_PATH, %\flags
 	jnz	slow
 	test	$O_NOFOLLOW, %\flags
 	jz	scan
-	.else
-	bts	$NO_OPEN_BIT, %rax
-	.endif
 	bts	$NO_LINK_BIT, %rax
 	jmp	scan
 	.endm
 
-	enter	0, rdi
-	enter	1, rsi
-	enter	open0, rdi, esi
-	enter	open1, rsi, edx
+	.macro	enter_at name, path, flags
+	enter	\name, \path
+	bts	$NO_OPEN_BIT, %rax
+	test	$AT_SYMLINK_NOFOLLOW, %\flags
+	jz	scan
+	bts	$NO_LINK_BIT, %rax
+	jmp	scan
+	.endm
+
+	.macro	enter_name name, path	/* a link is itself meant */
+	enter	\name, \path
+	bts	$NO_OPEN_BIT, %rax
+	bts	$NO_LINK_BIT, %rax
+	jmp	scan
+	.endm
+
+	.macro	enter_file name, path	/* it is what a link leads to */
+	enter	\name, \path
+	bts	$NO_OPEN_BIT, %rax
+	jmp	scan
+	.endm
+
+	enter_open	open0, rdi, esi
+	enter_open	open1, rsi, edx
+	enter_at	at_r10, rsi, r10d
+	enter_at	at_rdx, rsi, edx
+	enter_name	name0, rdi
+	enter_name	name1, rsi
+	enter_file	file0, rdi
+	enter_file	file1, rsi
 
 scan:
 	cmpb	$0, softsgx_paths_off(%rip)
@@ -160,9 +187,13 @@ softsgx_paths_opened:			/* not 0: somebody may have a descriptor of the device *
 	.balign	128
 softsgx_paths_end:
 
-/* What the tracer fills in: N the call's number, B the jump to one of the entries above, S to the
- * instruction itself, R behind it, I the stub's offset, M the number, negated. C is no field: a call
- * ends here. */
+/* What the tracer fills in: N the call's number, L that of the call that does not follow a link, B the
+ * jump to one of the entries above, S to the instruction itself, R behind it, I the stub's offset, M
+ * the number, negated. C is no field: a call ends here.
+ *
+ * The stubs differ in how they tell, where nothing was found, that there is a link to nothing, which
+ * may be one to a node, since that is there for us alone: by a flag in a register, by another call, or
+ * not at all. Where the calls end in a stub is the same in all. */
 	.macro	field kind, name
 77:
 	.pushsection .rodata
@@ -171,14 +202,14 @@ softsgx_paths_end:
 	.popsection
 	.endm
 
-	.macro	number name
+	.macro	number name, kind=N
 	.byte	0xb8			/* mov $NR, %eax */
-	field	N, \name
+	field	\kind, \name
 	.long	0
 	.endm
 
-	.macro	make name
-	number	\name
+	.macro	make name, kind=N
+	number	\name, \kind
 	syscall
 	field	C, \name
 	.endm
@@ -196,7 +227,12 @@ softsgx_paths_end:
 	jump	R, \name
 	.endm
 
-	.macro	stub name, flags
+	/* missing: where a call goes on that has found nothing; flag: what keeps it from following a
+	 * link, in a register; tells: whether what it answers then is the open's own answer. */
+	.macro	stub name, missing, register, flag, tells
+	.section .rodata
+softsgx_paths_fields\name:
+	.text
 	.balign	128
 softsgx_paths_stub\name:
 stub\name:
@@ -212,22 +248,29 @@ plain\name:
 	make	\name
 softsgx_paths_plain\name:
 	return	\name
-	/* ENOENT may be of a link to a node, which is there for us alone. */
 probe\name:
 	make	\name
 softsgx_paths_probe\name:
 	lea	2(%rax), %rcx		/* ENOENT */
-	jrcxz	again\name
+	jrcxz	\missing\name
+over\name:
 	return	\name
 again\name:
-	lea	O_NOFOLLOW(%\flags), %\flags
+	{disp32} lea	\flag(%\register), %\register
 softsgx_paths_changed\name:
-	make	\name
-	lea	-O_NOFOLLOW(%\flags), %\flags
+	make	\name, L
+	{disp32} lea	-\flag(%\register), %\register
 softsgx_paths_again\name:
+	.if	\tells
 	lea	40(%rax), %rcx		/* ELOOP: a link */
 	jrcxz	slow\name
 	return	\name
+	.else
+	lea	2(%rax), %rcx		/* ENOENT: none either */
+	jrcxz	over\name
+	jmp	slow\name
+	.fill	10, 1, 0xcc
+	.endif
 	/* Where another instruction was replaced than the one that loads the number: it comes here. */
 softsgx_paths_moved\name:
 	.byte	0xbf			/* mov $DIRECTORY, %edi: what was replaced */
@@ -240,13 +283,12 @@ softsgx_paths_moved\name:
 	.balign	128
 	.endm
 
+	stub	1, again, rsi, O_NOFOLLOW, 1
+	stub	2, again, rdx, O_NOFOLLOW, 1
+	stub	3, again, r10, AT_SYMLINK_NOFOLLOW, 0
+	stub	4, again, rdx, AT_SYMLINK_NOFOLLOW, 0
+	stub	5, again, rsi, 0, 0	/* another call's arguments begin alike */
+	stub	6, slow, rsi, 0, 0
 	.section .rodata
-softsgx_paths_fields1:
-	.text
-	stub	1, rsi
-	.section .rodata
-softsgx_paths_fields2:
-	.text
-	stub	2, rdx
-	.section .rodata
-softsgx_paths_fields_end:
+softsgx_paths_fields7:
+	.byte	0

@@ -269,12 +269,8 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
             return folders.answer(run, tracee, call, folder, where)
     if is_below(run, tracee, dirfd, raw):
         return -errno.ENOTDIR
-    looks = run.opened or run.nodes.linked or call in _OPENS
-    return (
-        _through_links(run, tracee, call, dirfd, raw)
-        if looks and links.follows(call, view)
-        else None
-    )
+    follows = links.follows(call, view)
+    return _through_links(run, tracee, call, dirfd, raw) if follows else None
 
 
 def _through_links(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any:
