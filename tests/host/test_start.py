@@ -20,11 +20,22 @@ _RUN = "sys.argv = ['softsgx', 'run', *sys.argv[1:]]; from softsgx.cli.entry imp
 _SHARED, _APART = "", "from softsgx.host import start; start.may_share = lambda: False; "
 
 
+_SPINS = """
+import os
+from softsgx.supervisor.loop import processes
+def executed(*_):
+    os.write(2, b"spins\\n")
+    while True:
+        pass
+processes.executed = executed
+"""
+
+
 @contextmanager
-def _started(how: str, *args: str) -> Iterator[subprocess.Popen[str]]:
+def _started(how: str, *args: str, err: int | None = None) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", f"import sys; {how}{_RUN}", *args]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=err, text=True) as process:
         try:
             yield process
         finally:
@@ -48,6 +59,24 @@ def test_the_front_and_the_tracer_share_their_memory(how: str, shared: bool) -> 
         process.stdin.write("\n")
         process.stdin.flush()
         assert process.wait(20) == 5
+
+
+@pytest.mark.parametrize("how", [_SHARED, _APART])
+def test_a_tracer_that_stands_still_keeps_no_signal_from_the_program(how: str) -> None:
+    with _started(how, "sh", "-c", "echo there; exec sleep 1000") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        os.kill(_child_of(process.pid), signal.SIGSTOP)
+        process.terminate()
+        assert process.wait(60) == -signal.SIGTERM
+
+
+def test_a_tracer_that_spins_ends_by_a_signal() -> None:
+    with _started(_SPINS, "true", err=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "spins\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == -signal.SIGINT
 
 
 @pytest.mark.parametrize("how", [_SHARED, _APART])

@@ -33,14 +33,20 @@ _MESSAGE = struct.Struct("<ii")
 
 
 class Tracer:
-    """The tracer's end: what the supervisor tells (see `supervisor.state.options.Options`)."""
+    """The tracer's end: what the supervisor tells (see `supervisor.state.options.Options`).
 
-    __slots__ = ("_front", "_link", "_origin", "_stopped", "_verbose", "_wait")
+    beat: one word that it counts up with every stop, since a tracer that takes none any more is
+    ended after a signal that would end the program; all ones: it may take as long as it likes.
+    """
+
+    __slots__ = ("_front", "_link", "_origin", "_stopped", "_verbose", "_wait", "beat")
 
     def __init__(
-        self, link: int, origin: Origin, front_pid: int, *, wait: bool, verbose: bool
-    ) -> None:
+        self, link: int, origin: Origin, front_pid: int, beat: memoryview, *, wait: bool,
+        verbose: bool,
+    ) -> None:  # fmt: skip
         self._link, self._origin, self._front = link, origin, front_pid
+        self.beat = beat
         self._wait, self._verbose = wait, verbose
         self._stopped = False
 
@@ -96,12 +102,12 @@ def split(origin: Origin, *, wait: bool, verbose: bool) -> Tracer:
     """Leave the front behind: what goes on is the tracer, its child, with all signals blocked."""
     ours, theirs = os.pipe()
     front = os.getpid()
-    start.split(ours, theirs, origin.inherited)
+    beat = start.split(ours, theirs, origin.inherited)
     os.close(ours)
     ptrace.prctl(_PDEATHSIG, signals.SIGKILL)
     if os.getppid() != front:
         os._exit(1)
-    return Tracer(theirs, origin, front, wait=wait, verbose=verbose)
+    return Tracer(theirs, origin, front, beat, wait=wait, verbose=verbose)
 
 
 def _send(pid: int, number: int) -> None:

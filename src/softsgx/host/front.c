@@ -11,6 +11,8 @@
 #include <linux/wait.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
+#include <time.h>
 
 /* What the tracer tells the front: struct message, down a pipe. The same numbers in cli/front.py. */
 enum kind { PROGRAM = 1, STOPPED, WENT_ON, GONE, LEFT, DONE };
@@ -110,11 +112,110 @@ static void to_null(void)
 		CALL(close, null, 0, 0, 0, 0);
 }
 
+/* A path below /proc. */
+static void path_of(char *to, const char *folder, int number, const char *name)
+{
+	char digits[12];
+	int n = 0;
+
+	while (*folder)
+		*to++ = *folder++;
+	do
+		digits[n++] = (char)('0' + number % 10);
+	while (number /= 10);
+	while (n > 0)
+		*to++ = digits[--n];
+	do
+		*to++ = *name;
+	while (*name++);
+}
+
+/* Whether a thread of the program, or what was that, is where the tracer alone lets it go on. */
+static bool held(int program)
+{
+	char folder[48], path[96], text[256];
+	uint64_t entries[64];
+	bool found = false;
+	long bytes;
+
+	path_of(folder, "/proc/", program, "/task/");
+	long fd = CALL(open, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, 0, 0);
+
+	if (fd < 0)
+		return true; /* it has ended, and its end was not told */
+	while (!found && (bytes = CALL(getdents64, fd, entries, sizeof entries, 0, 0)) > 0) {
+		for (char *at = (char *)entries; at < (char *)entries + bytes && !found;) {
+			uint16_t length = *(uint16_t *)(at + 16); /* struct linux_dirent64 */
+			int tid = 0;
+
+			for (const char *d = at + 19; *d >= '0' && *d <= '9'; d++)
+				tid = 10 * tid + *d - '0';
+			at += length;
+			if (!tid)
+				continue;
+			path_of(path, folder, tid, "/stat");
+			long stat = CALL(open, path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+			long n = stat < 0 ? 0 : CALL(read, stat, text, sizeof text, 0, 0);
+
+			if (stat >= 0)
+				CALL(close, stat, 0, 0, 0, 0);
+			while (--n > 0)
+				if (text[n] == ')') {
+					found = text[n + 2] == 't';
+					break;
+				}
+		}
+	}
+	CALL(close, fd, 0, 0, 0, 0);
+	return found;
+}
+
+/* What the tracer has counted, or all ones. */
+static uint64_t beat_of(const struct front *f, const struct block *b)
+{
+	uint64_t beat = ~0ull;
+	struct iovec ours = {&beat, sizeof beat}, theirs = {(void *)&b->beat, sizeof beat};
+
+	if (CALL6(process_vm_readv, f->tracer, &ours, 1, &theirs, 1, 0) != (long)sizeof beat)
+		return ~0ull;
+	return beat;
+}
+
+/*
+ * A tracer that takes no stop any more (a fault of ours) keeps signals from the program. Seconds after
+ * one that ends programs it is ended, and what it traces with it. It is none while it waits for a
+ * stop: then no thread stands in one, but for who is stopped by a signal, as we are then.
+ */
+#define PATIENCE 5
+
+struct watch {
+	int left, number; /* seconds; 0: nothing is watched */
+	uint64_t beat;
+};
+
+static void watch(const struct front *f, const struct block *b, struct watch *w, int program)
+{
+	uint64_t beat = beat_of(f, b);
+
+	if (program && !held(program)) {
+		w->left = 0;
+	} else if (beat == ~0ull || beat != w->beat) {
+		w->beat = beat;
+		w->left = PATIENCE;
+	} else if (--w->left == 0) {
+		kill_(f->tracer, SIGKILL);
+		CALL(wait4, f->tracer, 0, 0, 0, 0);
+		die(w->number);
+	}
+}
+
 /* Stand for the program until it ends; signals are blocked. */
 _Noreturn static void front(struct block *b, long tracer)
 {
 	struct front f;
 	int early[MOST_SIGNALS], n_early = 0, program = 0, status = -1, how;
+	struct timespec second = {1, 0};
+	struct watch w = {0, 0, 0};
 	uint64_t all = ALL;
 	bool gone = false;
 	siginfo_t info;
@@ -129,10 +230,14 @@ _Noreturn static void front(struct block *b, long tracer)
 	close_all((const int *)b->fds, b->n_fds);
 	to_null();
 	for (;;) {
-		long number = CALL(rt_sigtimedwait, &all, &info, 0, 8, 0);
+		long number = CALL(rt_sigtimedwait, &all, &info, w.left ? &second : 0, 8, 0);
 
 		if (number == -EINTR)
 			continue; /* it was stopped */
+		if (number == -EAGAIN) {
+			watch(&f, b, &w, program);
+			continue;
+		}
 		if (number < 0 && CALL(wait4, f.tracer, &how, 0, 0, 0) != f.tracer)
 			leave(2);
 		if (number < 0) /* forbidden here: so nothing is passed on */
@@ -162,6 +267,11 @@ _Noreturn static void front(struct block *b, long tracer)
 		}
 		if (number == SIGCHLD && CALL(wait4, f.tracer, &how, WNOHANG, 0, 0) > 0)
 			finish(&f, status, how);
+		if (ENDS & BIT(number) && !gone) {
+			w.number = (int)number;
+			w.beat = beat_of(&f, b);
+			w.left = PATIENCE;
+		}
 		if (KEPT & BIT(number) || (info.si_code == SI_KERNEL && !gone))
 			continue; /* the terminal has told the program as well */
 		if (number == SIGCONT && (info.si_pid == f.tracer || info.si_pid == self()))

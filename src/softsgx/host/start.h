@@ -16,15 +16,16 @@
  * end at `size`, the stack of who is made.
  * step: what to do, one of enum step. result: what came of it, or a negative errno.
  * SPLIT: link, other: the front's end of its pipe, and the tracer's. fds, n_fds: what the program
- * inherits, as ints: the front has none of it. share: whether they may share their memory.
+ * inherits, as ints: the front has none of it. share: whether they may share their memory. beat: what
+ * the tracer counts up with each stop that it takes; all ones: nobody is to wait for that.
  * LAUNCH: path, argv, environment: as execve(2) takes them. filter, n_filter: instructions of BPF.
  * mask: blocked signals. ignores_children: whether SIGCHLD is ignored. fds, n_fds: what is closed
  * for it. socket: told, the tracer's end. failed, error: told, by the child, if it ends before it
  * is the program: one of enum failure, and the errno.
  */
 #define WORDS \
-	F(size) F(step) F(result) F(link) F(other) F(share) F(fds) F(n_fds) F(path) F(argv) \
-	F(environment) F(filter) F(n_filter) F(mask) F(ignores_children) F(socket) F(failed) F(error)
+	F(size) F(step) F(result) F(link) F(other) F(share) F(beat) F(fds) F(n_fds) F(path) \
+	F(argv) F(environment) F(filter) F(n_filter) F(mask) F(ignores_children) F(socket) F(failed) F(error)
 
 struct block {
 #define F(name) uint64_t name;
@@ -44,21 +45,23 @@ enum failure { FILTER = 1, EXEC };
 #define ALL (~(OURS | BIT(32) | BIT(33)))
 #define MOST_SIGNALS 64
 
-static inline long call(long number, long a, long b, long c, long d, long e)
+static inline long call(long number, long a, long b, long c, long d, long e, long f)
 {
 	register long r10 __asm__("r10") = d;
 	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
 	long result;
 
 	__asm__ volatile("syscall"
 			 : "=a"(result)
-			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
 			 : "rcx", "r11", "memory");
 	return result;
 }
 
-#define CALL(name, a, b, c, d, e) \
-	call(__NR_##name, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e))
+#define CALL6(name, a, b, c, d, e, f) \
+	call(__NR_##name, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
+#define CALL(name, a, b, c, d, e) CALL6(name, a, b, c, d, e, 0)
 
 _Noreturn static inline void leave(int status)
 {

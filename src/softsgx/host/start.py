@@ -90,8 +90,10 @@ def may_share() -> bool:
     return major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= (5, 16)
 
 
-def split(link: int, other: int, inherited: Sequence[int]) -> None:
+def split(link: int, other: int, inherited: Sequence[int]) -> memoryview:
     """Go on as the tracer, the child of what this process is from now on.
+
+    Gives the word that is to change with every stop that the tracer takes (``beat``).
 
     link, other: the front's end of a pipe, and ours. inherited: what the front is not to hold.
     All signals are blocked then, but for those that a fault raises. Raises OSError.
@@ -101,6 +103,7 @@ def split(link: int, other: int, inherited: Sequence[int]) -> None:
     block["link"], block["other"], block["share"] = link, other, may_share()
     block.descriptors(inherited)
     block.do(_SPLIT)
+    return block.word("beat")
 
 
 def raise_limits() -> None:

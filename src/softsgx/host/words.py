@@ -23,6 +23,11 @@ class Words:
     def __getitem__(self, name: str) -> int:
         return self._view[self._index[name]]
 
+    def word(self, name: str) -> memoryview:
+        """One of them, as a view of one item."""
+        index = self._index[name]
+        return self._view[index : index + 1]
+
     def run(self) -> None:
         """Call it."""
         self._run(self._address)

@@ -93,9 +93,15 @@ class Supervisor:
         run = self.state
         tracees = run.tracees
         wait = wait_any if run.debugger is None else run.debugger.wait
+        front = run.options.front
+        beat = [0] if front is None else front.beat
+        beats = 1
+        if run.debugger is not None:  # it keeps the program for as long as it likes
+            beat[0], beats = (1 << 64) - 1, 0
         while tracees:
             series = run.series
             tid, status = wait() if series is None or not series.armed else series.wait()
+            beat[0] += beats
             tracee = tracees.get(tid)
             try:
                 if tracee is None:

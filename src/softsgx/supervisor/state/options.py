@@ -22,7 +22,8 @@ class Options:
     exception, and every EENTER and EEXIT stops. dev_noexec: whether they lie on a noexec mount,
     None: as /dev does. origin: what the program gets (`softsgx.host.origin`), taken now if it is
     None. front: hears of the program being ``launched(pid)``, ``stopped(signal)``, that it
-    ``went_on()`` and ``ended(status)`` before its descendants. aesm: AESM's socket is there.
+    ``went_on()`` and ``ended(status)`` before its descendants; its ``beat`` changes with each stop
+    that is taken. aesm: AESM's socket is there.
     symbols: ELF files of enclaves, ``FILE`` or ``FILE@OFFSET`` in ELRANGE; if there are any, every
     exception inside is told in full. quiet: no crash is told, and no hint given. gdb: a
     `softsgx.supervisor.debug.link.Link` to who debugs, or None. faults: a
