@@ -337,8 +337,6 @@ def test_every_step_that_the_checker_knows_has_orders(text: str) -> None:
         step = {"step": move.name, "words": move.name, **move.meta}
         step |= {name: 1 for name, _ in move.args}
         step |= state if move.name == "eaccept" else {}
-        if move.name == "setcon":
-            continue
         trace = {
             "design": text.partition(":")[0], "options": {}, "processes": 2, "lsm": "selinux",
             "steps": [step], "permissions": {}, "property": "mine",
@@ -348,7 +346,7 @@ def test_every_step_that_the_checker_knows_has_orders(text: str) -> None:
         assert made or (text == "segments" and move.name == "mmap"), move.name
         seen.add(move.name)
     assert {"open", "create", "add", "init", "mremap", "fork", "pass", "write"} <= seen
-    assert {"exec", "inherit", "debug", "remap"} <= seen
+    assert {"setcon", "exec", "inherit", "debug", "remap"} <= seen
 
 
 def test_what_has_no_order_is_said(tmp_path: Path, capsys: Capture) -> None:

@@ -45,6 +45,7 @@ APPEND = 0x08
 LINK = 0x10
 LOCK = 0x20
 MMAP_EXEC = 0x40
+_CHANGE_PROFILE, _ONEXEC = 0x80000000, 0x40000000  # of the first accept word
 
 # In the order of the kernel's audit lines (security/apparmor/lib.c, aa_file_perm_chrs).
 _LETTERS = {"x": EXEC, "w": WRITE, "r": READ, "a": APPEND, "k": LOCK, "m": MMAP_EXEC, "l": LINK}
@@ -213,6 +214,24 @@ class AppArmorProfile:
         if self.mode == "unconfined":
             return True
         return not mask_of(letters) & ~self.perms(path, owner).allow
+
+    def may_change(self, target: str, *, onexec: bool = False, path: str = "") -> bool:
+        """Does a rule ``change_profile -> TARGET`` allow it; onexec: at the next execve.
+
+        path: of the program that is executed then. The profile's mode is not looked at. Source:
+        Linux 6.12 security/apparmor/domain.c, change_profile_perms(), profile_onexec();
+        policy_compat.c, map_old_perms(): bits that no owner changes.
+        """
+        if self._dfa is None:
+            return False
+        bit, state = _ONEXEC if onexec else _CHANGE_PROFILE, self._start
+        if path:
+            state = self._dfa.walk(state, os.fsencode(path))
+            if not self._dfa.accept[state] & _ONEXEC:
+                return False
+            state = self._dfa.step(state, 0)
+        state = self._dfa.walk(state, os.fsencode(target))
+        return bool(self._dfa.accept[state] & bit)
 
     def attaches_to(self, path: str) -> bool:
         """Does the profile attach to a program of this path when it is executed?"""

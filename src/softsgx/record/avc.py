@@ -129,8 +129,11 @@ def apparmor_line(
     fsuid: int,
     ouid: int,
     verdict: str = "DENIED",
+    target: str = "",
 ) -> str:
-    """Return AppArmor's audit line of one file decision, without a newline.
+    """Return AppArmor's audit line of one decision about a file, without a newline.
+
+    Or about another profile (``target``), which is named and has no masks.
 
     `operation` is open, file_mmap, file_mprotect, file_perm, file_receive or exec;
     `requested` and `denied` are letters in the kernel's order (``wrm``); `verdict` is
@@ -139,8 +142,11 @@ def apparmor_line(
     line = (
         f'{audit_head(milliseconds, serial)} apparmor="{verdict}" operation="{operation}" '
         f"profile={untrusted(profile)} name={untrusted(name)} pid={pid} "
-        f'comm={untrusted(os.fsencode(comm)[:15])} requested_mask="{requested}"'
+        f"comm={untrusted(os.fsencode(comm)[:15])}"
     )
+    if target:
+        return f"{line} target={untrusted(target)}"
+    line += f' requested_mask="{requested}"'
     if denied:
         line += f' denied_mask="{denied}"'
     return f"{line} fsuid={fsuid} ouid={ouid}"

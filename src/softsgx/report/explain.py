@@ -10,7 +10,9 @@ from softsgx.policy.selinux import SELinuxPolicy
 from softsgx.policy.why import why
 from softsgx.report.questions import LsmRun, Question
 
-__all__ = ["decided_by", "explain_apparmor", "explain_selinux", "explained", "profile_line"]
+__all__ = [
+    "change_line", "decided_by", "explain_apparmor", "explain_selinux", "explained", "profile_line",
+]  # fmt: skip
 
 
 def _head(question: Question) -> str:
@@ -79,6 +81,9 @@ def _of_profile(question: Question, policy: AppArmorPolicy) -> Iterator[str]:
     if not question.denied:
         yield f"granted by the profile {question.subject}"
         return
+    if question.tclass == "profile":
+        yield f"missing: {change_line(question.target)}"
+        return
     perms = policy.profile(question.subject).perms(question.path, True)
     if perms.quiet & mask_of("".join(question.denied)):
         yield "a deny rule of the profile, which no other rule overrides"
@@ -90,9 +95,18 @@ def explain_apparmor(run: LsmRun, policy: AppArmorPolicy) -> Iterator[str]:
     yield from _explained(run, policy)
 
 
+def change_line(profile: str) -> str:
+    """The rule of a profile that allows to change to another."""
+    return f"change_profile -> {_quoted(profile)},"
+
+
 def profile_line(path: str, letters: tuple[str, ...]) -> str:
     """The rule of a profile that allows ``letters`` on a path and on no other."""
+    return f"{_quoted(path)} {''.join(sorted(set(letters), key='rwm'.find))},"
+
+
+def _quoted(path: str) -> str:
     text = "".join("\\" + c if c in '\\*?[]{}^"@' else c for c in path)
     if any(c.isspace() or c in ",#" for c in text):
         text = f'"{text}"'
-    return f"{text} {''.join(sorted(set(letters), key='rwm'.find))},"
+    return text

@@ -14,7 +14,7 @@ from typing import Any
 
 from softsgx.policy.selinux import SELinuxPolicy
 from softsgx.policy.why import why
-from softsgx.report.explain import profile_line
+from softsgx.report.explain import change_line, profile_line
 from softsgx.report.questions import LsmRun, Question
 
 __all__ = ["Lacks", "cil_module", "lacks", "module_name", "profile_lines", "profiles", "te_module"]
@@ -160,10 +160,18 @@ def _to(source: str, target: str) -> str:
 def profiles(run: LsmRun) -> dict[str, list[str]]:
     """The rules that AppArmor's profiles lack, by profile."""
     needed: dict[str, dict[str, set[str]]] = {}
+    changes: dict[str, set[str]] = {}
     for q in _denied(run):
-        needed.setdefault(q.subject, {}).setdefault(q.path, set()).update(q.denied)
+        paths = needed.setdefault(q.subject, {})
+        if q.tclass != "profile":
+            paths.setdefault(q.path, set()).update(q.denied)
+        elif q.target and q.hook != "change_hat":  # what is no profile no rule helps to
+            changes.setdefault(q.subject, set()).add(change_line(q.target))
     return {
-        profile: [profile_line(path, tuple(letters)) for path, letters in sorted(paths.items())]
+        profile: [
+            *(profile_line(path, tuple(letters)) for path, letters in sorted(paths.items())),
+            *sorted(changes.get(profile, ())),
+        ]
         for profile, paths in needed.items()
     }
 

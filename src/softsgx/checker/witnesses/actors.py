@@ -1,8 +1,9 @@
 """The orders of the steps that actors make (`softsgx.checker.world.actors`), by real processes.
 
-A context that changes is that of the program which a process executes; the unconfined process that
-opens the device is the program that is started, which then executes that of process 0; a debugger
-is a process that writes /proc/PID/mem.
+A context that changes is one that the process writes into /proc/thread-self/attr/current, or that
+of the program which it executes; the unconfined process that opens the device is the program that
+is started, which then executes that of process 0; a debugger is a process that writes
+/proc/PID/mem.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from softsgx.checker.witnesses.order import POKED, Order, cannot
+from softsgx.checker.witnesses.confine import later_label
+from softsgx.checker.witnesses.order import POKED, Order
 from softsgx.law.values import RW
 
 __all__ = ["ActorOrders", "first_use"]
@@ -51,8 +53,9 @@ class ActorOrders:
         self.holders.add(p)
         yield first_use(p, "e")
 
-    def _setcon(self, _s: dict[str, Any], _p: int, _page: str) -> Iterator[Order]:
-        raise cannot("no process can change its context without an execve")
+    def _setcon(self, _s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
+        how = "changeprofile" if self.trace["lsm"] == "apparmor" else "setcon"
+        yield Order(f"{p} {how} {later_label(self.trace, p)}")
 
     def _exec(self, _s: dict[str, Any], p: int, _page: str) -> Iterator[Order]:
         self.reserved.discard(p)

@@ -55,11 +55,17 @@ def handle(run: Run, tracee: Tracee) -> Any:
 
 
 def _on_memory(run: Run, tracee: Tracee, row: Syscall) -> Any:
-    """A call on a descriptor of /proc/PID/mem."""
+    """A call on a descriptor of /proc/PID/mem or of /proc/PID/attr."""
     answer = row.file
     duplicates = row.nr == nr.NR_fcntl and run.view[RSI] & _LOW in (_F_DUPFD, _F_DUPFD_CLOEXEC)
     if duplicates or (answer is not None and answer.how == "follows"):
         return _followed(run, tracee, tracee.space.mem_fds)
+    if run.lsm is not None:
+        from softsgx.supervisor.calls.attributes import attribute_call
+
+        value = attribute_call(run, tracee, row.nr)
+        if value is not None:
+            return value
     return peeks.mem_call(run, tracee, row.nr)
 
 
@@ -92,6 +98,8 @@ def _followed(run: Run, tracee: Tracee, also: set[int] | None = None) -> Any:
         filters.watch_fd(run, tracee, fd & _LOW)
         if also is not None:
             also.add(fd & _LOW)
+            if run.view[RDI] & _LOW in tracee.space.own_attrs:
+                tracee.space.own_attrs.add(fd & _LOW)
     cont(run, tracee)
     return DONE
 

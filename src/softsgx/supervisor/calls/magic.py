@@ -1,4 +1,4 @@
-"""What names in /proc lead to: a process's memory, and the device behind a descriptor."""
+"""What names in /proc lead to: a process's memory and context, the device behind a descriptor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["as_theirs", "link_text", "memory", "of_ours"]
+__all__ = ["ATTRIBUTES", "as_theirs", "attribute", "link_text", "memory", "of_ours"]
+
+ATTRIBUTES = frozenset((b"current", b"prev", b"exec", b"fscreate", b"keycreate", b"sockcreate"))
+"""The last names of paths in /proc/PID/attr, which matter under a security module."""
 
 _MOST_LINKS = 40  # Linux MAXSYMLINKS
 
@@ -82,6 +85,13 @@ def memory(run: Run, tracee: Tracee) -> Any:
             filters.watch_fd(run, tracee, fd)
     cont(run, tracee)
     return DONE
+
+
+def attribute(run: Run, tracee: Tracee, path: bytes, flags: int) -> Any:
+    """The open of what may be a file of /proc/PID/attr, with the flags of an open."""
+    from softsgx.supervisor.calls.attributes import opened
+
+    return opened(run, tracee, path, flags)
 
 
 def link_text(tracee: Tracee, view: Any, call: int, file: Any) -> int:

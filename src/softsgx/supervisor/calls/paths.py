@@ -92,7 +92,13 @@ def _pairs(call: int) -> tuple[tuple[int | None, int], ...]:
 
 def prepare(run: Run) -> None:
     """Before a run: what its calls on paths are looked at with in its processes."""
-    pathcalls.place(run, (_LAST | run.nodes.folders.last, _OPENED))
+    pathcalls.place(run, _concern(run))
+
+
+def _concern(run: Run) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """The last components of paths that matter, and of paths that are opened."""
+    opened = _OPENED if run.lsm is None else _OPENED | magic.ATTRIBUTES
+    return _LAST | run.nodes.folders.last, opened
 
 
 def handle(run: Run, tracee: Tracee) -> Any:
@@ -123,7 +129,7 @@ def handle(run: Run, tracee: Tracee) -> Any:
                 run.record.path(tracee.tid, nr.syscall_name(call), found, answer)
             return _asked(run, tracee, answer)
         return answer
-    return pathcalls.hurry(run, tracee, call, (_LAST | run.nodes.folders.last, _OPENED))
+    return pathcalls.hurry(run, tracee, call, _concern(run))
 
 
 def _named(run: Run, tracee: Tracee, call: int, dir_arg: int | None, path_arg: int) -> Any:
@@ -252,6 +258,9 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
                 return -errno.EACCES
             if last == b"mem":
                 return magic.memory(run, tracee)
+        if last in magic.ATTRIBUTES and run.lsm is not None:
+            flags = _flags(run, tracee, call)
+            return magic.attribute(run, tracee, _of_tracee(tracee, dirfd, raw), flags)
         if last in _DEV and tracee.space.image and _is_dev(tracee, dirfd, raw):
             return folders.opened(run, tracee)
         reading = not _flags(run, tracee, call) & _NOT_READING
@@ -260,7 +269,9 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
 
             path = os.path.realpath(_of_tracee(tracee, dirfd, raw))
             text = views.contents(run, path)
-            return None if text is None else _show(run, tracee, call, text)
+            return (
+                None if text is None else views.show(run, tracee, text, _flags(run, tracee, call))
+            )
     missing = run.nodes.folders
     if missing.last and raw.rstrip(b"/").endswith(tuple(missing.last)):
         folder = missing.named(_where(tracee, dirfd, raw))
@@ -294,6 +305,9 @@ def _through_links(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) 
                 return -errno.EACCES
             if link.endswith(b"/mem"):
                 return magic.memory(run, tracee)
+            if link[link.rfind(b"/") + 1 :] in magic.ATTRIBUTES and run.lsm is not None:
+                flags = _flags(run, tracee, call)
+                return magic.attribute(run, tracee, _of_tracee(tracee, dirfd, link), flags)
         raw = os.path.join(os.path.dirname(raw), link)
         if link[link.rfind(b"/") + 1 :] in run.nodes.names:
             pathcalls.look_for_links(run)
@@ -333,20 +347,6 @@ def _of_tracee(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
     """A path of ours to what a path in /proc means to the tracee."""
     path = _where(tracee, dirfd, raw)
     return magic.as_theirs(tracee, path) if magic.of_ours(path) else path
-
-
-def _show(run: Run, tracee: Tracee, call: int, text: bytes) -> Any:
-    """Open a file of ours with this text in place of what the call names."""
-    flags = _flags(run, tracee, call)
-    whole = os.memfd_create("softsgx-view", os.MFD_CLOEXEC)
-    os.write(whole, text)
-    own = os.open(f"/proc/self/fd/{whole}", os.O_RDONLY | os.O_CLOEXEC)
-    os.close(whole)
-    cancel(run, tracee)
-    with calls(run, tracee) as remote:
-        fd = remote.give(own, cloexec=bool(flags & _O_CLOEXEC))
-    os.close(own)
-    return answered(run, tracee, fd)
 
 
 def _magic_link(run: Run, tracee: Tracee, dirfd: int, raw: bytes) -> Any:

@@ -27,18 +27,21 @@ from softsgx.supervisor.stopped.remote import calls, cancel
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, R8, R10, RDI, RDX, RSI
 
-__all__ = ["HANDLERS", "enclave_at", "mem_call"]
+__all__ = [
+    "HANDLERS", "OWN_POSITION", "READS", "VECTORS", "WRITES", "enclave_at", "iovecs", "mem_call",
+    "position",
+]  # fmt: skip
 
 _LOW = 0xFFFFFFFF
 _IOV_MAX = 1024
 _MAX_BYTES = 0x7FFFF000  # MAX_RW_COUNT
 _CHUNK = 4096  # of mem_rw()
-_READS = {nr.NR_read, nr.NR_pread64, nr.NR_readv, nr.NR_preadv, nr.NR_preadv2}
-_WRITES = {nr.NR_write, nr.NR_pwrite64, nr.NR_writev, nr.NR_pwritev, nr.NR_pwritev2}
-_VECTORS = {
+READS = {nr.NR_read, nr.NR_pread64, nr.NR_readv, nr.NR_preadv, nr.NR_preadv2}
+WRITES = {nr.NR_write, nr.NR_pwrite64, nr.NR_writev, nr.NR_pwritev, nr.NR_pwritev2}
+VECTORS = {
     nr.NR_readv, nr.NR_preadv, nr.NR_preadv2, nr.NR_writev, nr.NR_pwritev, nr.NR_pwritev2,
 }  # fmt: skip
-_AT_POSITION = {nr.NR_read, nr.NR_readv, nr.NR_write, nr.NR_writev}
+OWN_POSITION = {nr.NR_read, nr.NR_readv, nr.NR_write, nr.NR_writev}
 _UFFDIO_REGISTER = 0xC020AA00
 _FUTEX_PRIVATE, _FUTEX_COMMANDS, _FUTEX_WAITV_MAX = 128, 0x7F, 128
 _TWO_WORDS = (3, 4, 5, 11, 12)  # (CMP_)REQUEUE(_PI), WAKE_OP, WAIT_REQUEUE_PI
@@ -54,7 +57,7 @@ def enclave_at(process: Any, start: int, end: int) -> int | None:
     return None
 
 
-def _iovecs(tracee: Tracee, where: int, count: int) -> list[tuple[int, int]] | None:
+def iovecs(tracee: Tracee, where: int, count: int) -> list[tuple[int, int]] | None:
     """The struct iovec array of a call, None where it cannot be read."""
     if not 0 <= count <= _IOV_MAX:
         return None
@@ -71,28 +74,28 @@ def _iovecs(tracee: Tracee, where: int, count: int) -> list[tuple[int, int]] | N
 def mem_call(run: Run, tracee: Tracee, call: int) -> Any:
     """A read or write of a descriptor that may be of /proc/PID/mem: as a handler answers."""
     view = run.view
-    if call not in _READS and call not in _WRITES:
+    if call not in READS and call not in WRITES:
         return None
     fd = view[RDI] & _LOW
     target = _target(run, tracee, fd)
     if target is None:
         return None
-    if call in _VECTORS:
-        parts = _iovecs(tracee, view[RSI], view[RDX] & _LOW)
+    if call in VECTORS:
+        parts = iovecs(tracee, view[RSI], view[RDX] & _LOW)
         if parts is None:
             return None
     else:
         parts = [(view[RSI], min(view[RDX], _MAX_BYTES))]
-    own_position = call in _AT_POSITION or (
+    own_position = call in OWN_POSITION or (
         call in (nr.NR_preadv2, nr.NR_pwritev2) and view[R10] == (1 << 64) - 1
     )
-    position = _position(tracee, fd) if own_position else view[R10]
+    start = position(tracee, fd) if own_position else view[R10]
     total = sum(length for _, length in parts)
-    if enclave_at(target, position, position + total) is None:
+    if enclave_at(target, start, start + total) is None:
         return None
     done = 0
     for where, length in parts:
-        n = _transfer(target, tracee, position + done, where, length, call in _WRITES)
+        n = _transfer(target, tracee, start + done, where, length, call in WRITES)
         if n < 0:
             done = done or n
             break
@@ -100,11 +103,11 @@ def mem_call(run: Run, tracee: Tracee, call: int) -> Any:
         if n < length:
             break
     if run.record is not None:
-        run.record.mm(tracee.tid, "mem", (position, total, int(call in _WRITES)), done, "")
+        run.record.mm(tracee.tid, "mem", (start, total, int(call in WRITES)), done, "")
     if done > 0 and own_position:
         cancel(run, tracee)
         with calls(run, tracee) as remote:
-            remote(nr.NR_lseek, fd, position + done, 0)
+            remote(nr.NR_lseek, fd, start + done, 0)
         return answered(run, tracee, done)
     return done
 
@@ -123,7 +126,8 @@ def _target(run: Run, tracee: Tracee, fd: int) -> Any:
     return process if process is not None and len(process.mm) else None
 
 
-def _position(tracee: Tracee, fd: int) -> int:
+def position(tracee: Tracee, fd: int) -> int:
+    """Where the next read or write of a descriptor begins."""
     with open(f"/proc/{tracee.tid}/fdinfo/{fd}", "rb") as info:
         return int(info.readline().split()[1])
 
@@ -186,7 +190,7 @@ def _vm(run: Run, tracee: Tracee) -> Any:
     """process_vm_readv and process_vm_writev: the other process's part is pinned."""
     view = run.view
     found = named(run, tracee, view[RDI] & _LOW)
-    parts = _iovecs(tracee, view[R10], view[R8])
+    parts = iovecs(tracee, view[R10], view[R8])
     if found is None or parts is None:
         return None
     return _pinned(found.space.sgx, parts, R8)
@@ -195,7 +199,7 @@ def _vm(run: Run, tracee: Tracee) -> Any:
 def _vmsplice(run: Run, tracee: Tracee) -> Any:
     """Vmsplice into a pipe pins pages; out of one it copies."""
     view = run.view
-    parts = _iovecs(tracee, view[RSI], view[RDX])
+    parts = iovecs(tracee, view[RSI], view[RDX])
     try:
         with open(f"/proc/{tracee.tid}/fdinfo/{view[RDI] & _LOW}", "rb") as info:
             flags = int(info.read().split(b"flags:")[1].split()[0], 8)
@@ -226,7 +230,7 @@ def _io_uring_register(run: Run, tracee: Tracee) -> Any:
         return None
     elif opcode != _REGISTER_BUFFERS:
         return None
-    parts = _iovecs(tracee, where, count)
+    parts = iovecs(tracee, where, count)
     process = tracee.space.sgx
     if parts is None or process is None:
         return None

@@ -46,9 +46,9 @@ def ended(run: Run, tid: int, status: int) -> None:
         from softsgx.supervisor.state.enclaves import thread_ended
 
         thread_ended(run, tracee)
+    if run.lsm is not None:
+        run.lsm.ended(tid)
     if tid == tracee.tgid:
-        if run.lsm is not None:
-            run.lsm.ended(tid)
         if run.record is not None:
             run.record.exit(tid, status)
         if tid == run.main_pid:
@@ -185,8 +185,8 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         _reconcile(run, parent, new)
     if new.space is parent.space and new.tgid == tid and os.WIFSTOPPED(status):
         _complete_filters(run, parent, new)
-    if run.lsm is not None and new.tgid == tid:
-        run.lsm.forked(parent.tgid, tid)
+    if run.lsm is not None:
+        run.lsm.born(parent, tid, thread=new.tgid != tid)
     if run.record is not None:
         run.record.child(parent.tid, tid, "thread" if flags & CLONE_THREAD else "process")
     if run.debugger is not None:
@@ -284,7 +284,7 @@ def executed(run: Run, tracee: Tracee) -> None:
     if run.record is not None:
         run.record.exec(tracee.tid)
     if run.lsm is not None:
-        run.lsm.executed(tracee)
+        run.lsm.executed(tracee, former)
     if run.debugger is not None:
         run.debugger.executed(tracee)
     exec_stop(run, tracee)

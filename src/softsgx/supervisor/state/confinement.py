@@ -6,9 +6,7 @@ the programs do is not looked at, so that they run at full speed. What a kernel 
 policy would have refused elsewhere (a stat, the opening of an enclave's file) is not
 refused here.
 
-Labels follow processes as in the kernel: inherited by fork, changed at exec by a rule of
-the user's or by the policy. An exec that the policy would refuse has happened when it is
-seen here: it is logged, and the process keeps the label that it had.
+Labels follow processes as in the kernel (`softsgx.supervisor.state.contexts`).
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
 from typing import Any
 
 from softsgx.complaints import complain
@@ -28,11 +25,11 @@ from softsgx.lsm.objects import FileSecurity
 from softsgx.lsm.verdict import Verdict
 from softsgx.mm.rules import VMA
 from softsgx.mm.vma import AnonVma, Vma
-from softsgx.policy.apparmor_lsm import UNCONFINED, AppArmorLsm
 from softsgx.policy.lsm import PolicyLsm
 from softsgx.policy.selinux_lsm import SELinuxLsm
 from softsgx.record.avc import apparmor_line, avc_line
 from softsgx.supervisor.state import sources
+from softsgx.supervisor.state.contexts import Contexts, mode_of
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -80,9 +77,8 @@ class Confinement:
         audit: str | None = None,
         setup: dict[str, Any] | None = None,
     ) -> None:
-        self.lsm, self.start, self.rules = lsm, start, dict(rules or {})
-        self.setup = setup or {}
-        self.labels: dict[int, str] = {}
+        self.lsm, self.setup = lsm, setup or {}
+        self.contexts = Contexts(lsm, start, dict(rules or {}))
         self.run: Run | None = None
         self._serial = 0
         self._audit_path = audit or ""
@@ -108,72 +104,32 @@ class Confinement:
 
     # -- processes ---------------------------------------------------------------------
 
-    def label_of(self, tgid: int) -> str:
-        """The label of a process."""
-        return self.labels.get(tgid, self.lsm.label)
+    def label_of(self, tgid: int, tid: int = 0) -> str:
+        """The label of a thread, or of a process's first."""
+        return self.contexts.of(tgid, tid).label
 
-    def forked(self, parent: int, child: int) -> None:
-        """The child has its parent's label and descriptors."""
-        self.labels[child] = self.label_of(parent)
-        for security in self._securities():
-            if parent in security.holders:
+    def born(self, parent: Tracee, child: int, *, thread: bool) -> None:
+        """A child has its parent's label and descriptors."""
+        self.contexts.born(parent, child, thread=thread)
+        for security in () if thread else self._securities():
+            if parent.tgid in security.holders:
                 security.holders.add(child)
 
-    def ended(self, tgid: int) -> None:
-        """A process is gone."""
-        self.labels.pop(tgid, None)
+    def ended(self, tid: int) -> None:
+        """A thread is gone."""
+        self.contexts.ended(tid)
         for security in self._securities():
-            security.holders.discard(tgid)
+            security.holders.discard(tid)
 
-    def executed(self, tracee: Tracee) -> None:
+    def executed(self, tracee: Tracee, former: int) -> None:
         """A program begins in a process: its label, and which descriptors it keeps.
 
         Under a new label no descriptor counts as its own: the first use asks about it,
         where SELinux at exec puts /dev/null in place of what is refused.
         """
-        tgid = tracee.tgid
-        try:
-            path = os.readlink(f"/proc/{tgid}/exe")
-        except OSError:
-            path = ""
-        old = self.labels.get(tgid)
-        if path in self.rules:
-            new = self.rules[path]
-        elif old is None and self.start is not None:
-            new = self.start
-        else:
-            new = self._by_policy(tgid, old or self.lsm.label, path)
-        self.labels[tgid] = new
-        if old is not None and new != old:
+        if self.contexts.executed(tracee, former):
             for security in self._securities():
-                security.holders.discard(tgid)
-
-    def _by_policy(self, tgid: int, old: str, path: str) -> str:
-        lsm = self.lsm
-        if isinstance(lsm, AppArmorLsm):
-            # A confined program's children stay in its profile: ix; the others are not modelled.
-            # Where several attach alike, the kernel takes none of them.
-            with suppress(UsageError):
-                profile = lsm.policy.attached_to(path) if old == UNCONFINED else None
-                return old if profile is None else profile.name
-            return old
-        assert isinstance(lsm, SELinuxLsm)
-        policy = lsm.policy
-        program = lsm.file(path, _mode_of(path), old)
-        who = _Subject(tgid)
-        try:
-            new = lsm.computed(policy.transition, old, program.label, "process")
-            if new == old:
-                return old
-            for subject, target, tclass, perm, obj in (
-                (old, program.label, program.tclass, "execute", program),
-                (old, new, "process", "transition", None),
-                (new, program.label, program.tclass, "entrypoint", program),
-            ):
-                lsm.decide(who, subject, target, tclass, (perm,), obj, hook="bprm_creds_for_exec")
-        except Stop:
-            return old
-        return new
+                security.holders.discard(tracee.tgid)
 
     def _securities(self) -> list[FileSecurity]:
         if self.run is None:
@@ -262,7 +218,7 @@ class Confinement:
         if isinstance(lsm, SELinuxLsm):
             if memfd:
                 return lsm.memfd(found.path, process.label)
-            return lsm.file(path, _mode_of(path), process.label, ino=found.inode)
+            return lsm.file(path, mode_of(path), process.label, ino=found.inode)
         try:
             owner = os.stat(f"/proc/{process.tid}/root{path}").st_uid
         except OSError:
@@ -287,26 +243,12 @@ class Confinement:
             complain(f"{self._audit_path}: {error.strerror}; no more audit")
 
 
-class _Subject:
-    """A process that has no enclave's view yet."""
-
-    def __init__(self, tgid: int) -> None:
-        self.tgid = self.tid = tgid
-
-
 def _with_segments(file: Any) -> list[Any]:
     return [file, *getattr(file, "segments", {}).values()]
 
 
 def _cell(area: Vma) -> Cell:
     return area.cell(VMA)
-
-
-def _mode_of(path: str) -> int:
-    try:
-        return os.stat(path).st_mode
-    except OSError:
-        return 0o100000
 
 
 def _comm(process: Any) -> bytes:
@@ -364,7 +306,6 @@ def _avc(verdict: Verdict, serial: int) -> str:
 
 def _apparmor(verdict: Verdict, serial: int) -> str:
     file = verdict.file
-    assert file is not None
     said = "KILLED" if verdict.kill else "DENIED"
     if not verdict.denied or verdict.permissive:
         said = "ALLOWED" if verdict.denied else "AUDIT"
@@ -373,12 +314,13 @@ def _apparmor(verdict: Verdict, serial: int) -> str:
         serial=serial,
         operation=verdict.hook,
         profile=verdict.subject,
-        name=file.path,
+        name=verdict.target if file is None else file.path,
         pid=getattr(verdict.process, "tgid", 0),
         comm=_comm(verdict.process),
         requested="".join(verdict.audited),
         denied="".join(verdict.audited) if verdict.denied else "",
         fsuid=getattr(verdict.process, "fsuid", 0),
-        ouid=file.owner,
+        ouid=0 if file is None else file.owner,
         verdict=said,
+        target=verdict.target if file is None else "",
     )

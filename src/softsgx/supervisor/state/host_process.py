@@ -260,7 +260,7 @@ class HostProcess(Process):
     def label(self) -> str:
         """What the LSM knows it by; "" without one."""
         confinement = self.run.lsm
-        return "" if confinement is None else confinement.label_of(self.tgid)
+        return "" if confinement is None else confinement.label_of(self.tgid, self.tid)
 
     @property
     def fsuid(self) -> int:

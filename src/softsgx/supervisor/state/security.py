@@ -21,17 +21,19 @@ class SecurityModule(Protocol):
     def close(self) -> None:
         """The end of the run."""
 
-    def label_of(self, tgid: int) -> str:
-        """The label of a process."""
+    contexts: Any
 
-    def forked(self, parent: int, child: int) -> None:
-        """A process has a child."""
+    def label_of(self, tgid: int, tid: int = 0) -> str:
+        """The label of a thread, or of a process's first."""
 
-    def ended(self, tgid: int) -> None:
-        """A process is gone."""
+    def born(self, parent: Tracee, child: int, *, thread: bool) -> None:
+        """A thread or a process has a child."""
 
-    def executed(self, tracee: Tracee) -> None:
-        """A program begins in a process."""
+    def ended(self, tid: int) -> None:
+        """A thread is gone."""
+
+    def executed(self, tracee: Tracee, former: int) -> None:
+        """A program begins in a process; former: the thread that called execve."""
 
     def received(self, process: Any, file: Any) -> tuple[int, str]:
         """Before a process uses a descriptor: (0 or errno, why)."""
