@@ -186,7 +186,7 @@ class _AppArmor:
         if text != UNCONFINED and text not in self.lsm.policy.names():
             if self.complains and not test:
                 return  # a learning profile, which allows what this one does: all, and logs it
-            self._log(op, text, op, ENOENT)
+            self._log(op, text, "exists", ENOENT)
             raise Stop(ENOENT, f"there is no profile {text}")
         allowed = not self.confined
         if self.profile is not None and self.confined:

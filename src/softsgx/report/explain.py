@@ -82,7 +82,9 @@ def _of_profile(question: Question, policy: AppArmorPolicy) -> Iterator[str]:
         yield f"granted by the profile {question.subject}"
         return
     if question.tclass == "profile":
-        yield f"missing: {change_line(question.target)}"
+        rule = question.denied[0] == question.hook != "change_hat"
+        name = question.target or "such a hat"
+        yield f"missing: {change_line(name)}" if rule else f"there is no profile {name}"
         return
     perms = policy.profile(question.subject).perms(question.path, True)
     if perms.quiet & mask_of("".join(question.denied)):

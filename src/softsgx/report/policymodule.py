@@ -165,7 +165,7 @@ def profiles(run: LsmRun) -> dict[str, list[str]]:
         paths = needed.setdefault(q.subject, {})
         if q.tclass != "profile":
             paths.setdefault(q.path, set()).update(q.denied)
-        elif q.target and q.hook != "change_hat":  # what is no profile no rule helps to
+        elif q.denied[0] == q.hook != "change_hat":  # a profile that is not there no rule helps
             changes.setdefault(q.subject, set()).add(change_line(q.target))
     return {
         profile: [

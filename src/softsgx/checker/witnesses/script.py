@@ -71,6 +71,7 @@ class _Writer(ActorOrders):
         self.coded: set[int] = set()
         self.holders: set[int] = set()
         self.segment_holders: set[int] = set()
+        self.changed: set[int] = set()
         self.mounted: set[int] = set()
         self.created = self.aliased = False
         self.raced: set[int] = set()  # pages that were copied from what nobody had looked at
@@ -285,7 +286,7 @@ class _Writer(ActorOrders):
 
     def _way(self, p: int) -> str:
         """How a process maps its own code: as its TCS, or by the mprotect that asks nobody."""
-        held = self.trace["permissions"].get(f"may{p}.device", 0)
+        held = self._held(p, "device", p in self.changed)
         barred = self.trace.get("lsm") != "none" and not held & X
         return "mprotect" if barred and self.mprotect_is_free else self.entered[p]
 

@@ -29,8 +29,8 @@ class AddressSpace:
     (PR_SET_DUMPABLE). paths: what makes its calls on paths without a stop,
     raw: what makes its ENCLUs so.
     tracees: those that run in it. watched: the descriptors that a filter stops calls on; mem_fds:
-    those of them that are of /proc/PID/mem, or under a security module of /proc/PID/attr (own_attrs:
-    opened with this mm). asked_names: whether the filter of late calls on names
+    those of them that are of /proc/PID/mem, or (own_attrs: opened with this mm) of /proc/PID/attr
+    under a security module. asked_names: whether the filter of late calls on names
     is there. dir_fds: descriptors of /dev, and whether the nodes have been listed. executable: how
     memory became so, a `sources.Note` each, under a security module; kept: how many there were when
     they were last thinned. short: where the code of the short way (`softsgx.host.short`) is, 0
