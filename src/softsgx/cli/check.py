@@ -166,10 +166,6 @@ def check(args: list[str]) -> int:
     )  # fmt: skip
     if a.why and a.engine == "explicit":
         raise UsageError("--why asks a solver: --engine is auto, abc or z3")
-    if a.why and actors:
-        raise UsageError("--why is about the world without further actors: without --actors")
-    if a.why and a.interleave:
-        raise UsageError("--why is about calls that are one step each: without --interleave")
     _tell_engine(options)
     if a.export:
         from softsgx.checker.certificates.folder import prepare_folder

@@ -63,7 +63,7 @@ class Checker:
         self._lifts = Lifts(design, o.lsm, o.permissions, o.timeout_s, interleaved, actors=o.actors)
         self._lemmas: dict[System, list[Clause]] = {}
         self._asked: list[Question] = []
-        self._reasons = Reasons(design, o, self.decide, self.system.fixed)
+        self.reasons = Reasons(design, o, self.decide, self.system.fixed, interleaved=interleaved)
 
     def _make(self, pages: int, processes: int) -> tuple[World, System]:
         o = self.options
@@ -135,7 +135,7 @@ class Checker:
         if self._engine() == "abc":
             self._lifts.prepare()
         if self.options.why:
-            self._reasons.prepare()
+            self.reasons.prepare()
         if self.beside is not None:
             self.beside.prepare()
 
@@ -200,8 +200,9 @@ class Checker:
             if reached:
                 make_plain(self.system, bad, answer)
                 self._tell(result, self.system, answer)
-                if prop.kind == NEVER and self.options.why and not self.interleaved:
-                    result.change = self._reasons.change(prop, answer)
+                if prop.kind == NEVER and self.options.why:
+                    # A repair has to hold where calls come in halves, too, if that is asked.
+                    result.change = (self.beside or self).reasons.change(prop, answer)
                 if prop.kind == NEVER and self._engine() == "abc":
                     result.weaker = self._weaker(bad, answer)
             elif reached is False:
@@ -217,9 +218,7 @@ class Checker:
         proved = result.verdict == (REFUTED if prop.kind == REACHED else PROVED)
         if self.options.why and proved:
             room = not result.idle or not self.no_room(self.world.some(prop.conditions(self.world)))
-            result.because = (
-                self._reasons.because(prop, vacuous=bool(result.idle)) if room else None
-            )
+            result.because = self.reasons.because(prop, vacuous=bool(result.idle)) if room else None
         if self.options.export:
             self._export(prop, result)
         result.seconds = round(time.monotonic() - begun, 2)
@@ -390,7 +389,7 @@ class Checker:
             make_plain(system, open_, answer)
             start = answer.start
             fewer = partial(no_more, held=start)
-            self._reasons.apart = as_process_0(self.world, start)
+            self.reasons.apart = as_process_0(self.world, start)
             both = self.world.graph.and_(made, fewer(self.world))
             other = self.decide(both)
             self._note(f"made-{n}", self.system, both, other, "a generated enclave runs, too")

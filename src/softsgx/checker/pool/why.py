@@ -12,7 +12,9 @@ from softsgx.checker.proofs.mend import Mender
 from softsgx.checker.properties import PROPERTIES
 from softsgx.checker.properties.base import TOLD_APART, Property
 from softsgx.checker.witnesses.plain import make_plain
-from softsgx.checker.witnesses.words import permission_words, step_words
+from softsgx.checker.witnesses.threads import trace_words
+from softsgx.checker.witnesses.words import permission_words
+from softsgx.checker.world.actors import ACTORS
 from softsgx.checker.world.held import within
 from softsgx.checker.world.moves import build_moves
 from softsgx.checker.world.switches import ASK, EFFECT, NEED, VALUE, Statement
@@ -71,6 +73,9 @@ class Because:
         self.enough, self.smallest = core.enough, core.smallest
         pages, processes = counted(world.n_pages, "page"), counted(world.n_processes, "process")
         self.scope = f"{pages} and {processes}"
+        actors = ", ".join(name for name in ACTORS if name in world.actors)
+        self.scope += f", beside {actors}" if actors else ""
+        self.scope += ", whatever other threads do in between" if world.interleaved else ""
 
     def as_json(self) -> dict[str, Any]:
         """As an object of JSON."""
@@ -86,9 +91,9 @@ def _words(said: Statement) -> str:
     return f"sets {said.what}" if said.kind == EFFECT else said.what
 
 
-def switched_world(design: Any, pages: int, processes: int, lsm: str) -> World:
+def switched_world(design: Any, pages: int, processes: int, lsm: str, **more: Any) -> World:
     """A world with a switch for each statement of the rules that are run in it."""
-    world = World(design, pages, processes, lsm, switched=True)
+    world = World(design, pages, processes, lsm, switched=True, **more)
     build_moves(world)
     return world
 
@@ -133,7 +138,11 @@ def rests_on(
         if answer is not None:
             one.needed = True
             make_plain(System(world), bad, answer)
-            one.steps = [_step_words(world, s, answer) for s in answer.steps or []]
+            steps = answer.steps or []
+            one.steps = [
+                words + _instead(world, s, answer)
+                for s, words in zip(steps, trace_words(steps), strict=True)
+            ]
             one.permissions = permission_words(world, answer.start or {})
         else:
             one.instead = [
@@ -145,9 +154,9 @@ def rests_on(
     return Because(core, rests, world, what)
 
 
-def _step_words(world: World, step: Step, answer: Answer) -> str:
-    """A step in words, with what stands in the place of an assignment that is off."""
-    text = step_words(step)
+def _instead(world: World, step: Step, answer: Answer) -> str:
+    """What stands in a step in the place of an assignment that is off, behind its words."""
+    text = ""
     off = [said for n, said in world.switches.items() if (answer.start or {})[n]]
     for name, width in step.move.args:
         if not name.startswith("any "):
@@ -216,14 +225,16 @@ def _with_data(code: Conditions) -> Conditions:
 class Reasons:
     """Finds why verdicts on a design's properties stand.
 
-    decide: an engine. fixed: permissions that are given. apart: those by which enclaves are told
-    apart.
+    decide: an engine. fixed: permissions that are given. interleaved: calls come in halves. apart:
+    permissions by which enclaves are told apart.
     """
 
     def __init__(
-        self, design: Any, options: Options, decide: Decide, fixed: Mapping[str, int]
+        self, design: Any, options: Options, decide: Decide, fixed: Mapping[str, int],
+        *, interleaved: bool = False,
     ) -> None:  # fmt: skip
         self._design, self._decide, self._fixed = design, decide, fixed
+        self._more: dict[str, Any] = {"actors": options.actors, "interleaved": interleaved}
         self._size = options.pages, options.processes, options.lsm
         self._within_s = _TIMES * options.timeout_s
         self.apart: Mapping[str, int] = {}
@@ -238,18 +249,20 @@ class Reasons:
 
     def _with_switches(self) -> World:
         if self._switched is None:
-            self._switched = switched_world(self._design, *self._size)
+            self._switched = switched_world(self._design, *self._size, **self._more)
         return self._switched
 
     def _with_mender(self) -> Mender:
         """What tries changes, beside the most useful run that the design lets through."""
         if self._mender is None:
-            self._mender = Mender(self._design, self._size, self._decide, self._fixed, make_plain)
+            self._mender = Mender(
+                self._design, self._size, self._decide, self._fixed, make_plain, **self._more
+            )
             self._keep(self._mender)
         return self._mender
 
     def _keep(self, mender: Mender) -> None:
-        world, system = mender.world, System(mender.world, self._fixed)
+        world, system = mender.world, System(mender.whole(), self._fixed)
         benign = PROPERTIES["benign-runs"].conditions
         for code, words in (
             (benign, "benign-runs"),
@@ -286,5 +299,5 @@ class Reasons:
         change = found[0] if found else Change()
         change.others = found[1:]
         change.keeps, change.sure = self._keeps, not mender.unsure
-        change.run = [step_words(s) for s in (mender.run.steps if mender.run else None) or []]
+        change.run = trace_words((mender.run.steps if mender.run else None) or [])
         return change

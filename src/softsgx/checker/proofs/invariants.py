@@ -185,7 +185,7 @@ def _kept(world: World, field: str, bits: Mapping[int, int], width: int) -> str:
             for n, name in enumerate(("none", *world.halves))
             if all(n >> b & 1 == v for b, v in bits.items())
         ]
-        return "is " + " or ".join(dict.fromkeys(fits))
+        return "is " + (" or ".join(dict.fromkeys(fits)) or "none that there is")
     if field in LOCKS:
         return ("holds " if bits[0] else "does not hold ") + field
     has, lacks = _sides(bits, "RWX" if width == 3 else [f"bit {n}" for n in range(width)])

@@ -8,6 +8,9 @@ loads one that may become so, the LSM is asked for EXECUTE besides. So if the pr
 broken under this strongest change, no change of that rule alone mends it beside this run; if it
 holds, a repair may change that rule, by this much or less. Where the run itself does at that
 rule what the trace did, another run is sought.
+
+Where calls come in halves, a rule that lets its locks go may also keep them: then what it does is
+one step. Of a rule that runs in one half alone it is asked what that half lets it see.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from softsgx.checker.circuits.circuit import Bits
+from softsgx.checker.circuits.circuit import FALSE, TRUE, Bits
 from softsgx.checker.engines.answer import Answer, Step
 from softsgx.checker.engines.replay import run_again
+from softsgx.checker.world.halves import Second, in_halves
 from softsgx.checker.world.move import Move
 from softsgx.checker.world.moves import build_moves
 from softsgx.checker.world.seen import Seen, seen_of_access
@@ -31,7 +35,7 @@ from softsgx.law.values import Value, X, eq, has, no
 
 __all__ = ["FAULT", "Mend", "Mender"]
 
-FAULT = "fault"
+FAULT, ATTRIBUTES = "fault", "unprivileged"
 Decide = Callable[[int, System], Answer]
 Conditions = Callable[[World], Iterable[Value]]
 Did = tuple[str, dict[str, int]]
@@ -57,15 +61,16 @@ class Mend:
 class Mender:
     """A design's world, and the run that has to stay possible (None: there is none).
 
-    decide: an engine. fixed: permissions that are given. plain: makes a run plain. run: that of the
-    last `mends`. unsure: whether some question there had no answer, or no time.
+    decide: an engine. fixed: permissions that are given. plain: makes a run plain. world: what the
+    world has besides (its actors, calls in halves). run: that of the last `mends`. unsure: whether
+    some question there had no answer, or no time.
     """
 
     def __init__(
         self, design: Any, size: tuple[int, int, str], decide: Decide, fixed: Mapping[str, int],
-        plain: Callable[[System, int, Answer], None],
+        plain: Callable[[System, int, Answer], None], **world: Any,
     ) -> None:  # fmt: skip
-        self.plain = plain
+        self.plain, self._more = plain, world
         self.design, self.size, self.decide, self.fixed = design, size, decide, fixed
         self.world = self._world(design)
         self.unsure = False
@@ -75,8 +80,14 @@ class Mender:
 
     def _world(self, design: Any) -> World:
         pages, processes, lsm = self.size
-        world = World(design, pages, processes, lsm, observed=True)
+        world = World(design, pages, processes, lsm, observed=True, **self._more)
         build_moves(world)
+        return world
+
+    def whole(self, world: World | None = None) -> World:
+        """The world in which the calls of a run that has to stay possible are one step each."""
+        world = copy.copy(world or self.world)
+        world.moves = [move for move in world.moves if not in_halves(move)]
         return world
 
     def keep(self, conditions: Conditions, run: Answer) -> None:
@@ -97,23 +108,21 @@ class Mender:
         found: dict[str, Mend] = {}
         tried: set[str] = set()
         for n, step in enumerate(trace.steps or (), 1):
-            rule = self._decides(step.move)
-            if not rule or step.move.name in _BUILT:
-                continue
-            if rule in found:  # the last place counts
-                found[rule].step = n
-            if rule in tried:
-                continue
-            if time.monotonic() > deadline:
-                self.unsure = True
-                break
-            tried.add(rule)
-            for run in self._runs(rule, trace):
-                did = self._did(rule, run)
-                if self._mended(bad, rule, run, did):
-                    closes = all(name != step.move.name for name, _ in did)
-                    found[rule] = Mend(rule, n, closes)
-                    break
+            for rule in self._decide(step.move):
+                if rule in found:  # the last place counts
+                    found[rule].step = n
+                if rule in tried:
+                    continue
+                if time.monotonic() > deadline:
+                    self.unsure = True
+                    continue
+                tried.add(rule)
+                for run in self._runs(rule, trace):
+                    did = self._did(rule, run)
+                    if self._mended(bad, rule, run, did):
+                        closes = all(name != step.move.name for name, _ in did)
+                        found[rule] = Mend(rule, n, closes)
+                        break
         mends = sorted(found.values(), key=lambda m: m.step)
         if FAULT in rules_of(self.design) and self._mended_by_fault(conditions):
             mends.append(Mend(FAULT, 0, closes=False))
@@ -128,20 +137,27 @@ class Mender:
         if any(system.holds(bad, step.after) for step in run.steps or ()):
             wanted = self.world.some(self._wanted(self.world))
             wanted = self.world.graph.and_(wanted, bad ^ 1)
-            other = self.decide(wanted, system)
+            whole = System(self.whole(), self.fixed)
+            other = self.decide(wanted, whole)
             if other.reached:
-                self.plain(system, wanted, other)
+                self.plain(whole, wanted, other)
                 return _moved(other, self.world)
         return run
 
-    def _decides(self, move: Move) -> str:
-        """The last of the design's own rules that a move runs, else of Linux's; "" if none."""
+    def _decide(self, move: Move) -> list[str]:
+        """The last of the design's own rules that a move runs, else of Linux's; none if none.
+
+        And what says which attributes an enclave may have, where that is a choice.
+        """
+        if move.name in _BUILT:
+            return []
         rules = rules_of(self.design)
         homes = {n: rules[n][1].__module__ for n in move.rules if n in rules}
         ran = [n for n, home in homes.items() if not home.startswith("softsgx.sgx")]
         own = [n for n in ran if not homes[n].startswith("softsgx.mm")]
         outer = [n for n in move.outer if n in own]
-        return (outer or own or ran or [""])[-1]
+        last = (outer or own or ran)[-1:]
+        return last + [ATTRIBUTES] * (ATTRIBUTES in own and ATTRIBUTES not in last)
 
     def _runs(self, rule: str, trace: Answer) -> Iterator[Answer | None]:
         """The run that stays; then one that does not do at the rule what the trace did there."""
@@ -150,6 +166,7 @@ class Mender:
             return
         did = self._did(rule, trace)
         world = self._changed(rule, lambda move: self._is_one(move, rule, did) ^ 1)
+        world = self.whole(world)
         other = self.decide(world.some(self._wanted(world)), System(world, self.fixed))
         if other.reached:
             yield _moved(other, self.world)
@@ -159,8 +176,8 @@ class Mender:
         found: list[Did] = []
         before = {} if run is None else run.start or {}
         for step in () if run is None else run.steps or ():
-            if rule in step.move.rules and step.move.name not in _BUILT:
-                seen = step.move.seen[rule]
+            seen = step.move.seen.get(rule)
+            if rule in step.move.rules and seen is not None and step.move.name not in _BUILT:
                 found.append((step.move.name, self._values(seen, before, step)))
             before = step.after
         return found
@@ -168,7 +185,7 @@ class Mender:
     def _values(self, seen: Seen, state: State, step: Step | None = None) -> dict[str, int]:
         graph, given = self.world.graph, dict[int, int]()
         for name, var in self.world.vars.items():
-            given |= {lit >> 1: state[name] >> i & 1 for i, lit in enumerate(var.lits)}
+            given |= {lit >> 1: state.get(name, 0) >> i & 1 for i, lit in enumerate(var.lits)}
         if step is not None:
             for (name, _), lits in zip(step.move.args, step.move.arg_lits, strict=True):
                 given |= {lit >> 1: step.args[name] >> i & 1 for i, lit in enumerate(lits)}
@@ -194,15 +211,23 @@ class Mender:
     ) -> World:  # fmt: skip
         """The world where a rule refuses all that is not allowed, and asks the LSM more."""
         world = copy.copy(self.world)
-        world.moves = []
+        graph, world.moves = world.graph, []
+        refused: dict[Move, int] = {}
         for old in self.world.moves:
             move = copy.copy(old)
             world.moves.append(move)
             if rule in old.rules and old.name not in _BUILT:
                 move.new = dict(old.new)
-                move.guard = world.graph.and_(old.guard, allows(old))
-                if asks and world.lsm != "none":
-                    self._asks(move, rule)
+                if rule in getattr(old, "across", ()):
+                    move.guard = FALSE  # it keeps its locks
+                else:
+                    move.guard = graph.and_(old.guard, allows(old))
+                    if asks and world.lsm != "none":
+                        self._asks(move, rule)
+                if isinstance(old, Second) and old.refused is not None:
+                    refused[old.refused] = graph.and_(old.guard, move.guard ^ TRUE)
+            elif old in refused:
+                move.guard = graph.or_(old.guard, refused[old])
         return world
 
     def _asks(self, move: Move, rule: str) -> None:
@@ -280,7 +305,7 @@ class Mender:
         strict: Any = object.__new__(type(law.__name__, (law,), {"driver_access": driver_access}))
         vars(strict).update(vars(self.design))
         pages, processes, lsm = self.size
-        world = World(strict, pages, processes, lsm, observed=True)
+        world = World(strict, pages, processes, lsm, observed=True, **self._more)
         build_moves(world)
         system = System(world, self.fixed)
         return self._stays(system, run) and self._never(world.some(conditions(world)), system)
@@ -293,4 +318,8 @@ def _moved(answer: Answer, world: World) -> Answer:
         Step(moves[s.move.name, frozenset(s.move.meta.items())], s.args, s.after)
         for s in answer.steps or ()
     ]
-    return Answer(answer.reached, answer.depth, answer.method, start=answer.start, steps=steps)
+    none = dict.fromkeys(world.vars, 0)
+    for step in steps:
+        step.after = none | step.after
+    start = None if answer.start is None else none | answer.start
+    return Answer(answer.reached, answer.depth, answer.method, start=start, steps=steps)

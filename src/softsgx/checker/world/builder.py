@@ -9,7 +9,7 @@ from typing import Any
 from softsgx.checker.circuits.circuit import FALSE
 from softsgx.checker.world.cells import File, LocalCell
 from softsgx.checker.world.halves import First, Second, Split, settle
-from softsgx.checker.world.move import IOCTL_LOCK, Move
+from softsgx.checker.world.move import IOCTL_LOCK, MMAP_LOCK, Move
 from softsgx.checker.world.seen import seen_by
 from softsgx.checker.world.world import BASE, PAGE_BYTES, World
 from softsgx.law.rule import At, Request, rules_of
@@ -104,6 +104,8 @@ class Builder:
                 same = (nth, whole.name, whole.guard, tuple(whole.new.items()))
                 if len(whole.marks) <= nth or "i" not in whole.meta:
                     continue  # what is no page's is mapped once, for good
+                if whole.looks_again and MMAP_LOCK not in whole.marks[nth].held:
+                    continue  # as in one step
                 if whole.guard == FALSE or same in known:
                     continue
                 known.add(same)

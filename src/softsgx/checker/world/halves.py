@@ -23,7 +23,7 @@ from softsgx.errors import InternalError
 from softsgx.law.rule import At
 from softsgx.law.values import Value, eq, no
 
-__all__ = ["First", "Second", "Split", "settle"]
+__all__ = ["First", "Second", "Split", "in_halves", "settle"]
 
 _STABLE = ("ready", "enclave.opened", "enclave.fd_writes")
 """Variables that change no more once a call can be made."""
@@ -31,12 +31,20 @@ _ONCE = ("enclave.created", "enclave.opened")
 """Variables that are set once and for ever, with ``process{p}.fd`` and ``.started``."""
 
 
+def in_halves(move: Move) -> bool:
+    """Whether a move is a half of a call, or the end of one whose second half is refused."""
+    return "part" in move.meta
+
+
 def _stable(world: World, name: str) -> bool:
     return world.vars[name].frozen or name in _STABLE
 
 
 class _Half(Move):
-    """A move that knows where its mark is: the ``nth`` that the rule comes to."""
+    """A move that knows where its mark is: the ``nth`` that the rule comes to.
+
+    across: the rules that run before it and behind it.
+    """
 
     def __init__(
         self, world: World, name: str, inputs: list[int], nth: int, **meta: int | str
@@ -44,6 +52,7 @@ class _Half(Move):
         super().__init__(world, name, inputs, **meta)
         self.nth = nth
         self.mark: Mark | None = None
+        self.across: tuple[str, ...] = ()
         place = f"{meta['p']}" + (f"_{meta['i']}" if "i" in meta else "")
         self.slot = f"call{place}"
 
@@ -51,7 +60,7 @@ class _Half(Move):
         self.marks.append(mark)
         if len(self.marks) - 1 != self.nth:
             return False
-        self.mark = mark
+        self.mark, self.across = mark, tuple(self.running)
         return True
 
 
@@ -63,7 +72,7 @@ class First(_Half):
     ) -> None:  # fmt: skip
         super().__init__(world, name, inputs, nth, **meta)
         self.found: dict[str, Value] = {}
-        self._end: tuple[int, dict[str, tuple[int, ...]], dict[str, None], int] | None = None
+        self._end: dict[str, Any] = {}
 
     def unlocked(
         self, _at: Any, what: str, *, source: str, held: tuple[str, ...] = (), **kept: Value
@@ -77,24 +86,29 @@ class First(_Half):
             given |= {_of_var(name): self.get(name) for name in self.deferred}
             self.found = given
             new = {n: lits for n, lits in self.new.items() if n not in self.deferred}
-            self._end = self.guard, new, dict(self.rules), len(self.asks)
+            self._end = {
+                "guard": self.guard, "new": new, "rules": dict(self.rules),
+                "outer": list(self.outer), "asks": list(self.asks),
+            }  # fmt: skip
         return At(**kept)
 
     def finish(self) -> None:
         """Forget what the rule did behind its mark."""
-        assert self._end is not None
-        self.guard, self.new, self.rules, asks = self._end
-        del self.asks[asks:]
+        vars(self).update(self._end)
 
 
 class Second(_Half):
-    """From the mark on. ``kept``: variables that it looks at, by name of what the first found."""
+    """From the mark on. ``kept``: variables that it looks at, by name of what the first found.
+
+    refused: what happens instead where it cannot be, and a lock has to be let go.
+    """
 
     def __init__(
         self, world: World, name: str, inputs: list[int], nth: int, **meta: int | str
     ) -> None:  # fmt: skip
         super().__init__(world, name, inputs, nth, **meta)
         self.kept: dict[str, str] = {}
+        self.refused: Move | None = None
         self._shadows: dict[str, tuple[int, ...]] = {}
         self._same: dict[tuple[int, ...], str] = {}
 
@@ -151,6 +165,8 @@ class Second(_Half):
         mark = Mark(what, source, held)
         if not self._here(mark):
             return At(**kept)
+        self.rules, self.seen = dict.fromkeys(self.running), {}
+        self.outer = self.running[:1]
         for name in GHOSTS_OF_ASKING:
             self.take_asked(name, self._cut(name, self.asked_so_far(name)))
         new = {n: self.get(n) for n in self.new if n in self.deferred}
@@ -164,6 +180,16 @@ class Second(_Half):
                 source_choice.again()
         return At(**found)
 
+    def _cone_of_seen(self) -> set[int]:
+        """What the rules behind the mark see, without what is only known from before it."""
+        g, every = self.world.graph, set[int]()
+        before = {x >> 1 for shadow in self._shadows.values() for x in shadow}
+        for rule, seen in self.seen.items():
+            cones = {n: set(g.cone(g.lits(value, 32))) for n, value in seen.items()}
+            self.seen[rule] = {n: v for n, v in seen.items() if cones[n].isdisjoint(before)}
+            every.update(*(cones[n] for n in self.seen[rule]))
+        return every
+
     def finish(self) -> None:
         """What is used from before the mark is what was kept."""
         g = self.world.graph
@@ -175,7 +201,7 @@ class Second(_Half):
                     f" “{self.marks[self.nth].what}”, is used behind it; let k.unlocked() keep it"
                 )
         asks = [x for _, *values in self.asks for v in values for x in g.lits(v, 32)]
-        cone |= set(g.cone(asks))
+        cone |= set(g.cone(asks)) | self._cone_of_seen()
         used = {n: v for n, v in self.kept.items() if any(
             x >> 1 in cone for x in self.world.vars[v].lits
         )}  # fmt: skip
@@ -296,4 +322,5 @@ def _join(
     for lock in locks:
         first.require(no(world.now(lock)))
         first.set(lock, 1)
+    second.refused = refused if locks else None
     return [first, second, *([refused] if locks else [])]

@@ -44,7 +44,7 @@ def create_moves(b: Builder, p: int) -> None:
         at = b.at(m, p, source=_sigstruct(b, m, p))
         b.law.create_sigstruct(m, at, Request())
     m.require(no(m.get("enclave.created")))  # one ELRANGE, whatever a design allows
-    choose_debug(b, m)
+    choose_debug(b, m, p)
     b.law.create(m, at, b.request(0, ecreate=0))
     m.set("enclave.created", 1)
     b.done(m)

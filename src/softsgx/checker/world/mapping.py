@@ -13,15 +13,15 @@ from softsgx.checker.world.world import BASE, PAGE_BYTES
 from softsgx.law.values import eq, no
 
 __all__ = [
-    "fork_moves", "map_segment_moves", "mmap_moves", "mprotect_moves", "mremap_moves",
-    "pass_moves", "unmap_moves",
+    "fork_moves", "map_segment_moves", "mapping_over", "mmap_moves", "mprotect_moves",
+    "mremap_moves", "pass_moves", "unmap_moves",
 ]  # fmt: skip
 
 MAP_TYPES = {1: "MAP_SHARED", 2: "MAP_PRIVATE", 3: "MAP_SHARED_VALIDATE"}
 _GONE = 1 << 40  # a page number beyond ELRANGE
 
 
-def _mapping(b: Builder, m: Move, p: int, i: int, file: File) -> Any:
+def mapping_over(b: Builder, m: Move, p: int, i: int, file: File) -> Any:
     """A mapping that replaces what the process has there: its place."""
     page, vma = m.page(i, p), m.vma(p, i)
     m.takes.add((MMAP_LOCK, p))
@@ -37,7 +37,7 @@ def mmap_moves(b: Builder, p: int, i: int) -> None:
         m = b.start("mmap", p=p, i=i, type=words)
         m.require(m.get(f"process{p}.fd"))
         prot = m.arg("prot", 3)
-        at = _mapping(b, m, p, i, File(m))
+        at = mapping_over(b, m, p, i, File(m))
         b.law.mmap(m, at, b.request(i, prot=prot, map_type=map_type))
         m.heard(p, i)
         b.vouched(m, i)
@@ -47,7 +47,7 @@ def mmap_moves(b: Builder, p: int, i: int) -> None:
         m = b.start("mmap-segment", p=p, i=i, type=words)
         segment, prot = m.arg("segment", 3, chosen=True), m.arg("prot", 3)
         m.require(m.get(f"process{p}.fd") | eq(m.get(f"process{p}.segment_fd"), segment))
-        at = _mapping(b, m, p, i, File(m, segment))
+        at = mapping_over(b, m, p, i, File(m, segment))
         b.law.mmap(m, at, b.request(i, prot=prot, map_type=map_type))
         m.heard(p, i)
         b.done(m)
@@ -61,7 +61,7 @@ def map_segment_moves(b: Builder, p: int, i: int) -> None:
     b.ioctl(m, p)
     m.require(m.get(f"vma{p}_{i}.mapped"))
     segment, prot = m.arg("segment", 3, chosen=True), m.arg("prot", 3)
-    at = _mapping(b, m, p, i, File(m, segment))
+    at = mapping_over(b, m, p, i, File(m, segment))
     b.law.map_segment(m, at, b.request(i, prot=prot))
     m.heard(p, i)
     b.done(m)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from softsgx.checker.circuits.circuit import Chosen
 from softsgx.checker.world.actors import CONTEXT, DEBUGGER, LATER, REMAP, UNCONFINED
 from softsgx.checker.world.builder import Builder
 from softsgx.checker.world.cells import File
+from softsgx.checker.world.mapping import mapping_over
 from softsgx.checker.world.move import Move
+from softsgx.checker.world.switches import VALUE, Statement
 from softsgx.law.rule import Request
 from softsgx.law.values import RW, R, Value, W, eq, implies, ite, no
 from softsgx.sdm.leaves import ATTR_DEBUG, PT_REG, PT_TCS, PT_TRIM
@@ -98,12 +99,16 @@ class _Unasked:
         return 1
 
 
-def choose_debug(b: Builder, m: Move) -> None:
+def choose_debug(b: Builder, m: Move, p: int) -> None:
     """ECREATE with ATTRIBUTES.DEBUG or without, if any enclave may have it."""
     if DEBUGGER in b.world.actors:
         debug = m.arg("debug", 1)
-        allowed = int(bool(b.law.unprivileged(m) & ATTR_DEBUG))
-        m.require(implies(debug, allowed))
+        allowed = int(bool(b.law.unprivileged(b.at(m, p)) & ATTR_DEBUG))
+        rule = "unprivileged"  # no rule of conditions, but one that a repair can change
+        m.rules.setdefault(rule)
+        m.seen[rule] = {"r.debug": debug}
+        said = Statement(rule, VALUE, "which attributes any enclave may have")
+        m.require(implies(debug, allowed | b.world.switch(said)))
         m.set("enclave.debug", debug)
 
 
@@ -129,23 +134,25 @@ def debug_moves(b: Builder, p: int, i: int) -> None:
 def remap_moves(b: Builder, p: int, i: int) -> None:
     """remap_file_pages: a mapping gives way to one of the same file with the same prot.
 
-    SGX finds pages by address, so the offset that it asks for does not matter.
+    SGX finds pages by address, so the offset that it asks for does not matter. It looks at the VMA
+    again once it has mmap_lock (commit 58a039e679fe, in v6.12; before, it let no lock go).
     """
     if REMAP not in b.world.actors:
         return
     for of_segment in (False, True) if b.world.has_segments else (False,):
         m = b.start("remap", p=p, i=i)
-        page, vma = m.page(i, p), m.vma(p, i)
+        m.looks_again = True
+        vma, file = m.vma(p, i), File(m)
         m.require(vma.mapped & vma.shared)
-        file, prot = File(m), vma.prot
-        if b.world.has_segments:
-            segment = vma.segment
-            m.require(no(eq(segment, 0)) if of_segment else eq(segment, 0))
-            if of_segment:
-                file = File(m, Chosen(segment.graph, segment.lits))
-        vma.clear()
-        vma.mapped = 1
-        at = b.at(m, p, page=page, vma=vma, file=file)
+        prot = m.arg("prot", 3)
+        m.require(eq(prot, vma.prot))
+        if of_segment:
+            segment = m.arg("segment", 3, chosen=True)
+            m.require(eq(segment, vma.segment))
+            file = File(m, segment)
+        elif b.world.has_segments:
+            m.require(eq(vma.segment, 0))
+        at = mapping_over(b, m, p, i, file)
         b.law.mmap(m, at, b.request(i, prot=prot, map_type=1))
         m.heard(p, i, more=True)
         b.vouched(m, i)

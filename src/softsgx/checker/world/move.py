@@ -58,7 +58,8 @@ class Move:
     each question of the LSM, the permissions 0 where it is none.
     marks: where its rules let locks go. takes: the locks that the call takes, with the process
     whose they are. deferred: variables that change when the call ends, whatever its rules do
-    first. sources: the memory that it copies from.
+    first. sources: the memory that it copies from. looks_again: what it saw without mmap_lock it
+    looks at once more with it.
     """
 
     def __init__(self, world: World, name: str, inputs: list[int], **meta: int | str) -> None:
@@ -66,21 +67,20 @@ class Move:
         self.args: list[tuple[str, int]] = []
         self.arg_lits: list[tuple[int, ...]] = []
         self._inputs = inputs
-        self._used = 0
+        self._used = self._anything_said = 0
         self.guard = world.vars["ready"].lits[0]
         self.new: dict[str, tuple[int, ...]] = {}
         self.asked = dict[str, Value].fromkeys(ASKED, 0)
         self.vetted: Value = 0
         self.vouched: Value = 0
-        self.rules: dict[str, None] = {}
-        self.running: list[str] = []
-        self.outer: list[str] = []
+        self.rules = dict[str, None]()
+        self.running, self.outer = list[str](), list[str]()
         self.seen: dict[str, Seen] = {}
         self.asks: list[tuple[str, Value, Value]] = []
         self.marks: list[Mark] = []
         self.takes: set[tuple[str, int]] = set()
         self.deferred: set[str] = set()
-        self.sources: list[Any] = []
+        self.looks_again, self.sources = False, list[Any]()
         self.enclave = StateCell(self, "enclave.", dict.fromkeys(("dead", "size"), lambda: 0))
 
     def arg(self, name: str, width: int, chosen: bool = False) -> Any:
@@ -127,10 +127,10 @@ class Move:
         off = self.off(EFFECT, field)
         return value if isinstance(off, int) else ite(off, self._anything(field, width), value)
 
-    def _anything(self, what: str, width: int) -> Value:
+    def _anything(self, what: str, width: int) -> Any:
         """What stands there where a statement is off."""
-        value: Value = self.arg(f"any {what} #{len(self.args)}", width)
-        return value
+        self._anything_said += 1
+        return self.arg(f"any {what} #{self._anything_said}", width)
 
     def off(self, kind: str, what: str) -> Value:
         """Whether what the rule that runs now says is switched off; 0 if no rule runs."""

@@ -29,7 +29,9 @@ def seen_by(world: Any, at: Any, r: Any) -> Seen:
         # To the driver's ioctls the mode of the file is nothing.
         if cells.get(cell) is not None and (cell != "file" or "vma" in cells):
             seen |= _values(cell, cells[cell], names)
-    for name, value in () if r is None else vars(r).items():
+    # A rule that another one runs may be told a condition instead.
+    told = {"": r} if isinstance(r, (int, Bits)) else {} if r is None else vars(r)
+    for name, value in told.items():
         if isinstance(value, (int, Bits)) and name not in _PLACES:
             seen[f"r.{name}"] = value
     return seen
