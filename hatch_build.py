@@ -136,7 +136,7 @@ def build_series(root: Path) -> Path:
 
     Raises BuildError.
     """
-    return _compile(root, _HOST / "series.c", _SERIES_OBJECT, _USUAL)
+    return _compile(root, _HOST / "series.c", _SERIES_OBJECT, _USUAL, _HOST / "copyin.c")
 
 
 def build_copyin(root: Path) -> Path:
@@ -165,11 +165,12 @@ def build_dcap_ql(root: Path) -> Path:
     return _compile(root, _DCAP_QL, _DCAP_QL_OBJECT, flags)
 
 
-def _compile(root: Path, source: Path, target: Path, flags: list[str]) -> Path:
+def _compile(root: Path, source: Path, target: Path, flags: list[str], *more: Path) -> Path:
     output = root / target
     compiler = os.environ.get("CC", "gcc")
     partial = output.with_name(f"{output.name}.{os.getpid()}.o")
-    command = [*compiler.split(), *flags, str(root / source), "-o", str(partial)]
+    sources = [str(root / path) for path in (source, *more)]
+    command = [*compiler.split(), *flags, *sources, "-o", str(partial)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:

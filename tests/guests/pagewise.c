@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: pagewise SEED PAGES
- * Two enclaves are loaded a page an ioctl, in runs of pages that are alike, between which and in which
- * something else comes by chance. Prints what each ioctl answered: `ret errno count`. At the end
+ * usage: pagewise SEED PAGES [stretches]
+ * Two enclaves are loaded a page an ioctl, or a stretch, in runs of what is alike, between which and
+ * in which something else comes by chance. Prints what each ioctl answered: `ret errno count`. At the end
  * it sends itself SIGUSR2, for who looks at what the enclaves have become.
  */
 #define _GNU_SOURCE
@@ -17,10 +17,12 @@
 #include "tap.h"
 
 #define SOURCES 64
+#define LONGEST 257 /* more than 1 MiB, where signals are looked at */
 
 static struct encl e[2];
 static int spare[2];
 static uint64_t seed, pages;
+static bool stretches;
 static uint8_t *sources, *file, *fixed;
 static struct secinfo info[2];
 static struct sgx_enclave_add_pages args[2];
@@ -40,7 +42,8 @@ static void *map(size_t size, int prot, int fd)
 	return at;
 }
 
-static bool ask(int fd, uint64_t cmd, struct sgx_enclave_add_pages *a)
+/* Returns the bytes that were added. */
+static uint64_t ask(int fd, uint64_t cmd, struct sgx_enclave_add_pages *a)
 {
 	int ret, error;
 	uint64_t count;
@@ -51,7 +54,7 @@ static bool ask(int fd, uint64_t cmd, struct sgx_enclave_add_pages *a)
 	/* It may lie where nothing can be read. */
 	count = a == &args[0] || a == &args[1] ? a->count : 0;
 	printf("%d %d %llu\n", ret, error, (unsigned long long)count);
-	return !ret && count == PAGE;
+	return count % PAGE ? 0 : count;
 }
 
 static void *nothing(void *p)
@@ -67,11 +70,14 @@ static void handler(int number)
 /* Something else, between two pages. */
 static void between(void)
 {
+	uint8_t *page = sources;
 	pthread_t t;
 	pid_t child;
 	int fd;
 
-	switch (any(6)) {
+	if (stretches)
+		page += any(SOURCES) * PAGE;
+	switch (any(stretches ? 10 : 6)) {
 	case 0:
 		child = fork();
 		if (!child)
@@ -92,18 +98,30 @@ static void between(void)
 	case 4: /* another mapping, with the same bytes */
 		mprotect(sources, SOURCES / 2 * PAGE, any(2) ? PROT_READ : PROT_READ | PROT_WRITE);
 		break;
-	default:
+	case 5:
 		access("/dev/sgx_enclave", R_OK);
+		break;
+	case 6: /* what was there is another */
+		((uint64_t *)page)[any(PAGE / 8)] = any(1 << 20);
+		break;
+	case 7: /* or zero again */
+		madvise(page, PAGE, MADV_DONTNEED);
+		break;
+	case 8: /* in the middle nothing can be read: another mapping, for a while */
+		mprotect(page, PAGE, PROT_NONE);
+		break;
+	default:
+		mprotect(sources, SOURCES * PAGE, PROT_READ | PROT_WRITE);
 	}
 }
 
-/* One thing of the next page's call is otherwise: whether that still adds the page. */
-static bool other(int i, struct sgx_enclave_add_pages a)
+/* One thing of the next page's call is otherwise: how much that still adds. */
+static uint64_t other(int i, struct sgx_enclave_add_pages a)
 {
 	struct sgx_enclave_add_pages *where = &args[any(2)];
 	uint64_t cmd = SGX_IOC_ENCLAVE_ADD_PAGES;
 	int fd = e[i].fd, old;
-	bool done;
+	uint64_t done;
 
 	switch (any(24)) {
 	case 0: a.src += 8; break;
@@ -115,7 +133,7 @@ static bool other(int i, struct sgx_enclave_add_pages a)
 	case 6: a.offset = e[i].size; break;
 	case 7: a.offset = -PAGE; break;
 	case 8: a.length = any(2) * 8; break;
-	case 9: a.length = 2 * PAGE; break;
+	case 9: a.length += PAGE; break;
 	case 10: a.secinfo = 8; break;
 	case 11: a.secinfo = (uint64_t)&info[1]; break;
 	case 12: a.flags ^= SGX_PAGE_MEASURE; break;
@@ -131,7 +149,7 @@ static bool other(int i, struct sgx_enclave_add_pages a)
 		ask(fd, cmd, where);
 		dup2(old, fd);
 		close(old);
-		return false;
+		return 0;
 	case 19: /* and a descriptor of another number is the same */
 		fd = dup(fd);
 		*where = a;
@@ -143,17 +161,17 @@ static bool other(int i, struct sgx_enclave_add_pages a)
 		mprotect(fixed + PAGE, PAGE, PROT_READ);
 		ask(fd, cmd, (void *)(fixed + PAGE));
 		mprotect(fixed + PAGE, PAGE, PROT_READ | PROT_WRITE);
-		return true;
+		return a.length;
 	case 21: fd = 999; break;
 	case 22: /* nothing is heard of a close */
 		close(fd);
 		*where = a;
 		ask(fd, cmd, where);
 		dup2(spare[i], fd);
-		return false;
+		return 0;
 	default:
 		ask(fd, cmd, (void *)8);
-		return false;
+		return 0;
 	}
 	*where = a;
 	return ask(fd, cmd, where);
@@ -184,12 +202,13 @@ int main(int argc, char **argv)
 
 	seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
 	pages = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000;
+	stretches = argc > 3;
 	signal(SIGUSR1, handler);
-	sources = map(SOURCES * PAGE, PROT_READ | PROT_WRITE, -1);
+	sources = map((SOURCES + LONGEST) * PAGE, PROT_READ | PROT_WRITE, -1);
 	fixed = map(2 * PAGE, PROT_READ | PROT_WRITE, -1);
 	mprotect(fixed, PAGE, PROT_NONE);
 	file = map(2 * PAGE, PROT_READ, file_fd());
-	for (uint64_t i = 0; i < SOURCES * PAGE / 8; i += 64)
+	for (uint64_t i = 0; i < (SOURCES + LONGEST) * PAGE / 8; i += 64)
 		if (i / 512 % 3)
 			((uint64_t *)sources)[i] = i * 0x9e3779b97f4a7c15ull;
 	for (int i = 0; i < 2; i++) {
@@ -208,21 +227,28 @@ int main(int argc, char **argv)
 		int i = (int)any(2), where = (int)any(2);
 		uint64_t n = any(any(4) ? 40 : 400), at = any(SOURCES), step = any(2), kind = any(8);
 		uint64_t flags = any(4) ? SGX_PAGE_MEASURE : 0;
+		uint64_t each = 1;
 		bool odd = any(2);
 
 		info[0].flags = SI_REG | perms[any(5)];
 		info[1].flags = any(2) ? SI_REG | SI_R : SI_TCS;
 		next[i] += any(3) * PAGE;
-		for (; n && added < pages; n--, at = (at + step) % SOURCES) {
+		if (stretches) {
+			static const uint64_t lengths[] = {2, 2, 3, 5, 16, 16, 17, 64, 256, LONGEST};
+
+			each = lengths[any(10)];
+			n %= each < 64 ? 24 : 8;
+		}
+		for (; n && added < pages; n--, at = (at + step * each) % SOURCES) {
 			struct sgx_enclave_add_pages a = {
 				.src = (uint64_t)(kind ? sources + at * PAGE : file),
 				.offset = next[i],
-				.length = PAGE,
+				.length = each * PAGE,
 				.secinfo = (uint64_t)&info[0],
 				.flags = flags,
 				.count = 7,
 			};
-			bool done;
+			uint64_t done;
 
 			if (odd && !any(12))
 				between();
@@ -232,8 +258,8 @@ int main(int argc, char **argv)
 				args[where] = a;
 				done = ask(e[i].fd, SGX_IOC_ENCLAVE_ADD_PAGES, &args[where]);
 			}
-			next[i] += done ? PAGE : 0;
-			added++;
+			next[i] += done;
+			added += each;
 		}
 	}
 	fflush(stdout);

@@ -209,14 +209,14 @@ class Walker:
             state.signal_at, state.signal_asked = 1 + (d & 3), 0
             pages = iter(range(d & 3))  # softsgx does not ask before the first
             process.signal_pending = lambda: next(pages, 0) == (d & 3) - 1
-            was, eadd._CHUNK = eadd._CHUNK, PAGE
+            was, eadd.PIECE_BYTES = eadd.PIECE_BYTES, PAGE
             try:
                 self._ioctl(
                     uapi.SGX_IOC_ENCLAVE_ADD_PAGES, raw, "ADD_PAGES", again=again,
                     offset=offset, length=length,
                 )  # fmt: skip
             finally:
-                eadd._CHUNK = was
+                eadd.PIECE_BYTES = was
                 state.signal_at = 0
                 del process.signal_pending
             return

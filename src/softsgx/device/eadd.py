@@ -15,9 +15,10 @@ from softsgx.device.pagecells import stored
 from softsgx.law.rule import At, Request, Stop
 from softsgx.sdm.leaves import PAGE_SIZE, PT_TCS
 
-__all__ = ["add_range"]
+__all__ = ["PIECE_BYTES", "add_range"]
 
-_CHUNK = 1 << 20
+PIECE_BYTES = 1 << 20
+"""As much is added before signals are looked at."""
 _U64 = 1 << 64
 
 
@@ -48,7 +49,7 @@ def add_range(
             to = (offset + done) % _U64  # a design may let the sum wrap around
             inside = to < enclave.size
             room = enclave.size - to if inside and r.pt != PT_TCS else PAGE_SIZE
-            stop_at = done + min(length - done, room, _CHUNK)
+            stop_at = done + min(length - done, room, PIECE_BYTES)
             stop_at = min(stop_at, max(source.end - src, done + PAGE_SIZE))
             first = to >> 12
             if device.design.keeps_origins and inside:

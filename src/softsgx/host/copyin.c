@@ -17,30 +17,12 @@
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
+#include "copyin.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
-/*
- * The block: words of 64 bits, by these names (host/copyin.py reads them here).
- * tid, from: a thread of the process, and where in its memory. file, size: ours, and how long it is.
- * to, bytes: where in the file, and how much: whole pages. collapse: whether large pages are tried,
- * 0 from the first one on that the kernel has not. large: where the last one begins, NONE if none.
- * copied: bytes so far; try_after: of those, from when on large pages are tried. lost_ns: what they
- * cost more than small ones, negative if they cost less.
- * Told: done: 1 if all is there; else nothing is.
- */
-#define WORDS \
-	F(tid) F(from) F(file) F(size) F(to) F(bytes) F(collapse) F(large) \
-	F(copied) F(try_after) F(lost_ns) F(done)
-
-struct block {
-#define F(name) uint64_t name;
-	WORDS
-#undef F
-};
-
 #define F(name) #name " "
-EXPORT const char softsgx_copyin_words[] = WORDS;
+EXPORT const char softsgx_copyin_words[] = COPYIN_WORDS;
 #undef F
 
 #define PAGE 4096ul
@@ -69,7 +51,7 @@ static unsigned char *window(void)
 	return at;
 }
 
-static bool look(unsigned char *at, const struct block *b, uint64_t start)
+static bool look(unsigned char *at, const struct copyin *b, uint64_t start)
 {
 	return mmap(at, LARGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, (int)b->file,
 		    (off_t)start) == at;
@@ -81,7 +63,7 @@ static void look_away(unsigned char *at)
 	mmap(at, LARGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
-static bool fetch(const struct block *b, void *to, uint64_t from, size_t size)
+static bool fetch(const struct copyin *b, void *to, uint64_t from, size_t size)
 {
 	struct iovec ours = {to, size}, theirs = {(void *)from, size};
 
@@ -98,7 +80,7 @@ static bool is_zero(size_t size)
 	return !any;
 }
 
-static bool put(const struct block *b, uint64_t to, size_t size)
+static bool put(const struct copyin *b, uint64_t to, size_t size)
 {
 	return pwrite((int)b->file, buffer, size, (off_t)to) == (ssize_t)size;
 }
@@ -112,7 +94,7 @@ static int64_t now_ns(void)
 }
 
 /* Make the large page at `start`, of which one page has to be there, and see it. */
-static bool enlarge(struct block *b, unsigned char *at, uint64_t start)
+static bool enlarge(struct copyin *b, unsigned char *at, uint64_t start)
 {
 	int64_t begun = now_ns(), lost;
 	bool made = look(at, b, start) && !madvise(at, LARGE, COLLAPSE);
@@ -132,7 +114,7 @@ static bool enlarge(struct block *b, unsigned char *at, uint64_t start)
 }
 
 /* What lies in the 2 MiB at `start`. The first page of each piece tells whether it is worth more. */
-static bool copy(struct block *b, uint64_t start, uint64_t from, uint64_t to, uint64_t end)
+static bool copy(struct copyin *b, uint64_t start, uint64_t from, uint64_t to, uint64_t end)
 {
 	unsigned char *at = b->collapse || b->large == start ? window() : NULL;
 	bool seen = at && b->large == start && look(at, b, start), good = true;
@@ -164,7 +146,7 @@ next:
 	return good;
 }
 
-EXPORT void softsgx_copyin(struct block *b)
+EXPORT void softsgx_copyin(struct copyin *b)
 {
 	uint64_t to = b->to, from = b->from, end = to + b->bytes;
 

@@ -36,6 +36,11 @@ class Copier:
         """Whether large pages are asked for: the kernel has some, at a price."""
         return bool(self._words["collapse"])
 
+    @property
+    def address(self) -> int:
+        """Of its words, for compiled code that copies by them."""
+        return self._words.address
+
     def copy(self, tid: int, addr: int, length: int, offset: int) -> bool:
         """``length`` bytes of a thread's memory to an offset where the file has none.
 

@@ -94,11 +94,14 @@ class MemfdMemory(EnclaveMemory):
 
     def copy_in(self, tid: int, addr: int, length: int, offset: int) -> bool:
         """Whole pages of a process where there are none yet; False: there are none, as before."""
-        if not copyin.available():
-            return False
-        if self._copier is None:
+        copier = self.copier()
+        return copier is not None and copier.copy(tid, addr, length, offset)
+
+    def copier(self) -> copyin.Copier | None:
+        """What copies pages into it; None where it is not built."""
+        if self._copier is None and copyin.available():
             self._copier = copyin.Copier(self.fd, len(self.view))
-        return self._copier.copy(tid, addr, length, offset)
+        return self._copier
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Store bytes: pwrite, since a first store through the mapping costs a page fault."""

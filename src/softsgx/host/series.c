@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * The same call again and again: a loader that adds its pages one by one.
+ * The same call again and again: a loader that adds its pages one by one, or a stretch at a time.
  *
  * No rule is written here. The tracer in Python has asked the law what it answers for the next
  * pages, should they come by the same call, with the same SECINFO, from the same mapping, and has
- * put into a block all that the law read. As long as each stop is that of the next page, and all of
+ * put into a block all that the law read. As long as each stop is that of the next pages, and all of
  * it compares equal, the answer is the known one, and what is left to do is a copy. Whatever
  * differs in anything goes to Python, untouched. docs/decisions/0015 says why.
  */
@@ -25,25 +25,26 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "copyin.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
 /*
  * The block: words of 64 bits, by these names (host/series.py reads them here).
  * tid: the thread. call, cmd, fd, rip, arch: what its stop has to be. fds: our descriptor of its
- * /proc/TID/fd; device, inode: of the file. from, size: offsets in the argument, whose `bytes` are
- * copied out and back, and of its words; page_flags: as it has to be. next: the offset in the
- * enclave of the next page. secinfo, source, step: where the last SECINFO and page were, and how far
- * apart pages are; a guess. secinfo_at, vma_at, patched: addresses here: the 64 bytes that SECINFO
- * has to be, the answer that the mapping has to be, and ranges where memory reads otherwise than it
- * is. maps: our descriptor of /proc/TID/maps. memory: of the enclave's pages. most: pages to take.
+ * /proc/TID/fd; device, inode: of the file. length, page_flags: as they have to be in the argument.
+ * next: the offset in the enclave of the next pages. secinfo, source, step: where the last SECINFO
+ * and pages were, and how far apart pages are; a guess. secinfo_at, vma_at, patched: addresses here:
+ * the 64 bytes that SECINFO has to be, the answer that the mapping has to be, and ranges where memory
+ * reads otherwise than it is. maps: our descriptor of /proc/TID/maps. memory: of the enclave's pages.
+ * copier: the address of a `struct copyin` for it, for more than a page. most: calls to take.
  * poll_ns: how long to poll before a wait blocks, 0 after a poll in vain.
- * Told: done: pages taken; got, status: of whoever had something else to tell, 0 if nobody.
+ * Told: done: calls taken; got, status: of whoever had something else to tell, 0 if nobody.
  */
 #define WORDS \
-	F(tid) F(call) F(cmd) F(fd) F(rip) F(arch) F(fds) F(device) F(inode) F(page_flags) F(next) \
+	F(tid) F(call) F(cmd) F(fd) F(rip) F(arch) F(fds) F(device) F(inode) F(length) F(page_flags) F(next) \
 	F(secinfo) F(source) F(step) F(secinfo_at) F(vma_at) F(patched) F(n_patched) F(maps) \
-	F(memory) F(most) F(poll_ns) F(done) F(got) F(status)
+	F(memory) F(copier) F(most) F(poll_ns) F(done) F(got) F(status)
 
 struct block {
 #define F(name) uint64_t name;
@@ -157,10 +158,14 @@ static bool read_all(const struct block *b, void *to, uint64_t from, size_t size
 	       && process_vm_readv((pid_t)b->tid, &ours, 1, &theirs, 1, 0) == (ssize_t)size;
 }
 
-/* The argument, SECINFO and the page, at once if they are where they are thought to be. */
+/*
+ * The argument, SECINFO and, if it is one, the page, at once if they are where they are thought to
+ * be. Of more than one page nothing is read yet.
+ */
 static bool read_page(const struct block *b, uint64_t argument, struct page *p)
 {
-	struct iovec ours = {p, sizeof(*p)}, theirs[3] = {
+	bool one = b->length == PAGE;
+	struct iovec ours = {p, one ? sizeof(*p) : offsetof(struct page, data)}, theirs[3] = {
 		{(void *)argument, sizeof(p->add)},
 		{(void *)b->secinfo, sizeof(p->secinfo)},
 		{(void *)b->source, sizeof(p->data)},
@@ -169,16 +174,17 @@ static bool read_page(const struct block *b, uint64_t argument, struct page *p)
 
 	if (argument >= USER_END - sizeof(p->add) || is_patched(b, argument, sizeof(p->add)))
 		return false;
-	n = process_vm_readv((pid_t)b->tid, &ours, 1, theirs, 3, 0);
+	n = process_vm_readv((pid_t)b->tid, &ours, 1, theirs, one ? 3 : 2, 0);
 	if (n < (ssize_t)sizeof(p->add))
 		return false;
 	if (n < (ssize_t)(sizeof(p->add) + sizeof(p->secinfo)) || p->add.secinfo != b->secinfo)
 		if (!read_all(b, &p->secinfo, p->add.secinfo, sizeof(p->secinfo)))
 			return false;
-	if (n < (ssize_t)sizeof(*p) || p->add.src != b->source)
+	if (one && (n < (ssize_t)sizeof(*p) || p->add.src != b->source))
 		return read_all(b, p->data, p->add.src, sizeof(p->data));
-	return p->add.src < USER_END - PAGE && !is_patched(b, p->add.secinfo, sizeof(p->secinfo))
-	       && !is_patched(b, p->add.src, PAGE);
+	return p->add.src < USER_END - b->length
+	       && !is_patched(b, p->add.secinfo, sizeof(p->secinfo))
+	       && !is_patched(b, p->add.src, b->length);
 }
 
 static bool is_vma(const struct block *b, uint64_t source)
@@ -186,7 +192,7 @@ static bool is_vma(const struct block *b, uint64_t source)
 	const struct query *known = (const struct query *)b->vma_at;
 	struct query q = {.size = sizeof(q), .query_flags = known->query_flags, .addr = source};
 
-	return !ioctl((int)b->maps, QUERY, &q) && source >= q.start
+	return !ioctl((int)b->maps, QUERY, &q) && source >= q.start && b->length <= q.end - source
 	       && !memcmp(ANSWER(&q), ANSWER(known), ANSWER_SIZE);
 }
 
@@ -199,7 +205,23 @@ static bool is_zero(const struct page *p)
 	return !any;
 }
 
-/* One page, from its stop to where its thread runs on. Nothing is done that Python could not. */
+/* The pages into the enclave's memory, which has none there: it is zero. False: nor has it now. */
+static bool copy(const struct block *b, const struct page *p)
+{
+	struct copyin *copier = (struct copyin *)b->copier;
+
+	if (b->length == PAGE)
+		return is_zero(p)
+		       || pwrite((int)b->memory, p->data, PAGE, (off_t)p->add.offset) == PAGE;
+	copier->tid = b->tid;
+	copier->from = p->add.src;
+	copier->to = p->add.offset;
+	copier->bytes = b->length;
+	softsgx_copyin(copier);
+	return copier->done;
+}
+
+/* One call, from its stop to where its thread runs on. Nothing is done that Python could not. */
 static enum taken take(struct block *b)
 {
 	struct user_regs_struct regs;
@@ -208,21 +230,17 @@ static enum taken take(struct block *b)
 
 	if (!is_call(b, &regs) || !read_page(b, regs.rdx, &p))
 		return OTHER;
-	if (p.add.src % PAGE || p.add.offset != b->next || p.add.length != PAGE
+	if (p.add.src % PAGE || p.add.offset != b->next || p.add.length != b->length
 	    || p.add.flags != b->page_flags
 	    || memcmp(&p.secinfo, (const void *)b->secinfo_at, sizeof(p.secinfo))
-	    || !is_vma(b, p.add.src))
-		return OTHER;
-	/* Fresh memory is zero already. */
-	if (!is_zero(&p)
-	    && pwrite((int)b->memory, p.data, PAGE, (off_t)p.add.offset) != PAGE)
+	    || !is_vma(b, p.add.src) || !copy(b, &p))
 		return OTHER;
 	b->step = p.add.src - (b->source - b->step);
 	b->source = p.add.src + b->step;
 	b->secinfo = p.add.secinfo;
-	b->next += PAGE;
+	b->next += b->length;
 	b->done++;
-	p.add.count = PAGE;
+	p.add.count = b->length;
 	theirs.iov_base = (void *)regs.rdx;
 	regs.rax = 0;
 	if (process_vm_writev((pid_t)b->tid, &ours, 1, &theirs, 1, 0) != sizeof(p.add))
@@ -234,7 +252,7 @@ static enum taken take(struct block *b)
 	return TAKEN;
 }
 
-/* Wait and take pages until `most` are taken, or something else has happened. */
+/* Wait and take calls until `most` are taken, or something else has happened. */
 EXPORT void softsgx_series(struct block *b)
 {
 	b->done = b->got = b->status = 0;

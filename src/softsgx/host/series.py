@@ -33,7 +33,7 @@ class Block(Words):
         self._at = {}
         at = len(self._index)
         for name, size in (("secinfo_at", _SECINFO), ("vma_at", _QUERY), ("patched", 0)):
-            self[name] = self._address + at * 8
+            self[name] = self.address + at * 8
             self._at[name] = at
             at += size
 

@@ -41,7 +41,6 @@ class _Block(Words):
             super().__init__(_PATH, "softsgx_start", stack + data_bytes // 8 + 8, locked=True)
         except OSError:
             raise unbuilt(_PATH) from None
-        self.address = self._address
         self._bytes, self._end = self._view.cast("B"), (len(self._index) + stack) * 8
         self["size"] = self._end
 

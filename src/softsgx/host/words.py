@@ -10,11 +10,12 @@ __all__ = ["Words"]
 class Words:
     """``words["bytes"] = 8``; ``words.run()``. 64 bits each; ``room`` more of them behind.
 
-    path: of the object. locked: it is called with the GIL. Raises OSError where it is not built.
+    path: of the object. locked: it is called with the GIL. address: where they are.
+    Raises OSError where it is not built.
     """
 
     def __init__(self, path: str, function: str, room: int = 0, locked: bool = False) -> None:
-        names, self._view, self._address, self._run = ptrace.compiled(path, function, room, locked)
+        names, self._view, self.address, self._run = ptrace.compiled(path, function, room, locked)
         self._index = {name: index for index, name in enumerate(names.split())}
 
     def __setitem__(self, name: str, value: int) -> None:
@@ -30,4 +31,4 @@ class Words:
 
     def run(self) -> None:
         """Call it."""
-        self._run(self._address)
+        self._run(self.address)

@@ -11,6 +11,7 @@
 #define CHUNK 256
 #define CHUNKS 16
 #define PAGE (CHUNK * CHUNKS)
+#define LINE 64
 #define AHEAD (2 * (RECORD + CHUNKS * (RECORD + CHUNK)))
 #define EADD 0x0000000044444145ull /* as bytes: EADD and four zeros */
 
@@ -58,6 +59,9 @@ int softsgx_measure(update *hash, void *context, const unsigned char *pages, siz
 		for (int chunk = 0; chunk < CHUNKS; chunk++)
 			((word *)(to + RECORD + chunk * (RECORD + CHUNK)))[1] = offset + chunk * CHUNK;
 		softsgx_interleave(records, pages, 1);
+		/* The next page comes while this one is hashed. */
+		for (size_t i = 0; n_pages > 1 && i < PAGE; i += LINE)
+			__builtin_prefetch(pages + PAGE + i);
 		if (!hash(context, records, sizeof(records)))
 			return 0;
 	}

@@ -1,4 +1,4 @@
-"""ADD_PAGES of a page, again and again: from the third on by compiled code.
+"""ADD_PAGES of a page, or of so many, again and again: from the third on by compiled code.
 
 What the law says of the next pages is asked here (`softsgx.device.foreseen`), and what it read is
 handed to the code, which compares it at each stop (``host/series.c``). What it took is told to the
@@ -27,7 +27,10 @@ from softsgx.uapi.regs import RDI, RIP
 __all__ = ["Series", "added"]
 
 _LOW, _U64 = 0xFFFFFFFF, (1 << 64) - 1
-_FIRST, _MOST = 8, 256  # pages foreseen; many enough that 1 MiB is hashed at a time
+# Bytes foreseen, and calls where that is more. So much is hashed later than it could be, but to
+# tell of it costs time.
+_FIRST, _MOST = 8 * PAGE_SIZE, 1 << 20
+_MOST_CALLS = 4
 _WORTH = 4
 _MOST_SKIPPED = 64
 
@@ -35,7 +38,7 @@ _MOST_SKIPPED = 64
 def added(run: Run, tracee: Tracee, process: HostProcess, file: EnclaveFile) -> None:
     """An ADD_PAGES was answered 0; its thread still stands there, with its registers loaded."""
     params, run.device.added = run.device.added, None
-    if params is None or params.length != PAGE_SIZE:
+    if params is None or params.count != params.length:
         return
     if run.series is None:
         run.series = Series(run)
@@ -71,7 +74,11 @@ class Series:
             return
         last, before = self._last, self._params
         self._last, self._params = (tracee, file, params.offset), params
-        if last != (tracee, file, params.offset - PAGE_SIZE) or before.flags != params.flags:
+        alike = before is not None and (before.flags, before.length) == (
+            params.flags,
+            params.length,
+        )
+        if not alike or last != (tracee, file, params.offset - params.length):
             self._most = _FIRST
             return
         if self._skip:
@@ -85,6 +92,8 @@ class Series:
     def _expect(self, tracee: Tracee, process: HostProcess, file: EnclaveFile, step: int) -> None:
         block, params = self._block, self._params
         memory: Any = process.memory
+        pages: Any = file.enclave.memory
+        copier = pages.copier()
         assert block is not None
         secinfo = tracee.read(params.secinfo, SECINFO.size)
         source = memory.source(params.src + step)
@@ -96,7 +105,7 @@ class Series:
             for v in process.mm.overlapping(source.start, source.end)
         ):
             return
-        if not block.patch(ranges(tracee.space)):
+        if copier is None or not block.patch(ranges(tracee.space)):
             return
         self._with = process, file, secinfo, source
         found = self._foresee()
@@ -119,9 +128,10 @@ class Series:
             ("tid", tracee.tid), ("call", nr.NR_ioctl), ("rip", view[RIP]), ("arch", bpf.X86_64),
             ("cmd", uapi.SGX_IOC_ENCLAVE_ADD_PAGES), ("fd", fd), ("fds", fds),
             ("device", at.st_dev), ("inode", at.st_ino), ("page_flags", params.flags),
+            ("length", params.length), ("copier", copier.address),
             ("next", found.offset), ("secinfo", params.secinfo), ("maps", maps),
             ("source", params.src + step & _U64), ("step", step & _U64),
-            ("memory", file.enclave.memory.fd), ("most", found.pages),
+            ("memory", pages.fd), ("most", found.calls),
         ):  # fmt: skip
             block[name] = value
         self._taken = 0
@@ -129,9 +139,9 @@ class Series:
 
     def _foresee(self) -> Foreseen | None:
         process, file, secinfo, source = self._with
-        self._foreseen = foresee(
-            self._run.device, process, file, self._params, secinfo, source, self._most
-        )
+        params = self._params
+        calls = max(self._most // params.length, 1)
+        self._foreseen = foresee(self._run.device, process, file, params, secinfo, source, calls)
         return self._foreseen
 
     def wait(self) -> tuple[int, int]:
@@ -157,15 +167,15 @@ class Series:
         if n:
             found.came(n)
             self._taken += n
-            params.offset = found.offset - PAGE_SIZE
+            params.offset = found.offset - found.length
             params.src = block["source"] - block["step"] & _U64
             self._last = (*self._last[:2], params.offset)
-        if found.pages:
+        if found.calls:
             return True
-        self._most = min(self._most * 2, _MOST)
+        self._most = min(self._most * 2, max(_MOST, _MOST_CALLS * found.length))
         more = self._foresee()
         if more is not None:
-            block["next"], block["most"] = more.offset, more.pages
+            block["next"], block["most"] = more.offset, more.calls
         return False
 
     def _end(self) -> None:
