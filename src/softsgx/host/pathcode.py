@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "ALIGN", "BEFORE", "CALLS", "MASK", "SIZE", "Code", "available", "load", "new_place",
-    "replaceable", "replaced",
+    "ALIGN", "BEFORE", "CALLS", "JUMP", "MASK", "SIZE", "Code", "Filled", "available", "load",
+    "new_place", "replaceable", "replaced",
 ]  # fmt: skip
 
 SIZE = 0x2000
@@ -84,6 +84,10 @@ _CF_PF_AF_ZF_SF, _OF = 0xD5, 0x800
 _WITH_IMMEDIATE = (0x69, 0x81, 0xC7, 0xF7)
 # REX.B and the operand-size prefix: it moves to R8D, or to AX.
 _OTHER_MOVES = (0x41, 0x43, 0x45, 0x47, 0x66)
+
+
+JUMP = 0xE9
+"""The opcode of what an instruction becomes; a number of 32 bits follows."""
 
 
 def new_place() -> int:
@@ -146,6 +150,28 @@ def _nibble(value: int) -> int:
 _NIBBLES = [_nibble(value) for value in range(16)]
 
 
+class Filled:
+    """Bytes in which a distance is added to some numbers of 32 bits: (where, what it adds to)."""
+
+    __slots__ = ("_numbers", "_pack", "_parts")
+
+    def __init__(self, text: bytes, numbers: list[tuple[int, int]]) -> None:
+        form, end = "<", 0
+        self._numbers = [number for _, number in numbers]
+        self._parts: list[Any] = []
+        for where, _ in numbers:
+            form += f"{where - end}si"
+            self._parts += [text[end:where], 0]
+            end = where + 4
+        self._parts.append(text[end:])
+        self._pack = struct.Struct(f"{form}{len(text) - end}s").pack
+
+    def __call__(self, distance: int) -> bytes:
+        """The bytes with the distance. Raises struct.error where it is too large."""
+        self._parts[1::2] = [number + distance for number in self._numbers]
+        return self._pack(*self._parts)
+
+
 class Code:
     """The built object. ``ends``: where in a stub its calls end, modulo 128."""
 
@@ -173,7 +199,6 @@ class Code:
         names = ("plain1", "probe1", "changed1", "again1")
         self._stages = tuple([at[name] - at["stub1"] for name in names])
         self._moved = at["moved1"] - first
-        self._made: dict[tuple[int, int, bytes], tuple[bytes, list[tuple[int, int]]]] = {}
 
     def page(
         self, anywhere: frozenset[bytes], last: frozenset[bytes], opened: frozenset[bytes]
@@ -201,16 +226,14 @@ class Code:
 
     def stub(self, base: int, index: int, site: int, call: int, was: bytes) -> bytes:
         """A stub for the instruction before the system call at ``site`` + 5, ``was`` until now."""
-        made = self._made.get((index, call, was))
-        if made is None:
-            made = self._made[index, call, was] = self._prepared(index, call, was)
-        stub = bytearray(made[0])
-        for where, more in made[1]:
-            _S32.pack_into(stub, where, site - base + more)
-        return bytes(stub)
+        stub, to_program = self.stub_parts(index, call, was)
+        return Filled(stub, to_program)(site - base)
 
-    def _prepared(self, index: int, call: int, was: bytes) -> tuple[bytes, list[tuple[int, int]]]:
-        """A stub but for its jumps to the program: where they are, and what they add to."""
+    def stub_parts(self, index: int, call: int, was: bytes) -> tuple[bytes, list[tuple[int, int]]]:
+        """A stub but for its jumps to the program: where they are, and what they add to.
+
+        That is how far the site is from the code's base.
+        """
         at = self.place_of(index)
         entry, kind = _KINDS[call]
         stub = bytearray(self._stubs[kind])
@@ -231,8 +254,11 @@ class Code:
 
     def jump(self, base: int, index: int, site: int, was: bytes) -> bytes:
         """What takes the place of the instruction at ``site``."""
-        to = base + self.place_of(index) + (self._moved if was[0] == _TO_EDI else 0)
-        return b"\xe9" + _S32.pack(to - site - 5)
+        return bytes((JUMP,)) + _S32.pack(self.jump_from(index, was) - (site - base))
+
+    def jump_from(self, index: int, was: bytes) -> int:
+        """What the jump's number is at a site at the code's base; further on it is less."""
+        return self.place_of(index) + (self._moved if was[0] == _TO_EDI else 0) - 5
 
     def roll(self, view: Any, base: int, sites: list[tuple[int, int, bytes]]) -> bool:
         """Registers that are in the code, at ``base``, become those of the code around a site.

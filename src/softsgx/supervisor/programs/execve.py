@@ -133,7 +133,7 @@ def _patch(run: Run, tracee: Tracee, maps: list[procmaps.Mapping]) -> None:
             key = file_key(names)
         known = None if space.translates else run.path_sites.get(key)
         if known and space.paths.base > 0 and m.perms == "r-xp" and key[1] == m.inode:
-            pathsites.lead_known(run, tracee, m, known)
+            pathsites.lead_known(run, tracee, m, known, key)
     if space.stubs:
         space.poke(space.image + cpuidcode.load().tables, answers)
 

@@ -16,6 +16,11 @@ from softsgx.supervisor.programs.patches import file_key, names_of
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = [
     "SITE_BYTES", "lead", "lead_known", "learn", "place_below", "prepare", "recall", "remember",
     "write",
@@ -104,64 +109,114 @@ def lead(run: Run, tracee: Tracee, site: int, call: int) -> None:
     tracee.space.paths.known.add(site)
     found = _mapping(tracee, site)
     if found is not None:
-        lead_known(run, tracee, found, _known(run, tracee, found, site, call))
+        sites, key = _known(run, tracee, found, site, call)
+        lead_known(run, tracee, found, sites, key)
 
 
 def _known(
     run: Run, tracee: Tracee, where: procmaps.Mapping, site: int, call: int
-) -> dict[int, int]:
-    """What is known of the file of a mapping, with one more."""
+) -> tuple[dict[int, int], Any]:
+    """What is known of the file of a mapping, with one more; and what the file is told by."""
     key = file_key(names_of(tracee.tgid, where))
     at, files = site - where.start + where.offset, run.path_sites
     if key is None or key[1] != where.inode or (key not in files and len(files) == _MOST_FILES):
-        return {at: call}
+        return {at: call}, None
     known = files[key] = files.pop(key, {})  # the last
     if known.get(at) != call:
         known[at] = call
         run.path_learned = True
-    return known
+    return known, key
 
 
-def lead_known(run: Run, tracee: Tracee, where: procmaps.Mapping, sites: dict[int, int]) -> None:
-    """Lead the instructions of a mapping that are known, by their offsets in its file."""
-    paths = tracee.space.paths
-    led = {site for site, _, _ in paths.sites}
-    wanted = [(where.start + at - where.offset, call) for at, call in sorted(sites.items())]
+def lead_known(
+    run: Run, tracee: Tracee, where: procmaps.Mapping, sites: dict[int, int], key: Any = None
+) -> None:
+    """Lead the instructions of a mapping that are known, by their offsets in its file.
+
+    key: what the file is told by; what becomes of it is kept for the next process.
+    """
+    space, paths, start = tracee.space, tracee.space.paths, where.start
+    led = {site for site, _, _ in paths.sites if start <= site < where.end}
+    far = max(abs(start - paths.base), abs(where.end - paths.base)) > _REACH
+    whole = key, where.offset, where.end - start, len(paths.sites), len(sites)
+    plan = None if led or far else run.path_plans.get(whole)
+    if plan is None or any(space.peek(start + n.first, len(n.was)) != n.was for n in plan):
+        plan = _plan(tracee, where, sites, led)
+        if key is not None and not led and not far and len(run.path_plans) < _MOST_FILES:
+            run.path_plans[whole] = plan
+    for near in plan:
+        if not _lead_near(run, tracee, start, near):
+            return
+
+
+class _Near:
+    """Instructions that are near each other, by where they are from their mapping's start.
+
+    was: what is there from ``first`` on, and changed: what it becomes; number: of the first stub;
+    made: each with its call and what is replaced.
+    """
+
+    __slots__ = ("changed", "first", "made", "number", "stubs", "was")
+
+    def __init__(self, first: int, was: bytes, number: int) -> None:
+        self.first, self.was, self.number = first, was, number
+        self.made: list[tuple[int, int, bytes]] = []
+
+    def fill(self, sites: list[tuple[int, int]]) -> None:
+        """What becomes of those that may be led."""
+        code, changed, stubs = pathcode.load(), bytearray(self.was), b""
+        jumps, ends = [], []
+        for site, call in sites:
+            index, at = self.number + len(self.made), site - self.first
+            replaced = pathcode.replaceable(self.was[at - pathcode.BEFORE : at + 7], call)
+            if index >= code.most or not replaced:
+                continue
+            stub, to_program = code.stub_parts(index, call, replaced)
+            ends += [(len(stubs) + where, more + site) for where, more in to_program]
+            stubs += stub
+            changed[at] = pathcode.JUMP
+            jumps.append((at + 1, code.jump_from(index, replaced) - site))
+            self.made.append((site, call, replaced))
+        self.stubs = pathcode.Filled(stubs, ends)
+        self.changed = pathcode.Filled(bytes(changed), jumps)
+
+
+def _plan(
+    tracee: Tracee, where: procmaps.Mapping, sites: dict[int, int], led: set[int]
+) -> list[_Near]:
+    """What becomes of the instructions of a mapping which is none of them yet."""
+    paths, start, number = tracee.space.paths, where.start, len(tracee.space.paths.sites)
     wanted = [
-        (site, call) for site, call in wanted
-        if where.start <= site - pathcode.BEFORE and site + 7 <= where.end and site not in led
+        (at - where.offset, call) for at, call in sorted(sites.items())
+        if pathcode.BEFORE <= at - where.offset <= where.end - start - 7
+        and start + at - where.offset not in led
+        and abs(start + at - where.offset - paths.base) <= _REACH
     ]  # fmt: skip
+    plan = []
     while wanted:  # those that are near each other at once
-        last = wanted[0][0] + _NEAR_BYTES
-        here = [each for each in wanted if each[0] < last]
+        here = [each for each in wanted if each[0] < wanted[0][0] + _NEAR_BYTES]
         del wanted[: len(here)]
-        _lead_near(run, tracee, here)
+        first = here[0][0] - pathcode.BEFORE
+        near = _Near(first, tracee.space.peek(start + first, here[-1][0] + 7 - first), number)
+        near.fill(here)
+        number += len(near.made)
+        if near.made:
+            plan.append(near)
+    return plan
 
 
-def _lead_near(run: Run, tracee: Tracee, sites: list[tuple[int, int]]) -> None:
-    space, code = tracee.space, pathcode.load()
-    paths = space.paths
-    first, last = sites[0][0], sites[-1][0]
-    raw = space.peek(first - pathcode.BEFORE, last + 7 - first + pathcode.BEFORE)
-    changed, stubs = bytearray(raw), b""
-    made: list[tuple[int, int, bytes]] = []
-    number = len(paths.sites)
-    for site, call in sites:
-        at = site - first
-        index = number + len(made)
-        if index >= code.most or abs(site - paths.base) > _REACH:
-            break
-        was = pathcode.replaceable(raw[at : at + SITE_BYTES], call)
-        if was:
-            stubs += code.stub(paths.base, index, site, call, was)
-            at += pathcode.BEFORE
-            changed[at : at + 5] = code.jump(paths.base, index, site, was)
-            made.append((site, call, was))
-    if not made or not write(tracee, paths.base + code.place_of(number), stubs):
-        return
+def _lead_near(run: Run, tracee: Tracee, start: int, near: _Near) -> bool:
+    """Lead them in the mapping that begins there: whether the code for them is in place."""
+    paths = tracee.space.paths
+    distance = start - paths.base
+    stubs = paths.base + pathcode.load().place_of(near.number)
+    if not write(tracee, stubs, near.stubs(distance)):
+        return False
+    made = [(start + at, call, was) for at, call, was in near.made]
     paths.sites += made
     paths.known.update([site for site, _, _ in made])
-    run.led += write(tracee, first - pathcode.BEFORE, changed) * len(made)
+    run.led += write(tracee, start + near.first, near.changed(-distance)) * len(made)
+    return True
 
 
 def _mapping(tracee: Tracee, site: int) -> procmaps.Mapping | None:

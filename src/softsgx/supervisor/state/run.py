@@ -52,7 +52,7 @@ class Run:
     it was asked. place: where processes have the code that looks at paths, modulo `pathcode.ALIGN`,
     None where none has it; path_page: the code; led: how many instructions were led there;
     path_sites: where such are in files, by what a file is told by: the offset of each, and its call
-    (`programs.pathsites`); path_learned: whether that
+    (`programs.pathsites`); path_plans: what becomes of their mappings; path_learned: whether that
     is more than was kept; path_stops: how often what looks like one stopped, by its offset in a
     page and its call. lsm: the security module. nodes: the device's, and AESM's socket. cpuid_*:
     what CPUID answers and what the processor does, whether that is more than was kept, what asks
@@ -101,6 +101,7 @@ class Run:
         self.untraced: dict[int, tuple[int, int]] = {}
         self.led = 0
         self.path_sites: dict[tuple[int, ...], dict[int, int]] = {}
+        self.path_plans: dict[tuple[Any, ...], Any] = {}
         self.path_stops: dict[tuple[int, int], int] = {}
         self.path_learned = False
         self.nodes = Nodes.of(options)
