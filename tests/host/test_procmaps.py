@@ -203,3 +203,19 @@ def test_the_lowest_of_neighbours_is_told() -> None:
     while lowest in below:
         lowest = below[lowest]
     assert procmaps.executable(os.getpid(), place)[1] == lowest < place
+
+
+def test_one_mapping_is_as_in_the_list_of_all() -> None:
+    """By PROCMAP_QUERY, where the kernel has it: all but the path."""
+    shared = do_mmap(3 * PAGE, 1, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+    code = ctypes.cast(_libc.getauxval, ctypes.c_void_p).value
+    for addr in (shared + PAGE, code):
+        assert addr is not None
+        found = procmaps.covering(os.getpid(), addr)
+        if found is None:
+            assert tuple(int(n) for n in os.uname().release.split(".")[:2]) < (6, 11)
+            return
+        (line,) = [m for m in procmaps.maps(os.getpid()) if m.start <= addr < m.end]
+        found.path = line.path
+        assert found == line
+    assert procmaps.covering(os.getpid(), PAGE) is None

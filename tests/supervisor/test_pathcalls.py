@@ -55,3 +55,12 @@ def test_a_program_that_lists_its_descriptors_stops_until_it_is_another(
     assert softsgx(
         "--", "/bin/sh", "-c", "ls /proc/self/fd; exec $0", guest("paths")
     ).returncode in (0, 1)
+
+
+def test_who_has_entered_folders_often_is_still_seen_among_its_descriptors(
+    softsgx: Softsgx,
+) -> None:
+    """Entering a folder is led, too; that of descriptors has names that may be the device's."""
+    often = "i=0; while [ $i -lt 40 ]; do cd /; cd /usr; i=$((i + 1)); done"
+    script = f"exec 9</dev/sgx_enclave; {often}; cd -P /proc/self/fd; [ -c 9 ] && echo device"
+    assert softsgx("--", "/bin/sh", "-c", script).stdout == "device\n"

@@ -27,7 +27,6 @@ Try everything that softsgx needs of this machine. Exit status 0 if programs can
 
 _TIMEOUT = 20
 _NR_ARCH_PRCTL, _ARCH_SET_CPUID = 158, 0x1012
-_PROCMAP_QUERY = 0xC0686611
 
 Result = tuple[bool, str]
 
@@ -276,13 +275,11 @@ def _cpuid() -> Result:
 
 
 def _procmap_query() -> Result:
-    import fcntl
-    import struct
+    from softsgx.host.procmaps import query
 
-    query = bytearray(struct.pack("<QQQQQQQQQIIIIQQ", 104, 0x10, 4096, *12 * (0,)))
     try:
         with open("/proc/self/maps", "rb") as f:
-            fcntl.ioctl(f, _PROCMAP_QUERY, query)
+            query(f.fileno(), 4096)
     except OSError:
         return False, "before Linux 6.11; /proc/PID/maps is read instead, which is slower"
     return True, ""

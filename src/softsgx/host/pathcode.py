@@ -64,7 +64,7 @@ _KINDS = {
     **dict.fromkeys((nr.NR_lstat, nr.NR_readlink, nr.NR_mkdir, nr.NR_lchown), ("name0", 6)),
     **dict.fromkeys((nr.NR_readlinkat, nr.NR_mkdirat), ("name1", 6)),
     **dict.fromkeys((nr.NR_chmod, nr.NR_chown, nr.NR_utimes, nr.NR_utime), ("file0", 6)),
-    **dict.fromkeys((nr.NR_truncate, nr.NR_statfs), ("file0", 6)),
+    **dict.fromkeys((nr.NR_truncate, nr.NR_statfs, nr.NR_chdir), ("file0", 6)),
     **dict.fromkeys((nr.NR_faccessat, nr.NR_fchmodat, nr.NR_fchownat), ("file1", 6)),
     nr.NR_utimensat: ("file1", 6),
 }

@@ -12,16 +12,24 @@ is part of the printed name.  Who must be sure opens /proc/PID/map_files/START-E
 from __future__ import annotations
 
 import os
+import struct
+
+from softsgx.host import ptrace
 
 __all__ = [
-    "Mapping", "auxv", "executable", "is_memory", "maps", "parse_maps", "smaps_field",
-    "smaps_vmflags",
+    "Mapping", "Told", "auxv", "covering", "executable", "is_memory", "maps", "parse_maps", "query",
+    "smaps_field", "smaps_vmflags",
 ]  # fmt: skip
 
 # Large enough that the maps of most processes come in few reads (the kernel gives at most a
 # page or so a read), and small enough not to make it walk page tables we do not ask about.
 _MAPS_CHUNK_BYTES = 1 << 16
 _SMAPS_CHUNK_BYTES = 4096
+_PROCMAP_QUERY, _OR_NEXT, _SHARED = 0xC0686611, 0x10, 8
+# struct procmap_query: size, flags and the address asked for; then what it tells of the VMA.
+_QUERY_BYTES = 104
+_ASK = struct.Struct("<QQQ80x")
+_ANSWER = struct.Struct("<QQQ8xQQII")
 _PERMS_END = 48  # behind the permissions, before the name (fs/proc/task_mmu.c: column 73)
 
 
@@ -118,6 +126,38 @@ def maps(pid: int) -> list[Mapping]:
     thread.  Raises ProcessLookupError or FileNotFoundError if there is no such process.
     """
     return parse_maps(_read_all(f"/proc/{pid}/maps", _MAPS_CHUNK_BYTES))
+
+
+Told = tuple[int, int, int, int, int, int, int]
+"""Start, end, permissions (PROT_*, and 8 if shared), offset, inode, major and minor number."""
+
+
+def query(fd: int, addr: int, flags: int = _OR_NEXT) -> tuple[Told, bytes]:
+    """PROCMAP_QUERY (Linux 6.11): one mapping of a maps file, without printing them all.
+
+    That at an address, or the next one; and the kernel's structure. Raises FileNotFoundError if
+    there is none, OSError where the kernel does not tell.
+    """
+    raw = ptrace.ioctl(fd, _PROCMAP_QUERY, _ASK.pack(_QUERY_BYTES, flags, addr))
+    told: Told = _ANSWER.unpack_from(raw, 24)
+    return told, raw
+
+
+def covering(pid: int, addr: int) -> Mapping | None:
+    """The mapping that an address lies in, without its path; None if nobody tells."""
+    try:
+        fd = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        start, end, how, offset, inode, major, minor = query(fd, addr, 0)[0]
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    perms = "".join([c if how >> i & 1 else "-" for i, c in enumerate("rwx")])
+    perms += "s" if how & _SHARED else "p"
+    return Mapping(start, end, perms, offset, os.makedev(major, minor), inode, "")
 
 
 def executable(pid: int, place: int = 0) -> tuple[list[Mapping], int]:

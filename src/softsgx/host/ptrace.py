@@ -24,7 +24,7 @@ __all__ = [
     "EVENT_CLONE", "EVENT_EXEC", "EVENT_EXIT", "EVENT_FORK", "EVENT_SECCOMP", "EVENT_STOP",
     "EVENT_VFORK", "EVENT_VFORK_DONE", "Registers", "compiled", "cont", "cpuid_faulting",
     "cpuid_function", "dispatch_of", "event_message", "get_siginfo", "get_sigmask", "get_xstate",
-    "has_thread_area", "interrupt", "is_thread_of", "listen", "memfd_secret", "peek_debug",
+    "has_thread_area", "interrupt", "ioctl", "is_thread_of", "listen", "memfd_secret", "peek_debug",
     "poke_debug", "prctl", "punch_hole", "read_memory", "seccomp_filter",
     "seccomp_listener", "seize", "set_dispatch", "set_siginfo", "set_sigmask", "set_thread_area",
     "set_xstate", "shares", "si_code", "singlestep", "syscall_info", "syscall_step", "tgkill",
@@ -165,6 +165,17 @@ def listen(tid: int) -> None:
 def interrupt(tid: int) -> None:
     """Stop a running tracee: it reports EVENT_STOP."""
     _resume(_INTERRUPT, tid, 0)
+
+
+_argument = ctypes.create_string_buffer(128)
+
+
+def ioctl(fd: int, request: int, argument: bytes) -> bytes:
+    """What up to 128 bytes are after that call on a descriptor. Raises OSError."""
+    _argument.raw = argument.ljust(128, b"\0")
+    if _syscall(nr.NR_ioctl, fd, request, ctypes.byref(_argument)) < 0:
+        raise _fail("ioctl", fd)
+    return _argument.raw[: len(argument)]
 
 
 _message = ctypes.c_ulong()

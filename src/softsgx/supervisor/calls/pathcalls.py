@@ -39,7 +39,7 @@ _LOWEST = 1 << 16  # vm.mmap_min_addr
 _PROT_READ_EXEC, _PRIVATE_ANONYMOUS, _FIXED_NOREPLACE = 5, 0x22, 0x100000
 # By their names an open file, or a mapped one, can be had again.
 _OF_DESCRIPTORS = ("fd", "map_files")
-_OPENS = (nr.NR_open, nr.NR_openat)
+_ENTERS = (nr.NR_open, nr.NR_openat, nr.NR_chdir)
 _FOLDERS = tuple([os.fsencode(name) for name in _OF_DESCRIPTORS])
 
 
@@ -183,7 +183,7 @@ def note_folder(tracee: Tracee, call: int, name: bytes) -> None:
 
     name: as one of ours.
     """
-    if tracee.space.paths.off or (call in pathcode.CALLS and call not in _OPENS):
+    if tracee.space.paths.off or (call in pathcode.CALLS and call not in _ENTERS):
         return
     path = os.fsdecode(os.path.realpath(name))
     if _is_of_descriptors(path) and os.path.isdir(path):

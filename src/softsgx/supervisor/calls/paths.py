@@ -61,6 +61,7 @@ _TMPFILE, _O_TMPFILE, _O_DIRECT = 0o20000000, 0o20200000, 0o40000
 _NOT_READING = 3 | _O_DIRECTORY | _O_PATH | _O_CREAT
 # What softsgx.supervisor.calls.views has something to say of, by the last component.
 _VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc", b"sgx_total_bytes"))
+_OF_MAPPINGS = (b"maps", b"smaps")  # as they are where nobody has an enclave
 _DEV = (b"dev", b"", b".")  # the last component of its name
 _OPENED = _VIEWS | {b"dev", b".", b"mem"}
 _LAST = frozenset((b"stdin", b"stdout", b"stderr"))
@@ -264,7 +265,8 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
         if last in _DEV and tracee.space.image and _is_dev(tracee, dirfd, raw):
             return folders.opened(run, tracee)
         reading = not _flags(run, tracee, call) & _NOT_READING
-        if last in _VIEWS and reading and tracee.space.image:
+        told = run.opened or last not in _OF_MAPPINGS
+        if last in _VIEWS and told and reading and tracee.space.image:
             from softsgx.supervisor.calls import views
 
             path = os.path.realpath(_of_tracee(tracee, dirfd, raw))

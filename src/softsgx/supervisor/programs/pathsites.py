@@ -221,7 +221,9 @@ def _lead_near(run: Run, tracee: Tracee, start: int, near: _Near) -> bool:
 
 def _mapping(tracee: Tracee, site: int) -> procmaps.Mapping | None:
     """The file's private mapping that an instruction lies in; it may not be one to write to."""
-    for m in procmaps.executable(tracee.tgid)[0]:
-        if m.start <= site and site + 7 <= m.end:
-            return m if m.perms == "r-xp" and m.inode else None
-    return None
+    m = procmaps.covering(tracee.tgid, site)
+    if m is None or (m.inode and file_key(names_of(tracee.tgid, m)[:1]) is None):
+        found = procmaps.executable(tracee.tgid)[0]  # for its path
+        m = next((m for m in found if m.start <= site < m.end), None)
+    usual = m is not None and m.perms == "r-xp" and m.inode and site + 7 <= m.end
+    return m if usual else None

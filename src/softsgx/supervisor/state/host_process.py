@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 from collections import deque
 from typing import Any
 
@@ -22,11 +20,6 @@ from softsgx.supervisor.state.tracee import AddressSpace
 
 __all__ = ["HostProcess", "process_of", "received"]
 
-_PROCMAP_QUERY = 0xC0686611
-# struct procmap_query: size, flags and the address asked for; then what it tells of the VMA.
-_ASK = struct.pack("<QQ", 104, 0x10) + bytes(88)
-_ADDRESS = struct.Struct("<Q")
-_ANSWER = struct.Struct("<QQQ8xQQII")
 _Found = tuple[int, int, int, int, int, int, int]
 """start, end, prot, whether shared, device, inode, offset in bytes."""
 _VMA_READ, _VMA_EXEC, _VMA_SHARED = 1, 4, 8
@@ -95,7 +88,7 @@ class _HostMemory:
         self._maps_fd = -1
         self._may: dict[tuple[int, int, int, int], int] = {}
         self._paths: dict[tuple[int, int], str] = {}
-        self._question = bytearray(len(_ASK))
+        self._question = b""
 
     def close(self) -> None:
         if self._maps_fd >= 0:
@@ -155,7 +148,7 @@ class _HostMemory:
 
         None where it has to read all mappings.
         """
-        return (self._maps_fd, bytes(self._question)) if self._query else None
+        return (self._maps_fd, self._question) if self._query else None
 
     def _path(self, start: int, dev: int, inode: int) -> str:
         """The path of a mapping's file, "" for anonymous memory; looked up once a file."""
@@ -170,17 +163,14 @@ class _HostMemory:
         """PROCMAP_QUERY (Linux 6.11): one VMA without printing them all."""
         if self._maps_fd < 0:
             self._maps_fd = os.open(f"/proc/{self.process.space.pid}/maps", os.O_RDONLY)
-        query = self._question
-        query[:] = _ASK
-        _ADDRESS.pack_into(query, 16, addr)
         try:
-            fcntl.ioctl(self._maps_fd, _PROCMAP_QUERY, query)
+            found, self._question = procmaps.query(self._maps_fd, addr)
         except FileNotFoundError:
             return (0, 0, 0, 0, 0, 0, 0)
         except OSError:
             self._query = False
             return None
-        start, end, flags, offset, inode, major, minor = _ANSWER.unpack_from(query, 24)
+        start, end, flags, offset, inode, major, minor = found
         return start, end, flags & 7, flags & _VMA_SHARED, os.makedev(major, minor), inode, offset
 
     def _parse_vma(self, addr: int) -> _Found:
