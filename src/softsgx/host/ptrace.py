@@ -1,9 +1,8 @@
 """ptrace(2), process_vm_readv(2) and their kin: the room's one file with ctypes' functions.
 
-Bound once, without releasing the GIL (a ptrace call is shorter than giving it
-away and taking it back), with registers read into one buffer that is seen
-through a memoryview: a stop costs some 10 µs of Python less than with a
-ctypes.Structure.
+Bound once, without releasing the GIL (a ptrace call is shorter than giving it away and taking it
+back), with registers read into one buffer that is seen through a memoryview: a stop costs some
+10 µs of Python less than with a ctypes.Structure.
 """
 
 from __future__ import annotations
@@ -25,23 +24,21 @@ __all__ = [
     "EVENT_VFORK", "EVENT_VFORK_DONE", "Registers", "compiled", "cont", "cpuid_faulting",
     "cpuid_function", "dispatch_of", "event_message", "get_siginfo", "get_sigmask", "get_xstate",
     "has_thread_area", "interrupt", "ioctl", "is_thread_of", "listen", "memfd_secret", "peek_debug",
-    "poke_debug", "prctl", "punch_hole", "read_memory", "seccomp_filter",
-    "seccomp_listener", "seize", "set_dispatch", "set_siginfo", "set_sigmask", "set_thread_area",
-    "set_xstate", "shares", "si_code", "singlestep", "syscall_info", "syscall_step", "tgkill",
-    "trace_also", "write_memory",
+    "poke_debug", "prctl", "punch_hole", "read_memory", "seccomp_filter", "seccomp_listener",
+    "seize", "set_dispatch", "set_siginfo", "set_sigmask", "set_thread_area", "set_xstate",
+    "shares", "si_code", "singlestep", "syscall_info", "syscall_step", "tgkill", "trace_also",
+    "write_memory",
 ]  # fmt: skip
 
 _GETREGS, _SETREGS, _CONT, _SINGLESTEP, _SYSCALL = 12, 13, 7, 9, 24
 _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
-_GETREGSET, _SETREGSET = 0x4204, 0x4205
-_GET_THREAD_AREA, _SET_THREAD_AREA = 25, 26
-_SEIZE, _INTERRUPT, _LISTEN, _SET_DISPATCH, _GET_DISPATCH = 0x4206, 0x4207, 0x4208, 0x4210, 0x4211
-_PEEKUSER, _POKEUSER, _U_DEBUGREG = 3, 6, 848  # Linux <asm/user_64.h>, struct user
+_GETREGSET, _SETREGSET, _NT_X86_XSTATE = 0x4204, 0x4205, 0x202
 _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
-_NT_X86_XSTATE = 0x202
+_SEIZE, _INTERRUPT, _LISTEN, _SET_DISPATCH, _GET_DISPATCH = 0x4206, 0x4207, 0x4208, 0x4210, 0x4211
+_GET_THREAD_AREA, _SET_THREAD_AREA, _PEEKUSER, _POKEUSER = 25, 26, 3, 6
+_U_DEBUGREG = 848  # Linux <asm/user_64.h>, struct user
 
-_FILTER_FLAG_NEW_LISTENER = 8
-_O_CLOEXEC = 0o2000000
+_FILTER_FLAG_NEW_LISTENER, _O_CLOEXEC = 8, 0o2000000
 
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_VFORK_DONE = 1, 2, 3, 4, 5
 EVENT_EXIT, EVENT_SECCOMP, EVENT_STOP = 6, 7, 128
@@ -54,8 +51,7 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 _ptrace = _libc.ptrace
 _ptrace.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _ptrace.restype = ctypes.c_long
-_readv = _libc.process_vm_readv
-_writev = _libc.process_vm_writev
+_readv, _writev = _libc.process_vm_readv, _libc.process_vm_writev
 for _f in (_readv, _writev):
     _f.argtypes = (ctypes.c_int,) + 5 * (ctypes.c_void_p,)
     _f.restype = ctypes.c_ssize_t
@@ -167,17 +163,6 @@ def interrupt(tid: int) -> None:
     _resume(_INTERRUPT, tid, 0)
 
 
-_argument = ctypes.create_string_buffer(128)
-
-
-def ioctl(fd: int, request: int, argument: bytes) -> bytes:
-    """What up to 128 bytes are after that call on a descriptor. Raises OSError."""
-    _argument.raw = argument.ljust(128, b"\0")
-    if _syscall(nr.NR_ioctl, fd, request, ctypes.byref(_argument)) < 0:
-        raise _fail("ioctl", fd)
-    return _argument.raw[: len(argument)]
-
-
 _message = ctypes.c_ulong()
 
 
@@ -254,10 +239,18 @@ def si_code(tid: int) -> int:
     return int.from_bytes(get_siginfo(tid)[8:12], "little", signed=True)
 
 
+def ioctl(fd: int, request: int, argument: bytes) -> bytes:
+    """What up to 128 bytes are after that call on a descriptor. Raises OSError."""
+    _siginfo.raw = argument.ljust(128, b"\0")
+    if _syscall(nr.NR_ioctl, fd, request, ctypes.byref(_siginfo)) < 0:
+        raise _fail("ioctl", fd)
+    return _siginfo.raw[: len(argument)]
+
+
 def set_siginfo(tid: int, info: bytes) -> None:
     """Replace the siginfo_t of the signal that it stopped for."""
-    buffer = ctypes.create_string_buffer(info, 128)
-    if _ptrace(_SETSIGINFO, tid, None, ctypes.addressof(buffer)) < 0:
+    _siginfo.raw = info.ljust(128, b"\0")
+    if _ptrace(_SETSIGINFO, tid, None, ctypes.addressof(_siginfo)) < 0:
         raise ProcessLookupError(tid)
 
 
@@ -274,8 +267,8 @@ def get_sigmask(tid: int) -> int:
 
 def set_sigmask(tid: int, mask: int) -> None:
     """Set the blocked signals."""
-    value = ctypes.c_uint64(mask)
-    if _ptrace(_SETSIGMASK, tid, 8, ctypes.addressof(value)) < 0:
+    _mask.value = mask
+    if _ptrace(_SETSIGMASK, tid, 8, _mask_at) < 0:
         raise ProcessLookupError(tid)
 
 
@@ -320,8 +313,7 @@ def get_xstate(tid: int) -> bytes:
 
 def set_xstate(tid: int, image: bytes | bytearray) -> None:
     """Replace its XSAVE image; the length has to be what `get_xstate` gave."""
-    _xview[: len(image)] = image
-    _xiov.len = len(image)
+    _xview[: len(image)], _xiov.len = image, len(image)
     if _ptrace(_SETREGSET, tid, _NT_X86_XSTATE, ctypes.addressof(_xiov)) < 0:
         raise _fail("PTRACE_SETREGSET", tid)
 
@@ -331,8 +323,7 @@ _ours_at = ctypes.addressof(_iovecs)
 _theirs_at = _ours_at + 16
 _set_iovecs = struct.Struct("QQQQ").pack_into
 _U64, _SMALL = (1 << 64) - 1, 65536
-_small = bytearray(_SMALL)
-_small_view = memoryview(_small)
+_small_view = memoryview(_small := bytearray(_SMALL))
 _small_at = ctypes.addressof(ctypes.c_char.from_buffer(_small))
 
 
@@ -355,11 +346,10 @@ def _read_large(pid: int, addr: int, length: int) -> bytes:
     global _large  # noqa: PLW0603 - kept, since fresh memory costs a page fault a page
     if len(_large) < length:
         _large = bytearray(length)
-    buffer = _large
-    local = _Iovec(ctypes.addressof(ctypes.c_char.from_buffer(buffer)), length)
+    local = _Iovec(ctypes.addressof(ctypes.c_char.from_buffer(_large)), length)
     remote = _Iovec(addr, length)
     n = _readv_unlocked(pid, ctypes.addressof(local), 1, ctypes.addressof(remote), 1, 0)
-    return bytes(memoryview(buffer)[: max(n, 0)])
+    return bytes(memoryview(_large)[: max(n, 0)])
 
 
 def write_memory(pid: int, addr: int, data: bytes) -> int:
@@ -391,8 +381,7 @@ def shares(first: int, second: int, what: int) -> bool | None:
 
 def is_thread_of(tid: int, tgid: int) -> bool:
     """Whether a thread that is there is one of a process's (tgkill(2) of no signal: ESRCH)."""
-    got = int(_syscall(nr.NR_tgkill, tgid, tid, 0))
-    return got == 0 or ctypes.get_errno() != errno.ESRCH
+    return int(_syscall(nr.NR_tgkill, tgid, tid, 0)) == 0 or ctypes.get_errno() != errno.ESRCH
 
 
 def prctl(option: int, *args: int) -> int:
