@@ -31,8 +31,8 @@ else:
         BuildHookInterface = object
 
 __all__ = [
-    "BuildError", "VdsoBuildHook", "build_copyin", "build_dcap_ql", "build_interleave",
-    "build_paths", "build_series", "build_short", "build_start", "build_vdso",
+    "BuildError", "VdsoBuildHook", "build_accepts", "build_copyin", "build_dcap_ql",
+    "build_interleave", "build_paths", "build_series", "build_short", "build_start", "build_vdso",
 ]  # fmt: skip
 
 _HOST = Path("src/softsgx/host")
@@ -46,6 +46,7 @@ _OBJECT = _HOST / "softsgx-vdso.so"
 _PATHS_OBJECT = _HOST / "softsgx-paths.so"
 _SHORT_OBJECT = _HOST / "softsgx-short.so"
 _SERIES_OBJECT = _HOST / "softsgx-series.so"
+_ACCEPTS_OBJECT = _HOST / "softsgx-accepts.so"
 _COPYIN_OBJECT = _HOST / "softsgx-copyin.so"
 _START_OBJECT = _HOST / "softsgx-start.so"
 # What vdso.lds and short.lds put behind the file.
@@ -139,6 +140,14 @@ def build_series(root: Path) -> Path:
     return _compile(root, _HOST / "series.c", _SERIES_OBJECT, _USUAL, _HOST / "copyin.c")
 
 
+def build_accepts(root: Path) -> Path:
+    """The same for what answers leaves of enclaves that are alike.
+
+    Raises BuildError.
+    """
+    return _compile(root, _HOST / "accepts.c", _ACCEPTS_OBJECT, _USUAL)
+
+
 def build_copyin(root: Path) -> Path:
     """Compile what copies pages into enclaves where it is there and return its path.
 
@@ -216,6 +225,7 @@ class VdsoBuildHook(BuildHookInterface):
             build_short(Path(self.root))
             build_interleave(Path(self.root))
             build_series(Path(self.root))
+            build_accepts(Path(self.root))
             build_copyin(Path(self.root))
             build_start(Path(self.root))
             build_dcap_ql(Path(self.root))
@@ -228,6 +238,7 @@ class VdsoBuildHook(BuildHookInterface):
             _PATHS_OBJECT,
             _SHORT_OBJECT,
             _SERIES_OBJECT,
+            _ACCEPTS_OBJECT,
             _COPYIN_OBJECT,
             _START_OBJECT,
         )
@@ -244,6 +255,7 @@ if __name__ == "__main__":
         print(build_short(Path(__file__).resolve().parent))
         print(build_interleave(Path(__file__).resolve().parent))
         print(build_series(Path(__file__).resolve().parent))
+        print(build_accepts(Path(__file__).resolve().parent))
         print(build_copyin(Path(__file__).resolve().parent))
         print(build_start(Path(__file__).resolve().parent))
         print(build_dcap_ql(Path(__file__).resolve().parent))

@@ -1,21 +1,27 @@
-"""A supervisor that tells what enclaves have become, at SIGUSR2 (tests/guests/pagewise.c).
+"""A supervisor that tells what enclaves have become, at SIGUSR2 (tests/guests/pagewise.c,
+accepting.c).
 
-``python -m tests.supervisor.pagewise [--each] GUEST ARGS…``: prints, as JSON, how many pages
-compiled code took and, of each enclave, its pages' states, content and measurement. With
-``--each`` every page is Python's.
+``python -m tests.supervisor.pagewise [--each] GUEST ARGS…``: prints, as JSON, how many pages and
+leaves compiled code took and, of each enclave, its pages' states, content and measurement, and what
+is mapped of it. With ``--each`` every page and leaf is Python's. With ``--step`` a thread that goes
+on over a change of protection is stopped on its way, each time an instruction further, with a
+signal or without.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import sys
 from typing import Any
 
-from softsgx.host import series
+from softsgx.host import accepts, procmaps, ptrace, series, vdso
+from softsgx.supervisor.inside import accepts as inside
 from softsgx.supervisor.loop.supervisor import Supervisor
 from softsgx.supervisor.state.options import Options
+from softsgx.uapi.regs import RIP
 
 
 class Looker(Supervisor):
@@ -28,23 +34,64 @@ class Looker(Supervisor):
         """Every status of every tracee."""
         if status == signal.SIGUSR2 << 8 | 0x7F:
             files = sorted(self.state.files.values(), key=lambda file: int(file.number))
-            self.seen = [self.look(file) for file in files]
+            self.seen = [self.look(file, tracee.tid) for file in files]
             memory = tracee.space.sgx.memory
             self.possible = series.available() and memory.asked() is not None
             status = signal.SIGKILL
         super().dispatch(tracee, status)
 
-    def look(self, file: Any) -> dict[str, Any]:
+    def look(self, file: Any, tid: int) -> dict[str, Any]:
         """One enclave."""
         e = file.enclave
-        content = hashlib.sha256()
-        for at in range(0, e.size, 1 << 20):
-            content.update(e.memory.read(at, min(1 << 20, e.size - at)))
+        content = [hashlib.sha256(e.memory.read(at, 4096)).hexdigest()[:8]
+                   for at in range(0, e.size, 4096)]  # fmt: skip
         return {
             "runs": list(e.pages.runs(0, e.pages.n_pages)),
-            "content": content.hexdigest(),
+            "content": content,
             "measured": e.measurement.digest().hex(),
+            "maps": [
+                (m.start - e.base, m.end - e.base, m.prot)
+                for m in procmaps.maps(tid)
+                if e.base <= m.start < e.end
+            ],
         }
+
+
+_WALL = 0x40000000
+WAY, WAYS = 42, 3
+"""Instructions of the way over a call, at most; and what may stop a thread there."""
+
+
+class Stepped(accepts.Block):
+    """It takes one page at a time. Where its thread goes on over a call it is stopped there."""
+
+    steps = 0
+
+    def run(self) -> None:
+        """As the code would."""
+        most, batch = self["most"], self["batch"]
+        image = vdso.load_image()
+        self["most"], self["batch"] = 1, batch - image.batch + image.cpuid + 2  # an INT3
+        super().run()
+        self["most"], self["batch"] = most, batch
+        if not self["done"] or not self["changes"]:
+            return
+        tid, regs = self["tid"], ptrace.Registers()
+        if os.waitpid(tid, _WALL)[1] != signal.SIGTRAP << 8 | 0x7F:
+            raise SystemExit("the INT3 did not stop")
+        regs.load(tid)
+        regs.view[RIP] = batch
+        regs.store(tid)
+        for _ in range(Stepped.steps % WAY):
+            ptrace.singlestep(tid)
+            os.waitpid(tid, _WALL)
+        how = Stepped.steps // WAY % WAYS
+        if how == 0:
+            os.kill(tid, signal.SIGUSR1)
+        elif how == 1:
+            ptrace.interrupt(tid)
+        Stepped.steps += 1
+        ptrace.cont(tid)
 
 
 def main() -> None:
@@ -52,8 +99,12 @@ def main() -> None:
     argv = sys.argv[1:]
     if argv[0] == "--each":
         argv.pop(0)
-        series.available = lambda: False
-    taken = 0
+        series.available = accepts.available = lambda: False
+    block: type[accepts.Block] = accepts.Block
+    if argv[0] == "--step":
+        argv.pop(0)
+        block, inside._WORTH = Stepped, 1
+    taken = accepted = 0
 
     class Block(series.Block):
         def run(self) -> None:
@@ -61,10 +112,20 @@ def main() -> None:
             super().run()
             taken += self["done"]
 
+    class Leaves(block):  # type: ignore[valid-type, misc]
+        def run(self) -> None:
+            nonlocal accepted
+            super().run()
+            accepted += self["done"]
+
     series.Block = Block  # type: ignore[misc]
+    accepts.Block = Leaves  # type: ignore[misc]
     looker = Looker(Options())
     looker.run(argv)
-    told = {"taken": taken, "possible": looker.possible, "enclaves": looker.seen}
+    told = {
+        "taken": taken, "accepted": accepted, "stepped": Stepped.steps,
+        "possible": looker.possible, "enclaves": looker.seen,
+    }  # fmt: skip
     print(json.dumps(told), file=sys.stderr)
 
 

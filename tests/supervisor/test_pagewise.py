@@ -16,8 +16,11 @@ from typing import Any
 
 import pytest
 
+from softsgx.host import accepts
+from softsgx.host.short import why_not
 from tests.cache import ROOT
 from tests.command import Softsgx
+from tests.supervisor.pagewise import WAY, WAYS
 
 Guest = Callable[[str], Path]
 _PAGES = 1200
@@ -60,3 +63,51 @@ def test_a_recording_has_every_page(guest: Guest, softsgx: Softsgx, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     added = [line for line in path.read_text().splitlines() if "ADD_PAGES" in line]
     assert len(added) >= 256
+
+
+# -- leaves that are alike ---------------------------------------------------------------
+
+
+def _same(guest: Guest, *argv: str, how: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What the compiled way told, which is what Python's told."""
+    accepting = guest("accepting")
+    answers, short = _run(*how, accepting, *argv)
+    by_python, long = _run("--each", accepting, *argv)
+    assert answers.splitlines() == by_python.splitlines()
+    assert long["accepted"] == 0
+    heap = int(answers.split("\n", 1)[0], 16) >> 12
+    for ours, theirs in zip(short["enclaves"], long["enclaves"], strict=True):
+        # Below the heap are stacks and SSA frames, with addresses of the program's own.
+        assert ours.pop("content")[heap:] == theirs.pop("content")[heap:]
+        assert ours == theirs
+    return short
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_leaves_do_the_same_as_by_python(guest: Guest, seed: str) -> None:
+    short = _same(guest, seed, "1200", "quiet")
+    if accepts.available():
+        assert short["accepted"] > 100
+
+
+def test_leaves_among_signals_and_another_threads_changes(guest: Guest) -> None:
+    _same(guest, "3", "600")
+
+
+def test_a_thread_is_stopped_at_each_instruction_of_its_way(guest: Guest) -> None:
+    short = _same(guest, "1", "512", "grow", how=("--step",))
+    if accepts.available() and not why_not():
+        assert short["stepped"] >= WAYS * WAY
+
+
+def test_leaves_of_an_enclave_whose_threads_have_no_slots(guest: Guest, softsgx: Softsgx) -> None:
+    done = softsgx("--exact", "--", guest("bench_edmm"), "100")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_recording_has_every_leaf(guest: Guest, softsgx: Softsgx, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    done = softsgx("--record", path, "--", guest("bench_edmm"), "100")
+    assert done.returncode == 0, done.stderr
+    leaves = [line for line in path.read_text().splitlines() if '"leaf":5,' in line]
+    assert len(leaves) == 200

@@ -19,7 +19,7 @@ from softsgx.law.rule import At, Request, Stop
 from softsgx.sdm.leaves import PT_TCS
 from softsgx.uapi import sgx as uapi
 
-__all__ = ["Foreseen", "foresee"]
+__all__ = ["Foreseen", "Held", "OtherError", "foresee"]
 
 _CMD = uapi.SGX_IOC_ENCLAVE_ADD_PAGES
 _ADD_PAGES = next(row.handler for row in IOCTLS if row.cmd == _CMD)
@@ -34,11 +34,11 @@ _OF_FILE = ("fmode", "path", "segment")
 _ASKED = ("flags", "inside", "measure", "perm", "pt", "reserved_zero", "tcs_valid")
 
 
-class _OtherError(Exception):
+class OtherError(Exception):
     """A rule reads, or changes, what may be another thing at the next page."""
 
 
-class _Held:
+class Held:
     """Something of which a rule may read what stays as it is, and no more."""
 
     def __init__(self, of: Any, names: Collection[str]) -> None:
@@ -46,11 +46,11 @@ class _Held:
 
     def __getattr__(self, name: str) -> Any:
         if name not in self._names:
-            raise _OtherError(name)
+            raise OtherError(name)
         return getattr(self._of, name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise _OtherError(name)
+        raise OtherError(name)
 
 
 class Foreseen:
@@ -104,9 +104,9 @@ def foresee(
     if "mapped" in schema.fields or r.pt == PT_TCS or first >= enclave.pages.n_pages:
         return None
     cells = {
-        "enclave": _Held(enclave, _OF_ENCLAVE),
-        "file": _Held(file, _OF_FILE),
-        "process": _Held(process, ()),
+        "enclave": Held(enclave, _OF_ENCLAVE),
+        "file": Held(file, _OF_FILE),
+        "process": Held(process, ()),
     }
     at, there, k = At(**cells), place(process, file), device.run
     each = length >> 12
@@ -122,16 +122,16 @@ def foresee(
         law.may_build(k, at, None)
         law.validate_secinfo(k, at, r)
         r.__dict__.update(tcs_valid=1, inside=1, measure=int(measure))
-        of = At(page=cell, source=_Held(source, _OF_SOURCE), **cells)
-        law.add_page(k, of, _Held(r, _ASKED))
+        of = At(page=cell, source=Held(source, _OF_SOURCE), **cells)
+        law.add_page(k, of, Held(r, _ASKED))
         for page in range(first, last - each + 1, each):
             args = Request(offset=page << 12, length=length)
             if calls:  # by then it is known what the rule reads
                 law.validate_range(k, there, args)
             else:
-                law.validate_range(k, at, _Held(args, ("length", "offset")))
+                law.validate_range(k, at, Held(args, ("length", "offset")))
             calls += 1
-    except (_OtherError, Stop):
+    except (OtherError, Stop):
         pass
     if not calls:
         return None

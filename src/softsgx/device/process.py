@@ -221,6 +221,10 @@ class Process:
         if not enclave.base <= addr < enclave.end:
             return 0
         page = enclave.page_schema.cell(enclave.pages[addr - enclave.base >> 12])
+        return self.reached(vma, page, enclave)
+
+    def reached(self, vma: Any, page: Any, enclave: Any) -> int:
+        """The same of a page as a cell says that it is, of whatever stands for an enclave."""
         at = At(page=page, vma=vma.cell(self.mm.schema_for(vma.file)), enclave=enclave)
         prot = int(self.device.design.page_tables(at))
         return prot | prot >> 1 & 1  # what can be written can be read, on x86

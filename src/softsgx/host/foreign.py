@@ -8,6 +8,8 @@ from __future__ import annotations
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _light = not TYPE_CHECKING
 if _light:
@@ -104,8 +106,13 @@ def string_in(library: CDLL, name: str) -> bytes:
     return c_char_p(addressof(c_char.in_dll(library, name))).value or b""
 
 
+def address_of(buffer: Any) -> int:
+    """Where something that can be written to as bytes lies in our memory, as long as it does."""
+    return addressof(c_char.from_buffer(buffer))
+
+
 __all__ = [
-    "CDLL", "CFUNCTYPE", "PyDLL", "Structure", "addressof", "byref", "c_char", "c_char_p", "c_int",
-    "c_long", "c_size_t", "c_ssize_t", "c_uint", "c_uint32", "c_uint64", "c_ulong", "c_void_p",
-    "create_string_buffer", "get_errno", "string_in",
+    "CDLL", "CFUNCTYPE", "PyDLL", "Structure", "address_of", "addressof", "byref", "c_char",
+    "c_char_p", "c_int", "c_long", "c_size_t", "c_ssize_t", "c_uint", "c_uint32", "c_uint64",
+    "c_ulong", "c_void_p", "create_string_buffer", "get_errno", "string_in",
 ]  # fmt: skip

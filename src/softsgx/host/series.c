@@ -22,9 +22,8 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/user.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+#include "await.h"
 #include "copyin.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -86,30 +85,6 @@ struct page {
 };
 
 enum taken { OTHER, TAKEN, LOST };
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-/* As waits.py has it: a wait that blocks is answered on another processor, which costs more. */
-static pid_t wait_any(struct block *b, int *status)
-{
-	uint64_t end = b->poll_ns ? now_ns() + b->poll_ns : 0;
-
-	while (end) {
-		pid_t tid = waitpid(-1, status, __WALL | WNOHANG);
-
-		if (now_ns() > end)
-			b->poll_ns = end = 0;
-		if (tid)
-			return tid;
-	}
-	return waitpid(-1, status, __WALL);
-}
 
 static bool is_patched(const struct block *b, uint64_t start, uint64_t length)
 {
@@ -258,7 +233,7 @@ EXPORT void softsgx_series(struct block *b)
 	b->done = b->got = b->status = 0;
 	while (b->done < b->most) {
 		int status = 0;
-		pid_t tid = wait_any(b, &status);
+		pid_t tid = wait_any(&b->poll_ns, &status);
 		enum taken taken = OTHER;
 
 		if (tid <= 0)

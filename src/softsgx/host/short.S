@@ -43,6 +43,7 @@
 #define S_PAD		40	/* where a program's own ENCLU was left for; 0: our vDSO's was */
 #define SLOT		64
 #define SLOTS		4096
+#define FRAME		256
 #define SELECTOR	0x73	/* GDT_ENTRY_TLS_MAX << 3 | 3 */
 
 #define GPR_URSP	0x90
@@ -219,6 +220,37 @@ tracer_label pad_end
 	.set	PAD_NEXT, .Lpad_next - softsgx_pad
 
 	/*
+	 * Behind the calls of softsgx_batch (vdso.S), of a thread that is not to stop there: it goes on
+	 * where it was. RSP: its registers, in the order of struct user_regs_struct; R15: a word
+	 * that says that it is on its way; R14: where to go if not all calls were made.
+	 */
+	.balign	64
+tracer_label carried
+	test	%ebp, %ebp
+	jz	.Lcarried
+	jmp	*%r14
+.Lcarried:
+	movq	$0, (%r15)
+	pop	%r15
+	pop	%r14
+	pop	%r13
+	pop	%r12
+	pop	%rbp
+	pop	%rbx
+	pop	%r11
+	pop	%r10
+	pop	%r9
+	pop	%r8
+	pop	%rax
+	pop	%rcx
+	pop	%rdx
+	pop	%rsi
+	pop	%rdi
+	lea	8(%rsp), %rsp		/* orig_rax */
+	iretq				/* RIP, CS, RFLAGS, RSP, SS */
+tracer_label carried_end
+
+	/*
 	 * From the pad of a replaced "mov $4, %eax" before an ENCLU: RAX = its number << 16. RAX
 	 * (to be 4) and RCX (to be the AEP) are free.
 	 */
@@ -279,5 +311,8 @@ tracer_label rows
 	.balign	4096
 tracer_label slots
 	.skip	SLOTS * SLOT
+	/* For each thread, what takes it from a stop over a call to where it was (accepts.c). */
+tracer_label frames
+	.skip	SLOTS * FRAME
 tracer_label end
 	.byte	0

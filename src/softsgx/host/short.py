@@ -15,6 +15,7 @@ import struct
 
 from softsgx.host import procmaps, ptrace, vdso
 from softsgx.host.built import lacks, path_of, read_built
+from softsgx.host.foreign import address_of
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "FRAME",
     "PAD",
     "ROW",
     "SLOT",
@@ -48,7 +50,7 @@ R_LOCK, R_OPEN, R_HELD, R_COUNT, R_TCS, R_ENTRY = 0, 8, 12, 16, 64, 72
 R_OFSBASE, R_OGSBASE, R_GPR, R_STUB, R_SLOT = 80, 88, 96, 104, 112
 ROW, ROWS, HASH, ROWS_SHIFT = 128, 1024, 0x9E3779B1, 10
 S_ROW, S_AEP, S_FS, S_GS, S_FLAGS, S_PAD = 0, 8, 16, 24, 32, 40
-SLOT, SLOTS, SELECTOR = 64, 4096, 0x73
+SLOT, SLOTS, SELECTOR, FRAME = 64, 4096, 0x73, 256
 LONG_WAY = 1
 """S_ROW of a thread that the tracer wants to see."""
 
@@ -67,13 +69,15 @@ class ShortImage:
     """
 
     __slots__ = (
-        "contents", "enter", "enter_counted", "enter_end", "enter_owned", "enter_saved",
-        "enter_taken", "enter_undo", "exit", "exit_end", "exit_long", "flags", "freed", "head",
-        "no_rcx", "no_row", "pad", "pad_end", "pad_halved", "pad_long", "pad_packed", "pad_shifted",
-        "pad_turned", "pad_unpack", "pad_unpacked", "pad_words", "pads", "raw", "raw_counted",
-        "raw_owned", "raw_pads", "raw_saved", "raw_taken", "raw_undo", "rows", "size", "slots",
-        "stored", "stubs", "tables", "turned", "turned_back",
+        "carried", "carried_end", "contents", "enter", "enter_counted", "enter_end", "enter_owned",
+        "enter_saved", "enter_taken", "enter_undo", "exit", "exit_end", "exit_long", "flags",
+        "frames", "freed", "head", "no_rcx", "no_row", "pad", "pad_end", "pad_halved", "pad_long",
+        "pad_packed", "pad_shifted", "pad_turned", "pad_unpack", "pad_unpacked", "pad_words",
+        "pads", "raw", "raw_counted", "raw_owned", "raw_pads", "raw_saved", "raw_taken",
+        "raw_undo", "rows", "size", "slots", "stored", "stubs", "tables", "turned", "turned_back",
     )  # fmt: skip
+    carried: int
+    carried_end: int
     contents: bytes
     enter: int
     enter_counted: int
@@ -86,6 +90,7 @@ class ShortImage:
     exit_end: int
     exit_long: int
     flags: int
+    frames: int
     freed: int
     head: int
     no_rcx: int
@@ -189,9 +194,9 @@ def places(tcs: int) -> tuple[int, int]:
 
 
 class Tables:
-    """The shared file of one process: ``words`` of 8 bytes, ``halves`` of 4."""
+    """The shared file of one process: ``words`` of 8 bytes, ``halves`` of 4; at ``address``."""
 
-    __slots__ = ("_map", "fd", "halves", "words")
+    __slots__ = ("_map", "address", "fd", "halves", "words")
 
     def __init__(self) -> None:
         image = load_short()
@@ -199,6 +204,7 @@ class Tables:
         self.fd = os.memfd_create("softsgx-short", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, length)
         self._map = mmap.mmap(self.fd, length, mmap.MAP_SHARED)
+        self.address = address_of(self._map)
         view = memoryview(self._map)
         self.words, self.halves = view.cast("Q"), view.cast("I")
 

@@ -390,7 +390,7 @@ tracer_label softsgx_undefined
 /*
  * Several system calls for the tracer, with one stop at their end. RBX is a row: a number, six
  * arguments, and what has to be answered; RBP how many there are. RBX is the first row that was
- * answered otherwise, and R12 its answer. `at`: a label of the call.
+ * answered otherwise, and R12 its answer; R13 where to go on. `at`: a label of the call.
  */
 #define CALL_ROW	64
 	.macro make_calls at
@@ -424,7 +424,7 @@ tracer_label softsgx_batch
 	.cfi_startproc
 	.cfi_undefined %rip
 	make_calls softsgx_syscall
-	jmp	softsgx_stop
+	jmp	*%r13
 	.cfi_endproc
 
 /*

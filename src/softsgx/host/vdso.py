@@ -51,10 +51,10 @@ class Image:
     only once written. ``size`` is all of it, a multiple of the page size.
 
     ``enter`` is ``__vdso_sgx_enter_enclave``; ``enclu`` where the system call begins
-    that stands for its ENCLU, ``aep`` where that ends: an ENCLU, behind which is ``enclu_end``,
-    where EEXIT goes; ``enclu_fault`` is where an exception goes. ``cpuid`` and
-    ``xgetbv`` are that instruction and an ``int3`` behind it, ``undefined`` is a UD2, ``null`` the
-    name of /dev/null. Behind the slots is room for what CPUID answers without a stop
+    that stands for its ENCLU, ``stop`` is the call itself, ``aep`` where that ends: an ENCLU, and
+    behind it ``enclu_end``, where EEXIT goes; ``enclu_fault`` is where an exception goes. ``cpuid``
+    and ``xgetbv`` are that instruction and an ``int3`` behind it, ``undefined`` is a UD2, ``null``
+    the name of /dev/null. Behind the slots is room for what CPUID answers without a stop
     (`softsgx.host.cpuidcode`), written in processes that have it; ``whole`` is ``size`` with it.
     ``try_short`` is where the short way in (`softsgx.host.short`) is tried,
     ``long`` where the other begins; ``short_enter`` and ``short_open`` are where the address
@@ -81,6 +81,7 @@ class Image:
         "short_open",
         "size",
         "slot_offsets",
+        "stop",
         "symbols",
         "syscall",
         "try_short",
@@ -98,7 +99,7 @@ class Image:
         try:
             self.enter = symbols["__vdso_sgx_enter_enclave"]
             self.enclu = symbols["softsgx_enclu"]
-            self.aep = symbols["softsgx_aep"]
+            self.aep, self.stop = symbols["softsgx_aep"], symbols["softsgx_stop"]
             self.enclu_end = symbols["softsgx_enclu_end"]
             self.enclu_fault = symbols["softsgx_enclu_fault"]
             self.batch, self.syscall = symbols["softsgx_batch"], symbols["softsgx_syscall"]

@@ -21,7 +21,7 @@ from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.sgx.enclu import Thread, canonical, edeccssa, eenter, eexit, eresume
 from softsgx.sgx.inside import LEAVES, run_leaf
 from softsgx.supervisor.effects.sites import counted, raw_counted, restore
-from softsgx.supervisor.inside import injected, masks, outside, short
+from softsgx.supervisor.inside import accepts, injected, masks, outside, short
 from softsgx.supervisor.inside.exceptions import (
     abort_page,
     deliver,
@@ -163,7 +163,7 @@ def _signal(run: Run, tracee: Tracee, number: int) -> None:
 
 def _deliver_sent(run: Run, tracee: Tracee, number: int) -> None:
     """A signal that somebody sent to a thread inside, after the AEX."""
-    if tracee.odd is None and not run.options.abort_page:
+    if tracee.odd is None and not run.options.abort_page and not run.pending.dirty:
         cont(run, tracee, number)
     else:
         if run.debugger is not None:
@@ -292,6 +292,8 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
                 if file is not None:
                     run.pending.pages_changed(file, changed, changed + 1)
                     flush(run, tracee, quick=_goes_on(run, tracee))
+                if not prefixes:
+                    accepts.taken(run, tracee, leaf)
             abort_page(run, tracee)
             if tracee.odd is not None:
                 masks.settle(run, tracee)

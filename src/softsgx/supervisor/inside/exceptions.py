@@ -383,6 +383,7 @@ def in_handler(run: Run, tracee: Tracee, exception: tuple[int, int, int] | None 
         ptrace.write_memory(tracee.tid, frame + _UCONTEXT_ERR, struct.pack("<QQ", code, vector))
         if vector == _PF:
             ptrace.write_memory(tracee.tid, frame + _UCONTEXT_CR2, struct.pack("<Q", addr))
+    flush(run, tracee)
     abort_page(run, tracee)
     if tracee.odd is not None:
         masks.settle(run, tracee)

@@ -100,7 +100,10 @@ class Supervisor:
             beat[0], beats = (1 << 64) - 1, 0
         while tracees:
             series = run.series
-            tid, status = wait() if series is None or not series.armed else series.wait()
+            if run.ahead is not None:
+                tid, status = run.ahead.wait()
+            else:
+                tid, status = wait() if series is None or not series.armed else series.wait()
             beat[0] += beats
             tracee = tracees.get(tid)
             try:

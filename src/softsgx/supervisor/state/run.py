@@ -68,7 +68,9 @@ class Run:
     dispositions were asked for. noexec: the nodes lie on such a mount. allowed: real protections
     of pages by (VMA's word, page's word).
 
-    series: a loader's pages that compiled code takes (`supervisor.calls.series`), or None.
+    series: a loader's pages that compiled code takes (`supervisor.calls.series`), or None. accepts:
+    an enclave's leaves that it takes (`supervisor.inside.accepts`), or None; ahead: that, while
+    it waits for the next one.
 
     dispatch: what is done with a status of a tracee that came while a handler waited for
     another's; the loop's.
@@ -82,6 +84,8 @@ class Run:
         self.debugger: Any = None
         self.marks: Any = None
         self.series: Any = None
+        self.accepts: Any = None
+        self.ahead: Any = None
         self.lsm = options.lsm
         self.tracees: dict[int, Tracee] = {}
         self.early: dict[int, int] = {}

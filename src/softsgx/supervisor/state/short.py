@@ -110,14 +110,16 @@ class Slot:
     """What the short way knows of one thread. shy: the tracer wants to see it come and go,
     since it blocks signals of exceptions (`inside.masks`), or may.
 
-    row: the one that it is inside of, as far as the tracer knows.
+    row: the one that it is inside of, as far as the tracer knows. frame: where its frame is among
+    the tables, in bytes.
     """
 
-    __slots__ = ("at", "number", "row", "shy", "table")
+    __slots__ = ("at", "frame", "number", "row", "shy", "table")
 
     def __init__(self, table: Table, number: int) -> None:
         self.table, self.number = table, number
         self.at = (table.image.slots - table.image.tables + number * short.SLOT) // 8
+        self.frame = table.image.frames - table.image.tables + number * short.FRAME
         self.shy = True
         self.row: Row | None = None
         self.outside()

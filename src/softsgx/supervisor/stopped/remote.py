@@ -17,7 +17,7 @@ from softsgx.host import notify, ptrace, vdso
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.waits import passes, poll_stop, wait_stop
-from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RBP, RBX, RDI, RDX, RIP, RSI
+from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, R13, RAX, RBP, RBX, RDI, RDX, RIP, RSI
 from softsgx.uapi.syscalls import NR_mmap, NR_mprotect, NR_munmap, NR_open, NR_pkey_mprotect
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -61,7 +61,8 @@ def run_rows(tid: int, work: ptrace.Registers, where: int, n: int, code: int) ->
     not if a fault came; and how many were answered as they were to be.
     """
     view = work.view
-    view[RBX], view[RBP], view[RIP] = where, n, code
+    image = vdso.load_image()
+    view[RBX], view[RBP], view[R13], view[RIP] = where, n, code - image.batch + image.stop, code
     work.store(tid)
     while True:
         ptrace.cont(tid)

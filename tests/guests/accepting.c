@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * usage: accepting SEED PAGES [quiet|grow]
+ * An enclave whose pages change in runs that are alike, one leaf a page, between which and in which
+ * something else comes by chance: EACCEPT after RESTRICT_PERMISSIONS, MODIFY_TYPES and EAUG, EMODPE,
+ * EACCEPTCOPY, removals. Another thread sends it signals and changes pages of its own (not with `quiet`).
+ * With `grow` all are added, accepted, trimmed and removed again, and nothing comes between. Prints what each leaf and ioctl answered. At the end it sends itself SIGUSR2,
+ * for who looks at what the enclave has become.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "loader.h"
+#include "tap.h"
+
+#define HEAP 256
+#define ZONE 256 /* pages behind all, for EAUG */
+#define THEIRS 64
+#define NEW (SI_REG | SI_R | SI_W | SI_PENDING)
+
+static struct encl e;
+static uint64_t seed, pages;
+static atomic_int over;
+static volatile sig_atomic_t ticks;
+static _Atomic uint64_t done;
+
+static uint64_t any(uint64_t n)
+{
+	seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+	return (seed >> 33) % n;
+}
+
+static void handler(int number)
+{
+	ticks += number;
+}
+
+/* An operation on a thread's TCS; what a fault interrupts is given up. Prints how it ended. */
+static void enter(int thread, struct call *c)
+{
+	struct sgx_enclave_run run = {.tcs = e.base + e.tcs[thread]};
+	struct call up = {.op = OP_GIVE_UP};
+	uint32_t leaf = EENTER;
+	int ret;
+
+	for (;;) {
+		ret = encl_vdso_enter(c, leaf, &run);
+		if (ret || run.function == EEXIT)
+			break;
+		printf("%u %x %llx ", run.exception_vector, run.exception_error_code,
+		       run.exception_vector == 14 ? (unsigned long long)(run.exception_addr - e.base) : 0);
+		if (run.function == EENTER)
+			break;
+		if (leaf == ERESUME || !encl_do(&e, thread, &up))
+			bail("give up", e.err);
+		leaf = ERESUME;
+	}
+	printf("%d %llx\n", ret, (unsigned long long)c->ret);
+}
+
+static void leaf_on(int thread, uint64_t leaf, uint64_t page, uint64_t flags, uint64_t src)
+{
+	struct call c = {.op = OP_ENCLU, .a = leaf, .b = page, .c = flags, .d = src, .ret = 77};
+
+	enter(thread, &c);
+}
+
+/* Whether a page can be read and written now. */
+static void touch(uint64_t page)
+{
+	struct call c = {.op = any(2) ? OP_PEEK : OP_POKE, .a = page + 8 * any(512), .b = any(1000)};
+
+	enter((int)any(2), &c);
+}
+
+/* Each time that some leaves were made. */
+static void *ours(void *p)
+{
+	uint64_t at = e.heap + HEAP * PAGE, next = 0, mine = 1;
+
+	for (; !over; usleep(50)) {
+		struct sgx_enclave_modify_types types = {
+			.offset = at, .length = THEIRS * PAGE, .page_type = SI_TRIM >> 8 };
+		struct sgx_enclave_remove_pages gone = {.offset = at, .length = THEIRS * PAGE};
+
+		if (done < next)
+			continue;
+		mine = mine * 6364136223846793005ull + 1442695040888963407ull;
+		next = done + 10 + (mine >> 33) % 80;
+		switch ((mine >> 40) % 4) {
+		case 0: /* not accepted: EPERM */
+			ioctl(e.fd, SGX_IOC_ENCLAVE_MODIFY_TYPES, &types);
+			ioctl(e.fd, SGX_IOC_ENCLAVE_REMOVE_PAGES, &gone);
+			break;
+		case 1:
+			mprotect((void *)(e.base + at), THEIRS * PAGE, PROT_READ);
+			mprotect((void *)(e.base + at), THEIRS * PAGE, PROT_READ | PROT_WRITE);
+			break;
+		default:
+			pthread_kill(*(pthread_t *)p, SIGALRM);
+		}
+	}
+	return NULL;
+}
+
+/* Something else, between two pages. */
+static void between(uint64_t page)
+{
+	pid_t child;
+
+	switch (any(8)) {
+	case 0:
+		child = fork();
+		if (!child)
+			_exit(0);
+		waitpid(child, NULL, 0);
+		break;
+	case 1:
+		raise(SIGUSR1);
+		break;
+	case 2:
+		mprotect((void *)page, PAGE * (1 + any(4)), any(2) ? PROT_READ : PROT_READ | PROT_WRITE);
+		break;
+	case 3:
+		mprotect((void *)(e.base + e.heap), HEAP * PAGE, PROT_READ | PROT_WRITE);
+		break;
+	case 4:
+		leaf_on(0, EACCEPT, page + 8, NEW, 0);
+		break;
+	case 5:
+		leaf_on(1, EACCEPT, page, any(2) ? NEW : SI_REG | SI_R | SI_PR, 0);
+		break;
+	case 6:
+		kill(getpid(), SIGILL);
+		break;
+	default:
+		touch(page);
+	}
+}
+
+static void ask(uint64_t at, uint64_t n, uint64_t what)
+{
+	static const uint64_t perms[] = {SI_R, SI_R | SI_W, SI_R | SI_X, SI_R | SI_W | SI_X, 0};
+	struct sgx_enclave_restrict_permissions restricted = {
+		.offset = at, .length = n * PAGE, .permissions = perms[any(5)] };
+	struct sgx_enclave_modify_types types = {
+		.offset = at, .length = n * PAGE, .page_type = (what > 0 && at == e.free ? SI_TRIM : any(6) ? SI_TRIM : SI_TCS) >> 8 };
+	struct sgx_enclave_remove_pages gone = { .offset = at, .length = n * PAGE };
+	uint64_t count = 0, result = 0;
+	int ret;
+
+	errno = 0;
+	if (what == 0) {
+		ret = ioctl(e.fd, SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS, &restricted);
+		count = restricted.count, result = restricted.result;
+	} else if (what == 1) {
+		ret = ioctl(e.fd, SGX_IOC_ENCLAVE_MODIFY_TYPES, &types);
+		count = types.count, result = types.result;
+	} else {
+		ret = ioctl(e.fd, SGX_IOC_ENCLAVE_REMOVE_PAGES, &gone);
+		count = gone.count;
+	}
+	printf("ioctl %d %d %llx %llx\n", ret, errno, (unsigned long long)count,
+	       (unsigned long long)result);
+}
+
+int main(int argc, char **argv)
+{
+	bool quiet = argc > 3, grow = quiet && argv[3][0] == 'g';
+	pthread_t other, self = pthread_self();
+	uint64_t zone;
+
+	seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
+	pages = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000;
+	signal(SIGUSR1, handler);
+	signal(SIGALRM, handler);
+	signal(SIGILL, handler);
+	if (encl_plan(&e, &(struct encl_opts){.threads = 2, .heap = (HEAP + THEIRS) * PAGE,
+					      .size = (ZONE + HEAP + THEIRS + 64) * PAGE})
+	    || encl_build(&e, 0))
+		bail("load", e.err);
+	encl_vdso = vdso_find("__vdso_sgx_enter_enclave");
+	zone = e.base + e.free;
+	if (mmap((void *)zone, ZONE * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, e.fd, 0)
+	    == MAP_FAILED)
+		bail("map", strerror(errno));
+	printf("%llx\n", (unsigned long long)e.heap);
+	for (int i = 0; i < 40; i++) /* until no entry stops */
+		encl_op(&e, OP_NOP, 0, 0, 0, 0);
+	if (!quiet)
+		pthread_create(&other, NULL, ours, &self);
+	for (; grow && done < pages; done += ZONE) {
+		for (uint64_t i = 0; i < ZONE; i++)
+			leaf_on(0, EACCEPT, zone + i * PAGE, NEW, 0);
+		ask(e.free, ZONE, 1);
+		for (uint64_t i = ZONE; i-- > 0;)
+			leaf_on(0, EACCEPT, zone + i * PAGE, SI_TRIM | SI_MODIFIED, 0);
+		ask(e.free, ZONE, 2);
+	}
+	while (done < pages) {
+		uint64_t n = 1 + any(any(4) ? 24 : 120), what = any(8), thread = any(4) ? 0 : any(2);
+		bool fresh = what == 4 || what == 5, odd = !any(3), down = !any(3);
+		uint64_t room = fresh ? ZONE : HEAP, first = any(room - n);
+		uint64_t at = (fresh ? zone : e.base + e.heap) + first * PAGE;
+		static const uint64_t flags[] = {
+			SI_REG | SI_R | SI_PR, SI_REG | SI_R | SI_W | SI_PR, SI_TRIM | SI_MODIFIED,
+			SI_TCS | SI_MODIFIED, SI_REG | SI_R | SI_W | SI_X | SI_PR, SI_REG | SI_R | SI_X | SI_PR,
+			SI_REG | SI_PR, NEW};
+		static const uint64_t more[] = {SI_R, SI_R | SI_W, SI_R | SI_W | SI_X, SI_W, SI_R | SI_X};
+		uint64_t leaf = EACCEPT, info = fresh ? NEW : flags[any(any(2) ? 3 : 8)];
+
+		if (what < 3)
+			ask(at - e.base, n, what);
+		if (what == 3)
+			leaf = EMODPE, info = SI_REG | more[any(5)];
+		if (what == 6)
+			leaf = EACCEPTCOPY, info = SI_REG | SI_R | SI_W;
+		for (uint64_t i = 0; i < n && done < pages; i++, done++) {
+			uint64_t page = at + (down ? n - 1 - i : i) * PAGE;
+
+			if (odd && !any(12))
+				between(page);
+			if (odd && !any(12))
+				leaf_on((int)any(2), any(2) ? EACCEPT : EMODPE, page + (any(2) ? PAGE : 0), info, 0);
+			leaf_on((int)thread, leaf, page, odd && !any(12) ? NEW : info, e.base + e.heap);
+			if (odd && !any(6))
+				touch(page);
+		}
+	}
+	over = 1;
+	if (!quiet)
+		pthread_join(other, NULL);
+	fflush(stdout);
+	raise(SIGUSR2);
+	return 0;
+}
