@@ -199,6 +199,7 @@ def test_what_is_refuted_without_is_told_without() -> None:
 
 # -- on real processes --------------------------------------------------------------------------
 
+SHARED_R = 5
 Steps = list[tuple[str, dict[str, int], dict[str, Any]]]
 
 
@@ -255,6 +256,63 @@ def test_a_page_comes_between_the_driver_s_look_and_the_mapping(
     assert "0 call p0 -> 0x4242" in lines  # process 0 has no EXECMOD
 
 
+@needs_abc
+@needs_policy
+@pytest.mark.parametrize(("text", "mark", "prot"), [("linux-5.11", 1, 3), ("source-vma", 0, 1)])
+def test_a_page_comes_while_an_mprotect_is_under_way(
+    text: str, mark: int, prot: int, guest: Callable[[str], Path]
+) -> None:
+    """Behind the driver's look, or between the LSM and that look; and both look at it later."""
+    world = World(make_design(text), 1, 2, interleaved=True)
+    build_moves(world)
+    held = {"may0.device": 7, "may0.process": 1, "may1.device": 7, "may0.file": 1, "may1.file": 1}
+    steps: Steps = [
+        ("open", {}, {"fmode": 3}), ("mmap", {"prot": 0}, {"type": "MAP_SHARED"}),
+        ("pass", {}, {"q": 1}), ("create", {}, {}),
+        ("mprotect", {"prot": prot}, {"part": 1, "mark": mark}),
+        ("add", {"source": SHARED_R, "perm": 3}, {"p": 1}),
+        ("mprotect", {}, {"part": 2, "mark": mark}), ("mprotect", {"prot": 3}, {}),
+    ]  # fmt: skip
+    trace = _scripted(System(world), "source-bound", held, steps)
+    lines = _replayed(trace, guest)
+    at = lines.index(f"0 hold {mark} e mprotect p0 {'rw' if prot == 3 else 'r'} -> held")
+    assert next(i for i, line in enumerate(lines) if line.startswith("1 add e p0 ")) > at
+    assert lines[-1].startswith("page 0 was added from a read-only fd mapped shared R")
+    assert "0 go e -> 0" in lines
+
+
+@needs_abc
+@needs_policy
+def test_a_second_half_that_is_refused_is_refused_really(guest: Callable[[str], Path]) -> None:
+    """What AppArmor was asked about before a page came the driver refuses: sgx_encl_may_map()."""
+    world = World(make_design("linux-5.11"), 1, 2, "apparmor", interleaved=True)
+    build_moves(world)
+    held = {"may0.device": 7, "may1.device": 7}
+    steps: Steps = [
+        ("open", {}, {"fmode": 3}), ("mmap", {"prot": 0}, {"type": "MAP_SHARED"}),
+        ("pass", {}, {"q": 1}), ("create", {}, {}),
+        ("mprotect", {"prot": 7}, {"part": 1, "mark": 0}),
+        ("add", {"source": SHARED_R, "perm": 3}, {"p": 1}), ("mprotect", {}, {"part": 3}),
+        ("mprotect", {"prot": 3}, {}),
+    ]  # fmt: skip
+    trace = _scripted(System(world), "source-bound", held, steps)
+    assert "0 go e -> EACCES" in _replayed(trace | {"lsm": "apparmor"}, guest)
+
+
+def test_a_context_changes_while_no_call_is_under_way() -> None:
+    world = World(make_design("linux-5.11"), 1, 2, interleaved=True, actors=("context",))
+    build_moves(world)
+    system = System(world)
+    lits = world.vars["call0_0.at"].lits
+    busy = {lits[0] >> 1: TRUE, **{lit >> 1: FALSE for lit in lits[1:]}}
+    possible = {
+        (m.name, m.meta["p"])
+        for m in system.moves
+        if m.name in ("setcon", "exec") and renamed(system.graph, m.guard, busy, {}) != FALSE
+    }
+    assert possible == {("setcon", 1), ("exec", 1)}
+
+
 def _scripted(
     system: System, name: str, held: dict[str, int], steps: Steps
 ) -> dict[str, Any]:  # fmt: skip
@@ -264,9 +322,11 @@ def _scripted(
     taken = []
     for step, args, where in steps:
         want = {"p": 0, "part": None, **where}
+        nth = want.pop("mark", None)
         move = next(
             m for m in system.moves
             if m.name == step and all(m.meta.get(k) == v for k, v in want.items())
+            and nth in (None, getattr(m, "nth", nth))
             and system.step(state, m, {n: args.get(n, 0) for n, _ in m.args}) is not None
         )  # fmt: skip
         given = {n: args.get(n, 0) for n, _ in move.args}

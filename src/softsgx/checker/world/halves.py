@@ -27,6 +27,9 @@ __all__ = ["First", "Second", "Split", "in_halves", "settle"]
 
 _STABLE = ("ready", "enclave.opened", "enclave.fd_writes")
 """Variables that change no more once a call can be made."""
+_ALONE = ("setcon", "exec")
+"""Steps while no other thread of the process is in a call: SELinux changes the context of a process
+with one thread (current_is_single_threaded()), execve ends the others before it has another."""
 _ONCE = ("enclave.created", "enclave.opened")
 """Variables that are set once and for ever, with ``process{p}.fd`` and ``.started``."""
 
@@ -264,6 +267,11 @@ def settle(world: World, moves: list[Move], splits: list[Split]) -> None:
                 if lock not in world.vars:
                     world.add(lock, 1)
             halves += _join(world, split, number, holding, sorted(kept))
+    for move in moves:
+        if move.name in _ALONE:
+            mine = [name for name in slots if name.startswith(f"call{move.meta['p']}_")]
+            for slot in mine:
+                move.require(eq(world.now(f"{slot}.at"), 0))
     for move in [*moves, *halves]:
         for name, q in sorted(move.takes):
             lock = _lock(name, q)
