@@ -23,6 +23,7 @@ from softsgx.checker.witnesses.script import orders_of
 from softsgx.checker.world.actors import ACTORS
 from softsgx.checker.world.system import System
 from softsgx.cli.main import main
+from softsgx.cli.replay import replay_trace
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.errors import UsageError
 from tests.cache import ROOT
@@ -271,6 +272,24 @@ def test_each_process_of_a_trace_has_its_own_profile(
         assert status == want, shown
         # Not when it arrives, as in a kernel, but when it is used first.
         assert f"1 ioctl e 0xa4ff 0 -> {'EACCES' if want else 'ENOTTY'}" in shown
+
+
+def test_a_descriptor_that_the_driver_gives_has_not_been_received(guest: Guest) -> None:
+    """SGX_IOC_SEGMENT_FD by another process than made the segment: no file_receive, so no WRITE."""
+    page = {"i": 0, "segment": RX}
+    steps = _steps(
+        ("open", {"p": 0, "fmode": RW}), ("create", {"p": 0}),
+        ("add", {**page, "p": 0, "source": FILE_RX, "perm": RX}), ("pass", {"p": 0, "q": 1}),
+        ("mmap-segment", {**page, "p": 1, "prot": RX, "type": "MAP_SHARED"}),
+    )  # fmt: skip
+    held = {"may0.device": ALL, "may0.file": 1, "may0.segment5": 1, "may1.device": RW}
+    trace = {
+        "design": "segments", "options": {}, "property": "mine", "lsm": "selinux", "pages": 1,
+        "processes": 2, "steps": steps, "permissions": held | {"may1.segment5": RX},
+    }  # fmt: skip
+    done = replay_trace(trace, str(guest("orders")))
+    assert done.holds, done.orders
+    assert done.orders[-1].strip() == "1 mmap s p0 rx -> 0"
 
 
 def test_who_comes_second_to_a_file_is_not_asked_about(

@@ -76,8 +76,11 @@ class HostDevice(Device):
         if effects:
             self.of.pending.effects.append((process, effects))
 
-    def install(self, process: Any, file: EnclaveFile, flags: int) -> int:  # noqa: ARG002
-        """Note that the caller gets an fd; 0 until it is there."""
+    def install(self, process: Any, file: EnclaveFile, flags: int) -> int:
+        """Note that the caller gets an fd, which no LSM is asked about; 0 until it is there."""
+        security = getattr(file, "security", None)
+        if security is not None:  # fd_install() has no hook
+            security.holders.add(process.tgid)
         self.of.pending.new_fd = (file, flags)
         return 0
 
