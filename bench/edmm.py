@@ -12,6 +12,7 @@ __all__ = ["rows"]
 
 _PAGES = 1000
 _MANY = 10_000
+_BARE = 2000
 _STOPS = 1.5  # of the C tracer's: the target of an EACCEPT
 
 
@@ -22,7 +23,7 @@ def rows(rounds: int) -> list[Row]:
         rounds,
         lambda: figures(softsgx(edmm, str(_PAGES))),
         lambda: figures(softsgx(edmm, str(_MANY))) if rounds > 1 else {},
-        lambda: figures([str(bare), "2000"]),
+        lambda: figures([str(bare), str(_BARE)]),
     )
     stop = stops["ns_per_pair"] / 2e3
     found = []
@@ -40,6 +41,12 @@ def rows(rounds: int) -> list[Row]:
         target = f"{_STOPS} of a stop"
         found.append(Row(f"{name}, beside its ECALL", "us", us, stop, "a C stop", target=target,
                          met=met))  # fmt: skip
+    if many:
+        # Of the leaves that a longer run has more, three a page; the rest of a page is some 0.1 us.
+        us = (many["cpu_us"] - ours["cpu_us"]) / (_MANY - _PAGES) / 3
+        cpu = stops["cpu_us"] / 2 / _BARE
+        found.append(Row("  their CPU time, whatever runs beside", "us", us, cpu, "a C stop",
+                         target=target, met=us <= _STOPS * cpu))  # fmt: skip
     for key, name in (("accept_trim_ns", "EACCEPT of a trim"), ("remove_ns", "REMOVE_PAGES")):
         if many:
             us = many[key] / 1e3

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGALRM
 from typing import Any
 
 import pytest
@@ -139,6 +140,20 @@ def test_more_threads_than_processors(guest: Guest, softsgx: Softsgx) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_an_entry_after_an_exit_and_its_resume_stops_no_more(guest: Guest) -> None:
+    command = [sys.executable, "-m", "tests.supervisor.execs", str(guest("bench_inside"))]
+    done = subprocess.run(
+        [*command, "1000", "20000000"], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    stops = json.loads(done.stdout.splitlines()[-1])
+    assert stops[str(SIGALRM.value)] > 10
+    # Of 2,000 entries the first two, and one behind each signal that came outside.
+    entries = [n for kind, n in stops.items() if kind.startswith("call ") and int(kind[5:]) >> 32]
+    assert sum(entries) < 20
+
+
 def test_another_program_with_the_same_enclave(guest: Guest, softsgx: Softsgx) -> None:
     done = softsgx("--", guest("handed"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -178,8 +193,8 @@ def test_the_layouts_are_those_of_the_assembler() -> None:
         if len(words) > 2 and words[0] == "#define"
     }
     for name, value in defined.items():
-        if name[:2] in ("R_", "S_") or name in ("ROW", "ROWS", "ROWS_SHIFT", "HASH", "SLOT",
-                                                "SLOTS", "SELECTOR"):  # fmt: skip
+        if name[:2] in ("R_", "S_") or name in ("FRAME", "ROW", "ROWS", "ROWS_SHIFT", "HASH",
+                                                "SLOT", "SLOTS", "SELECTOR"):  # fmt: skip
             assert getattr(short, name) == value, name
     assert defined["GPR_URSP"] == GPRSGX.offset("ursp")
     assert defined["GPR_URBP"] == GPRSGX.offset("urbp")
