@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -22,6 +23,7 @@
 static struct encl e[2];
 static int spare[2];
 static uint64_t seed, pages;
+static cpu_set_t places;
 static bool stretches;
 static uint8_t *sources, *file, *fixed;
 static struct secinfo info[2];
@@ -57,9 +59,17 @@ static uint64_t ask(int fd, uint64_t cmd, struct sgx_enclave_add_pages *a)
 	return count % PAGE ? 0 : count;
 }
 
-static void *nothing(void *p)
+/* Whoever is asked, a thread may run where it could. */
+static bool elsewhere(pid_t who)
 {
-	return p;
+	cpu_set_t now;
+
+	return sched_getaffinity(who, sizeof(now), &now) || !CPU_EQUAL(&now, &places);
+}
+
+static void *thread(void *p)
+{
+	return elsewhere(0) || elsewhere(getpid()) ? NULL : p;
 }
 
 static void handler(int number)
@@ -71,6 +81,7 @@ static void handler(int number)
 static void between(void)
 {
 	uint8_t *page = sources;
+	void *back = NULL;
 	pthread_t t;
 	pid_t child;
 	int fd;
@@ -81,19 +92,24 @@ static void between(void)
 	case 0:
 		child = fork();
 		if (!child)
-			_exit(0);
-		waitpid(child, NULL, 0);
+			_exit(elsewhere(0));
+		if (waitpid(child, &fd, 0) != child || fd)
+			bail("child", "it may not run where its parent may");
 		break;
 	case 1:
 		raise(SIGUSR1);
 		break;
 	case 2:
-		pthread_create(&t, NULL, nothing, NULL);
-		pthread_join(t, NULL);
+		pthread_create(&t, NULL, thread, sources);
+		pthread_join(t, &back);
+		if (back != sources)
+			bail("thread", "one may not run where both may");
 		break;
 	case 3:
 		fd = open("/dev/null", O_RDONLY);
 		close(fd);
+		if (elsewhere(0))
+			bail("place", "it may not run where it could");
 		break;
 	case 4: /* another mapping, with the same bytes */
 		mprotect(sources, SOURCES / 2 * PAGE, any(2) ? PROT_READ : PROT_READ | PROT_WRITE);
@@ -204,6 +220,7 @@ int main(int argc, char **argv)
 	pages = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000;
 	stretches = argc > 3;
 	signal(SIGUSR1, handler);
+	sched_getaffinity(0, sizeof(places), &places);
 	sources = map((SOURCES + LONGEST) * PAGE, PROT_READ | PROT_WRITE, -1);
 	fixed = map(2 * PAGE, PROT_READ | PROT_WRITE, -1);
 	mprotect(fixed, PAGE, PROT_NONE);

@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -37,13 +38,14 @@
  * the 64 bytes that SECINFO has to be, the answer that the mapping has to be, and ranges where memory
  * reads otherwise than it is. maps: our descriptor of /proc/TID/maps. memory: of the enclave's pages.
  * copier: the address of a `struct copyin` for it, for more than a page. most: calls to take.
- * poll_ns: how long to poll before a wait blocks, 0 after a poll in vain.
+ * poll_ns: how long to poll before a wait blocks, 0 after a poll in vain. together: whether the
+ * thread is to run where we do, 0 from where it cannot; cpu: where that is, from 1 on.
  * Told: done: calls taken; got, status: of whoever had something else to tell, 0 if nobody.
  */
 #define WORDS \
 	F(tid) F(call) F(cmd) F(fd) F(rip) F(arch) F(fds) F(device) F(inode) F(length) F(page_flags) F(next) \
 	F(secinfo) F(source) F(step) F(secinfo_at) F(vma_at) F(patched) F(n_patched) F(maps) \
-	F(memory) F(copier) F(most) F(poll_ns) F(done) F(got) F(status)
+	F(memory) F(copier) F(most) F(poll_ns) F(together) F(cpu) F(done) F(got) F(status)
 
 struct block {
 #define F(name) uint64_t name;
@@ -196,6 +198,49 @@ static bool copy(const struct block *b, const struct page *p)
 	return copier->done;
 }
 
+/*
+ * Where a processor is idle the thread is woken there, and we are when it stops: each stop would
+ * cross between two, which costs more than all else. So we stay where we are, and it is woken here.
+ */
+static void stay(struct block *b)
+{
+	cpu_set_t ours, theirs;
+	int cpu = sched_getcpu();
+
+	if (sched_getaffinity(0, sizeof(ours), &ours)
+	    || sched_getaffinity((pid_t)b->tid, sizeof(theirs), &theirs)) {
+		b->together = 0;
+		return;
+	}
+	CPU_AND(&ours, &ours, &theirs);
+	for (int i = 0; i < CPU_SETSIZE && !(cpu >= 0 && CPU_ISSET(cpu, &ours)); i++)
+		cpu = i;
+	CPU_ZERO(&ours);
+	CPU_SET(cpu, &ours);
+	if (sched_setaffinity(0, sizeof(ours), &ours))
+		b->together = 0;
+	else
+		b->cpu = (uint64_t)cpu + 1;
+}
+
+/* Let it run, where we are: bound for the moment of waking alone. */
+static bool go_on(struct block *b)
+{
+	cpu_set_t here, was;
+	pid_t tid = (pid_t)b->tid;
+	bool bound = false, good;
+
+	if (b->cpu && !sched_getaffinity(tid, sizeof(was), &was) && CPU_ISSET(b->cpu - 1, &was)) {
+		CPU_ZERO(&here);
+		CPU_SET(b->cpu - 1, &here);
+		bound = !CPU_EQUAL(&here, &was) && !sched_setaffinity(tid, sizeof(here), &here);
+	}
+	good = ptrace(PTRACE_CONT, tid, NULL, NULL) >= 0;
+	if (bound)
+		sched_setaffinity(tid, sizeof(was), &was);
+	return good;
+}
+
 /* One call, from its stop to where its thread runs on. Nothing is done that Python could not. */
 static enum taken take(struct block *b)
 {
@@ -222,7 +267,7 @@ static enum taken take(struct block *b)
 		regs.rax = (unsigned long long)-EFAULT;
 	regs.orig_rax = (unsigned long long)-1;
 	if (ptrace(PTRACE_SETREGS, (pid_t)b->tid, NULL, &regs) < 0
-	    || ptrace(PTRACE_CONT, (pid_t)b->tid, NULL, NULL) < 0)
+	    || !go_on(b))
 		return LOST; /* killed: its end is reported by a later wait */
 	return TAKEN;
 }
@@ -231,6 +276,8 @@ static enum taken take(struct block *b)
 EXPORT void softsgx_series(struct block *b)
 {
 	b->done = b->got = b->status = 0;
+	if (b->together && !b->cpu)
+		stay(b);
 	while (b->done < b->most) {
 		int status = 0;
 		pid_t tid = wait_any(&b->poll_ns, &status);

@@ -60,7 +60,7 @@ def _of_device(run: Run, tracee: Tracee, file: Any) -> Any:
     else:
         answer, why = run.device.ioctl(process, file, cmd, arg)
         if run.device.added is not None:
-            series.added(run, tracee, process, file)
+            at_exit = series.added(run, tracee, process, file)
     fd = view[RDI] & _LOW
 
     def told(answer: int) -> None:

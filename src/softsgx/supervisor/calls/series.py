@@ -13,6 +13,7 @@ from typing import Any
 from softsgx.device.files import EnclaveFile
 from softsgx.device.foreseen import Foreseen, foresee
 from softsgx.host import bpf, series
+from softsgx.host.filterprograms import number_program
 from softsgx.sdm.leaves import PAGE_SIZE
 from softsgx.sdm.structs import SECINFO
 from softsgx.supervisor.state.host_process import HostProcess
@@ -20,6 +21,8 @@ from softsgx.supervisor.state.patched import ranges
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import waits
+from softsgx.supervisor.stopped.filters import install
+from softsgx.supervisor.stopped.remote import calls, cancel
 from softsgx.uapi import sgx as uapi
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RDI, RIP
@@ -31,18 +34,30 @@ _LOW, _U64 = 0xFFFFFFFF, (1 << 64) - 1
 # tell of it costs time.
 _FIRST, _MOST = 8 * PAGE_SIZE, 1 << 20
 _MOST_CALLS = 4
+# What tells where a thread may run, and changes it.
+_OF_PLACES = (nr.NR_sched_setaffinity, nr.NR_sched_getaffinity)
 _WORTH = 4
 _MOST_SKIPPED = 64
 
 
-def added(run: Run, tracee: Tracee, process: HostProcess, file: EnclaveFile) -> None:
-    """An ADD_PAGES was answered 0; its thread still stands there, with its registers loaded."""
+def added(run: Run, tracee: Tracee, process: HostProcess, file: EnclaveFile) -> bool:
+    """An ADD_PAGES was answered 0; its thread still stands there, with its registers loaded.
+
+    Returns whether it has been brought to the exit of its call.
+    """
     params, run.device.added = run.device.added, None
     if params is None or params.count != params.length:
-        return
+        return False
     if run.series is None:
         run.series = Series(run)
     run.series.added(tracee, process, file, params)
+    if not run.series.armed or process.bound or len(run.series.cpus) < 2:
+        return False
+    # From now on the thread is bound for moments, which nobody is to see.
+    cancel(run, tracee)
+    with calls(run, tracee) as call:
+        process.bound = not install(call, number_program(*_OF_PLACES))
+    return True
 
 
 def _possible(run: Run) -> bool:
@@ -54,7 +69,9 @@ def _possible(run: Run) -> bool:
 
 
 class Series:
-    """What is expected to go on. ``armed``: whether the next wait is `wait`."""
+    """What is expected to go on. ``armed``: whether the next wait is `wait`. cpus: where we may run
+    when the thread does not share our place.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -67,6 +84,7 @@ class Series:
         self._most = _FIRST
         self._taken = self._skip = self._pause = 0
         self.armed = False
+        self.cpus: set[int] = set()
 
     def added(self, tracee: Tracee, process: HostProcess, file: EnclaveFile, params: Any) -> None:
         """A page was added; if it follows the last one, more are expected."""
@@ -134,14 +152,15 @@ class Series:
             ("memory", pages.fd), ("most", found.calls),
         ):  # fmt: skip
             block[name] = value
+        block["cpu"], self.cpus = 0, os.sched_getaffinity(0)
         self._taken = 0
         self.armed = True
 
     def _foresee(self) -> Foreseen | None:
         process, file, secinfo, source = self._with
         params = self._params
-        calls = max(self._most // params.length, 1)
-        self._foreseen = foresee(self._run.device, process, file, params, secinfo, source, calls)
+        n = max(self._most // params.length, 1)
+        self._foreseen = foresee(self._run.device, process, file, params, secinfo, source, n)
         return self._foreseen
 
     def wait(self) -> tuple[int, int]:
@@ -149,8 +168,9 @@ class Series:
         block = self._block
         assert block is not None
         got = status = 0
+        block["together"] = int(len(self.cpus) > 1 and self._with[0].bound)
         while not waits.kept and self._foreseen is not None:
-            poll_ns = block["poll_ns"] = waits.poll_ns()
+            poll_ns = block["poll_ns"] = 0 if block["together"] else waits.poll_ns()
             block.run()
             waits.polled(block["done"], in_vain=poll_ns > 0 and not block["poll_ns"])
             got, status = block["got"], block["status"]
@@ -181,5 +201,7 @@ class Series:
     def _end(self) -> None:
         self.armed, self._foreseen, self._with = False, None, ()
         os.close(self._fds)
+        if self._block is not None and self._block["cpu"]:
+            os.sched_setaffinity(0, self.cpus)
         self._pause = 0 if self._taken >= _WORTH else min(self._pause * 2 + 1, _MOST_SKIPPED)
         self._skip = self._pause

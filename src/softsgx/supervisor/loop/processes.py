@@ -177,6 +177,12 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         new.files = parent.files
         new.files.add(tid)
     run.tracees[tid] = new
+    if parent.space.sgx is not None and parent.space.sgx.bound and os.WIFSTOPPED(status):
+        # Its parent may have been bound at that moment (`softsgx.supervisor.calls.series`).
+        try:  # noqa: SIM105 - contextlib costs 3 ms of every start
+            os.sched_setaffinity(tid, os.sched_getaffinity(parent.tid))
+        except OSError:  # one of them is dead already
+            pass
     if parent.space.short and os.WIFSTOPPED(status):
         from softsgx.supervisor.inside.short import born
 

@@ -192,7 +192,8 @@ class HostProcess(Process):
     native: for each enclave, the protections that its mapping here really has. hidden: they
     are none, whatever the model says, since no thread is inside (``--abort-page``).
     history: what was mapped of late, while there were several threads.
-    locks_future: mlockall(MCL_FUTURE) holds. heap_watched: brk stops. table: the
+    locks_future: mlockall(MCL_FUTURE) holds. heap_watched: brk stops; bound: so do
+    the calls that tell where threads may run. table: the
     `softsgx.supervisor.state.short.Table` of its short way, or None. pads: whose each is, a
     `softsgx.host.memfd.Site`, those of a parent among them. far: pages of pads near
     enclaves that others are too far from, and how many are used. entered: how often each TCS was,
@@ -216,7 +217,7 @@ class HostProcess(Process):
         self.far: dict[int, int] = {}
         self.entered: dict[int, int] = {}
         self.history: deque[VmaList] = deque(maxlen=64)
-        self.heap_watched = False
+        self.heap_watched = self.bound = False
         self._start_brk = -1
 
     @property
