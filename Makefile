@@ -40,7 +40,7 @@ help:
 	@echo 'make judge    the rules, held against the kernel'\''s own driver (ARGS: sequences, --seed N …)'
 	@echo 'make confirm  each proof and trace of the checker, by solvers of others (ARGS: --shortest SECONDS)'
 	@echo 'make guests   the test programs, into .cache/guests (orders is what replay needs)'
-	@echo 'make findings write docs/findings.md, docs/findings/ and docs/history.md (ten minutes; ARGS go to tools/findings.py)'
+	@echo 'make findings write docs/findings.md, docs/findings/, docs/history.md, docs/why.md (20 minutes; ARGS go to tools/findings.py)'
 	@echo 'make format   let ruff rewrite what it can'
 	@echo 'make man      the manual page and the completions of shells, into build/prefix'
 	@echo 'make wheel    build dist/*.whl'

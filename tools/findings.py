@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Write docs/findings.md, docs/findings/ and docs/history.md: what checker and processes say.
+"""Write docs/findings.md, docs/findings/, docs/history.md and docs/why.md: what checker and
+processes say.
 
     .venv/bin/python tools/findings.py [--runs FILE] [--repairs FILE]
 
@@ -8,7 +9,8 @@ the pages are made of what those commands print. The stories at the head of docs
 are findings-told.md beside this file, whose runs a test runs again. To write the pages anew
 without minutes of search: --repairs takes what ``softsgx repair --json`` printed, --runs keeps
 verdicts, replays and traces in a file, and takes from it what is there: a design that is new
-or whose rows were taken out is looked at alone.
+or whose rows were taken out is looked at alone. With --property docs/why.md stays as it is
+(tools/why.py).
 """
 
 from __future__ import annotations
@@ -30,11 +32,13 @@ sys.path.insert(0, str(ROOT))
 
 from softsgx.checker.pool.result import trace_name  # noqa: E402
 from softsgx.checker.properties import PROPERTIES  # noqa: E402
+from softsgx.checker.properties.base import REACHED  # noqa: E402
 from softsgx.designs.registry import DESIGNS, design_text  # noqa: E402
 from softsgx.report.checkpages import picture_of  # noqa: E402
 from softsgx.report.checks import few_words, verdict_table  # noqa: E402
 from tests.cache import build, cache_directory  # noqa: E402
 from tools.history import write as write_history  # noqa: E402
+from tools.why import write as write_why  # noqa: E402
 
 __all__ = ["main"]
 
@@ -107,6 +111,8 @@ def _mark(row: Row) -> str:
         return "**no**" + (f" {len(row['steps'])}" if row["steps"] else "")
     if row["vacuous"]:
         return "vacuous"
+    if PROPERTIES[row["property"]].kind == REACHED:
+        return "yes"  # a run is one with more, too
     few = few_words(row["pages"], row["processes"])
     return f"yes, {few}" if few else "yes"
 
@@ -263,6 +269,7 @@ def main() -> None:
         _write_one(args.only, rows, replays)
         _draw(rows, replays, traces, f"{args.only}-")
         write_history()
+        write_why([args.only])
         return
     rows, replays, traces = _kept(args.runs)
     there = {_title(row) for row in rows}
@@ -281,6 +288,8 @@ def main() -> None:
     _write(rows, replays, repairs)
     _draw(rows, replays, traces)
     write_history()
+    if missing:
+        write_why([name for name in DESIGNS if name in {t.split(":")[0] for t in missing}])
 
 
 def _draw(

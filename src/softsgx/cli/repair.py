@@ -54,7 +54,7 @@ def repair(args: list[str]) -> int:
     texts = a.designs or loaded or [n for n, d in DESIGNS.items() if d.repairs]
     for text in texts:
         design = checked_design(text)
-        if not design.options:
+        if not design.options.keys() - set(design.models):
             raise UsageError(f"design {design.name} has no options that could mend it")
     options = Options(a.pages, a.processes, timeout_s=a.timeout)
     talks = sys.stderr.isatty()

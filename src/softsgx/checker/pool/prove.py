@@ -246,7 +246,7 @@ class Checker:
     def _export(self, prop: Property, result: Result) -> None:
         """Write what was asked for a pair."""
         about = {name: getattr(result, name) for name in (
-            "design", "options", "lsm", "property", "verdict",
+            "design", "options", "lsm", "actors", "interleaved", "property", "verdict",
         )}  # fmt: skip
         for question in self._asked:
             words = question.words or prop.words

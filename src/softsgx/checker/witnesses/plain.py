@@ -41,7 +41,7 @@ def _alternatives(system: System, step: Step) -> Iterator[tuple[Move, dict[str, 
     for move in system.moves:
         if move is step.move:
             break
-        if _same_place(move, step.move):
+        if _same_place(move, step.move) and all(name in step.args for name, _ in move.args):
             yield move, step.args
     for name, _ in step.move.args:
         for value in _PREFERRED.get(name, ()):
