@@ -38,6 +38,32 @@ GP, PF = FAULT | 13, FAULT | 14
 N = 53
 SMALL: dict[str, Any] = {"_LEAF_BITS": 2, "_LEAF": 4, "_TOP_BITS": 4, "_TOP": 16}
 some_words = st.integers(0, 3)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 52), st.integers(0, 53), st.integers(0, 3)), max_size=6),
+    st.lists(st.tuples(st.integers(0, 52), st.integers(0, 53), st.integers(0, 3)), max_size=6),
+    st.booleans(),
+)
+def test_what_is_remembered_can_be_undone(
+    before: list[tuple[int, int, int]], after: list[tuple[int, int, int]], undone: bool
+) -> None:
+    with mock.patch.multiple(epcm, **SMALL):
+        table = PageTable(N)
+        for first, last, word in before:
+            table.fill(first, max(first, last), word)
+        was = [table[page] for page in range(N)]
+        table.remember()
+        for first, last, word in after:
+            table.fill(first, max(first, last), word)
+        now = [table[page] for page in range(N)]
+        (table.undo if undone else table.forget)()
+        assert [table[page] for page in range(N)] == (was if undone else now)
+        table.fill(0, N, 2)
+        table.undo()  # nothing is remembered any more
+        assert {table[page] for page in range(N)} == {2}
+
+
 ranges = st.tuples(st.integers(0, N), st.integers(0, N)).map(sorted)
 operations = st.one_of(
     st.tuples(st.just("set"), st.integers(0, N - 1), some_words),

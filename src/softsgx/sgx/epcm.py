@@ -49,11 +49,12 @@ class PageTable:
     512 entries for 512 pages each: a word, or an array of words.
     """
 
-    __slots__ = ("n_pages", "top")
+    __slots__ = ("_before", "n_pages", "top")
 
     def __init__(self, n_pages: int) -> None:
         self.n_pages = n_pages
         self.top: list[int | _Table] = [0] * -(-n_pages // _TOP)
+        self._before: list[int | _Table] | None = None
 
     def __getitem__(self, page: int) -> int:
         table = self.top[page >> _TOP_BITS]
@@ -77,8 +78,24 @@ class PageTable:
         ]
         return new
 
+    def remember(self) -> None:
+        """From now on changes can be undone; they are kept by the first one, if there is any."""
+        self._before = []
+
+    def undo(self) -> None:
+        """As it was at `remember`."""
+        if self._before:
+            self.top = self._before
+        self._before = None
+
+    def forget(self) -> None:
+        """What has changed stays so."""
+        self._before = None
+
     def fill(self, first: int, last: int, word: int) -> None:
         """Set the pages [first, last) to one word."""
+        if self._before is not None and not self._before:
+            self._before = self.copy().top
         while first < last:
             index = first >> _TOP_BITS
             end = min(last, index + 1 << _TOP_BITS)

@@ -112,7 +112,8 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
             got = room.reserve(run, call, file, asked, size, flags)
             placed = got if got > 0 else None
         before = process.mm.vmas.copy()
-        pages = file.enclave.pages.copy() if file.enclave.created else None
+        pages = file.enclave.pages  # a design may remember there what was mapped
+        pages.remember()
         wanted = (addr, length, prot, flags, file, offset)
         at_limit = None
         if not error and flags & MAP_FIXED:
@@ -134,12 +135,12 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
         if error < 0:
             start = min((s for s, _ in spans), default=addr)  # the driver may have aligned it
             spans.append((addr, addr + size) if placed is None else (placed, placed + size))
-            if pages is not None:  # the kernel has refused it before it asked the driver
-                file.enclave.pages.top = pages.top
+            pages.undo()  # the kernel has refused it before it asked the driver
             undone(run, process, call, before, *spans)
             room.split(process, error, start)
             if placed is not None:
                 call(nr.NR_munmap, placed, size)
+        pages.forget()
         value = error or value or outcome.value
     args = (addr, length, prot, flags, fd & _LOW, offset)
     log(run, tracee, "mmap", args, value, outcome.why)
