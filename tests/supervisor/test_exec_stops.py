@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,13 @@ def test_the_kernels_own_vdso_is_as_it_was() -> None:
     )
     bare = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     assert _run("--exact", sys.executable, "-c", code).splitlines()[0] == bare.strip()
+
+
+def test_what_filters_from_before_an_exec_let_pass_still_does(guest: Callable[[str], Path]) -> None:
+    """The enclave of the next program lies where that of this one did, or where none has been."""
+    again = guest("again")
+    _counts(again, "2")  # the first one learns
+    there, elsewhere = _counts(again, "2"), _counts(again, "2", "1")
+    calls = [f"call {n}" for n in (nr.NR_mmap, nr.NR_madvise, nr.NR_mprotect, nr.NR_prctl)]
+    assert there[f"call {nr.NR_mmap}"] > 0
+    assert [there.get(name, 0) for name in calls] == [elsewhere.get(name, 0) for name in calls]

@@ -330,8 +330,9 @@ def range_program(start: int, end: int, stub: int) -> bytes:
     addresses in a structure; and every call by another numbering than this one, whose
     arguments nobody here reads: 32-bit calls (`int 0x80`) and x32's.
     A system call instruction inside an enclave is #UD. ``stub`` is the address
-    behind the tracer's own ``syscall`` instruction, which passes. A range whose
-    end overflows is let through: Linux refuses it.
+    behind the tracer's own ``syscall`` instruction, which passes; modulo `pathcode.ALIGN`, since
+    a filter outlives an exec, and our vDSO lies so there (`softsgx.supervisor.programs.execve`).
+    A range whose end overflows is let through: Linux refuses it.
     """
     p = _Program()
     wanted: dict[int, str] = {}
@@ -355,20 +356,19 @@ def range_program(start: int, end: int, stub: int) -> bytes:
     p.label("place")
     p.op(_LD, _IP_LO)
     p.op(_ST, 0)
-    p.op(_JEQ, stub & 0xFFFFFFFF, "", "foreign")
-    p.op(_LD, _IP_HI)
-    p.op(_JEQ, stub >> 32, "ours")
-    p.label("foreign")
     p.op(_LD, _IP_HI)
     p.op(_ST, 1)
     _less(p, 0, start, "outside")
     _less(p, 0, end, "inside")
     p.op(_JA, 0, "outside")
-    p.label("ours")
-    p.op(_RET, ALLOW)
     p.label("inside")
     p.op(_RET, TRACE)
     p.label("outside")
+    p.op(_LD, _IP_LO)
+    p.op(_AND, pathcode.ALIGN - 1)
+    p.op(_JEQ, stub % pathcode.ALIGN, "", "foreign")
+    p.op(_RET, ALLOW)
+    p.label("foreign")
     p.op(_LD, _NR)
     p.by_number(wanted, "unknown")
     p.label("unknown")

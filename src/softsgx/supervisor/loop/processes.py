@@ -278,6 +278,7 @@ def executed(run: Run, tracee: Tracee) -> None:
     tracee.files.discard(tracee.tid)
     tracee.files = {tracee.tid}  # begin_new_exec(): unshare_files()
     tracee.space.watched, tracee.space.ranges = set(old.watched), list(old.ranges)
+    tracee.space.like = old.like or (old.image if old.ranges else 0)
     tracee.space.mem_fds, tracee.space.asked_names = set(old.mem_fds), old.asked_names
     tracee.space.dir_fds = dict(old.dir_fds)
     tracee.space.paths.off = old.paths.off and among_descriptors(tracee.tgid)

@@ -50,11 +50,13 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
         return
     insn += real
     img = vdso.load_image()
-    base = 0
+    base, wished = 0, low - img.whole
+    if space.like and wished > pathcode.ALIGN:
+        wished -= (wished - space.like) % pathcode.ALIGN
     # A debugger looks at the exit; a filter of the program's own may forbid what `at_exec` ends by.
     if low > img.whole and run.debugger is None and not run.confined:
         run.view[ORIG_RAX], run.view[RAX] = _MINUS_1, 0  # as they are behind the call
-        base = _map_at_once(run, tracee, (real, contents), insn, low - img.whole)
+        base = _map_at_once(run, tracee, (real, contents), insn, wished)
     else:
         Remote.step(tracee.tid)
         regs.load(tracee.tid)

@@ -21,10 +21,11 @@ class AddressSpace:
     """A process's memory (its mm), shared by its threads and by a vfork child.
 
     pid: of a process that lives in it. image: base address of our vDSO in it, 0 while there is
-    none. aep: where its ENCLU stands. sgx: the `HostProcess`, None until it meets
-    the device. patched: CPUID sites by address (two bytes each). led: jumps to what answers a CPUID
-    there, as (address, our bytes, the file's); stubs: where each of them comes from, as
-    `cpuidcode.Code.roll` takes it. translates: the program reads the
+    none; like: one that lies so modulo `pathcode.ALIGN` makes calls that the filters from before an
+    exec let pass, 0 where there are none. aep: where its ENCLU stands. sgx: the `HostProcess`, None
+    until it meets the device. patched: CPUID sites by address (two bytes each). led: jumps to what
+    answers a CPUID there, as (address, our bytes, the file's); stubs: where each of them comes
+    from, as `cpuidcode.Code.roll` takes it. translates: the program reads the
     code that it maps, and does not run it. undumpable: the program thinks that it is
     (PR_SET_DUMPABLE). paths: what makes its calls on paths without a stop,
     raw: what makes its ENCLUs so.
@@ -46,6 +47,7 @@ class AddressSpace:
         "image",
         "kept",
         "led",
+        "like",
         "mem_fd",
         "mem_fds",
         "native_cpuid",
@@ -66,7 +68,7 @@ class AddressSpace:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.image = self.aep = 0
+        self.image = self.aep = self.like = 0
         self.short = self.entries = 0
         self.mem_fd = -1
         self.sgx: Any = None
@@ -91,6 +93,7 @@ class AddressSpace:
         """That of a child, which has what lies in memory and what the parent's descriptors are."""
         new = AddressSpace(pid)
         new.image, new.aep, new.short = self.image, self.aep, self.short
+        new.like = self.like
         new.patched, new.executable = list(self.patched), list(self.executable)
         new.led, new.stubs = self.led, self.stubs  # which only exec makes
         new.native_cpuid, new.translates = self.native_cpuid, self.translates
