@@ -274,3 +274,9 @@ def test_the_run_that_stays_does_not_break_the_property_itself() -> None:
     """source-vma's plainest run maps RX what was mapped R; its repair is the check at the fault."""
     change = _changes(make_design("source-vma"), "page-bound")
     assert (change.rule, change.step, change.others) == ("fault", 0, [])
+
+
+def test_a_trace_is_made_plain_by_moves_of_the_same_choices_alone() -> None:
+    """With statements off the kinds of mmap choose different things in their places."""
+    _, because = _why(make_design("segments"), "page-bound")
+    assert _said(because)

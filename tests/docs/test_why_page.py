@@ -52,8 +52,8 @@ def test_what_is_proved_is_held_by_rules_and_what_is_refuted_by_none(title: str)
 # Some of it, found anew: those that take the checker a second.
 _SOME = [
     ("linux-6.12", "noexec"), ("linux-6.12", "page-bound"), ("v20", "asked"),
-    ("maxperm", "extend-only"), ("ioc-mprotect:repaired", "noexec"),
-    ("segments", "page-bound"),
+    ("maxperm", "extend-only"), ("fsm:repaired", "noexec"),
+    ("ioc-mprotect", "asked"),
 ]  # fmt: skip
 
 
