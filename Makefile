@@ -105,6 +105,7 @@ guests: setup
 
 findings: setup
 	@$(BIN)/python tools/findings.py $(ARGS)
+	@$(BIN)/python tools/interleavings.py
 
 man: setup
 	@$(BIN)/python -m softsgx.cli.manual build/prefix \

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes.util
 from collections.abc import Callable
-from errno import ENOMEM
+from errno import EACCES, ENOMEM
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from softsgx.checker.world.world import World
 from softsgx.cli.replay import replay_trace
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.errors import InternalError
-from softsgx.law.rule import Context, rule
+from softsgx.law.halves import FirstHalf, SecondHalf
+from softsgx.law.rule import At, Context, rule
 from softsgx.law.values import X, has
 from tests.checker.checker_toys import Careful
 from tests.checker.needs import needs_abc
@@ -297,6 +298,25 @@ def test_a_second_half_that_is_refused_is_refused_really(guest: Callable[[str], 
     ]  # fmt: skip
     trace = _scripted(System(world), "source-bound", held, steps)
     assert "0 go e -> EACCES" in _replayed(trace | {"lsm": "apparmor"}, guest)
+
+
+def test_what_was_no_question_before_a_mark_is_none_in_the_second_half() -> None:
+    """And a file that was made before it keeps what the LSM keeps of it."""
+
+    class Denies:
+        def ask(self, _hook: str, _at: Any, _what: dict[str, Any]) -> int:
+            return EACCES
+
+    first = FirstHalf(Denies(), 0)
+    first.answers = [("mmap_file", 0, None), ("anon_inode_init", 0, "its label")]
+    second = SecondHalf(first)
+    made = At(file=At(security=None))
+    assert second.ask("file_execmod", made, {}) == 0
+    assert second.ask("mmap_file", made, {}) == 0
+    assert second.ask("anon_inode_init", made, {}) == 0
+    assert made.file.security == "its label"
+    second.mark(At(), {})
+    assert second.ask("mmap_file", made, {}) == EACCES
 
 
 def test_a_context_changes_while_no_call_is_under_way() -> None:

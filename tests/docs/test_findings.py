@@ -67,6 +67,24 @@ def test_a_repaired_design_is_proved_on_the_page(name: str) -> None:
     assert (PAGE.parent / "findings" / f"{name}.md").exists()
 
 
+def test_what_several_threads_find_stands_on_a_page_of_its_own() -> None:
+    """As the table of docs/checking.md has it. To mend it: make findings."""
+    page = (PAGE.parent / "findings" / "several-threads.md").read_text()
+    shown = {}
+    for part in page.split("\n## ")[1:]:
+        title = part.split("`")[1]
+        shown[title.partition(":")[0]] = set(re.findall(r"^### `(.*)` is refuted", part, re.M))
+        assert part.count("\nall as the checker says\n") == len(shown[title.partition(":")[0]])
+        assert " hold " in part
+    table = (PAGE.parent / "checking.md").read_text().partition("refuted by another source")[2]
+    rows = [line.split("|") for line in table.splitlines()[2:4]]
+    told = {n: set(re.findall("`(.*?)`", "".join(row[2:]))) for row in rows
+            for n in re.findall("`(.*?)`", row[1])}  # fmt: skip
+    same = told["safe-to-execute"]
+    others = same - {"modified-code", "writable-alias", "writer-authorised"}
+    assert shown == {n: same if n == "safe-to-execute" else others for n in told}
+
+
 def test_every_hole_has_its_picture() -> None:
     """Each with the steps that stand beside it, and none else. To mend it: make findings."""
     folder = PAGE.parent / "findings"

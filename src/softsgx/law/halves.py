@@ -25,7 +25,8 @@ class FirstHalf:
 
     def __init__(self, lsm: Lsm | None, nth: int) -> None:
         self.lsm, self.nth = lsm, nth
-        self.answers: list[tuple[str, int]] = []
+        # Hook, answer, and what the LSM keeps of the file: a new one is made once more.
+        self.answers: list[tuple[str, int, Any]] = []
         self.kept: dict[str, Any] = {}
         self.vma: list[int] = []
         self._met = 0
@@ -50,7 +51,7 @@ class FirstHalf:
         """The LSM, whose answer is remembered."""
         assert self.lsm is not None
         answer = self.lsm.ask(hook, at, what)
-        self.answers.append((hook, answer))
+        self.answers.append((hook, answer, getattr(at.file, "security", None)))
         return answer
 
     def __getattr__(self, name: str) -> Any:
@@ -82,11 +83,17 @@ class SecondHalf:
         return At(**self._first.kept)
 
     def ask(self, hook: str, at: Any, what: dict[str, Any]) -> int:
-        """What the LSM said before the mark; behind it, it is asked."""
+        """What the LSM said before the mark, 0 of what was no question then; behind it it is asked."""
         assert self.lsm is not None
-        if self.passed_over() and self._answers and self._answers[0][0] == hook:
-            return self._answers.pop(0)[1]
-        return self.lsm.ask(hook, at, what)
+        if not self.passed_over():
+            return self.lsm.ask(hook, at, what)
+        for index, (was, answer, security) in enumerate(self._answers):
+            if was == hook:
+                del self._answers[: index + 1]
+                if security is not None and getattr(at.file, "security", None) is None:
+                    at.file.security = security
+                return answer
+        return 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.lsm, name)

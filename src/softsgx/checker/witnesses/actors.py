@@ -42,6 +42,8 @@ class ActorOrders:
     holders: set[int]
     segment_holders: set[int]
     changed: set[int]
+    design: str
+    created: bool
     _map: Callable[..., Iterator[Order]]
 
     def before(self) -> Iterator[Order]:
@@ -92,7 +94,10 @@ class ActorOrders:
 
     def _can_run(self, p: int) -> bool:
         """Whether a process may map code executable now, and may not in its later context."""
-        now, later = (self._held(p, "device", when) & X for when in (p in self.changed, True))
+        kind = f"segment{R | X}" if self.design == "segments" else "device"
+        if self.design == "segments" and not self.created:
+            return False  # it has no segments yet
+        now, later = (self._held(p, kind, when) & X for when in (p in self.changed, True))
         return bool(now and not later)
 
     def _debug(self, _s: dict[str, Any], p: int, page: str) -> Iterator[Order]:
