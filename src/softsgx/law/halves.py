@@ -83,7 +83,7 @@ class SecondHalf:
         return At(**self._first.kept)
 
     def ask(self, hook: str, at: Any, what: dict[str, Any]) -> int:
-        """What the LSM said before the mark, 0 of what was no question then; behind it it is asked."""
+        """What the LSM said before the mark, 0 where it had no question; behind it, it is asked."""
         assert self.lsm is not None
         if not self.passed_over():
             return self.lsm.ask(hook, at, what)
