@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import signal
@@ -32,7 +33,7 @@ _OPENS = (nr.NR_open, nr.NR_openat)
 # They follow links, and have no sibling of the same arguments that does not.
 _RARE = (
     *(nr.NR_chmod, nr.NR_fchmodat, nr.NR_chown, nr.NR_fchownat, nr.NR_utimes, nr.NR_utime),
-    *(nr.NR_utimensat, nr.NR_truncate, nr.NR_statfs, nr.NR_faccessat),
+    *(nr.NR_utimensat, nr.NR_truncate, nr.NR_statfs, nr.NR_faccessat, nr.NR_chdir),
 )
 LONG = 0x77  # in AL where the long way was gone
 _SITES = 0x6000  # within the memory, behind the code
@@ -165,6 +166,27 @@ def test_opens_that_do_more_go_the_long_way(
 ) -> None:
     assert went_long(nr.NR_open, calls[nr.NR_open](b"/etc/passwd", flags))
     assert went_long(nr.NR_openat, calls[nr.NR_openat](-1, b"/etc/passwd", flags))
+
+
+def test_what_is_made_where_no_link_is_followed_goes_the_short_way(
+    calls: dict[int, Callable[..., int]], tmp_path: Path
+) -> None:
+    """Temporary files and locks; open(2): O_EXCL follows no link at the end, dangling or not."""
+    (tmp_path / "link").symlink_to("/nowhere/sgx_enclave")
+    link, at = os.fsencode(tmp_path / "link"), ctypes.c_void_p(-100)
+    for n, (call, first) in enumerate(((nr.NR_open, ()), (nr.NR_openat, (at,)))):
+        for more in (os.O_EXCL, os.O_NOFOLLOW):
+            made, flags = tmp_path / f"{n} {more}", os.O_CREAT | os.O_RDWR | more
+            fd = calls[call](*first, os.fsencode(made), flags, 0o600)
+            assert fd > 2
+            assert fcntl.fcntl(fd, fcntl.F_GETFL) & ~0o100000 == os.O_RDWR | more & os.O_NOFOLLOW
+            os.close(fd)
+            assert made.stat().st_mode & 0o777 == 0o600
+            error = -errno.EEXIST if more == os.O_EXCL else -errno.ELOOP
+            assert calls[call](*first, link, flags, 0o600) == error
+            assert went_long(call, calls[call](*first, b"/nowhere/sgx_enclave", flags, 0))
+            assert went_long(call, calls[call](*first, link, flags | os.O_PATH, 0))
+        assert calls[call](*first, os.fsencode(made), os.O_CREAT | os.O_EXCL, 0) == -errno.EEXIST
 
 
 def test_a_link_to_what_is_not_there_goes_the_long_way(

@@ -26,7 +26,9 @@ softsgx_paths:
 
 #define O_NOFOLLOW	0x20000
 #define AT_SYMLINK_NOFOLLOW	0x100
-#define O_CREAT_OR_PATH	0x200040	/* O_CREAT makes what a link names, O_PATH opens a link */
+#define O_PATH		0x200000	/* opens a link */
+#define O_CREAT		0x40		/* makes what a link names, .. */
+#define O_EXCL_OR_NOFOLLOW	0x20080	/* .. but with these */
 #define PATH_MAX_BIT	28		/* 4096 bytes, in bits 16.. */
 #define NO_OPEN_BIT	30
 #define NO_LINK_BIT	31
@@ -41,11 +43,16 @@ softsgx_paths_enter_\name:
 
 	.macro	enter_open name, path, flags
 	enter	\name, \path
-	test	$O_CREAT_OR_PATH, %\flags
+	test	$O_PATH, %\flags
 	jnz	slow
-	test	$O_NOFOLLOW, %\flags
+	test	$O_CREAT, %\flags
+	jz	1f
+	test	$O_EXCL_OR_NOFOLLOW, %\flags
+	jz	slow
+	jmp	2f
+1:	test	$O_NOFOLLOW, %\flags
 	jz	scan
-	bts	$NO_LINK_BIT, %rax
+2:	bts	$NO_LINK_BIT, %rax
 	jmp	scan
 	.endm
 
