@@ -9,8 +9,11 @@
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
+#include <ucontext.h>
 #include <unistd.h>
 #include "loader.h"
 #include "tap.h"
@@ -201,6 +204,47 @@ static void sent_inside(void)
 	CHECK_EQ(delivered, 5, "sent_inside_delivered");
 }
 
+static volatile sig_atomic_t at_enclu;
+
+/* Returns to where it came from, from then on with SIGILL blocked. */
+static void blocks_ill(int sig, siginfo_t *info, void *context)
+{
+	ucontext_t *u = context;
+	const uint8_t *rip = (const uint8_t *)u->uc_mcontext.gregs[REG_RIP];
+
+	(void)sig;
+	(void)info;
+	if (at_enclu || memcmp(rip, "\x0f\x01\xd7", 3))
+		return;
+	at_enclu = 1;
+	sigaddset(&u->uc_sigmask, SIGILL);
+}
+
+/* A handler's return to the AEP with SIGILL blocked; by the vDSO's, or one's own. */
+static void blocked_at_the_aep(bool raw, void (*action)(int), const char *name)
+{
+	struct itimerval each_ms = {{0, 1000}, {0, 1000}}, off = {0};
+	struct sigaction act = {.sa_sigaction = blocks_ill, .sa_flags = SA_SIGINFO | SA_RESTART};
+	struct call c = {.op = OP_SUM, .a = 1, .b = 1000000};
+	bool ok = true;
+	sigset_t now, ill;
+
+	sigemptyset(&ill);
+	sigaddset(&ill, SIGILL);
+	signal(SIGILL, action);
+	sigaction(SIGALRM, &act, NULL);
+	at_enclu = 0;
+	setitimer(ITIMER_REAL, &each_ms, NULL);
+	while (ok && !at_enclu)
+		if (raw)
+			ok = encl_raw_enter(&c, e.base + e.tcs[0], EENTER) == 0;
+		else
+			ok = encl_op(&e, OP_SUM, 1, 1000000, 0, 0) == mix(1, 1000000);
+	setitimer(ITIMER_REAL, &off, NULL);
+	pthread_sigmask(SIG_UNBLOCK, &ill, &now);
+	check(ok && sigismember(&now, SIGILL), name, "%s", ok ? "no more blocked" : "wrong");
+}
+
 /* SA_RESETHAND would show a signal that was swallowed on the way. */
 static void once_only(void)
 {
@@ -250,5 +294,10 @@ int main(void)
 	sent_inside();
 	once_only();
 	altstack();
+	blocked_at_the_aep(false, SIG_DFL, "aep_default");
+	blocked_at_the_aep(false, SIG_IGN, "aep_ignored");
+	blocked_at_the_aep(false, handler, "aep_handled");
+	blocked_at_the_aep(true, SIG_DFL, "raw_aep_default");
+	blocked_at_the_aep(true, handler, "raw_aep_handled");
 	return tap_failed;
 }

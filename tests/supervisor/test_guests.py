@@ -25,7 +25,7 @@ Guest = Callable[[str], Path]
 _GUESTS = {
     "threads": ((), 12),
     "signals": (("200",), 11),
-    "masks": ((), 26),
+    "masks": ((), 31),
     "handlers": ((), 10),
     "dispatch": ((), 1),
     "undumpable": ((), 11),

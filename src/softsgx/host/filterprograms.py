@@ -287,9 +287,8 @@ def fd_program(fd: int) -> bytes:
 
 
 def masks_program() -> bytes:
-    """What can make a thread block a signal: SIG_BLOCK, SIG_SETMASK, the way out of a handler."""
+    """What can make a thread block a signal, but for the way out of a handler."""
     p = _by_x86_64()
-    p.op(_JEQ, nr.NR_rt_sigreturn, "trace")
     p.op(_JEQ, nr.NR_rt_sigprocmask, "", "allow")
     p.op(_LD, _arg(0))
     p.op(_JEQ, 1, "allow")  # SIG_UNBLOCK
@@ -326,7 +325,8 @@ def _less(p: _Program, slot: int, bound: int, target: str) -> None:
 def range_program(start: int, end: int, stub: int) -> bytes:
     """Calls that concern [start, end): memory calls that overlap it, and any call made inside.
 
-    And what is done to the signals of exceptions, since a forced one changes it; what takes
+    And what is done to the signals of exceptions, the way out of a handler among it, since a forced
+    one changes it; what takes
     addresses in a structure; and every call by another numbering than this one, whose
     arguments nobody here reads: 32-bit calls (`int 0x80`) and x32's.
     A system call instruction inside an enclave is #UD. ``stub`` is the address
@@ -349,7 +349,7 @@ def range_program(start: int, end: int, stub: int) -> bytes:
         elif not row.of_kind("pid", "pidfd") and n != nr.NR_shmat:
             wanted[n] = "trace"
     wanted |= {nr.NR_mremap: "mremap", nr.NR_mmap: "mmap", nr.NR_rt_sigaction: "sigaction"}
-    wanted[nr.NR_ioctl] = "ioctl"
+    wanted |= {nr.NR_ioctl: "ioctl", nr.NR_rt_sigreturn: "trace"}
     p.op(_LD, _ARCH)
     p.op(_JEQ, X86_64, "place")
     p.op(_RET, TRACE)

@@ -7,9 +7,12 @@ that, what can block signals stops.
 
 from __future__ import annotations
 
+import struct
 from errno import EFAULT
 
+from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.supervisor.state.dispositions import FORCED, FORCED_MASK, SIGACTION_BYTES
+from softsgx.supervisor.state.odd import odd
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.remote import Remote
@@ -25,6 +28,10 @@ __all__ = ["sigaction", "sigprocmask", "sigreturn"]
 _HANDLER_BYTES = 8
 _BELOW = 512  # the stack pointer: beyond the red zone nobody keeps anything
 _ALL = (1 << 64) - 1
+_ILL = 1 << 3
+# struct ucontext, at RSP (Linux arch/x86/kernel/signal_64.c, restore_sigcontext()).
+_FRAME_SP, _FRAME_IP, _MASK, _FRAME_BYTES = 160, 168, 296, 304
+_WORD = struct.Struct("<Q")
 
 
 def sigaction(run: Run, tracee: Tracee) -> Any:
@@ -74,7 +81,16 @@ def sigprocmask(run: Run, tracee: Tracee) -> Any:
             slot.hide()
 
 
-def sigreturn(run: Run, tracee: Tracee) -> Any:  # noqa: ARG001
-    """The mask becomes what the handler's frame says."""
+def sigreturn(run: Run, tracee: Tracee) -> None:
+    """The mask becomes what the handler's frame says.
+
+    If that blocks SIGILL and an ENCLU is next, whose forced signal unblocks it, that is kept in mind.
+    """
     if tracee.slot is not None:
         tracee.slot.hide()
+    frame = tracee.read(run.view[RSP], _FRAME_BYTES)
+    if len(frame) < _FRAME_BYTES:
+        return
+    (sp,), (ip,), (mask,) = (_WORD.unpack_from(frame, at) for at in (_FRAME_SP, _FRAME_IP, _MASK))
+    if mask & _ILL and enclu_prefixes(tracee.read(ip, MAX_BYTES)) >= 0:
+        odd(tracee).returns = ip, sp

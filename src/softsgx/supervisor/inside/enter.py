@@ -42,7 +42,7 @@ from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
 from softsgx.supervisor.stopped.resume import cont_changed, out_of_ours
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import CS, EFLAGS, ORIG_RAX, RAX, RBX, RCX, RIP, SS
+from softsgx.uapi.regs import CS, EFLAGS, ORIG_RAX, RAX, RBX, RCX, RIP, RSP, SS
 
 __all__ = ["quick", "signal", "syscall_inside", "vdso_enclu"]
 
@@ -144,6 +144,8 @@ def _signal(run: Run, tracee: Tracee, number: int) -> None:
             if prefixes >= 0:
                 if SIGILL in tracee.signals.actions:
                     masks.lost(tracee, SIGILL)
+                if tracee.odd is not None:
+                    masks.returned(tracee, rip, view[RSP])
                 _enclu(run, tracee, True, prefixes)
                 return
     if not inside:

@@ -29,8 +29,9 @@ from softsgx.supervisor.stopped.remote import Remote, calls, scratch
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX
 
-__all__ = ["arrived", "blocks", "entered", "fatal", "force", "left", "lost", "settle"]
+__all__ = ["arrived", "blocks", "entered", "fatal", "force", "left", "lost", "returned", "settle"]
 
+_SIGILL = 4
 _SENT = (5, 6)  # SIGTRAP of a perf event is sent, not forced (Linux send_sig_perf())
 
 
@@ -139,3 +140,14 @@ def lost(tracee: Tracee, number: int) -> None:
     """At the forced signal of an ENCLU outside: what it took from the program is given back."""
     if was_reset(tracee, number):
         odd(tracee).reset = number
+
+
+def returned(tracee: Tracee, rip: int, rsp: int) -> None:
+    """At the forced SIGILL of an ENCLU: whether a handler returned to it with SIGILL blocked.
+
+    Nothing else tells of that where the signal's action is the default one, or to be ignored.
+    """
+    it: Odd = tracee.odd
+    if it.returns == (rip, rsp):
+        ptrace.set_sigmask(tracee.tid, ptrace.get_sigmask(tracee.tid) | 1 << _SIGILL - 1)
+    it.returns = (0, 0)
