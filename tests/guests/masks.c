@@ -223,7 +223,7 @@ static void blocks_ill(int sig, siginfo_t *info, void *context)
 /* A handler's return to the AEP with SIGILL blocked; by the vDSO's, or one's own. */
 static void blocked_at_the_aep(bool raw, void (*action)(int), const char *name)
 {
-	struct itimerval each_ms = {{0, 1000}, {0, 1000}}, off = {0};
+	struct itimerval soon = {.it_value = {0, 1000}}, off = {0};
 	struct sigaction act = {.sa_sigaction = blocks_ill, .sa_flags = SA_SIGINFO | SA_RESTART};
 	struct call c = {.op = OP_SUM, .a = 1, .b = 1000000};
 	bool ok = true;
@@ -234,12 +234,13 @@ static void blocked_at_the_aep(bool raw, void (*action)(int), const char *name)
 	signal(SIGILL, action);
 	sigaction(SIGALRM, &act, NULL);
 	at_enclu = 0;
-	setitimer(ITIMER_REAL, &each_ms, NULL);
-	while (ok && !at_enclu)
+	while (ok && !at_enclu) {
+		setitimer(ITIMER_REAL, &soon, NULL);
 		if (raw)
 			ok = encl_raw_enter(&c, e.base + e.tcs[0], EENTER) == 0;
 		else
 			ok = encl_op(&e, OP_SUM, 1, 1000000, 0, 0) == mix(1, 1000000);
+	}
 	setitimer(ITIMER_REAL, &off, NULL);
 	pthread_sigmask(SIG_UNBLOCK, &ill, &now);
 	check(ok && sigismember(&now, SIGILL), name, "%s", ok ? "no more blocked" : "wrong");

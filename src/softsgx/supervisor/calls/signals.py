@@ -84,7 +84,7 @@ def sigprocmask(run: Run, tracee: Tracee) -> Any:
 def sigreturn(run: Run, tracee: Tracee) -> None:
     """The mask becomes what the handler's frame says.
 
-    If that blocks SIGILL and an ENCLU is next, whose forced signal unblocks it, that is kept in mind.
+    If that blocks SIGILL and an ENCLU is next, whose forced signal unblocks it, that is kept.
     """
     if tracee.slot is not None:
         tracee.slot.hide()
