@@ -223,9 +223,9 @@ static void blocks_ill(int sig, siginfo_t *info, void *context)
 /* A handler's return to the AEP with SIGILL blocked; by the vDSO's, or one's own. */
 static void blocked_at_the_aep(bool raw, void (*action)(int), const char *name)
 {
-	struct itimerval soon = {.it_value = {0, 1000}}, off = {0};
+	struct itimerval soon = {0}, off = {0};
 	struct sigaction act = {.sa_sigaction = blocks_ill, .sa_flags = SA_SIGINFO | SA_RESTART};
-	struct call c = {.op = OP_SUM, .a = 1, .b = 1000000};
+	struct call c = {.op = OP_SUM, .a = 1, .b = 10000000};
 	bool ok = true;
 	sigset_t now, ill;
 
@@ -235,11 +235,12 @@ static void blocked_at_the_aep(bool raw, void (*action)(int), const char *name)
 	sigaction(SIGALRM, &act, NULL);
 	at_enclu = 0;
 	while (ok && !at_enclu) {
+		soon.it_value.tv_usec = (soon.it_value.tv_usec + 2000) % 500000; /* an entry may take long */
 		setitimer(ITIMER_REAL, &soon, NULL);
 		if (raw)
 			ok = encl_raw_enter(&c, e.base + e.tcs[0], EENTER) == 0;
 		else
-			ok = encl_op(&e, OP_SUM, 1, 1000000, 0, 0) == mix(1, 1000000);
+			ok = encl_op(&e, OP_SUM, 1, 10000000, 0, 0) == mix(1, 10000000);
 	}
 	setitimer(ITIMER_REAL, &off, NULL);
 	pthread_sigmask(SIG_UNBLOCK, &ill, &now);

@@ -27,6 +27,7 @@ _GUESTS = {
     "signals": (("200",), 11),
     "masks": ((), 31),
     "handlers": ((), 10),
+    "movedvdso": ((), 6),
     "dispatch": ((), 1),
     "undumpable": ((), 11),
     "opens": ((), 30),

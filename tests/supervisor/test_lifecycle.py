@@ -369,3 +369,19 @@ def test_ignored_signals_are_those_that_the_caller_ignores() -> None:
         for prefix in ([], RUN)
     ]  # fmt: skip
     assert shown[0] == shown[1]
+
+
+def test_a_vdso_that_nothing_can_be_executed_of_is_told() -> None:
+    script = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.getauxval.restype = ctypes.c_ulong
+at = libc.getauxval(33)  # AT_SYSINFO_EHDR
+libc.mprotect(ctypes.c_void_p(at), 4096, 0)
+open("/dev/sgx_enclave", "r+b", 0)
+"""
+    command = [*RUN, sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cannot execute its vDSO" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

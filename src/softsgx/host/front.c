@@ -130,11 +130,44 @@ static void path_of(char *to, const char *folder, int number, const char *name)
 	while (*name++);
 }
 
+/* A thread's state, and the CPU time that it has used; 0 if it is gone. */
+static char state_of(int process, int tid, uint64_t *used)
+{
+	char path[96], text[512];
+	int at, spaces = 0;
+	uint64_t time = 0, sum = 0;
+
+	path_of(path, "/proc/", process, "/task/");
+	for (at = 0; path[at]; at++)
+		;
+	path_of(path + at, "", tid, "/stat");
+	long fd = CALL(open, path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+	long n = fd < 0 ? 0 : CALL(read, fd, text, sizeof text - 1, 0, 0);
+
+	if (fd >= 0)
+		CALL(close, fd, 0, 0, 0, 0);
+	if (n <= 0)
+		return 0;
+	for (at = (int)n; at > 0 && text[at] != ')'; at--)
+		;
+	/* Behind the name: a space and the state, then utime and stime as words 12 and 13. */
+	for (int i = at + 1; i < n && spaces < 14; i++)
+		if (text[i] == ' ') {
+			sum += time;
+			time = 0;
+			spaces++;
+		} else if (spaces == 12 || spaces == 13) {
+			time = 10 * time + (uint64_t)(text[i] - '0');
+		}
+	*used = sum;
+	return text[at + 2];
+}
+
 /* Whether a thread of the program, or what was that, is where the tracer alone lets it go on. */
 static bool held(int program)
 {
-	char folder[48], path[96], text[256];
-	uint64_t entries[64];
+	char folder[48];
+	uint64_t entries[64], unused;
 	bool found = false;
 	long bytes;
 
@@ -153,17 +186,7 @@ static bool held(int program)
 			at += length;
 			if (!tid)
 				continue;
-			path_of(path, folder, tid, "/stat");
-			long stat = CALL(open, path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
-			long n = stat < 0 ? 0 : CALL(read, stat, text, sizeof text, 0, 0);
-
-			if (stat >= 0)
-				CALL(close, stat, 0, 0, 0, 0);
-			while (--n > 0)
-				if (text[n] == ')') {
-					found = text[n + 2] == 't';
-					break;
-				}
+			found = state_of(program, tid, &unused) == 't';
 		}
 	}
 	CALL(close, fd, 0, 0, 0, 0);
@@ -184,22 +207,30 @@ static uint64_t beat_of(const struct front *f, const struct block *b)
 /*
  * A tracer that takes no stop any more (a fault of ours) keeps signals from the program. Seconds after
  * one that ends programs it is ended, and what it traces with it. It is none while it waits for a
- * stop: then no thread stands in one, but for who is stopped by a signal, as we are then.
+ * stop: then it uses no time, and no thread stands in one, but for who is stopped by a signal, as we
+ * are then.
  */
 #define PATIENCE 5
+#define AT_REST 3
 
 struct watch {
-	int left, number; /* seconds; 0: nothing is watched */
-	uint64_t beat;
+	int left, number, rested; /* seconds; left 0: nothing is watched */
+	uint64_t beat, used;
 };
 
 static void watch(const struct front *f, const struct block *b, struct watch *w, int program)
 {
-	uint64_t beat = beat_of(f, b);
+	uint64_t beat = beat_of(f, b), used = 0;
+	bool rests = state_of(f->tracer, f->tracer, &used) == 'S' && used == w->used;
 
-	if (program && !held(program)) {
-		w->left = 0;
-	} else if (beat == ~0ull || beat != w->beat) {
+	w->used = used;
+	if (beat == w->beat && program && rests && !held(program)) {
+		if (++w->rested == AT_REST)
+			w->left = 0;
+		return;
+	}
+	w->rested = 0;
+	if (beat == ~0ull || beat != w->beat) {
 		w->beat = beat;
 		w->left = PATIENCE;
 	} else if (--w->left == 0) {
@@ -215,7 +246,7 @@ _Noreturn static void front(struct block *b, long tracer)
 	struct front f;
 	int early[MOST_SIGNALS], n_early = 0, program = 0, status = -1, how;
 	struct timespec second = {1, 0};
-	struct watch w = {0, 0, 0};
+	struct watch w = {0, 0, 0, 0, 0};
 	uint64_t all = ALL;
 	bool gone = false;
 	siginfo_t info;
@@ -271,6 +302,7 @@ _Noreturn static void front(struct block *b, long tracer)
 			w.number = (int)number;
 			w.beat = beat_of(&f, b);
 			w.left = PATIENCE;
+			w.rested = 0;
 		}
 		if (KEPT & BIT(number) || (info.si_code == SI_KERNEL && !gone))
 			continue; /* the terminal has told the program as well */

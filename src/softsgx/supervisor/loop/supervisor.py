@@ -9,7 +9,7 @@ from __future__ import annotations
 from errno import EINTR, ENOSYS
 
 from softsgx.errors import UsageError
-from softsgx.host import bpf, ptrace, signals
+from softsgx.host import bpf, ptrace, signals, vdso
 from softsgx.host.origin import Origin
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.supervisor.calls import early, pathcalls, paths
@@ -146,6 +146,8 @@ class Supervisor:
 
             verify(run, tracee)
         if event == 0:
+            if number == signals.SIGSEGV and tracee.space.image and self._strayed(tracee):
+                return
             if pathcalls.at_signal(run, tracee, number):
                 return
             if number in (signals.SIGILL, signals.SIGTRAP, signals.SIGSEGV) or tracee.thread:
@@ -192,9 +194,23 @@ class Supervisor:
         else:
             cont(run, tracee)
 
+    def _strayed(self, tracee: Tracee) -> bool:
+        """Whether it ran where our vDSO was before the program moved it."""
+        at = ptrace.fault_address(tracee.tid) - tracee.space.image
+        if not 0 <= at < vdso.load_image().whole:
+            return False
+        from softsgx.supervisor.stopped.strays import strayed
+
+        return strayed(self.state, tracee)
+
     def system_call(self, tracee: Tracee) -> None:
         """A system call at its seccomp stop, with its registers loaded."""
         run = self.state
+        if not (run.view[RIP] - tracee.space.aep) & 0xFFF and tracee.space.image:
+            from softsgx.supervisor.stopped.strays import entered_elsewhere
+
+            if entered_elsewhere(run, tracee):
+                return
         if run.opened and self._inside is None:
             self._enclaves()
         if run.filtered and self._asked_by_program(tracee):

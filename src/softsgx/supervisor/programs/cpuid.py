@@ -7,7 +7,7 @@ from softsgx.supervisor.programs.answers import answered
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.forced import put_back
-from softsgx.supervisor.stopped.remote import Remote
+from softsgx.supervisor.stopped.remote import Remote, ensure
 from softsgx.supervisor.stopped.resume import cont_changed
 from softsgx.supervisor.stopped.waits import single_step
 from softsgx.uapi import syscalls as nr
@@ -57,6 +57,7 @@ def _execute(run: Run, tracee: Tracee, leaf: int, subleaf: int) -> tuple[int, in
     img = vdso.load_image()
     work = run.spare_regs
     view = work.view
+    ensure(tracee, run.regs)
     if not space.native_cpuid:
         with Remote(tracee, space.image + img.syscall, run.regs) as call:
             call(nr.NR_arch_prctl, _ARCH_SET_CPUID, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from softsgx.host import ptrace, vdso
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.remote import Remote, scratch
+from softsgx.supervisor.stopped.remote import Remote, ensure, scratch
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX
 
@@ -48,6 +48,7 @@ def put_back(run: Run, tracee: Tracee, number: int) -> None:
         return
     space, action = tracee.space, tracee.signals.actions[number]
     run.view[ORIG_RAX] = (1 << 64) - 1
+    ensure(tracee, run.regs)
     with Remote(tracee, space.image + vdso.load_image().syscall, run.regs) as call:
         where = scratch(space)
         space.poke(where, action)

@@ -11,7 +11,7 @@ from softsgx.host.signals import SIGTRAP
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.remote import Remote
+from softsgx.supervisor.stopped.remote import Remote, ensure
 from softsgx.supervisor.stopped.restart import prepare
 from softsgx.supervisor.stopped.resume import cont
 from softsgx.supervisor.stopped.waits import wait_stop
@@ -69,6 +69,7 @@ def at_stop(run: Run, tracee: Tracee, do: Callable[[Remote], None], *, interrupt
     regs.load(tracee.tid)
     if interrupted:
         prepare(tracee.tid, regs)
+    ensure(tracee, regs)
     insn = tracee.space.image + vdso.load_image().syscall
     with Remote(tracee, insn, regs, run) as other:
         do(other)

@@ -13,6 +13,7 @@ import os
 import struct
 from errno import EMFILE, ENOMEM, EPERM
 
+from softsgx.errors import InternalError, UsageError
 from softsgx.host import notify, ptrace, vdso
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar
 
 
-__all__ = ["Remote", "calls", "cancel", "rows_of", "run_rows", "scratch", "signed"]
+__all__ = [
+    "Remote", "calls", "cancel", "ensure", "is_there", "rows_of", "run_rows", "scratch", "signed",
+]  # fmt: skip
 
+_READ_EXEC, _PRIVATE_ANONYMOUS = 5, 0x22
 _SCRATCH = 0x400  # in the page of slots behind our vDSO
 _O_RDWR, _O_CLOEXEC = 0o2, 0o2000000
 
@@ -268,12 +272,20 @@ class Remote:
 
     @staticmethod
     def step(tid: int) -> None:
-        """To the next system call stop; a seccomp stop on the way is ours and passes."""
+        """To the next system call stop; a seccomp stop on the way is ours and passes.
+
+        Raises UsageError where the thread may not execute what is ours.
+        """
         while True:
             ptrace.syscall_step(tid)
             status = wait_stop(tid)
             if status >> 8 == 0x85:
                 return
+            if status >> 8 in _FAULTS and ptrace.si_code(tid) > 0:
+                raise UsageError(
+                    f"thread {tid} cannot execute its vDSO any more, which softsgx needs: the"
+                    " program has changed what is there, or its protection"
+                )
             passes(tid, status)
 
 
@@ -292,10 +304,37 @@ def cancel(run: Run, tracee: Tracee) -> None:
     Remote.step(tracee.tid)
 
 
+def is_there(space: AddressSpace) -> bool:
+    """Whether our vDSO is where it was put: a program may unmap or move it."""
+    return space.peek(space.image + vdso.load_image().syscall, 2) == b"\x0f\x05"
+
+
+def ensure(tracee: Tracee, regs: Any) -> None:
+    """Where a thread can make remote calls: our vDSO is in its process.
+
+    regs: its registers. Raises InternalError where it has no system call instruction.
+    """
+    space = tracee.space
+    if is_there(space):
+        return
+    from softsgx.supervisor.stopped import image
+
+    base = image.found(space)
+    if not base:
+        whole = vdso.load_image().whole
+        with Remote(tracee, image.instruction(space, regs.view[RIP]), regs) as call:
+            base = call(NR_mmap, 0, whole, _READ_EXEC, _PRIVATE_ANONYMOUS, -1, 0)
+        if base <= 0:
+            raise InternalError("no memory for our vDSO, which the program has unmapped")
+        image.write(space, base)
+    image.put_at(space, base)
+
+
 def calls(run: Run, tracee: Tracee) -> Remote:
     """Remote calls in a tracee whose registers are in the run's buffer."""
     if tracee.at_call:
         tracee.at_call = False
         cancel(run, tracee)
+    ensure(tracee, run.regs)
     insn = tracee.space.image + vdso.load_image().syscall
     return Remote(tracee, insn, run.regs, run)
