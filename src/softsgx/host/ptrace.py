@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EVENT_CLONE", "EVENT_EXEC", "EVENT_EXIT", "EVENT_FORK", "EVENT_SECCOMP", "EVENT_STOP",
     "EVENT_VFORK", "EVENT_VFORK_DONE", "Registers", "compiled", "cont", "cpuid_faulting",
-    "cpuid_function", "dispatch_of", "event_message", "fault_address", "get_siginfo", "get_sigmask",
+    "cpuid_function", "dispatch_of", "event_message", "get_siginfo", "get_sigmask",
     "get_xstate", "has_thread_area", "interrupt", "ioctl", "is_thread_of", "listen", "memfd_secret",
     "peek_debug", "poke_debug", "prctl", "punch_hole", "read_memory", "seccomp_filter",
     "seccomp_listener", "seize", "set_dispatch", "set_siginfo", "set_sigmask", "set_thread_area",
@@ -245,11 +245,6 @@ def ioctl(fd: int, request: int, argument: bytes) -> bytes:
     if _syscall(nr.NR_ioctl, fd, request, ctypes.byref(_siginfo)) < 0:
         raise _fail("ioctl", fd)
     return _siginfo.raw[: len(argument)]
-
-
-def fault_address(tid: int) -> int:
-    """Of what address the signal is that a stopped thread stopped for, if it is of a fault."""
-    return int.from_bytes(get_siginfo(tid)[16:24], "little")
 
 
 def set_siginfo(tid: int, info: bytes) -> None:

@@ -196,7 +196,7 @@ class Supervisor:
 
     def _strayed(self, tracee: Tracee) -> bool:
         """Whether it ran where our vDSO was before the program moved it."""
-        at = ptrace.fault_address(tracee.tid) - tracee.space.image
+        at = int.from_bytes(ptrace.get_siginfo(tracee.tid)[16:24], "little") - tracee.space.image
         if not 0 <= at < vdso.load_image().whole:
             return False
         from softsgx.supervisor.stopped.strays import strayed
