@@ -299,6 +299,14 @@ def test_damage_is_an_unsupported_error(data: st.DataObject) -> None:
     vdso.slots(bytes(contents[:cut]), 1 << 46, 1 << 45)  # never raises
 
 
+@pytest.mark.parametrize("vaddr", [1 << 62, (1 << 63) - 1, (1 << 64) - 1])
+def test_a_function_that_lies_before_the_vdso_is_served_by_ours(vaddr: int) -> None:
+    contents = bytearray(vdso.load_image().contents)
+    struct.pack_into("<Q", contents, 0x40 + 16, vaddr)  # the first program header's p_vaddr
+    struct.pack_into("<I", contents, 0x40 + 56, 0)  # no PT_DYNAMIC: the sections' symbols
+    assert vdso.slots(bytes(contents), 1 << 46, 1 << 45) == vdso.slots(b"", 1 << 46, 1 << 45)
+
+
 def test_slots_are_real_addresses_or_our_own(image: vdso.Image, tmp_path: Path) -> None:
     other = _linked(tmp_path)  # has time and getcpu only
     expected = _dynamic_symbols(other)

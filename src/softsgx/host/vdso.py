@@ -266,7 +266,7 @@ def _slots_of(real_vdso: bytes) -> list[tuple[bool, int]]:
     for at in range(image.data_offset, max(names) + 8, 8):
         name = names[at]
         target = real.get("__vdso_" + name, len(real_vdso))
-        theirs = target < len(real_vdso)
+        theirs = 0 <= target < len(real_vdso)
         found.append((theirs, target if theirs else image.symbols[_FALLBACK + name]))
     _slots = (real_vdso, found)
     return found
