@@ -18,9 +18,9 @@ import sys
 from typing import Any
 
 from softsgx.host import accepts, procmaps, ptrace, series, vdso
-from softsgx.supervisor.inside import accepts as inside
 from softsgx.supervisor.loop.supervisor import Supervisor
 from softsgx.supervisor.state.options import Options
+from softsgx.supervisor.stopped.ahead import Ahead
 from softsgx.uapi.regs import RIP
 
 
@@ -103,7 +103,7 @@ def main() -> None:
     block: type[accepts.Block] = accepts.Block
     if argv[0] == "--step":
         argv.pop(0)
-        block, inside._WORTH = Stepped, 1
+        block, Ahead.worth = Stepped, 1
     taken = accepted = 0
 
     class Block(series.Block):

@@ -17,9 +17,6 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/user.h>
-#include "await.h"
-
-#define EXPORT __attribute__((visibility("default")))
 
 /*
  * The block: words of 64 bits, by these names (host/accepts.py reads them here).
@@ -38,11 +35,7 @@
 	F(fresh) F(flags) F(keeps) F(changes) F(prot) F(batch) F(carried) F(stop) F(frame) F(frame_at) F(most) \
 	F(poll_ns) F(regs_at) F(done) F(got) F(status)
 
-struct block {
-#define F(name) uint64_t name;
-	WORDS
-#undef F
-};
+#include "await.h"
 
 #define F(name) #name " "
 EXPORT const char softsgx_accepts_words[] = WORDS;
@@ -58,8 +51,6 @@ EXPORT const char softsgx_accepts_words[] = WORDS;
 struct frame {
 	uint64_t row[8], regs[21], spare, underway;
 };
-
-enum taken { OTHER, TAKEN, LOST };
 
 static bool is_zero(const uint64_t *page)
 {
@@ -132,20 +123,5 @@ static enum taken take(struct block *b)
 EXPORT void softsgx_accepts(struct block *b)
 {
 	b->done = b->got = b->status = 0;
-	while (b->done < b->most) {
-		int status = 0;
-		pid_t tid = wait_any(&b->poll_ns, &status);
-		enum taken taken = OTHER;
-
-		if (tid <= 0)
-			return; /* a signal for Python, or nobody is left: its own wait says */
-		if ((uint64_t)tid == b->tid && status == SIGILL_STOP)
-			taken = take(b);
-		if (taken == OTHER) {
-			b->got = (uint64_t)tid;
-			b->status = (uint64_t)(uint32_t)status;
-		}
-		if (taken != TAKEN)
-			return;
-	}
+	answer(b, SIGILL_STOP, take);
 }

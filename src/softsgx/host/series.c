@@ -24,10 +24,7 @@
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <unistd.h>
-#include "await.h"
 #include "copyin.h"
-
-#define EXPORT __attribute__((visibility("default")))
 
 /*
  * The block: words of 64 bits, by these names (host/series.py reads them here).
@@ -47,11 +44,7 @@
 	F(secinfo) F(source) F(step) F(secinfo_at) F(vma_at) F(patched) F(n_patched) F(maps) \
 	F(memory) F(copier) F(most) F(poll_ns) F(together) F(cpu) F(done) F(got) F(status)
 
-struct block {
-#define F(name) uint64_t name;
-	WORDS
-#undef F
-};
+#include "await.h"
 
 #define F(name) #name " "
 EXPORT const char softsgx_series_words[] = WORDS;
@@ -85,8 +78,6 @@ struct page {
 	struct secinfo secinfo;
 	uint64_t data[PAGE / 8];
 };
-
-enum taken { OTHER, TAKEN, LOST };
 
 static bool is_patched(const struct block *b, uint64_t start, uint64_t length)
 {
@@ -278,20 +269,5 @@ EXPORT void softsgx_series(struct block *b)
 	b->done = b->got = b->status = 0;
 	if (b->together && !b->cpu)
 		stay(b);
-	while (b->done < b->most) {
-		int status = 0;
-		pid_t tid = wait_any(&b->poll_ns, &status);
-		enum taken taken = OTHER;
-
-		if (tid <= 0)
-			return; /* a signal for Python, or nobody is left: its own wait says */
-		if ((uint64_t)tid == b->tid && status == SECCOMP_STOP)
-			taken = take(b);
-		if (taken == OTHER) {
-			b->got = (uint64_t)tid;
-			b->status = (uint64_t)(uint32_t)status;
-		}
-		if (taken != TAKEN)
-			return;
-	}
+	answer(b, SECCOMP_STOP, take);
 }

@@ -63,9 +63,13 @@ from softsgx.uapi.regs import (
     Regs,
 )
 
-__all__ = ["INIT_XSTATE", "Thread", "aex", "canonical", "edeccssa", "eenter", "eexit", "eresume"]
+__all__ = [
+    "ENCLU_LENGTH", "INIT_XSTATE", "STATUS_FLAGS", "Thread", "aex", "canonical", "edeccssa",
+    "eenter", "eexit", "eresume",
+]  # fmt: skip
 
 ENCLU_LENGTH = 3
+STATUS_FLAGS = 0x8D5  # CF PF AF ZF SF OF
 _GPRS = (RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15)
 _U64 = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
@@ -78,7 +82,7 @@ _EXITINFO = GPRSGX.offset("exitinfo")
 _AEXNOTIFY = GPRSGX.offset("aexnotify")
 _FSBASE = GPRSGX.offset("fsbase")
 _TF = 1 << 8
-_RESET_FLAGS = 0x8D5 | 1 << 16  # CF PF AF ZF SF OF, RF (SDM, Table "GPR, x87 Synthetic States")
+_RESET_FLAGS = STATUS_FLAGS | 1 << 16  # and RF (SDM, Table "GPR, x87 Synthetic States")
 _RESTORED_FLAGS = 0x254CD5  # CF PF AF ZF SF DF OF NT RF AC ID (SDM, ERESUME)
 # SDM, Table "Exception Vectors": those for which EXITINFO.VALID is set whatever MISCSELECT says.
 _REPORTED = {VECTOR_DE, VECTOR_DB, VECTOR_BP, 5, VECTOR_UD, VECTOR_MF, VECTOR_AC, VECTOR_XM}

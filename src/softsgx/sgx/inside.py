@@ -13,14 +13,13 @@ from typing import Any
 from softsgx.law.rule import FAULT, At, Request, Stop
 from softsgx.sdm import leaves as sdm
 from softsgx.sdm.structs import KEYREQUEST, SECINFO, TARGETINFO, TCS
-from softsgx.sgx.enclu import ENCLU_LENGTH, Thread
+from softsgx.sgx.enclu import ENCLU_LENGTH, STATUS_FLAGS, Thread
 from softsgx.sgx.pagerules import GP, PF
 from softsgx.uapi.regs import EFLAGS, RAX, RBX, RCX, RDX, RIP, Regs
 
 __all__ = ["LEAVES", "run_leaf"]
 
 _ZF = 1 << 6
-_STATUS = 0x8D5  # CF PF AF ZF SF OF
 _SECINFO_FLAGS = 0x3F | sdm.SECINFO_PT_MASK
 
 
@@ -216,6 +215,6 @@ def run_leaf(thread: Thread, law: Any, run: Any, regs: Regs) -> tuple[int, int]:
         return fault.answer, -1
     if leaf not in _NO_CODE:
         regs[RAX] = code
-        regs[EFLAGS] = regs[EFLAGS] & ~_STATUS | (_ZF if code else 0)
+        regs[EFLAGS] = regs[EFLAGS] & ~STATUS_FLAGS | (_ZF if code else 0)
     regs[RIP] += ENCLU_LENGTH
     return 0, work.changed

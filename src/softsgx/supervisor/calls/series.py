@@ -20,7 +20,7 @@ from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.patched import ranges
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped import waits
+from softsgx.supervisor.stopped.ahead import Ahead
 from softsgx.supervisor.stopped.filters import install
 from softsgx.supervisor.stopped.remote import calls, cancel
 from softsgx.uapi import sgx as uapi
@@ -36,8 +36,6 @@ _FIRST, _MOST = 8 * PAGE_SIZE, 1 << 20
 _MOST_CALLS = 4
 # What tells where a thread may run, and changes it.
 _OF_PLACES = (nr.NR_sched_setaffinity, nr.NR_sched_getaffinity)
-_WORTH = 4
-_MOST_SKIPPED = 64
 
 
 def added(run: Run, tracee: Tracee, process: HostProcess, file: EnclaveFile) -> bool:
@@ -51,7 +49,7 @@ def added(run: Run, tracee: Tracee, process: HostProcess, file: EnclaveFile) -> 
     if run.series is None:
         run.series = Series(run)
     run.series.added(tracee, process, file, params)
-    if not run.series.armed or process.bound or len(run.series.cpus) < 2:
+    if run.ahead is not run.series or process.bound or len(run.series.cpus) < 2:
         return False
     # From now on the thread is bound for moments, which nobody is to see.
     cancel(run, tracee)
@@ -60,30 +58,16 @@ def added(run: Run, tracee: Tracee, process: HostProcess, file: EnclaveFile) -> 
     return True
 
 
-def _possible(run: Run) -> bool:
-    """Whether nobody wants to hear of each call."""
-    options = run.options
-    asked = (run.record, run.faults, run.lsm, run.debugger)
-    usual = all(who is None for who in asked) and not options.verify and not options.abort_page
-    return usual and not run.filtered and series.available()
+class Series(Ahead):
+    """Pages that are expected. cpus: where we may run when the thread does not share our place."""
 
-
-class Series:
-    """What is expected to go on. ``armed``: whether the next wait is `wait`. cpus: where we may run
-    when the thread does not share our place.
-    """
+    _found: Foreseen | None
 
     def __init__(self, run: Run) -> None:
-        self._run = run
-        self._block = series.Block() if _possible(run) else None
-        self._foreseen: Foreseen | None = None
+        super().__init__(run, series, _FIRST)
         self._with: tuple[Any, ...] = ()
         self._fds = -1
-        self._last: tuple[Any, ...] = ()
         self._params: Any = None
-        self._most = _FIRST
-        self._taken = self._skip = self._pause = 0
-        self.armed = False
         self.cpus: set[int] = set()
 
     def added(self, tracee: Tracee, process: HostProcess, file: EnclaveFile, params: Any) -> None:
@@ -99,12 +83,11 @@ class Series:
         if not alike or last != (tracee, file, params.offset - params.length):
             self._most = _FIRST
             return
-        if self._skip:
-            self._skip -= 1
+        if self._skipped():
             return
         thread = tracee.thread
         inside = tracee.slot is not None or (thread is not None and thread.tcs is not None)
-        if not inside and _possible(self._run):
+        if not inside and self._possible():
             self._expect(tracee, process, file, params.src - before.src)
 
     def _expect(self, tracee: Tracee, process: HostProcess, file: EnclaveFile, step: int) -> None:
@@ -153,35 +136,28 @@ class Series:
         ):  # fmt: skip
             block[name] = value
         block["cpu"], self.cpus = 0, os.sched_getaffinity(0)
-        self._taken = 0
-        self.armed = True
+        self._begin()
 
     def _foresee(self) -> Foreseen | None:
         process, file, secinfo, source = self._with
         params = self._params
         n = max(self._most // params.length, 1)
-        self._foreseen = foresee(self._run.device, process, file, params, secinfo, source, n)
-        return self._foreseen
+        self._found = foresee(self._run.device, process, file, params, secinfo, source, n)
+        return self._found
 
     def wait(self) -> tuple[int, int]:
         """The next event that is no page of the series, as `waits.wait_any` tells it."""
-        block = self._block
-        assert block is not None
-        got = status = 0
-        block["together"] = int(len(self.cpus) > 1 and self._with[0].bound)
-        while not waits.kept and self._foreseen is not None:
-            poll_ns = block["poll_ns"] = 0 if block["together"] else waits.poll_ns()
-            block.run()
-            waits.polled(block["done"], in_vain=poll_ns > 0 and not block["poll_ns"])
-            got, status = block["got"], block["status"]
-            if self._came(block["done"]):
-                break
-        self._end()
-        return (got, status) if got else waits.wait_any()
+        assert self._block is not None
+        self._block["together"] = int(len(self.cpus) > 1 and self._with[0].bound)
+        return super().wait()
+
+    def _poll_ns(self) -> int:
+        assert self._block is not None
+        return 0 if self._block["together"] else super()._poll_ns()
 
     def _came(self, n: int) -> bool:
         """The code has taken ``n`` pages: whether something else has happened."""
-        block, found, params = self._block, self._foreseen, self._params
+        block, found, params = self._block, self._found, self._params
         assert block is not None
         assert found is not None
         if n:
@@ -199,9 +175,8 @@ class Series:
         return False
 
     def _end(self) -> None:
-        self.armed, self._foreseen, self._with = False, None, ()
+        super()._end()
+        self._with = ()
         os.close(self._fds)
         if self._block is not None and self._block["cpu"]:
             os.sched_setaffinity(0, self.cpus)
-        self._pause = 0 if self._taken >= _WORTH else min(self._pause * 2 + 1, _MOST_SKIPPED)
-        self._skip = self._pause

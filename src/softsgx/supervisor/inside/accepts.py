@@ -14,12 +14,15 @@ from softsgx.device.accepted import Accepted, alike, foresee
 from softsgx.host import accepts, ptrace, vdso
 from softsgx.host.foreign import address_of
 from softsgx.host.signals import SIGTRAP
+from softsgx.sgx.enclu import STATUS_FLAGS
 from softsgx.supervisor.effects.mappings import allowed, native
 from softsgx.supervisor.inside import masks
 from softsgx.supervisor.inside.exceptions import flush
+from softsgx.supervisor.state.dispositions import FORCED
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import waits
+from softsgx.supervisor.stopped.ahead import Ahead
 from softsgx.supervisor.stopped.remote import cancel
 from softsgx.supervisor.stopped.resume import cont
 from softsgx.uapi.regs import EFLAGS, ORIG_RAX, RAX, RBX, RCX, RIP
@@ -28,11 +31,7 @@ __all__ = ["Accepts", "taken"]
 
 _PAGE, _ENCLU_BYTES, _SECINFO = 4096, 3, 64
 _FIRST, _MOST = 8, 256
-_WORTH = 4
-_MOST_SKIPPED = 64
 _U64, _OTHER_HALF = (1 << 64) - 1, 1 << 63
-_STATUS = 0x8D5  # CF PF AF ZF SF OF
-_SYNCHRONOUS = (4, 5, 7, 8, 11)  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV
 
 
 def taken(run: Run, tracee: Tracee, leaf: int) -> None:
@@ -42,27 +41,16 @@ def taken(run: Run, tracee: Tracee, leaf: int) -> None:
     run.accepts.taken(tracee, leaf)
 
 
-def _possible(run: Run) -> bool:
-    """Whether nobody wants to hear of each leaf."""
-    options = run.options
-    asked = (run.record, run.faults, run.lsm, run.debugger)
-    usual = all(who is None for who in asked) and not options.verify and not options.abort_page
-    return usual and not run.filtered and accepts.available()
+class Accepts(Ahead):
+    """Leaves that are expected."""
 
-
-class Accepts:
-    """What is expected to go on; `Run.ahead` while it is."""
+    _found: Accepted | None
 
     def __init__(self, run: Run) -> None:
-        self._run = run
-        self._block = accepts.Block() if _possible(run) else None
-        self._last: tuple[Any, ...] = ()
+        super().__init__(run, accepts, _FIRST)
         self._tracee: Any = None
         self._vma: Any = None
-        self._found: Accepted | None = None
         self._step = self._mask = self._have = 0
-        self._most = _FIRST
-        self._taken = self._skip = self._pause = 0
 
     def taken(self, tracee: Tracee, leaf: int) -> None:
         """A leaf was done; if it follows the last one on the next page, more are expected."""
@@ -74,9 +62,9 @@ class Accepts:
         step = view[RCX] - last[4] if last and last[:4] == self._last[:4] else 0
         if abs(step) != _PAGE:
             self._most = _FIRST
-        elif self._skip:
-            self._skip -= 1
-        elif tracee.odd is None and not tracee.signals.ignored and _possible(self._run):
+        elif self._skipped():
+            return
+        elif tracee.odd is None and not tracee.signals.ignored and self._possible():
             self._tracee, self._step = tracee, step // _PAGE
             self._expect(leaf)
 
@@ -90,7 +78,7 @@ class Accepts:
         regs = list(view)
         regs[RIP] -= _ENCLU_BYTES
         regs[RCX] += self._step * _PAGE
-        regs[RAX], regs[EFLAGS] = leaf | _OTHER_HALF, view[EFLAGS] | _STATUS
+        regs[RAX], regs[EFLAGS] = leaf | _OTHER_HALF, view[EFLAGS] | STATUS_FLAGS
         self._vma = vma = process.mm.find(regs[RCX])
         if vma is None or getattr(vma.file, "enclave", None) is not thread.enclave:
             return
@@ -114,7 +102,7 @@ class Accepts:
             ("row", 0 if tables is None else tables.words[slot.at]),
             ("code", here + regs[RIP] - enclave.base), ("info", here + info),
             ("fresh", here - enclave.base & _U64 if found.fresh else 0),
-            ("flags", found.regs[EFLAGS] | ~_STATUS & _U64), ("keeps", found.regs[RAX] != 0),
+            ("flags", found.regs[EFLAGS] | ~STATUS_FLAGS & _U64), ("keeps", found.regs[RAX] != 0),
             ("changes", mask != have), ("prot", mask),
             ("batch", tracee.space.image + image.batch), ("stop", tracee.space.image + image.stop),
             ("most", found.pages),
@@ -125,8 +113,7 @@ class Accepts:
             block["frame"] = slot.table.base + slot.table.image.tables + slot.frame
             block["frame_at"] = tables.address + slot.frame
             tables.words[slot.frame + accepts.UNDERWAY >> 3] = 0
-        self._taken = 0
-        run.ahead = self
+        self._begin()
 
     def _foresee(self, regs: list[int]) -> tuple[Accepted, int, int] | None:
         """What the law says of more pages, the first of them with ``regs``; their real protection
@@ -157,19 +144,9 @@ class Accepts:
 
     def wait(self) -> tuple[int, int]:
         """The next event that is no leaf of these, as `waits.wait_any` tells it."""
+        got, status = self._take()
         block = self._block
         assert block is not None
-        got = status = 0
-        while not waits.kept and self._found is not None:
-            poll_ns = block["poll_ns"] = waits.poll_ns()
-            block.run()
-            waits.polled(block["done"], in_vain=poll_ns > 0 and not block["poll_ns"])
-            got, status = block["got"], block["status"]
-            if self._came(block["done"]):
-                break
-        self._run.ahead = self._found = None
-        self._pause = 0 if self._taken >= _WORTH else min(self._pause * 2 + 1, _MOST_SKIPPED)
-        self._skip = self._pause
         while True:
             if not got:
                 got, status = waits.wait_any()
@@ -192,7 +169,7 @@ class Accepts:
         self._most = min(self._most * 2, _MOST)
         regs = list(found.regs)
         regs[RIP], regs[RCX] = block["rip"], block["next"]
-        regs[RAX], regs[EFLAGS] = block["leaf"] | _OTHER_HALF, regs[EFLAGS] | _STATUS
+        regs[RAX], regs[EFLAGS] = block["leaf"] | _OTHER_HALF, regs[EFLAGS] | STATUS_FLAGS
         foreseen, self._found = self._foresee(regs), None
         if foreseen is not None:
             more, mask, have = foreseen
@@ -239,7 +216,7 @@ class Accepts:
             self._late()
         assert self._block is not None
         refused = event == ptrace.EVENT_SECCOMP
-        code = ptrace.si_code(tracee.tid) if not event and number in _SYNCHRONOUS else 0
+        code = ptrace.si_code(tracee.tid) if not event and number in FORCED else 0
         view[:] = self._block.regs
         view[ORIG_RAX] = _U64
         if refused:

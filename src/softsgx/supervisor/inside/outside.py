@@ -22,6 +22,7 @@ from softsgx.host import insn, ptrace
 from softsgx.sdm import leaves as sdm
 from softsgx.supervisor.effects import mappings
 from softsgx.supervisor.inside.exceptions import Named, flush, page_fields, real_prot
+from softsgx.supervisor.state.dispositions import FORCED_MASK
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -36,7 +37,6 @@ _SIGILL, _SIGTRAP, _SIGBUS, _SIGSEGV = 4, 5, 7, 11
 _ILL_ILLOPN, _BUS_ADRERR = 2, 2
 _TF = 1 << 8
 _PRIVATE_FIXED_ANONYMOUS = 0x32
-_SYNCHRONOUS = 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10  # ILL, TRAP, BUS, FPE, SEGV
 _ALL = (1 << 64) - 1
 _KINDS = {insn.FETCH: FETCH, insn.WRITE: WRITE}
 _MOST_PAGES = 16  # that one instruction can touch: far more than any does
@@ -116,7 +116,7 @@ def _change(tracee: Tracee, info: bytes, number: int, code: int) -> None:
 def _step(tracee: Tracee) -> int:
     """Run one instruction with signals from elsewhere kept off: the signal that it stops for."""
     mask = ptrace.get_sigmask(tracee.tid)
-    ptrace.set_sigmask(tracee.tid, (_ALL & ~_SYNCHRONOUS) | (mask & _SYNCHRONOUS))
+    ptrace.set_sigmask(tracee.tid, (_ALL & ~FORCED_MASK) | (mask & FORCED_MASK))
     status = single_step(tracee.tid)
     ptrace.set_sigmask(tracee.tid, mask)
     return status >> 8 & 0xFF

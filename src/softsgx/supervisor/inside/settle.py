@@ -11,7 +11,9 @@ from typing import Any
 
 from softsgx.host import ptrace, short, vdso
 from softsgx.sdm.leaves import EENTER, EEXIT
+from softsgx.sgx.enclu import STATUS_FLAGS
 from softsgx.supervisor.inside import masks
+from softsgx.supervisor.state.dispositions import FORCED
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.short import Slot
 from softsgx.supervisor.state.tracee import Tracee
@@ -21,9 +23,7 @@ from softsgx.uapi.regs import EFLAGS, FS_BASE, GS_BASE, ORIG_RAX, RAX, RBX, RCX,
 __all__ = ["settle"]
 
 _SIGTRAP = 5
-_SYNCHRONOUS = (4, 5, 7, 8, 11)  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV
 _CF, _TF = 1, 1 << 8
-_STATUS = 0x8D5  # CF PF AF ZF SF OF
 _OF = 0x800
 _TRAP_TRACE, _TRAP_BRANCH = 2, 3
 _U64 = (1 << 64) - 1
@@ -44,11 +44,11 @@ def settle(run: Run, tracee: Tracee, number: int) -> bool:
     if number and tracee.space.sgx is not None and rip & -4096 in tracee.space.sgx.far:
         at = image.tables - 1  # of the pads, whichever
     elif number and rip & -4096 in tracee.space.raw.pages:
-        code = ptrace.si_code(tracee.tid) if number in _SYNCHRONOUS else 0
+        code = ptrace.si_code(tracee.tid) if number in FORCED else 0
         return _at_pad(run, tracee, image, number, code)
     if not number or not image.enter <= at < image.tables:
         return False
-    code = ptrace.si_code(tracee.tid) if number in _SYNCHRONOUS else 0
+    code = ptrace.si_code(tracee.tid) if number in FORCED else 0
     if at < image.enter_end:
         return _entering(run, tracee, image, at, number, code)
     if image.exit <= at < image.exit_end or image.pads <= at:
@@ -224,7 +224,7 @@ def _forward(run: Run, tracee: Tracee, slot: Slot, image: short.ShortImage, at: 
 def _flags(run: Run, saved: int) -> None:
     """What LAHF and SETO kept."""
     view: Any = run.view
-    view[EFLAGS] = view[EFLAGS] & ~_STATUS | (saved >> 8 & 0xD5) | (_OF if saved & 1 else 0)
+    view[EFLAGS] = view[EFLAGS] & ~STATUS_FLAGS | (saved >> 8 & 0xD5) | (_OF if saved & 1 else 0)
 
 
 # -- and on ----------------------------------------------------------------------------------

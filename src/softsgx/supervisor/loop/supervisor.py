@@ -99,11 +99,7 @@ class Supervisor:
         if run.debugger is not None:  # it keeps the program for as long as it likes
             beat[0], beats = (1 << 64) - 1, 0
         while tracees:
-            series = run.series
-            if run.ahead is not None:
-                tid, status = run.ahead.wait()
-            else:
-                tid, status = wait() if series is None or not series.armed else series.wait()
+            tid, status = wait() if run.ahead is None else run.ahead.wait()
             beat[0] += beats
             tracee = tracees.get(tid)
             try:

@@ -69,8 +69,8 @@ class Run:
     of pages by (VMA's word, page's word).
 
     series: a loader's pages that compiled code takes (`supervisor.calls.series`), or None. accepts:
-    an enclave's leaves that it takes (`supervisor.inside.accepts`), or None; ahead: that, while
-    it waits for the next one.
+    an enclave's leaves that it takes (`supervisor.inside.accepts`), or None. ahead: the one of them
+    that the next wait is for, or None.
 
     dispatch: what is done with a status of a tracee that came while a handler waited for
     another's; the loop's.
