@@ -15,14 +15,14 @@ from typing import Any
 
 from softsgx.host import ptrace
 from softsgx.law.rule import Stop
-from softsgx.supervisor.calls.peeks import OWN_POSITION, READS, VECTORS, WRITES, iovecs, position
+from softsgx.supervisor.calls.peeks import READS, WRITES, advanced, flags_of, moved, transfer_of
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
-from softsgx.supervisor.stopped.answer import DONE, answered, cont, to_exit
-from softsgx.supervisor.stopped.remote import calls, cancel, scratch
+from softsgx.supervisor.stopped.answer import DONE, cont, to_exit
+from softsgx.supervisor.stopped.remote import calls, scratch
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import R10, RAX, RDI, RDX, RSI
+from softsgx.uapi.regs import RAX, RDI
 
 __all__ = ["attribute_call", "opened"]
 
@@ -79,45 +79,24 @@ def attribute_call(run: Run, tracee: Tracee, call: int) -> Any:
         return None
     fd = view[RDI] & _LOW
     found = _named(tracee, fd)
-    mode = _mode(tracee, fd)
-    if found is None or mode not in ((0, 2) if call in READS else (1, 2)):
+    modes = (0, 2) if call in READS else (1, 2)
+    if found is None or flags_of(tracee, fd) & 3 not in modes:
         return None  # EBADF, says the kernel
-    parts = [(view[RSI], view[RDX])]
-    if call in VECTORS:
-        some = iovecs(tracee, view[RSI], view[RDX] & _LOW)
-        if some is None:
-            return None
-        parts = some
-    own = call in OWN_POSITION or (
-        call in (nr.NR_preadv2, nr.NR_pwritev2) and view[R10] == (1 << 64) - 1
-    )
-    at = position(tracee, fd) if own else view[R10]
+    asked = transfer_of(run, tracee, call)
+    if asked is None:
+        return None
+    parts, at, own = asked
     tid, name, link = found
-    done = 0
-    for where, length in parts:
+
+    def move(done: int, where: int, length: int) -> int:
         if call in READS:
-            n = _read(run, tracee, tid, name, at + done, where, length)
-        else:
-            n = _write(run, tracee, (fd, tid, name), at, where, length)
-        if n < 0:
-            done = done or n
-            break
-        done += n
-        if n < length:
-            break
+            return _read(run, tracee, tid, name, at + done, where, length)
+        return _write(run, tracee, (fd, tid, name), at, where, length)
+
+    done = moved(parts, move)
     if run.record is not None:
         run.record.path(tracee.tid, nr.syscall_name(call), link, done)
-    if done > 0 and own and call in READS:
-        cancel(run, tracee)
-        with calls(run, tracee) as remote:
-            remote(nr.NR_lseek, fd, at + done, 0)
-        return answered(run, tracee, done)
-    return done
-
-
-def _mode(tracee: Tracee, fd: int) -> int:
-    with open(f"/proc/{tracee.tid}/fdinfo/{fd}", "rb") as info:
-        return int(info.read().split(b"flags:")[1].split()[0], 8) & 3
+    return advanced(run, tracee, fd, at, done) if own and call in READS else done
 
 
 def _read(

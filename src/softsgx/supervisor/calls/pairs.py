@@ -14,6 +14,7 @@ import struct
 from typing import Any
 
 from softsgx.host import ptrace
+from softsgx.supervisor.calls.peeks import flags_of
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import answered, to_exit
@@ -34,10 +35,8 @@ class _Open:
     """
 
     def __init__(self, run: Run, tracee: Tracee, fd: int) -> None:
-        proc = f"/proc/{tracee.tid}"
-        self.kind = stat.S_IFMT(os.stat(f"{proc}/fd/{fd}").st_mode)
-        with open(f"{proc}/fdinfo/{fd}", "rb") as info:
-            self.flags = int(info.read().split(b"flags:")[1].split()[0], 8)
+        self.kind = stat.S_IFMT(os.stat(f"/proc/{tracee.tid}/fd/{fd}").st_mode)
+        self.flags = flags_of(tracee, fd)
         if self.flags & os.O_PATH:
             raise OSError(errno.EBADF, "O_PATH")
         self.device = run.file_of(tracee, fd)

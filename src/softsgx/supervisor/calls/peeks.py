@@ -28,8 +28,8 @@ from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, R8, R10, RDI, RDX, RSI
 
 __all__ = [
-    "HANDLERS", "OWN_POSITION", "READS", "VECTORS", "WRITES", "enclave_at", "iovecs", "mem_call",
-    "position",
+    "HANDLERS", "READS", "WRITES", "advanced", "enclave_at", "flags_of", "iovecs", "mem_call",
+    "moved", "transfer_of",
 ]  # fmt: skip
 
 _LOW = 0xFFFFFFFF
@@ -38,10 +38,10 @@ _MAX_BYTES = 0x7FFFF000  # MAX_RW_COUNT
 _CHUNK = 4096  # of mem_rw()
 READS = {nr.NR_read, nr.NR_pread64, nr.NR_readv, nr.NR_preadv, nr.NR_preadv2}
 WRITES = {nr.NR_write, nr.NR_pwrite64, nr.NR_writev, nr.NR_pwritev, nr.NR_pwritev2}
-VECTORS = {
+_VECTORS = {
     nr.NR_readv, nr.NR_preadv, nr.NR_preadv2, nr.NR_writev, nr.NR_pwritev, nr.NR_pwritev2,
 }  # fmt: skip
-OWN_POSITION = {nr.NR_read, nr.NR_readv, nr.NR_write, nr.NR_writev}
+_OWN_POSITION = {nr.NR_read, nr.NR_readv, nr.NR_write, nr.NR_writev}
 _UFFDIO_REGISTER = 0xC020AA00
 _FUTEX_PRIVATE, _FUTEX_COMMANDS, _FUTEX_WAITV_MAX = 128, 0x7F, 128
 _TWO_WORDS = (3, 4, 5, 11, 12)  # (CMP_)REQUEUE(_PI), WAKE_OP, WAIT_REQUEUE_PI
@@ -80,36 +80,22 @@ def mem_call(run: Run, tracee: Tracee, call: int) -> Any:
     target = _target(run, tracee, fd)
     if target is None:
         return None
-    if call in VECTORS:
-        parts = iovecs(tracee, view[RSI], view[RDX] & _LOW)
-        if parts is None:
-            return None
-    else:
-        parts = [(view[RSI], min(view[RDX], _MAX_BYTES))]
-    own_position = call in OWN_POSITION or (
-        call in (nr.NR_preadv2, nr.NR_pwritev2) and view[R10] == (1 << 64) - 1
-    )
-    start = position(tracee, fd) if own_position else view[R10]
+    asked = transfer_of(run, tracee, call)
+    if asked is None:
+        return None
+    parts, start, own_position = asked
     total = sum(length for _, length in parts)
     if enclave_at(target, start, start + total) is None:
         return None
-    done = 0
-    for where, length in parts:
-        n = _transfer(target, tracee, start + done, where, length, call in WRITES)
-        if n < 0:
-            done = done or n
-            break
-        done += n
-        if n < length:
-            break
+    write = call in WRITES
+
+    def move(done: int, where: int, length: int) -> int:
+        return _transfer(target, tracee, start + done, where, length, write)
+
+    done = moved(parts, move)
     if run.record is not None:
-        run.record.mm(tracee.tid, "mem", (start, total, int(call in WRITES)), done, "")
-    if done > 0 and own_position:
-        cancel(run, tracee)
-        with calls(run, tracee) as remote:
-            remote(nr.NR_lseek, fd, start + done, 0)
-        return answered(run, tracee, done)
-    return done
+        run.record.mm(tracee.tid, "mem", (start, total, int(write)), done, "")
+    return advanced(run, tracee, fd, start, done) if own_position else done
 
 
 def _target(run: Run, tracee: Tracee, fd: int) -> Any:
@@ -126,8 +112,60 @@ def _target(run: Run, tracee: Tracee, fd: int) -> Any:
     return process if process is not None and len(process.mm) else None
 
 
-def position(tracee: Tracee, fd: int) -> int:
-    """Where the next read or write of a descriptor begins."""
+def transfer_of(
+    run: Run, tracee: Tracee, call: int
+) -> tuple[list[tuple[int, int]], int, bool] | None:
+    """A read or write as asked: the parts of memory, where in the file, whether at its position.
+
+    None where the iovecs cannot be read.
+    """
+    view = run.view
+    if call in _VECTORS:
+        found = iovecs(tracee, view[RSI], view[RDX] & _LOW)
+        if found is None:
+            return None
+        parts = found
+    else:
+        parts = [(view[RSI], min(view[RDX], _MAX_BYTES))]
+    own = call in _OWN_POSITION or (
+        call in (nr.NR_preadv2, nr.NR_pwritev2) and view[R10] == (1 << 64) - 1
+    )
+    return parts, _position(tracee, view[RDI] & _LOW) if own else view[R10], own
+
+
+def moved(parts: list[tuple[int, int]], move: Callable[[int, int, int], int]) -> int:
+    """What a call answers that moves one part after the other, until one is short or fails.
+
+    move: (bytes so far, where in memory, length) → bytes, or -errno.
+    """
+    done = 0
+    for where, length in parts:
+        n = move(done, where, length)
+        if n < 0:
+            return done or n
+        done += n
+        if n < length:
+            break
+    return done
+
+
+def advanced(run: Run, tracee: Tracee, fd: int, start: int, done: int) -> Any:
+    """The answer of a call that has moved ``done`` bytes at a descriptor's position."""
+    if done <= 0:
+        return done
+    cancel(run, tracee)
+    with calls(run, tracee) as remote:
+        remote(nr.NR_lseek, fd, start + done, 0)
+    return answered(run, tracee, done)
+
+
+def flags_of(tracee: Tracee, fd: int) -> int:
+    """The flags of a descriptor. Raises OSError if there is none."""
+    with open(f"/proc/{tracee.tid}/fdinfo/{fd}", "rb") as info:
+        return int(info.read().split(b"flags:")[1].split()[0], 8)
+
+
+def _position(tracee: Tracee, fd: int) -> int:
     with open(f"/proc/{tracee.tid}/fdinfo/{fd}", "rb") as info:
         return int(info.readline().split()[1])
 
@@ -201,8 +239,7 @@ def _vmsplice(run: Run, tracee: Tracee) -> Any:
     view = run.view
     parts = iovecs(tracee, view[RSI], view[RDX])
     try:
-        with open(f"/proc/{tracee.tid}/fdinfo/{view[RDI] & _LOW}", "rb") as info:
-            flags = int(info.read().split(b"flags:")[1].split()[0], 8)
+        flags = flags_of(tracee, view[RDI] & _LOW)
     except (OSError, IndexError):
         return None
     if parts is None or not flags & 3:
