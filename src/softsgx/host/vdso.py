@@ -20,7 +20,7 @@ import struct
 from softsgx.errors import UnsupportedError
 from softsgx.host.built import lacks, path_of, read_built
 
-__all__ = ["PATH", "Image", "find_syscall_insn", "load_image", "parse_symbols", "slots"]
+__all__ = ["PATH", "Image", "find_syscall_insn", "load_image", "mapped", "parse_symbols", "slots"]
 
 _PAGE = 4096
 PATH = path_of("softsgx-vdso.so")
@@ -246,6 +246,12 @@ def slots(real_vdso: bytes, real_base: int, image_base: int) -> bytes:
     bases = (image_base, real_base)
     words = [at + bases[theirs] for theirs, at in _slots_of(real_vdso)]
     return struct.pack(f"<{len(words)}Q", *words)
+
+
+def mapped(real_vdso: bytes, real_base: int, image_base: int) -> bytes:
+    """What the memory at `image_base` begins with: the image, and its `slots`."""
+    image = load_image()
+    return image.contents.ljust(image.data_offset, b"\0") + slots(real_vdso, real_base, image_base)
 
 
 _slots: tuple[bytes, list[tuple[bool, int]]] = (b"", [])

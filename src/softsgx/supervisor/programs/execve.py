@@ -63,9 +63,7 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
     if not base:
         base = _map(run, tracee, insn)
     if base:
-        space.poke(
-            base, img.contents.ljust(img.data_offset, b"\0") + vdso.slots(contents, real, base)
-        )
+        space.poke(base, vdso.mapped(contents, real, base))
         space.poke(slot, _WORD.pack(base))
         space.image, space.aep = base, base + img.aep
         _patch(run, tracee, maps)

@@ -13,7 +13,7 @@ from softsgx.errors import InternalError
 from softsgx.host import procmaps, vdso
 from softsgx.supervisor.state.tracee import AddressSpace
 
-__all__ = ["found", "instruction", "put_at", "unlead", "write"]
+__all__ = ["found", "instruction", "put_at", "unlead"]
 
 _SYSCALL = b"\x0f\x05"
 _USER_END = 1 << 47
@@ -28,13 +28,6 @@ def found(space: AddressSpace) -> int:
         if fits and space.peek(m.start, len(code)) == code:
             return m.start
     return 0
-
-
-def write(space: AddressSpace, base: int) -> None:
-    """Fill in new memory for it: what it forwards are system calls there."""
-    image = vdso.load_image()
-    code = image.contents.ljust(image.data_offset, b"\0")
-    space.poke(base, code + vdso.slots(b"", 0, base))
 
 
 def put_at(space: AddressSpace, base: int) -> None:

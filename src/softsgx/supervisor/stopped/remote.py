@@ -326,7 +326,7 @@ def ensure(tracee: Tracee, regs: Any) -> None:
             base = call(NR_mmap, 0, whole, _READ_EXEC, _PRIVATE_ANONYMOUS, -1, 0)
         if base <= 0:
             raise InternalError("no memory for our vDSO, which the program has unmapped")
-        image.write(space, base)
+        space.poke(base, vdso.mapped(b"", 0, base))  # what it forwards are system calls there
     image.put_at(space, base)
 
 
