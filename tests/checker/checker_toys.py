@@ -6,10 +6,11 @@ from errno import EINVAL, ENOMEM, EPERM
 from typing import Any, ClassVar
 
 from softsgx.designs.ioc_mprotect import IocMprotect
+from softsgx.designs.linux import Linux612
 from softsgx.law.rule import At, Context, rule
 from softsgx.law.values import RW, RWX, R, Value, X, has, ite, subset
 
-__all__ = ["FLAWS", "Careful"]
+__all__ = ["FLAWS", "Careful", "MapsForEver"]
 
 
 class Careful(IocMprotect):
@@ -31,6 +32,16 @@ class Careful(IocMprotect):
     @rule("mseal(2)")
     def driver_unmap(self, k: Context, at: Any, r: Any) -> None:
         k.need(EPERM, r.own, "the mapping is sealed")
+
+
+class MapsForEver(Linux612):
+    """Linux, but a fault maps what the VMA says, whatever page is there by then."""
+
+    name = "maps-for-ever"
+
+    def driver_access(self, at: Any) -> Value:
+        found: Value = at.page.present
+        return found
 
 
 class _CodeIsWritable(Careful):

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes.util
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from softsgx.checker.engines.abc import find_abc
 from softsgx.checker.pool.result import Options
 from softsgx.checker.properties import PROPERTIES
 from softsgx.checker.witnesses.confine import policy_of, rules_of_labels
 from softsgx.cli.replay import replay_trace
+from tests.checker.needs import needs_abc, needs_apparmor, needs_sepol
 from tests.checker.test_checker_replay import Quick
 
-pytestmark = pytest.mark.skipif(
-    find_abc() is None or ctypes.util.find_library("sepol") is None
-    or shutil.which("apparmor_parser", path="/usr/bin:/bin:/usr/sbin:/sbin") is None,
-    reason="no engine here; to run it: apt-get install berkeley-abc libsepol2 apparmor",
-)  # fmt: skip
+pytestmark = [needs_abc, needs_sepol, needs_apparmor]
 
 Guest = Callable[[str], Path]
 RW, RX, RWX = 3, 5, 7

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 from collections.abc import Callable
 from errno import EACCES, ENOMEM
 from pathlib import Path
@@ -28,12 +27,7 @@ from softsgx.law.halves import FirstHalf, SecondHalf
 from softsgx.law.rule import At, Context, rule
 from softsgx.law.values import X, has
 from tests.checker.checker_toys import Careful
-from tests.checker.needs import needs_abc
-
-needs_policy = pytest.mark.skipif(
-    ctypes.util.find_library("sepol") is None,
-    reason="no policy engine here; to run it: apt-get install libsepol2",
-)
+from tests.checker.needs import needs_abc, needs_sepol
 
 
 class _Holds(Careful):
@@ -211,7 +205,7 @@ def _replayed(trace: dict[str, Any], guest: Callable[[str], Path]) -> list[str]:
 
 
 @needs_abc
-@needs_policy
+@needs_sepol
 @pytest.mark.parametrize("name", ["vetted-always", "unvetted-code"])
 def test_a_second_thread_puts_another_source_there(
     name: str, guest: Callable[[str], Path]
@@ -234,7 +228,7 @@ def test_a_second_thread_puts_another_source_there(
 
 
 @needs_abc
-@needs_policy
+@needs_sepol
 def test_a_page_comes_between_the_driver_s_look_and_the_mapping(
     guest: Callable[[str], Path],
 ) -> None:
@@ -258,7 +252,7 @@ def test_a_page_comes_between_the_driver_s_look_and_the_mapping(
 
 
 @needs_abc
-@needs_policy
+@needs_sepol
 @pytest.mark.parametrize(("text", "mark", "prot"), [("linux-5.11", 1, 3), ("source-vma", 0, 1)])
 def test_a_page_comes_while_an_mprotect_is_under_way(
     text: str, mark: int, prot: int, guest: Callable[[str], Path]
@@ -283,7 +277,7 @@ def test_a_page_comes_while_an_mprotect_is_under_way(
 
 
 @needs_abc
-@needs_policy
+@needs_sepol
 def test_a_second_half_that_is_refused_is_refused_really(guest: Callable[[str], Path]) -> None:
     """What AppArmor was asked about before a page came the driver refuses: sgx_encl_may_map()."""
     world = World(make_design("linux-5.11"), 1, 2, "apparmor", interleaved=True)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from softsgx.checker.engines.abc import find_abc
 from softsgx.checker.engines.answer import Answer
 from softsgx.checker.pool.prove import Checker
 from softsgx.checker.pool.result import Options
@@ -27,12 +24,9 @@ from softsgx.cli.replay import replay_trace
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.errors import UsageError
 from tests.cache import ROOT
+from tests.checker.needs import needs_abc, needs_apparmor, needs_sepol
 
-pytestmark = pytest.mark.skipif(
-    find_abc() is None or ctypes.util.find_library("sepol") is None
-    or shutil.which("apparmor_parser", path="/usr/bin:/bin:/usr/sbin:/sbin") is None,
-    reason="no engine here; to run it: apt-get install berkeley-abc libsepol2 apparmor",
-)  # fmt: skip
+pytestmark = [needs_abc, needs_sepol, needs_apparmor]
 
 Guest = Callable[[str], Path]
 Capture = pytest.CaptureFixture[str]

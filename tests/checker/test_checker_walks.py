@@ -4,7 +4,6 @@ so does the other.
 
 from __future__ import annotations
 
-import ctypes.util
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,16 +23,10 @@ from softsgx.checker.world.system import State, System
 from softsgx.checker.world.world import World
 from softsgx.designs.registry import make_design
 from softsgx.sdm.leaves import PT_TCS
+from tests.checker.needs import needs_apparmor, needs_sepol
 from tests.command import Softsgx
 
-pytestmark = pytest.mark.skipif(
-    ctypes.util.find_library("sepol") is None,
-    reason="no engine here; to run it: apt-get install libsepol2",
-)
-needs_apparmor = pytest.mark.skipif(
-    shutil.which("apparmor_parser", path="/usr/bin:/bin:/usr/sbin:/sbin") is None,
-    reason="no engine here; to run it: apt-get install apparmor",
-)
+pytestmark = needs_sepol
 
 DESIGNS = [
     "linux-6.0", "linux-5.11", "sgx2-v2", "sgx2-v2:eaug=rwx", "safe-to-execute",

@@ -17,8 +17,7 @@ from softsgx.checker.world.system import System
 from softsgx.designs.linux import Linux612
 from softsgx.designs.registry import make_design
 from softsgx.law.rule import Context
-from softsgx.law.values import Value
-from tests.checker.checker_toys import FLAWS, Careful
+from tests.checker.checker_toys import FLAWS, Careful, MapsForEver
 from tests.checker.needs import needs_abc
 
 pytestmark = needs_abc
@@ -75,20 +74,12 @@ class _NeverAsks(Linux612):
         pass
 
 
-class _MapsForEver(Linux612):
-    name = "maps-for-ever"
-
-    def driver_access(self, at: Any) -> Value:
-        found: Value = at.page.present
-        return found
-
-
 @pytest.mark.parametrize(
     ("without", "name", "rule", "statement"),
     [
         (_LoadsAnything, "noexec", "add_page", "the source VMA has VM_MAYEXEC"),
         (_NeverAsks, "asked", "mprotect", "asks the LSM (file_mprotect)"),
-        (_MapsForEver, "page-bound", "fault", "which pages it maps"),
+        (MapsForEver, "page-bound", "fault", "which pages it maps"),
     ],
     ids=["noexec", "asked", "page-bound"],
 )
@@ -248,17 +239,9 @@ def test_a_flaw_is_in_the_rule_that_a_repair_has_to_change(flaw: str, name: str,
     assert (change.rule, change.others) == (rule, [])
 
 
-class _OldMappings(Linux612):
-    name = "old-mappings"
-
-    def driver_access(self, at: Any) -> Value:
-        found: Value = at.page.present
-        return found
-
-
 def test_a_flaw_of_the_fault_is_told_as_such() -> None:
     """What was mapped before a page went stays: it shows at the accesses."""
-    change = _changes(_OldMappings(), "page-bound", 1)
+    change = _changes(MapsForEver(), "page-bound", 1)
     assert "fault" in {c.rule for c in (change, *change.others)}
 
 

@@ -21,8 +21,7 @@ from softsgx.cli.main import main
 from softsgx.designs.linux import Linux612
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.law.rule import Context
-from softsgx.law.values import Value
-from tests.checker.checker_toys import FLAWS, Careful
+from tests.checker.checker_toys import FLAWS, Careful, MapsForEver
 from tests.checker.needs import needs_abc
 from tests.checker.test_checker_actors import NoDebug
 
@@ -74,21 +73,11 @@ def test_what_a_proof_rests_on_where_calls_are_split() -> None:
     assert result.because.scope == "1 page and 1 process, whatever other threads do in between"
 
 
-class _Forgets(Linux612):
-    """It maps in a fault what the VMA says, whatever page is there by then."""
-
-    name = "forgets"
-
-    def driver_access(self, at: Any) -> Value:
-        found: Value = at.page.present
-        return found
-
-
 def test_a_design_that_lacks_the_rule_has_the_trace_that_is_told() -> None:
     because = _halves(Linux612(), "page-bound").because
     assert because is not None
     (fault,) = because.rests
-    world = World(_Forgets(), 1, 1, interleaved=True)
+    world = World(MapsForEver(), 1, 1, interleaved=True)
     build_moves(world)
     bad = world.some(PROPERTIES["page-bound"].conditions(world))
     assert (fault.rule, len(fault.steps)) == ("fault", solve(System(world), bad).depth)
