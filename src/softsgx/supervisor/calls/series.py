@@ -121,7 +121,7 @@ class Series(Ahead):
             return
         self._fds = fds
         if self._run.files.get((at.st_dev, at.st_ino)) is not file:
-            self._end()
+            self._end(missed=True)
             return
         maps, answer = asked
         block.expect(secinfo, answer)
@@ -174,8 +174,8 @@ class Series(Ahead):
             block["next"], block["most"] = more.offset, more.calls
         return False
 
-    def _end(self) -> None:
-        super()._end()
+    def _end(self, *, missed: bool) -> None:
+        super()._end(missed=missed)
         self._with = ()
         os.close(self._fds)
         if self._block is not None and self._block["cpu"]:

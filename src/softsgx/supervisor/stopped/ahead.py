@@ -34,6 +34,7 @@ class Ahead:
         self._found: Any = None
         self._most = most
         self._taken = self._skip = self._pause = 0
+        self._spared = False
 
     def _possible(self) -> bool:
         """Whether nobody wants to hear of each, and the code is built."""
@@ -70,7 +71,7 @@ class Ahead:
             got, status = block["got"], block["status"]
             if self._came(block["done"]):
                 break
-        self._end()
+        self._end(missed=got == block["tid"])
         return got, status
 
     def _poll_ns(self) -> int:
@@ -80,7 +81,14 @@ class Ahead:
         """The code has taken ``n``: whether something else has happened."""
         raise NotImplementedError
 
-    def _end(self) -> None:
+    def _end(self, *, missed: bool) -> None:
+        """missed: the thread itself did something else. What another does says nothing of it, but
+        if that goes on it is not worth while, either.
+        """
         self._run.ahead = self._found = None
-        self._pause = 0 if self._taken >= self.worth else min(self._pause * 2 + 1, _MOST_SKIPPED)
+        self._spared = not missed and not self._spared
+        if self._taken >= self.worth:
+            self._pause = 0
+        elif not self._spared:
+            self._pause = min(self._pause * 2 + 1, _MOST_SKIPPED)
         self._skip = self._pause
