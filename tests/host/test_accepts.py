@@ -37,13 +37,6 @@ def test_registers_are_popped_in_the_order_in_which_they_lie() -> None:
     assert NAMES[15:21] == ("orig_rax", "rip", "cs", "eflags", "rsp", "ss")
 
 
-def test_without_children_nothing_is_taken() -> None:
-    block = accepts.Block()
-    block["most"] = 3
-    block.run()
-    assert (block["done"], block["got"]) == (0, 0)
-
-
 def test_secinfo_and_registers_lie_apart() -> None:
     block = accepts.Block()
     block.expect(bytes(range(64)))

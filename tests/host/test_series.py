@@ -40,13 +40,6 @@ def test_words_have_names() -> None:
         block["other"] = 1
 
 
-def test_without_children_nothing_is_taken() -> None:
-    block = series.Block()
-    block["most"] = 3
-    block.run()
-    assert (block["done"], block["got"]) == (0, 0)
-
-
 def test_patches_have_an_end() -> None:
     block = series.Block()
     assert block.patch([(i, i + 2) for i in range(1024)])
