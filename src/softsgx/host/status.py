@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["comm_of", "mask_of", "soft_limit", "status_of"]
+__all__ = ["comm_of", "is_ending", "mask_of", "soft_limit", "status_of"]
+
+_PF_EXITING = 4  # <linux/sched.h>
 
 
 def comm_of(tid: int | str, proc: str = "/proc") -> str:
@@ -30,6 +32,19 @@ def mask_of(fields: dict[bytes, bytes], *names: bytes) -> int:
     for name in names:
         mask |= int(fields.get(name, b"0"), 16)
     return mask
+
+
+def is_ending(tid: int, proc: str = "/proc") -> bool:
+    """Whether a thread is on its way out, or gone: proc_pid_stat(5), flags.
+
+    It is so before it wakes who waits for it, but not long before its end is told (do_exit()).
+    """
+    try:
+        with open(f"{proc}/{tid}/stat", "rb", buffering=0) as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return True
+    return bool(int(fields[6]) & _PF_EXITING)
 
 
 def soft_limit(tid: int | str, name: bytes, proc: str = "/proc") -> int | None:

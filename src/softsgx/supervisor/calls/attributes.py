@@ -14,6 +14,7 @@ import re
 from typing import Any
 
 from softsgx.host import ptrace
+from softsgx.host.status import is_ending
 from softsgx.law.rule import Stop
 from softsgx.supervisor.calls.peeks import READS, WRITES, advanced, flags_of, moved, transfer_of
 from softsgx.supervisor.state.run import Run
@@ -130,6 +131,7 @@ def _write(
         return -errno.EFAULT
     assert run.lsm is not None
     threads = [t.tid for t in run.tracees.values() if t.tgid == tracee.tgid]
+    threads = [tid for tid in threads if not is_ending(tid)]  # current_is_single_threaded()
     try:
         return int(run.lsm.contexts.write(tracee, name, data, threads))
     except Stop as stop:
