@@ -55,7 +55,8 @@ def ended(run: Run, tid: int, status: int) -> None:
             run.main_status = status
             if run.options.front is not None and not all(map(has_ended, run.tracees)):
                 run.options.front.ended(status)
-    if tid == tracee.tgid and status == signals.SIGKILL:
+    # By another thread's exit_group(2) it may end in the middle of a fork, too.
+    if tid == tracee.tgid and (status == signals.SIGKILL or tracee.exits):
         run.killed = tracee
         _adopt(run, tracee)
     if not space.tracees:
@@ -110,7 +111,12 @@ def _is_orphan(tid: int, tracees: dict[int, Tracee]) -> bool:
 
 def child(run: Run, parent: Tracee, event: int) -> None:
     """fork, vfork or clone: the child's first stop is dealt with, and both run on."""
-    tid = ptrace.event_message(parent.tid)
+    try:
+        tid = ptrace.event_message(parent.tid, event)
+    except ProcessLookupError:  # killed meanwhile: nobody tells of the child any more
+        run.killed = parent
+        _adopt(run, parent)
+        raise
     flags = _clone_flags(run, parent, tid)
     status = run.early.pop(tid, 0x7F)
     if status == 0x7F or (not os.WIFSTOPPED(status) and not has_ended(tid)):
@@ -256,7 +262,7 @@ def _found(parent: Tracee, tid: int, flags: int) -> int:
 def executed(run: Run, tracee: Tracee) -> None:
     """A new program: what was known of the old one goes, and it gets what it needs."""
     # The thread that called exec has become the leader; the others are gone.
-    former = ptrace.event_message(tracee.tid)
+    former = ptrace.event_message(tracee.tid, ptrace.EVENT_EXEC)
     if former != tracee.tid:
         gone = run.tracees.pop(former, None)
         if gone is not None:

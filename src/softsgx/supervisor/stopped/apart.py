@@ -84,7 +84,7 @@ class Apart:
                 ptrace.syscall_step(call.tid)
                 status = wait_stop(call.tid)
                 if status >> 16 == ptrace.EVENT_CLONE:
-                    made = ptrace.event_message(call.tid)
+                    made = ptrace.event_message(call.tid, ptrace.EVENT_CLONE)
                 elif status >> 8 == _SYSCALL_STOP:
                     break
                 else:

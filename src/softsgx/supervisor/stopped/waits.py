@@ -23,6 +23,7 @@ from softsgx.host import ptrace
 __all__ = [
     "has_ended",
     "has_moved",
+    "is_stop",
     "keep_stop",
     "kept",
     "lost",
@@ -92,6 +93,19 @@ class _Wait:
                     self.good, self.pause = 0, max(self.pause // 2, 1)
                 return found
 
+    def poll_ns(self) -> int:
+        """How long others poll in its place."""
+        if self.pause > 1 and len(os.sched_getaffinity(0)) == 1:
+            self.skip = _MOST_SKIPPED
+        return 0 if self.skip else _POLL_NS
+
+    def polled(self, waits: int, *, in_vain: bool) -> None:
+        """They have done so."""
+        if in_vain:
+            self.in_vain()
+        else:
+            self.skip = max(self.skip - waits, 0)
+
     def in_vain(self) -> None:
         """A poll was worth nothing."""
         self.skip = self.pause = min(self.pause * 2, _MOST_SKIPPED)
@@ -107,19 +121,17 @@ def wait_any() -> tuple[int, int]:
     return kept.pop(0) if kept else _next()
 
 
-def poll_ns() -> int:
-    """How long others that wait for the next event poll before they block, 0 for not at all."""
-    if _next.pause > 1 and len(os.sched_getaffinity(0)) == 1:
-        _next.skip = _MOST_SKIPPED
-    return 0 if _next.skip else _POLL_NS
+def poll_ns(*, answer: bool = False) -> int:
+    """How long others that wait for the next event poll before they block, 0 for not at all.
+
+    answer: of a thread that was made to do something.
+    """
+    return (_answer if answer else _next).poll_ns()
 
 
-def polled(waits: int, *, in_vain: bool) -> None:
+def polled(waits: int, *, in_vain: bool, answer: bool = False) -> None:
     """They have waited so often; in_vain: the last poll was."""
-    if in_vain:
-        _next.in_vain()
-    else:
-        _next.skip = max(_next.skip - waits, 0)
+    (_answer if answer else _next).polled(waits, in_vain=in_vain)
 
 
 def wait_stop(tid: int) -> int:
@@ -137,7 +149,7 @@ def wait_stop(tid: int) -> int:
             other, status = _answer()
         except ChildProcessError:
             raise ProcessLookupError(tid) from None
-        if other == tid and _is_stop(status):
+        if other == tid and is_stop(status):
             return status
         _keep(other, status, tid)
 
@@ -156,7 +168,7 @@ def _kept_stop(tid: int) -> int:
     """What is kept for one tracee: the status of a stop, or 0."""
     for at, (other, status) in enumerate(kept):
         if _concerns(other, status, tid):
-            if other == tid and _is_stop(status):
+            if other == tid and is_stop(status):
                 del kept[at]
                 return status
             raise ProcessLookupError(tid)
@@ -226,12 +238,13 @@ def _concerns(other: int, status: int, tid: int) -> bool:
 def _former(tid: int) -> int:
     """At an exec: the thread that called it, whose number is no more."""
     try:
-        return ptrace.event_message(tid)
+        return ptrace.event_message(tid, _EVENT_EXEC)
     except ProcessLookupError:
         return 0
 
 
-def _is_stop(status: int) -> bool:
+def is_stop(status: int) -> bool:
+    """Whether a wait for a thread's stop ends by it."""
     return status & 0xFF == 0x7F and status >> 16 not in (_EVENT_EXEC, _EVENT_EXIT)
 
 
