@@ -32,7 +32,8 @@ else:
 
 __all__ = [
     "BuildError", "VdsoBuildHook", "build_accepts", "build_copyin", "build_dcap_ql",
-    "build_interleave", "build_paths", "build_series", "build_short", "build_start", "build_vdso",
+    "build_execs", "build_interleave", "build_paths", "build_series", "build_short", "build_start",
+    "build_vdso",
 ]  # fmt: skip
 
 _HOST = Path("src/softsgx/host")
@@ -47,6 +48,7 @@ _PATHS_OBJECT = _HOST / "softsgx-paths.so"
 _SHORT_OBJECT = _HOST / "softsgx-short.so"
 _SERIES_OBJECT = _HOST / "softsgx-series.so"
 _ACCEPTS_OBJECT = _HOST / "softsgx-accepts.so"
+_EXECS_OBJECT = _HOST / "softsgx-execs.so"
 _COPYIN_OBJECT = _HOST / "softsgx-copyin.so"
 _START_OBJECT = _HOST / "softsgx-start.so"
 # What vdso.lds and short.lds put behind the file.
@@ -148,6 +150,14 @@ def build_accepts(root: Path) -> Path:
     return _compile(root, _HOST / "accepts.c", _ACCEPTS_OBJECT, _USUAL)
 
 
+def build_execs(root: Path) -> Path:
+    """The same for what prepares programs that were prepared before.
+
+    Raises BuildError.
+    """
+    return _compile(root, _HOST / "execs.c", _EXECS_OBJECT, _USUAL)
+
+
 def build_copyin(root: Path) -> Path:
     """Compile what copies pages into enclaves where it is there and return its path.
 
@@ -226,6 +236,7 @@ class VdsoBuildHook(BuildHookInterface):
             build_interleave(Path(self.root))
             build_series(Path(self.root))
             build_accepts(Path(self.root))
+            build_execs(Path(self.root))
             build_copyin(Path(self.root))
             build_start(Path(self.root))
             build_dcap_ql(Path(self.root))
@@ -239,6 +250,7 @@ class VdsoBuildHook(BuildHookInterface):
             _SHORT_OBJECT,
             _SERIES_OBJECT,
             _ACCEPTS_OBJECT,
+            _EXECS_OBJECT,
             _COPYIN_OBJECT,
             _START_OBJECT,
         )
@@ -256,6 +268,7 @@ if __name__ == "__main__":
         print(build_interleave(Path(__file__).resolve().parent))
         print(build_series(Path(__file__).resolve().parent))
         print(build_accepts(Path(__file__).resolve().parent))
+        print(build_execs(Path(__file__).resolve().parent))
         print(build_copyin(Path(__file__).resolve().parent))
         print(build_start(Path(__file__).resolve().parent))
         print(build_dcap_ql(Path(__file__).resolve().parent))

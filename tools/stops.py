@@ -16,6 +16,7 @@ from typing import Any
 
 from softsgx.host import ptrace
 from softsgx.supervisor.loop.supervisor import Supervisor
+from softsgx.supervisor.programs import again
 from softsgx.supervisor.state.options import Options
 from softsgx.supervisor.stopped import waits
 from softsgx.uapi import syscalls as nr
@@ -43,12 +44,20 @@ class _Watch:
         waits.os = self  # type: ignore[assignment,attr-defined]
         ptrace._resume = self._resumed
         together = ptrace.Registers.store_and_cont
+        prepared = again.Again._note
 
         def both(regs: ptrace.Registers, tid: int) -> None:
             self._ended(tid, "")
             together(regs, tid)
 
         ptrace.Registers.store_and_cont = both  # type: ignore[method-assign,assignment]
+
+        def noted(self: again.Again, tracee: Any) -> None:
+            prepared(self, tracee)
+            watch._ended(tracee.tid, " again")  # it runs already
+
+        watch = self
+        again.Again._note = noted  # type: ignore[method-assign]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)

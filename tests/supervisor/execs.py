@@ -1,8 +1,10 @@
 """A supervisor that counts the stops of a program, and may find no room where it wants its memory.
 
-``python -m tests.supervisor.execs [--exact | --crowded | --each] PROGRAM ARGS…``: prints, as JSON
-and last, how many stops of each kind there were; those of system calls by the call's number.
-Those that compiled code answers are not counted; with ``--each`` it answers no leaves.
+``python -m tests.supervisor.execs [--exact | --crowded | --each | --anew | --placed] PROGRAM
+ARGS…``: prints, as JSON and last, how many stops of each kind there were; those of system calls by
+the call's number. Those that compiled code answers are not counted; with ``--each`` it answers no
+leaves, with ``--anew`` it prepares no program. ``--placed`` and that have the code for paths at one
+place in each run.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import sys
 from collections import Counter
 from typing import Any
 
-from softsgx.host import accepts, ptrace
+from softsgx.host import accepts, execs, pathcode, ptrace
 from softsgx.supervisor.loop.supervisor import Supervisor
 from softsgx.supervisor.programs import execve
 from softsgx.supervisor.state.options import Options
@@ -58,6 +60,10 @@ def counted(args: list[str]) -> int:
     options.exact = how == "--exact"
     if how == "--each":
         accepts.available = lambda: False
+    if how == "--anew":
+        execs.available = lambda: False
+    if how in {"--anew", "--placed"}:
+        pathcode.new_place = lambda: pathcode.ALIGN // 2
     at_exec = execve.at_exec  # type: ignore[attr-defined]
     if how == "--crowded":
         execve.at_exec = lambda tracee, page, contents, calls, regs: at_exec(  # type: ignore[attr-defined]

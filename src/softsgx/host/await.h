@@ -11,26 +11,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include <sys/wait.h>
-#include <time.h>
-
-#define EXPORT __attribute__((visibility("default")))
-
-struct block {
-#define F(name) uint64_t name;
-	WORDS
-#undef F
-};
+#include "block.h"
 
 /* Of a stop: another than was waited for, which is Python's; answered; or its thread is gone. */
 enum taken { OTHER, TAKEN, LOST };
-
-static inline uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
 
 /* poll_ns: how long to poll before a wait blocks, 0 after a poll in vain. */
 static inline pid_t wait_any(uint64_t *poll_ns, int *status)

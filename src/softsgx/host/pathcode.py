@@ -153,10 +153,11 @@ _NIBBLES = [_nibble(value) for value in range(16)]
 class Filled:
     """Bytes in which a distance is added to some numbers of 32 bits: (where, what it adds to)."""
 
-    __slots__ = ("_numbers", "_pack", "_parts")
+    __slots__ = ("_numbers", "_pack", "_parts", "numbers", "text")
 
     def __init__(self, text: bytes, numbers: list[tuple[int, int]]) -> None:
         form, end = "<", 0
+        self.text, self.numbers = text, numbers
         self._numbers = [number for _, number in numbers]
         self._parts: list[Any] = []
         for where, _ in numbers:

@@ -18,13 +18,13 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <unistd.h>
 #include "copyin.h"
+#include "procmap.h"
 
 /*
  * The block: words of 64 bits, by these names (host/series.py reads them here).
@@ -54,7 +54,7 @@ EXPORT const char softsgx_series_words[] = WORDS;
 #define USER_END (1ull << 47)
 #define SECCOMP_STOP (PTRACE_EVENT_SECCOMP << 16 | SIGTRAP << 8 | 0x7f)
 
-/* struct sgx_enclave_add_pages; struct sgx_secinfo; struct procmap_query. tests/host holds them. */
+/* struct sgx_enclave_add_pages; struct sgx_secinfo. tests/host holds them. */
 struct add_pages {
 	uint64_t src, offset, length, secinfo, flags, count;
 };
@@ -63,15 +63,8 @@ struct secinfo {
 	uint64_t words[8];
 };
 
-struct query {
-	uint64_t size, query_flags, addr, start, end, flags, page_size, offset, inode;
-	uint32_t major, minor, name_size, build_id_size;
-	uint64_t name, build_id;
-};
-
-#define QUERY 0xC0686611
 #define ANSWER(q) ((const char *)&(q)->start)
-#define ANSWER_SIZE (offsetof(struct query, name_size) - offsetof(struct query, start))
+#define ANSWER_SIZE (offsetof(struct procmap, name_size) - offsetof(struct procmap, start))
 
 struct page {
 	struct add_pages add;
@@ -157,10 +150,10 @@ static bool read_page(const struct block *b, uint64_t argument, struct page *p)
 
 static bool is_vma(const struct block *b, uint64_t source)
 {
-	const struct query *known = (const struct query *)b->vma_at;
-	struct query q = {.size = sizeof(q), .query_flags = known->query_flags, .addr = source};
+	const struct procmap *known = (const struct procmap *)b->vma_at;
+	struct procmap q;
 
-	return !ioctl((int)b->maps, QUERY, &q) && source >= q.start && b->length <= q.end - source
+	return procmap_query((int)b->maps, &q, source, known->query_flags) && source >= q.start && b->length <= q.end - source
 	       && !memcmp(ANSWER(&q), ANSWER(known), ANSWER_SIZE);
 }
 

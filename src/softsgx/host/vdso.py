@@ -20,7 +20,16 @@ import struct
 from softsgx.errors import UnsupportedError
 from softsgx.host.built import lacks, path_of, read_built
 
-__all__ = ["PATH", "Image", "find_syscall_insn", "load_image", "mapped", "parse_symbols", "slots"]
+__all__ = [
+    "PATH",
+    "Image",
+    "find_syscall_insn",
+    "load_image",
+    "mapped",
+    "parse_symbols",
+    "slots",
+    "template",
+]
 
 _PAGE = 4096
 PATH = path_of("softsgx-vdso.so")
@@ -252,6 +261,17 @@ def mapped(real_vdso: bytes, real_base: int, image_base: int) -> bytes:
     """What the memory at `image_base` begins with: the image, and its `slots`."""
     image = load_image()
     return image.contents.ljust(image.data_offset, b"\0") + slots(real_vdso, real_base, image_base)
+
+
+def template(real_vdso: bytes) -> tuple[bytes, list[tuple[int, bool, int]]]:
+    """What `mapped` makes, with the slots empty; of each its offset, and what `slots` puts there.
+
+    That is whether it is in the kernel's vDSO, and where.
+    """
+    image = load_image()
+    found = _slots_of(real_vdso)
+    text = image.contents.ljust(image.data_offset + 8 * len(found), b"\0")
+    return text, [(image.data_offset + 8 * i, *slot) for i, slot in enumerate(found)]
 
 
 _slots: tuple[bytes, list[tuple[bool, int]]] = (b"", [])

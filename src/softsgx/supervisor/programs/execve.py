@@ -9,7 +9,9 @@ from __future__ import annotations
 import struct
 
 from softsgx.host import cpuidcode, pathcode, procmaps, vdso
+from softsgx.host.execs import DONE, PARTLY, UNKNOWN
 from softsgx.supervisor.programs import pathsites
+from softsgx.supervisor.programs.again import again
 from softsgx.supervisor.programs.answers import page
 from softsgx.supervisor.programs.patches import file_key, names_of, patch
 from softsgx.supervisor.state.run import Run
@@ -19,6 +21,13 @@ from softsgx.supervisor.stopped.atexec import at_exec
 from softsgx.supervisor.stopped.remote import Remote, cancel
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RAX, RSP
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from softsgx.supervisor.programs.again import Prepared
+    from softsgx.supervisor.programs.pathsites import Near
+    from softsgx.supervisor.stopped.atexec import Call
 
 __all__ = ["exec_stop"]
 
@@ -36,7 +45,12 @@ _contents = b""
 def exec_stop(run: Run, tracee: Tracee) -> None:
     """From PTRACE_EVENT_EXEC: prepare the new program, then let it run."""
     regs, space = run.regs, tracee.space
-    regs.load(tracee.tid)
+    known = again(run)
+    stage = known.tried(tracee) if known is not None else UNKNOWN
+    if stage == DONE:
+        return
+    if stage == UNKNOWN:
+        regs.load(tracee.tid)
     slot, real, interpreter = _auxv(space, run.view[RSP])
     if slot == 0:  # a 32-bit program, or a kernel without vDSO
         cont(run, tracee)
@@ -54,43 +68,53 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
     if space.like and wished > pathcode.ALIGN:
         wished -= (wished - space.like) % pathcode.ALIGN
     # A debugger looks at the exit; a filter of the program's own may forbid what `at_exec` ends by.
-    if low > img.whole and run.debugger is None and not run.confined:
+    calls: list[Call] = []
+    if known is not None and stage == PARTLY:
+        calls = _calls(run, tracee, wished)
+        base = _called(run, tracee, insn, calls, known.block["made"], known.answer)
+    elif low > img.whole and run.debugger is None and not run.confined:
         run.view[ORIG_RAX], run.view[RAX] = _MINUS_1, 0  # as they are behind the call
-        base = _map_at_once(run, tracee, (real, contents), insn, wished)
+        calls = _calls(run, tracee, wished)
+        made, answer = at_exec(tracee, real, contents, calls, regs)
+        base = _called(run, tracee, insn, calls, made, answer)
     else:
         Remote.step(tracee.tid)
         regs.load(tracee.tid)
+    usual = base > 0
     if not base:
         base = _map(run, tracee, insn)
     if base:
         space.poke(base, vdso.mapped(contents, real, base))
         space.poke(slot, _WORD.pack(base))
         space.image, space.aep = base, base + img.aep
-        _patch(run, tracee, maps)
+        prepared = _patch(run, tracee, maps)
+        if known is not None and usual and stage == UNKNOWN and prepared is not None:
+            known.learn(tracee, interpreter, (real, contents), calls, *prepared)
     if tracee.at_call:
         tracee.at_call = False
         regs.store(tracee.tid)
     cont(run, tracee)
 
 
-def _map_at_once(run: Run, tracee: Tracee, real: tuple[int, bytes], insn: int, base: int) -> int:
-    """What has to be called for, with one stop: memory for what is ours is at ``base``.
-
-    real: where the kernel's vDSO is, and what is there. 0 where the kernel will not have it there.
-    """
+def _calls(run: Run, tracee: Tracee, base: int) -> list[Call]:
+    """What has to be called for: memory for what is ours, at ``base`` and for paths, and CPUID."""
     flags = _MAP_PRIVATE_ANONYMOUS | _MAP_FIXED_NOREPLACE
     size = vdso.load_image().whole
     calls = [(nr.NR_mmap, base, size, _PROT_READ_EXEC, flags, -1, 0, base)]
     paths = pathsites.place_below(run, tracee, base)
     if paths:
         calls.append((nr.NR_mmap, paths, pathcode.SIZE, _PROT_READ_EXEC, flags, -1, 0, paths))
-    maps = len(calls)
-    faulting = run.options.cpuid and run.cpuid_faulting
-    if faulting:
+    if run.options.cpuid and run.cpuid_faulting:
         calls.append((nr.NR_arch_prctl, _ARCH_SET_CPUID, 0, 0, 0, 0, 0, 0))
-    made, answer = at_exec(tracee, *real, calls, run.regs)
-    if paths and made >= maps:
-        pathsites.prepare(run, tracee, paths)
+    return calls
+
+
+def _called(run: Run, tracee: Tracee, insn: int, calls: list[Call], made: int, answer: int) -> int:
+    """So many of them were answered as they were to be: where what is ours is, 0 for nowhere."""
+    faulting = calls[-1][0] == nr.NR_arch_prctl
+    maps = len(calls) - faulting
+    if maps > 1 and made >= maps:
+        pathsites.prepare(run, tracee, calls[1][1])
     elsewhere = made < len(calls) and calls[made][0] == nr.NR_mmap and answer > 0
     if tracee.at_call and (made == 0 or elsewhere):
         tracee.at_call = False
@@ -101,7 +125,7 @@ def _map_at_once(run: Run, tracee: Tracee, real: tuple[int, bytes], insn: int, b
     if made >= maps and faulting:
         tracee.space.native_cpuid = made == maps
         run.cpuid_faulting = made > maps  # the processor has it or not
-    return base if made else 0
+    return calls[0][1] if made else 0
 
 
 def _map(run: Run, tracee: Tracee, insn: int) -> int:
@@ -116,8 +140,13 @@ def _map(run: Run, tracee: Tracee, insn: int) -> int:
     return max(base, 0)
 
 
-def _patch(run: Run, tracee: Tracee, maps: list[procmaps.Mapping]) -> None:
-    """What exec has mapped, which is all stopped: CPUID, which may be led, and calls on paths."""
+def _patch(
+    run: Run, tracee: Tracee, maps: list[procmaps.Mapping]
+) -> tuple[list[Prepared], bytes] | None:
+    """What exec has mapped, which is all stopped: CPUID, which may be led, and calls on paths.
+
+    What was done, and the answers of CPUID that are led to; None if it would not be done again.
+    """
     space = tracee.space
     code = [m for m in maps if m.inode and not m.shared]
     # valgrind's tools answer CPUID themselves, and stumble at what we make of it.
@@ -125,17 +154,26 @@ def _patch(run: Run, tracee: Tracee, maps: list[procmaps.Mapping]) -> None:
     traps = run.options.cpuid and space.native_cpuid
     usual = traps and not run.options.exact and run.record is None and not space.translates
     answers = page(run) if usual else b""
+    prepared: list[Prepared] | None = None if space.translates else []
     for m in code:
-        names = names_of(tracee.tgid, m)
+        names, plan = names_of(tracee.tgid, m), None
         if traps:
-            key = patch(run, space, names, m.start, m.end, m.offset, lead=bool(answers))
+            key, plan = patch(run, space, names, m.start, m.end, m.offset, lead=bool(answers))
         else:
             key = file_key(names)
         known = None if space.translates else run.path_sites.get(key)
+        nears: list[Near] | None = []
         if known and space.paths.base > 0 and m.perms == "r-xp" and key[1] == m.inode:
-            pathsites.lead_known(run, tracee, m, known, key)
-    if space.stubs:
+            nears = pathsites.lead_known(run, tracee, m, known, key)
+        if nears is None or key is None:
+            prepared = None
+        if prepared is not None:
+            prepared.append((m, key, plan, nears or []))
+    if not space.stubs:
+        answers = b""
+    elif answers:
         space.poke(space.image + cpuidcode.load().tables, answers)
+    return None if prepared is None else (prepared, answers)
 
 
 def _auxv(space: AddressSpace, sp: int) -> tuple[int, int, int]:

@@ -24,23 +24,24 @@ if TYPE_CHECKING:
 
     from softsgx.host.procmaps import Mapping
 
-__all__ = ["file_key", "names_of", "patch", "patch_mapped"]
+__all__ = ["Plan", "file_key", "made", "names_of", "patch", "patch_mapped"]
 
 _PROT_EXEC, _MAP_ANONYMOUS = 4, 0x20
 _REACH = (1 << 31) - (1 << 20)
 _MOST_PLANS = 256
 
 
-class _Plan:
+class Plan:
     """What becomes of a mapping, from its start. pieces: (offset, what is there, what will be).
 
     sites: the offsets of the CPUIDs. led: (offset, jump, what it replaces); moved: of each of them
-    the bytes up to its CPUID. stubs: their code, from the first free one on.
+    the bytes up to its CPUID. stubs: their code, from the first free one on, the ``first``th.
     """
 
-    __slots__ = ("led", "moved", "pieces", "sites", "stubs")
+    __slots__ = ("first", "led", "moved", "pieces", "sites", "stubs")
 
-    def __init__(self) -> None:
+    def __init__(self, first: int) -> None:
+        self.first = first
         self.pieces: list[tuple[int, bytes, bytes]] = []
         self.sites: list[int] = []
         self.led: list[tuple[int, bytes, bytes]] = []
@@ -56,15 +57,14 @@ def patch(
     end: int,
     offset: int,
     lead: bool = False,
-) -> Any:
-    """Replace the CPUID instructions of one executable file mapping: its file's `file_key`.
+) -> tuple[Any, Plan | None]:
+    """Replace the CPUID instructions of an executable file mapping: its file's `file_key`, and how.
 
     paths: of the file, to be tried in turn. lead: to where they are answered, if that is in reach.
     """
     key, found = _sites_of(run, paths)
-    if found:
-        _patch(run, space, (key, found), start, end, offset, lead)
-    return key
+    plan = _patch(run, space, (key, found), start, end, offset, lead) if found else None
+    return key, plan
 
 
 def _patch(
@@ -75,7 +75,7 @@ def _patch(
     end: int,
     offset: int,
     lead: bool,
-) -> None:
+) -> Plan:
     key, found = file
     lead = lead and abs(start - space.image) < _REACH and abs(end - space.image) < _REACH
     whole = (key, offset, end - start, start - space.image if lead else 0, len(space.stubs))
@@ -86,12 +86,18 @@ def _patch(
             run.cpuid_patches[whole] = plan
     if plan.stubs:
         code = cpuidcode.load()
-        space.poke(space.image + code.stub_of(len(space.stubs)), plan.stubs)
-        space.led += [(start + at, ours, was) for at, ours, was in plan.led]
-        moved = zip(plan.led, plan.moved, strict=True)
-        space.stubs += [(start + at, code) for (at, _, _), code in moved]
+        space.poke(space.image + code.stub_of(plan.first), plan.stubs)
     for at, _, new in plan.pieces:
         space.poke(start + at, new)
+    made(space, start, plan)
+    return plan
+
+
+def made(space: AddressSpace, start: int, plan: Plan) -> None:
+    """Note what has become of the mapping that begins there."""
+    space.led += [(start + at, ours, was) for at, ours, was in plan.led]
+    moved = zip(plan.led, plan.moved, strict=True)
+    space.stubs += [(start + at, code) for (at, _, _), code in moved]
     here = [start + at for at in plan.sites]
     if not space.patched or (here and here[0] > space.patched[-1]):
         space.patched += here
@@ -106,8 +112,8 @@ def _plan(
     end: int,
     offset: int,
     lead: bool,
-) -> _Plan:
-    plan = _Plan()
+) -> Plan:
+    plan = Plan(len(space.stubs))
     # (first byte, last byte + 1, site), from the mapping's start
     wanted = [
         (load - offset if lead and load >= offset else site - offset, site - offset + 2)
@@ -124,7 +130,7 @@ def _plan(
     return plan
 
 
-def _piece(plan: _Plan, space: AddressSpace, start: int, wanted: list[tuple[int, int]]) -> None:
+def _piece(plan: Plan, space: AddressSpace, start: int, wanted: list[tuple[int, int]]) -> None:
     """Add what becomes of some instructions that are near each other."""
     first, last = min(at for at, _ in wanted), wanted[-1][1]
     was = space.peek(start + first, last - first)
@@ -142,10 +148,10 @@ def _piece(plan: _Plan, space: AddressSpace, start: int, wanted: list[tuple[int,
         plan.pieces.append((first, was, bytes(code)))
 
 
-def _lead(plan: _Plan, space: AddressSpace, moved: bytes, start: int, begin: int) -> bytes:
+def _lead(plan: Plan, space: AddressSpace, moved: bytes, start: int, begin: int) -> bytes:
     """Add a stub for an instruction that loads a leaf: what leads there; nothing without room."""
     code = cpuidcode.load()
-    index, at = len(space.stubs) + len(plan.led), start + begin - space.image
+    index, at = plan.first + len(plan.led), start + begin - space.image
     if index >= code.most or not cpuidcode.first_length(moved):
         return b""
     stub = code.stub(index, moved, at)

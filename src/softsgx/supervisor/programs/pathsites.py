@@ -22,16 +22,18 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "SITE_BYTES", "lead", "lead_known", "learn", "place_below", "prepare", "recall", "remember",
-    "write",
+    "LOWEST", "SITE_BYTES", "Near", "lead", "lead_known", "learn", "made", "page", "place_below",
+    "prepare", "recall", "remember", "wanted", "write",
 ]  # fmt: skip
 
 SITE_BYTES = pathcode.BEFORE + 7
 """What is looked at of an instruction: some bytes before it, itself, and the call."""
 
+LOWEST = 1 << 16
+"""Below it no code of ours is: vm.mmap_min_addr."""
+
 _REACH = (1 << 31) - (1 << 20)
 _ALL = (1 << 64) - 1
-_LOWEST = 1 << 16  # vm.mmap_min_addr
 _NEAR_BYTES = 4096
 _MOST_FILES = 256
 _MOST_KEPT = 64  # files
@@ -64,27 +66,34 @@ def _path(run: Run) -> str:
 
 
 def place_below(run: Run, tracee: Tracee, end: int) -> int:
-    """Where the code goes below an address of a program that exec makes, 0 if it is not wanted.
-
-    It is if some instruction of any program has been led.
-    """
-    if not run.path_sites or run.place is None or run.nodes.linked or tracee.space.paths.off:
+    """Where the code goes below an address of a program that exec makes, 0 if not `wanted`."""
+    if run.place is None or not wanted(run, tracee):
         return 0
     base = run.place + (end - pathcode.SIZE - run.place) // pathcode.ALIGN * pathcode.ALIGN
-    return base if base >= _LOWEST else 0
+    return base if base >= LOWEST else 0
+
+
+def wanted(run: Run, tracee: Tracee) -> bool:
+    """Whether the code is: if some instruction of any program has been led."""
+    linked = run.nodes.linked or tracee.space.paths.off
+    return bool(run.path_sites) and run.place is not None and not linked
 
 
 def prepare(run: Run, tracee: Tracee, base: int) -> None:
     """Fill in the memory that the code has got."""
-    paths = tracee.space.paths
-    paths.base = base
-    page = run.path_page
-    if run.opened or paths.off:
+    tracee.space.paths.base = base
+    write(tracee, base, page(run, off=tracee.space.paths.off))
+
+
+def page(run: Run, *, off: bool) -> bytes:
+    """What the memory begins with: the code, and its flags."""
+    made = run.path_page
+    if run.opened or off:
         code = pathcode.load()
-        changed = bytearray(page)
-        changed[code.off], changed[code.opened] = paths.off, run.opened
-        page = bytes(changed)
-    write(tracee, base, page)
+        changed = bytearray(made)
+        changed[code.off], changed[code.opened] = off, run.opened
+        made = bytes(changed)
+    return made
 
 
 def write(tracee: Tracee, addr: int, data: bytes | bytearray) -> bool:
@@ -125,15 +134,17 @@ def _known(
     if known.get(at) != call:
         known[at] = call
         run.path_learned = True
+        run.path_known += 1
     return known, key
 
 
 def lead_known(
     run: Run, tracee: Tracee, where: procmaps.Mapping, sites: dict[int, int], key: Any = None
-) -> None:
-    """Lead the instructions of a mapping that are known, by their offsets in its file.
+) -> list[Near] | None:
+    """Lead the instructions of a mapping that are known, by their offsets in its file: how.
 
-    key: what the file is told by; what becomes of it is kept for the next process.
+    key: what the file is told by; what becomes of it is kept for the next process. None where they
+    could not all be led.
     """
     space, paths, start = tracee.space, tracee.space.paths, where.start
     led = {site for site, _, _ in paths.sites if start <= site < where.end}
@@ -146,10 +157,11 @@ def lead_known(
             run.path_plans[whole] = plan
     for near in plan:
         if not _lead_near(run, tracee, start, near):
-            return
+            return None
+    return plan
 
 
-class _Near:
+class Near:
     """Instructions that are near each other, by where they are from their mapping's start.
 
     was: what is there from ``first`` on, and changed: what it becomes; number: of the first stub;
@@ -183,7 +195,7 @@ class _Near:
 
 def _plan(
     tracee: Tracee, where: procmaps.Mapping, sites: dict[int, int], led: set[int]
-) -> list[_Near]:
+) -> list[Near]:
     """What becomes of the instructions of a mapping which is none of them yet."""
     paths, start, number = tracee.space.paths, where.start, len(tracee.space.paths.sites)
     wanted = [
@@ -197,7 +209,7 @@ def _plan(
         here = [each for each in wanted if each[0] < wanted[0][0] + _NEAR_BYTES]
         del wanted[: len(here)]
         first = here[0][0] - pathcode.BEFORE
-        near = _Near(first, tracee.space.peek(start + first, here[-1][0] + 7 - first), number)
+        near = Near(first, tracee.space.peek(start + first, here[-1][0] + 7 - first), number)
         near.fill(here)
         number += len(near.made)
         if near.made:
@@ -205,18 +217,26 @@ def _plan(
     return plan
 
 
-def _lead_near(run: Run, tracee: Tracee, start: int, near: _Near) -> bool:
+def _lead_near(run: Run, tracee: Tracee, start: int, near: Near) -> bool:
     """Lead them in the mapping that begins there: whether the code for them is in place."""
     paths = tracee.space.paths
     distance = start - paths.base
     stubs = paths.base + pathcode.load().place_of(near.number)
     if not write(tracee, stubs, near.stubs(distance)):
         return False
-    made = [(start + at, call, was) for at, call, was in near.made]
-    paths.sites += made
-    paths.known.update([site for site, _, _ in made])
-    run.led += write(tracee, start + near.first, near.changed(-distance)) * len(made)
+    if not write(tracee, start + near.first, near.changed(-distance)):
+        return False
+    made(run, tracee, start, near)
     return True
+
+
+def made(run: Run, tracee: Tracee, start: int, near: Near) -> None:
+    """Note those that are led in the mapping that begins there."""
+    paths = tracee.space.paths
+    led = [(start + at, call, was) for at, call, was in near.made]
+    paths.sites += led
+    paths.known.update([site for site, _, _ in led])
+    run.led += len(led)
 
 
 def _mapping(tracee: Tracee, site: int) -> procmaps.Mapping | None:

@@ -42,9 +42,10 @@ class Run:
     record: the recorder, or None. faults: those on purpose (`softsgx.faults`), or None. debugger:
     what a client of GDB's protocol is served by (`supervisor.debug`), or None.
     tracees: by tid. early: statuses of children whose parents' events have not come yet. killed:
-    the process that was last ended by SIGKILL, whose children may have none to tell of them. regs:
-    the registers of the thread that is dealt with, ``view`` of them as a list; spare_regs: others,
-    for a while. main_pid, main_status: of the program. sent_illegal: whether a SIGILL came that was
+    the process that was last ended from outside, or by another thread, whose children may have none
+    to tell of them. regs: the registers of the thread that is dealt with, ``view`` of them as a
+    list; spare_regs: others, for a while. main_pid, main_status: of the program. sent_illegal:
+    whether a SIGILL came that was
     no instruction's. tracer_told: whether a program that wants to trace was told what takes its
     place. filtered: whether any process has a seccomp filter that is not ours; confined: whether it
     is a program's of this run. untraced: the register that a thread's CLONE_UNTRACED was taken out
@@ -52,12 +53,14 @@ class Run:
     it was asked. place: where processes have the code that looks at paths, modulo `pathcode.ALIGN`,
     None where none has it; path_page: the code; led: how many instructions were led there;
     path_sites: where such are in files, by what a file is told by: the offset of each, and its call
-    (`programs.pathsites`); path_plans: what becomes of their mappings; path_learned: whether that
-    is more than was kept; path_stops: how often what looks like one stopped, by its offset in a
-    page and its call. lsm: the security module. nodes: the device's, and AESM's socket. cpuid_*:
-    what CPUID answers and what the processor does, whether that is more than was kept, what asks
-    the processor, the page of answers and of how many it is; where CPUID is in files, and what
-    becomes of their mappings (`programs.patches`); for all processes.
+    (`programs.pathsites`); path_known: how many were learned in this run; path_plans: what becomes
+    of their mappings; path_learned: whether they are more than were kept; path_stops: how often
+    what looks like one stopped, by its offset in a page and its call. lsm: the security module.
+    nodes: the device's, and AESM's socket. cpuid_*: what CPUID answers and what the processor does,
+    whether that is more than was kept, what asks the processor, the page of answers and of how many
+    it is; where CPUID is in files, and what becomes of their mappings (`programs.patches`); for all
+    processes. execs: what prepares a program again by compiled code (`programs.again`), None while
+    nobody has asked, False where nothing does.
 
     short: whether enclaves may be entered without a stop.
 
@@ -83,6 +86,7 @@ class Run:
         self.faults = options.faults
         self.debugger: Any = None
         self.marks: Any = None
+        self.execs: Any = None
         self.series: Any = None
         self.accepts: Any = None
         self.ahead: Any = None
@@ -108,6 +112,7 @@ class Run:
         self.path_plans: dict[tuple[Any, ...], Any] = {}
         self.path_stops: dict[tuple[int, int], int] = {}
         self.path_learned = False
+        self.path_known = 0
         self.nodes = Nodes.of(options)
         self.cache_dir = cache_dir()
         self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}

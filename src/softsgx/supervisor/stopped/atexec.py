@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 
     Call = tuple[int, int, int, int, int, int, int, int]
 
-__all__ = ["at_exec"]
+__all__ = ["at_exec", "place_of"]
 
 _PAGE, _ALL = 4096, (1 << 64) - 1
 _spare: list[ptrace.Registers] = []
+
+
+def place_of(rows: bytes) -> int:
+    """Where in its page the rows go, before the code whose last call ends at the AEP's place."""
+    img = vdso.load_image()
+    return (img.aep & _PAGE - 1) - img.calls_stop - len(rows)
 
 
 def at_exec(
@@ -36,12 +42,11 @@ def at_exec(
     which are to be stored again: the thread is at a system call's entry.
     """
     img, tid, space = vdso.load_image(), tracee.tid, tracee.space
-    code = img.calls
     rows = rows_of(calls)
-    # The call that stops ends at the AEP's place in the page.
-    at = (img.aep & _PAGE - 1) - img.calls_stop - len(rows)
-    first, was = page + at, contents[at : at + len(rows) + len(code)]
-    space.poke(first, rows + code)
+    at = place_of(rows)
+    text = rows + img.calls
+    first, was = page + at, contents[at : at + len(text)]
+    space.poke(first, text)
     work = _spare.pop() if _spare else ptrace.Registers()
     view = work.view
     view[:] = regs.view

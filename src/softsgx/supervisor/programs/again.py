@@ -1,0 +1,217 @@
+"""Programs that exec has made before: compiled code prepares them again (`softsgx.host.execs`).
+
+What `execve` has done to a program is kept as a recipe: the mappings, what their files are told by,
+what was read and what was written. Where the same comes again the code writes the same. What is
+noted of the program is noted here.
+"""
+
+from __future__ import annotations
+
+from softsgx.host import cpuidcode, execs, pathcode, ptrace, vdso
+from softsgx.host.execs import MAPS, NOTHING, OURS, PATHS, REAL, Piece
+from softsgx.host.procmaps import Mapping
+from softsgx.supervisor.programs import patches, pathsites
+from softsgx.supervisor.programs.patches import Plan
+from softsgx.supervisor.programs.pathsites import Near
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped import waits
+from softsgx.supervisor.stopped.atexec import place_of
+from softsgx.supervisor.stopped.remote import rows_of, signed
+from softsgx.uapi import syscalls as nr
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from softsgx.supervisor.stopped.atexec import Call
+
+    Prepared = tuple[Mapping, Any, Plan | None, list[Near]]
+    """A mapping, what its file is told by, and what `patches` and `pathsites` did to it."""
+
+__all__ = ["Again", "again"]
+
+# Farther from the interpreter it may be in reach of the code for paths, or not.
+_LEADS = 1 << 29
+_HEAD_BYTES = 256
+
+
+def again(run: Run) -> Again | None:
+    """What prepares them, where it can, and where nobody wants to hear of each step."""
+    if run.execs is None:
+        options = run.options
+        usual = run.record is None and run.lsm is None and run.debugger is None
+        run.execs = usual and not options.exact and execs.available() and Again(run)
+    found: Again | None = run.execs or None
+    return None if run.filtered or run.confined else found
+
+
+class Again:
+    """The recipes of a run.
+
+    After `tried`: stage: what became of an exec, and the `block` tells the rest.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.block = execs.Block()
+        image = vdso.load_image()
+        for name, value in (
+            ("regs", run.regs.address), ("whole", image.whole), ("align", pathcode.ALIGN),
+            ("room", pathcode.SIZE), ("lowest", pathsites.LOWEST),
+        ):  # fmt: skip
+            self.block[name] = value
+        self.block["batch"] = image.stop - image.batch & (1 << 64) - 1
+        self._stamp: tuple[Any, ...] = ()
+
+    def tried(self, tracee: Tracee) -> int:
+        """From PTRACE_EVENT_EXEC: whether it was prepared, and runs.
+
+        Raises ProcessLookupError if it is gone.
+        """
+        run, block, space = self._run, self.block, tracee.space
+        if space.like:  # how far it is from the interpreter depends on where that is
+            block["n_found"] = 0
+            return execs.UNKNOWN
+        stamp = (
+            run.opened, run.path_known, len(run.cpuid_answers), run.cpuid_faulting,
+            run.options.cpuid,
+        )  # fmt: skip
+        if stamp != self._stamp:
+            self._stamp = stamp
+            block.clear()
+        wanted = pathsites.wanted(run, tracee)
+        block["tid"] = tracee.tid
+        block["place"] = run.place if wanted and run.place is not None else (1 << 64) - 1
+        self._run_code()
+        space.mem_fd = block["mem"] if block["mem"] < 1 << 31 else -1
+        stage = block["stage"]
+        if stage == execs.GONE:
+            raise ProcessLookupError(tracee.tid)
+        tracee.at_call = stage == execs.PARTLY and block["status"] >> 16 == ptrace.EVENT_SECCOMP
+        if stage == execs.DONE:
+            self._note(tracee)
+        return stage
+
+    @property
+    def answer(self) -> int:
+        """What the last of the calls answered."""
+        return signed(self.block["answer"])
+
+    def _run_code(self) -> None:
+        block = self.block
+        tid, block["stage"] = block["tid"], execs.UNKNOWN
+        while True:
+            poll_ns = block["poll_ns"] = waits.poll_ns(answer=True)
+            block.run()
+            if block["stage"] == execs.UNKNOWN:
+                return
+            waits.polled(1, in_vain=poll_ns > 0 and not block["poll_ns"], answer=True)
+            if block["stage"] != execs.WAITING:
+                return
+            got, status = block["got"], block["status"]
+            if got and got != tid:
+                raise ProcessLookupError(tid)
+            if got and not waits.is_stop(status):
+                waits.keep_stop(tid, status)  # its end is the loop's
+                raise ProcessLookupError(tid)
+            if got:
+                waits.passes(tid, status)
+                ptrace.cont(tid)
+
+    def _note(self, tracee: Tracee) -> None:
+        """What is to be known of a program that was prepared."""
+        run, block, space = self._run, self.block, tracee.space
+        space.image = block["base"]
+        space.aep = space.image + vdso.load_image().aep
+        if block["paths"]:
+            space.paths.base = block["paths"]
+        space.native_cpuid, prepared = block.known[block["recipe"]].told
+        starts = block.starts()
+        for i, plan, nears in prepared:
+            if plan is not None:
+                patches.made(space, starts[i], plan)
+            for near in nears:
+                pathsites.made(run, tracee, starts[i], near)
+
+    def learn(
+        self, tracee: Tracee, interpreter: int, real: tuple[int, bytes], calls: Sequence[Call],
+        prepared: Sequence[Prepared], answers: bytes,
+    ) -> None:  # fmt: skip
+        """A program has been prepared as most are: the next one may be so by the code.
+
+        real: where the kernel's vDSO is, and what is there. calls: what it had to call. answers: of
+        CPUID, where some are led.
+        """
+        block, space = self.block, tracee.space
+        starts, paths = block.starts(), max(space.paths.base, 0)
+        numbers = {start: i for i, start in enumerate(starts)}
+        if any(m.start not in numbers for m, *_ in prepared):
+            return
+        image, slots = vdso.template(real[1])
+        filled = [(at, 8, value, REAL if theirs else OURS, NOTHING) for at, theirs, value in slots]
+        pieces = [Piece(OURS, 0, image, numbers=filled)]
+        if paths:
+            page = pathsites.page(self._run, off=space.paths.off)
+            pieces.append(Piece(PATHS, 0, page))
+        files, told = [], []
+        for m, key, plan, nears in prepared:
+            i = numbers[m.start]
+            led = bool(nears or (plan and plan.led))
+            distance = abs(m.start - interpreter)
+            if key is None or (led and distance > _LEADS):
+                return
+            files.append((i, _name(m, key), key))
+            told.append((i, plan, nears))
+            pieces += _pieces(i, plan, nears)
+        if answers:
+            pieces.append(Piece(OURS, cpuidcode.load().tables, answers))
+        before, after, code = _before(calls, real[1], space.image, paths)
+        low = interpreter - space.image - vdso.load_image().whole
+        recipe = execs.Recipe(
+            block.maps(), interpreter - real[0], low, files, paths > 0, before, after, code,
+            len(calls), pieces,
+        )  # fmt: skip
+        block.expect(real[1], _HEAD_BYTES)
+        recipe.told = space.native_cpuid, told
+        block.add(recipe)
+
+
+def _name(m: Mapping, key: tuple[int, ...]) -> str:
+    """The path of a mapped file where it leads us there, else none: its mapping's link does."""
+    return m.path if m.path[:1] == "/" and patches.file_key((m.path,)) == key else ""
+
+
+def _pieces(i: int, plan: Plan | None, nears: Sequence[Near]) -> list[Piece]:
+    """What was done to a mapping, the ``i``th, and for it."""
+    base, pieces = MAPS + i, []
+    if plan is not None:
+        if plan.stubs:
+            stubs = cpuidcode.load().stub_of(plan.first)
+            pieces.append(Piece(OURS, stubs, plan.stubs))
+        pieces += [Piece(base, at, new, was) for at, was, new in plan.pieces]
+    for near in nears:
+        stubs = pathcode.load().place_of(near.number)
+        out = [(at, 4, value, base, PATHS) for at, value in near.stubs.numbers]
+        pieces.append(Piece(PATHS, stubs, near.stubs.text, numbers=out))
+        back = [(at, 4, value, PATHS, base) for at, value in near.changed.numbers]
+        was = bytearray(near.was)
+        for at, before, new in plan.pieces if plan is not None else ():
+            for k in range(max(at, near.first), min(at + len(new), near.first + len(was))):
+                was[k - near.first] = before[k - at]  # nothing is written yet when it is looked at
+        pieces.append(Piece(base, near.first, near.changed.text, bytes(was), back))
+    return pieces
+
+
+def _before(calls: Sequence[Call], real: bytes, image: int, paths: int) -> tuple[Piece, bytes, int]:
+    """What makes the calls, over the kernel's vDSO; what was there; where the code begins."""
+    rows = rows_of(calls)
+    text, at = rows + vdso.load_image().calls, place_of(rows)
+    numbers = []
+    for n, call in enumerate(calls):
+        if call[0] == nr.NR_mmap:
+            base = {image: OURS, paths: PATHS}[call[1]]
+            numbers += [(64 * n + 8 * word, 8, 0, base, NOTHING) for word in (1, 7)]
+    return Piece(REAL, at, text, numbers=numbers), real[at : at + len(text)], len(rows)
