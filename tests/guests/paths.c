@@ -35,6 +35,7 @@
 
 SITE(openat_, 257);
 SITE(fstatat_, 262);
+SITE(stat_, 4);
 
 static char room[256];
 static volatile long caught, stray;
@@ -84,6 +85,7 @@ static void heat(void)
 	for (int i = 0; i < HOT; i++) {
 		close((int)get("/etc/passwd", O_RDONLY));
 		look("/etc/passwd");
+		stat_((long)"/etc/passwd", room, 0, 0);
 	}
 }
 
@@ -222,6 +224,19 @@ static void trapped(void)
 	}
 	wait(&status);
 	check(!status, "filter_of_its_own", "%x", status);
+	code[1].k = SYS_lstat; /* never called by this program */
+	if (!fork()) {
+		caught = 0;
+		sigaction(SIGSYS, &action, NULL);
+		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, 2, &program))
+			_exit(2);
+		for (int i = 0; i < 20; i++)
+			if (stat_((long)"/nowhere", room, 0, 0) != -ENOENT || caught)
+				_exit(1);
+		_exit(0);
+	}
+	wait(&status);
+	check(!status, "filter_of_a_sibling", "%x", status);
 }
 
 static void *thread(void *arg)
@@ -274,7 +289,7 @@ static void scribble(void)
 		char perms[8];
 
 		if (sscanf(line, "%lx-%lx %7s %*x %*x:%*x %lu", &start, &end, perms, &inode) != 4 ||
-		    inode || strcmp(perms, "r-xp") || strstr(line, "[v") || end - start != 0x2000)
+		    inode || strcmp(perms, "r-xp") || strstr(line, "[v") || end - start != 0x4000)
 			continue;
 		for (int round = 0; round < 30; round++) {
 			if (!fork()) {
@@ -283,7 +298,7 @@ static void scribble(void)
 				/* INT3 and what is no instruction: nobody wants random system calls. */
 				srand((unsigned)round);
 				for (int i = 0; i < 1 << round % 12; i++)
-					((volatile char *)start)[(unsigned)rand() % 0x2000] =
+					((volatile char *)start)[(unsigned)rand() % 0x4000] =
 						rand() % 2 ? 0x06 : (char)0xcc;
 				ualarm(100000, 0);
 				heat();

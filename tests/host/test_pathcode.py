@@ -23,7 +23,22 @@ from hypothesis import strategies as st
 
 from softsgx.host import basefilter, bpf, pathcode, ptrace
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, R8, R10, R11, RAX, RCX, RDI, RDX, RIP, RSI
+from softsgx.uapi.regs import (
+    EFLAGS,
+    NAMES,
+    ORIG_RAX,
+    R8,
+    R9,
+    R10,
+    R11,
+    RAX,
+    RCX,
+    RDI,
+    RDX,
+    RIP,
+    RSI,
+    RSP,
+)
 
 pytestmark = pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
 
@@ -268,18 +283,18 @@ def test_the_filter_lets_the_codes_calls_pass_and_no_other() -> None:
     program = basefilter.base_program(0, place=place)
     base = 0x7F00_0000_0000 // pathcode.ALIGN * pathcode.ALIGN + place
     passing = {
-        at for at in range(pathcode.SIZE) if _run(program, nr.NR_openat, base + at) == bpf.ALLOW
+        at for at in range(pathcode.SIZE) if filtered(program, nr.NR_openat, base + at) == bpf.ALLOW
     }
     ends = {code.place_of(i) + end for i in range(code.most) for end in code.ends}
     assert ends <= passing
     assert {at % 128 for at in passing} == set(code.ends)
-    assert _run(program, nr.NR_openat, base + pathcode.SIZE + code.ends[0]) == bpf.TRACE
-    assert _run(program, nr.NR_symlink, base + code.place_of(0) + code.ends[0]) == bpf.TRACE
+    assert filtered(program, nr.NR_openat, base + pathcode.SIZE + code.ends[0]) == bpf.TRACE
+    assert filtered(program, nr.NR_symlink, base + code.place_of(0) + code.ends[0]) == bpf.TRACE
 
 
-def _run(program: bytes, call: int, ip: int) -> int:
-    """What a filter says of a call without arguments (a BPF of the few instructions in use)."""
-    data = struct.pack("<IIQ", call, bpf.X86_64, ip) + bytes(48)
+def filtered(program: bytes, call: int, ip: int, *args: int) -> int:
+    """What a filter says of a call (a BPF of the few instructions in use)."""
+    data = struct.pack("<IIQ6Q", call, bpf.X86_64, ip, *args, *(6 - len(args)) * (0,))
     at, a = 0, 0
     while True:
         op, yes, no, k = struct.unpack_from("<HBBI", program, 8 * at)
@@ -323,7 +338,7 @@ class Stepper:
         view = self.regs.view
         view[:] = self.start.view
         view[RIP], view[EFLAGS], view[ORIG_RAX], view[RAX] = site, flags, (1 << 64) - 1, call
-        for register, value in zip((RDI, RSI, RDX, R10, R8), args, strict=False):
+        for register, value in zip((RDI, RSI, RDX, R10, R8, R9, RSP), args, strict=False):
             view[register] = value
         self.regs.store(self.pid)
         while view[RIP] != site + 7:

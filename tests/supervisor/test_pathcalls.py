@@ -20,7 +20,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_answers_signals_and_the_device_are_as_before(softsgx: Softsgx, guest: Guest) -> None:
-    _assert_all_ok(softsgx("--", guest("paths")), 27)
+    _assert_all_ok(softsgx("--", guest("paths")), 28)
 
 
 def test_a_signal_that_is_sent_finds_a_thread_that_was_inside_in_its_own_code(

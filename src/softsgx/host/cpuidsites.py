@@ -22,6 +22,7 @@ from softsgx.host import kept
 
 __all__ = [
     "CPUID_BYTES",
+    "SEARCH",
     "UD2_BYTES",
     "cpuid_length",
     "loads",
@@ -33,8 +34,9 @@ __all__ = [
 CPUID_BYTES = b"\x0f\xa2"
 UD2_BYTES = b"\x0f\x0b"
 
-# Raised whenever the search finds other sites than before, which makes old entries void.
-_CACHE_VERSION = 3
+SEARCH = 3
+"""Raised whenever the search finds other sites than before, which makes old entries void."""
+
 _CACHE_MAGIC = b"softsgx cpuid\0"
 _CACHE_KEY = struct.Struct("<5Q")
 _PAIR = struct.Struct("<QQ")
@@ -183,4 +185,4 @@ def _executable_segments(fd: int, size_bytes: int) -> list[tuple[int, int, int]]
 
 
 def _cache_head(key: tuple[int, ...]) -> bytes:
-    return _CACHE_MAGIC + _CACHE_VERSION.to_bytes(2, "little") + _CACHE_KEY.pack(*key)
+    return _CACHE_MAGIC + SEARCH.to_bytes(2, "little") + _CACHE_KEY.pack(*key)

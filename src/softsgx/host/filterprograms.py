@@ -182,7 +182,8 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.op(_JSET, 0x01, "trace")  # MAP_SHARED, MAP_SHARED_VALIDATE
     p.label("prot")
     p.op(_LD, _arg(2))
-    p.op(_JSET, 0x4, "trace", "allow")  # PROT_EXEC: CPUID may have to be patched
+    # PROT_EXEC: CPUID may have to be patched, unless the process has asked which file it is.
+    p.op(_JSET, 0x4, "trace" if executable else "looked", "allow")
     p.label("exit")
     p.op(_LD, _arg(1))
     p.op(_JEQ, _COOKIE_LOW, "", "place")

@@ -1,4 +1,4 @@
-"""Calls on paths that run without a stop: the code of ``paths.S``, laid out for one process.
+"""Calls that run without a stop, on paths above all: the code of ``paths.S``, for one process.
 
 The code says what it does. Here are its stubs' fields, the list of components that the tracer
 has to see, where the seccomp filter lets its calls pass, and what a thread's registers become
@@ -14,7 +14,7 @@ from softsgx.errors import UnsupportedError
 from softsgx.host import vdso
 from softsgx.host.built import lacks, path_of, read_built
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import EFLAGS, ORIG_RAX, R10, RAX, RCX, RDI, RDX, RIP, RSI
+from softsgx.uapi.regs import EFLAGS, ORIG_RAX, R8, R10, RAX, RCX, RDI, RDX, RIP, RSI
 from softsgx.uapi.syscalls import SYSCALLS
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "ALIGN", "BEFORE", "CALLS", "JUMP", "MASK", "SIZE", "Code", "Filled", "available", "load",
-    "new_place", "replaceable", "replaced",
+    "ALIGN", "BEFORE", "CALLS", "JUMP", "LED", "MASK", "SIZE", "Code", "Filled", "available",
+    "load", "new_place", "replaceable", "replaced",
 ]  # fmt: skip
 
-SIZE = 0x2000
+SIZE = 0x4000
 """Bytes of the memory in a process: the code, then its stubs."""
 
 ALIGN = 1 << 30
@@ -67,15 +67,21 @@ _KINDS = {
     **dict.fromkeys((nr.NR_truncate, nr.NR_statfs, nr.NR_chdir), ("file0", 6)),
     **dict.fromkeys((nr.NR_faccessat, nr.NR_fchmodat, nr.NR_fchownat), ("file1", 6)),
     nr.NR_utimensat: ("file1", 6),
+    nr.NR_mmap: ("maps", 6),
 }
+LED = frozenset(_KINDS)
+"""The calls that are led: those on paths, and mmap, of files without CPUID instructions."""
 _BY_ANOTHER = {nr.NR_stat: nr.NR_lstat, nr.NR_access: nr.NR_lstat}
-CALLS = {n: SYSCALLS[n].of_kind("path")[0] for n in _KINDS}
-"""The calls, each with its path's argument: frequent ones, of which nothing but the components
-of the path decides whether they are the device's."""
+CALLS = {n: SYSCALLS[n].of_kind("path")[0] for n in _KINDS if n != nr.NR_mmap}
+"""The calls on paths, each with its path's argument: frequent ones, of which nothing but the
+components of the path decides whether they are the device's."""
 
 _ANY, _LAST, _OPENED_LAST = 8, 8, 16  # slots of the code's lists
 _ENOENT = -2 & (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
+_U64 = (1 << 64) - 1
+_PROT_READ_EXEC = 5
+_FILE = struct.Struct("<5Q")
 _S32 = struct.Struct("<i")
 _CALL_BYTES, _CHANGE_BYTES = 7, 7  # mov and syscall; lea
 _SYSCALL, _TO_EDI, _RDI_TO_RSI = b"\x0f\x05", 0xBF, b"\x48\x89\xfe"
@@ -196,7 +202,8 @@ class Code:
             raise lacks(_PATH, e) from e
         self.ends = tuple([at for kind, at in self._fields[1] if kind == ord("C")])
         self.most = (SIZE - len(self.contents)) // self.stub_bytes
-        self.off, self.opened = at["off"], at["opened"]
+        self.off, self.opened, self.files = at["off"], at["opened"], at["files"]
+        self.most_files = (at["files_end"] - self.files) // _FILE.size
         names = ("plain1", "probe1", "changed1", "again1")
         self._stages = tuple([at[name] - at["stub1"] for name in names])
         self._moved = at["moved1"] - first
@@ -220,6 +227,16 @@ class Code:
             crcs += crcs[:1] * (slots - len(crcs))
             struct.pack_into(f"<{slots}I", page, self._at[name], *crcs)
         return bytes(page)
+
+    def with_files(self, page: bytes, files: list[tuple[int, ...]]) -> bytes:
+        """A page with the files whose code is mapped without a stop, `most_files` of them.
+
+        Of each st_dev, st_ino, which is not 0, st_size, and the times of its contents and of its
+        inode in nanoseconds.
+        """
+        rows = [_FILE.pack(*[part & _U64 for part in (f[1], f[0], *f[2:])]) for f in files]
+        table = b"".join(rows).ljust(self.most_files * _FILE.size, b"\0")
+        return page[: self.files] + table + page[self.files + len(table) :]
 
     def place_of(self, index: int) -> int:
         """The offset of a stub."""
@@ -272,6 +289,8 @@ class Code:
         stub, within = divmod(at - len(self.contents), self.stub_bytes)
         over = False
         if at < len(self.contents):
+            if self._at["packed"] <= at < self._at["unpacked"]:
+                self._unpack(view, self._at["swapped"] <= at < self._at["unswapped"])
             stub = ((view[RAX] >> 32) - len(self.contents)) // self.stub_bytes
             self._flags(view, at)
         if not 0 <= stub < len(sites):
@@ -302,6 +321,14 @@ class Code:
             return bool(view[RAX] != _ENOENT)  # else nobody has asked why yet
         answered = flag == _O_NOFOLLOW  # others have only asked whether there is a link
         return answered and within >= self.ends[2] and view[RAX] < 1 << 63
+
+    def _unpack(self, view: Any, swapped: bool) -> None:
+        """The registers of an mmap, of which the code keeps everything in others."""
+        packed = view[RDX]
+        view[RAX] = packed >> 48 << 32 | packed >> 32 & 0xFFFF
+        view[RSI], view[RDX] = packed & 0xFFFFFFFF, _PROT_READ_EXEC
+        if swapped:
+            view[RDI], view[R8] = view[R8], view[RDI]
 
     def _flags(self, view: Any, at: int) -> None:
         """Give back the flags that the code has in RAX."""

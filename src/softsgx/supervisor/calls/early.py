@@ -10,11 +10,12 @@ from errno import EINVAL
 
 from softsgx.host import bpf, ptrace
 from softsgx.host.status import mask_of, status_of
-from softsgx.supervisor.calls import folders, others, paths, sockets
+from softsgx.supervisor.calls import folders, others, pathcalls, paths, sockets
 from softsgx.supervisor.calls.signals import sigaction, sigprocmask, sigreturn
 from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.answer import DONE
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RDI, RSI
 from softsgx.uapi.syscalls import SYSCALLS
@@ -30,9 +31,10 @@ __all__ = ["HANDLERS", "answer"]
 _CAP_SYS_PTRACE = 19
 
 
-def _filter(run: Run, _tracee: Tracee) -> None:
+def _filter(run: Run, tracee: Tracee) -> None:
     """A filter of the program's own is installed: from now on it may ask for stops, too."""
     run.filtered = run.confined = True
+    pathcalls.ask_no_files(tracee)
 
 
 def _prctl(run: Run, tracee: Tracee) -> Any:
@@ -42,7 +44,7 @@ def _prctl(run: Run, tracee: Tracee) -> Any:
     """
     option = run.view[RDI] & 0xFFFFFFFF
     if option == bpf.PR_SET_SECCOMP:
-        run.filtered = run.confined = True
+        _filter(run, tracee)
     elif option == bpf.PR_SET_SYSCALL_USER_DISPATCH and run.view[RSI]:
         if ptrace.dispatch_of(tracee.tid) is None:
             return -EINVAL
@@ -72,7 +74,10 @@ def _dumpable(tracee: Tracee, option: int, value: int) -> Any:
 def _mmap(run: Run, tracee: Tracee) -> Any:
     """Code of a file is patched, and under a security module what is executable is noted."""
     if run.lsm is None:
-        return patch_mapped(run, tracee)
+        answer = patch_mapped(run, tracee)
+        if answer is None or answer is DONE:
+            return answer
+        return pathcalls.hurry_mmap(run, tracee, answer)
     from softsgx.supervisor.programs.executable import follow_mmap
 
     return follow_mmap(run, tracee)

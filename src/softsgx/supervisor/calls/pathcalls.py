@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "among_descriptors", "at_signal", "hurry", "look_for_links", "note_folder", "place",
-    "stay_slow",
+    "among_descriptors", "ask_no_files", "at_signal", "hurry", "hurry_mmap", "look_for_links",
+    "note_folder", "place", "stay_slow",
 ]  # fmt: skip
 
 _FEW = 12  # stops that cost less than to make the code
@@ -101,6 +101,30 @@ def hurry(
     run.regs.store(tracee.tid)
     cont(run, tracee)
     return DONE
+
+
+def hurry_mmap(run: Run, tracee: Tracee, key: tuple[int, ...]) -> None:
+    """From the seccomp stop of an mmap of the code of a file that has no CPUID instruction.
+
+    key: what the file is told by. Both the file and the instruction are known from the next exec
+    on: to lead the instruction now would be of little use, since few of a program's files are left.
+    """
+    paths, space = tracee.space.paths, tracee.space
+    if run.place is None or not space.image or run.record is not None:
+        return
+    pathsites.note_file(run, key)
+    site = run.view[RIP] - 7
+    if not run.path_page or site in paths.known or not _again(run, site, nr.NR_mmap):
+        return
+    code = space.peek(site - pathcode.BEFORE, pathsites.SITE_BYTES)
+    if pathcode.replaceable(code, nr.NR_mmap):
+        pathsites.learn(run, tracee, site, nr.NR_mmap)
+
+
+def ask_no_files(tracee: Tracee) -> None:
+    """The process gets a filter of its own, which may forbid what asks for a file: fstat."""
+    if tracee.space.paths.base > 0:
+        pathsites.write(tracee, tracee.space.paths.base + pathcode.load().files, bytes(8))
 
 
 def _again(run: Run, site: int, call: int) -> bool:
@@ -205,8 +229,9 @@ def at_signal(run: Run, tracee: Tracee, number: int) -> bool:
     run.regs.load(tracee.tid)
     if number == signals.SIGSYS:
         stay_slow(tracee)
-        run.view[RIP] -= 2  # the kernel has put RAX back
-        run.regs.store(tracee.tid)
+        if any(run.view[RIP] == site + 7 for site, _, _ in tracee.space.paths.sites):
+            run.view[RIP] -= 2  # the kernel has put RAX back
+            run.regs.store(tracee.tid)
     put_back(run, tracee, number)
     cont(run, tracee)
     return True

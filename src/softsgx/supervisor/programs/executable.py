@@ -47,11 +47,11 @@ def follow_mmap(run: Run, tracee: Tracee) -> Any:
     length, prot, flags, fd, offset = (view[i] for i in (RSI, RDX, R10, R8, R9))
     implied = _implies(tracee, prot)
     if not prot & PROT_EXEC and not implied:
-        return patch_mapped(run, tracee)
+        return DONE if patch_mapped(run, tracee) is DONE else None
     space, how, inode = tracee.space, flags & MAP_TYPE, 0
     if not flags & MAP_ANONYMOUS:
         inode = _inode_of(tracee, fd & 0xFFFFFFFF)
-    if patch_mapped(run, tracee) is None:
+    if patch_mapped(run, tracee) is not DONE:
         Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
         run.regs.load(tracee.tid)
         cont(run, tracee)

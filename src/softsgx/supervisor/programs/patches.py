@@ -214,7 +214,10 @@ def _key(s: os.stat_result) -> tuple[int, ...]:
 
 
 def patch_mapped(run: Run, tracee: Tracee) -> Any:
-    """From the seccomp stop of an mmap: one of a file's code is made, then patched."""
+    """From the seccomp stop of an mmap: one of a file's code is made, then patched.
+
+    DONE if it was made. None to let it run, or what a file is told by that has no CPUID at all.
+    """
     view, space = run.view, tracee.space
     wanted = view[RDX] & _PROT_EXEC and not view[R10] & _MAP_ANONYMOUS and run.options.cpuid
     if not (wanted and space.native_cpuid and space.image) or space.translates:
@@ -222,9 +225,9 @@ def patch_mapped(run: Run, tracee: Tracee) -> Any:
     fd, length, offset = view[R8] & 0xFFFFFFFF, view[RSI], view[R9]
     paths = (f"/proc/{tracee.tgid}/fd/{fd}",)
     if len(space.tracees) == len(tracee.files) == 1:  # nobody gives the descriptor another file
-        _, found = _sites_of(run, paths)
+        key, found = _sites_of(run, paths)
         if not any(offset <= site < offset + length for site, _ in found):
-            return None
+            return None if found or key is None else key
     Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
     run.regs.load(tracee.tid)
     addr = view[RAX]

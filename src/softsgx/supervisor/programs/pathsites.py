@@ -1,5 +1,8 @@
 """Instructions that make calls on paths, led to code that looks at the path (`host.pathcode`).
 
+So is the one that maps files, the dynamic linker's: the code knows the files in which no CPUID has
+to be replaced.
+
 An instruction is led after it has stopped, so it is one. What has stopped is known by its file from
 then on, in this run and those to come: other processes that map the file have it led from the
 beginning, or as soon as one of them stops. Which file a mapping is of is told by its inode, size
@@ -11,7 +14,7 @@ from __future__ import annotations
 import os
 import struct
 
-from softsgx.host import kept, pathcode, procmaps
+from softsgx.host import cpuidsites, kept, pathcode, procmaps
 from softsgx.supervisor.programs.patches import file_key, names_of
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "LOWEST", "SITE_BYTES", "Near", "lead", "lead_known", "learn", "made", "page", "place_below",
-    "prepare", "recall", "remember", "wanted", "write",
+    "LOWEST", "SITE_BYTES", "Near", "lead", "lead_known", "learn", "made", "note_file", "page",
+    "place_below", "prepare", "recall", "remember", "wanted", "write",
 ]  # fmt: skip
 
 SITE_BYTES = pathcode.BEFORE + 7
@@ -37,15 +40,20 @@ _ALL = (1 << 64) - 1
 _NEAR_BYTES = 4096
 _MOST_FILES = 256
 _MOST_KEPT = 64  # files
-_MAGIC = b"softsgx paths 1\0"
+# Of a file without CPUID instructions a row says that, which is as good as the search for them.
+_MAGIC = b"softsgx paths 2\0" + cpuidsites.SEARCH.to_bytes(2, "little")
 _ROW = struct.Struct("<7Q")  # what the file is told by, where in it, the call
+_NO_CPUID = 0, (1 << 64) - 1
 
 
 def recall(run: Run) -> None:
     """What earlier runs have learned."""
     body = kept.read(_path(run), _MAGIC, _ROW.size) or b""
     for *key, at, call in _ROW.iter_unpack(body):
-        if call in pathcode.CALLS:
+        if (at, call) == _NO_CPUID:
+            run.path_files[tuple(key)] = None
+            run.path_files_new = True
+        elif call in pathcode.LED:
             run.path_sites.setdefault(tuple(key), {})[at] = call
 
 
@@ -58,6 +66,7 @@ def remember(run: Run) -> None:
             for key, of in files
             for at, call in of.items()
         ]
+        rows += [_ROW.pack(*[part & _ALL for part in key], *_NO_CPUID) for key in run.path_files]
         kept.write(_path(run), _MAGIC, b"".join(rows))
 
 
@@ -79,6 +88,17 @@ def wanted(run: Run, tracee: Tracee) -> bool:
     return bool(run.path_sites) and run.place is not None and not linked
 
 
+def note_file(run: Run, key: tuple[int, ...]) -> None:
+    """A file has no CPUID instruction: the code of programs to come knows it."""
+    if key in run.path_files or not key[1]:
+        return
+    if len(run.path_files) >= pathcode.load().most_files:
+        del run.path_files[next(iter(run.path_files))]
+    run.path_files[key] = None
+    run.path_files_new = run.path_learned = True
+    run.path_known += 1
+
+
 def prepare(run: Run, tracee: Tracee, base: int) -> None:
     """Fill in the memory that the code has got."""
     tracee.space.paths.base = base
@@ -86,14 +106,27 @@ def prepare(run: Run, tracee: Tracee, base: int) -> None:
 
 
 def page(run: Run, *, off: bool) -> bytes:
-    """What the memory begins with: the code, and its flags."""
+    """What the memory begins with: the code, its flags, and what it knows of files."""
+    if run.path_files_new:
+        run.path_page = pathcode.load().with_files(run.path_page, _files(run))
+        run.path_files_new = False
     made = run.path_page
-    if run.opened or off:
+    if run.opened or off or run.confined:
         code = pathcode.load()
         changed = bytearray(made)
         changed[code.off], changed[code.opened] = off, run.opened
+        if run.confined:  # a filter may forbid what asks for a file
+            changed[code.files : code.files + 8] = bytes(8)
         made = bytes(changed)
     return made
+
+
+def _files(run: Run) -> list[tuple[int, ...]]:
+    """The files that are mapped without a stop: none where somebody wants to hear of each."""
+    others = run.record, run.lsm, run.faults, run.debugger, run.options.marks or None
+    if any(other is not None for other in others):
+        return []
+    return list(run.path_files)[-pathcode.load().most_files :]
 
 
 def write(tracee: Tracee, addr: int, data: bytes | bytearray) -> bool:

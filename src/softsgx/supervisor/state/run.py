@@ -53,14 +53,15 @@ class Run:
     it was asked. place: where processes have the code that looks at paths, modulo `pathcode.ALIGN`,
     None where none has it; path_page: the code; led: how many instructions were led there;
     path_sites: where such are in files, by what a file is told by: the offset of each, and its call
-    (`programs.pathsites`); path_known: how many were learned in this run; path_plans: what becomes
-    of their mappings; path_learned: whether they are more than were kept; path_stops: how often
-    what looks like one stopped, by its offset in a page and its call. lsm: the security module.
-    nodes: the device's, and AESM's socket. cpuid_*: what CPUID answers and what the processor does,
-    whether that is more than was kept, what asks the processor, the page of answers and of how many
-    it is; where CPUID is in files, and what becomes of their mappings (`programs.patches`); for all
-    processes. execs: what prepares a program again by compiled code (`programs.again`), None while
-    nobody has asked, False where nothing does.
+    (`programs.pathsites`); path_known: how much was learned in this run; path_plans: what becomes
+    of their mappings; path_learned: whether that is more than was kept; path_stops: how often
+    what looks like one stopped, by its offset in a page and its call; path_files: what files are
+    told by that have no CPUID instruction, the last met ones; path_files_new: the code is to be
+    told of more. lsm: the security module. nodes: the device's, and AESM's socket. cpuid_*: what
+    CPUID answers and what the processor does, whether that is more than was kept, what asks the
+    processor, the page of answers and of how many it is; where CPUID is in files, and what becomes
+    of their mappings (`programs.patches`); for all processes. execs: what prepares a program again
+    by compiled code (`programs.again`), None while nobody has asked, False where nothing does.
 
     short: whether enclaves may be entered without a stop.
 
@@ -113,6 +114,8 @@ class Run:
         self.path_stops: dict[tuple[int, int], int] = {}
         self.path_learned = False
         self.path_known = 0
+        self.path_files: dict[tuple[int, ...], None] = {}
+        self.path_files_new = False
         self.nodes = Nodes.of(options)
         self.cache_dir = cache_dir()
         self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}

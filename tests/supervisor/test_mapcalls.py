@@ -1,0 +1,163 @@
+"""Mappings of files' code that are led past their stop, in real programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from softsgx.host import cpuidsites, pathcode
+from softsgx.supervisor.programs import pathsites
+from softsgx.supervisor.state.options import Options
+from softsgx.supervisor.state.run import Run
+from softsgx.uapi import syscalls as nr
+from tests.cache import ROOT
+from tests.command import Softsgx
+from tests.supervisor.test_guests import Guest, _assert_all_ok, _checks
+
+pytestmark = pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
+_FAULTS = "cpuid_fault" in Path("/proc/cpuinfo").read_text().split()
+_without_faulting = pytest.mark.skipif(_FAULTS, reason="CPUID traps by itself here")
+_ASKS = "import ctypes; print(ctypes.CDLL('./lib.so').sgx())"
+_LIBRARIES = {
+    "without": "int sgx(void) { return 0; }\n",
+    "with": (
+        "#include <cpuid.h>\n"
+        "int sgx(void)\n"
+        "{\n"
+        "	unsigned a, b, c, d;\n"
+        "	__cpuid_count(7, 0, a, b, c, d);\n"
+        "	return b >> 2 & 1;\n"
+        "}\n"
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def libraries(tmp_path: Path) -> dict[str, Path]:
+    for name, text in _LIBRARIES.items():
+        (tmp_path / f"{name}.c").write_text(text)
+        command = ["gcc", "-shared", "-fPIC", "-O1", f"{name}.c", "-o", f"{name}.so"]
+        subprocess.run(command, check=True, cwd=tmp_path)
+    return {name: tmp_path / f"{name}.so" for name in _LIBRARIES}
+
+
+def _mappings(tmp_path: Path, *args: str | Path) -> int:
+    """How many mmaps of a program stopped."""
+    command = [sys.executable, "-m", "tests.supervisor.execs", *args]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, check=True, timeout=60, env=env
+    )
+    counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return counts.get(f"call {nr.NR_mmap}", 0)
+
+
+def test_answers_signals_and_the_device_are_as_before(softsgx: Softsgx, guest: Guest) -> None:
+    for _ in range(2):
+        _assert_all_ok(softsgx("--", guest("maps")), 29)
+
+
+@_without_faulting
+def test_exact_leaves_the_code_alone(softsgx: Softsgx, guest: Guest) -> None:
+    checks = _checks(softsgx("--exact", "--", guest("maps")))
+    assert {name for name, line in checks.items() if line != "ok"} == {"led", "stub"}
+
+
+def test_single_steps_are_those_of_the_program(softsgx: Softsgx, guest: Guest) -> None:
+    bare = subprocess.run([guest("maps"), "steps"], capture_output=True, text=True, check=True)
+    assert bare.stdout.count("rax") == 2
+    assert softsgx("--", guest("maps"), "steps").stdout == bare.stdout
+
+
+@_without_faulting
+def test_what_is_known_is_mapped_without_a_stop(tmp_path: Path, guest: Guest) -> None:
+    many = guest("maps"), "many", "60"  # twice as many, and half of them of a program that knows
+    assert _mappings(tmp_path, "--exact", *many) >= 120
+    assert _mappings(tmp_path, *many) in range(60, 64)
+
+
+@_without_faulting
+def test_a_program_that_has_run_before_stops_for_few_of_its_libraries(tmp_path: Path) -> None:
+    shown = [sys.executable, "-c", "import json, socket, ssl"]
+    first, *_, last = (_mappings(tmp_path, *shown) for _ in range(3))
+    assert last < first / 2 < _mappings(tmp_path, "--exact", *shown)
+
+
+def test_a_library_that_asks_cpuid_is_told_of_sgx_each_time(softsgx: Softsgx, guest: Guest) -> None:
+    for _ in range(3):
+        checks = _checks(softsgx("--", guest("cpuid")))
+        assert checks["library_sgx"] == checks["same_answers"] == "ok"
+
+
+def test_a_library_that_was_changed_is_another(
+    softsgx: Softsgx, libraries: dict[str, Path]
+) -> None:
+    """In this run and those to come, whether it becomes another file or its contents change."""
+    ask = f'"{sys.executable}" -c "{_ASKS}"'
+    for change in ("cat with.so >lib.so", "cp with.so new.so && mv new.so lib.so"):
+        shutil.copy(libraries["without"], "lib.so")
+        said = softsgx("--", "/bin/sh", "-c", f"{ask}; {ask}; {ask}; {change}; {ask}; {ask}")
+        assert said.stdout.split() == ["0", "0", "0", "1", "1"], said.stderr
+        assert softsgx("--", sys.executable, "-c", _ASKS).stdout == "1\n"
+        shutil.copy(libraries["without"], "lib.so")
+        assert softsgx("--", sys.executable, "-c", _ASKS).stdout == "0\n"
+
+
+# -- what is kept ------------------------------------------------------------------------------
+
+
+def _run(**options: Any) -> Run:
+    chosen = Options()
+    for name, value in options.items():
+        setattr(chosen, name, value)
+    return Run(chosen, lambda _tracee, _status: None)
+
+
+def test_files_are_kept_between_runs_until_others_push_them_out() -> None:
+    most = pathcode.load().most_files
+    run, keys = _run(), [(1, n + 1, n, -n, n) for n in range(most + 3)]
+    for key in keys:
+        pathsites.note_file(run, key)
+    pathsites.note_file(run, keys[-1])
+    pathsites.note_file(run, (1, 0, 1, 1, 1))  # the code's table ends there
+    assert list(run.path_files) == keys[3:]
+    pathsites.remember(run)
+    later = _run()
+    pathsites.recall(later)
+    kept = [tuple([part & (1 << 64) - 1 for part in key]) for key in keys[3:]]
+    assert list(later.path_files) == kept
+    assert not later.path_sites
+    assert not later.path_learned
+
+
+def test_what_another_search_found_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _run()
+    pathsites.note_file(run, (1, 2, 3, 4, 5))
+    pathsites.remember(run)
+    magic = pathsites._MAGIC
+    assert magic.endswith(cpuidsites.SEARCH.to_bytes(2, "little"))
+    monkeypatch.setattr(pathsites, "_MAGIC", magic[:-2] + b"\xff\xff")
+    later = _run()
+    pathsites.recall(later)
+    assert not later.path_files
+
+
+@pytest.mark.parametrize("who", ["record", "lsm", "faults", "debugger"])
+def test_who_wants_to_hear_of_each_mapping_does(who: str) -> None:
+    run = _run()
+    pathsites.note_file(run, (1, 2, 3, 4, 5))
+    assert pathsites._files(run) == [(1, 2, 3, 4, 5)]
+    setattr(run, who, object())
+    assert not pathsites._files(run)
