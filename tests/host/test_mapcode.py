@@ -166,7 +166,7 @@ def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
             args = at, length, _CODE, MAP_PRIVATE | fixed, taken, 0, stack
             for flags in _FLAGS:
                 before, *_, after = child.steps(plain, flags, args, 0)
-                for regs in child.steps(led, flags, args, 0):
+                for regs in child.steps(led, flags, args, 0, unseen=True):
                     where = regs[RIP] - memory.base
                     seen.add(where)
                     if 0 <= where < pathcode.SIZE:
@@ -189,6 +189,17 @@ def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
     assert len(seen) > 60
 
 
+def test_who_steps_goes_the_long_way(memory: Memory, file: Path) -> None:
+    site, fd = memory.site(nr.NR_mmap), os.open(file, os.O_RDONLY)
+    _tell(memory, _key(fd))
+    child = Stepper()
+    try:
+        *_, after = child.steps(site, _FLAGS[0], (0, _PAGE, _CODE, MAP_PRIVATE, fd, 0), 0)
+        assert went_long(nr.NR_mmap, after[RAX])
+    finally:
+        child.close()
+
+
 def test_a_signal_while_it_is_asked_finds_the_call_still_to_come(file: Path) -> None:
     """As where fstat is interrupted: what the kernel left is not the program's."""
     memory = Memory(b"\x0f\x05")
@@ -198,7 +209,7 @@ def test_a_signal_while_it_is_asked_finds_the_call_still_to_come(file: Path) -> 
     child = Stepper()
     try:
         args = 0, _PAGE, _CODE, MAP_PRIVATE, fd, 0
-        for regs in child.steps(site, _FLAGS[0], args, 0):
+        for regs in child.steps(site, _FLAGS[0], args, 0, unseen=True):
             if regs[RAX] == nr.NR_fstat and regs[RIP] != site + 5:
                 regs[RAX], regs[ORIG_RAX] = -512 & _U64, nr.NR_fstat
                 assert memory.code.roll(regs, memory.base, memory.sites)

@@ -333,8 +333,13 @@ class Stepper:
         self.start, self.regs = ptrace.Registers(), ptrace.Registers()
         self.start.load(self.pid)
 
-    def steps(self, site: int, flags: int, args: tuple[int, ...], call: int) -> Iterator[list[int]]:
-        """The registers after each instruction from the site to what is behind it."""
+    def steps(
+        self, site: int, flags: int, args: tuple[int, ...], call: int, unseen: bool = False
+    ) -> Iterator[list[int]]:
+        """The registers after each instruction from the site to what is behind it.
+
+        unseen: system calls do not leave in R11 that it is stepped through.
+        """
         view = self.regs.view
         view[:] = self.start.view
         view[RIP], view[EFLAGS], view[ORIG_RAX], view[RAX] = site, flags, (1 << 64) - 1, call
@@ -347,6 +352,9 @@ class Stepper:
             assert os.WIFSTOPPED(status), status
             assert os.WSTOPSIG(status) == signal.SIGTRAP
             self.regs.load(self.pid)
+            if unseen and view[RCX] == view[RIP]:
+                view[R11] &= ~_TF
+                self.regs.store(self.pid)
             yield list(view)
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from softsgx.errors import UnsupportedError
 from softsgx.host import vdso
 from softsgx.host.built import lacks, path_of, read_built
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import EFLAGS, ORIG_RAX, R8, R10, RAX, RCX, RDI, RDX, RIP, RSI
+from softsgx.uapi.regs import EFLAGS, ORIG_RAX, R8, R9, R10, RAX, RCX, RDI, RDX, RIP, RSI
 from softsgx.uapi.syscalls import SYSCALLS
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -80,7 +80,7 @@ _ANY, _LAST, _OPENED_LAST = 8, 8, 16  # slots of the code's lists
 _ENOENT = -2 & (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
 _U64 = (1 << 64) - 1
-_PROT_READ_EXEC = 5
+_PROT_READ_EXEC, _LIBRARY_FLAGS = 5, 0x812
 _FILE = struct.Struct("<5Q")
 _S32 = struct.Struct("<i")
 _CALL_BYTES, _CHANGE_BYTES = 7, 7  # mov and syscall; lea
@@ -204,6 +204,8 @@ class Code:
         self.most = (SIZE - len(self.contents)) // self.stub_bytes
         self.off, self.opened, self.files = at["off"], at["opened"], at["files"]
         self.most_files = (at["files_end"] - self.files) // _FILE.size
+        self.linked, leads, fixes = at["linked"], at["leads"], at["fixes"]
+        self.most_leads, self.most_fixes = (fixes - leads) // 16, (at["fixes_end"] - fixes) // 2
         names = ("plain1", "probe1", "changed1", "again1")
         self._stages = tuple([at[name] - at["stub1"] for name in names])
         self._moved = at["moved1"] - first
@@ -278,21 +280,26 @@ class Code:
         """What the jump's number is at a site at the code's base; further on it is less."""
         return self.place_of(index) + (self._moved if was[0] == _TO_EDI else 0) - 5
 
-    def roll(self, view: Any, base: int, sites: list[tuple[int, int, bytes]]) -> bool:
+    def roll(
+        self, view: Any, base: int, sites: list[tuple[int, int, bytes]], library: Any = None
+    ) -> bool:
         """Registers that are in the code, at ``base``, become those of the code around a site.
 
         As if the original instruction had been executed, with the call still to come where it
         was not made or had no effect, and over where it was. sites: of each stub, with its call.
-        False if the thread did not come by one of them.
+        library: the `softsgx.host.library.Library`, if there is one. False if the thread did not
+        come by one of them, or has all signals blocked.
         """
         at = view[RIP] - base
         stub, within = divmod(at - len(self.contents), self.stub_bytes)
         over = False
         if at < len(self.contents):
-            if self._at["packed"] <= at < self._at["unpacked"]:
-                self._unpack(view, self._at["swapped"] <= at < self._at["unswapped"])
+            over = self._mapped(view, at, library)
             stub = ((view[RAX] >> 32) - len(self.contents)) // self.stub_bytes
-            self._flags(view, at)
+            if over:
+                stub = ((view[RCX] >> 48) - len(self.contents)) // self.stub_bytes
+            else:
+                self._flags(view, at)
         if not 0 <= stub < len(sites):
             return False  # a program that wrote over the code, or jumped into it
         site, call, was = sites[stub]
@@ -322,13 +329,41 @@ class Code:
         answered = flag == _O_NOFOLLOW  # others have only asked whether there is a link
         return answered and within >= self.ends[2] and view[RAX] < 1 << 63
 
-    def _unpack(self, view: Any, swapped: bool) -> None:
-        """The registers of an mmap, of which the code keeps everything in others."""
+    def _mapped(self, view: Any, at: int, library: Any) -> bool:
+        """The registers of an mmap that is looked at: whether it is over, with RCX as it has them.
+
+        Where all signals are blocked nothing is known of them, and RAX is of no stub.
+        """
+        where = self._at
+        if not where["packed"] <= at < where["unpacked"]:
+            return False
+        if where["leading"] <= at < where["unled"]:
+            return self._led(view, at, library)
         packed = view[RDX]
         view[RAX] = packed >> 48 << 32 | packed >> 32 & 0xFFFF
         view[RSI], view[RDX] = packed & 0xFFFFFFFF, _PROT_READ_EXEC
-        if swapped:
+        if where["swapped"] <= at < where["unswapped"]:
             view[RDI], view[R8] = view[R8], view[RDI]
+        if where["unled"] <= at < where["told"] and library is not None:
+            view[R9], view[R10] = library.offset, _LIBRARY_FLAGS
+        return False
+
+    def _led(self, view: Any, at: int, library: Any) -> bool:
+        """The same of the library's."""
+        where = self._at
+        begun = where["leading"] <= at < where["blocked"] or where["let"] <= at
+        over = where["unblocked"] <= at < where["finished"]
+        if library is None or not (begun or over):
+            view[RAX] = 0
+            return False
+        addr, packed = view[R8], view[R9]
+        if over and at >= where["final"]:
+            addr, packed = view[RDI], view[RCX]
+        view[RDI], view[RSI], view[RDX] = addr, library.length, _PROT_READ_EXEC
+        view[R10], view[R8], view[R9] = _LIBRARY_FLAGS, packed & 0xFFFFFFFF, library.offset
+        view[RAX] = addr if over else packed >> 48 << 32 | packed >> 32 & 0xFFFF
+        view[RCX] = packed
+        return over
 
     def _flags(self, view: Any, at: int) -> None:
         """Give back the flags that the code has in RAX."""

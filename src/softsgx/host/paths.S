@@ -18,13 +18,7 @@
  *
  * RAX while a path is looked at: bits 0-15 the flags (LAHF; overflow in bit 0), from 16 on how many
  * bytes were seen, bit 30 that nothing is opened, bit 31 that nothing can be followed, bits 32-63
- * the stub's offset.
- *
- * An mmap of a file's code comes here, too, since the filter sees a descriptor and not its file: that
- * of a file in which no CPUID has to be replaced is made from the stub as well. What the file is told
- * by fstat says, below the red zone, where a signal could write at any time. As no register is left
- * that a call keeps, the arguments hold it all meanwhile: the protection is known, so RDX has the
- * length (bits 0-31), the flags (32-47) and the stub's offset (48-63), and RDI and R8 change places.
+ * the stub's offset. Mappings of files are pathmaps.h's.
  */
 	.text
 	.balign	64
@@ -39,14 +33,6 @@ softsgx_paths:
 #define NO_OPEN_BIT	30
 #define NO_LINK_BIT	31
 #define CRC_OF_DOTS	0x90bc85c	/* of ".." */
-#define PROT_READ_EXEC	5
-#define MAP_PRIVATE	2
-#define MAP_KINDS	0x2f		/* MAP_TYPE, MAP_ANONYMOUS */
-#define NR_FSTAT	5
-#define RED_ZONE	128
-#define STAT_BYTES	144
-#define FILES		64
-#define FILE_BYTES	40
 
 	.macro	enter name, path
 softsgx_paths_enter_\name:
@@ -101,83 +87,7 @@ softsgx_paths_enter_\name:
 	enter_file	file0, rdi
 	enter_file	file1, rsi
 
-softsgx_paths_enter_maps:
-	lahf
-	seto	%al
-	cmpb	$0, softsgx_paths_off(%rip)
-	jne	slow
-	cmpq	$0, softsgx_paths_files(%rip)
-	je	slow
-	cmp	$PROT_READ_EXEC, %rdx
-	jne	slow
-	mov	%r10d, %ecx
-	and	$MAP_KINDS, %ecx
-	cmp	$MAP_PRIVATE, %ecx
-	jne	slow
-	mov	%r8d, %ecx
-	cmp	%rcx, %r8
-	jne	slow
-	mov	%esi, %ecx
-	cmp	%rcx, %rsi
-	jne	slow
-	movzwl	%ax, %r11d
-	mov	%rax, %rcx
-	shr	$32, %rcx
-	shl	$16, %rcx
-	or	%r11, %rcx
-	shl	$32, %rcx
-	or	%rsi, %rcx
-	mov	%rcx, %rdx
-softsgx_paths_packed:
-	xchg	%rdi, %r8
-softsgx_paths_swapped:
-	lea	-(RED_ZONE + STAT_BYTES)(%rsp), %rsi
-	mov	$NR_FSTAT, %eax
-	syscall
-	mov	$slow1 - stub1, %r11d
-	test	%rax, %rax
-	jnz	told
-	lea	softsgx_paths_files - FILE_BYTES(%rip), %rcx
-file:
-	add	$FILE_BYTES, %rcx
-	mov	(%rcx), %rax
-	test	%rax, %rax
-	jz	told
-	cmp	8(%rsi), %rax		/* st_ino */
-	jne	file
-	mov	8(%rcx), %rax
-	cmp	(%rsi), %rax		/* st_dev */
-	jne	file
-	mov	16(%rcx), %rax
-	cmp	48(%rsi), %rax		/* st_size */
-	jne	file
-	imul	$1000000000, 88(%rsi), %rax	/* st_mtim */
-	add	96(%rsi), %rax
-	cmp	24(%rcx), %rax
-	jne	file
-	imul	$1000000000, 104(%rsi), %rax	/* st_ctim */
-	add	112(%rsi), %rax
-	cmp	32(%rcx), %rax
-	jne	file
-	mov	$plain1 - stub1, %r11d
-told:
-	mov	%edx, %esi
-	xchg	%rdi, %r8
-softsgx_paths_unswapped:
-	mov	%rdx, %rcx
-	shr	$48, %rcx
-	mov	%rdx, %rax
-	shr	$32, %rax
-	movzwl	%ax, %eax
-	shl	$32, %rcx
-	or	%rcx, %rax
-	mov	$PROT_READ_EXEC, %edx
-softsgx_paths_unpacked:
-	shr	$32, %rcx
-	add	%r11, %rcx
-	lea	softsgx_paths(%rip), %r11
-	add	%r11, %rcx
-	jmp	leave
+#include "pathmaps.h"
 
 scan:
 	cmpb	$0, softsgx_paths_off(%rip)
@@ -288,6 +198,24 @@ softsgx_paths_files:			/* st_ino, st_dev, st_size, st_mtim and st_ctim in ns; up
 	.fill	FILES * FILE_BYTES / 8, 8, 0
 softsgx_paths_files_end:
 	.quad	0
+softsgx_paths_all:
+	.quad	-1
+/* The first of them may be a library whose instructions are led as it is mapped: how, but for where. */
+softsgx_paths_linked:			/* where it was */
+	.quad	0
+softsgx_paths_length:			/* what is mapped of it, or 0 */
+	.quad	0
+softsgx_paths_offset:
+	.quad	0
+softsgx_paths_n_fixes:
+	.long	0
+softsgx_paths_n_leads:
+	.long	0
+softsgx_paths_leads:			/* where in it, the jump, what is there */
+	.fill	LEADS * LEAD_BYTES / 8, 8, 0
+softsgx_paths_fixes:			/* where in our memory numbers are that lack the distance */
+	.fill	FIXES, 2, 0
+softsgx_paths_fixes_end:
 	.balign	128
 softsgx_paths_end:
 

@@ -77,6 +77,10 @@ def hurry(
     site = run.view[RIP] - 7
     if site in paths.known:
         return None
+    if paths.library is not None and not paths.seen:
+        paths.look(space.peek)
+        if site in paths.known:
+            return None
     few = not paths.base and paths.stops < _FEW
     if few and not _again(run, site, call):
         return None

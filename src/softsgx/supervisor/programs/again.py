@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from softsgx.host.library import Library
     from softsgx.supervisor.stopped.atexec import Call
 
     Prepared = tuple[Mapping, Any, Plan | None, list[Near]]
@@ -128,22 +129,24 @@ class Again:
         space.aep = space.image + vdso.load_image().aep
         if block["paths"]:
             space.paths.base = block["paths"]
-        space.native_cpuid, prepared = block.known[block["recipe"]].told
+        space.native_cpuid, prepared, library = block.known[block["recipe"]].told
         starts = block.starts()
         for i, plan, nears in prepared:
             if plan is not None:
                 patches.made(space, starts[i], plan)
             for near in nears:
                 pathsites.made(run, tracee, starts[i], near)
+        if library is not None:
+            space.paths.expect(library)
 
     def learn(
         self, tracee: Tracee, interpreter: int, real: tuple[int, bytes], calls: Sequence[Call],
-        prepared: Sequence[Prepared], answers: bytes,
+        prepared: Sequence[Prepared], answers: bytes, library: Library | None,
     ) -> None:  # fmt: skip
         """A program has been prepared as most are: the next one may be so by the code.
 
         real: where the kernel's vDSO is, and what is there. calls: what it had to call. answers: of
-        CPUID, where some are led.
+        CPUID, where some are led. library: the one that is expected.
         """
         block, space = self.block, tracee.space
         starts, paths = block.starts(), max(space.paths.base, 0)
@@ -169,13 +172,15 @@ class Again:
         if answers:
             pieces.append(Piece(OURS, cpuidcode.load().tables, answers))
         before, after, code = _before(calls, real[1], space.image, paths)
+        if library is not None:
+            pieces += [Piece(PATHS, at, data) for at, data in library.writes]
         low = interpreter - space.image - vdso.load_image().whole
         recipe = execs.Recipe(
             block.maps(), interpreter - real[0], low, files, paths > 0, before, after, code,
             len(calls), pieces,
         )  # fmt: skip
         block.expect(real[1], _HEAD_BYTES)
-        recipe.told = space.native_cpuid, told
+        recipe.told = space.native_cpuid, told, library
         block.add(recipe)
 
 

@@ -25,6 +25,7 @@ from softsgx.uapi.regs import ORIG_RAX, RAX, RSP
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from softsgx.host.library import Library
     from softsgx.supervisor.programs.again import Prepared
     from softsgx.supervisor.programs.pathsites import Near
     from softsgx.supervisor.stopped.atexec import Call
@@ -142,10 +143,11 @@ def _map(run: Run, tracee: Tracee, insn: int) -> int:
 
 def _patch(
     run: Run, tracee: Tracee, maps: list[procmaps.Mapping]
-) -> tuple[list[Prepared], bytes] | None:
+) -> tuple[list[Prepared], bytes, Library | None] | None:
     """What exec has mapped, which is all stopped: CPUID, which may be led, and calls on paths.
 
-    What was done, and the answers of CPUID that are led to; None if it would not be done again.
+    What was done, the answers of CPUID that are led to, and the library that is expected; None if
+    it would not be done again.
     """
     space = tracee.space
     code = [m for m in maps if m.inode and not m.shared]
@@ -173,7 +175,8 @@ def _patch(
         answers = b""
     elif answers:
         space.poke(space.image + cpuidcode.load().tables, answers)
-    return None if prepared is None else (prepared, answers)
+    library = None if space.translates else pathsites.expect_library(run, tracee)
+    return None if prepared is None else (prepared, answers, library)
 
 
 def _auxv(space: AddressSpace, sp: int) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ import os
 import struct
 
 from softsgx.host import cpuidsites, kept, pathcode, procmaps
+from softsgx.host.library import Library
 from softsgx.supervisor.programs.patches import file_key, names_of
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "LOWEST", "SITE_BYTES", "Near", "lead", "lead_known", "learn", "made", "note_file", "page",
-    "place_below", "prepare", "recall", "remember", "wanted", "write",
+    "LOWEST", "SITE_BYTES", "Near", "expect_library", "lead", "lead_known", "learn", "made",
+    "note_file", "page", "place_below", "prepare", "recall", "remember", "wanted", "write",
 ]  # fmt: skip
 
 SITE_BYTES = pathcode.BEFORE + 7
@@ -51,8 +52,9 @@ def recall(run: Run) -> None:
     body = kept.read(_path(run), _MAGIC, _ROW.size) or b""
     for *key, at, call in _ROW.iter_unpack(body):
         if (at, call) == _NO_CPUID:
-            run.path_files[tuple(key)] = None
-            run.path_files_new = True
+            if len(run.path_files) < pathcode.load().most_files:
+                run.path_files[tuple(key)] = None
+                run.path_files_new = True
         elif call in pathcode.LED:
             run.path_sites.setdefault(tuple(key), {})[at] = call
 
@@ -93,7 +95,8 @@ def note_file(run: Run, key: tuple[int, ...]) -> None:
     if key in run.path_files or not key[1]:
         return
     if len(run.path_files) >= pathcode.load().most_files:
-        del run.path_files[next(iter(run.path_files))]
+        library = run.path_library and run.path_library[0]
+        del run.path_files[next(old for old in run.path_files if old != library)]
     run.path_files[key] = None
     run.path_files_new = run.path_learned = True
     run.path_known += 1
@@ -126,7 +129,11 @@ def _files(run: Run) -> list[tuple[int, ...]]:
     others = run.record, run.lsm, run.faults, run.debugger, run.options.marks or None
     if any(other is not None for other in others):
         return []
-    return list(run.path_files)[-pathcode.load().most_files :]
+    files, library = list(run.path_files), run.path_library
+    if library is not None and library[0] in run.path_files:  # which is the first
+        files.remove(library[0])
+        files.insert(0, library[0])
+    return files
 
 
 def write(tracee: Tracee, addr: int, data: bytes | bytearray) -> bool:
@@ -152,7 +159,51 @@ def lead(run: Run, tracee: Tracee, site: int, call: int) -> None:
     found = _mapping(tracee, site)
     if found is not None:
         sites, key = _known(run, tracee, found, site, call)
-        lead_known(run, tracee, found, sites, key)
+        nears = lead_known(run, tracee, found, sites, key)
+        if nears and key in run.path_files:
+            _note_library(run, (key, found.offset, found.end - found.start), nears)
+
+
+def _note_library(run: Run, which: tuple[Any, int, int], nears: list[Near]) -> None:
+    """Some of a file's instructions had to be led by a stop: programs to come lead the usual one's.
+
+    which: what the file is told by, and the offset and length of the mapping.
+    """
+    key, leads = which[0], run.path_leads
+    leads[key] = leads.get(key, 0) + 1
+    now = run.path_library
+    if now is None or (now[0] != key and leads[key] > 2 * leads[now[0]]):
+        run.path_library, run.path_library_sites = which, {}
+        run.path_files_new = True
+    if run.path_library != which:
+        return
+    known = run.path_library_sites
+    more = {at: (call, was) for n in nears for at, call, was in n.made if at not in known}
+    if more:
+        known.update(more)
+        run.path_libraries.clear()
+        run.path_known += 1
+
+
+def expect_library(run: Run, tracee: Tracee) -> Library | None:
+    """At exec: the code learns how the usual library is led, if that is known."""
+    paths, which = tracee.space.paths, run.path_library
+    if which is None or paths.base <= 0 or run.confined or which[0] not in run.path_files:
+        return None
+    number, libraries = len(paths.sites), run.path_libraries
+    if number not in libraries:
+        sites = [(at, *of) for at, of in sorted(run.path_library_sites.items())]
+        try:
+            libraries[number] = Library(which[2], which[1], number, sites)
+        except ValueError:
+            libraries[number] = None
+    library: Library | None = libraries[number]
+    if library is None or not _files(run):
+        return None
+    if not all(write(tracee, paths.base + at, data) for at, data in library.writes):
+        return None
+    paths.expect(library)
+    return library
 
 
 def _known(

@@ -43,6 +43,7 @@ def _patches(space: AddressSpace, start: int, end: int) -> list[tuple[int, bytes
         if at < end and start < at + len(theirs):
             found.append((at, ours, theirs))
     paths = space.paths
+    paths.look(space.peek)
     for index, (at, _, was) in enumerate(paths.sites):
         if at < end and start < at + 5:
             found.append((at, pathcode.load().jump(paths.base, index, at, was), was))

@@ -59,11 +59,13 @@ def out_of_ours(run: Run, tracee: Tracee) -> int:
     regs.load(tracee.tid)
     rip = regs.view[RIP]
     if 0 < paths.base <= rip < paths.base + pathcode.SIZE:
-        where = OF_PATHS * pathcode.load().roll(regs.view, paths.base, paths.sites)
+        paths.look(space.peek)
+        code = pathcode.load()
+        where = OF_PATHS * code.roll(regs.view, paths.base, paths.sites, paths.library)
     elif space.stubs and cpuidcode.load().is_in(rip - space.image):
-        code = cpuidcode.load()
+        cpuid = cpuidcode.load()
         stubs, write = space.stubs, tracee.write
-        where = OF_CPUID * code.roll(regs.view, space.image, stubs, space.peek, write)
+        where = OF_CPUID * cpuid.roll(regs.view, space.image, stubs, space.peek, write)
     else:
         where = 0
     if where:

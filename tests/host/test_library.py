@@ -1,0 +1,212 @@
+"""A library whose calls are led as it is mapped, by this processor: see test_mapcode.py."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import signal
+import struct
+from pathlib import Path
+
+import pytest
+
+from softsgx.host import pathcode
+from softsgx.host.library import Library
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, R11, RAX, RCX, RIP
+from tests.host.test_mapcode import _CODE, _PAGE, _U64, _key, _libc, _Mapper, _tell
+from tests.host.test_pathcode import _FLAGS, _TF, LONG, Memory, Stepper, went_long
+
+pytestmark = pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
+
+_LIBRARY = 0x812  # MAP_PRIVATE, MAP_FIXED, MAP_DENYWRITE: as glibc maps code
+_CALLS = {0x100: nr.NR_openat, 0x1FF0: nr.NR_newfstatat, 0x2800: nr.NR_access}
+_SIZE = 3 * _PAGE
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Functions that make calls; what stands for the call on the long way tells of it."""
+    code = bytearray(_SIZE)
+    for at, call in _CALLS.items():
+        made = b"\x49\x89\xca" + pathcode.replaced(call) + bytes((0xB0, LONG)) + b"\xc3"
+        code[at : at + len(made)] = made  # mov %rcx, %r10; mov $NR, %eax; mov $LONG, %al; ret
+    path = tmp_path / "library"
+    path.write_bytes(code)
+    return path
+
+
+def _library(number: int, length: int = _SIZE, offset: int = 0) -> Library:
+    sites = [(at + 3, call, pathcode.replaced(call)) for at, call in _CALLS.items()]
+    return Library(length, offset, number, sites)
+
+
+def _expect(memory: Memory, library: Library, key: tuple[int, ...]) -> None:
+    _tell(memory, key, (1, 1, 1, 1, 1))
+    for at, data in library.writes:
+        memory.map[at : at + len(data)] = data
+
+
+def _linked(memory: Memory) -> int:
+    (at,) = struct.unpack_from("<Q", memory.map, memory.code.linked)
+    return int(at)
+
+
+def _mapped(at: int) -> list[str]:
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    spans = [[int(part, 16) for part in line.split()[0].split("-")] for line in lines]
+    return [
+        line.split()[1] for line, (start, end) in zip(lines, spans, strict=True)
+        if start < at + _SIZE and at < end
+    ]  # fmt: skip
+
+
+def _room() -> int:
+    room = _libc.mmap(None, 2 * _SIZE, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    assert room > 0
+    return int(room)
+
+
+_libc.mmap.restype = ctypes.c_long
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *3 * (ctypes.c_int,), ctypes.c_long]
+
+
+def test_its_calls_are_led_once_it_is_mapped(file: Path) -> None:
+    memory = Memory(bytes((0xB0, LONG)))
+    map_, fd = _Mapper(memory), os.open(file, os.O_RDONLY)
+    library = _library(1)
+    _expect(memory, library, _key(fd))
+    before, at = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2}), _room()
+    now = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        assert map_(fd, _LIBRARY, length=_SIZE, addr=at) == at
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == now
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert _linked(memory) == at
+    assert _mapped(at) == ["r-xp"]
+    assert _mapped(memory.base)[0] == "r-xp"
+    code = bytearray(file.read_bytes())
+    for i, (site, call, was) in enumerate(library.sites):
+        code[site : site + 5] = memory.code.jump(memory.base, 1 + i, at + site, was)
+        stub = memory.code.stub(memory.base, 1 + i, at + site, call, was)
+        assert memory.map[memory.code.place_of(1 + i) :][: len(stub)] == stub
+    assert ctypes.string_at(at, _SIZE) == code
+    openat = ctypes.CFUNCTYPE(ctypes.c_long, *4 * (ctypes.c_void_p,))(at + 0x100)
+    here = ctypes.c_void_p(-100)
+    assert openat(here, ctypes.create_string_buffer(b"/etc/passwd"), None, None) > 2
+    got = openat(here, ctypes.create_string_buffer(b"/dev/sgx_enclave"), None, None)
+    assert went_long(nr.NR_openat, got)
+    again = _room()  # one more of it is a mapping as any
+    assert map_(fd, _LIBRARY, length=_SIZE, addr=again) == again
+    assert _linked(memory) == at
+    assert ctypes.string_at(again, _SIZE) == file.read_bytes()
+
+
+@pytest.mark.parametrize("what", ["length", "offset", "flags", "far", "second", "bytes", "misses"])
+def test_what_is_not_as_it_was_is_mapped_as_it_is(what: str, file: Path) -> None:
+    memory = Memory(bytes((0xB0, LONG)))
+    map_, fd = _Mapper(memory), os.open(file, os.O_RDWR)
+    if what == "bytes":  # they would have been others then: the file is told by its times
+        for at in _CALLS:
+            os.pwrite(fd, b"\x90", at + 3)
+    length = 2 * _SIZE if what == "length" else _SIZE
+    library = _library(1, length, _PAGE if what == "offset" else 0)
+    _expect(memory, library, _key(fd))
+    if what == "second":
+        _tell(memory, (1, 1, 1, 1, 1), _key(fd))
+    if what == "misses":
+        _tell(memory, (1, 1, 1, 1, 1))
+    at = _room()
+    if what == "far":
+        at -= 1 << 33
+    flags = _LIBRARY & ~0x800 if what == "flags" else _LIBRARY
+    got = map_(fd, flags, length=_SIZE, addr=at)
+    assert got == (None if what == "misses" else at)
+    assert _linked(memory) == (at if what == "bytes" else 0)
+    if got:
+        assert ctypes.string_at(at, _SIZE) == file.read_bytes()
+        assert _mapped(at) == ["r-xp"]
+        _libc.munmap(at, _SIZE)
+
+
+def test_a_mapping_that_is_refused_goes_the_long_way(file: Path) -> None:
+    memory = Memory(bytes((0xB0, LONG)))
+    map_, fd = _Mapper(memory), os.open(file, os.O_RDONLY)
+    _expect(memory, _library(1), _key(fd))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert map_(fd, _LIBRARY, length=_SIZE, addr=1) is None
+    assert map_(fd, _LIBRARY, length=_SIZE, addr=_U64 - _SIZE + 1) is None
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert _linked(memory) == 0
+
+
+def test_there_is_room_for_so_many() -> None:
+    code, was = pathcode.load(), pathcode.replaced(nr.NR_openat)
+    most = code.most_leads
+    sites = [(16 * n, nr.NR_openat, was) for n in range(most)]
+    Library(_SIZE, 0, code.most - most, sites)
+    for length, number, wrong in (
+        (_SIZE, 1, [*sites, (8, nr.NR_openat, was)]), (_SIZE, code.most - most + 1, sites),
+        (1 << 30, 1, sites), (16 * most - 9, 1, sites), (_SIZE, 1, []),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=str(len(wrong))):
+            Library(length, 0, number, wrong)
+
+
+def _blocked(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = int(status.partition("SigBlk:")[2].split()[0], 16)
+    return mask & 1 << signal.SIGUSR2 - 1 != 0
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
+    refused: bool, file: Path
+) -> None:
+    """Or all signals are blocked, and none is delivered there."""
+    memory = Memory(b"\x0f\x05")
+    led, plain = memory.site(nr.NR_mmap), memory.site(nr.NR_mmap, led=False)
+    fd, at = os.open(file, os.O_RDONLY), _room()
+    library = _library(2)
+    _expect(memory, library, _key(fd))
+    sites = memory.sites + library.at(at)
+    seen, safe = set(), set()
+    stack = at + 2 * _SIZE
+    _libc.mprotect(ctypes.c_void_p(at + _SIZE), _SIZE, 3)  # for the stack
+    child = Stepper()
+    mem = os.open(f"/proc/{child.pid}/mem", os.O_RDWR)
+    try:
+        args = at + refused, _SIZE, _CODE, _LIBRARY, fd, 0, stack
+        for flags in _FLAGS:
+            before, *_, after = child.steps(plain, flags, args, 0)
+            os.pwrite(mem, bytes(8), memory.base + memory.code.linked)
+            for regs in child.steps(led, flags, args, 0, unseen=True):
+                where = regs[RIP] - memory.base
+                seen.add(where)
+                if 0 <= where < pathcode.SIZE and not memory.code.roll(
+                    regs, memory.base, sites, library
+                ):
+                    assert _blocked(child.pid), hex(where)
+                    safe.add(where)
+                    continue
+                assert not _blocked(child.pid), hex(where)
+                over = regs[RIP] == led + 7
+                assert over or regs[RIP] == led + 5, hex(where)
+                wanted = after if over else before
+                moved = {RIP, RCX, ORIG_RAX} if over else {RIP, RCX, R11}
+                assert not over or regs[RCX] == led + 7
+                for i, name in enumerate(NAMES):
+                    stepping = _TF if i in (EFLAGS, R11) else 0
+                    same = regs[i] & ~stepping == wanted[i] & ~stepping
+                    assert same or i in moved, (name, hex(where))
+            assert regs[RAX] == (-errno.EINVAL & _U64 if refused else at)
+            (linked,) = struct.unpack("<Q", os.pread(mem, 8, memory.base + memory.code.linked))
+            assert linked == (0 if refused else at)
+    finally:
+        os.close(mem)
+        child.close()
+    assert len(safe) > (15 if refused else 80)
+    assert len(seen - safe) > 60
