@@ -204,7 +204,7 @@ int main(int argc, char **argv)
 	}
 	while (done < pages) {
 		uint64_t n = 1 + any(any(4) ? 24 : 120), what = any(8), thread = any(4) ? 0 : any(2);
-		bool fresh = what == 4 || what == 5, odd = !any(3), down = !any(3);
+		bool fresh = what >= 4 && what <= 6, odd = !any(3), down = !any(3);
 		uint64_t room = fresh ? ZONE : HEAP, first = any(room - n);
 		uint64_t at = (fresh ? zone : e.base + e.heap) + first * PAGE;
 		static const uint64_t flags[] = {

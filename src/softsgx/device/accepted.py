@@ -50,7 +50,14 @@ class Accepted:
         return found
 
 
-class _Pages:
+class _Only:
+    """Something that stands for another and has what may be read of it, and no more."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise OtherError(name)
+
+
+class _Pages(_Only):
     """The pages of an enclave, one of them as it may become; the others that come are not read."""
 
     def __init__(self, pages: Any, index: int, others: range) -> None:
@@ -70,7 +77,7 @@ class _Pages:
         self.word = word
 
 
-class _Memory:
+class _Memory(_Only):
     """Of an enclave's memory its SECINFO can be read, which is compared."""
 
     def __init__(self, memory: Any) -> None:
@@ -93,7 +100,7 @@ class _Enclave(Held):
         """It is told later."""
 
 
-class _Thread:
+class _Thread(_Only):
     """A thread inside, and what it reaches."""
 
     tcs = True
