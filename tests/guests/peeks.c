@@ -121,6 +121,13 @@ static void pinned(struct encl *e)
 		skip("userfaultfd", "no userfaultfd here");
 	else
 		check_errno(ioctl(fd, UFFDIO_REGISTER, &reg), EINVAL, "userfaultfd");
+	/* Whose faults the kernel waits for: not for those of a tracer. */
+	check_errno((int)syscall(SYS_userfaultfd, O_CLOEXEC), EPERM, "userfaultfd_of_all");
+	fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		skip("userfaultfd_dev", strerror(errno));
+	else
+		check_errno(ioctl(fd, USERFAULTFD_IOC_NEW, O_CLOEXEC), EPERM, "userfaultfd_dev");
 }
 
 /* Who is a page's, where is it, and where should it be? */

@@ -29,6 +29,7 @@ from softsgx.uapi import syscalls as nr
 from softsgx.uapi.sched import CLONE_UNTRACED
 from softsgx.uapi.sockets import AESM_SOCKET, SUN_PATH, SUN_PATH_SIZE
 from softsgx.uapi.syscalls import SYSCALLS
+from softsgx.uapi.userfaultfd import USERFAULTFD_IOC_NEW
 
 __all__ = [
     "base_template", "directory_program", "fd_program", "masks_program", "names_program",
@@ -147,7 +148,7 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     if executable:
         wanted |= {nr.NR_mprotect: "prot", nr.NR_pkey_mprotect: "prot", nr.NR_mremap: "trace"}
         wanted[nr.NR_personality] = "trace"
-    wanted[nr.NR_clone] = "clone"
+    wanted |= {nr.NR_clone: "clone", nr.NR_userfaultfd: "trace"}
     p.op(_LD, _ARCH)
     p.op(_JEQ, X86_64, "number")
     p.op(_JEQ, I386, "i386")
@@ -157,6 +158,12 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.op(_JEQ, i386.NR_clone, "i386 clone")
     for number in (i386.NR_pidfd_getfd, i386.NR_process_vm_readv, i386.NR_process_vm_writev):
         p.op(_JEQ, number, "i386 traced")
+    p.op(_JEQ, i386.NR_userfaultfd, "i386 traced")
+    p.op(_JEQ, i386.NR_ioctl, "i386 ioctl")
+    p.op(_RET, ALLOW)
+    p.label("i386 ioctl")
+    p.op(_LD, _arg(1))
+    p.op(_JEQ, USERFAULTFD_IOC_NEW, "i386 traced")
     p.op(_RET, ALLOW)
     p.label("i386 clone")
     p.op(_LD, _arg(0))
@@ -174,6 +181,7 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.op(_JSET, CLONE_UNTRACED, "trace", "allow")
     p.label("ioctl")
     p.op(_LD, _arg(1))
+    p.op(_JEQ, USERFAULTFD_IOC_NEW, "trace")
     p.op(_AND, 0xFF00)
     p.op(_JEQ, 0xA400, "trace", "allow")
     p.label("mmap")
