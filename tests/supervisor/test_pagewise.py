@@ -57,6 +57,14 @@ def test_the_same_as_each_call_by_python(
         assert short["taken"] > taken
 
 
+@pytest.mark.parametrize("way", [(), ("--exact",)], ids=["compiled", "exact"])
+def test_what_is_of_a_noexec_mount_is_not_taken_for_what_was_there_before(
+    guest: Guest, softsgx: Softsgx, tmp_path: Path, noexec: dict[str, str], way: tuple[str, ...]
+) -> None:
+    done = softsgx(*way, "--", guest("swapped"), tmp_path, env=noexec)
+    assert (done.returncode, done.stdout.count("ok ")) == (0, 6), done.stdout + done.stderr
+
+
 def test_a_recording_has_every_page(guest: Guest, softsgx: Softsgx, tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     done = softsgx("--record", path, "--", guest("big"), "load", "1", "4")
@@ -88,6 +96,10 @@ def test_leaves_do_the_same_as_by_python(guest: Guest, seed: str) -> None:
     short = _same(guest, seed, "1200", "quiet")
     if accepts.available():
         assert short["accepted"] > 100
+
+
+def test_copies_that_are_accepted_one_after_the_other(guest: Guest) -> None:
+    _same(guest, "4", "600", "quiet")
 
 
 def test_leaves_among_signals_and_another_threads_changes(guest: Guest) -> None:

@@ -24,6 +24,7 @@ from softsgx.sdm.leaves import PAGE_SIZE, SGX_EPC_PAGE_CONFLICT
 from softsgx.supervisor.inside.injected import suspend
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.freeze import still
 from softsgx.supervisor.stopped.remote import Remote, calls, cancel
 from softsgx.uapi import sgx as uapi
 from softsgx.uapi import syscalls as nr
@@ -84,7 +85,8 @@ class _Call:
 
     def whole(self) -> tuple[int, str]:
         """The call as it is."""
-        return self.run.device.ioctl(self.process, self.file, self.cmd, self.arg)
+        with still(self.run, self.process, self.file):
+            return self.run.device.ioctl(self.process, self.file, self.cmd, self.arg)
 
     def first(self, pages: int, code: int = 0) -> tuple[int, str]:
         """The call for its first pages alone; ``count`` and ``result`` (code) as after them."""
@@ -123,7 +125,8 @@ def ioctl(
     device = run.device
     row = device.ioctls.get(cmd)
     if row is None or not isinstance(file, EnclaveFile) or file.base_file is not file:
-        return *device.ioctl(process, file, cmd, arg), False
+        with still(run, process, file):
+            return *device.ioctl(process, file, cmd, arg), False
     call = _Call(run, process, file, cmd, arg)
     if not call.reaches():
         return *call.whole(), False

@@ -12,6 +12,7 @@ from softsgx.supervisor.effects import mappings
 from softsgx.supervisor.state.host_process import process_of, received
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.freeze import still
 from softsgx.uapi.regs import RDI, RDX, RSI
 
 __all__ = ["ioctl"]
@@ -58,7 +59,8 @@ def _of_device(run: Run, tracee: Tracee, file: Any) -> Any:
     elif run.faults is not None:
         answer, why, at_exit = injected.ioctl(run, tracee, process, file, cmd, arg)
     else:
-        answer, why = run.device.ioctl(process, file, cmd, arg)
+        with still(run, process, file):
+            answer, why = run.device.ioctl(process, file, cmd, arg)
         if run.device.added is not None:
             at_exit = series.added(run, tracee, process, file)
     fd = view[RDI] & _LOW

@@ -21,7 +21,7 @@ from softsgx.supervisor.state.patched import ranges
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.ahead import Ahead
-from softsgx.supervisor.stopped.filters import install
+from softsgx.supervisor.stopped.filters import hold_range, install, is_watched, may_hold
 from softsgx.supervisor.stopped.remote import calls, cancel
 from softsgx.uapi import sgx as uapi
 from softsgx.uapi import syscalls as nr
@@ -48,14 +48,44 @@ def added(run: Run, tracee: Tracee, process: HostProcess, file: EnclaveFile) -> 
         return False
     if run.series is None:
         run.series = Series(run)
-    run.series.added(tracee, process, file, params)
-    if run.ahead is not run.series or process.bound or len(run.series.cpus) < 2:
+    series: Series = run.series
+    step = series.follows(tracee, file, params)
+    if step is None:
         return False
+    at_exit = _prepare(run, tracee, process, params.src + step & _U64)
+    series.expect(tracee, process, file, params, step)
+    return at_exit
+
+
+def _prepare(run: Run, tracee: Tracee, process: HostProcess, src: int) -> bool:
+    """Before more is expected, from there on: whether the thread stands at its call's exit now.
+
+    Events of others may be dealt with here, so nothing is asked of the law before.
+    """
+    source = process.memory.source(src)
+    hold = not _is_held(tracee, source) and may_hold(tracee.space)
     # From now on the thread is bound for moments, which nobody is to see.
+    bind = not process.bound and len(os.sched_getaffinity(0)) > 1
+    if not hold and not bind:
+        return False
     cancel(run, tracee)
     with calls(run, tracee) as call:
-        process.bound = not install(call, number_program(*_OF_PLACES))
+        if hold:
+            hold_range(call, source.start, source.end)
+        if bind:
+            process.bound = not install(call, number_program(*_OF_PLACES))
     return True
+
+
+def _is_held(tracee: Tracee, source: Any) -> bool:
+    """Whether another mapping in a source's place is seen.
+
+    It is compared at each page. But another thread may run between that and the copying; and
+    mappings of a file are alike though one is of a noexec mount. So they have to stop.
+    """
+    if source.anonymous and len(tracee.space.tracees) < 2:
+        return True
+    return is_watched(tracee.space, source.start, source.end)
 
 
 class Series(Ahead):
@@ -70,10 +100,12 @@ class Series(Ahead):
         self._params: Any = None
         self.cpus: set[int] = set()
 
-    def added(self, tracee: Tracee, process: HostProcess, file: EnclaveFile, params: Any) -> None:
-        """A page was added; if it follows the last one, more are expected."""
+    def follows(self, tracee: Tracee, file: EnclaveFile, params: Any) -> int | None:
+        """A page was added: how far apart sources are, if it follows the last one and more are to
+        be expected.
+        """
         if self._block is None:
-            return
+            return None
         last, before = self._last, self._params
         self._last, self._params = (tracee, file, params.offset), params
         alike = before is not None and (before.flags, before.length) == (
@@ -82,13 +114,21 @@ class Series(Ahead):
         )
         if not alike or last != (tracee, file, params.offset - params.length):
             self._most = _FIRST
-            return
+            return None
         if self._skipped():
-            return
+            return None
         thread = tracee.thread
         inside = tracee.slot is not None or (thread is not None and thread.tcs is not None)
-        if not inside and self._possible():
-            self._expect(tracee, process, file, params.src - before.src)
+        if inside or not self._possible():
+            return None
+        return int(params.src - before.src)
+
+    def expect(
+        self, tracee: Tracee, process: HostProcess, file: EnclaveFile, params: Any, step: int
+    ) -> None:
+        """More pages are expected, if nothing of the kind has come since it was said so."""
+        if self._params is params and self._run.ahead is None:
+            self._expect(tracee, process, file, step)
 
     def _expect(self, tracee: Tracee, process: HostProcess, file: EnclaveFile, step: int) -> None:
         block, params = self._block, self._params
@@ -100,6 +140,8 @@ class Series(Ahead):
         source = memory.source(params.src + step)
         asked = memory.asked()
         if asked is None or source.shared or len(secinfo) != SECINFO.size:
+            return
+        if not _is_held(tracee, source):
             return
         if any(
             isinstance(v.file, EnclaveFile)

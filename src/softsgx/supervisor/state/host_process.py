@@ -86,7 +86,6 @@ class _HostMemory:
         self.process = process
         self._query = True
         self._maps_fd = -1
-        self._may: dict[tuple[int, int, int, int], int] = {}
         self._paths: dict[tuple[int, int], str] = {}
         self._question = b""
 
@@ -122,16 +121,9 @@ class _HostMemory:
             return Source(addr, addr + 4096, 0, 0, mapped=0, found=0)
         may = 7
         if inode or shared:
-            # Of a private mapping they depend on the mount alone; a shared one may have been
-            # made anew from an fd of another mode.
-            key = (start, end, dev, inode)
-            known = None if shared else self._may.get(key)
-            if known is None:
-                flags = procmaps.smaps_vmflags(self.process.space.pid, start) or frozenset()
-                known = ("mr" in flags) | ("mw" in flags) << 1 | ("me" in flags) << 2
-                if not shared:
-                    self._may[key] = known
-            may = known
+            # Asked each time: mappings of a file at one place differ by mount, and that changes.
+            flags = procmaps.smaps_vmflags(self.process.space.pid, start) or frozenset()
+            may = ("mr" in flags) | ("mw" in flags) << 1 | ("me" in flags) << 2
         if addr < start:
             # find_vma() takes the next one above; its pages below are not mapped.
             return Source(addr, addr + 4096, 0, may, mapped=0)

@@ -8,11 +8,14 @@ from errno import EACCES, ENOMEM
 from softsgx.complaints import complain
 from softsgx.host import bpf, vdso
 from softsgx.supervisor.state.run import Run
-from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.remote import Remote, calls, scratch
 from softsgx.uapi import syscalls as nr
 
-__all__ = ["complete", "install", "install_late", "watch", "watch_fd", "watch_names", "watch_range"]
+__all__ = [
+    "complete", "hold_range", "install", "install_late", "is_watched", "may_hold", "watch",
+    "watch_fd", "watch_names", "watch_range",
+]  # fmt: skip
 
 _TSYNC = 1
 _MAX_FILTERS = 16
@@ -50,40 +53,55 @@ def watch_names(call: Remote) -> None:
 def watch_range(call: Remote, start: int, end: int) -> int:
     """Make sure that memory calls on [start, end) stop in this process: 0 or -errno.
 
-    Those that had begun have ended then.
+    Those that had begun have ended then, and nobody shares the memory whose calls do not stop.
     """
+    if is_watched(call.tracee.space, start, end):
+        return 0
+    if len(call.tracee.space.ranges) >= _MAX_FILTERS:
+        start, end = 4096, _USER_END
+    error, other = _watch(call, start, end)
+    if other:
+        complain(
+            f"process {call.tracee.tgid} cannot map its enclave: process {other} shares its memory"
+            " and is not traced (CLONE_UNTRACED)"
+        )
+    return error
+
+
+def hold_range(call: Remote, start: int, end: int) -> bool:
+    """The same where it is no harm if it cannot be: whether it is so."""
+    return is_watched(call.tracee.space, start, end) or not _watch(call, start, end)[0]
+
+
+def may_hold(space: AddressSpace) -> bool:
+    """Whether there is room for a range that need not be watched, as an enclave's has to be."""
+    return len(space.ranges) < _MAX_FILTERS // 2
+
+
+def is_watched(space: AddressSpace, start: int, end: int) -> bool:
+    """Whether memory calls on [start, end) stop."""
+    return any(a <= start and end <= b for a, b in space.ranges)
+
+
+def _watch(call: Remote, start: int, end: int) -> tuple[int, int]:
+    """0 or -errno; and a process that shares the memory and is not traced, 0 if there is none."""
     from softsgx.host import filterprograms
     from softsgx.supervisor.stopped.freeze import passed
+    from softsgx.supervisor.stopped.strangers import stranger
 
-    space = call.tracee.space
-    if any(a <= start and end <= b for a, b in space.ranges):
-        return 0
-    if len(space.ranges) >= _MAX_FILTERS:
-        start, end = 4096, _USER_END
+    run, space = call.run, call.tracee.space
+    assert run is not None
     stub = space.image + vdso.load_image().syscall + 2
     error = install(call, filterprograms.range_program(start, end, stub))
     if error:
-        return error
+        return error, 0
     space.ranges.append((start, end))
-    assert call.run is not None
-    passed(call.run, space, call.tracee.tid)
-    return _alone(call)
-
-
-def _alone(call: Remote) -> int:
-    """Nobody shares the memory whose calls do not stop: 0 or -errno."""
-    from softsgx.supervisor.stopped.strangers import stranger
-
-    assert call.run is not None
-    other = stranger(call.run, call.tracee)
-    if not other:
-        return 0
-    complain(
-        f"process {call.tracee.tgid} cannot map its enclave: process {other} shares its memory and"
-        " is not traced (CLONE_UNTRACED)"
-    )
-    call.tracee.space.ranges.pop()  # it is asked again
-    return -ENOMEM
+    passed(run, space, call.tracee.tid)
+    other = stranger(run, call.tracee)
+    if other:
+        space.ranges.pop()  # it is asked again
+        return -ENOMEM, other
+    return 0, 0
 
 
 def install(call: Remote, program: bytes) -> int:

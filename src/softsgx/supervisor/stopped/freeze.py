@@ -8,7 +8,8 @@ with what comes first.)
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any
 
 from softsgx.host import ptrace
 from softsgx.host.signals import SIGTRAP
@@ -18,7 +19,7 @@ from softsgx.supervisor.stopped.restart import begun_again
 from softsgx.supervisor.stopped.waits import keep_stop, wait_stop
 from softsgx.uapi.syscalls import SYSCALLS
 
-__all__ = ["frozen", "passed"]
+__all__ = ["frozen", "passed", "still"]
 
 _INTERRUPTED = ptrace.EVENT_STOP << 16 | SIGTRAP << 8 | 0x7F
 
@@ -48,6 +49,18 @@ def frozen(run: Run, spaces: Iterable[AddressSpace]) -> Iterator[list[int]]:
                 continue
             with suppress(ProcessLookupError):
                 _go_on(tid)
+
+
+def still(run: Run, process: Any, file: Any) -> AbstractContextManager[object]:
+    """While an enclave is built, nobody maps another thing at what it is built from.
+
+    What a source is and what it contains are two questions to the kernel, where the driver holds
+    mmap_lock over both (__sgx_encl_add_page()). process: a `HostProcess`. file: the device's.
+    """
+    enclave = getattr(file, "enclave", None)
+    if len(process.space.tracees) < 2 or enclave is None or enclave.initialized:
+        return nullcontext()
+    return frozen(run, [process.space])
 
 
 def passed(run: Run, space: AddressSpace, but: int) -> None:
