@@ -13,8 +13,11 @@ import pytest
 
 from softsgx.host import pathcode
 from softsgx.host.library import Library
+from softsgx.supervisor.programs import pathkept, pathsites
+from softsgx.supervisor.state.options import Options
 from softsgx.supervisor.state.patched import unpatched
 from softsgx.supervisor.state.pathcalls import PathCalls
+from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace
 from softsgx.uapi import syscalls as nr
 from tests.cache import ROOT
@@ -57,6 +60,17 @@ def test_a_program_makes_its_first_call_on_a_path_without_a_stop(file: Path) -> 
     assert more - first < 10  # of 20 programs
 
 
+def test_the_next_run_knows_it(file: Path) -> None:
+    def stops() -> int:
+        command = [sys.executable, "-m", "tests.supervisor.execs", "cat", str(file)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60)
+        counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+        return sum(counts.get(f"call {n}", 0) for n in pathcode.CALLS)
+
+    first, *_, last = (stops() for _ in range(5))
+    assert last == 0 < first
+
+
 def test_signals_that_come_while_it_is_mapped_change_nothing(softsgx: Softsgx, file: Path) -> None:
     cat = f'"{sys.executable}" -S -c "{_IGNORED}" cat {file}'
     done = softsgx("--", "/bin/sh", "-c", _OFTEN.format(8, cat))
@@ -91,6 +105,22 @@ def test_children_and_the_device_are_as_before(softsgx: Softsgx, file: Path) -> 
     run = f'"{sys.executable}" -S -c "{code}"'
     done = softsgx("--", "/bin/sh", "-c", _OFTEN.format(4, run))
     assert (done.stdout, done.stderr) == (4 * "good\n", "")
+
+
+def test_what_is_kept_of_it_is_what_was() -> None:
+    run, key = Run(Options(), lambda _tracee, _status: None), (1, 2, 3, 4, (1 << 64) - 1)
+    pathsites.note_file(run, key)
+    run.path_library = key, 0x26000, 0x155000
+    cwd = b"\xbf\x9c\xff\xff\xff"
+    was = pathcode.replaced(nr.NR_stat)
+    run.path_library_sites = {0x154FF0: (nr.NR_openat, cwd), 0x20: (nr.NR_stat, was)}
+    pathkept.remember(run)
+    later = Run(Options(), lambda _tracee, _status: None)
+    pathkept.recall(later)
+    assert later.path_library == run.path_library
+    assert later.path_library_sites == run.path_library_sites
+    assert later.path_files == run.path_files
+    assert not later.path_sites
 
 
 # -- what is known of it -----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from softsgx.host import cpuidsites, pathcode
-from softsgx.supervisor.programs import pathsites
+from softsgx.supervisor.programs import pathkept, pathsites
 from softsgx.supervisor.state.options import Options
 from softsgx.supervisor.state.run import Run
 from softsgx.uapi import syscalls as nr
@@ -133,9 +133,9 @@ def test_files_are_kept_between_runs_until_others_push_them_out() -> None:
     pathsites.note_file(run, keys[-1])
     pathsites.note_file(run, (1, 0, 1, 1, 1))  # the code's table ends there
     assert list(run.path_files) == keys[3:]
-    pathsites.remember(run)
+    pathkept.remember(run)
     later = _run()
-    pathsites.recall(later)
+    pathkept.recall(later)
     kept = [tuple([part & (1 << 64) - 1 for part in key]) for key in keys[3:]]
     assert list(later.path_files) == kept
     assert not later.path_sites
@@ -145,12 +145,12 @@ def test_files_are_kept_between_runs_until_others_push_them_out() -> None:
 def test_what_another_search_found_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     run = _run()
     pathsites.note_file(run, (1, 2, 3, 4, 5))
-    pathsites.remember(run)
-    magic = pathsites._MAGIC
+    pathkept.remember(run)
+    magic = pathkept._MAGIC
     assert magic.endswith(cpuidsites.SEARCH.to_bytes(2, "little"))
-    monkeypatch.setattr(pathsites, "_MAGIC", magic[:-2] + b"\xff\xff")
+    monkeypatch.setattr(pathkept, "_MAGIC", magic[:-2] + b"\xff\xff")
     later = _run()
-    pathsites.recall(later)
+    pathkept.recall(later)
     assert not later.path_files
 
 

@@ -12,7 +12,7 @@ import os
 
 from softsgx.errors import UnsupportedError
 from softsgx.host import pathcode, ptrace, signals
-from softsgx.supervisor.programs import pathsites
+from softsgx.supervisor.programs import pathkept, pathsites
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
@@ -51,7 +51,7 @@ def place(run: Run, last: tuple[frozenset[bytes], frozenset[bytes]]) -> None:
     if run.options.exact or any(os.path.lexists(path) for path in run.nodes.paths):
         return
     run.place = pathcode.new_place()
-    pathsites.recall(run)
+    pathkept.recall(run)
     if run.path_sites:
         run.path_page = _page(run, last)
 
@@ -118,8 +118,9 @@ def hurry_mmap(run: Run, tracee: Tracee, key: tuple[int, ...]) -> None:
         return
     pathsites.note_file(run, key)
     site = run.view[RIP] - 7
-    if not run.path_page or site in paths.known or not _again(run, site, nr.NR_mmap):
+    if not run.path_page or site in paths.known:
         return
+    paths.known.add(site)
     code = space.peek(site - pathcode.BEFORE, pathsites.SITE_BYTES)
     if pathcode.replaceable(code, nr.NR_mmap):
         pathsites.learn(run, tracee, site, nr.NR_mmap)

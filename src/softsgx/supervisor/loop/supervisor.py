@@ -14,7 +14,7 @@ from softsgx.host.origin import Origin
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.supervisor.calls import early, pathcalls, paths
 from softsgx.supervisor.loop import processes
-from softsgx.supervisor.programs import answers, pathsites
+from softsgx.supervisor.programs import answers, pathkept
 from softsgx.supervisor.programs.cpuid import emulate_cpuid
 from softsgx.supervisor.programs.launch import launch
 from softsgx.supervisor.state.dispositions import FORCED, Dispositions
@@ -79,7 +79,7 @@ class Supervisor:
                 run.listener.close()
             run.nodes.folders.close()
             answers.remember(run)
-            pathsites.remember(run)
+            pathkept.remember(run)
             if run.opened:
                 from softsgx.supervisor.state.enclaves import close
 

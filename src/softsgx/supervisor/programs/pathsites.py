@@ -11,10 +11,7 @@ and times, and its bytes are compared.
 
 from __future__ import annotations
 
-import os
-import struct
-
-from softsgx.host import cpuidsites, kept, pathcode, procmaps
+from softsgx.host import pathcode, procmaps
 from softsgx.host.library import Library
 from softsgx.supervisor.programs.patches import file_key, names_of
 from softsgx.supervisor.state.run import Run
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOWEST", "SITE_BYTES", "Near", "expect_library", "lead", "lead_known", "learn", "made",
-    "note_file", "page", "place_below", "prepare", "recall", "remember", "wanted", "write",
+    "note_file", "page", "place_below", "prepare", "wanted", "write",
 ]  # fmt: skip
 
 SITE_BYTES = pathcode.BEFORE + 7
@@ -37,43 +34,8 @@ LOWEST = 1 << 16
 """Below it no code of ours is: vm.mmap_min_addr."""
 
 _REACH = (1 << 31) - (1 << 20)
-_ALL = (1 << 64) - 1
 _NEAR_BYTES = 4096
 _MOST_FILES = 256
-_MOST_KEPT = 64  # files
-# Of a file without CPUID instructions a row says that, which is as good as the search for them.
-_MAGIC = b"softsgx paths 2\0" + cpuidsites.SEARCH.to_bytes(2, "little")
-_ROW = struct.Struct("<7Q")  # what the file is told by, where in it, the call
-_NO_CPUID = 0, (1 << 64) - 1
-
-
-def recall(run: Run) -> None:
-    """What earlier runs have learned."""
-    body = kept.read(_path(run), _MAGIC, _ROW.size) or b""
-    for *key, at, call in _ROW.iter_unpack(body):
-        if (at, call) == _NO_CPUID:
-            if len(run.path_files) < pathcode.load().most_files:
-                run.path_files[tuple(key)] = None
-                run.path_files_new = True
-        elif call in pathcode.LED:
-            run.path_sites.setdefault(tuple(key), {})[at] = call
-
-
-def remember(run: Run) -> None:
-    """Keep what was learned for the next run, of the files that were met last."""
-    if run.path_learned:
-        files = list(run.path_sites.items())[-_MOST_KEPT:]
-        rows = [
-            _ROW.pack(*[part & _ALL for part in key], at, call)
-            for key, of in files
-            for at, call in of.items()
-        ]
-        rows += [_ROW.pack(*[part & _ALL for part in key], *_NO_CPUID) for key in run.path_files]
-        kept.write(_path(run), _MAGIC, b"".join(rows))
-
-
-def _path(run: Run) -> str:
-    return os.path.join(run.cache_dir, "paths")
 
 
 def place_below(run: Run, tracee: Tracee, end: int) -> int:
@@ -172,7 +134,7 @@ def _note_library(run: Run, which: tuple[Any, int, int], nears: list[Near]) -> N
     key, leads = which[0], run.path_leads
     leads[key] = leads.get(key, 0) + 1
     now = run.path_library
-    if now is None or (now[0] != key and leads[key] > 2 * leads[now[0]]):
+    if now is None or (now[0] != key and leads[key] > 2 * leads.get(now[0], 1)):
         run.path_library, run.path_library_sites = which, {}
         run.path_files_new = True
     if run.path_library != which:
@@ -182,6 +144,7 @@ def _note_library(run: Run, which: tuple[Any, int, int], nears: list[Near]) -> N
     if more:
         known.update(more)
         run.path_libraries.clear()
+        run.path_learned = True
         run.path_known += 1
 
 

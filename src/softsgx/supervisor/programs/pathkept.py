@@ -1,0 +1,68 @@
+"""What runs have learned of instructions that are led, and of files, kept for the runs to come.
+
+One file of rows, since every start reads it: what a file is told by, and two words.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from softsgx.host import cpuidsites, kept, pathcode
+from softsgx.supervisor.state.run import Run
+
+__all__ = ["recall", "remember"]
+
+_ALL = (1 << 64) - 1
+_MOST_KEPT = 64  # files
+# Of a file without CPUID instructions a row says that, which is as good as the search for them.
+_MAGIC = b"softsgx paths 3\0" + cpuidsites.SEARCH.to_bytes(2, "little")
+# The words: where an instruction is, and its call. Or these: no CPUID is there; of the library that
+# is led as it is mapped the mapping's offset and length; of each of its instructions where it is in
+# the mapping, what it is, and its call.
+_ROW = struct.Struct("<7Q")
+_NO_CPUID, _LIBRARY = (0, _ALL), _ALL - 1
+_OF_LIBRARY, _WAS, _CALL = 1 << 15, 16, (1 << 15) - 1
+_LENGTH = 32
+
+
+def recall(run: Run) -> None:
+    """What earlier runs have learned."""
+    body = kept.read(_path(run), _MAGIC, _ROW.size) or b""
+    for *words, at, call in _ROW.iter_unpack(body):
+        key = tuple(words)
+        if (at, call) == _NO_CPUID:
+            if len(run.path_files) < pathcode.load().most_files:
+                run.path_files[key] = None
+                run.path_files_new = True
+        elif call == _LIBRARY:
+            run.path_library = key, at >> _LENGTH, at & (1 << _LENGTH) - 1
+        elif call & _OF_LIBRARY:
+            if call & _CALL in pathcode.LED:
+                was = (call >> _WAS).to_bytes(6, "little")[:5]
+                run.path_library_sites[at] = call & _CALL, was
+        elif call in pathcode.LED:
+            run.path_sites.setdefault(key, {})[at] = call
+
+
+def remember(run: Run) -> None:
+    """Keep what was learned for the next run, of the files that were met last."""
+    if not run.path_learned:
+        return
+    rows = [
+        (key, at, call)
+        for key, of in list(run.path_sites.items())[-_MOST_KEPT:]
+        for at, call in of.items()
+    ]
+    rows += [(key, *_NO_CPUID) for key in run.path_files]
+    if run.path_library is not None:
+        key, offset, length = run.path_library
+        rows.append((key, offset << _LENGTH | length, _LIBRARY))
+        for at, (call, was) in run.path_library_sites.items():
+            rows.append((key, at, int.from_bytes(was, "little") << _WAS | _OF_LIBRARY | call))
+    packed = [_ROW.pack(*[part & _ALL for part in (*key, at, call)]) for key, at, call in rows]
+    kept.write(_path(run), _MAGIC, b"".join(packed))
+
+
+def _path(run: Run) -> str:
+    return os.path.join(run.cache_dir, "paths")
