@@ -120,6 +120,13 @@ static void answers(void)
 	fd = get("paths.link", O_RDWR);
 	check(fd >= 0, "device_by_link", "%ld", fd);
 	check(get("paths.link", O_RDWR | O_NOFOLLOW) == -ELOOP, "link_itself", "%s", room);
+	fd = openat_(AT_FDCWD, "paths.link", O_RDWR | O_CREAT, 0600);
+	check(fd >= 0 && !fstat((int)fd, st) && S_ISCHR(st->st_mode), "device_by_link_made", "%ld", fd);
+	unlink("paths.new");
+	fd = openat_(AT_FDCWD, "paths.new", O_RDWR | O_CREAT, 0640);
+	check(fd >= 0 && !fstat((int)fd, st) && st->st_mode == (S_IFREG | 0640), "made", "%ld", fd);
+	unlink("paths.new");
+	fd = get("paths.link", O_RDWR);
 	unlink("paths.link");
 	check(!fstatat_(fd, "", (long)room, AT_EMPTY_PATH) && S_ISCHR(st->st_mode),
 	      "device_by_no_path", "%o", st->st_mode);
@@ -237,6 +244,16 @@ static void trapped(void)
 	}
 	wait(&status);
 	check(!status, "filter_of_a_sibling", "%x", status);
+	code[1].k = SYS_readlinkat; /* nor is this */
+	code[2].k = SECCOMP_RET_KILL_PROCESS;
+	if (!fork()) {
+		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, 2, &program))
+			_exit(2);
+		_exit(openat_(AT_FDCWD, "paths.killed", O_RDWR | O_CREAT, 0600) < 0);
+	}
+	wait(&status);
+	unlink("paths.killed");
+	check(!status, "filter_that_kills", "%x", status);
 }
 
 static void *thread(void *arg)

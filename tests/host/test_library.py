@@ -15,9 +15,16 @@ import pytest
 from softsgx.host import pathcode
 from softsgx.host.library import Library
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, R11, RAX, RCX, RIP
+from softsgx.uapi.regs import RAX, RIP
 from tests.host.test_mapcode import _CODE, _PAGE, _U64, _key, _libc, _Mapper, _tell
-from tests.host.test_pathcode import _FLAGS, _TF, LONG, Memory, Stepper, went_long
+from tests.host.test_pathcode import (
+    _FLAGS,
+    LONG,
+    Memory,
+    Stepper,
+    assert_around,
+    went_long,
+)  # fmt: skip
 
 pytestmark = pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
 
@@ -193,15 +200,7 @@ def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
                     safe.add(where)
                     continue
                 assert not _blocked(child.pid), hex(where)
-                over = regs[RIP] == led + 7
-                assert over or regs[RIP] == led + 5, hex(where)
-                wanted = after if over else before
-                moved = {RIP, RCX, ORIG_RAX} if over else {RIP, RCX, R11}
-                assert not over or regs[RCX] == led + 7
-                for i, name in enumerate(NAMES):
-                    stepping = _TF if i in (EFLAGS, R11) else 0
-                    same = regs[i] & ~stepping == wanted[i] & ~stepping
-                    assert same or i in moved, (name, hex(where))
+                assert_around(regs, before, after, led)
             assert regs[RAX] == (-errno.EINVAL & _U64 if refused else at)
             (linked,) = struct.unpack("<Q", os.pread(mem, 8, memory.base + memory.code.linked))
             assert linked == (0 if refused else at)

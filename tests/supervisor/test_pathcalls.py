@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from softsgx.host import pathcode
+from softsgx.uapi import syscalls as nr
+from tests.cache import ROOT
 from tests.command import Softsgx
 from tests.supervisor.test_guests import Guest, _assert_all_ok, _checks
 
@@ -20,7 +25,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_answers_signals_and_the_device_are_as_before(softsgx: Softsgx, guest: Guest) -> None:
-    _assert_all_ok(softsgx("--", guest("paths")), 28)
+    _assert_all_ok(softsgx("--", guest("paths")), 31)
 
 
 def test_a_signal_that_is_sent_finds_a_thread_that_was_inside_in_its_own_code(
@@ -43,6 +48,20 @@ def test_single_steps_are_those_of_the_program(softsgx: Softsgx, guest: Guest) -
 def test_who_writes_over_the_code_hurts_nobody_else(softsgx: Softsgx, guest: Guest) -> None:
     done = softsgx("--", guest("paths"), "scribble")
     assert (done.returncode, done.stdout, done.stderr) == (0, "scribbled\n", "")
+
+
+def test_files_are_made_without_a_stop(tmp_path: Path) -> None:
+    def stops(count: int) -> int:
+        made = f"i=0; while [ $i -lt {count} ]; do : >made$i; i=$((i + 1)); done"
+        command = [sys.executable, "-m", "tests.supervisor.execs", "/bin/sh", "-c", made]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=True)
+        assert len(list(tmp_path.glob("made*"))) >= count
+        counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+        return counts.get(f"call {nr.NR_openat}", 0)
+
+    few, many = stops(20), stops(220)
+    assert many - few < 10
 
 
 def test_a_program_that_lists_its_descriptors_stops_until_it_is_another(

@@ -202,7 +202,8 @@ class Code:
             raise lacks(_PATH, e) from e
         self.ends = tuple([at for kind, at in self._fields[1] if kind == ord("C")])
         self.most = (SIZE - len(self.contents)) // self.stub_bytes
-        self.off, self.opened, self.files = at["off"], at["opened"], at["files"]
+        self.off, self.opened, self.alone = at["off"], at["opened"], at["alone"]
+        self.files = at["files"]
         self.most_files = (at["files_end"] - self.files) // _FILE.size
         self.linked, leads, fixes = at["linked"], at["leads"], at["fixes"]
         self.most_leads, self.most_fixes = (fixes - leads) // 16, (at["fixes_end"] - fixes) // 2
@@ -295,6 +296,10 @@ class Code:
         over = False
         if at < len(self.contents):
             over = self._mapped(view, at, library)
+            if self._at["creating"] <= at < self._at["created"]:
+                packed = view[R10]
+                view[RAX] = packed >> 48 << 32 | packed >> 32 & 0xFFFF
+                view[R10], view[RDX] = packed & 0xFFFF, view[RDX] & 0xFFFFFFFF
             stub = ((view[RAX] >> 32) - len(self.contents)) // self.stub_bytes
             if over:
                 stub = ((view[RCX] >> 48) - len(self.contents)) // self.stub_bytes

@@ -43,6 +43,8 @@ softsgx_paths_enter_maps:
 	seto	%al
 	cmpb	$0, softsgx_paths_off(%rip)
 	jne	slow
+	cmpb	$0, softsgx_paths_alone(%rip)
+	jne	slow
 	cmpq	$0, softsgx_paths_files(%rip)
 	je	slow
 	cmp	$PROT_READ_EXEC, %rdx

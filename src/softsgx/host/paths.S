@@ -17,7 +17,7 @@
  * the same at a fault of the loads below, so that the kernel says EFAULT.
  *
  * RAX while a path is looked at: bits 0-15 the flags (LAHF; overflow in bit 0), from 16 on how many
- * bytes were seen, bit 30 that nothing is opened, bit 31 that nothing can be followed, bits 32-63
+ * bytes were seen, bit 29 that a file is made, bit 30 that nothing is opened, bit 31 that nothing can be followed, bits 32-63
  * the stub's offset. Mappings of files are pathmaps.h's.
  */
 	.text
@@ -30,9 +30,13 @@ softsgx_paths:
 #define O_CREAT		0x40		/* makes what a link names, .. */
 #define O_EXCL_OR_NOFOLLOW	0x20080	/* .. but with these */
 #define PATH_MAX_BIT	28		/* 4096 bytes, in bits 16.. */
+#define CREATE_BIT	29
 #define NO_OPEN_BIT	30
 #define NO_LINK_BIT	31
 #define CRC_OF_DOTS	0x90bc85c	/* of ".." */
+#define NR_READLINKAT	267
+#define ENOENT		2
+#define EINVAL		22
 
 	.macro	enter name, path
 softsgx_paths_enter_\name:
@@ -41,14 +45,14 @@ softsgx_paths_enter_\name:
 	mov	%\path, %rcx
 	.endm
 
-	.macro	enter_open name, path, flags
+	.macro	enter_open name, path, flags, creates
 	enter	\name, \path
 	test	$O_PATH, %\flags
 	jnz	slow
 	test	$O_CREAT, %\flags
 	jz	1f
 	test	$O_EXCL_OR_NOFOLLOW, %\flags
-	jz	slow
+	jz	\creates
 	jmp	2f
 1:	test	$O_NOFOLLOW, %\flags
 	jz	scan
@@ -78,8 +82,8 @@ softsgx_paths_enter_\name:
 	jmp	scan
 	.endm
 
-	enter_open	open0, rdi, esi
-	enter_open	open1, rsi, edx
+	enter_open	open0, rdi, esi, slow
+	enter_open	open1, rsi, edx, creates
 	enter_at	at_r10, rsi, r10d
 	enter_at	at_rdx, rsi, edx
 	enter_name	name0, rdi
@@ -89,6 +93,8 @@ softsgx_paths_enter_\name:
 
 #include "pathmaps.h"
 
+creates:
+	bts	$CREATE_BIT, %rax
 scan:
 	cmpb	$0, softsgx_paths_off(%rip)
 	jne	slow
@@ -153,6 +159,8 @@ ended:
 	.set	at, at + 4
 	.endr
 fast:
+	bt	$CREATE_BIT, %eax
+	jc	create
 	lea	softsgx_paths(%rip), %r11
 	mov	%rax, %rcx
 	shr	$32, %rcx
@@ -162,6 +170,51 @@ fast:
 	jc	leave
 	lea	probe1 - plain1(%rcx), %rcx
 	jmp	leave
+	/* What is opened is made if it is not there. A link in the way may lead to nothing but for us: is
+	 * there one? The buffer is nowhere, so readlinkat tells of it by EFAULT. The open's flags are that
+	 * buffer but for a bit, and the mode is the length and more; above that are the flags, bits 32-47, and
+	 * the stub's offset. */
+create:
+	cmpb	$0, softsgx_paths_alone(%rip)
+	jne	slow
+	movzwl	%r10w, %ecx
+	cmp	%rcx, %r10
+	jne	slow
+	mov	%edx, %ecx
+	cmp	%rcx, %rdx
+	jne	slow
+	mov	%rax, %rcx
+	shr	$32, %rcx
+	shl	$16, %rcx
+	movzwl	%ax, %r11d
+	or	%r11, %rcx
+	shl	$32, %rcx
+	lea	0x10000(%rcx, %r10), %r10
+softsgx_paths_creating:
+	bts	$63, %rdx
+	jmp	ask
+	.balign	128
+	.skip	plain1 - stub1		/* the filter lets it pass here */
+ask:
+	mov	$NR_READLINKAT, %eax
+	syscall
+	btr	$63, %rdx
+	mov	$plain1 - stub1, %r11d
+	cmp	$-EINVAL, %rax		/* it is there, and no link */
+	je	1f
+	cmp	$-ENOENT, %rax
+	je	1f
+	mov	$slow1 - stub1, %r11d
+1:	mov	%r10, %rcx
+	shr	$48, %rcx
+	shl	$32, %rcx
+	mov	%r10, %rax
+	shr	$32, %rax
+	movzwl	%ax, %eax
+	or	%rcx, %rax
+	movzwl	%r10w, %r10d
+softsgx_paths_created:
+	jmp	softsgx_paths_unpacked
 empty:	/* no path at all is a descriptor's (AT_EMPTY_PATH): never the device's if nobody has it */
 	mov	%eax, %r11d
 	shr	$16, %r11d
@@ -192,6 +245,8 @@ softsgx_paths_opened_last:		/* and there to what opens it */
 softsgx_paths_off:			/* not 0: look at none */
 	.byte	0
 softsgx_paths_opened:			/* not 0: somebody may have a descriptor of the device */
+	.byte	0
+softsgx_paths_alone:			/* not 0: make no call but the program's; it has a filter of its own */
 	.byte	0
 	.balign	8
 softsgx_paths_files:			/* st_ino, st_dev, st_size, st_mtim and st_ctim in ns; up to an inode 0 */

@@ -34,7 +34,7 @@ _CAP_SYS_PTRACE = 19
 def _filter(run: Run, tracee: Tracee) -> None:
     """A filter of the program's own is installed: from now on it may ask for stops, too."""
     run.filtered = run.confined = True
-    pathcalls.ask_no_files(tracee)
+    pathcalls.leave_alone(tracee)
 
 
 def _prctl(run: Run, tracee: Tracee) -> Any:

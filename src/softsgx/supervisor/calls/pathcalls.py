@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "among_descriptors", "ask_no_files", "at_signal", "hurry", "hurry_mmap", "look_for_links",
+    "among_descriptors", "at_signal", "hurry", "hurry_mmap", "leave_alone", "look_for_links",
     "note_folder", "place", "stay_slow",
 ]  # fmt: skip
 
@@ -126,10 +126,10 @@ def hurry_mmap(run: Run, tracee: Tracee, key: tuple[int, ...]) -> None:
         pathsites.learn(run, tracee, site, nr.NR_mmap)
 
 
-def ask_no_files(tracee: Tracee) -> None:
-    """The process gets a filter of its own, which may forbid what asks for a file: fstat."""
+def leave_alone(tracee: Tracee) -> None:
+    """The process gets a filter of its own, which may forbid what it does not call itself."""
     if tracee.space.paths.base > 0:
-        pathsites.write(tracee, tracee.space.paths.base + pathcode.load().files, bytes(8))
+        pathsites.write(tracee, tracee.space.paths.base + pathcode.load().alone, b"\1")
 
 
 def _again(run: Run, site: int, call: int) -> bool:

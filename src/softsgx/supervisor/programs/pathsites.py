@@ -80,8 +80,7 @@ def page(run: Run, *, off: bool) -> bytes:
         code = pathcode.load()
         changed = bytearray(made)
         changed[code.off], changed[code.opened] = off, run.opened
-        if run.confined:  # a filter may forbid what asks for a file
-            changed[code.files : code.files + 8] = bytes(8)
+        changed[code.alone] = run.confined
         made = bytes(changed)
     return made
 
