@@ -22,7 +22,7 @@ _SHOW = r"""
 #include <sys/auxv.h>
 int main(void)
 {
-	static char lines[65536], text[1 << 20];
+	static char lines[65536], text[1 << 22];
 	FILE *maps = fopen("/proc/self/maps", "r"), *mem = fopen("/proc/self/mem", "r");
 	size_t n = fread(lines, 1, sizeof(lines) - 1, maps);
 

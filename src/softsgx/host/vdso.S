@@ -368,12 +368,12 @@ tracer_label softsgx_cpuid_restored
 	jmp	*%rbx
 tracer_label softsgx_cpuid_end
 
-	/* For the tracer, in pages behind the slots: leaves end with 0, answers of each kind with -1. */
+	/* For the tracer, behind the slots: leaves end with 0, answers of each kind with -1. */
 	.pushsection .answers, "aw", @nobits
 tracer_label softsgx_cpuid_leaves
 	.skip	64
 tracer_label softsgx_cpuid_answers
-	.skip	4096 - 64
+	.skip	29 * 64
 tracer_label softsgx_cpuid_stubs
 	.skip	8192
 tracer_label softsgx_cpuid_stubs_end

@@ -64,7 +64,8 @@ class Image:
     behind it ``enclu_end``, where EEXIT goes; ``enclu_fault`` is where an exception goes. ``cpuid``
     and ``xgetbv`` are that instruction and an ``int3`` behind it, ``undefined`` is a UD2, ``null``
     the name of /dev/null. Behind the slots is room for what CPUID answers without a stop
-    (`softsgx.host.cpuidcode`), written in processes that have it; ``whole`` is ``size`` with it.
+    (`softsgx.host.cpuidcode`), written in processes that have it, and a page for what calls are
+    given, ``scratch``; ``whole`` is ``size`` with them.
     ``try_short`` is where the short way in (`softsgx.host.short`) is tried,
     ``long`` where the other begins; ``short_enter`` and ``short_open`` are where the address
     of the former and a byte that opens it lie. ``batch`` makes system calls for the tracer, at
@@ -86,6 +87,7 @@ class Image:
         "enter",
         "long",
         "null",
+        "scratch",
         "short_enter",
         "short_open",
         "size",
@@ -120,7 +122,7 @@ class Image:
             self.long = symbols["softsgx_long"]
             self.short_enter = symbols["softsgx_short_enter"]
             self.short_open = symbols["softsgx_short_open"]
-            self.whole = symbols["softsgx_cpuid_stubs_end"]
+            self.scratch, self.whole = symbols["softsgx_scratch"], symbols["softsgx_scratch_end"]
             calls, stop, behind = (symbols[f"softsgx_calls{x}"] for x in ("", "_end", "_behind"))
             self.calls, self.calls_stop = contents[calls:behind], stop - calls
             self.slot_offsets = {

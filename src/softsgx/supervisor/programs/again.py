@@ -133,7 +133,7 @@ class Again:
         starts = block.starts()
         for i, plan, nears in prepared:
             if plan is not None:
-                patches.made(space, starts[i], plan)
+                space.later.append((starts[i], plan))
             for near in nears:
                 pathsites.made(run, tracee, starts[i], near)
         if library is not None:

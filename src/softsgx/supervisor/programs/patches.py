@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from softsgx.host.procmaps import Mapping
 
-__all__ = ["Plan", "file_key", "made", "names_of", "patch", "patch_mapped"]
+__all__ = ["Plan", "file_key", "names_of", "patch", "patch_mapped"]
 
 _PROT_EXEC, _MAP_ANONYMOUS = 4, 0x20
 _REACH = (1 << 31) - (1 << 20)
@@ -47,6 +47,17 @@ class Plan:
         self.led: list[tuple[int, bytes, bytes]] = []
         self.moved: list[bytes] = []
         self.stubs = b""
+
+    def note(self, space: AddressSpace, start: int) -> None:
+        """Note what has become of the mapping that begins there."""
+        space.led += [(start + at, ours, was) for at, ours, was in self.led]
+        moved = zip(self.led, self.moved, strict=True)
+        space.stubs += [(start + at, code) for (at, _, _), code in moved]
+        here = [start + at for at in self.sites]
+        if not space.patched or (here and here[0] > space.patched[-1]):
+            space.patched += here
+        else:
+            space.patched = sorted({*space.patched, *here})
 
 
 def patch(
@@ -89,20 +100,8 @@ def _patch(
         space.poke(space.image + code.stub_of(plan.first), plan.stubs)
     for at, _, new in plan.pieces:
         space.poke(start + at, new)
-    made(space, start, plan)
+    plan.note(space, start)
     return plan
-
-
-def made(space: AddressSpace, start: int, plan: Plan) -> None:
-    """Note what has become of the mapping that begins there."""
-    space.led += [(start + at, ours, was) for at, ours, was in plan.led]
-    moved = zip(plan.led, plan.moved, strict=True)
-    space.stubs += [(start + at, code) for (at, _, _), code in moved]
-    here = [start + at for at in plan.sites]
-    if not space.patched or (here and here[0] > space.patched[-1]):
-        space.patched += here
-    else:
-        space.patched = sorted({*space.patched, *here})
 
 
 def _plan(

@@ -25,7 +25,8 @@ class AddressSpace:
     exec let pass, 0 where there are none. aep: where its ENCLU stands. sgx: the `HostProcess`, None
     until it meets the device. patched: CPUID sites by address (two bytes each). led: jumps to what
     answers a CPUID there, as (address, our bytes, the file's); stubs: where each of them comes
-    from, as `cpuidcode.Code.roll` takes it. translates: the program reads the
+    from, as `cpuidcode.Code.roll` takes it; later: what of these is yet to be noted, as (start of a
+    mapping, what notes it). translates: the program reads the
     code that it maps, and does not run it. undumpable: the program thinks that it is
     (PR_SET_DUMPABLE). paths: what makes its calls on paths without a stop,
     raw: what makes its ENCLUs so.
@@ -39,6 +40,9 @@ class AddressSpace:
     """
 
     __slots__ = (
+        "_led",
+        "_patched",
+        "_stubs",
         "aep",
         "asked_names",
         "dir_fds",
@@ -46,20 +50,18 @@ class AddressSpace:
         "executable",
         "image",
         "kept",
-        "led",
+        "later",
         "like",
         "mem_fd",
         "mem_fds",
         "native_cpuid",
         "own_attrs",
-        "patched",
         "paths",
         "pid",
         "ranges",
         "raw",
         "sgx",
         "short",
-        "stubs",
         "tracees",
         "translates",
         "undumpable",
@@ -72,9 +74,10 @@ class AddressSpace:
         self.short = self.entries = 0
         self.mem_fd = -1
         self.sgx: Any = None
-        self.patched: list[int] = []
-        self.led: list[tuple[int, bytes, bytes]] = []
-        self.stubs: list[tuple[int, bytes]] = []
+        self._patched: list[int] = []
+        self._led: list[tuple[int, bytes, bytes]] = []
+        self._stubs: list[tuple[int, bytes]] = []
+        self.later: list[tuple[int, Any]] = []
         self.paths = PathCalls()
         self.raw = RawSites()
         self.executable: list[Any] = []
@@ -94,8 +97,8 @@ class AddressSpace:
         new = AddressSpace(pid)
         new.image, new.aep, new.short = self.image, self.aep, self.short
         new.like = self.like
-        new.patched, new.executable = list(self.patched), list(self.executable)
-        new.led, new.stubs = self.led, self.stubs  # which only exec makes
+        new.executable, new.later = list(self.executable), list(self.later)
+        new._patched, new._led, new._stubs = list(self._patched), list(self._led), list(self._stubs)
         new.native_cpuid, new.translates = self.native_cpuid, self.translates
         new.undumpable = self.undumpable
         new.watched, new.ranges = set(self.watched), list(self.ranges)
@@ -103,13 +106,52 @@ class AddressSpace:
         new.dir_fds, new.paths, new.raw = dict(self.dir_fds), self.paths.copy(), self.raw.copy()
         return new
 
+    def _noted(self) -> None:
+        later, self.later = self.later, []
+        for start, plan in later:
+            plan.note(self, start)
+
+    @property
+    def patched(self) -> list[int]:
+        """CPUID sites."""
+        if self.later:
+            self._noted()
+        return self._patched
+
+    @patched.setter
+    def patched(self, sites: list[int]) -> None:
+        self._patched = sites
+
+    @property
+    def led(self) -> list[tuple[int, bytes, bytes]]:
+        """Jumps to what answers a CPUID."""
+        if self.later:
+            self._noted()
+        return self._led
+
+    @led.setter
+    def led(self, jumps: list[tuple[int, bytes, bytes]]) -> None:
+        self._led = jumps
+
+    @property
+    def stubs(self) -> list[tuple[int, bytes]]:
+        """Where each of them comes from."""
+        if self.later:
+            self._noted()
+        return self._stubs
+
+    @stubs.setter
+    def stubs(self, sites: list[tuple[int, bytes]]) -> None:
+        self._stubs = sites
+
     def close(self) -> None:
         """Give back what it holds open."""
         if self.mem_fd >= 0:
             os.close(self.mem_fd)
             self.mem_fd = -1
 
-    def _mem(self) -> int:
+    def mem(self) -> int:
+        """Our descriptor of its memory."""
         if self.mem_fd < 0:
             self.mem_fd = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         return self.mem_fd
@@ -117,13 +159,13 @@ class AddressSpace:
     def peek(self, addr: int, length: int) -> bytes:
         """Memory whatever its protection; fewer bytes where nothing is mapped."""
         try:
-            return os.pread(self._mem(), length, addr)
+            return os.pread(self.mem(), length, addr)
         except (OSError, OverflowError):
             return b""
 
     def poke(self, addr: int, data: bytes | bytearray) -> None:
         """Write whatever the protection (FOLL_FORCE: private mappings get a copy)."""
-        os.pwrite(self._mem(), data, addr)
+        os.pwrite(self.mem(), data, addr)
 
 
 class Tracee:

@@ -33,13 +33,12 @@ __all__ = [
 ]  # fmt: skip
 
 _READ_EXEC, _PRIVATE_ANONYMOUS = 5, 0x22
-_SCRATCH = 0x400  # in the page of slots behind our vDSO
 _O_RDWR, _O_CLOEXEC = 0o2, 0o2000000
 
 _SECCOMP = ptrace.EVENT_SECCOMP << 8 | 5
 _ROW = struct.Struct("<8Q")
 _FAULTS = (4, 7, 11)  # SIGILL, SIGBUS, SIGSEGV
-_MOST_ROWS = (4096 - _SCRATCH) // _ROW.size
+_MOST_ROWS = 4096 // _ROW.size
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)
 _ALL = (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
@@ -48,8 +47,7 @@ _MAPS = (NR_mmap, NR_mprotect, NR_munmap, NR_pkey_mprotect)
 
 def scratch(space: AddressSpace) -> int:
     """Where in a process arguments of remote calls can lie: it can read them there."""
-    image = vdso.load_image()
-    return space.image + image.data_offset + _SCRATCH
+    return space.image + vdso.load_image().scratch
 
 
 def rows_of(calls: Sequence[Sequence[int]]) -> bytes:
