@@ -48,6 +48,7 @@ _GUESTS = {
     "mm": ((), 60),
     "believe": ((), 48),
     "sgx2": ((), 34),
+    "bothaccept": ((), 2),
     "gramine_like": ((), 7),
     "fortanix_like": ((), 6),
     "intel_like": ((), 7),

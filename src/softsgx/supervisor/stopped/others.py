@@ -11,7 +11,7 @@ from softsgx.host.signals import SIGTRAP
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.remote import Remote, ensure
+from softsgx.supervisor.stopped.remote import Remote, ensure, leave_call
 from softsgx.supervisor.stopped.restart import prepare
 from softsgx.supervisor.stopped.resume import cont
 from softsgx.supervisor.stopped.waits import wait_stop
@@ -66,6 +66,8 @@ def in_thread(run: Run, tracee: Tracee, do: Callable[[Remote], None]) -> None:
 def at_stop(run: Run, tracee: Tracee, do: Callable[[Remote], None], *, interrupted: bool) -> None:
     """The same in a thread that stands; interrupted: perhaps in a system call, at EVENT_STOP."""
     regs = ptrace.Registers()
+    if tracee.at_call:  # whoever holds it has it stand there
+        leave_call(tracee, regs)
     regs.load(tracee.tid)
     if interrupted:
         prepare(tracee.tid, regs)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "Remote", "calls", "cancel", "ensure", "is_there", "rows_of", "run_rows", "scratch", "signed",
+    "Remote", "calls", "cancel", "ensure", "is_there", "leave_call", "rows_of", "run_rows",
+    "scratch", "signed",
 ]  # fmt: skip
 
 _READ_EXEC, _PRIVATE_ANONYMOUS = 5, 0x22
@@ -87,8 +88,8 @@ class Remote:
     """
 
     __slots__ = (
-        "_mask", "at_entry", "begun", "dispatch", "insn", "listener", "quick", "regs", "run", "tid",
-        "tracee", "work",
+        "_mask", "begun", "dispatch", "insn", "listener", "quick", "regs", "run", "tid", "tracee",
+        "work",
     )  # fmt: skip
 
     _spare: ClassVar[list[ptrace.Registers]] = []
@@ -99,7 +100,7 @@ class Remote:
         self.listener = None if run is None else run.listener
         self.work = self._spare.pop() if self._spare else ptrace.Registers()
         self._mask = 0
-        self.quick = self.at_entry = self.begun = False
+        self.quick = self.begun = False
         self.dispatch: bytes | None = None
 
     def __enter__(self) -> Remote:
@@ -125,13 +126,14 @@ class Remote:
 
     def __exit__(self, *exc: object) -> None:
         self._spare.append(self.work)
+        at_entry, self.tracee.at_call = self.tracee.at_call, False
         if isinstance(exc[1], ProcessLookupError):
             return  # it is gone; by exec its number may be another thread's by now
         if self.dispatch:
             ptrace.set_dispatch(self.tid, self.dispatch)
         if self.begun:
             ptrace.set_sigmask(self.tid, self._mask)
-        if self.at_entry:
+        if at_entry:
             self.regs.view[ORIG_RAX] = _MINUS_1
         self.regs.store(self.tid)
 
@@ -159,8 +161,9 @@ class Remote:
             self.tracee.space.poke(where, rows_of(some))
             self.prepare(0)
             code = self.insn + image.batch - image.syscall
-            self.at_entry, made = run_rows(self.tid, self.work, where, len(some), code)
-            if not self.at_entry:  # the program has done something to that page
+            there, made = run_rows(self.tid, self.work, where, len(some), code)
+            self.tracee.at_call = there
+            if not there:  # the program has done something to that page
                 return done
             done += made
             if made < len(some):
@@ -189,12 +192,8 @@ class Remote:
         self._begin()
         work = self.work
         view = work.view
-        if self.at_entry:  # of the call that ends `together`, which is not made
-            self.at_entry = False
-            work.load(self.tid)
-            view[ORIG_RAX] = _MINUS_1
-            work.store(self.tid)
-            self.step(self.tid)
+        if self.tracee.at_call and self.tid == self.tracee.tid:
+            leave_call(self.tracee, work)
         view[:] = self.regs.view
         for index, value in zip(_ARGS, args, strict=False):
             view[index] = value & _ALL
@@ -299,6 +298,18 @@ def cancel(run: Run, tracee: Tracee) -> None:
     """
     run.view[ORIG_RAX] = _MINUS_1
     run.regs.store(tracee.tid)
+    Remote.step(tracee.tid)
+
+
+def leave_call(tracee: Tracee, regs: ptrace.Registers) -> None:
+    """From the entry of a call, as of that which ends `together`, to its exit: it is not made.
+
+    regs: of no other use.
+    """
+    tracee.at_call = False
+    regs.load(tracee.tid)
+    regs.view[ORIG_RAX] = _MINUS_1
+    regs.store(tracee.tid)
     Remote.step(tracee.tid)
 
 
