@@ -7,6 +7,8 @@ noted of the program is noted here.
 
 from __future__ import annotations
 
+import os
+
 from softsgx.host import cpuidcode, execs, pathcode, ptrace, vdso
 from softsgx.host.execs import MAPS, NOTHING, OURS, PATHS, REAL, Piece
 from softsgx.host.procmaps import Mapping
@@ -37,22 +39,19 @@ __all__ = ["Again", "again"]
 # Farther from the interpreter it may be in reach of the code for paths, or not.
 _LEADS = 1 << 29
 _HEAD_BYTES = 256
+_MOST_SEEN = 256
 
 
 def again(run: Run) -> Again | None:
     """What prepares them, where it can, and where nobody wants to hear of each step."""
-    if run.execs is None:
-        options = run.options
-        usual = run.record is None and run.lsm is None and run.debugger is None
-        run.execs = usual and not options.exact and execs.available() and Again(run)
-    found: Again | None = run.execs or None
-    return None if run.filtered or run.confined else found
+    usual = run.record is None and run.lsm is None and run.debugger is None
+    return Again(run) if usual and not run.options.exact and execs.available() else None
 
 
 class Again:
     """The recipes of a run.
 
-    After `tried`: stage: what became of an exec, and the `block` tells the rest.
+    After `tried` the `block` tells what became of an exec.
     """
 
     def __init__(self, run: Run) -> None:
@@ -66,27 +65,33 @@ class Again:
             self.block[name] = value
         self.block["batch"] = image.stop - image.batch & (1 << 64) - 1
         self._stamp: tuple[Any, ...] = ()
+        self._seen: dict[bytes, Any] = {}
 
-    def tried(self, tracee: Tracee) -> int:
-        """From PTRACE_EVENT_EXEC: whether it was prepared, and runs.
+    def tried(self, tracee: Tracee) -> bool | None:
+        """From PTRACE_EVENT_EXEC: whether it was prepared, and runs; None if nothing was done.
 
-        Raises ProcessLookupError if it is gone.
+        False if not all of its calls were answered as they were to be. Raises ProcessLookupError if
+        it is gone.
         """
         run, block, space = self._run, self.block, tracee.space
         if space.like:  # how far it is from the interpreter depends on where that is
             block["n_found"] = 0
-            return execs.UNKNOWN
+            return None
         stamp = (
             run.opened, run.path_known, len(run.cpuid_answers), run.cpuid_faulting,
             run.options.cpuid,
         )  # fmt: skip
         if stamp != self._stamp:
             self._stamp = stamp
+            self._seen.clear()
             block.clear()
         wanted = pathsites.wanted(run, tracee)
         block["tid"] = tracee.tid
         block["place"] = run.place if wanted and run.place is not None else (1 << 64) - 1
         self._run_code()
+        if block["stage"] == execs.UNKNOWN and self._learn(block.maps()):
+            os.close(block["mem"])
+            self._run_code()
         space.mem_fd = block["mem"] if block["mem"] < 1 << 31 else -1
         stage = block["stage"]
         if stage == execs.GONE:
@@ -94,7 +99,7 @@ class Again:
         tracee.at_call = stage == execs.PARTLY and block["status"] >> 16 == ptrace.EVENT_SECCOMP
         if stage == execs.DONE:
             self._note(tracee)
-        return stage
+        return None if stage == execs.UNKNOWN else stage == execs.DONE
 
     @property
     def answer(self) -> int:
@@ -139,49 +144,62 @@ class Again:
         if library is not None:
             space.paths.expect(library)
 
-    def learn(
+    def seen(
         self, tracee: Tracee, interpreter: int, real: tuple[int, bytes], calls: Sequence[Call],
         prepared: Sequence[Prepared], answers: bytes, library: Library | None,
     ) -> None:  # fmt: skip
-        """A program has been prepared as most are: the next one may be so by the code.
+        """A program has been prepared as most are: if it comes once more the code may do it.
 
         real: where the kernel's vDSO is, and what is there. calls: what it had to call. answers: of
         CPUID, where some are led. library: the one that is expected.
         """
-        block, space = self.block, tracee.space
-        starts, paths = block.starts(), max(space.paths.base, 0)
+        space, starts = tracee.space, self.block.starts()
+        if len(self._seen) < _MOST_SEEN and starts:
+            self._seen[self.block.maps()] = (
+                starts, space.image, max(space.paths.base, 0), space.native_cpuid, interpreter,
+                real, calls, prepared, answers, library,
+            )  # fmt: skip
+
+    def _learn(self, maps: bytes) -> bool:
+        """Make a recipe of what was seen of these mappings, if there is one to make."""
+        found = self._seen.pop(maps, None)
+        if found is None:
+            return False
+        block = self.block
+        starts, ours, paths, native_cpuid, interpreter, real, calls, prepared, *more = found
+        answers, library = more
         numbers = {start: i for i, start in enumerate(starts)}
         if any(m.start not in numbers for m, *_ in prepared):
-            return
+            return False
         image, slots = vdso.template(real[1])
         filled = [(at, 8, value, REAL if theirs else OURS, NOTHING) for at, theirs, value in slots]
         pieces = [Piece(OURS, 0, image, numbers=filled)]
         if paths:
-            page = pathsites.page(self._run, off=space.paths.off)
-            pieces.append(Piece(PATHS, 0, page))
+            pieces.append(Piece(PATHS, 0, pathsites.page(self._run, off=False)))
         files, told = [], []
         for m, key, plan, nears in prepared:
             i = numbers[m.start]
             led = bool(nears or (plan and plan.led))
             distance = abs(m.start - interpreter)
             if key is None or (led and distance > _LEADS):
-                return
+                return False
             files.append((i, _name(m, key), key))
             told.append((i, plan, nears))
             pieces += _pieces(i, plan, nears)
         if answers:
             pieces.append(Piece(OURS, cpuidcode.load().tables, answers))
-        before, after, code = _before(calls, real[1], space.image, paths)
+        before, after, code = _before(calls, real[1], ours, paths)
         if library is not None:
             pieces += [Piece(PATHS, at, data) for at, data in library.writes]
-        low = interpreter - space.image - vdso.load_image().whole
+        low = interpreter - ours - vdso.load_image().whole
         recipe = execs.Recipe(
-            block.maps(), interpreter - real[0], low, files, paths > 0, before, after, code,
-            len(calls), pieces,
+            maps, interpreter - real[0], low, files, paths > 0, before, after, code, len(calls),
+            pieces,
         )  # fmt: skip
         block.expect(real[1], _HEAD_BYTES)
-        recipe.told = space.native_cpuid, told, library
+        recipe.told = native_cpuid, told, library
         block.add(recipe)
+        return True
 
 
 def _name(m: Mapping, key: tuple[int, ...]) -> str:

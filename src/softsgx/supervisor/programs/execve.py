@@ -9,9 +9,7 @@ from __future__ import annotations
 import struct
 
 from softsgx.host import cpuidcode, pathcode, procmaps, vdso
-from softsgx.host.execs import DONE, PARTLY, UNKNOWN
 from softsgx.supervisor.programs import pathsites
-from softsgx.supervisor.programs.again import again
 from softsgx.supervisor.programs.answers import page
 from softsgx.supervisor.programs.patches import file_key, names_of, patch
 from softsgx.supervisor.state.run import Run
@@ -26,7 +24,7 @@ from softsgx.uapi.regs import ORIG_RAX, RAX, RSP
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from softsgx.host.library import Library
-    from softsgx.supervisor.programs.again import Prepared
+    from softsgx.supervisor.programs.again import Again, Prepared
     from softsgx.supervisor.programs.pathsites import Near
     from softsgx.supervisor.stopped.atexec import Call
 
@@ -40,17 +38,18 @@ _STACK_BYTES = 3072  # for most programs: the addresses of arguments and environ
 _MINUS_1 = (1 << 64) - 1
 _WORD = struct.Struct("<Q")
 _HEAD_BYTES = 256
+_FEW = 4
 _contents = b""
 
 
 def exec_stop(run: Run, tracee: Tracee) -> None:
     """From PTRACE_EVENT_EXEC: prepare the new program, then let it run."""
     regs, space = run.regs, tracee.space
-    known = again(run)
-    stage = known.tried(tracee) if known is not None else UNKNOWN
-    if stage == DONE:
+    known = _again(run)
+    done = known.tried(tracee) if known is not None else None
+    if done:
         return
-    if stage == UNKNOWN:
+    if done is None:
         regs.load(tracee.tid)
     slot, real, interpreter = _auxv(space, run.view[RSP])
     if slot == 0:  # a 32-bit program, or a kernel without vDSO
@@ -70,7 +69,7 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
         wished -= (wished - space.like) % pathcode.ALIGN
     # A debugger looks at the exit; a filter of the program's own may forbid what `at_exec` ends by.
     calls: list[Call] = []
-    if known is not None and stage == PARTLY:
+    if known is not None and done is not None:
         calls = _calls(run, tracee, wished)
         base = _called(run, tracee, insn, calls, known.block["made"], known.answer)
     elif low > img.whole and run.debugger is None and not run.confined:
@@ -89,12 +88,25 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
         space.poke(slot, _WORD.pack(base))
         space.image, space.aep = base, base + img.aep
         prepared = _patch(run, tracee, maps)
-        if known is not None and usual and stage == UNKNOWN and prepared is not None:
-            known.learn(tracee, interpreter, (real, contents), calls, *prepared)
+        if known is not None and usual and done is None and prepared is not None:
+            known.seen(tracee, interpreter, (real, contents), calls, *prepared)
     if tracee.at_call:
         tracee.at_call = False
         regs.store(tracee.tid)
     cont(run, tracee)
+
+
+def _again(run: Run) -> Again | None:
+    """What prepares a program again, from the `_FEW`th on: before it is not worth its own start."""
+    run.programs += 1
+    if run.programs < _FEW or run.filtered or run.confined:
+        return None
+    if run.execs is None:
+        from softsgx.supervisor.programs.again import again
+
+        run.execs = again(run) or False
+    found: Again | None = run.execs or None
+    return found
 
 
 def _calls(run: Run, tracee: Tracee, base: int) -> list[Call]:

@@ -64,8 +64,9 @@ class Run:
     what CPUID answers and what the processor does, whether that is more than was kept, what asks
     the processor, the page of answers and of how many it is; where CPUID is in files, and what
     becomes
-    of their mappings (`programs.patches`); for all processes. execs: what prepares a program again
-    by compiled code (`programs.again`), None while nobody has asked, False where nothing does.
+    of their mappings (`programs.patches`); for all processes. programs: how many exec has made.
+    execs: what prepares one again by compiled code (`programs.again`), None while nobody has asked,
+    False where nothing does.
 
     short: whether enclaves may be entered without a stop.
 
@@ -92,6 +93,7 @@ class Run:
         self.debugger: Any = None
         self.marks: Any = None
         self.execs: Any = None
+        self.programs = 0
         self.series: Any = None
         self.accepts: Any = None
         self.ahead: Any = None
