@@ -49,6 +49,7 @@ _GUESTS = {
     "believe": ((), 48),
     "sgx2": ((), 34),
     "bothaccept": ((), 2),
+    "takenover": ((), 1),
     "gramine_like": ((), 7),
     "fortanix_like": ((), 6),
     "intel_like": ((), 7),

@@ -114,16 +114,26 @@ def _flush(
     run: Run, tracee: Tracee, call: Remote, remap: list[EnclaveFile],
     dirty: list[tuple[EnclaveFile, int, int]],
 ) -> None:  # fmt: skip
-    here = tracee.space.sgx
+    here, gone = tracee.space.sgx, False
+
+    def do(process: HostProcess, what: Callable[[Remote], None]) -> None:
+        nonlocal gone
+        try:
+            in_process(run, process, here, call, what)
+        except ProcessLookupError:
+            gone = True  # who asked: the others have to hear of it all the same
+
     for file in remap:
         for process in _concerned(run, file):
-            in_process(run, process, here, call, _remapping(run, process, file))
+            do(process, _remapping(run, process, file))
     for file, first, last in dirty:
         sites.restore(run, file.enclave, first, last)
         for process in _concerned(run, file):
             todo = wanted(run, process, file, first, last)
             if todo:
-                in_process(run, process, here, call, _protecting(run, process, file, todo))
+                do(process, _protecting(run, process, file, todo))
+    if gone:
+        raise ProcessLookupError(tracee.tid)
 
 
 def _remapping(run: Run, process: HostProcess, file: EnclaveFile) -> Callable[[Remote], None]:

@@ -72,7 +72,7 @@ def _replace(run: Run, tracee: Tracee, enclave: Any, at: int) -> None:
         return
     pad, code = found_pad
     jump = struct.pack("<Bi", 0xE9, pad - behind)
-    with frozen(run, [tracee.space]) as threads:
+    with frozen(run, [tracee.space], tracee.tid) as threads:
         if any(_within(tid, enclave.base + start) for tid in threads):
             memory.exits[at] = 0  # somebody jumped there: not now
             return
@@ -111,7 +111,7 @@ def _replace_raw(run: Run, tracee: Tracee, at: int) -> None:
         return
     pad, code = short.raw_pad(table.base, page, raw.pages[page], at)
     jump = struct.pack("<Bi", 0xE9, pad - behind)
-    with frozen(run, [space]) as threads:
+    with frozen(run, [space], tracee.tid) as threads:
         if any(_within(tid, start) for tid in threads):
             return  # next time
         space.poke(pad, code)

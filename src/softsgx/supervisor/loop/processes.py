@@ -11,7 +11,7 @@ from softsgx.supervisor.programs.execve import exec_stop
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import cont
-from softsgx.supervisor.stopped.waits import has_ended, wait_first
+from softsgx.supervisor.stopped.waits import ending, has_ended, wait_first
 from softsgx.uapi import i386
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RBX, RDI
@@ -34,6 +34,7 @@ def ended(run: Run, tid: int, status: int) -> None:
     """A thread is gone, and with it perhaps its process."""
     tracee = run.tracees.pop(tid, None)
     run.early.pop(tid, None)
+    ending.discard(tid)
     if tracee is None:
         return
     space = tracee.space
@@ -262,6 +263,7 @@ def _found(parent: Tracee, tid: int, flags: int) -> int:
 def executed(run: Run, tracee: Tracee) -> None:
     """A new program: what was known of the old one goes, and it gets what it needs."""
     # The thread that called exec has become the leader; the others are gone.
+    ending.discard(tracee.tid)
     former = ptrace.event_message(tracee.tid, ptrace.EVENT_EXEC)
     if former != tracee.tid:
         gone = run.tracees.pop(former, None)

@@ -7,6 +7,7 @@ from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.filters import watch_names
 from softsgx.supervisor.stopped.remote import Remote, calls
 from softsgx.supervisor.stopped.resume import cont
+from softsgx.supervisor.stopped.waits import need
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RAX
 
@@ -31,6 +32,7 @@ def finish(run: Run, tracee: Tracee, answer: int) -> None:
 
 def answered(run: Run, tracee: Tracee, answer: int) -> Any:
     """Give a call its value, at its exit stop with the registers loaded, and let it run."""
+    need(tracee.tid)
     run.view[RAX] = answer & _U64
     run.regs.store(tracee.tid)
     cont(run, tracee)

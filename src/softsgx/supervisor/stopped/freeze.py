@@ -16,7 +16,7 @@ from softsgx.host.signals import SIGTRAP
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace
 from softsgx.supervisor.stopped.restart import begun_again
-from softsgx.supervisor.stopped.waits import keep_stop, wait_stop
+from softsgx.supervisor.stopped.waits import keep_stop, need, wait_stop
 from softsgx.uapi.syscalls import SYSCALLS
 
 __all__ = ["frozen", "passed", "still"]
@@ -25,8 +25,11 @@ _INTERRUPTED = ptrace.EVENT_STOP << 16 | SIGTRAP << 8 | 0x7F
 
 
 @contextmanager
-def frozen(run: Run, spaces: Iterable[AddressSpace]) -> Iterator[list[int]]:
-    """The threads of the address spaces, all of them stopped, but one that waits in vfork()."""
+def frozen(run: Run, spaces: Iterable[AddressSpace], asks: int = 0) -> Iterator[list[int]]:
+    """The threads of the address spaces, all of them stopped, but one that waits in vfork().
+
+    asks: the thread that it is done for. Raises ProcessLookupError if it ends meanwhile.
+    """
     here: list[int] = []
     stopped: list[tuple[int, int]] = []
     try:
@@ -41,6 +44,7 @@ def frozen(run: Run, spaces: Iterable[AddressSpace]) -> Iterator[list[int]]:
                 except ProcessLookupError:
                     continue
             here.append(tid)
+        need(asks)
         yield here
     finally:
         for tid, status in stopped:
@@ -60,7 +64,7 @@ def still(run: Run, process: Any, file: Any) -> AbstractContextManager[object]:
     enclave = getattr(file, "enclave", None)
     if len(process.space.tracees) < 2 or enclave is None or enclave.initialized:
         return nullcontext()
-    return frozen(run, [process.space])
+    return frozen(run, [process.space], process.tid)
 
 
 def passed(run: Run, space: AddressSpace, but: int) -> None:
@@ -82,6 +86,7 @@ def passed(run: Run, space: AddressSpace, but: int) -> None:
                 keep_stop(tid, status)
         except ProcessLookupError:
             continue
+    need(but)
 
 
 def _on_memory(tid: int) -> bool:

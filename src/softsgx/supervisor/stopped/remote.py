@@ -17,7 +17,7 @@ from softsgx.errors import InternalError, UsageError
 from softsgx.host import notify, ptrace, vdso
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
-from softsgx.supervisor.stopped.waits import passes, poll_stop, wait_stop
+from softsgx.supervisor.stopped.waits import need, passes, poll_stop, wait_stop
 from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, R13, RAX, RBP, RBX, RDI, RDX, RIP, RSI
 from softsgx.uapi.syscalls import NR_mmap, NR_mprotect, NR_munmap, NR_open, NR_pkey_mprotect
 
@@ -189,6 +189,7 @@ class Remote:
 
     def prepare(self, nr: int, *args: int) -> None:
         """Let the thread stand before the call."""
+        need(self.tid)
         self._begin()
         work = self.work
         view = work.view

@@ -5,7 +5,7 @@ from __future__ import annotations
 from softsgx.host import cpuidcode, pathcode, ptrace
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.waits import lost
+from softsgx.supervisor.stopped.waits import ending, lost, need
 from softsgx.uapi.regs import RIP
 
 __all__ = ["OF_CPUID", "OF_PATHS", "cont", "cont_changed", "let_go", "out_of_ours"]
@@ -21,16 +21,24 @@ def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
 
 def cont_changed(run: Run, tracee: Tracee) -> None:
     """The same with the registers in ``run.regs``."""
-    if run.record is None and run.faults is None and run.debugger is None and not lost:
+    if (
+        run.record is None
+        and run.faults is None
+        and run.debugger is None
+        and not lost
+        and not ending
+    ):
         tracee.stopped = False
         run.regs.store_and_cont(tracee.tid)
     else:
+        need(tracee.tid)
         run.regs.store(tracee.tid)
         cont(run, tracee)
 
 
 def let_go(run: Run, tracee: Tracee, number: int, step: bool = False) -> None:
     """Let it run, whoever debugs. step: one instruction."""
+    need(tracee.tid)
     if run.record is not None:
         if number:
             run.record.signal(tracee.tid, number)

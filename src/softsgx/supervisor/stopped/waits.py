@@ -21,12 +21,14 @@ from time import monotonic_ns
 from softsgx.host import ptrace
 
 __all__ = [
+    "ending",
     "has_ended",
     "has_moved",
     "is_stop",
     "keep_stop",
     "kept",
     "lost",
+    "need",
     "passes",
     "poll_ns",
     "poll_stop",
@@ -52,6 +54,18 @@ kept: list[tuple[int, int]] = []
 lost: set[int] = set()
 """Threads that were stopped by PTRACE_INTERRUPT, or with their group, in the middle of a call of
 ours, which went on. They are interrupted again when they run, so that the stop is told."""
+
+
+ending: set[int] = set()
+"""Threads that stood at their end, and were let go there while another was waited for: the loop has
+yet to hear of it. A handler of such a thread that goes on does so with nobody, or, if another
+thread's exec has taken the number, with a program that knows nothing of it."""
+
+
+def need(tid: int) -> None:
+    """Raises ProcessLookupError if a thread that a handler deals with is among `ending`."""
+    if tid in ending:
+        raise ProcessLookupError(tid)
 
 
 def passes(tid: int, status: int) -> None:
@@ -216,6 +230,7 @@ def _keep(other: int, status: int, tid: int) -> None:
     if status >> 16 != _EVENT_EXIT:
         kept.append((other, status))
         return
+    ending.add(other)
     _let_end(other)
     if other == tid:
         raise ProcessLookupError(tid)
