@@ -54,7 +54,8 @@ _FLAGGED = {
     nr.NR_file_getattr: (R8, _NOFOLLOW, False),
     nr.NR_file_setattr: (R8, _NOFOLLOW, False),
     nr.NR_fspick: (RDX, 2, False),  # FSPICK_SYMLINK_NOFOLLOW
-    nr.NR_umount2: (RSI, 8, False),  # UMOUNT_NOFOLLOW
+    # UMOUNT_NOFOLLOW; MNT_EXPIRE asks whether anybody has been there since, as who looks has.
+    nr.NR_umount2: (RSI, 8 | 4, False),
     nr.NR_inotify_add_watch: (RDX, 0x02000000, False),  # IN_DONT_FOLLOW
     nr.NR_fanotify_mark: (RSI, 4, False),  # FAN_MARK_DONT_FOLLOW
     nr.NR_name_to_handle_at: (R8, 0x400, True),  # AT_SYMLINK_FOLLOW
