@@ -45,6 +45,7 @@ _GUESTS = {
     "big": (("1024",), 5),
     "ioctls": ((), 120),
     "interrupted": ((), 5),
+    "timeouts": (("entered",), 11),
     "mm": ((), 60),
     "believe": ((), 48),
     "sgx2": ((), 34),

@@ -40,7 +40,9 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.threads import thread_of
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
+from softsgx.supervisor.stopped.restart import INTERRUPTED
 from softsgx.supervisor.stopped.resume import cont_changed, out_of_ours
+from softsgx.supervisor.stopped.timed import interrupted
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import CS, EFLAGS, ORIG_RAX, RAX, RBX, RCX, RIP, RSP, SS
 
@@ -151,6 +153,8 @@ def _signal(run: Run, tracee: Tracee, number: int) -> None:
     if not inside:
         if number in (SIGILL, SIGSEGV) and emulate_cpuid(run, tracee, number):
             return
+        if view[RAX] == INTERRUPTED and number not in _SYNCHRONOUS:
+            interrupted(run, tracee, number)
         cont(run, tracee, outside.fault(run, tracee, number) or 0)
         return
     info = ptrace.get_siginfo(tracee.tid) if number in _SYNCHRONOUS else bytes(12)

@@ -129,6 +129,11 @@ class Supervisor:
         tracee.stopped = True
         tracee.vforking = False
         event, number = status >> 16, status >> 8 & 0xFF
+        if tracee.timed is not None and event == 0:
+            from softsgx.supervisor.stopped import timed
+
+            if timed.stopped(run, tracee, number):
+                return
         if tracee.space.short and event in (0, ptrace.EVENT_SECCOMP):
             from softsgx.supervisor.inside.settle import settle
 
@@ -153,10 +158,9 @@ class Supervisor:
             else:
                 run.regs.load(tracee.tid)
                 if run.view[RAX] == _INTERRUPTED:
-                    from softsgx.supervisor.stopped.restart import begun_again
+                    from softsgx.supervisor.stopped.timed import interrupted
 
-                    if begun_again(tracee.tid, run.regs, number):
-                        run.regs.store(tracee.tid)
+                    interrupted(run, tracee, number)
                 cont(run, tracee, number)
         elif event == ptrace.EVENT_SECCOMP:
             run.regs.load(tracee.tid)

@@ -177,7 +177,8 @@ class Tracee:
     where no remote call is possible. dispatches: it may have asked for signals in place of system
     calls (PR_SET_SYSCALL_USER_DISPATCH). refused: of the page fault that is being raised: access,
     why, the page's fields, the rule. exits: it stops before it ends. odd: an `Odd`, None nearly
-    always. slot: its `softsgx.supervisor.state.short.Slot`, or None. signals: what its process
+    always. timed: a wait that is begun again (`softsgx.supervisor.stopped.timed`), or None.
+    slot: its `softsgx.supervisor.state.short.Slot`, or None. signals: what its process
     does with those of exceptions. programs: filters that it lacks yet. files: the threads that
     may share its table of descriptors, by tid; one that left it by unshare(2) is among them until
     it execs.
@@ -199,6 +200,7 @@ class Tracee:
         "tgid",
         "thread",
         "tid",
+        "timed",
         "vforking",
     )
 
@@ -211,6 +213,7 @@ class Tracee:
         self.refused: tuple[int, str, dict[str, int] | None, str] | None = None
         self.at_call = self.exits = self.dispatches = False
         self.odd: Any = None
+        self.timed: Any = None
         self.slot: Any = None
         self.programs: list[bytes] = []
         self.files = {tid}

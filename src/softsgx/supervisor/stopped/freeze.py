@@ -52,7 +52,7 @@ def frozen(run: Run, spaces: Iterable[AddressSpace], asks: int = 0) -> Iterator[
                 keep_stop(tid, status)
                 continue
             with suppress(ProcessLookupError):
-                _go_on(tid)
+                _go_on(run, tid)
 
 
 def still(run: Run, process: Any, file: Any) -> AbstractContextManager[object]:
@@ -81,7 +81,7 @@ def passed(run: Run, space: AddressSpace, but: int) -> None:
             ptrace.interrupt(tid)
             status = wait_stop(tid)
             if status == _INTERRUPTED:
-                _go_on(tid)
+                _go_on(run, tid)
             else:
                 keep_stop(tid, status)
         except ProcessLookupError:
@@ -103,9 +103,10 @@ def _on_memory(tid: int) -> bool:
     return row is None or (row.vma is not None and row.vma.changes)
 
 
-def _go_on(tid: int) -> None:
+def _go_on(run: Run, tid: int) -> None:
     regs = ptrace.Registers()
     regs.load(tid)
     if begun_again(tid, regs):
         regs.store(tid)
-    ptrace.cont(tid)
+    again = ptrace.cont if run.tracees[tid].timed is None else ptrace.syscall_step
+    again(tid)

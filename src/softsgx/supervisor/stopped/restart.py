@@ -9,13 +9,15 @@ from softsgx.host.status import mask_of, status_of
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
 
-__all__ = ["begun_again", "prepare"]
+__all__ = ["INTERRUPTED", "SYSCALL_BYTES", "begun_again", "prepare", "unwanted"]
 
 _U64 = (1 << 64) - 1
 _RESTART = {-512 & _U64, -513 & _U64, -514 & _U64}
 _RESTART_BLOCK = -516 & _U64
-_INTERRUPTED = -EINTR & _U64
-_SYSCALL_BYTES = 2
+INTERRUPTED = -EINTR & _U64
+"""What RAX says behind a call that a stop has ended, or that a handler is about to end."""
+SYSCALL_BYTES = 2
+"""Of the instruction."""
 
 _ENDED_BY_STOPS = frozenset((
     nr.NR_epoll_wait, nr.NR_epoll_pwait, nr.NR_epoll_pwait2, nr.NR_semop, nr.NR_semtimedop,
@@ -39,20 +41,30 @@ def begun_again(tid: int, regs: ptrace.Registers, number: int = 0) -> bool:
     that nobody wants comes to a tracer all the same, which ends calls (sig_ignored()).
     """
     view = regs.view
-    if view[RAX] != _INTERRUPTED or view[ORIG_RAX] not in _ENDED_BY_STOPS:
+    if view[RAX] != INTERRUPTED or view[ORIG_RAX] not in _ENDED_BY_STOPS:
         return False
     status = status_of(tid)
-    unwanted = mask_of(status, b"SigIgn")
-    caught = mask_of(status, b"SigCgt")
-    unwanted |= sum(1 << n - 1 for n in _LEFT_ALONE if not caught >> n - 1 & 1)
-    if number and not unwanted >> number - 1 & 1:
+    nobody = _nobody(status)
+    if number and not nobody >> number - 1 & 1:
         return False
     pending = mask_of(status, b"SigPnd", b"ShdPnd") & ~mask_of(status, b"SigBlk")
-    if pending & ~unwanted:
+    if pending & ~nobody:
         return False  # which ends it, too
     view[RAX] = view[ORIG_RAX]
-    view[RIP] -= _SYSCALL_BYTES
+    view[RIP] -= SYSCALL_BYTES
     return True
+
+
+def unwanted(tid: int, number: int) -> bool:
+    """Whether a signal is one that the kernel would have dropped, but for the tracer."""
+    return bool(_nobody(status_of(tid)) >> number - 1 & 1)
+
+
+def _nobody(status: dict[bytes, bytes]) -> int:
+    """The signals that nobody wants."""
+    caught = mask_of(status, b"SigCgt")
+    left = sum(1 << n - 1 for n in _LEFT_ALONE if not caught >> n - 1 & 1)
+    return mask_of(status, b"SigIgn") | left
 
 
 def prepare(tid: int, regs: ptrace.Registers) -> None:
@@ -64,10 +76,10 @@ def prepare(tid: int, regs: ptrace.Registers) -> None:
     if view[ORIG_RAX] < 1 << 32:
         if view[RAX] in _RESTART:
             view[RAX] = view[ORIG_RAX]
-            view[RIP] -= _SYSCALL_BYTES
+            view[RIP] -= SYSCALL_BYTES
         elif view[RAX] == _RESTART_BLOCK:
             view[RAX] = nr.NR_restart_syscall
-            view[RIP] -= _SYSCALL_BYTES
+            view[RIP] -= SYSCALL_BYTES
         else:
             begun_again(tid, regs)
     view[ORIG_RAX] = _U64

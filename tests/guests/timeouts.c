@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * usage: timeouts [entered]    entered: by a thread that has been in an enclave
+ * Waits with a timeout among signals that the program ignores: Linux drops those, so the waits end
+ * in time, and by a signal with a handler as ever. What they were called with is as before.
+ */
+#define _GNU_SOURCE
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include "loader.h"
+#include "tap.h"
+
+#define MS 200
+#define FEW 3
+
+static volatile sig_atomic_t handled;
+
+static void handle(int number)
+{
+	(void)number;
+	handled++;
+}
+
+/* SIGWINCH four times in each timeout, until it is killed; SIGUSR1 after a few of them. */
+static pid_t sender(bool wanted)
+{
+	pid_t parent = getpid(), pid = fork();
+
+	if (pid)
+		return pid;
+	for (int i = 0; getppid() == parent; i++) {
+		nanosleep(&(struct timespec){.tv_nsec = MS * 1000000l / 4}, NULL);
+		kill(parent, wanted && i == FEW ? SIGUSR1 : SIGWINCH);
+	}
+	_exit(0);
+}
+
+static void stop(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+static long elapsed_ms(const struct timespec *since)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (now.tv_sec - since->tv_sec) * 1000 + (now.tv_nsec - since->tv_nsec) / 1000000;
+}
+
+/* epoll_wait(2), and what R10 is behind it. */
+static long wait_ms(int epoll, long timeout, long *behind)
+{
+	struct epoll_event event;
+	register long r10 asm("r10") = timeout;
+	long ret;
+
+	asm volatile("syscall"
+		     : "=a"(ret), "+r"(r10)
+		     : "0"((long)SYS_epoll_wait), "D"((long)epoll), "S"(&event), "d"(1l)
+		     : "rcx", "r11", "memory");
+	*behind = r10;
+	return ret;
+}
+
+int main(int argc, char **argv)
+{
+	const long long_ms = 60000;
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
+	struct timespec since, spec = {.tv_nsec = MS * 1000000l};
+	sigset_t set;
+	long behind, ret;
+	pid_t pid;
+
+	alarm(50);
+	if (argc > 1 && !strcmp(argv[1], "entered")) {
+		static struct encl e;
+
+		if (encl_load(&e, &(struct encl_opts){0}))
+			bail("load", e.err);
+		encl_op(&e, OP_NOP, 0, 0, 0, 0);
+	}
+	signal(SIGUSR1, handle);
+
+	pid = sender(false);
+	clock_gettime(CLOCK_MONOTONIC, &since);
+	CHECK_EQ(wait_ms(epoll, MS, &behind), 0, "ends");
+	check(elapsed_ms(&since) >= MS, "not_early", "after %ld ms", elapsed_ms(&since));
+	CHECK_EQ(behind, MS, "register");
+
+	sigemptyset(&set);
+	clock_gettime(CLOCK_MONOTONIC, &since);
+	ret = syscall(SYS_rt_sigtimedwait, &set, NULL, &spec, 8);
+	check(ret == -1 && errno == EAGAIN, "spec_ends", "%ld, %s", ret, strerror(errno));
+	check(elapsed_ms(&since) >= MS, "spec_not_early", "after %ld ms", elapsed_ms(&since));
+	CHECK_EQ(spec.tv_sec * 1000000000l + spec.tv_nsec, MS * 1000000l, "spec");
+	stop(pid);
+
+	pid = sender(true);
+	CHECK_EQ(wait_ms(epoll, long_ms, &behind), -EINTR, "wanted");
+	CHECK_EQ(behind, long_ms, "wanted_register");
+	CHECK_EQ(handled, 1, "handled");
+	stop(pid);
+
+	pid = sender(true);
+	spec.tv_sec = long_ms / 1000;
+	ret = syscall(SYS_rt_sigtimedwait, &set, NULL, &spec, 8);
+	check(ret == -1 && errno == EINTR, "spec_wanted", "%ld, %s", ret, strerror(errno));
+	CHECK_EQ(spec.tv_sec * 1000000000l + spec.tv_nsec, long_ms * 1000000l + MS * 1000000l,
+		 "wanted_spec");
+	stop(pid);
+	return tap_failed;
+}
