@@ -105,7 +105,7 @@ def _build_image(root: Path, name: str, flags: list[str], output: Path, limit: i
             raise BuildError(f"{compiler} does not build for x86-64; set CC to one that does")
         partial.chmod(0o644)
         partial.replace(output)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # the latter of a folder that nobody may search
         raise BuildError(
             f"softsgx needs a C compiler to build its {name}.S, and there is no {compiler}: "
             "install gcc or set CC"

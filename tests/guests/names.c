@@ -54,7 +54,8 @@ static void creating(void)
 	check_errno(mknod(path, S_IFREG | 0600, 0), EEXIST, "mknod");
 	check_errno(symlink("/etc/passwd", path), EEXIST, "symlink");
 	check_errno(linkat(AT_FDCWD, "/etc/passwd", AT_FDCWD, path, 0), EEXIST, "link_to");
-	check_errno(rmdir(path), ENOTDIR, "rmdir");
+	/* Who may not write to /dev hears of that first. */
+	check_errno(rmdir(path), access("/dev", W_OK) ? EACCES : ENOTDIR, "rmdir");
 	check_errno(open(path, O_RDWR | O_CREAT | O_EXCL, 0600), EEXIST, "open_excl");
 	check(creat(path, 0600) >= 0, "creat", "%s", strerror(errno));
 }

@@ -177,10 +177,12 @@ def test_no_path_goes_the_long_way(calls: dict[int, Callable[..., int]]) -> None
 
 @pytest.mark.parametrize("flags", [os.O_CREAT | os.O_WRONLY, os.O_PATH])
 def test_opens_that_do_more_go_the_long_way(
-    calls: dict[int, Callable[..., int]], flags: int
+    calls: dict[int, Callable[..., int]], flags: int, tmp_path: Path
 ) -> None:
-    assert went_long(nr.NR_open, calls[nr.NR_open](b"/etc/passwd", flags))
-    got = calls[nr.NR_openat](-1, b"/etc/passwd", flags)
+    (tmp_path / "there").touch()
+    there = os.fsencode(tmp_path / "there")
+    assert went_long(nr.NR_open, calls[nr.NR_open](there, flags))
+    got = calls[nr.NR_openat](-1, there, flags)
     assert went_long(nr.NR_openat, got) == bool(flags & os.O_PATH)
     if not flags & os.O_PATH:  # test_createcode.py
         os.close(got)
@@ -319,7 +321,7 @@ def filtered(program: bytes, call: int, ip: int, *args: int) -> int:
 
 _TF = 0x100
 _FLAGS = (0x202, 0xAD7, 0xA02, 0x203, 0x246)
-_PATHS = (b"/etc/passwd", b"/nowhere/at all", b"/dev/sgx_enclave", b"link")
+_PATHS = (b"there", b"/nowhere/at all", b"/dev/sgx_enclave", b"link")
 
 
 class Stepper:
@@ -400,6 +402,7 @@ def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
     """Held against the same instruction, as it was, of another site."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to("/nowhere/sgx_enclave")
+    (tmp_path / "there").touch()  # chmod makes its mode 0
     memory = Memory(b"\x0f\x05")
     led, plain = memory.site(call, was=was), memory.site(call, led=False, was=was)
     room = ctypes.create_string_buffer(256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -54,7 +55,10 @@ def test_whose_proc_self_it_is_is_the_programs(softsgx: Softsgx, tmp_path: Path)
 def test_a_link_is_followed_before_the_device_was_opened(call: str, softsgx: Softsgx) -> None:
     script = f"ln -s /dev/sgx_enclave new && ln -s new newer && {call} newer"
     done = softsgx("--", "sh", "-c", script)
-    assert done.returncode == 0, done.stderr
+    if call.startswith("chmod") and os.geteuid():  # the device is root's
+        assert "Operation not permitted" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("led", [False, True])
@@ -66,11 +70,16 @@ def test_a_link_from_before_the_run_is_followed_by_calls_that_do_not_open(
     (tmp_path / "link").symlink_to("first")
     script = """
 import os, stat, sys
+def mine(call, *args):
+    try:
+        return call(*args) is None and os.geteuid() == 0
+    except PermissionError:
+        return os.geteuid() != 0  # the device is root's
 calls = [
     lambda name: stat.S_ISCHR(os.stat(name).st_mode),
     lambda name: os.access(name, os.R_OK),
-    lambda name: os.chmod(name, 0o600) is None,
-    lambda name: os.utime(name) is None,
+    lambda name: mine(os.chmod, name, 0o600),
+    lambda name: mine(os.utime, name, (1, 1)),
     lambda name: os.statvfs(name).f_namemax > 0,
 ]
 call = calls[int(sys.argv[1])]
