@@ -113,7 +113,7 @@ def _is_orphan(tid: int, tracees: dict[int, Tracee]) -> bool:
 def child(run: Run, parent: Tracee, event: int) -> None:
     """fork, vfork or clone: the child's first stop is dealt with, and both run on."""
     try:
-        tid = ptrace.event_message(parent.tid, event)
+        tid = ptrace.event_message(parent.tid, event if parent.exits else 0)
     except ProcessLookupError:  # killed meanwhile: nobody tells of the child any more
         run.killed = parent
         _adopt(run, parent)
