@@ -9,7 +9,7 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -40,9 +40,11 @@ def _key(fd: int) -> Key:
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
-def _tell(memory: Memory, *keys: Key) -> None:
+def _tell(memory: Memory, *keys: Key, plan: int = 0, plans: Sequence[bytes] = ()) -> None:
     """The files that the code knows."""
-    page = memory.code.with_files(memory.map[: len(memory.code.contents)], list(keys))
+    page = memory.code.with_files(
+        memory.map[: len(memory.code.contents)], [(key, plan) for key in keys], plans
+    )
     memory.map[: len(page)] = page
 
 

@@ -114,11 +114,13 @@ def test_what_is_kept_of_it_is_what_was() -> None:
     cwd = b"\xbf\x9c\xff\xff\xff"
     was = pathcode.replaced(nr.NR_stat)
     run.path_library_sites = {0x154FF0: (nr.NR_openat, cwd), 0x20: (nr.NR_stat, was)}
+    run.path_cpuids = {(7, 8, 9, 10, 11): (0x5000, 0x1000, (0x30, 0x4FFE))}
     pathkept.remember(run)
     later = Run(Options(), lambda _tracee, _status: None)
     pathkept.recall(later)
     assert later.path_library == run.path_library
     assert later.path_library_sites == run.path_library_sites
+    assert later.path_cpuids == run.path_cpuids
     assert later.path_files == run.path_files
     assert not later.path_sites
 
@@ -132,8 +134,9 @@ class _Space(AddressSpace):
     start = 0
 
     def peek(self, addr: int, length: int) -> bytes:
-        assert (addr, length) == (self.paths.base + pathcode.load().linked, 8)
-        return self.start.to_bytes(8, "little")
+        code = pathcode.load()
+        assert addr == self.paths.base + code.plans
+        return bytes(code.library - code.plans) + self.start.to_bytes(8, "little")
 
 
 def _library(number: int) -> Library:
@@ -159,6 +162,24 @@ def test_its_sites_are_known_once_it_is_there() -> None:
     space.start = 0x13000000
     paths.look(space.peek)
     assert paths.sites[1][0] == 0x12000020
+
+
+def test_cpuids_are_known_once_they_are_replaced() -> None:
+    class Replaced(_Space):
+        def peek(self, addr: int, length: int) -> bytes:
+            before, at = 2 * code.plan_bytes, addr - self.paths.base - code.plans
+            raw = bytes(before) + self.start.to_bytes(8, "little")
+            return raw.ljust(length, b"\0")[at:]
+
+    code, space = pathcode.load(), Replaced(os.getpid())
+    space.paths.base, space.patched = 0x10000000, [0x20000000]
+    space.paths.plans[code.plans + 2 * code.plan_bytes] = 0x1000, 0, (0x10, 0x20)
+    assert unpatched(space, 0x12000010, b"\x0f\x0b") == b"\x0f\x0b"
+    child = space.forked(1)
+    space.start = 0x12000000
+    assert unpatched(space, 0x12000010, b"\x0f\x0b") == b"\x0f\xa2"
+    assert space.patched == [0x12000010, 0x12000020, 0x20000000]
+    assert len(child.paths.seen) == 0 < len(space.paths.seen)
 
 
 def test_without_code_nothing_is_looked_for() -> None:

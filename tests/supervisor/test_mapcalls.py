@@ -101,6 +101,16 @@ def test_a_library_that_asks_cpuid_is_told_of_sgx_each_time(softsgx: Softsgx, gu
         assert checks["library_sgx"] == checks["same_answers"] == "ok"
 
 
+@_without_faulting
+def test_a_library_that_asks_cpuid_is_mapped_without_a_stop_as_well(
+    tmp_path: Path, libraries: dict[str, Path]
+) -> None:
+    shutil.copy(libraries["with"], "lib.so")
+    shown = [sys.executable, "-S", "-c", f"{_ASKS.replace('print(', 'assert 1 == (')}"]
+    first, *_, last = (_mappings(tmp_path, *shown) for _ in range(4))
+    assert last < 2 < first
+
+
 def test_a_library_that_was_changed_is_another(
     softsgx: Softsgx, libraries: dict[str, Path]
 ) -> None:
@@ -158,6 +168,6 @@ def test_what_another_search_found_is_not_believed(monkeypatch: pytest.MonkeyPat
 def test_who_wants_to_hear_of_each_mapping_does(who: str) -> None:
     run = _run()
     pathsites.note_file(run, (1, 2, 3, 4, 5))
-    assert pathsites._files(run) == [(1, 2, 3, 4, 5)]
+    assert pathsites._tells(run)
     setattr(run, who, object())
-    assert not pathsites._files(run)
+    assert not pathsites._tells(run)

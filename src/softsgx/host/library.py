@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Library"]
 
-_HEAD, _LEAD = struct.Struct("<QQQII"), struct.Struct("<IIQ")
+_LEAD = struct.Struct("<IIQ")
 _NOWHERE, _REACH = 1 << 64, 1 << 30
 _U32 = (1 << 32) - 1
 
@@ -49,10 +49,10 @@ class Library:
         many |= number + len(sites) > code.most
         if not sites or many or length >= _REACH or max(at for at, _, _ in sites) + 8 > length:
             raise ValueError(len(sites))
-        head = _HEAD.pack(0, length, offset, len(fixes), len(sites))
+        head = code.plan(length, offset, len(sites), ()) + len(fixes).to_bytes(8, "little")
         room = code.most_leads * _LEAD.size
         table = head + leads.ljust(room, b"\0") + struct.pack(f"<{len(fixes)}H", *fixes)
-        self.writes = [(code.place_of(number), bytes(stubs)), (code.linked, table)]
+        self.writes = [(code.place_of(number), bytes(stubs)), (code.library, table)]
 
     def placeholders(self) -> Sites:
         """Its sites while it is nowhere."""

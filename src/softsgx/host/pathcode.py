@@ -20,6 +20,7 @@ from softsgx.uapi.syscalls import SYSCALLS
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 __all__ = [
@@ -81,7 +82,7 @@ _ENOENT = -2 & (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
 _U64 = (1 << 64) - 1
 _PROT_READ_EXEC, _LIBRARY_FLAGS = 5, 0x812
-_FILE = struct.Struct("<5Q")
+_FILE, _PLAN = struct.Struct("<6Q"), struct.Struct("<3QII")
 _S32 = struct.Struct("<i")
 _CALL_BYTES, _CHANGE_BYTES = 7, 7  # mov and syscall; lea
 _SYSCALL, _TO_EDI, _RDI_TO_RSI = b"\x0f\x05", 0xBF, b"\x48\x89\xfe"
@@ -205,8 +206,11 @@ class Code:
         self.off, self.opened, self.alone = at["off"], at["opened"], at["alone"]
         self.files = at["files"]
         self.most_files = (at["files_end"] - self.files) // _FILE.size
-        self.linked, leads, fixes = at["linked"], at["leads"], at["fixes"]
+        self.library, leads, fixes = at["library"], at["leads"], at["fixes"]
         self.most_leads, self.most_fixes = (fixes - leads) // 16, (at["fixes_end"] - fixes) // 2
+        self.plans, self.plan_bytes = at["plans"], at["n_fixes"] - at["library"]
+        self.most_plans = (self.library - self.plans) // self.plan_bytes
+        self.most_cpuids = (self.plan_bytes - _PLAN.size) // 4
         names = ("plain1", "probe1", "changed1", "again1")
         self._stages = tuple([at[name] - at["stub1"] for name in names])
         self._moved = at["moved1"] - first
@@ -231,15 +235,24 @@ class Code:
             struct.pack_into(f"<{slots}I", page, self._at[name], *crcs)
         return bytes(page)
 
-    def with_files(self, page: bytes, files: list[tuple[int, ...]]) -> bytes:
+    def with_files(
+        self, page: bytes, files: list[tuple[tuple[int, ...], int]], plans: Sequence[bytes] = ()
+    ) -> bytes:
         """A page with the files whose code is mapped without a stop, `most_files` of them.
 
         Of each st_dev, st_ino, which is not 0, st_size, and the times of its contents and of its
-        inode in nanoseconds.
+        inode in nanoseconds; and where its plan is, or 0. plans: `most_plans` of them.
         """
-        rows = [_FILE.pack(*[part & _U64 for part in (f[1], f[0], *f[2:])]) for f in files]
+        rows = [_FILE.pack(*[part & _U64 for part in (f[1], f[0], *f[2:], at)]) for f, at in files]
         table = b"".join(rows).ljust(self.most_files * _FILE.size, b"\0")
-        return page[: self.files] + table + page[self.files + len(table) :]
+        page = page[: self.files] + table + page[self.files + len(table) :]
+        made = b"".join(plans).ljust(self.most_plans * self.plan_bytes, b"\0")
+        return page[: self.plans] + made + page[self.plans + len(made) :]
+
+    def plan(self, length: int, offset: int, leads: int, cpuids: Sequence[int]) -> bytes:
+        """What becomes of a file as it is mapped: the CPUIDs are where in the mapping they are."""
+        head = _PLAN.pack(0, length, offset, leads, len(cpuids))
+        return (head + struct.pack(f"<{len(cpuids)}I", *cpuids)).ljust(self.plan_bytes, b"\0")
 
     def place_of(self, index: int) -> int:
         """The offset of a stub."""
@@ -282,20 +295,25 @@ class Code:
         return self.place_of(index) + (self._moved if was[0] == _TO_EDI else 0) - 5
 
     def roll(
-        self, view: Any, base: int, sites: list[tuple[int, int, bytes]], library: Any = None
+        self,
+        view: Any,
+        base: int,
+        sites: list[tuple[int, int, bytes]],
+        plans: dict[int, tuple[int, int]] | None = None,
     ) -> bool:
         """Registers that are in the code, at ``base``, become those of the code around a site.
 
         As if the original instruction had been executed, with the call still to come where it
         was not made or had no effect, and over where it was. sites: of each stub, with its call.
-        library: the `softsgx.host.library.Library`, if there is one. False if the thread did not
-        come by one of them, or has all signals blocked.
+        plans: of files that something is done to as they are mapped, by where they are in the
+        code: (length, offset) of the mapping. False if the thread did not come by one of the sites,
+        or has all signals blocked.
         """
         at = view[RIP] - base
         stub, within = divmod(at - len(self.contents), self.stub_bytes)
         over = False
         if at < len(self.contents):
-            over = self._mapped(view, at, library)
+            over = self._mapped(view, at, base, plans or {})
             if self._at["creating"] <= at < self._at["created"]:
                 packed = view[R10]
                 view[RAX] = packed >> 48 << 32 | packed >> 32 & 0xFFFF
@@ -334,7 +352,7 @@ class Code:
         answered = flag == _O_NOFOLLOW  # others have only asked whether there is a link
         return answered and within >= self.ends[2] and view[RAX] < 1 << 63
 
-    def _mapped(self, view: Any, at: int, library: Any) -> bool:
+    def _mapped(self, view: Any, at: int, base: int, plans: dict[int, tuple[int, int]]) -> bool:
         """The registers of an mmap that is looked at: whether it is over, with RCX as it has them.
 
         Where all signals are blocked nothing is known of them, and RAX is of no stub.
@@ -343,31 +361,32 @@ class Code:
         if not where["packed"] <= at < where["unpacked"]:
             return False
         if where["leading"] <= at < where["unled"]:
-            return self._led(view, at, library)
+            return self._planned(view, at, plans)
         packed = view[RDX]
         view[RAX] = packed >> 48 << 32 | packed >> 32 & 0xFFFF
         view[RSI], view[RDX] = packed & 0xFFFFFFFF, _PROT_READ_EXEC
         if where["swapped"] <= at < where["unswapped"]:
             view[RDI], view[R8] = view[R8], view[RDI]
-        if where["unled"] <= at < where["told"] and library is not None:
-            view[R9], view[R10] = library.offset, _LIBRARY_FLAGS
+        if where["unled"] <= at < where["told"] and view[RCX] - base in plans:
+            view[R9], view[R10] = plans[view[RCX] - base][1], _LIBRARY_FLAGS
         return False
 
-    def _led(self, view: Any, at: int, library: Any) -> bool:
-        """The same of the library's."""
+    def _planned(self, view: Any, at: int, plans: dict[int, tuple[int, int]]) -> bool:
+        """The same of a file that has a plan."""
         where = self._at
         begun = where["leading"] <= at < where["blocked"] or where["let"] <= at
         over = where["unblocked"] <= at < where["finished"]
-        if library is None or not (begun or over):
-            view[RAX] = 0
-            return False
         addr, packed = view[R8], view[R9]
         if over and at >= where["final"]:
             addr, packed = view[RDI], view[RCX]
-        view[RDI], view[RSI], view[RDX] = addr, library.length, _PROT_READ_EXEC
-        view[R10], view[R8], view[R9] = _LIBRARY_FLAGS, packed & 0xFFFFFFFF, library.offset
+        plan = plans.get(packed >> 16 & 0xFFFF)
+        if plan is None or not (begun or over):
+            view[RAX] = 0
+            return False
+        view[RDI], view[RDX], view[R10] = addr, _PROT_READ_EXEC, _LIBRARY_FLAGS
+        view[RSI], view[R9] = plan
+        view[R8], view[RCX] = packed & 0xFFFF, packed
         view[RAX] = addr if over else packed >> 48 << 32 | packed >> 32 & 0xFFFF
-        view[RCX] = packed
         return over
 
     def _flags(self, view: Any, at: int) -> None:

@@ -7,9 +7,10 @@
  * is known, so RDX has the length (bits 0-31), the flags (32-47) and the stub's offset (48-63), and
  * RDI and R8 change places.
  *
- * The first file of the table may be one whose own instructions are led: the C library. They are led
- * as soon as it is mapped, since the program's first call on a path would have to stop for that. All
- * signals are blocked meanwhile, and what has to be known is the table's: no register is.
+ * A file may have a plan: what is done to it as soon as it is mapped. Its CPUIDs are replaced, or
+ * it is the C library, whose instructions are led, since the program's first call on a path would
+ * have to stop for that. All signals are blocked meanwhile, and what has to be known is the plan's:
+ * no register is.
  */
 #define PROT_READ_EXEC	5
 #define MAP_PRIVATE	2
@@ -19,7 +20,7 @@
 #define RED_ZONE	128
 #define STAT_BYTES	144
 #define FILES		64
-#define FILE_BYTES	40
+#define FILE_BYTES	48
 #define FIXES		320
 #define LEADS		40
 #define LEAD_BYTES	16
@@ -37,6 +38,34 @@
 #define KEPT		-(RED_ZONE + STAT_BYTES - 8)(%rsp)
 #define WAY		-(RED_ZONE + STAT_BYTES - 16)(%rsp)
 #define FD		-(RED_ZONE + STAT_BYTES - 24)(%rsp)
+#define LENGTH		-(RED_ZONE + STAT_BYTES - 32)(%rsp)
+#define OFFSET		-(RED_ZONE + STAT_BYTES - 40)(%rsp)
+#define PLANS		7
+#define CPUIDS		12
+#define PLAN_BYTES	(PLAN_CPUIDS + 4 * CPUIDS)
+#define PLAN_LENGTH	8		/* of a plan: where it is mapped, then what is mapped of it, .. */
+#define PLAN_OFFSET	16		/* .. from where, .. */
+#define PLAN_N_LEADS	24
+#define PLAN_N_CPUIDS	28
+#define PLAN_CPUIDS	32		/* .. and where its CPUIDs are in that */
+#define CPUID		0xa20f
+#define UD2_SECOND	0x0b
+
+	.macro	plan	to		/* of R9; RAX is lost */
+	mov	%r9, %\to
+	shr	$16, %\to
+	and	$0xffff, %\to
+	lea	softsgx_paths(%rip), %rax
+	add	%rax, %\to
+	.endm
+
+	.macro	protect_ours prot
+	lea	softsgx_paths(%rip), %rdi
+	mov	$SIZE, %esi
+	mov	$\prot, %edx
+	mov	$NR_MPROTECT, %eax
+	syscall
+	.endm
 
 softsgx_paths_enter_maps:
 	lahf
@@ -101,25 +130,34 @@ file:
 	cmp	32(%rcx), %rax
 	jne	file
 	mov	$plain1 - stub1, %r11d
-	lea	softsgx_paths_files(%rip), %rax
-	cmp	%rax, %rcx
+	mov	40(%rcx), %rcx		/* where its plan is */
+	test	%rcx, %rcx
+	jz	told
+	lea	softsgx_paths(%rip), %rsi
+	add	%rcx, %rsi
+	cmpl	$0, PLAN_N_CPUIDS(%rsi)
+	je	1f
+	mov	$slow1 - stub1, %r11d	/* but as it was mapped it stops */
+1:	mov	%edx, %eax
+	cmp	PLAN_LENGTH(%rsi), %rax
 	jne	told
-	mov	%edx, %eax
-	cmp	softsgx_paths_length(%rip), %rax
-	jne	told
-	cmp	softsgx_paths_offset(%rip), %r9
+	cmp	PLAN_OFFSET(%rsi), %r9
 	jne	told
 	cmp	$LIBRARY, %r10
 	jne	told
-	cmpq	$0, softsgx_paths_linked(%rip)
+	cmpq	$0, (%rsi)
 	jne	told
-	/* The first file. R9 has the descriptor, the flags and the stub's offset from now on, R8 the
-	 * address; the other arguments are the table's. */
+	movzwl	%di, %eax
+	cmp	%rax, %rdi
+	jne	told
+	/* From now on R8 has the address, and R9 the descriptor (bits 0-15), where the plan is (16-31), the
+	 * flags and the stub's offset; the other arguments are the plan's. */
 	mov	%rdx, %rax
 	shr	$32, %rax
-	shl	$32, %rax
-	mov	%edi, %ecx
+	shl	$16, %rax
 	or	%rcx, %rax
+	shl	$16, %rax
+	or	%rdi, %rax
 	mov	%rax, %r9
 softsgx_paths_leading:
 	xor	%edi, %edi		/* SIG_BLOCK */
@@ -132,12 +170,15 @@ softsgx_paths_blocked:
 	test	%rax, %rax
 	jnz	unlead
 	mov	%r9, KEPT
+	plan	rcx
+	mov	PLAN_LENGTH(%rcx), %rsi
+	mov	%rsi, LENGTH
 	mov	%r8, %rdi
-	mov	softsgx_paths_length(%rip), %rsi
 	mov	$PROT_READ_EXEC, %edx
 	mov	$LIBRARY, %r10d
-	mov	%r9d, %r8d
-	mov	softsgx_paths_offset(%rip), %r9
+	movzwl	%r9w, %r8d
+	mov	PLAN_OFFSET(%rcx), %r9
+	mov	%r9, OFFSET
 	jmp	map
 	.balign	128
 	.skip	plain1 - stub1		/* the filter lets it pass here */
@@ -148,28 +189,45 @@ map:
 	mov	%rdi, %r8
 	cmp	%rax, %r8
 	jne	refused
-	/* Where the kernel lets nobody write to code nothing is led yet. */
-	lea	softsgx_paths(%rip), %rdi
-	mov	$SIZE, %esi
-	mov	$PROT_ALL, %edx
-	mov	$NR_MPROTECT, %eax
-	syscall
+	plan	r10
+	/* Where the kernel lets nobody write to code nothing is led yet; but CPUID has to be replaced. */
+	protect_ours	PROT_ALL
 	test	%rax, %rax
-	jnz	locked
+	jnz	unwritten
 	mov	%r8, %rdi
-	mov	softsgx_paths_length(%rip), %rsi
+	mov	LENGTH, %rsi
 	mov	$NR_MPROTECT, %eax
 	syscall
 	test	%rax, %rax
-	jnz	lock
+	jnz	unwritten_there
 	lea	softsgx_paths(%rip), %rdi
 	mov	%r8, %r11
 	sub	%rdi, %r11
+	cmpl	$0, PLAN_N_LEADS(%r10)
+	je	claim
 	lea	REACH(%r11), %rcx
 	shr	$REACH_BITS, %rcx
 	jnz	close
-	lock cmpxchg %r8, softsgx_paths_linked(%rip)
-	jne	close
+claim:
+	xor	%eax, %eax
+	lock cmpxchg %r8, (%r10)
+	jne	claimed
+	mov	PLAN_N_CPUIDS(%r10), %ecx
+	lea	PLAN_CPUIDS(%r10), %rsi
+	test	%ecx, %ecx
+	jz	leads
+cpuid:
+	mov	(%rsi), %eax
+	add	%r8, %rax
+	cmpw	$CPUID, (%rax)
+	jne	1f
+	movb	$UD2_SECOND, 1(%rax)
+1:	add	$4, %rsi
+	dec	%ecx
+	jnz	cpuid
+leads:
+	cmpl	$0, PLAN_N_LEADS(%r10)
+	je	close
 	lea	softsgx_paths_fixes(%rip), %rsi
 	mov	softsgx_paths_n_fixes(%rip), %ecx
 fix:
@@ -179,7 +237,7 @@ fix:
 	dec	%ecx
 	jnz	fix
 	lea	softsgx_paths_leads(%rip), %rsi
-	mov	softsgx_paths_n_leads(%rip), %ecx
+	mov	PLAN_N_LEADS(%r10), %ecx
 lead:
 	mov	(%rsi), %edi
 	add	%r8, %rdi
@@ -197,23 +255,19 @@ other:
 	jnz	lead
 close:
 	mov	%r8, %rdi
-	mov	softsgx_paths_length(%rip), %rsi
+	mov	LENGTH, %rsi
 	mov	$PROT_READ_EXEC, %edx
 	mov	$NR_MPROTECT, %eax
 	syscall
 lock:
-	lea	softsgx_paths(%rip), %rdi
-	mov	$SIZE, %esi
-	mov	$PROT_READ_EXEC, %edx
-	mov	$NR_MPROTECT, %eax
-	syscall
+	protect_ours	PROT_READ_EXEC
 locked:
 	mov	%r9, %rcx
 	shr	$48, %rcx
 	lea	softsgx_paths + (softsgx_paths_plain1 - stub1)(%rip), %rax
 	add	%rax, %rcx
 	mov	%rcx, WAY
-	mov	%r9d, %eax
+	movzwl	%r9w, %eax
 	mov	%rax, FD
 	mov	%r9, %rax
 	shr	$32, %rax
@@ -230,14 +284,25 @@ softsgx_paths_unblocked:
 	mov	%r8, %rdi
 	mov	%r9, %rcx
 softsgx_paths_final:
-	mov	softsgx_paths_length(%rip), %rsi
+	mov	LENGTH, %rsi
 	mov	$PROT_READ_EXEC, %edx
 	mov	$LIBRARY, %r10d
 	mov	FD, %r8
-	mov	softsgx_paths_offset(%rip), %r9
+	mov	OFFSET, %r9
 	jmp	*WAY
 softsgx_paths_finished:
-refused:
+unwritten_there:
+	cmpl	$0, PLAN_N_CPUIDS(%r10)
+	je	lock
+	protect_ours	PROT_READ_EXEC
+unwritten:
+	cmpl	$0, PLAN_N_CPUIDS(%r10)
+	je	locked
+	jmp	refused
+claimed:	/* by another thread, which makes our memory R-X again */
+	cmpl	$0, PLAN_N_CPUIDS(%r10)
+	je	close
+refused:	/* or to be mapped anew: at an address that was asked for that is the same */
 	mov	$SIG_SETMASK, %edi
 	lea	MASK, %rsi
 	xor	%edx, %edx
@@ -247,14 +312,15 @@ refused:
 softsgx_paths_let:
 unlead:
 	mov	$slow1 - stub1, %r11d
+	plan	rcx
+	movzwl	%r9w, %edi
 	mov	%r9, %rax
 	shr	$32, %rax
 	shl	$32, %rax
-	or	softsgx_paths_length(%rip), %rax
-	mov	%r9d, %edi
+	or	PLAN_LENGTH(%rcx), %rax
 	mov	%rax, %rdx
 softsgx_paths_unled:
-	mov	softsgx_paths_offset(%rip), %r9
+	mov	PLAN_OFFSET(%rcx), %r9
 	mov	$LIBRARY, %r10d
 told:
 softsgx_paths_told:

@@ -249,23 +249,18 @@ softsgx_paths_opened:			/* not 0: somebody may have a descriptor of the device *
 softsgx_paths_alone:			/* not 0: make no call but the program's; it has a filter of its own */
 	.byte	0
 	.balign	8
-softsgx_paths_files:			/* st_ino, st_dev, st_size, st_mtim and st_ctim in ns; up to an inode 0 */
+softsgx_paths_files:	/* st_ino, st_dev, st_size, st_mtim and st_ctim in ns, plan; up to an inode 0 */
 	.fill	FILES * FILE_BYTES / 8, 8, 0
 softsgx_paths_files_end:
 	.quad	0
 softsgx_paths_all:
 	.quad	-1
-/* The first of them may be a library whose instructions are led as it is mapped: how, but for where. */
-softsgx_paths_linked:			/* where it was */
-	.quad	0
-softsgx_paths_length:			/* what is mapped of it, or 0 */
-	.quad	0
-softsgx_paths_offset:
-	.quad	0
+softsgx_paths_plans:
+	.fill	PLANS * PLAN_BYTES / 8, 8, 0
+softsgx_paths_library:			/* the plan that has leads */
+	.fill	PLAN_BYTES / 8, 8, 0
 softsgx_paths_n_fixes:
-	.long	0
-softsgx_paths_n_leads:
-	.long	0
+	.quad	0
 softsgx_paths_leads:			/* where in it, the jump, what is there */
 	.fill	LEADS * LEAD_BYTES / 8, 8, 0
 softsgx_paths_fixes:			/* where in our memory numbers are that lack the distance */

@@ -77,8 +77,8 @@ def hurry(
     site = run.view[RIP] - 7
     if site in paths.known:
         return None
-    if paths.library is not None and not paths.seen:
-        paths.look(space.peek)
+    if paths.library is not None and pathcode.load().library not in paths.seen:
+        space.look()
         if site in paths.known:
             return None
     few = not paths.base and paths.stops < _FEW

@@ -134,7 +134,8 @@ class Again:
         space.aep = space.image + vdso.load_image().aep
         if block["paths"]:
             space.paths.base = block["paths"]
-        space.native_cpuid, prepared, library = block.known[block["recipe"]].told
+        space.native_cpuid, prepared, library, plans = block.known[block["recipe"]].told
+        space.paths.plans = dict(plans)
         starts = block.starts()
         for i, plan, nears in prepared:
             if plan is not None:
@@ -197,7 +198,8 @@ class Again:
             pieces,
         )  # fmt: skip
         block.expect(real[1], _HEAD_BYTES)
-        recipe.told = native_cpuid, told, library
+        plans = dict(self._run.path_plans_made) if paths else {}
+        recipe.told = native_cpuid, told, library, plans
         block.add(recipe)
         return True
 

@@ -28,6 +28,8 @@ def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
     code = space.peek(rip, 16)
     if number == _SIGILL:
         length = cpuidsites.trap_length(code)
+        if length and rip + length - 2 not in space.patched:
+            space.look()
         if not length or rip + length - 2 not in space.patched:
             return False
     elif number == _SIGSEGV and not space.native_cpuid:

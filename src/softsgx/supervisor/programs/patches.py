@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from softsgx.host import cpuidcode, cpuidsites
+from softsgx.host import cpuidcode, cpuidsites, pathcode
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
@@ -232,6 +232,24 @@ def patch_mapped(run: Run, tracee: Tracee) -> Any:
     addr = view[RAX]
     if addr < 1 << 47 and not addr & 0xFFF:
         end = addr + (length + 4095 & -4096)
-        patch(run, space, paths, addr, end, offset)
+        key, plan = patch(run, space, paths, addr, end, offset)
+        if plan is not None and key is not None and run.record is None and key[1]:
+            _note_cpuids(run, key, (length, offset, tuple(plan.sites)))
     cont(run, tracee)
     return DONE
+
+
+def _note_cpuids(run: Run, key: Any, which: tuple[int, int, tuple[int, ...]]) -> None:
+    """A mapped file's CPUIDs were replaced: programs to come do that themselves (``pathmaps.h``).
+
+    which: length and offset of the mapping, and where in it they are.
+    """
+    known, code = run.path_cpuids, pathcode.load()
+    length, offset, sites = which
+    if known.get(key) == which or not sites or len(sites) > code.most_cpuids or length >> 30:
+        return
+    if key not in known and len(known) >= code.most_plans:
+        del known[next(iter(known))]
+    known[key] = length, offset, sites
+    run.path_files_new = run.path_learned = True
+    run.path_known += 1

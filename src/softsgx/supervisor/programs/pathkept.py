@@ -16,12 +16,13 @@ __all__ = ["recall", "remember"]
 _ALL = (1 << 64) - 1
 _MOST_KEPT = 64  # files
 # Of a file without CPUID instructions a row says that, which is as good as the search for them.
-_MAGIC = b"softsgx paths 3\0" + cpuidsites.SEARCH.to_bytes(2, "little")
+_MAGIC = b"softsgx paths 4\0" + cpuidsites.SEARCH.to_bytes(2, "little")
 # The words: where an instruction is, and its call. Or these: no CPUID is there; of the library that
-# is led as it is mapped the mapping's offset and length; of each of its instructions where it is in
+# is led as it is mapped, and of a file whose CPUIDs are replaced then, the mapping's offset and
+# length, and where in that a CPUID is; of each of its instructions where it is in
 # the mapping, what it is, and its call.
 _ROW = struct.Struct("<7Q")
-_NO_CPUID, _LIBRARY = (0, _ALL), _ALL - 1
+_NO_CPUID, _LIBRARY, _MAPPED, _CPUID = (0, _ALL), _ALL - 1, _ALL - 2, _ALL - 3
 _OF_LIBRARY, _WAS, _CALL = 1 << 15, 16, (1 << 15) - 1
 _LENGTH = 32
 
@@ -37,6 +38,12 @@ def recall(run: Run) -> None:
                 run.path_files_new = True
         elif call == _LIBRARY:
             run.path_library = key, at >> _LENGTH, at & (1 << _LENGTH) - 1
+        elif call == _MAPPED:
+            run.path_cpuids[key] = at & (1 << _LENGTH) - 1, at >> _LENGTH, ()
+            run.path_files_new = True
+        elif call == _CPUID and key in run.path_cpuids:
+            length, offset, sites = run.path_cpuids[key]
+            run.path_cpuids[key] = length, offset, (*sites, at)
         elif call & _OF_LIBRARY:
             if call & _CALL in pathcode.LED:
                 was = (call >> _WAS).to_bytes(6, "little")[:5]
@@ -60,6 +67,9 @@ def remember(run: Run) -> None:
         rows.append((key, offset << _LENGTH | length, _LIBRARY))
         for at, (call, was) in run.path_library_sites.items():
             rows.append((key, at, int.from_bytes(was, "little") << _WAS | _OF_LIBRARY | call))
+    for key, (length, offset, sites) in run.path_cpuids.items():
+        rows.append((key, offset << _LENGTH | length, _MAPPED))
+        rows += [(key, at, _CPUID) for at in sites]
     packed = [_ROW.pack(*[part & _ALL for part in (*key, at, call)]) for key, at, call in rows]
     kept.write(_path(run), _MAGIC, b"".join(packed))
 

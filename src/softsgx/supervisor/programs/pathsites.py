@@ -66,15 +66,16 @@ def note_file(run: Run, key: tuple[int, ...]) -> None:
 
 def prepare(run: Run, tracee: Tracee, base: int) -> None:
     """Fill in the memory that the code has got."""
-    tracee.space.paths.base = base
-    write(tracee, base, page(run, off=tracee.space.paths.off))
+    paths = tracee.space.paths
+    paths.base = base
+    write(tracee, base, page(run, off=paths.off))
+    paths.plans = dict(run.path_plans_made)
 
 
 def page(run: Run, *, off: bool) -> bytes:
     """What the memory begins with: the code, its flags, and what it knows of files."""
     if run.path_files_new:
-        run.path_page = pathcode.load().with_files(run.path_page, _files(run))
-        run.path_files_new = False
+        _tell_files(run)
     made = run.path_page
     if run.opened or off or run.confined:
         code = pathcode.load()
@@ -85,16 +86,28 @@ def page(run: Run, *, off: bool) -> bytes:
     return made
 
 
-def _files(run: Run) -> list[tuple[int, ...]]:
-    """The files that are mapped without a stop: none where somebody wants to hear of each."""
+def _tell_files(run: Run) -> None:
+    """Put what is known of files into the code."""
+    code, library, plans = pathcode.load(), run.path_library, {}
+    files = [(key, 0) for key in run.path_files]
+    if library is not None:
+        files = [(key, code.library if key == library[0] else 0) for key, _ in files]
+    if run.options.cpuid:
+        for n, (key, which) in enumerate(run.path_cpuids.items()):
+            at = code.plans + n * code.plan_bytes
+            plans[at] = which
+            files.insert(0, (key, at))
+    if not _tells(run):
+        files, plans = [], {}
+    made = [code.plan(length, offset, 0, sites) for length, offset, sites in plans.values()]
+    run.path_page = code.with_files(run.path_page, files[: code.most_files], made)
+    run.path_plans_made, run.path_files_new = plans, False
+
+
+def _tells(run: Run) -> bool:
+    """Whether files are mapped without a stop: nobody wants to hear of each."""
     others = run.record, run.lsm, run.faults, run.debugger, run.options.marks or None
-    if any(other is not None for other in others):
-        return []
-    files, library = list(run.path_files), run.path_library
-    if library is not None and library[0] in run.path_files:  # which is the first
-        files.remove(library[0])
-        files.insert(0, library[0])
-    return files
+    return all(other is None for other in others)
 
 
 def write(tracee: Tracee, addr: int, data: bytes | bytearray) -> bool:
@@ -160,7 +173,7 @@ def expect_library(run: Run, tracee: Tracee) -> Library | None:
         except ValueError:
             libraries[number] = None
     library: Library | None = libraries[number]
-    if library is None or not _files(run):
+    if library is None or not _tells(run):
         return None
     if not all(write(tracee, paths.base + at, data) for at, data in library.writes):
         return None

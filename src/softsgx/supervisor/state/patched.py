@@ -34,6 +34,7 @@ def ranges(space: AddressSpace) -> list[tuple[int, int]]:
 
 def _patches(space: AddressSpace, start: int, end: int) -> list[tuple[int, bytes, bytes]]:
     """(address, our bytes, the file's bytes) of the patches that reach into a range."""
+    space.look()
     sites, found = space.patched, []  # ascending
     if sites and start <= sites[-1] + 1 and sites[0] < end:
         ours, theirs = cpuidsites.UD2_BYTES, cpuidsites.CPUID_BYTES
@@ -43,7 +44,6 @@ def _patches(space: AddressSpace, start: int, end: int) -> list[tuple[int, bytes
         if at < end and start < at + len(theirs):
             found.append((at, ours, theirs))
     paths = space.paths
-    paths.look(space.peek)
     for index, (at, _, was) in enumerate(paths.sites):
         if at < end and start < at + 5:
             found.append((at, pathcode.load().jump(paths.base, index, at, was), was))

@@ -20,13 +20,15 @@ class PathCalls:
     base: the address of the code, 0 while there is none, -1 where there can be none. sites: the
     instructions that jump to it, each with the number of its call and what it was, in the order
     of the stubs.
-    library: the one whose instructions are led as it is mapped; seen: whether it was seen to be,
+    library: the one whose instructions are led as it is mapped; plans: of it and of those whose
+    CPUIDs are replaced then, by where they are in the code: length and offset of the mapping, and
+    where in it the CPUIDs are; seen: those that were seen to be mapped,
     before which its sites are nowhere. known: those, and the places that are none. stops: how often
     a call stopped in vain. off: a descriptor or the working directory is in a folder whose entries
     are descriptors, so that any name may be the device's.
     """
 
-    __slots__ = ("base", "known", "library", "off", "seen", "sites", "stops")
+    __slots__ = ("base", "known", "library", "off", "plans", "seen", "sites", "stops")
 
     def __init__(self) -> None:
         self.base = self.stops = 0
@@ -34,28 +36,42 @@ class PathCalls:
         self.known: set[int] = set()
         self.off = False
         self.library: Library | None = None
-        self.seen = False
+        self.plans: dict[int, tuple[int, int, tuple[int, ...]]] = {}
+        self.seen: set[int] = set()
 
     def expect(self, library: Library) -> None:
         """The code knows a library, and the next stubs are its."""
         self.library = library
+        self.plans[pathcode.load().library] = library.length, library.offset, ()
         self.sites += library.placeholders()
 
-    def look(self, peek: Callable[[int, int], bytes]) -> None:
-        """Where the library is, if it has been mapped since it was looked for."""
-        library = self.library
-        if library is None or self.seen or self.base <= 0:
-            return
-        start = int.from_bytes(peek(self.base + pathcode.load().linked, 8), "little")
-        if start:
-            sites, self.seen = library.at(start), True
-            self.sites[library.number : library.number + len(sites)] = sites
-            self.known.update([site for site, _, _ in sites])
+    def look(self, peek: Callable[[int, int], bytes]) -> list[int]:
+        """What has been mapped since it was looked for: CPUIDs that were replaced there."""
+        code, found = pathcode.load(), []
+        if self.base <= 0 or len(self.seen) == len(self.plans):
+            return []
+        raw = peek(self.base + code.plans, code.library + 8 - code.plans)
+        for plan, (_, _, cpuids) in self.plans.items():
+            at = plan - code.plans
+            start = int.from_bytes(raw[at : at + 8], "little")
+            if not start or plan in self.seen:
+                continue
+            self.seen.add(plan)
+            found += [start + cpuid for cpuid in cpuids]
+            if plan == code.library and self.library is not None:
+                sites, number = self.library.at(start), self.library.number
+                self.sites[number : number + len(sites)] = sites
+                self.known.update([site for site, _, _ in sites])
+        return found
+
+    def mappings(self) -> dict[int, tuple[int, int]]:
+        """Length and offset of each plan's mapping, as `pathcode.Code.roll` takes them."""
+        return {plan: (length, offset) for plan, (length, offset, _) in self.plans.items()}
 
     def copy(self) -> PathCalls:
         """What fork does."""
         new = PathCalls()
         new.base, new.off = self.base, self.off
         new.sites, new.known = list(self.sites), set(self.known)
-        new.library, new.seen = self.library, self.seen
+        new.library, new.plans, new.seen = self.library, dict(self.plans), set(self.seen)
         return new

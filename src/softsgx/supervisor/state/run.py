@@ -57,13 +57,14 @@ class Run:
     of their mappings; path_learned: whether that is more than was kept; path_stops: how often
     what looks like one stopped, by its offset in a page and its call; path_files: what files are
     told by that have no CPUID instruction, the last met ones; path_files_new: the code is to be
-    told of more; path_library: the file whose instructions are led as it is mapped, the offset and
-    length of that mapping; path_library_sites: where they are in it, each with its call and what it
-    is; path_libraries: how they are led behind so many others; path_leads: how often files' had to
-    be led by a stop. lsm: the security module. nodes: the device's, and AESM's socket. cpuid_*:
-    what CPUID answers and what the processor does, whether that is more than was kept, what asks
-    the processor, the page of answers and of how many it is; where CPUID is in files, and what
-    becomes
+    told of more; path_cpuids: the files that have some, as `PathCalls.plans` has them;
+    path_plans_made: those plans of the code; path_library: the file whose instructions are led as
+    it is mapped, the offset and length of that mapping; path_library_sites: where they are in it,
+    each with its call and what it is; path_libraries: how they are led behind so many others;
+    path_leads: how often files' had to be led by a stop. lsm: the security module. nodes: the
+    device's, and AESM's socket. cpuid_*: what CPUID answers and what the processor does, whether
+    that is more than was kept, what asks the processor, the page of answers and of how many it is;
+    where CPUID is in files, and what becomes
     of their mappings (`programs.patches`); for all processes. programs: how many exec has made.
     execs: what prepares one again by compiled code (`programs.again`), None while nobody has asked,
     False where nothing does.
@@ -122,6 +123,8 @@ class Run:
         self.path_known = 0
         self.path_files: dict[tuple[int, ...], None] = {}
         self.path_files_new = False
+        self.path_cpuids: dict[Any, tuple[int, int, tuple[int, ...]]] = {}
+        self.path_plans_made: dict[int, tuple[int, int, tuple[int, ...]]] = {}
         self.path_library: tuple[Any, int, int] | None = None
         self.path_library_sites: dict[int, tuple[int, bytes]] = {}
         self.path_libraries: dict[int, Any] = {}

@@ -106,6 +106,12 @@ class AddressSpace:
         new.dir_fds, new.paths, new.raw = dict(self.dir_fds), self.paths.copy(), self.raw.copy()
         return new
 
+    def look(self) -> None:
+        """Note what the process has done to files itself, as they were mapped."""
+        found = self.paths.look(self.peek)
+        if found:
+            self.patched = sorted({*self.patched, *found})
+
     def _noted(self) -> None:
         later, self.later = self.later, []
         for start, plan in later:

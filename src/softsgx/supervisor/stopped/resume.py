@@ -64,9 +64,9 @@ def out_of_ours(run: Run, tracee: Tracee) -> int:
     regs.load(tracee.tid)
     rip = regs.view[RIP]
     if 0 < paths.base <= rip < paths.base + pathcode.SIZE:
-        paths.look(space.peek)
+        space.look()
         code = pathcode.load()
-        where = OF_PATHS * code.roll(regs.view, paths.base, paths.sites, paths.library)
+        where = OF_PATHS * code.roll(regs.view, paths.base, paths.sites, paths.mappings())
     elif space.stubs and cpuidcode.load().is_in(rip - space.image):
         cpuid = cpuidcode.load()
         stubs, write = space.stubs, tracee.write
