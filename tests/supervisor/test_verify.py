@@ -28,6 +28,13 @@ def test_threads_that_meet(guest: Guest, softsgx: Softsgx) -> None:
     assert done.stdout.count("ok ") == 6
 
 
+def test_what_a_process_changed_that_was_killed_reaches_the_others(
+    guest: Guest, softsgx: Softsgx
+) -> None:
+    done = softsgx("--verify", "--", guest("killed"))
+    assert (done.returncode, done.stdout) == (0, "ok killed\n"), done.stderr
+
+
 def test_a_protection_that_is_not_carried_out_is_found(guest: Guest) -> None:
     lie = (
         "import sys; from softsgx.supervisor.effects import mappings;"

@@ -8,7 +8,7 @@ from typing import Any
 from softsgx.device.files import PathFile
 from softsgx.law.rule import At, Stop
 from softsgx.supervisor.calls import injected, series
-from softsgx.supervisor.effects import mappings
+from softsgx.supervisor.effects import concerned
 from softsgx.supervisor.state.host_process import process_of, received
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -69,4 +69,4 @@ def _of_device(run: Run, tracee: Tracee, file: Any) -> Any:
         if run.record is not None:
             run.record.ioctl(tracee.tid, fd, file, cmd, arg, answer, why, process.memory)
 
-    return mappings.answer(run, tracee, answer, told, at_exit=at_exit)
+    return concerned.answer(run, tracee, answer, told, at_exit=at_exit)

@@ -18,7 +18,7 @@ from softsgx.mm.mprotect import mprotect
 from softsgx.mm.mseal import seal
 from softsgx.mm.special import MINCORE, msync_errno
 from softsgx.supervisor.calls.others import of_pidfd
-from softsgx.supervisor.effects import mappings, newmapping
+from softsgx.supervisor.effects import concerned, mappings, newmapping
 from softsgx.supervisor.effects.follow import log, stretches, undone, walk
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
@@ -91,7 +91,7 @@ def _mprotect(run: Run, tracee: Tracee, process: HostProcess, pkey: int = -1) ->
             if error < 0:
                 undone(run, process, call, before, (a, b))
                 return error
-            mappings.flush(run, tracee, call)
+            concerned.flush(run, tracee, call)
             if not outcome.errno and pkey >= 0:
                 error = _key(process, call, a, b, pkey)
             return error or -outcome.errno

@@ -21,7 +21,7 @@ from softsgx.model.effect import Map, Move, Protect, Unmap
 from softsgx.model.outcome import Outcome
 from softsgx.supervisor.calls import room
 from softsgx.supervisor.calls.memory import HANDLERS as WALKING
-from softsgx.supervisor.effects import follow, mappings
+from softsgx.supervisor.effects import concerned, follow, mappings
 from softsgx.supervisor.effects.follow import FOREIGN, believe, borrowed, log, undone
 from softsgx.supervisor.state.host_process import HostProcess, process_of, received
 from softsgx.supervisor.state.run import Run
@@ -151,7 +151,7 @@ def _carry_out(run: Run, process: HostProcess, call: Remote, effects: Any) -> in
     error = mappings.carry_out(run, process, call, effects)
     if error >= 0:
         # A design may remember of a page that it was mapped, which other mappings of it feel.
-        mappings.flush(run, call.tracee, call)
+        concerned.flush(run, call.tracee, call)
     process.mm_changed()
     return error
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from softsgx.host import procmaps
 from softsgx.mm.vma import Vma
-from softsgx.supervisor.effects import mappings
+from softsgx.supervisor.effects import concerned, mappings
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -143,7 +143,7 @@ def undone(
     believe(run, process, *ranges)
     for start, end in ranges:
         mappings.protect_again(run, process, call, start, end)
-    mappings.flush(run, call.tracee, call)
+    concerned.flush(run, call.tracee, call)
 
 
 def begin(run: Run, process: HostProcess) -> None:

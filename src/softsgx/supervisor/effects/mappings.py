@@ -8,7 +8,6 @@ what the design's rule `accessible` gives.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from errno import ENOMEM
 from typing import Any
 
@@ -21,28 +20,25 @@ from softsgx.mm.vma import Vma
 from softsgx.model.effect import Advise, Map, Move, Protect, Unmap
 from softsgx.sgx.epcm import PageTable
 from softsgx.supervisor.effects import dispositions, newmapping, sites
-from softsgx.supervisor.effects.descriptors import install_fd
 from softsgx.supervisor.state.enclaves import memory_fd
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
-from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
-from softsgx.supervisor.stopped.answer import answered
 from softsgx.supervisor.stopped.apart import Apart
-from softsgx.supervisor.stopped.others import in_process
-from softsgx.supervisor.stopped.remote import Remote, calls, cancel
+from softsgx.supervisor.stopped.remote import Remote
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.mman import MADV_DONTFORK, PROT_EXEC
 
 __all__ = [
+    "TOO_MANY",
     "allowed",
-    "answer",
     "ask_mdwe",
     "carry_out",
     "differs",
-    "flush",
+    "enclave_of",
     "map_vma",
     "native",
+    "protect",
     "protect_again",
     "unmapped",
     "wanted",
@@ -50,112 +46,11 @@ __all__ = [
 
 _SHARED_FIXED = 0x11
 _PR_GET_MDWE = 66
-_TOO_MANY = (
+TOO_MANY = (
     "the pages of an enclave need more mappings than vm.max_map_count allows;"
     " raise it, e.g. sysctl vm.max_map_count=1048576"
 )
-
-
-def _concerned(run: Run, file: EnclaveFile) -> list[HostProcess]:
-    e = file.enclave
-    return [p for p in run.device.processes if any(_enclave(v) is e for v in p.mm)]
-
-
-def answer(
-    run: Run, tracee: Tracee, value: int, told: Callable[[int], None], *, at_exit: bool = False
-) -> Any:
-    """Answer an ioctl from its seccomp stop, with what it changed carried out first.
-
-    told: hears of the answer as it is in the end, while the tracee still stands. at_exit: it
-    stands at the exit already.
-    """
-    pending = run.pending
-    pending.remap = [f for f in pending.remap if _concerned(run, f)]
-    pending.dirty = [d for d in pending.dirty if _concerned(run, d[0])]
-    if not (pending.dirty or pending.remap or pending.effects or pending.new_fd):
-        told(value)
-        return answered(run, tracee, value) if at_exit else value
-    if not at_exit:
-        cancel(run, tracee)
-    with calls(run, tracee) as call:
-        value = _settle(run, call, value)
-        flush(run, tracee, call)
-    told(value)
-    return answered(run, tracee, value)
-
-
-def _settle(run: Run, call: Remote, value: int) -> int:
-    """Mappings and an fd that an ioctl of this tracee made: the ioctl's answer."""
-    effects, run.pending.effects = run.pending.effects, []
-    for process, todo in effects:
-        error = carry_out(run, process, call, todo)
-        process.mm_changed()
-        value = error or value
-    made, run.pending.new_fd = run.pending.new_fd, None
-    if made is not None:
-        value = install_fd(run, call, *made)
-    return value
-
-
-def flush(run: Run, tracee: Tracee, call: Remote) -> None:
-    """Carry out all that is noted; ``call`` makes calls in ``tracee``."""
-    remap, run.pending.remap = run.pending.remap, []
-    dirty, run.pending.dirty = run.pending.dirty, []
-    if not remap and not dirty:
-        return
-    busy, run.pending.busy = run.pending.busy, True
-    try:
-        _flush(run, tracee, call, remap, dirty)
-    finally:
-        run.pending.busy = busy
-
-
-def _flush(
-    run: Run, tracee: Tracee, call: Remote, remap: list[EnclaveFile],
-    dirty: list[tuple[EnclaveFile, int, int]],
-) -> None:  # fmt: skip
-    here, gone = tracee.space.sgx, False
-
-    def do(process: HostProcess, what: Callable[[Remote], None]) -> None:
-        nonlocal gone
-        try:
-            in_process(run, process, here, call, what)
-        except ProcessLookupError:
-            gone = True  # who asked: the others have to hear of it all the same
-
-    for file in remap:
-        for process in _concerned(run, file):
-            do(process, _remapping(run, process, file))
-    for file, first, last in dirty:
-        sites.restore(run, file.enclave, first, last)
-        for process in _concerned(run, file):
-            todo = wanted(run, process, file, first, last)
-            if todo:
-                do(process, _protecting(run, process, file, todo))
-    if gone:
-        raise ProcessLookupError(tracee.tid)
-
-
-def _remapping(run: Run, process: HostProcess, file: EnclaveFile) -> Callable[[Remote], None]:
-    def do(call: Remote) -> None:
-        for vma in [v for v in process.mm if _enclave(v) is file.enclave]:
-            if map_vma(run, process, call, file, vma.start, vma.end) < 0:
-                raise UnsupportedError(_TOO_MANY)
-
-    return do
-
-
-def _protecting(
-    run: Run, process: HostProcess, file: EnclaveFile, todo: list[tuple[int, int, int]]
-) -> Callable[[Remote], None]:
-    def do(call: Remote) -> None:
-        if _protect(run, process, call, file, todo) < 0:
-            raise UnsupportedError(_TOO_MANY)
-
-    return do
-
-
-# -- carrying out ------------------------------------------------------------------
+"""What is said where the real mappings cannot be what they have to be."""
 
 
 def allowed(run: Run, process: HostProcess, file: EnclaveFile, vma_word: int, word: int) -> int:
@@ -197,7 +92,7 @@ def wanted(
     table = native(process, file)
     todo: list[tuple[int, int, int]] = []
     for vma in process.mm.overlapping(e.base + (first << 12), e.base + (last << 12)):
-        if _enclave(vma) is not e:
+        if enclave_of(vma) is not e:
             continue
         lo = max(first, max(vma.start, e.base) - e.base >> 12)
         hi = min(last, min(vma.end, e.end) - e.base >> 12)
@@ -214,7 +109,7 @@ def wanted(
     return todo
 
 
-def _protect(
+def protect(
     run: Run, process: HostProcess, call: Remote, file: EnclaveFile,
     todo: list[tuple[int, int, int]],
 ) -> int:  # fmt: skip
@@ -280,7 +175,7 @@ def protect_again(run: Run, process: HostProcess, call: Remote, start: int, end:
         if isinstance(vma.file, EnclaveFile) and _protect_vma(
             run, process, call, vma.file, max(start, vma.start), min(end, vma.end)
         ):
-            raise UnsupportedError(_TOO_MANY)
+            raise UnsupportedError(TOO_MANY)
 
 
 def differs(run: Run, process: HostProcess, vma: Vma) -> bool:
@@ -299,7 +194,7 @@ def _protect_vma(
     if not e.created:
         return 0
     first, last = max(start, e.base) - e.base >> 12, min(end, e.end) - e.base >> 12
-    return _protect(run, process, call, file, wanted(run, process, file, first, last))
+    return protect(run, process, call, file, wanted(run, process, file, first, last))
 
 
 def map_vma(
@@ -444,5 +339,6 @@ def _place(effect: Any) -> tuple[int, int]:
     return (effect.new_start, effect.new_end) if isinstance(effect, Move) else (0, 0)
 
 
-def _enclave(vma: Any) -> Any:
+def enclave_of(vma: Any) -> Any:
+    """The enclave that a VMA is of, None if it is of none."""
     return getattr(vma.file, "enclave", None)

@@ -25,7 +25,7 @@ from softsgx.sgx.raised import (
     Suppressed,
     raised,
 )
-from softsgx.supervisor.effects import mappings
+from softsgx.supervisor.effects import concerned
 from softsgx.supervisor.inside import masks
 from softsgx.supervisor.state.host_process import process_of
 from softsgx.supervisor.state.run import Run
@@ -76,7 +76,7 @@ def flush(run: Run, tracee: Tracee, *, quick: bool = False) -> None:
         saved = run.view[ORIG_RAX]
         with calls(run, tracee) as call:
             call.quick = quick and not run.filtered and saved == (1 << 64) - 1
-            mappings.flush(run, tracee, call)
+            concerned.flush(run, tracee, call)
         run.view[ORIG_RAX] = saved
 
 

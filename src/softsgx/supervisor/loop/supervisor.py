@@ -42,7 +42,7 @@ class Supervisor:
     """Runs one program and everything that it starts."""
 
     def __init__(self, options: Options) -> None:
-        self.state = Run(options, self.dispatch)
+        self.state = Run(options, self._nested)
         self.quick: Any = None
         self._inside: Any = None
         self._answer = early.answer
@@ -111,11 +111,26 @@ class Supervisor:
                 else:
                     self.dispatch(tracee, status)
             except ProcessLookupError:
-                pass  # killed while stopped: its end is reported by a later wait
+                self._abandoned(whole=True)  # killed while stopped: a later wait tells its end
             except Exception:
                 # What is asked of a thread that is being killed may fail in many ways.
                 if not has_moved(tid):
                     raise
+                self._abandoned(whole=True)
+
+    def _nested(self, tracee: Tracee, status: int) -> None:
+        """`dispatch` while another handler waits."""
+        try:
+            self.dispatch(tracee, status)
+        except ProcessLookupError:
+            self._abandoned(whole=False)
+            raise
+
+    def _abandoned(self, *, whole: bool) -> None:
+        if self.state.opened:
+            from softsgx.supervisor.effects.concerned import abandoned
+
+            abandoned(self.state, whole=whole)
 
     def dispatch(self, tracee: Tracee, status: int) -> None:
         """Handle one status of one tracee; it runs again afterwards."""

@@ -20,14 +20,15 @@ __all__ = ["at_stop", "in_process", "in_thread"]
 
 
 def in_process(
-    run: Run, process: HostProcess, here: Any, call: Remote, do: Callable[[Remote], None]
+    run: Run, process: HostProcess, here: Any, call: Remote | None, do: Callable[[Remote], None]
 ) -> None:
-    """Remote calls in a process: the one that is stopped now, or another, stopped for it.
+    """Remote calls in a process: the one that is stopped now (by ``call``), or another, stopped
+    for it.
 
     do: may be done again from its start, by another thread, if one dies at it. A process
     that nobody lives in any more needs nothing.
     """
-    if process is here:
+    if call is not None and process is here:
         do(call)
         return
     gone: set[int] = set()
