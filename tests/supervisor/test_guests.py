@@ -51,6 +51,7 @@ _GUESTS = {
     "sgx2": ((), 34),
     "bothaccept": ((), 2),
     "takenover": ((), 1),
+    "stopped": ((), 2),
     "gramine_like": ((), 7),
     "fortanix_like": ((), 6),
     "intel_like": ((), 7),

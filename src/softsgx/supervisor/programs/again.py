@@ -124,8 +124,7 @@ class Again:
                 waits.keep_stop(tid, status)  # its end is the loop's
                 raise ProcessLookupError(tid)
             if got:
-                waits.passes(tid, status)
-                ptrace.cont(tid)
+                ptrace.cont(tid, waits.passes(tid, status))
 
     def _note(self, tracee: Tracee) -> None:
         """What is to be known of a program that was prepared."""

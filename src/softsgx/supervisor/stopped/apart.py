@@ -80,15 +80,16 @@ class Apart:
         while error == _ERESTARTNOINTR:  # it is about to be stopped by an interrupt
             call.prepare(nr.NR_clone, _THREAD, 0, 0, 0, 0)
             call.step(call.tid)  # entry
+            signal = 0
             while True:
-                ptrace.syscall_step(call.tid)
+                ptrace.syscall_step(call.tid, signal)
                 status = wait_stop(call.tid)
                 if status >> 16 == ptrace.EVENT_CLONE:
                     made = ptrace.event_message(call.tid, ptrace.EVENT_CLONE)
                 elif status >> 8 == _SYSCALL_STOP:
                     break
                 else:
-                    passes(call.tid, status)
+                    signal = passes(call.tid, status)
             error = min(call.result(), 0)
         self.error = error
         return made

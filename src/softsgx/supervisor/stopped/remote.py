@@ -42,6 +42,7 @@ _FAULTS = (4, 7, 11)  # SIGILL, SIGBUS, SIGSEGV
 _MOST_ROWS = 4096 // _ROW.size
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)
 _ALL = (1 << 64) - 1
+_RESTART = -512  # ERESTARTSYS
 _MINUS_1 = (1 << 64) - 1
 _MAPS = (NR_mmap, NR_mprotect, NR_munmap, NR_pkey_mprotect)
 
@@ -67,12 +68,13 @@ def run_rows(tid: int, work: ptrace.Registers, where: int, n: int, code: int) ->
     image = vdso.load_image()
     view[RBX], view[RBP], view[R13], view[RIP] = where, n, code - image.batch + image.stop, code
     work.store(tid)
+    signal = 0
     while True:
-        ptrace.cont(tid)
+        ptrace.cont(tid, signal)
         status = wait_stop(tid)
         if status >> 8 == _SECCOMP or status >> 8 in _FAULTS:
             break
-        passes(tid, status)
+        signal = passes(tid, status)
     work.load(tid)
     return status >> 8 == _SECCOMP, (view[RBX] - where) // _ROW.size
 
@@ -213,7 +215,7 @@ class Remote:
         of descriptors does not count.
         """
         tid = self.tid
-        got = self._give(fd, cloexec)
+        got = self._given(fd, cloexec)
         if got != -EMFILE or not spare:
             return got
         from resource import RLIMIT_NOFILE, prlimit
@@ -227,9 +229,15 @@ class Remote:
             except (OSError, ValueError):
                 continue
         try:
-            return self._give(fd, cloexec)
+            return self._given(fd, cloexec)
         finally:
             prlimit(tid, RLIMIT_NOFILE, (soft, hard))
+
+    def _given(self, fd: int, cloexec: bool) -> int:
+        got = _RESTART
+        while got == _RESTART:  # a stop of its process's has ended the call
+            got = self._give(fd, cloexec)
+        return got
 
     def _give(self, fd: int, cloexec: bool) -> int:
         listener = self.listener
@@ -243,7 +251,10 @@ class Remote:
             asked = listener.asked()
             if asked is not None:
                 if asked[1] == tid:
-                    listener.give(asked[0], fd, cloexec)
+                    try:  # noqa: SIM105 - contextlib costs 3 ms of every start
+                        listener.give(asked[0], fd, cloexec)
+                    except ProcessLookupError:  # or a stop has ended the call
+                        pass
                     status = wait_stop(tid)
                     break
                 listener.refuse(asked[0], EPERM)
@@ -252,8 +263,7 @@ class Remote:
             if status:
                 break
         if status >> 8 != 0x85:
-            passes(tid, status)
-            self.step(tid)
+            self.step(tid, passes(tid, status))
         return self.result()
 
     def _opened(self, fd: int, cloexec: bool) -> int:
@@ -269,13 +279,13 @@ class Remote:
             os.fchmod(fd, mode)
 
     @staticmethod
-    def step(tid: int) -> None:
+    def step(tid: int, signal: int = 0) -> None:
         """To the next system call stop; a seccomp stop on the way is ours and passes.
 
         Raises UsageError where the thread may not execute what is ours.
         """
         while True:
-            ptrace.syscall_step(tid)
+            ptrace.syscall_step(tid, signal)
             status = wait_stop(tid)
             if status >> 8 == 0x85:
                 return
@@ -284,7 +294,7 @@ class Remote:
                     f"thread {tid} cannot execute its vDSO any more, which softsgx needs: the"
                     " program has changed what is there, or its protection"
                 )
-            passes(tid, status)
+            signal = passes(tid, status)
 
 
 def signed(result: int) -> int:

@@ -19,6 +19,7 @@ import os
 from time import monotonic_ns
 
 from softsgx.host import ptrace
+from softsgx.host.signals import SIGSTOP
 
 __all__ = [
     "ending",
@@ -68,10 +69,15 @@ def need(tid: int) -> None:
         raise ProcessLookupError(tid)
 
 
-def passes(tid: int, status: int) -> None:
-    """A stop is passed over: one that somebody may wait for comes again."""
+def passes(tid: int, status: int) -> int:
+    """A stop is passed over: one that somebody may wait for comes again.
+
+    The signal that the thread goes on with: SIGSTOP, which no mask keeps away. Its process is
+    stopped then, as far as no SIGCONT has come; this thread when it is let go.
+    """
     if status >> 16 == ptrace.EVENT_STOP:
         lost.add(tid)
+    return SIGSTOP if status == SIGSTOP << 8 | 0x7F else 0
 
 
 class _Wait:
