@@ -264,7 +264,7 @@ def executed(run: Run, tracee: Tracee) -> None:
     """A new program: what was known of the old one goes, and it gets what it needs."""
     # The thread that called exec has become the leader; the others are gone.
     ending.discard(tracee.tid)
-    former = ptrace.event_message(tracee.tid, ptrace.EVENT_EXEC)
+    former = ptrace.event_message(tracee.tid, ptrace.EVENT_EXEC if tracee.exits else 0)
     if former != tracee.tid:
         gone = run.tracees.pop(former, None)
         if gone is not None:
