@@ -101,7 +101,7 @@ int main(int argc, char **argv)
 	personality((unsigned long)was);
 	add("heap_implied", heap + 4 * PAGE);
 	add("implied", q);
-	segment = shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600);
+	segment = shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0700);
 	q = shmat(segment, NULL, SHM_EXEC);
 	shmctl(segment, IPC_RMID, NULL);
 	add("shared_segment", q);
