@@ -207,6 +207,16 @@ static void on_trap(int number, siginfo_t *info, void *context)
 	r[REG_RAX] = here && number == SIGSYS && info->si_syscall == SYS_newfstatat ? 4711 : -1;
 }
 
+/* A filter of its own for a child; action: for what that traps, NULL for nothing. */
+static void confine(const struct sock_fprog *program, const struct sigaction *action)
+{
+	caught = 0;
+	if (action)
+		sigaction(SIGSYS, action, NULL);
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, 2, program))
+		_exit(2);
+}
+
 static void trapped(void)
 {
 	struct sigaction action = { .sa_sigaction = on_trap, .sa_flags = SA_SIGINFO };
@@ -220,10 +230,7 @@ static void trapped(void)
 	int status;
 
 	if (!fork()) {
-		caught = 0;
-		sigaction(SIGSYS, &action, NULL);
-		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, 2, &program))
-			_exit(2);
+		confine(&program, &action);
 		for (int i = 0; i < 20; i++)
 			if (look("/etc/passwd") != 4711 || caught != i + 1)
 				_exit(1);
@@ -233,10 +240,7 @@ static void trapped(void)
 	check(!status, "filter_of_its_own", "%x", status);
 	code[1].k = SYS_lstat; /* never called by this program */
 	if (!fork()) {
-		caught = 0;
-		sigaction(SIGSYS, &action, NULL);
-		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, 2, &program))
-			_exit(2);
+		confine(&program, &action);
 		for (int i = 0; i < 20; i++)
 			if (stat_((long)"/nowhere", room, 0, 0) != -ENOENT || caught)
 				_exit(1);
@@ -247,8 +251,7 @@ static void trapped(void)
 	code[1].k = SYS_readlinkat; /* nor is this */
 	code[2].k = SECCOMP_RET_KILL_PROCESS;
 	if (!fork()) {
-		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, 2, &program))
-			_exit(2);
+		confine(&program, NULL);
 		_exit(openat_(AT_FDCWD, "paths.killed", O_RDWR | O_CREAT, 0600) < 0);
 	}
 	wait(&status);

@@ -134,9 +134,9 @@ class Block(Words):
             self._view[self._table + i] = each.address
         self["n_recipes"] = len(self.known)
 
-    def expect(self, real: bytes, head_bytes: int) -> None:
-        """What the kernel's vDSO is."""
-        self._real = bytearray(real[:head_bytes])
+    def expect(self, head: bytes) -> None:
+        """What the kernel's vDSO begins with."""
+        self._real = bytearray(head)
         self["real_head"], self["head_size"] = foreign.address_of(self._real), len(self._real)
 
     def maps(self) -> bytes:

@@ -21,6 +21,7 @@ from softsgx.errors import UnsupportedError
 from softsgx.host.built import lacks, path_of, read_built
 
 __all__ = [
+    "HEAD_BYTES",
     "PATH",
     "Image",
     "find_syscall_insn",
@@ -30,6 +31,9 @@ __all__ = [
     "slots",
     "template",
 ]
+
+HEAD_BYTES = 256
+"""What is looked at of a vDSO to tell the kernel's own from another: its headers."""
 
 _PAGE = 4096
 PATH = path_of("softsgx-vdso.so")

@@ -38,7 +38,6 @@ __all__ = ["Again", "again"]
 
 # Farther from the interpreter it may be in reach of the code for paths, or not.
 _LEADS = 1 << 29
-_HEAD_BYTES = 256
 _MOST_SEEN = 256
 
 
@@ -196,7 +195,7 @@ class Again:
             maps, interpreter - real[0], low, files, paths > 0, before, after, code, len(calls),
             pieces,
         )  # fmt: skip
-        block.expect(real[1], _HEAD_BYTES)
+        block.expect(real[1][: vdso.HEAD_BYTES])
         plans = dict(self._run.path_plans_made) if paths else {}
         recipe.told = native_cpuid, told, library, plans
         block.add(recipe)

@@ -37,7 +37,6 @@ _TRANSLATORS = "/valgrind/"
 _STACK_BYTES = 3072  # for most programs: the addresses of arguments and environment, and all else
 _MINUS_1 = (1 << 64) - 1
 _WORD = struct.Struct("<Q")
-_HEAD_BYTES = 256
 _FEW = 4
 _contents = b""
 
@@ -222,6 +221,7 @@ def _entry(raw: bytes, number: int, start: int, step: int) -> int:
 def _real_vdso(space: AddressSpace, start: int, size: int) -> bytes:
     """What the kernel has mapped, read whole if it is another: there is one a boot and kind."""
     global _contents  # noqa: PLW0603 - what every exec would read anew
-    if len(_contents) != size or space.peek(start, _HEAD_BYTES) != _contents[:_HEAD_BYTES]:
+    head = _contents[: vdso.HEAD_BYTES]
+    if len(_contents) != size or space.peek(start, vdso.HEAD_BYTES) != head:
         _contents = space.peek(start, size)
     return _contents

@@ -64,10 +64,9 @@ class Run:
     path_leads: how often files' had to be led by a stop. lsm: the security module. nodes: the
     device's, and AESM's socket. cpuid_*: what CPUID answers and what the processor does, whether
     that is more than was kept, what asks the processor, the page of answers and of how many it is;
-    where CPUID is in files, and what becomes
-    of their mappings (`programs.patches`); for all processes. programs: how many exec has made.
-    execs: what prepares one again by compiled code (`programs.again`), None while nobody has asked,
-    False where nothing does.
+    where CPUID is in files, and what becomes of their mappings (`programs.patches`); for all
+    processes. programs: how many exec has made. execs: what prepares one again by compiled code
+    (`programs.again`), None while nobody has asked, False where nothing does.
 
     short: whether enclaves may be entered without a stop.
 

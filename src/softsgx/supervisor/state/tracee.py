@@ -26,10 +26,9 @@ class AddressSpace:
     until it meets the device. patched: CPUID sites by address (two bytes each). led: jumps to what
     answers a CPUID there, as (address, our bytes, the file's); stubs: where each of them comes
     from, as `cpuidcode.Code.roll` takes it; later: what of these is yet to be noted, as (start of a
-    mapping, what notes it). translates: the program reads the
-    code that it maps, and does not run it. undumpable: the program thinks that it is
-    (PR_SET_DUMPABLE). paths: what makes its calls on paths without a stop,
-    raw: what makes its ENCLUs so.
+    mapping, what notes it). translates: the program reads the code that it maps, and does not run
+    it. undumpable: the program thinks that it is (PR_SET_DUMPABLE). paths: what makes its calls on
+    paths without a stop, raw: what makes its ENCLUs so.
     tracees: those that run in it. watched: the descriptors that a filter stops calls on; mem_fds:
     those of them that are of /proc/PID/mem, or (own_attrs: opened with this mm) of /proc/PID/attr
     under a security module. asked_names: whether the filter of late calls on names
