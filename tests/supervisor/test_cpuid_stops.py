@@ -152,8 +152,8 @@ def test_what_a_register_happened_to_hold_is_not_kept(start: object) -> None:
     assert callable(start)
     run = start(_Processor(1))
     _ask(run, *[(0x14, 0x55550000 + n) for n in range(50)], *[(2, n << 20) for n in range(50)])
-    assert len(run.cpuid_answers) == len({(2, 0)})
-    assert (0x14, 0) not in run.cpuid_answers
+    assert len(run.cpuid.answers) == len({(2, 0)})
+    assert (0x14, 0) not in run.cpuid.answers
 
 
 def test_without_an_answer_of_our_own_the_core_is_asked(

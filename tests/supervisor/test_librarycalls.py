@@ -110,19 +110,19 @@ def test_children_and_the_device_are_as_before(softsgx: Softsgx, file: Path) -> 
 def test_what_is_kept_of_it_is_what_was() -> None:
     run, key = Run(Options(), lambda _tracee, _status: None), (1, 2, 3, 4, (1 << 64) - 1)
     pathsites.note_file(run, key)
-    run.path_library = key, 0x26000, 0x155000
+    run.paths.library = key, 0x26000, 0x155000
     cwd = b"\xbf\x9c\xff\xff\xff"
     was = pathcode.replaced(nr.NR_stat)
-    run.path_library_sites = {0x154FF0: (nr.NR_openat, cwd), 0x20: (nr.NR_stat, was)}
-    run.path_cpuids = {(7, 8, 9, 10, 11): (0x5000, 0x1000, (0x30, 0x4FFE))}
+    run.paths.library_sites = {0x154FF0: (nr.NR_openat, cwd), 0x20: (nr.NR_stat, was)}
+    run.paths.cpuids = {(7, 8, 9, 10, 11): (0x5000, 0x1000, (0x30, 0x4FFE))}
     pathkept.remember(run)
     later = Run(Options(), lambda _tracee, _status: None)
     pathkept.recall(later)
-    assert later.path_library == run.path_library
-    assert later.path_library_sites == run.path_library_sites
-    assert later.path_cpuids == run.path_cpuids
-    assert later.path_files == run.path_files
-    assert not later.path_sites
+    assert later.paths.library == run.paths.library
+    assert later.paths.library_sites == run.paths.library_sites
+    assert later.paths.cpuids == run.paths.cpuids
+    assert later.paths.files == run.paths.files
+    assert not later.paths.sites
 
 
 # -- what is known of it -----------------------------------------------------------------------

@@ -142,14 +142,14 @@ def test_files_are_kept_between_runs_until_others_push_them_out() -> None:
         pathsites.note_file(run, key)
     pathsites.note_file(run, keys[-1])
     pathsites.note_file(run, (1, 0, 1, 1, 1))  # the code's table ends there
-    assert list(run.path_files) == keys[3:]
+    assert list(run.paths.files) == keys[3:]
     pathkept.remember(run)
     later = _run()
     pathkept.recall(later)
     kept = [tuple([part & (1 << 64) - 1 for part in key]) for key in keys[3:]]
-    assert list(later.path_files) == kept
-    assert not later.path_sites
-    assert not later.path_learned
+    assert list(later.paths.files) == kept
+    assert not later.paths.sites
+    assert not later.paths.learned
 
 
 def test_what_another_search_found_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_what_another_search_found_is_not_believed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(pathkept, "_MAGIC", magic[:-2] + b"\xff\xff")
     later = _run()
     pathkept.recall(later)
-    assert not later.path_files
+    assert not later.paths.files
 
 
 @pytest.mark.parametrize("who", ["record", "lsm", "faults", "debugger"])

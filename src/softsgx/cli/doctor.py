@@ -332,7 +332,7 @@ def _paths() -> Result:
         return False, f"{pathcode.available()}; every call on a path stops"
     supervisor = Supervisor(Options())
     supervisor.run(["/bin/sh", "-c", "; ".join(50 * [": < /etc/passwd"])])
-    if supervisor.state.led:
+    if supervisor.state.paths.led:
         return True, ""
     return False, "calls on paths stop: not led in this machine's /bin/sh, or not allowed"
 

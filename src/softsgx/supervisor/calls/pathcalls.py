@@ -50,10 +50,10 @@ def place(run: Run, last: tuple[frozenset[bytes], frozenset[bytes]]) -> None:
     """
     if run.options.exact or any(os.path.lexists(path) for path in run.nodes.paths):
         return
-    run.place = pathcode.new_place()
+    run.paths.place = pathcode.new_place()
     pathkept.recall(run)
-    if run.path_sites:
-        run.path_page = _page(run, last)
+    if run.paths.sites:
+        run.paths.page = _page(run, last)
 
 
 def hurry(
@@ -67,7 +67,7 @@ def hurry(
     paths, space = tracee.space.paths, tracee.space
     if (
         run.nodes.linked
-        or run.place is None
+        or run.paths.place is None
         or call not in pathcode.CALLS
         or paths.base < 0
         or not space.image
@@ -88,8 +88,8 @@ def hurry(
     if not pathcode.replaceable(code, call) or space.translates:
         paths.known.add(site)
         return None
-    if not run.path_page:
-        run.path_page = _page(run, last)
+    if not run.paths.page:
+        run.paths.page = _page(run, last)
     if few:
         pathsites.learn(run, tracee, site, call)
         return None
@@ -114,11 +114,11 @@ def hurry_mmap(run: Run, tracee: Tracee, key: tuple[int, ...]) -> None:
     on: to lead the instruction now would be of little use, since few of a program's files are left.
     """
     paths, space = tracee.space.paths, tracee.space
-    if run.place is None or not space.image or run.record is not None:
+    if run.paths.place is None or not space.image or run.record is not None:
         return
     pathsites.note_file(run, key)
     site = run.view[RIP] - 7
-    if not run.path_page or site in paths.known:
+    if not run.paths.page or site in paths.known:
         return
     paths.known.add(site)
     code = space.peek(site - pathcode.BEFORE, pathsites.SITE_BYTES)
@@ -134,7 +134,7 @@ def leave_alone(tracee: Tracee) -> None:
 
 def _again(run: Run, site: int, call: int) -> bool:
     """Whether it is the second stop of what looks like this instruction, in whatever process."""
-    what, stops = (site & 0xFFF, call), run.path_stops
+    what, stops = (site & 0xFFF, call), run.paths.stops
     if len(stops) < _MOST_SEEN:
         stops[what] = stops.get(what, 0) + 1
     return stops.get(what) == _AGAIN
@@ -146,14 +146,14 @@ def _runs(tracee: Tracee) -> bool:
 
 def _make(run: Run, tracee: Tracee, site: int) -> None:
     """Put the code below a call, so that no heap grows into it; the call is cancelled."""
-    paths, place = tracee.space.paths, run.place
+    paths, place = tracee.space.paths, run.paths.place
     assert place is not None
     paths.base = -1
     cancel(run, tracee)
     first = place + (site - place) // pathcode.ALIGN * pathcode.ALIGN
     with calls(run, tracee) as remote:
         for base in (first, first - pathcode.ALIGN):
-            if run.place is None or base < _LOWEST or site - base > _REACH:
+            if run.paths.place is None or base < _LOWEST or site - base > _REACH:
                 continue
             flags = _PRIVATE_ANONYMOUS | _FIXED_NOREPLACE
             got = remote(nr.NR_mmap, base, pathcode.SIZE, _PROT_READ_EXEC, flags, -1, 0)
@@ -172,7 +172,7 @@ def _page(run: Run, last: tuple[frozenset[bytes], frozenset[bytes]]) -> bytes:
             return pathcode.load().page(run.nodes.names.union(_FOLDERS), *last)
         except UnsupportedError:
             pass  # too many names
-    run.place = None
+    run.paths.place = None
     return b""
 
 

@@ -57,7 +57,7 @@ class Supervisor:
         run.filtered = (
             ptrace.prctl(bpf.PR_GET_SECCOMP) == bpf.MODE_FILTER
         )  # and so are its children
-        launched = launch(argv, origin, run.lsm is not None, run.place)
+        launched = launch(argv, origin, run.lsm is not None, run.paths.place)
         run.listener = launched.listener
         run.main_pid = pid = launched.pid
         space = AddressSpace(pid)

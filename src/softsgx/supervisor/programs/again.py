@@ -47,6 +47,28 @@ def again(run: Run) -> Again | None:
     return Again(run) if usual and not run.options.exact and execs.available() else None
 
 
+class _Seen:
+    """What became of a program in Python, as `Again.seen` is told.
+
+    starts: of its mappings. ours, paths: where our codes are; paths is 0 where it has none.
+    """
+
+    __slots__ = (
+        "answers", "calls", "interpreter", "library", "native_cpuid", "ours", "paths", "prepared",
+        "real", "starts",
+    )  # fmt: skip
+
+    def __init__(
+        self, interpreter: int, real: tuple[int, bytes], calls: Sequence[Call],
+        prepared: Sequence[Prepared], answers: bytes, library: Library | None,
+    ) -> None:  # fmt: skip
+        self.interpreter, self.real, self.calls = interpreter, real, calls
+        self.prepared, self.answers, self.library = prepared, answers, library
+        self.starts: list[int] = []
+        self.ours = self.paths = 0
+        self.native_cpuid = False
+
+
 class Again:
     """The recipes of a run.
 
@@ -64,7 +86,7 @@ class Again:
             self.block[name] = value
         self.block["batch"] = image.stop - image.batch & (1 << 64) - 1
         self._stamp: tuple[Any, ...] = ()
-        self._seen: dict[bytes, Any] = {}
+        self._seen: dict[bytes, _Seen] = {}
 
     def tried(self, tracee: Tracee) -> bool | None:
         """From PTRACE_EVENT_EXEC: whether it was prepared, and runs; None if nothing was done.
@@ -77,7 +99,7 @@ class Again:
             block["n_found"] = 0
             return None
         stamp = (
-            run.opened, run.path_known, len(run.cpuid_answers), run.cpuid_faulting,
+            run.opened, run.paths.known, len(run.cpuid.answers), run.cpuid.faulting,
             run.options.cpuid,
         )  # fmt: skip
         if stamp != self._stamp:
@@ -86,7 +108,9 @@ class Again:
             block.clear()
         wanted = pathsites.wanted(run, tracee)
         block["tid"] = tracee.tid
-        block["place"] = run.place if wanted and run.place is not None else (1 << 64) - 1
+        block["place"] = (
+            run.paths.place if wanted and run.paths.place is not None else (1 << 64) - 1
+        )
         self._run_code()
         if block["stage"] == execs.UNKNOWN and self._learn(block.maps()):
             os.close(block["mem"])
@@ -154,21 +178,20 @@ class Again:
         """
         space, starts = tracee.space, self.block.starts()
         if len(self._seen) < _MOST_SEEN and starts:
-            self._seen[self.block.maps()] = (
-                starts, space.image, max(space.paths.base, 0), space.native_cpuid, interpreter,
-                real, calls, prepared, answers, library,
-            )  # fmt: skip
+            seen = _Seen(interpreter, real, calls, prepared, answers, library)
+            seen.starts, seen.ours, seen.paths = starts, space.image, max(space.paths.base, 0)
+            seen.native_cpuid = space.native_cpuid
+            self._seen[self.block.maps()] = seen
 
     def _learn(self, maps: bytes) -> bool:
         """Make a recipe of what was seen of these mappings, if there is one to make."""
         found = self._seen.pop(maps, None)
         if found is None:
             return False
-        block = self.block
-        starts, ours, paths, native_cpuid, interpreter, real, calls, prepared, *more = found
-        answers, library = more
-        numbers = {start: i for i, start in enumerate(starts)}
-        if any(m.start not in numbers for m, *_ in prepared):
+        block, real, interpreter = self.block, found.real, found.interpreter
+        ours, paths, library = found.ours, found.paths, found.library
+        numbers = {start: i for i, start in enumerate(found.starts)}
+        if any(m.start not in numbers for m, *_ in found.prepared):
             return False
         image, slots = vdso.template(real[1])
         filled = [(at, 8, value, REAL if theirs else OURS, NOTHING) for at, theirs, value in slots]
@@ -176,7 +199,7 @@ class Again:
         if paths:
             pieces.append(Piece(PATHS, 0, pathsites.page(self._run, off=False)))
         files, told = [], []
-        for m, key, plan, nears in prepared:
+        for m, key, plan, nears in found.prepared:
             i = numbers[m.start]
             led = bool(nears or (plan and plan.led))
             distance = abs(m.start - interpreter)
@@ -185,19 +208,19 @@ class Again:
             files.append((i, _name(m, key), key))
             told.append((i, plan, nears))
             pieces += _pieces(i, plan, nears)
-        if answers:
-            pieces.append(Piece(OURS, cpuidcode.load().tables, answers))
-        before, after, code = _before(calls, real[1], ours, paths)
+        if found.answers:
+            pieces.append(Piece(OURS, cpuidcode.load().tables, found.answers))
+        before, after, code = _before(found.calls, real[1], ours, paths)
         if library is not None:
             pieces += [Piece(PATHS, at, data) for at, data in library.writes]
         low = interpreter - ours - vdso.load_image().whole
         recipe = execs.Recipe(
-            maps, interpreter - real[0], low, files, paths > 0, before, after, code, len(calls),
-            pieces,
+            maps, interpreter - real[0], low, files, paths > 0, before, after, code,
+            len(found.calls), pieces,
         )  # fmt: skip
         block.expect(real[1][: vdso.HEAD_BYTES])
-        plans = dict(self._run.path_plans_made) if paths else {}
-        recipe.told = native_cpuid, told, library, plans
+        plans = dict(self._run.paths.plans_made) if paths else {}
+        recipe.told = found.native_cpuid, told, library, plans
         block.add(recipe)
         return True
 

@@ -37,18 +37,18 @@ _HYPERVISOR = range(0x40000000, 0x50000000)  # which may change its mind
 def answered(run: Run, leaf: int, subleaf: int, execute: Callable[[int, int], Answer]) -> Answer:
     """What CPUID answers. execute: has the core in question do it."""
     natives = _natives(run)
-    if not run.cpuid_highest:
-        run.cpuid_highest = _native(run, natives, 0, 0, execute)[0]
+    if not run.cpuid.highest:
+        run.cpuid.highest = _native(run, natives, 0, 0, execute)[0]
     if leaf in cpuid.PER_CORE:
         return _emulate(run, leaf, subleaf, execute(leaf, subleaf))
     if _is_plain(run, leaf):
         subleaf = 0
-    found = run.cpuid_answers.get((leaf, subleaf))
+    found = run.cpuid.answers.get((leaf, subleaf))
     if found is not None:
         return found
     found = _emulate(run, leaf, subleaf, _native(run, natives, leaf, subleaf, execute))
-    if len(run.cpuid_answers) < _MAX_ANSWERS and subleaf < _MAX_SUBLEAF:
-        run.cpuid_answers[leaf, subleaf] = found
+    if len(run.cpuid.answers) < _MAX_ANSWERS and subleaf < _MAX_SUBLEAF:
+        run.cpuid.answers[leaf, subleaf] = found
     return found
 
 
@@ -57,25 +57,25 @@ def _is_plain(run: Run, leaf: int) -> bool:
     if leaf not in cpuid.PLAIN:
         return False
     if leaf <= _EXTENDED:
-        return leaf <= run.cpuid_highest or leaf == _EXTENDED
-    return leaf <= run.cpuid_answers.get((_EXTENDED, 0), (0,))[0]
+        return leaf <= run.cpuid.highest or leaf == _EXTENDED
+    return leaf <= run.cpuid.answers.get((_EXTENDED, 0), (0,))[0]
 
 
 def page(run: Run) -> bytes:
     """What the lookup in processes finds (`softsgx.host.cpuidcode`); nothing if it cannot be."""
     natives = _natives(run)
-    if not run.cpuid_highest:
-        if run.cpuid_ask is None:
+    if not run.cpuid.highest:
+        if run.cpuid.ask is None:
             return b""
-        run.cpuid_highest = _native(run, natives, 0, 0, run.cpuid_ask)[0]
-    count, made = run.cpuid_page
-    if count != len(run.cpuid_answers):
-        highest = run.cpuid_highest
+        run.cpuid.highest = _native(run, natives, 0, 0, run.cpuid.ask)[0]
+    count, made = run.cpuid.page
+    if count != len(run.cpuid.answers):
+        highest = run.cpuid.highest
         leaves = [leaf for leaf in cpuid.PER_CORE if leaf <= highest or leaf > cpuid.SGX_LEAF]
         try:
             plain: dict[int, Answer] = {}
             others: dict[tuple[int, int], Answer] = {}
-            for (leaf, subleaf), answer in run.cpuid_answers.items():
+            for (leaf, subleaf), answer in run.cpuid.answers.items():
                 if _is_plain(run, leaf):
                     plain[leaf] = answer
                 else:
@@ -83,17 +83,17 @@ def page(run: Run) -> bytes:
             made = cpuidcode.load().page(leaves, plain, others)
         except UnsupportedError:
             made = b""
-        run.cpuid_page = len(run.cpuid_answers), made
+        run.cpuid.page = len(run.cpuid.answers), made
     return made
 
 
 def remember(run: Run) -> None:
     """Keep what was learned for the next run."""
-    if not run.cpuid_learned or run.cpuid_ask is None or not (head := _head(run.cpuid_ask)):
+    if not run.cpuid.learned or run.cpuid.ask is None or not (head := _head(run.cpuid.ask)):
         return
     rows = [
         _ROW.pack(*asked, *native)
-        for asked, native in (run.cpuid_natives or {}).items()
+        for asked, native in (run.cpuid.natives or {}).items()
         if asked[0] not in _HYPERVISOR
     ]
     kept.write(_path(run), head, b"".join(rows[:_MAX_KEPT]))
@@ -101,18 +101,18 @@ def remember(run: Run) -> None:
 
 def _natives(run: Run) -> dict[tuple[int, int], Answer]:
     """What the processor answers, as far as it is known."""
-    natives = run.cpuid_natives
+    natives = run.cpuid.natives
     if natives is None:
-        natives = run.cpuid_natives = {}
-        run.cpuid_ask = ask = ptrace.cpuid_function()
+        natives = run.cpuid.natives = {}
+        run.cpuid.ask = ask = ptrace.cpuid_function()
         head = _head(ask) if ask is not None else b""
         body = kept.read(_path(run), head, _ROW.size) if head else None
         for leaf, subleaf, *native in _ROW.iter_unpack(body or b""):
             natives[leaf, subleaf] = (native[0], native[1], native[2], native[3])
         if (0, 0) in natives:
-            run.cpuid_highest = natives[0, 0][0]
+            run.cpuid.highest = natives[0, 0][0]
             for (leaf, subleaf), known in natives.items():
-                run.cpuid_answers[leaf, subleaf] = _emulate(run, leaf, subleaf, known)
+                run.cpuid.answers[leaf, subleaf] = _emulate(run, leaf, subleaf, known)
     return natives
 
 
@@ -125,10 +125,10 @@ def _native(
 ) -> Answer:
     native = natives.get((leaf, subleaf))
     if native is None:
-        native = (run.cpuid_ask or execute)(leaf, subleaf)
+        native = (run.cpuid.ask or execute)(leaf, subleaf)
         if subleaf < _MAX_SUBLEAF and len(natives) < _MAX_ANSWERS and leaf != cpuid.SGX_LEAF:
             natives[leaf, subleaf] = native
-            run.cpuid_learned = True
+            run.cpuid.learned = True
     return native
 
 
@@ -140,7 +140,7 @@ def _emulate(run: Run, leaf: int, subleaf: int, native: Answer) -> Answer:
         device = open_device(run)
         sgx2, aexnotify = device.design.sgx2, device.design.aexnotify
         xfrm = device.xfrm_supported
-    highest, epc = run.cpuid_highest, run.options.epc_bytes
+    highest, epc = run.cpuid.highest, run.options.epc_bytes
     return cpuid.emulate(
         leaf, subleaf, native, epc, sgx2, native_max=highest, xfrm=xfrm, aexnotify=aexnotify
     )

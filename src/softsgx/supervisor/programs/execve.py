@@ -116,7 +116,7 @@ def _calls(run: Run, tracee: Tracee, base: int) -> list[Call]:
     paths = pathsites.place_below(run, tracee, base)
     if paths:
         calls.append((nr.NR_mmap, paths, pathcode.SIZE, _PROT_READ_EXEC, flags, -1, 0, paths))
-    if run.options.cpuid and run.cpuid_faulting:
+    if run.options.cpuid and run.cpuid.faulting:
         calls.append((nr.NR_arch_prctl, _ARCH_SET_CPUID, 0, 0, 0, 0, 0, 0))
     return calls
 
@@ -136,7 +136,7 @@ def _called(run: Run, tracee: Tracee, insn: int, calls: list[Call], made: int, a
             call(nr.NR_munmap, answer, calls[made][2])
     if made >= maps and faulting:
         tracee.space.native_cpuid = made == maps
-        run.cpuid_faulting = made > maps  # the processor has it or not
+        run.cpuid.faulting = made > maps  # the processor has it or not
     return calls[0][1] if made else 0
 
 
@@ -146,9 +146,9 @@ def _map(run: Run, tracee: Tracee, insn: int) -> int:
     with Remote(tracee, insn, run.regs) as call:
         whole = vdso.load_image().whole
         base = call(nr.NR_mmap, 0, whole, _PROT_READ_EXEC, _MAP_PRIVATE_ANONYMOUS, -1, 0)
-        if base > 0 and run.options.cpuid and run.cpuid_faulting:
+        if base > 0 and run.options.cpuid and run.cpuid.faulting:
             space.native_cpuid = call(nr.NR_arch_prctl, _ARCH_SET_CPUID, 0) < 0
-            run.cpuid_faulting = not space.native_cpuid
+            run.cpuid.faulting = not space.native_cpuid
     return max(base, 0)
 
 
@@ -174,7 +174,7 @@ def _patch(
             key, plan = patch(run, space, names, m.start, m.end, m.offset, lead=bool(answers))
         else:
             key = file_key(names)
-        known = None if space.translates else run.path_sites.get(key)
+        known = None if space.translates else run.paths.sites.get(key)
         nears: list[Near] | None = []
         if known and space.paths.base > 0 and m.perms == "r-xp" and key[1] == m.inode:
             nears = pathsites.lead_known(run, tracee, m, known, key)

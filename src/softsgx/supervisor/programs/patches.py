@@ -90,11 +90,11 @@ def _patch(
     key, found = file
     lead = lead and abs(start - space.image) < _REACH and abs(end - space.image) < _REACH
     whole = (key, offset, end - start, start - space.image if lead else 0, len(space.stubs))
-    plan = run.cpuid_patches.get(whole)
+    plan = run.cpuid.patches.get(whole)
     if plan is None or any(space.peek(start + at, len(was)) != was for at, was, _ in plan.pieces):
         plan = _plan(space, found, start, end, offset, lead)
-        if len(run.cpuid_patches) < _MOST_PLANS:
-            run.cpuid_patches[whole] = plan
+        if len(run.cpuid.patches) < _MOST_PLANS:
+            run.cpuid.patches[whole] = plan
     if plan.stubs:
         code = cpuidcode.load()
         space.poke(space.image + code.stub_of(plan.first), plan.stubs)
@@ -170,7 +170,7 @@ def _sites_of(run: Run, paths: tuple[str, ...]) -> tuple[Any, tuple[tuple[int, i
             key = _key(os.stat(path))
         except (OSError, ValueError):
             continue
-        found = run.cpuid_sites.get(key)
+        found = run.cpuid.sites.get(key)
         if found is not None:
             return key, found
         try:
@@ -189,7 +189,7 @@ def _sites_of(run: Run, paths: tuple[str, ...]) -> tuple[Any, tuple[tuple[int, i
 def _sites(run: Run, fd: int) -> tuple[Any, tuple[tuple[int, int], ...]]:
     """The same of a file that is met first: most processes map the same few."""
     key = _key(os.fstat(fd))
-    found = run.cpuid_sites[key] = cpuidsites.loads(fd, run.cache_dir)
+    found = run.cpuid.sites[key] = cpuidsites.loads(fd, run.cache_dir)
     return key, found
 
 
@@ -244,12 +244,12 @@ def _note_cpuids(run: Run, key: Any, which: tuple[int, int, tuple[int, ...]]) ->
 
     which: length and offset of the mapping, and where in it they are.
     """
-    known, code = run.path_cpuids, pathcode.load()
+    known, code = run.paths.cpuids, pathcode.load()
     length, offset, sites = which
     if known.get(key) == which or not sites or len(sites) > code.most_cpuids or length >> 30:
         return
     if key not in known and len(known) >= code.most_plans:
         del known[next(iter(known))]
     known[key] = length, offset, sites
-    run.path_files_new = run.path_learned = True
-    run.path_known += 1
+    run.paths.files_new = run.paths.learned = True
+    run.paths.known += 1

@@ -33,41 +33,41 @@ def recall(run: Run) -> None:
     for *words, at, call in _ROW.iter_unpack(body):
         key = tuple(words)
         if (at, call) == _NO_CPUID:
-            if len(run.path_files) < pathcode.load().most_files:
-                run.path_files[key] = None
-                run.path_files_new = True
+            if len(run.paths.files) < pathcode.load().most_files:
+                run.paths.files[key] = None
+                run.paths.files_new = True
         elif call == _LIBRARY:
-            run.path_library = key, at >> _LENGTH, at & (1 << _LENGTH) - 1
+            run.paths.library = key, at >> _LENGTH, at & (1 << _LENGTH) - 1
         elif call == _MAPPED:
-            run.path_cpuids[key] = at & (1 << _LENGTH) - 1, at >> _LENGTH, ()
-            run.path_files_new = True
-        elif call == _CPUID and key in run.path_cpuids:
-            length, offset, sites = run.path_cpuids[key]
-            run.path_cpuids[key] = length, offset, (*sites, at)
+            run.paths.cpuids[key] = at & (1 << _LENGTH) - 1, at >> _LENGTH, ()
+            run.paths.files_new = True
+        elif call == _CPUID and key in run.paths.cpuids:
+            length, offset, sites = run.paths.cpuids[key]
+            run.paths.cpuids[key] = length, offset, (*sites, at)
         elif call & _OF_LIBRARY:
             if call & _CALL in pathcode.LED:
                 was = (call >> _WAS).to_bytes(6, "little")[:5]
-                run.path_library_sites[at] = call & _CALL, was
+                run.paths.library_sites[at] = call & _CALL, was
         elif call in pathcode.LED:
-            run.path_sites.setdefault(key, {})[at] = call
+            run.paths.sites.setdefault(key, {})[at] = call
 
 
 def remember(run: Run) -> None:
     """Keep what was learned for the next run, of the files that were met last."""
-    if not run.path_learned:
+    if not run.paths.learned:
         return
     rows = [
         (key, at, call)
-        for key, of in list(run.path_sites.items())[-_MOST_KEPT:]
+        for key, of in list(run.paths.sites.items())[-_MOST_KEPT:]
         for at, call in of.items()
     ]
-    rows += [(key, *_NO_CPUID) for key in run.path_files]
-    if run.path_library is not None:
-        key, offset, length = run.path_library
+    rows += [(key, *_NO_CPUID) for key in run.paths.files]
+    if run.paths.library is not None:
+        key, offset, length = run.paths.library
         rows.append((key, offset << _LENGTH | length, _LIBRARY))
-        for at, (call, was) in run.path_library_sites.items():
+        for at, (call, was) in run.paths.library_sites.items():
             rows.append((key, at, int.from_bytes(was, "little") << _WAS | _OF_LIBRARY | call))
-    for key, (length, offset, sites) in run.path_cpuids.items():
+    for key, (length, offset, sites) in run.paths.cpuids.items():
         rows.append((key, offset << _LENGTH | length, _MAPPED))
         rows += [(key, at, _CPUID) for at in sites]
     packed = [_ROW.pack(*[part & _ALL for part in (*key, at, call)]) for key, at, call in rows]

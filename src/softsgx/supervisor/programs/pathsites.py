@@ -40,28 +40,29 @@ _MOST_FILES = 256
 
 def place_below(run: Run, tracee: Tracee, end: int) -> int:
     """Where the code goes below an address of a program that exec makes, 0 if not `wanted`."""
-    if run.place is None or not wanted(run, tracee):
+    place = run.paths.place
+    if place is None or not wanted(run, tracee):
         return 0
-    base = run.place + (end - pathcode.SIZE - run.place) // pathcode.ALIGN * pathcode.ALIGN
+    base = place + (end - pathcode.SIZE - place) // pathcode.ALIGN * pathcode.ALIGN
     return base if base >= LOWEST else 0
 
 
 def wanted(run: Run, tracee: Tracee) -> bool:
     """Whether the code is: if some instruction of any program has been led."""
     linked = run.nodes.linked or tracee.space.paths.off
-    return bool(run.path_sites) and run.place is not None and not linked
+    return bool(run.paths.sites) and run.paths.place is not None and not linked
 
 
 def note_file(run: Run, key: tuple[int, ...]) -> None:
     """A file has no CPUID instruction: the code of programs to come knows it."""
-    if key in run.path_files or not key[1]:
+    if key in run.paths.files or not key[1]:
         return
-    if len(run.path_files) >= pathcode.load().most_files:
-        library = run.path_library and run.path_library[0]
-        del run.path_files[next(old for old in run.path_files if old != library)]
-    run.path_files[key] = None
-    run.path_files_new = run.path_learned = True
-    run.path_known += 1
+    if len(run.paths.files) >= pathcode.load().most_files:
+        library = run.paths.library and run.paths.library[0]
+        del run.paths.files[next(old for old in run.paths.files if old != library)]
+    run.paths.files[key] = None
+    run.paths.files_new = run.paths.learned = True
+    run.paths.known += 1
 
 
 def prepare(run: Run, tracee: Tracee, base: int) -> None:
@@ -69,14 +70,14 @@ def prepare(run: Run, tracee: Tracee, base: int) -> None:
     paths = tracee.space.paths
     paths.base = base
     write(tracee, base, page(run, off=paths.off))
-    paths.plans = dict(run.path_plans_made)
+    paths.plans = dict(run.paths.plans_made)
 
 
 def page(run: Run, *, off: bool) -> bytes:
     """What the memory begins with: the code, its flags, and what it knows of files."""
-    if run.path_files_new:
+    if run.paths.files_new:
         _tell_files(run)
-    made = run.path_page
+    made = run.paths.page
     if run.opened or off or run.confined:
         code = pathcode.load()
         changed = bytearray(made)
@@ -88,20 +89,20 @@ def page(run: Run, *, off: bool) -> bytes:
 
 def _tell_files(run: Run) -> None:
     """Put what is known of files into the code."""
-    code, library, plans = pathcode.load(), run.path_library, {}
-    files = [(key, 0) for key in run.path_files]
+    code, library, plans = pathcode.load(), run.paths.library, {}
+    files = [(key, 0) for key in run.paths.files]
     if library is not None:
         files = [(key, code.library if key == library[0] else 0) for key, _ in files]
     if run.options.cpuid:
-        for n, (key, which) in enumerate(run.path_cpuids.items()):
+        for n, (key, which) in enumerate(run.paths.cpuids.items()):
             at = code.plans + n * code.plan_bytes
             plans[at] = which
             files.insert(0, (key, at))
     if not _tells(run):
         files, plans = [], {}
     made = [code.plan(length, offset, 0, sites) for length, offset, sites in plans.values()]
-    run.path_page = code.with_files(run.path_page, files[: code.most_files], made)
-    run.path_plans_made, run.path_files_new = plans, False
+    run.paths.page = code.with_files(run.paths.page, files[: code.most_files], made)
+    run.paths.plans_made, run.paths.files_new = plans, False
 
 
 def _tells(run: Run) -> bool:
@@ -134,7 +135,7 @@ def lead(run: Run, tracee: Tracee, site: int, call: int) -> None:
     if found is not None:
         sites, key = _known(run, tracee, found, site, call)
         nears = lead_known(run, tracee, found, sites, key)
-        if nears and key in run.path_files:
+        if nears and key in run.paths.files:
             _note_library(run, (key, found.offset, found.end - found.start), nears)
 
 
@@ -143,31 +144,31 @@ def _note_library(run: Run, which: tuple[Any, int, int], nears: list[Near]) -> N
 
     which: what the file is told by, and the offset and length of the mapping.
     """
-    key, leads = which[0], run.path_leads
+    key, leads = which[0], run.paths.leads
     leads[key] = leads.get(key, 0) + 1
-    now = run.path_library
+    now = run.paths.library
     if now is None or (now[0] != key and leads[key] > 2 * leads.get(now[0], 1)):
-        run.path_library, run.path_library_sites = which, {}
-        run.path_files_new = True
-    if run.path_library != which:
+        run.paths.library, run.paths.library_sites = which, {}
+        run.paths.files_new = True
+    if run.paths.library != which:
         return
-    known = run.path_library_sites
+    known = run.paths.library_sites
     more = {at: (call, was) for n in nears for at, call, was in n.made if at not in known}
     if more:
         known.update(more)
-        run.path_libraries.clear()
-        run.path_learned = True
-        run.path_known += 1
+        run.paths.libraries.clear()
+        run.paths.learned = True
+        run.paths.known += 1
 
 
 def expect_library(run: Run, tracee: Tracee) -> Library | None:
     """At exec: the code learns how the usual library is led, if that is known."""
-    paths, which = tracee.space.paths, run.path_library
-    if which is None or paths.base <= 0 or run.confined or which[0] not in run.path_files:
+    paths, which = tracee.space.paths, run.paths.library
+    if which is None or paths.base <= 0 or run.confined or which[0] not in run.paths.files:
         return None
-    number, libraries = len(paths.sites), run.path_libraries
+    number, libraries = len(paths.sites), run.paths.libraries
     if number not in libraries:
-        sites = [(at, *of) for at, of in sorted(run.path_library_sites.items())]
+        sites = [(at, *of) for at, of in sorted(run.paths.library_sites.items())]
         try:
             libraries[number] = Library(which[2], which[1], number, sites)
         except ValueError:
@@ -186,14 +187,14 @@ def _known(
 ) -> tuple[dict[int, int], Any]:
     """What is known of the file of a mapping, with one more; and what the file is told by."""
     key = file_key(names_of(tracee.tgid, where))
-    at, files = site - where.start + where.offset, run.path_sites
+    at, files = site - where.start + where.offset, run.paths.sites
     if key is None or key[1] != where.inode or (key not in files and len(files) == _MOST_FILES):
         return {at: call}, None
     known = files[key] = files.pop(key, {})  # the last
     if known.get(at) != call:
         known[at] = call
-        run.path_learned = True
-        run.path_known += 1
+        run.paths.learned = True
+        run.paths.known += 1
     return known, key
 
 
@@ -209,11 +210,11 @@ def lead_known(
     led = {site for site, _, _ in paths.sites if start <= site < where.end}
     far = max(abs(start - paths.base), abs(where.end - paths.base)) > _REACH
     whole = key, where.offset, where.end - start, len(paths.sites), len(sites)
-    plan = None if led or far else run.path_plans.get(whole)
+    plan = None if led or far else run.paths.plans.get(whole)
     if plan is None or any(space.peek(start + n.first, len(n.was)) != n.was for n in plan):
         plan = _plan(tracee, where, sites, led)
-        if key is not None and not led and not far and len(run.path_plans) < _MOST_FILES:
-            run.path_plans[whole] = plan
+        if key is not None and not led and not far and len(run.paths.plans) < _MOST_FILES:
+            run.paths.plans[whole] = plan
     for near in plan:
         if not _lead_near(run, tracee, start, near):
             return None
@@ -295,7 +296,7 @@ def made(run: Run, tracee: Tracee, start: int, near: Near) -> None:
     led = [(start + at, call, was) for at, call, was in near.made]
     paths.sites += led
     paths.known.update([site for site, _, _ in led])
-    run.led += len(led)
+    run.paths.led += len(led)
 
 
 def _mapping(tracee: Tracee, site: int) -> procmaps.Mapping | None:

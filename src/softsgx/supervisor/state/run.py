@@ -11,6 +11,7 @@ import os
 
 from softsgx.errors import InternalError
 from softsgx.host import ptrace
+from softsgx.supervisor.state.learned import Cpuid, Paths
 from softsgx.supervisor.state.node import Nodes
 from softsgx.supervisor.state.pending import Pending
 from softsgx.supervisor.state.tracee import Tracee
@@ -50,23 +51,9 @@ class Run:
     place. filtered: whether any process has a seccomp filter that is not ours; confined: whether it
     is a program's of this run. untraced: the register that a thread's CLONE_UNTRACED was taken out
     of, and the flags. listener: what gives descriptors to processes. aesm: what makes quotes, once
-    it was asked. place: where processes have the code that looks at paths, modulo `pathcode.ALIGN`,
-    None where none has it; path_page: the code; led: how many instructions were led there;
-    path_sites: where such are in files, by what a file is told by: the offset of each, and its call
-    (`programs.pathsites`); path_known: how much was learned in this run; path_plans: what becomes
-    of their mappings; path_learned: whether that is more than was kept; path_stops: how often
-    what looks like one stopped, by its offset in a page and its call; path_files: what files are
-    told by that have no CPUID instruction, the last met ones; path_files_new: the code is to be
-    told of more; path_cpuids: the files that have some, as `PathCalls.plans` has them;
-    path_plans_made: those plans of the code; path_library: the file whose instructions are led as
-    it is mapped, the offset and length of that mapping; path_library_sites: where they are in it,
-    each with its call and what it is; path_libraries: how they are led behind so many others;
-    path_leads: how often files' had to be led by a stop. lsm: the security module. nodes: the
-    device's, and AESM's socket. cpuid_*: what CPUID answers and what the processor does, whether
-    that is more than was kept, what asks the processor, the page of answers and of how many it is;
-    where CPUID is in files, and what becomes of their mappings (`programs.patches`); for all
-    processes. programs: how many exec has made. execs: what prepares one again by compiled code
-    (`programs.again`), None while nobody has asked, False where nothing does.
+    it was asked. lsm: the security module. nodes: the device's, and AESM's socket. paths, cpuid:
+    what was learned of files. programs: how many exec has made. execs: what prepares one again by
+    compiled code (`programs.again`), None while nobody has asked, False where nothing does.
 
     short: whether enclaves may be entered without a stop.
 
@@ -110,35 +97,12 @@ class Run:
         self.short = False
         self.listener: Listener | None = None
         self.aesm: AesmService | None = None
-        self.place: int | None = None
-        self.path_page = b""
         self.filtered = self.confined = False
         self.untraced: dict[int, tuple[int, int]] = {}
-        self.led = 0
-        self.path_sites: dict[tuple[int, ...], dict[int, int]] = {}
-        self.path_plans: dict[tuple[Any, ...], Any] = {}
-        self.path_stops: dict[tuple[int, int], int] = {}
-        self.path_learned = False
-        self.path_known = 0
-        self.path_files: dict[tuple[int, ...], None] = {}
-        self.path_files_new = False
-        self.path_cpuids: dict[Any, tuple[int, int, tuple[int, ...]]] = {}
-        self.path_plans_made: dict[int, tuple[int, int, tuple[int, ...]]] = {}
-        self.path_library: tuple[Any, int, int] | None = None
-        self.path_library_sites: dict[int, tuple[int, bytes]] = {}
-        self.path_libraries: dict[int, Any] = {}
-        self.path_leads: dict[Any, int] = {}
+        self.paths = Paths()
+        self.cpuid = Cpuid()
         self.nodes = Nodes.of(options)
         self.cache_dir = cache_dir()
-        self.cpuid_answers: dict[tuple[int, int], tuple[int, int, int, int]] = {}
-        self.cpuid_natives: dict[tuple[int, int], tuple[int, int, int, int]] | None = None
-        self.cpuid_learned = False
-        self.cpuid_ask: Callable[[int, int], tuple[int, int, int, int]] | None = None
-        self.cpuid_page: tuple[int, bytes] = (-1, b"")
-        self.cpuid_sites: dict[tuple[int, ...], tuple[tuple[int, int], ...]] = {}
-        self.cpuid_patches: dict[tuple[Any, ...], Any] = {}
-        self.cpuid_highest = 0
-        self.cpuid_faulting = True
         self._device: Device | None = None
         self.noexec = 0
         self.files: dict[tuple[int, int], Any] = {}
