@@ -138,6 +138,34 @@ def test_mappings_of_other_kinds_go_the_long_way(memory: Memory, file: Path) -> 
         assert map_(odd) is None
 
 
+def test_a_shared_mapping_of_data_is_made_until_somebody_has_opened_the_device(
+    memory: Memory, file: Path
+) -> None:
+    map_, fd = _Mapper(memory), os.open(file, os.O_RDWR)
+    assert map_(fd, MAP_SHARED, mmap.PROT_READ) is None  # somebody wants to hear of mappings
+    _tell(memory, (1, 2, 3, 4, 5))
+    kinds = [(flags, prot) for flags in (MAP_SHARED, 3) for prot in (0, 1, 3)]
+    for flags, prot in kinds:
+        at = map_(fd, flags, prot, 2 * _PAGE)
+        assert at is not None
+        assert at > 0
+        if prot == 3:
+            ctypes.memset(at, ord("C"), 1)
+        if prot:
+            assert ctypes.string_at(at, 4)[1:] == b"ode"
+        _libc.munmap(at, 2 * _PAGE)
+    assert file.read_bytes()[:4] == b"Code"
+    assert map_(fd, MAP_SHARED, mmap.PROT_READ, 0) == -errno.EINVAL
+    assert map_(999, MAP_SHARED, mmap.PROT_READ) == -errno.EBADF
+    for where in (memory.code.opened, memory.code.off, memory.code.alone):
+        memory.map[where] = 1
+        assert [map_(fd, flags, prot) for flags, prot in kinds] == len(kinds) * [None]
+        memory.map[where] = 0
+    for flags, prot in ((MAP_SHARED, 4), (MAP_SHARED, _CODE), (MAP_SHARED | MAP_ANONYMOUS, 5)):
+        assert map_(fd, flags, prot) is None
+    os.close(fd)
+
+
 def test_what_the_kernel_refuses_it_refuses(memory: Memory, file: Path) -> None:
     map_ = _Mapper(memory)
     written, path = os.open(file, os.O_WRONLY), os.open(file, os.O_PATH)
@@ -243,6 +271,9 @@ def test_the_filter_lets_a_files_code_be_mapped_there_and_nothing_else() -> None
             assert says(base - 2, prot, MAP_PRIVATE) == bpf.TRACE
             assert says(there, prot, MAP_SHARED) == bpf.TRACE
             assert says(there, prot, 3) == bpf.TRACE  # MAP_SHARED_VALIDATE
+        for flags in (MAP_SHARED, 3):
+            assert says(there, 3, flags) == passes
+            assert says(there + 1, 3, flags) == says(base - 2, 0, flags) == bpf.TRACE
 
 
 def test_what_a_device_stops_it_stops_there_too() -> None:

@@ -171,6 +171,20 @@ def test_no_path_is_a_descriptor_that_matters_once_the_device_is_open() -> None:
     assert not went_long(nr.NR_newfstatat, look(fd, b"/etc", room, empty))
 
 
+def test_what_shows_mappings_matters_once_the_device_is_open() -> None:
+    memory, maps = Memory(bytes((0xB0, LONG))), frozenset((b"maps",))
+    page = memory.code.page(ANY, LAST, OPENED - maps, maps)
+    memory.map[: len(page)] = page
+    look, name = memory.function(nr.NR_open), b"/proc/self/maps"
+    fd = look(name, os.O_RDONLY)
+    assert os.read(fd, 16)
+    os.close(fd)
+    memory.map[memory.code.opened] = 1
+    assert went_long(nr.NR_open, look(name, os.O_RDONLY))
+    assert look(b"/etc/passwd/maps2", os.O_RDONLY) == -errno.ENOTDIR
+    assert memory.function(nr.NR_access)(name, os.R_OK) == 0
+
+
 def test_no_path_goes_the_long_way(calls: dict[int, Callable[..., int]]) -> None:
     assert went_long(nr.NR_utimensat, calls[nr.NR_utimensat](-1, None, None, 0))
 

@@ -33,6 +33,27 @@ def _counts(*args: str | Path, cache: Path | None = None) -> dict[str, int]:
     return found
 
 
+_HANDLES = """
+import faulthandler, sys, threading
+many, alone = int(sys.argv[1]), len(sys.argv) == 2
+if not alone:
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+for _ in range(many):
+    faulthandler.enable()
+    faulthandler.disable()
+"""
+
+
+def test_who_sets_a_handler_stops_once_if_it_is_alone() -> None:
+    """Else another thread's may have been taken from it: that is seen at the end of the call."""
+    shown = [sys.executable, "-S", "-c", _HANDLES]
+    ends = f"{5 | 0x80}"  # of calls that go on to their end
+    counts, more = _counts(*shown, "200"), _counts(*shown, "200", "threads")
+    assert counts[f"call {nr.NR_rt_sigaction}"] >= 400
+    assert counts.get(ends, 0) < 20
+    assert more[ends] >= 600
+
+
 def _paths(counts: dict[str, int]) -> int:
     return sum(counts.get(name, 0) for name in _PATHS)
 

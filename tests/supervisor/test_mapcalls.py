@@ -125,6 +125,41 @@ def test_a_library_that_was_changed_is_another(
         assert softsgx("--", sys.executable, "-c", _ASKS).stdout == "0\n"
 
 
+_SHARES = """
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+for n in range(int(sys.argv[2])):
+    with mmap.mmap(fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE) as m:
+        m[0] = n
+if len(sys.argv) > 3:
+    device = os.open("/dev/sgx_enclave", os.O_RDWR)
+    for each in (fd, device, device):
+        try:
+            print(mmap.mmap(each, 4096, mmap.MAP_SHARED, 0).closed)
+        except OSError as e:
+            print(e.errno)
+"""
+
+
+def test_shared_mappings_of_files_are_made_without_a_stop(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(4096))
+    shown = [sys.executable, "-S", "-c", _SHARES, "file"]
+    for _ in range(3):  # all is learned
+        few = _mappings(tmp_path, *shown, "20")
+    assert _mappings(tmp_path, *shown, "220") - few < 10
+    assert (tmp_path / "file").read_bytes()[0] == 219
+    assert _mappings(tmp_path, "--exact", *shown, "220") >= 220
+
+
+def test_a_shared_mapping_of_the_device_is_one(softsgx: Softsgx, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(4096))
+    for count in ("40", "0"):
+        shown = sys.executable, "-S", "-c", _SHARES, "file", count, "opens"
+        said, exact = softsgx("--", *shown), softsgx("--exact", "--", *shown)
+        assert said.stdout == exact.stdout
+        assert said.stdout.startswith("False\n")
+
+
 # -- what is kept ------------------------------------------------------------------------------
 
 
@@ -168,6 +203,6 @@ def test_what_another_search_found_is_not_believed(monkeypatch: pytest.MonkeyPat
 def test_who_wants_to_hear_of_each_mapping_does(who: str) -> None:
     run = _run()
     pathsites.note_file(run, (1, 2, 3, 4, 5))
-    assert pathsites._tells(run)
+    assert pathsites.tells(run)
     setattr(run, who, object())
-    assert not pathsites._tells(run)
+    assert not pathsites.tells(run)

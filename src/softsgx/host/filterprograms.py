@@ -40,8 +40,7 @@ _LD, _JEQ, _JGT, _JGE, _JSET, _RET, _JA = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06, 0x
 _AND, _ADDX, _ST, _LDM, _LDI, _TAX, _JGEX = 0x54, 0x0C, 0x02, 0x60, 0x00, 0x07, 0x3D
 _NR, _ARCH, _IP_LO, _IP_HI, _ARGS = 0, 4, 8, 12, 16
 _TRACEME, _ATTACH, _SEIZE = 0, 16, 0x4206
-# Numbers that a template leaves out.
-_COOKIE_LOW, _COOKIE_HIGH, _AEP, _PLACES = ~0, ~1, ~2, ~3
+_COOKIE_LOW, _COOKIE_HIGH, _AEP, _PLACES = ~0, ~1, ~2, ~3  # what a template leaves out
 
 
 def _arg(n: int, high: bool = False) -> int:
@@ -187,11 +186,15 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.label("mmap")
     p.op(_LD, _arg(3))
     p.op(_JSET, 0x20, "prot" if executable else "allow")  # MAP_ANONYMOUS
-    p.op(_JSET, 0x01, "trace")  # MAP_SHARED, MAP_SHARED_VALIDATE
+    # MAP_SHARED, MAP_SHARED_VALIDATE: of the device, unless the process knows that there is none.
+    p.op(_JSET, 0x01, "trace" if executable else "shared")
     p.label("prot")
     p.op(_LD, _arg(2))
     # PROT_EXEC: CPUID may have to be patched, unless the process has asked which file it is.
     p.op(_JSET, 0x4, "trace" if executable else "looked", "allow")
+    p.label("shared")
+    p.op(_LD, _arg(2))
+    p.op(_JSET, 0x4, "trace", "looked")
     p.label("exit")
     p.op(_LD, _arg(1))
     p.op(_JEQ, _COOKIE_LOW, "", "place")

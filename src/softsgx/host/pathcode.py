@@ -77,7 +77,7 @@ CALLS = {n: SYSCALLS[n].of_kind("path")[0] for n in _KINDS if n != nr.NR_mmap}
 """The calls on paths, each with its path's argument: frequent ones, of which nothing but the
 components of the path decides whether they are the device's."""
 
-_ANY, _LAST, _OPENED_LAST = 8, 8, 16  # slots of the code's lists
+_ANY, _LAST, _OPENED_LAST, _MAPPINGS_LAST = 8, 8, 16, 4  # slots of the code's lists
 _ENOENT = -2 & (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
 _U64 = (1 << 64) - 1
@@ -216,22 +216,23 @@ class Code:
         self._moved = at["moved1"] - first
 
     def page(
-        self, anywhere: frozenset[bytes], last: frozenset[bytes], opened: frozenset[bytes]
-    ) -> bytes:
+        self, anywhere: frozenset[bytes], last: frozenset[bytes], opened: frozenset[bytes],
+        mappings: frozenset[bytes] = frozenset(),
+    ) -> bytes:  # fmt: skip
         """The code, with the components that matter, anywhere in a path and at its end.
 
-        opened: those that matter at the end of what is opened. Raises UnsupportedError where they
-        are too many.
+        opened: those that matter at the end of what is opened; mappings: so once somebody has
+        opened the device. Raises UnsupportedError where they are too many.
         """
         page = bytearray(self.contents)
         for name, names, slots in (
             *(("any", anywhere, _ANY), ("last", last, _LAST)),
-            ("opened_last", opened, _OPENED_LAST),
+            *(("opened_last", opened, _OPENED_LAST), ("mappings_last", mappings, _MAPPINGS_LAST)),
         ):
             crcs = sorted({_crc(text) for text in names})
             if len(crcs) > slots:
                 raise UnsupportedError(f"{len(crcs)} names of nodes; paths.S has room for {slots}")
-            crcs += crcs[:1] * (slots - len(crcs))
+            crcs += (crcs[:1] or [0]) * (slots - len(crcs))
             struct.pack_into(f"<{slots}I", page, self._at[name], *crcs)
         return bytes(page)
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Part of paths.S: an mmap of a file's code, which comes there since the filter sees a descriptor and
- * not its file. That of a file in which no CPUID has to be replaced is made from the stub as a call on
- * a path is. What the file is told by fstat says, below the red zone, where a signal could write at any
+ * not its file. A shared one that is not executable concerns nobody before the device is opened. That
+ * of a file in which no CPUID has to be replaced is made from the stub as a call on a path is. What the file is told by fstat says, below the red zone, where a signal could write at any
  * time. As no register is left that a call keeps, the arguments hold it all meanwhile: the protection
  * is known, so RDX has the length (bits 0-31), the flags (32-47) and the stub's offset (48-63), and
  * RDI and R8 change places.
@@ -13,6 +13,8 @@
  * no register is.
  */
 #define PROT_READ_EXEC	5
+#define PROT_EXEC	4
+#define MAP_SHARED	1		/* and MAP_SHARED_VALIDATE */
 #define MAP_PRIVATE	2
 #define MAP_KINDS	0x2f		/* MAP_TYPE, MAP_ANONYMOUS */
 #define NR_FSTAT	5
@@ -76,6 +78,8 @@ softsgx_paths_enter_maps:
 	jne	slow
 	cmpq	$0, softsgx_paths_files(%rip)
 	je	slow
+	test	$MAP_SHARED, %r10b
+	jnz	shared
 	cmp	$PROT_READ_EXEC, %rdx
 	jne	slow
 	mov	%r10d, %ecx
@@ -291,6 +295,13 @@ softsgx_paths_final:
 	mov	OFFSET, %r9
 	jmp	*WAY
 softsgx_paths_finished:
+shared:
+	cmpb	$0, softsgx_paths_opened(%rip)
+	jne	slow
+	test	$PROT_EXEC, %dl
+	jnz	slow
+	bts	$NO_LINK_BIT, %rax
+	jmp	fast
 unwritten_there:
 	cmpl	$0, PLAN_N_CPUIDS(%r10)
 	je	lock

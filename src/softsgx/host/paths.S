@@ -158,6 +158,14 @@ ended:
 	je	slow
 	.set	at, at + 4
 	.endr
+	cmpb	$0, softsgx_paths_opened(%rip)
+	je	fast
+	.set	at, 0
+	.rept	4
+	cmp	softsgx_paths_mappings_last + at(%rip), %r11d
+	je	slow
+	.set	at, at + 4
+	.endr
 fast:
 	bt	$CREATE_BIT, %eax
 	jc	create
@@ -242,6 +250,8 @@ softsgx_paths_last:			/* of one that matters at the end alone */
 	.fill	8, 4, 0
 softsgx_paths_opened_last:		/* and there to what opens it */
 	.fill	16, 4, 0
+softsgx_paths_mappings_last:		/* and to that once somebody has opened the device */
+	.fill	4, 4, 0
 softsgx_paths_off:			/* not 0: look at none */
 	.byte	0
 softsgx_paths_opened:			/* not 0: somebody may have a descriptor of the device */

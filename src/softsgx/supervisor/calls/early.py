@@ -12,12 +12,13 @@ from softsgx.host import bpf, ptrace
 from softsgx.host.status import mask_of, status_of
 from softsgx.supervisor.calls import folders, others, pathcalls, paths, sockets
 from softsgx.supervisor.calls.signals import sigaction, sigprocmask, sigreturn
+from softsgx.supervisor.programs import pathsites
 from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, RDI, RSI
+from softsgx.uapi.regs import ORIG_RAX, R10, RDI, RDX, RSI
 from softsgx.uapi.syscalls import SYSCALLS
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["HANDLERS", "answer"]
 
 _CAP_SYS_PTRACE = 19
+_PROT_EXEC, _MAP_SHARED, _MAP_ANONYMOUS = 4, 1, 0x20
 
 
 def _filter(run: Run, tracee: Tracee) -> None:
@@ -72,8 +74,14 @@ def _dumpable(tracee: Tracee, option: int, value: int) -> Any:
 
 
 def _mmap(run: Run, tracee: Tracee) -> Any:
-    """Code of a file is patched, and under a security module what is executable is noted."""
+    """Code of a file is patched, and under a security module what is executable is noted.
+
+    A shared mapping of data is nobody's before there is a device.
+    """
     if run.lsm is None:
+        view = run.view
+        if view[R10] & (_MAP_SHARED | _MAP_ANONYMOUS) == _MAP_SHARED and not view[RDX] & _PROT_EXEC:
+            return paths.hurry_shared(run, tracee) if pathsites.tells(run) else None
         answer = patch_mapped(run, tracee)
         if answer is None or answer is DONE:
             return answer

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "among_descriptors", "at_signal", "hurry", "hurry_mmap", "leave_alone", "look_for_links",
-    "note_folder", "place", "stay_slow",
+    "among_descriptors", "at_signal", "catch_up", "hurry", "hurry_mmap", "leave_alone",
+    "look_for_links", "note_folder", "place", "stay_slow",
 ]  # fmt: skip
 
 _FEW = 12  # stops that cost less than to make the code
@@ -43,7 +43,7 @@ _ENTERS = (nr.NR_open, nr.NR_openat, nr.NR_chdir)
 _FOLDERS = tuple([os.fsencode(name) for name in _OF_DESCRIPTORS])
 
 
-def place(run: Run, last: tuple[frozenset[bytes], frozenset[bytes]]) -> None:
+def place(run: Run, last: tuple[frozenset[bytes], ...]) -> None:
     """Find a place for the code in this run's processes, unless calls on paths are all to stop.
 
     last: as `hurry` has it.
@@ -56,19 +56,17 @@ def place(run: Run, last: tuple[frozenset[bytes], frozenset[bytes]]) -> None:
         run.paths.page = _page(run, last)
 
 
-def hurry(
-    run: Run, tracee: Tracee, call: int, last: tuple[frozenset[bytes], frozenset[bytes]]
-) -> Any:
+def hurry(run: Run, tracee: Tracee, call: int, last: tuple[frozenset[bytes], ...]) -> Any:
     """From the seccomp stop of a call that was of no concern: None, or DONE.
 
-    last: the last components of paths that are, whatever folders they are in, and of paths that
-    are opened.
+    last: the last components of paths that are, whatever folders they are in, of paths that are
+    opened, and of those once somebody has opened the device.
     """
     paths, space = tracee.space.paths, tracee.space
     if (
         run.nodes.linked
         or run.paths.place is None
-        or call not in pathcode.CALLS
+        or call not in pathcode.LED
         or paths.base < 0
         or not space.image
     ):
@@ -77,17 +75,15 @@ def hurry(
     site = run.view[RIP] - 7
     if site in paths.known:
         return None
-    if paths.library is not None and pathcode.load().library not in paths.seen:
-        space.look()
-        if site in paths.known:
-            return None
     few = not paths.base and paths.stops < _FEW
     if few and not _again(run, site, call):
         return None
-    code = space.peek(site - pathcode.BEFORE, pathsites.SITE_BYTES)
+    code = space.peek(site - pathcode.BEFORE, pathsites.SITE_BYTES)  # that of a library may be led
     if not pathcode.replaceable(code, call) or space.translates:
         paths.known.add(site)
         return None
+    if paths.library is not None and pathcode.load().library not in paths.seen:
+        space.look()
     if not run.paths.page:
         run.paths.page = _page(run, last)
     if few:
@@ -166,7 +162,7 @@ def _make(run: Run, tracee: Tracee, site: int) -> None:
         pathsites.prepare(run, tracee, paths.base)
 
 
-def _page(run: Run, last: tuple[frozenset[bytes], frozenset[bytes]]) -> bytes:
+def _page(run: Run, last: tuple[frozenset[bytes], ...]) -> bytes:
     if not pathcode.available():
         try:
             return pathcode.load().page(run.nodes.names.union(_FOLDERS), *last)
@@ -190,6 +186,16 @@ def look_for_links(run: Run) -> None:
         run.nodes.linked = True
         for tracee in run.tracees.values():
             stay_slow(tracee)
+
+
+def catch_up(run: Run, child: Tracee) -> None:
+    """At a child's first stop: its memory may be from before its parent's was told something."""
+    paths, code = child.space.paths, pathcode.load()
+    if paths.base <= 0:
+        return
+    for at, told in ((code.opened, run.opened), (code.off, run.nodes.linked)):
+        if told and child.space.peek(paths.base + at, 1) == b"\0":
+            pathsites.write(child, paths.base + at, b"\1")
 
 
 def among_descriptors(tgid: int) -> bool:

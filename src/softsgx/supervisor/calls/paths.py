@@ -34,7 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["fstat", "handle", "is_below", "prepare", "resolve"]
+__all__ = ["fstat", "handle", "hurry_shared", "is_below", "prepare", "resolve"]
 
 _AT_FDCWD = (1 << 32) - 100
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
@@ -63,7 +63,8 @@ _NOT_READING = 3 | _O_DIRECTORY | _O_PATH | _O_CREAT
 _VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc", b"sgx_total_bytes"))
 _OF_MAPPINGS = (b"maps", b"smaps")  # as they are where nobody has an enclave
 _DEV = (b"dev", b"", b".")  # the last component of its name
-_OPENED = _VIEWS | {b"dev", b".", b"mem"}
+_OPENED = (_VIEWS | {b"dev", b".", b"mem"}).difference(_OF_MAPPINGS)
+_NO_LINKS = (b".", b"..")  # by their names
 _LAST = frozenset((b"stdin", b"stdout", b"stderr"))
 _MAGIC = (nr.NR_readlink, nr.NR_readlinkat)
 _HEX = b"0123456789abcdef-"  # names in /proc/PID/fd and map_files
@@ -96,10 +97,15 @@ def prepare(run: Run) -> None:
     pathcalls.place(run, _concern(run))
 
 
-def _concern(run: Run) -> tuple[frozenset[bytes], frozenset[bytes]]:
-    """The last components of paths that matter, and of paths that are opened."""
+def _concern(run: Run) -> tuple[frozenset[bytes], frozenset[bytes], frozenset[bytes]]:
+    """The last components of paths that matter, of paths that are opened, and once a device is."""
     opened = _OPENED if run.lsm is None else _OPENED | magic.ATTRIBUTES
-    return _LAST | run.nodes.folders.last, opened
+    return _LAST | run.nodes.folders.last, opened, frozenset(_OF_MAPPINGS)
+
+
+def hurry_shared(run: Run, tracee: Tracee) -> Any:
+    """From the seccomp stop of a shared mapping, before there is a device: None, or DONE."""
+    return pathcalls.hurry(run, tracee, nr.NR_mmap, _concern(run))
 
 
 def handle(run: Run, tracee: Tracee) -> Any:
@@ -282,7 +288,7 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
             return folders.answer(run, tracee, call, folder, where)
     if is_below(run, tracee, dirfd, raw):
         return -errno.ENOTDIR
-    follows = links.follows(call, view)
+    follows = raw.rpartition(b"/")[2] not in _NO_LINKS and links.follows(call, view)
     return _through_links(run, tracee, call, dirfd, raw) if follows else None
 
 
@@ -334,7 +340,13 @@ def _across(
 
 
 def _is_dev(tracee: Tracee, dirfd: int, raw: bytes) -> bool:
-    return os.path.realpath(_where(tracee, dirfd, raw)) == b"/dev"
+    where = _where(tracee, dirfd, raw)
+    try:  # most are another folder, and to follow all links takes ten times as long
+        if not os.path.samestat(os.stat(where), os.stat("/dev")):
+            return False
+    except (OSError, ValueError):
+        pass
+    return os.path.realpath(where) == b"/dev"
 
 
 def _where(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:

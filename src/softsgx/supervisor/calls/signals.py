@@ -48,7 +48,8 @@ def sigaction(run: Run, tracee: Tracee) -> Any:
     action, had = tracee.read(view[RSI], SIGACTION_BYTES), signals.actions.get(number)
     if len(action) < SIGACTION_BYTES:
         return None
-    if had is None or not tracee.space.image:
+    alone = len(tracee.space.tracees) == 1  # nobody else has its signal forced meanwhile
+    if had is None or alone or not tracee.space.image:
         signals.set(number, action)
         return None
     asked = view[RDX]

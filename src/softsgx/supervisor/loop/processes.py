@@ -6,7 +6,7 @@ import os
 
 from softsgx.host import bpf, ptrace, signals
 from softsgx.host.status import status_of
-from softsgx.supervisor.calls.pathcalls import among_descriptors
+from softsgx.supervisor.calls.pathcalls import among_descriptors, catch_up
 from softsgx.supervisor.programs.execve import exec_stop
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
@@ -196,6 +196,8 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         born(run, new)
     if new.space is not parent.space and os.WIFSTOPPED(status):
         _reconcile(run, parent, new)
+        if run.opened or run.nodes.linked:
+            catch_up(run, new)
     if new.space is parent.space and new.tgid == tid and os.WIFSTOPPED(status):
         _complete_filters(run, parent, new)
     if run.lsm is not None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOWEST", "SITE_BYTES", "Near", "expect_library", "lead", "lead_known", "learn", "made",
-    "note_file", "page", "place_below", "prepare", "wanted", "write",
+    "note_file", "page", "place_below", "prepare", "tells", "wanted", "write",
 ]  # fmt: skip
 
 SITE_BYTES = pathcode.BEFORE + 7
@@ -98,14 +98,14 @@ def _tell_files(run: Run) -> None:
             at = code.plans + n * code.plan_bytes
             plans[at] = which
             files.insert(0, (key, at))
-    if not _tells(run):
+    if not tells(run):
         files, plans = [], {}
     made = [code.plan(length, offset, 0, sites) for length, offset, sites in plans.values()]
     run.paths.page = code.with_files(run.paths.page, files[: code.most_files], made)
     run.paths.plans_made, run.paths.files_new = plans, False
 
 
-def _tells(run: Run) -> bool:
+def tells(run: Run) -> bool:
     """Whether files are mapped without a stop: nobody wants to hear of each."""
     others = run.record, run.lsm, run.faults, run.debugger, run.options.marks or None
     return all(other is None for other in others)
@@ -174,7 +174,7 @@ def expect_library(run: Run, tracee: Tracee) -> Library | None:
         except ValueError:
             libraries[number] = None
     library: Library | None = libraries[number]
-    if library is None or not _tells(run):
+    if library is None or not tells(run):
         return None
     if not all(write(tracee, paths.base + at, data) for at, data in library.writes):
         return None
