@@ -31,7 +31,7 @@ else:
         BuildHookInterface = object
 
 __all__ = [
-    "BuildError", "VdsoBuildHook", "build_accepts", "build_copyin", "build_dcap_ql",
+    "BuildError", "VdsoBuildHook", "build_accepts", "build_adds", "build_copyin", "build_dcap_ql",
     "build_execs", "build_interleave", "build_paths", "build_series", "build_short", "build_start",
     "build_vdso",
 ]  # fmt: skip
@@ -45,6 +45,7 @@ _USUAL = ["-O2", "-shared", "-fPIC", "-fvisibility=hidden"]
 # Not vdso.so: Python would import that as the module vdso.
 _OBJECT = _HOST / "softsgx-vdso.so"
 _PATHS_OBJECT = _HOST / "softsgx-paths.so"
+_ADDS_OBJECT = _HOST / "softsgx-adds.so"
 _SHORT_OBJECT = _HOST / "softsgx-short.so"
 _SERIES_OBJECT = _HOST / "softsgx-series.so"
 _ACCEPTS_OBJECT = _HOST / "softsgx-accepts.so"
@@ -120,9 +121,15 @@ def build_paths(root: Path) -> Path:
 
     Raises BuildError.
     """
-    flags = ["-nostdlib", "-shared", "-Wa,--fatal-warnings", "-Wl,--fatal-warnings"]
-    flags += ["-Wl,--build-id=none", "-Wl,-z,max-page-size=4096", "-Wl,-z,noseparate-code"]
-    return _compile(root, _HOST / "paths.S", _PATHS_OBJECT, [*flags, "-Wl,-z,text"])
+    return _compile(root, _HOST / "paths.S", _PATHS_OBJECT, _FLAGS)
+
+
+def build_adds(root: Path) -> Path:
+    """The same for the code that adds pages there (adds.S).
+
+    Raises BuildError.
+    """
+    return _compile(root, _HOST / "adds.S", _ADDS_OBJECT, _FLAGS)
 
 
 def build_interleave(root: Path) -> Path:
@@ -232,6 +239,7 @@ class VdsoBuildHook(BuildHookInterface):
         try:
             build_vdso(Path(self.root))
             build_paths(Path(self.root))
+            build_adds(Path(self.root))
             build_short(Path(self.root))
             build_interleave(Path(self.root))
             build_series(Path(self.root))
@@ -247,6 +255,7 @@ class VdsoBuildHook(BuildHookInterface):
         host = (
             _OBJECT,
             _PATHS_OBJECT,
+            _ADDS_OBJECT,
             _SHORT_OBJECT,
             _SERIES_OBJECT,
             _ACCEPTS_OBJECT,
@@ -264,6 +273,7 @@ if __name__ == "__main__":
     try:
         print(build_vdso(Path(__file__).resolve().parent))
         print(build_paths(Path(__file__).resolve().parent))
+        print(build_adds(Path(__file__).resolve().parent))
         print(build_short(Path(__file__).resolve().parent))
         print(build_interleave(Path(__file__).resolve().parent))
         print(build_series(Path(__file__).resolve().parent))

@@ -18,7 +18,7 @@ _BATCH = bytes(64 * _PAGE_HASHED)
 _MIB, _SMALL_MIB = 256, 16
 _HEAP_MIB = 100  # 25,600 pages, as Intel's loader adds a heap
 _TWO_CORES, _ONE_CORE = 1.1, 1.5
-_PAGE_US = 40
+_PAGE_US = 20
 
 
 def _raw_us_a_page() -> dict[str, float]:

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: pagewise SEED PAGES [stretches]
+ * usage: pagewise SEED PAGES [stretches | storm | scribble]
  * Two enclaves are loaded a page an ioctl, or a stretch, in runs of what is alike, between which and
- * in which something else comes by chance. Prints what each ioctl answered: `ret errno count`. At the end
+ * in which something else comes by chance; in a storm signals come at any moment, and what scribbles writes
+ * over what softsgx has in the process to add pages. Prints what each ioctl answered: `ret errno count`. At the end
  * it sends itself SIGUSR2, for who looks at what the enclaves have become.
  */
 #define _GNU_SOURCE
@@ -13,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/statvfs.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include "loader.h"
 #include "tap.h"
@@ -24,7 +26,8 @@ static struct encl e[2];
 static int spare[2];
 static uint64_t seed, pages;
 static cpu_set_t places;
-static bool stretches;
+static bool stretches, scribbles;
+static uint64_t scribbled;
 static uint8_t *sources, *file, *fixed;
 static struct secinfo info[2];
 static struct sgx_enclave_add_pages args[2];
@@ -77,8 +80,26 @@ static void handler(int number)
 	(void)number;
 }
 
+/* Chance bytes over what softsgx shares with this process. */
+static void scribble(void)
+{
+	char line[256];
+	FILE *maps = fopen("/proc/self/maps", "r");
+
+	while (maps && fgets(line, sizeof(line), maps)) {
+		unsigned long start, end;
+
+		if (!strstr(line, "softsgx-adds") || sscanf(line, "%lx-%lx", &start, &end) != 2)
+			continue;
+		for (int i = 0; i < 64; i++)
+			((volatile uint8_t *)start)[any(i % 2 ? 256 : end - start)] = (uint8_t)any(256);
+		scribbled++;
+	}
+	fclose(maps);
+}
+
 /* Something else, between two pages. */
-static void between(void)
+static void between(int i, struct sgx_enclave_add_pages a)
 {
 	uint8_t *page = sources;
 	void *back = NULL;
@@ -88,42 +109,52 @@ static void between(void)
 
 	if (stretches)
 		page += any(SOURCES) * PAGE;
-	switch (any(stretches ? 10 : 6)) {
-	case 0:
+	if (scribbles)
+		scribble();
+	switch (any(stretches ? 11 : 7)) {
+	case 0: /* another process adds the page */
+		child = fork();
+		if (!child)
+			_exit(ioctl(e[i].fd, SGX_IOC_ENCLAVE_ADD_PAGES, &a) ? errno : 0);
+		if (waitpid(child, &fd, 0) != child)
+			bail("child", strerror(errno));
+		printf("child %d\n", fd);
+		break;
+	case 1:
 		child = fork();
 		if (!child)
 			_exit(elsewhere(0));
 		if (waitpid(child, &fd, 0) != child || fd)
 			bail("child", "it may not run where its parent may");
 		break;
-	case 1:
+	case 2:
 		raise(SIGUSR1);
 		break;
-	case 2:
+	case 3:
 		pthread_create(&t, NULL, thread, sources);
 		pthread_join(t, &back);
 		if (back != sources)
 			bail("thread", "one may not run where both may");
 		break;
-	case 3:
+	case 4:
 		fd = open("/dev/null", O_RDONLY);
 		close(fd);
 		if (elsewhere(0))
 			bail("place", "it may not run where it could");
 		break;
-	case 4: /* another mapping, with the same bytes */
+	case 5: /* another mapping, with the same bytes */
 		mprotect(sources, SOURCES / 2 * PAGE, any(2) ? PROT_READ : PROT_READ | PROT_WRITE);
 		break;
-	case 5:
+	case 6:
 		access("/dev/sgx_enclave", R_OK);
 		break;
-	case 6: /* what was there is another */
+	case 7: /* what was there is another */
 		((uint64_t *)page)[any(PAGE / 8)] = any(1 << 20);
 		break;
-	case 7: /* or zero again */
+	case 8: /* or zero again */
 		madvise(page, PAGE, MADV_DONTNEED);
 		break;
-	case 8: /* in the middle nothing can be read: another mapping, for a while */
+	case 9: /* in the middle nothing can be read: another mapping, for a while */
 		mprotect(page, PAGE, PROT_NONE);
 		break;
 	default:
@@ -218,8 +249,15 @@ int main(int argc, char **argv)
 
 	seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
 	pages = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000;
-	stretches = argc > 3;
+	stretches = argc > 3 && !strcmp(argv[3], "stretches");
+	scribbles = argc > 3 && !strcmp(argv[3], "scribble");
 	signal(SIGUSR1, handler);
+	if (argc > 3 && !strcmp(argv[3], "storm")) {
+		struct itimerval often = {{0, 3000}, {0, 3000}};
+
+		sigaction(SIGALRM, &(struct sigaction){.sa_handler = handler, .sa_flags = SA_RESTART}, NULL);
+		setitimer(ITIMER_REAL, &often, NULL);
+	}
 	sched_getaffinity(0, sizeof(places), &places);
 	sources = map((SOURCES + LONGEST) * PAGE, PROT_READ | PROT_WRITE, -1);
 	fixed = map(2 * PAGE, PROT_READ | PROT_WRITE, -1);
@@ -268,7 +306,7 @@ int main(int argc, char **argv)
 			uint64_t done;
 
 			if (odd && !any(12))
-				between();
+				between(i, a);
 			if (odd && !any(12)) {
 				done = other(i, a);
 			} else {
@@ -280,6 +318,8 @@ int main(int argc, char **argv)
 		}
 	}
 	fflush(stdout);
+	if (scribbles)
+		fprintf(stderr, "scribbled %llu\n", (unsigned long long)scribbled);
 	raise(SIGUSR2);
 	return 0;
 }

@@ -2,10 +2,10 @@
 accepting.c).
 
 ``python -m tests.supervisor.pagewise [--each] GUEST ARGS…``: prints, as JSON, how many pages and
-leaves compiled code took and, of each enclave, its pages' states, content and measurement, and what
-is mapped of it. With ``--each`` every page and leaf is Python's. With ``--step`` a thread that goes
-on over a change of protection is stopped on its way, each time an instruction further, with a
-signal or without.
+leaves compiled code took, how many pages the process added itself and, of each enclave, its pages'
+states, content and measurement, and what is mapped of it. With ``--each`` every page and leaf is
+Python's. With ``--step`` a thread that goes on over a change of protection is stopped on its way,
+each time an instruction further, with a signal or without.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 from typing import Any
 
 from softsgx.host import accepts, procmaps, ptrace, series, vdso
+from softsgx.supervisor.calls import adds
 from softsgx.supervisor.loop.supervisor import Supervisor
 from softsgx.supervisor.state.options import Options
 from softsgx.supervisor.stopped.ahead import Ahead
@@ -104,13 +105,15 @@ def main() -> None:
     if argv[0] == "--step":
         argv.pop(0)
         block, Ahead.worth = Stepped, 1
-    taken = accepted = 0
+    taken = added = accepted = 0
+    adds.WORTH = 4
 
     class Block(series.Block):
         def run(self) -> None:
-            nonlocal taken
+            nonlocal taken, added
             super().run()
             taken += self["done"]
+            added += self["added"]
 
     class Leaves(block):  # type: ignore[valid-type, misc]
         def run(self) -> None:
@@ -123,7 +126,7 @@ def main() -> None:
     looker = Looker(Options())
     looker.run(argv)
     told = {
-        "taken": taken, "accepted": accepted, "stepped": Stepped.steps,
+        "taken": taken, "added": added, "accepted": accepted, "stepped": Stepped.steps,
         "possible": looker.possible, "enclaves": looker.seen,
     }  # fmt: skip
     print(json.dumps(told), file=sys.stderr)

@@ -41,6 +41,7 @@ def _run(*argv: str | Path) -> tuple[str, dict[str, Any]]:
     ("seed", "pages", "taken", "more"),
     [
         *[(seed, _PAGES, _PAGES // 4, ()) for seed in range(3)],
+        *[(seed, _PAGES, 0, ("storm",)) for seed in range(3, 5)],
         *[(seed, _OF_STRETCHES, _STRETCHES, ("stretches",)) for seed in range(2)],
     ],
 )
@@ -55,6 +56,23 @@ def test_the_same_as_each_call_by_python(
     assert (long["taken"], len(short["enclaves"])) == (0, 2)
     if short["possible"]:  # series.c is built, and the kernel tells of one mapping (Linux 6.11)
         assert short["taken"] > taken
+        assert short["added"] > taken // 2 or "stretches" in more
+
+
+def test_what_a_process_scribbles_over_what_it_shares_is_its_own_harm(guest: Guest) -> None:
+    argv: list[str | Path] = [guest("pagewise"), "5", str(_PAGES), "scribble"]
+    _, told = _run(*argv)
+    assert len(told["enclaves"]) == 2
+    if told["possible"]:
+        assert told["added"] > _PAGES // 8
+
+
+def test_with_exact_no_code_of_the_programs_is_another(guest: Guest, softsgx: Softsgx) -> None:
+    argv: tuple[str | Path, ...] = ("--", guest("pagewise"), "5", str(_PAGES), "scribble")
+    plain, exact = softsgx(*argv), softsgx("--exact", *argv)
+    assert "scribbled 0\n" in exact.stderr
+    assert exact.stdout.count("\n") > _PAGES // 2
+    assert plain.returncode == exact.returncode
 
 
 @pytest.mark.parametrize("way", [(), ("--exact",)], ids=["compiled", "exact"])

@@ -273,22 +273,24 @@ def directory_program(fd: int) -> bytes:
     return p.assemble()
 
 
-def fd_program(fd: int) -> bytes:
-    """For a process in which ``fd`` is the device's: what can be done to it."""
+def fd_program(fd: int, calls: dict[int, tuple[int, ...]] | None = None) -> bytes:
+    """For a process in which ``fd`` is the device's: what can be done to it.
+
+    calls: others than that, each with its arguments that may be the fd; it stops if it has none.
+    """
     p = _by_x86_64()
-    wanted: dict[int, str] = {}
-    kinds: set[tuple[int, ...]] = set()
-    for n, row in SYSCALLS.items():
-        if row.file is not None and row.file.stops and n != nr.NR_mmap:
-            indices = row.of_kind("fd", "pidfd")
-            kinds.add(indices)
-            wanted[n] = f"fd {indices}"
-    wanted[nr.NR_mmap] = "mmap"
+    kinds = calls or {
+        n: row.of_kind("fd", "pidfd") for n, row in SYSCALLS.items()
+        if row.file is not None and row.file.stops and n != nr.NR_mmap
+    }  # fmt: skip
+    wanted = {n: f"fd {indices}" if indices else "trace" for n, indices in kinds.items()}
+    if not calls:
+        wanted[nr.NR_mmap] = "mmap"
     p.by_number(wanted, "allow")
     p.label("mmap")
     p.op(_LD, _arg(3))
     p.op(_JSET, 0x20, "allow", "trace")
-    for indices in sorted(kinds):
+    for indices in sorted({*kinds.values()}):
         p.label(f"fd {indices}")
         for index in indices:
             p.op(_LD, _arg(index))

@@ -23,6 +23,7 @@
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <unistd.h>
+#include "adds.h"
 #include "copyin.h"
 #include "procmap.h"
 
@@ -36,13 +37,17 @@
  * reads otherwise than it is. maps: our descriptor of /proc/TID/maps. memory: of the enclave's pages.
  * copier: the address of a `struct copyin` for it, for more than a page. most: calls to take.
  * poll_ns: how long to poll before a wait blocks, 0 after a poll in vain. together: whether the
- * thread is to run where we do, 0 from where it cannot; cpu: where that is, from 1 on.
- * Told: done: calls taken; got, status: of whoever had something else to tell, 0 if nobody.
+ * thread is to run where we do, 0 from where it cannot; cpu: where that is, from 1 on. shared: the
+ * address here of what the process adds pages to itself (adds.h), 0 if it does not; armed: how many it
+ * may add now.
+ * Told: done: calls taken; added: those of them that the process has made itself; got, status: of
+ * whoever had something else to tell, 0 if nobody; lost: whether pages that the process has added could
+ * not be kept.
  */
 #define WORDS \
 	F(tid) F(call) F(cmd) F(fd) F(rip) F(arch) F(fds) F(device) F(inode) F(length) F(page_flags) F(next) \
 	F(secinfo) F(source) F(step) F(secinfo_at) F(vma_at) F(patched) F(n_patched) F(maps) \
-	F(memory) F(copier) F(most) F(poll_ns) F(together) F(cpu) F(done) F(got) F(status)
+	F(memory) F(copier) F(most) F(poll_ns) F(together) F(cpu) F(shared) F(armed) F(done) F(added) F(got) F(status) F(lost)
 
 #include "await.h"
 
@@ -157,12 +162,12 @@ static bool is_vma(const struct block *b, uint64_t source)
 	       && !memcmp(ANSWER(&q), ANSWER(known), ANSWER_SIZE);
 }
 
-static bool is_zero(const struct page *p)
+static bool is_zero(const uint64_t *data)
 {
 	uint64_t any = 0;
 
 	for (int i = 0; i < PAGE / 8; i++)
-		any |= p->data[i];
+		any |= data[i];
 	return !any;
 }
 
@@ -172,7 +177,7 @@ static bool copy(const struct block *b, const struct page *p)
 	struct copyin *copier = (struct copyin *)b->copier;
 
 	if (b->length == PAGE)
-		return is_zero(p)
+		return is_zero(p->data)
 		       || pwrite((int)b->memory, p->data, PAGE, (off_t)p->add.offset) == PAGE;
 	copier->tid = b->tid;
 	copier->from = p->add.src;
@@ -180,6 +185,59 @@ static bool copy(const struct block *b, const struct page *p)
 	copier->bytes = b->length;
 	softsgx_copyin(copier);
 	return copier->done;
+}
+
+/* Some pages into the enclave's memory, which is zero there. What is written is what was read once. */
+static bool keep(const struct block *b, const uint8_t *pages, uint64_t n)
+{
+	for (uint64_t i = 0, end; i < n; i = end + 1) {
+		for (end = i; end < n && !is_zero((const uint64_t *)(pages + end * PAGE)); end++)
+			;
+		for (uint64_t at = i * PAGE; at < end * PAGE;) {
+			ssize_t wrote = pwrite((int)b->memory, pages + at, end * PAGE - at,
+					       (off_t)(b->next + at));
+
+			if (wrote <= 0)
+				return false;
+			at += (uint64_t)wrote;
+		}
+	}
+	return true;
+}
+
+/* From now on the process adds none, and what it has added is in the enclave. */
+static void collect(struct block *b)
+{
+	uint8_t *shared = (uint8_t *)b->shared;
+	uint64_t n;
+
+	if (!shared)
+		return;
+	n = (uint32_t)__atomic_exchange_n((uint64_t *)(shared + ADDS_STATE), 0, __ATOMIC_SEQ_CST);
+	if (n > b->armed) /* it says so itself */
+		n = b->armed;
+	b->armed = 0;
+	if (!n)
+		return;
+	if (!keep(b, shared + ADDS_PAGES, n))
+		b->lost = 1;
+	b->next += n * PAGE;
+	b->source += n * b->step;
+	b->done += n;
+	b->added += n;
+}
+
+/* The process may add all that are foreseen but the last, whose stop is the time to foresee more. */
+static void arm(struct block *b)
+{
+	uint8_t *shared = (uint8_t *)b->shared;
+	uint64_t n = b->most - b->done;
+
+	if (!shared || n < 2)
+		return;
+	b->armed = n - 1 < ADDS_MOST ? n - 1 : ADDS_MOST;
+	*(uint64_t *)(shared + ADDS_OFFSET) = b->next;
+	__atomic_store_n((uint64_t *)(shared + ADDS_STATE), b->armed << 32, __ATOMIC_SEQ_CST);
 }
 
 /*
@@ -232,7 +290,8 @@ static enum taken take(struct block *b)
 	struct page p;
 	struct iovec ours = {&p.add, sizeof(p.add)}, theirs = {NULL, sizeof(p.add)};
 
-	if (!is_call(b, &regs) || !read_page(b, regs.rdx, &p))
+	collect(b);
+	if (b->lost || !is_call(b, &regs) || !read_page(b, regs.rdx, &p))
 		return OTHER;
 	if (p.add.src % PAGE || p.add.offset != b->next || p.add.length != b->length
 	    || p.add.flags != b->page_flags
@@ -250,6 +309,7 @@ static enum taken take(struct block *b)
 	if (process_vm_writev((pid_t)b->tid, &ours, 1, &theirs, 1, 0) != sizeof(p.add))
 		regs.rax = (unsigned long long)-EFAULT;
 	regs.orig_rax = (unsigned long long)-1;
+	arm(b);
 	if (ptrace(PTRACE_SETREGS, (pid_t)b->tid, NULL, &regs) < 0
 	    || !go_on(b))
 		return LOST; /* killed: its end is reported by a later wait */
@@ -259,8 +319,9 @@ static enum taken take(struct block *b)
 /* Wait and take calls until `most` are taken, or something else has happened. */
 EXPORT void softsgx_series(struct block *b)
 {
-	b->done = b->got = b->status = 0;
-	if (b->together && !b->cpu)
+	b->done = b->added = b->got = b->status = b->lost = 0;
+	if (b->most && b->together && !b->cpu)
 		stay(b);
 	answer(b, SECCOMP_STOP, take);
+	collect(b);
 }

@@ -18,7 +18,7 @@ from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
 from softsgx.supervisor.stopped.forced import put_back
 from softsgx.supervisor.stopped.remote import calls, cancel
-from softsgx.supervisor.stopped.resume import OF_PATHS, out_of_ours
+from softsgx.supervisor.stopped.resume import OF_CALLS, out_of_ours
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RIP
 
@@ -231,7 +231,7 @@ def at_signal(run: Run, tracee: Tracee, number: int) -> bool:
     True if it was that of the code for paths: of a path that is not there, or of a call that may be
     made by the program's instruction alone (a filter or dispatch of its own), which is made then.
     """
-    if out_of_ours(run, tracee) != OF_PATHS:
+    if out_of_ours(run, tracee) != OF_CALLS:
         return False
     if number not in (signals.SIGSEGV, signals.SIGBUS, signals.SIGSYS):
         return False

@@ -1,4 +1,5 @@
-"""ADD_PAGES of a page, or of so many, again and again: from the third on by compiled code.
+"""ADD_PAGES of a page, or of so many, again and again: from the third on by compiled code, and
+after many pages by the process itself.
 
 What the law says of the next pages is asked here (`softsgx.device.foreseen`), and what it read is
 handed to the code, which compares it at each stop (``host/series.c``). What it took is told to the
@@ -13,9 +14,11 @@ from typing import Any
 from softsgx.device.files import EnclaveFile
 from softsgx.device.foreseen import Foreseen, foresee
 from softsgx.host import bpf, series
+from softsgx.host.adds import Shared, load
 from softsgx.host.filterprograms import number_program
 from softsgx.sdm.leaves import PAGE_SIZE
 from softsgx.sdm.structs import SECINFO
+from softsgx.supervisor.calls import adds
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.patched import ranges
 from softsgx.supervisor.state.run import Run
@@ -52,29 +55,9 @@ def added(run: Run, tracee: Tracee, process: HostProcess, file: EnclaveFile) -> 
     step = series.follows(tracee, file, params)
     if step is None:
         return False
-    at_exit = _prepare(run, tracee, process, params.src + step & _U64)
+    at_exit = series.prepare(tracee, process, params.src + step & _U64)
     series.expect(tracee, process, file, params, step)
     return at_exit
-
-
-def _prepare(run: Run, tracee: Tracee, process: HostProcess, src: int) -> bool:
-    """Before more is expected, from there on: whether the thread stands at its call's exit now.
-
-    Events of others may be dealt with here, so nothing is asked of the law before.
-    """
-    source = process.memory.source(src)
-    hold = not _is_held(tracee, source) and may_hold(tracee.space)
-    # From now on the thread is bound for moments, which nobody is to see.
-    bind = not process.bound and len(os.sched_getaffinity(0)) > 1
-    if not hold and not bind:
-        return False
-    cancel(run, tracee)
-    with calls(run, tracee) as call:
-        if hold:
-            hold_range(call, source.start, source.end)
-        if bind:
-            process.bound = not install(call, number_program(*_OF_PLACES))
-    return True
 
 
 def _is_held(tracee: Tracee, source: Any) -> bool:
@@ -95,6 +78,8 @@ class Series(Ahead):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run, series, _FIRST)
+        self._alike = 0
+        self._shared: Shared | None = None
         self._with: tuple[Any, ...] = ()
         self._fds = -1
         self._params: Any = None
@@ -113,7 +98,7 @@ class Series(Ahead):
             params.length,
         )
         if not alike or last != (tracee, file, params.offset - params.length):
-            self._most = _FIRST
+            self._most, self._alike = _FIRST, 0
             return None
         if self._skipped():
             return None
@@ -122,6 +107,36 @@ class Series(Ahead):
         if inside or not self._possible():
             return None
         return int(params.src - before.src)
+
+    def prepare(self, tracee: Tracee, process: HostProcess, src: int) -> bool:
+        """Before more is expected, from there on: whether the thread is at its call's exit now.
+
+        Events of others may be dealt with here, so nothing is asked of the law before.
+        """
+        run, space = self._run, tracee.space
+        source = process.memory.source(src)
+        alone = self._may_alone()
+        seen = is_watched(space, source.start, source.end)
+        hold = (alone or not _is_held(tracee, source)) and not seen and may_hold(space)
+        # From now on the thread is bound for moments, which nobody is to see.
+        bind = not process.bound and len(os.sched_getaffinity(0)) > 1
+        make = alone and (seen or hold) and not adds.is_ready(tracee, run.view[RDI] & _LOW)
+        if not hold and not bind and not make:
+            return False
+        cancel(run, tracee)
+        with calls(run, tracee) as call:
+            if hold:
+                hold_range(call, source.start, source.end)
+            if bind:
+                process.bound = not install(call, number_program(*_OF_PLACES))
+            if make:
+                adds.prepare(run, tracee, call)
+        return True
+
+    def _may_alone(self) -> bool:
+        """Whether the process may add pages itself, and that is worth while."""
+        tracee, length = self._last[0], self._params.length
+        return self._alike >= adds.WORTH and adds.wanted(self._run, tracee, length)
 
     def expect(
         self, tracee: Tracee, process: HostProcess, file: EnclaveFile, params: Any, step: int
@@ -178,7 +193,28 @@ class Series(Ahead):
         ):  # fmt: skip
             block[name] = value
         block["cpu"], self.cpus = 0, os.sched_getaffinity(0)
+        self._share(tracee, secinfo, source, fd)
         self._begin()
+
+    def _share(self, tracee: Tracee, secinfo: bytes, source: Any, fd: int) -> None:
+        """Let the process add the pages itself, if it may."""
+        block, found, params, space = self._block, self._found, self._params, tracee.space
+        assert block is not None
+        assert found is not None
+        block["shared"] = block["armed"] = 0
+        self._shared = None
+        if not adds.wanted(self._run, tracee, params.length):
+            return
+        start, end = source.start, source.end
+        patched = any(a < end and start < b for a, b in ranges(space))
+        shared = adds.shared(self._run, tracee)
+        if shared is None or patched or not is_watched(space, start, end):
+            return
+        self._shared = shared
+        shared.expect(fd, params.flags, (start, end), found.offset, secinfo)
+        block["shared"] = shared.address
+        block["armed"] = armed = min(found.calls - 1, load().most)
+        shared.open(armed)
 
     def _foresee(self) -> Foreseen | None:
         process, file, secinfo, source = self._with
@@ -199,24 +235,43 @@ class Series(Ahead):
 
     def _came(self, n: int) -> bool:
         """The code has taken ``n`` pages: whether something else has happened."""
-        block, found, params = self._block, self._found, self._params
+        block, found = self._block, self._found
         assert block is not None
         assert found is not None
-        if n:
-            found.came(n)
-            self._taken += n
-            params.offset = found.offset - found.length
-            params.src = block["source"] - block["step"] & _U64
-            self._last = (*self._last[:2], params.offset)
+        self._took(n)
         if found.calls:
             return True
+        if self._may_alone() and not adds.is_ready(self._last[0], block["fd"]):
+            return True  # the next one stops for it
         self._most = min(self._most * 2, max(_MOST, _MOST_CALLS * found.length))
         more = self._foresee()
         if more is not None:
             block["next"], block["most"] = more.offset, more.calls
         return False
 
+    def _took(self, n: int) -> None:
+        """``n`` pages have come."""
+        block, found, params = self._block, self._found, self._params
+        assert block is not None
+        assert found is not None
+        if block["lost"]:
+            adds.lost(self._last[0])
+        if not n:
+            return
+        found.came(n)
+        self._taken += n
+        self._alike += n
+        params.offset = found.offset - found.length
+        params.src = block["source"] - block["step"] & _U64
+        self._last = (*self._last[:2], params.offset)
+
     def _end(self, *, missed: bool) -> None:
+        block = self._block
+        if self._shared is not None and block is not None and block["armed"]:
+            block["most"] = 0  # what the process has added, and no more
+            block.run()
+            self._took(block["done"])
+        self._shared = None
         super()._end(missed=missed)
         self._with = ()
         os.close(self._fds)

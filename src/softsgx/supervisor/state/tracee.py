@@ -35,13 +35,15 @@ class AddressSpace:
     is there. dir_fds: descriptors of /dev, and whether the nodes have been listed. executable: how
     memory became so, a `sources.Note` each, under a security module; kept: how many there were when
     they were last thinned. short: where the code of the short way (`softsgx.host.short`) is, 0
-    while it is not. entries: EENTERs that stopped.
+    while it is not. entries: EENTERs that stopped. adds: what adds pages without a stop, an
+    `adds.Adds`, None while nothing does.
     """
 
     __slots__ = (
         "_led",
         "_patched",
         "_stubs",
+        "adds",
         "aep",
         "asked_names",
         "dir_fds",
@@ -78,6 +80,7 @@ class AddressSpace:
         self._stubs: list[tuple[int, bytes]] = []
         self.later: list[tuple[int, Any]] = []
         self.paths = PathCalls()
+        self.adds: Any = None
         self.raw = RawSites()
         self.executable: list[Any] = []
         self.kept = 0
@@ -103,6 +106,7 @@ class AddressSpace:
         new.watched, new.ranges = set(self.watched), list(self.ranges)
         new.mem_fds, new.asked_names = set(self.mem_fds), self.asked_names
         new.dir_fds, new.paths, new.raw = dict(self.dir_fds), self.paths.copy(), self.raw.copy()
+        new.adds = self.adds and self.adds.copy()
         return new
 
     def look(self) -> None:
@@ -151,6 +155,8 @@ class AddressSpace:
 
     def close(self) -> None:
         """Give back what it holds open."""
+        if self.adds is not None:
+            self.adds.close()
         if self.mem_fd >= 0:
             os.close(self.mem_fd)
             self.mem_fd = -1

@@ -8,9 +8,14 @@ from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.waits import ending, lost, need
 from softsgx.uapi.regs import RIP
 
-__all__ = ["OF_CPUID", "OF_PATHS", "cont", "cont_changed", "let_go", "out_of_ours"]
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-OF_PATHS, OF_CPUID = 1, 2
+__all__ = ["OF_CALLS", "OF_CPUID", "cont", "cont_changed", "let_go", "out_of_ours"]
+
+OF_CALLS, OF_CPUID = 1, 2
 
 
 def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
@@ -55,10 +60,10 @@ def let_go(run: Run, tracee: Tracee, number: int, step: bool = False) -> None:
 def out_of_ours(run: Run, tracee: Tracee) -> int:
     """Whether a stopped thread was in code that softsgx has put beside the program's.
 
-    OF_PATHS: it is at the call of its own now; OF_CPUID: before or behind the CPUID; or 0.
+    OF_CALLS: it is at the call of its own now, or behind it; OF_CPUID: the CPUID; or 0.
     """
     space, paths = tracee.space, tracee.space.paths
-    if paths.base <= 0 and not space.stubs:
+    if paths.base <= 0 and not space.stubs and space.adds is None:
         return 0
     regs = run.spare_regs
     regs.load(tracee.tid)
@@ -66,13 +71,26 @@ def out_of_ours(run: Run, tracee: Tracee) -> int:
     if 0 < paths.base <= rip < paths.base + pathcode.SIZE:
         space.look()
         code = pathcode.load()
-        where = OF_PATHS * code.roll(regs.view, paths.base, paths.sites, paths.mappings())
+        where = OF_CALLS * code.roll(regs.view, paths.base, paths.sites, paths.mappings())
     elif space.stubs and cpuidcode.load().is_in(rip - space.image):
         cpuid = cpuidcode.load()
         stubs, write = space.stubs, tracee.write
         where = OF_CPUID * cpuid.roll(regs.view, space.image, stubs, space.peek, write)
+    elif space.adds is not None and _adds(regs.view, tracee):
+        where = OF_CALLS
     else:
         where = 0
     if where:
         regs.store(tracee.tid)
     return where
+
+
+def _adds(view: Any, tracee: Tracee) -> bool:
+    """Whether it was where pages are added."""
+    from softsgx.host.adds import load  # its time is no start's
+
+    known, code = tracee.space.adds, load()
+    if known.base < 0 or not code.is_in(known.base, view[RIP]):
+        return False
+    code.roll(view, known.base, known.site, known.shared, tracee.write)
+    return True
