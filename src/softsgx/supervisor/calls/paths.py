@@ -1,7 +1,6 @@
 """The nodes that do not exist: open, stat and access of their paths.
 
-Only a path whose last component is a device's name is looked at closely, so
-every other call costs its stop and one read.
+Only a path whose last component is a device's name is looked at closely.
 """
 
 from __future__ import annotations
