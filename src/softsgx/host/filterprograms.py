@@ -50,13 +50,14 @@ from softsgx.uapi import syscalls as nr
 from softsgx.uapi.sched import CLONE_UNTRACED
 from softsgx.uapi.sockets import AESM_SOCKET, SUN_PATH, SUN_PATH_SIZE
 from softsgx.uapi.syscalls import SYSCALLS
-from softsgx.uapi.userfaultfd import USERFAULTFD_IOC_NEW
+from softsgx.uapi.userfaultfd import UFFDIO_REGISTER, USERFAULTFD_IOC_NEW
 
 __all__ = [
     "base_template", "directory_program", "fd_program", "masks_program", "names_program",
     "number_program", "range_program",
 ]  # fmt: skip
 
+_IN_BASE = (nr.NR_ioctl, nr.NR_shmat, nr.NR_io_uring_setup)
 _TRACEME, _ATTACH, _SEIZE = 0, 16, 0x4206
 _COOKIE_LOW, _COOKIE_HIGH, _AEP, _PLACES = ~0, ~1, ~2, ~3  # what a template leaves out
 
@@ -80,7 +81,7 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     if executable:
         wanted |= {nr.NR_mprotect: "prot", nr.NR_pkey_mprotect: "prot", nr.NR_mremap: "trace"}
         wanted[nr.NR_personality] = "trace"
-    wanted |= {nr.NR_clone: "clone", nr.NR_userfaultfd: "trace"}
+    wanted |= {nr.NR_clone: "clone", nr.NR_userfaultfd: "trace", nr.NR_io_uring_setup: "trace"}
     p.op(LD, ARCH)
     p.op(JEQ, X86_64, "number")
     p.op(JEQ, I386, "i386")
@@ -88,14 +89,17 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.label("i386")
     p.op(LD, NR)
     p.op(JEQ, i386.NR_clone, "i386 clone")
-    for number in (i386.NR_pidfd_getfd, i386.NR_process_vm_readv, i386.NR_process_vm_writev):
+    for number in (
+        i386.NR_pidfd_getfd, i386.NR_process_vm_readv, i386.NR_process_vm_writev,
+        i386.NR_userfaultfd, i386.NR_seccomp, i386.NR_prctl, i386.NR_io_uring_setup,
+    ):  # fmt: skip
         p.op(JEQ, number, "i386 traced")
-    p.op(JEQ, i386.NR_userfaultfd, "i386 traced")
     p.op(JEQ, i386.NR_ioctl, "i386 ioctl")
     p.op(RET, ALLOW)
     p.label("i386 ioctl")
     p.op(LD, arg(1))
-    p.op(JEQ, USERFAULTFD_IOC_NEW, "i386 traced")
+    for command in (USERFAULTFD_IOC_NEW, UFFDIO_REGISTER):
+        p.op(JEQ, command, "i386 traced")
     p.op(RET, ALLOW)
     p.label("i386 clone")
     p.op(LD, arg(0))
@@ -113,7 +117,8 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.op(JSET, CLONE_UNTRACED, "trace", "allow")
     p.label("ioctl")
     p.op(LD, arg(1))
-    p.op(JEQ, USERFAULTFD_IOC_NEW, "trace")
+    for command in (USERFAULTFD_IOC_NEW, UFFDIO_REGISTER):
+        p.op(JEQ, command, "trace")
     p.op(AND, 0xFF00)
     p.op(JEQ, 0xA400, "trace", "allow")
     p.label("mmap")
@@ -281,10 +286,10 @@ def range_program(start: int, end: int, stub: int) -> bytes:
         elif row.of_kind("word"):
             words.add(row.of_kind("word"))
             wanted[n] = f"words {row.of_kind('word')}"
-        elif not row.of_kind("pid", "pidfd") and n != nr.NR_shmat:
+        elif not row.of_kind("pid", "pidfd") and n not in _IN_BASE:
             wanted[n] = "trace"
     wanted |= {nr.NR_mremap: "mremap", nr.NR_mmap: "mmap", nr.NR_rt_sigaction: "sigaction"}
-    wanted |= {nr.NR_ioctl: "ioctl", nr.NR_rt_sigreturn: "trace"}
+    wanted |= {nr.NR_rt_sigreturn: "trace", nr.NR_personality: "trace"}
     p.op(LD, ARCH)
     p.op(JEQ, X86_64, "place")
     p.op(RET, TRACE)
@@ -326,9 +331,6 @@ def range_program(start: int, end: int, stub: int) -> bytes:
     for number in (4, 5, 7, 8):  # SIGILL, SIGTRAP, SIGBUS, SIGFPE
         p.op(JEQ, number, "trace")
     p.op(JEQ, 11, "trace", "allow")  # SIGSEGV
-    p.label("ioctl")
-    p.op(LD, arg(1))
-    p.op(JEQ, 0xC020AA00, "trace", "allow")  # UFFDIO_REGISTER
     p.label("mremap")
     p.op(LD, arg(3))
     p.op(JSET, 0x6, "trace")  # MREMAP_FIXED, MREMAP_DONTUNMAP

@@ -6,11 +6,13 @@ import fcntl
 import mmap
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from softsgx.host import copyin, ptrace
 from softsgx.sgx.enclave import EnclaveMemory
 
-__all__ = ["MemfdMemory", "Site", "decoy", "locked", "new_memory"]
+__all__ = ["MemfdMemory", "Site", "decoy", "locked", "new_memory", "reader"]
 
 _SEALED = 0xF  # SEAL, SHRINK, GROW, WRITE
 
@@ -57,6 +59,20 @@ def new_memory(path: str) -> int:
     fd = os.memfd_create(path, os.MFD_CLOEXEC)
     os.fchmod(fd, 0)
     return fd
+
+
+@contextmanager
+def reader(fd: int) -> Iterator[int]:
+    """The same file, not to be written to: no mapping of it can be made writable, or emptied."""
+    os.fchmod(fd, 0o400)
+    try:
+        reads = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.fchmod(fd, 0)
+    try:
+        yield reads
+    finally:
+        os.close(reads)
 
 
 class Site:

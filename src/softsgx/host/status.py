@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["comm_of", "is_ending", "mask_of", "soft_limit", "status_of"]
+from softsgx.uapi.personality import READ_IMPLIES_EXEC
+
+__all__ = ["comm_of", "implies_exec", "is_ending", "mask_of", "soft_limit", "status_of"]
 
 _PF_EXITING = 4  # <linux/sched.h>
 
@@ -45,6 +47,17 @@ def is_ending(tid: int, proc: str = "/proc") -> bool:
     except OSError:
         return True
     return bool(int(fields[6]) & _PF_EXITING)
+
+
+def implies_exec(tid: int) -> bool:
+    """Whether what a thread makes readable becomes executable: its personality, which it can
+    change at any time.
+    """
+    try:
+        with open(f"/proc/{tid}/personality", "rb", buffering=0) as file:
+            return bool(int(file.read(), 16) & READ_IMPLIES_EXEC)
+    except OSError:  # it is gone
+        return False
 
 
 def soft_limit(tid: int | str, name: bytes, proc: str = "/proc") -> int | None:

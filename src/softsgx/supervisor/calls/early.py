@@ -16,9 +16,11 @@ from softsgx.supervisor.programs import pathsites
 from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.answer import DONE
+from softsgx.supervisor.stopped.answer import DONE, cont, to_exit
+from softsgx.uapi import i386
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, R10, RDI, RDX, RSI
+from softsgx.uapi.personality import PERSONALITY_ASKS, READ_IMPLIES_EXEC
+from softsgx.uapi.regs import ORIG_RAX, R10, RBX, RCX, RDI, RDX, RSI
 from softsgx.uapi.syscalls import SYSCALLS
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -27,33 +29,44 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["HANDLERS", "answer"]
+__all__ = ["HANDLERS", "I386", "answer"]
 
 _CAP_SYS_PTRACE = 19
 _PROT_EXEC, _MAP_SHARED, _MAP_ANONYMOUS = 4, 1, 0x20
 
 
-def _filter(run: Run, tracee: Tracee) -> None:
-    """A filter of the program's own is installed: from now on it may ask for stops, too."""
+def _filter(run: Run, tracee: Tracee) -> Any:
+    """A filter of the program's own is installed: from now on it may ask for stops, too.
+
+    Among threads it runs to its exit: how many filters one has says whether ours was installed.
+    """
     run.filtered = run.confined = True
     pathcalls.leave_alone(tracee)
+    if len(tracee.space.tracees) < 2:
+        return None
+    to_exit(run, tracee)
+    cont(run, tracee)
+    return DONE
 
 
-def _prctl(run: Run, tracee: Tracee) -> Any:
-    """The same; and signals in place of system calls, which those that we make are none of.
+def _prctl(first: int, second: int) -> Callable[[Run, Tracee], Any]:
+    def handle(run: Run, tracee: Tracee) -> Any:
+        """The same; and signals in place of system calls, which those that we make are none of.
 
-    A kernel that lets no tracer put them off for a while does not have them.
-    """
-    option = run.view[RDI] & 0xFFFFFFFF
-    if option == bpf.PR_SET_SECCOMP:
-        _filter(run, tracee)
-    elif option == bpf.PR_SET_SYSCALL_USER_DISPATCH and run.view[RSI]:
-        if ptrace.dispatch_of(tracee.tid) is None:
-            return -EINVAL
-        tracee.dispatches = True
-    elif option in (bpf.PR_GET_DUMPABLE, bpf.PR_SET_DUMPABLE):
-        return _dumpable(tracee, option, run.view[RSI])
-    return None
+        A kernel that lets no tracer put them off for a while does not have them.
+        """
+        option, value = run.view[first] & 0xFFFFFFFF, run.view[second]
+        if option == bpf.PR_SET_SECCOMP:
+            return _filter(run, tracee)
+        if option == bpf.PR_SET_SYSCALL_USER_DISPATCH and value:
+            if ptrace.dispatch_of(tracee.tid) is None:
+                return -EINVAL
+            tracee.dispatches = True
+        elif option in (bpf.PR_GET_DUMPABLE, bpf.PR_SET_DUMPABLE):
+            return _dumpable(tracee, option, value)
+        return None
+
+    return handle
 
 
 def _dumpable(tracee: Tracee, option: int, value: int) -> Any:
@@ -102,6 +115,10 @@ def _change(run: Run, tracee: Tracee) -> Any:
 
 def _personality(run: Run, tracee: Tracee) -> Any:
     """READ_IMPLIES_EXEC makes what can be read executable: see `programs.executable`."""
+    asked = run.view[RDI] & 0xFFFFFFFF
+    if not asked & READ_IMPLIES_EXEC or asked == PERSONALITY_ASKS:
+        return None
+    tracee.space.implies = True
     if run.lsm is None:
         return None
     from softsgx.supervisor.programs.executable import follow_personality
@@ -123,7 +140,7 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
 }
 """By number: what the table of all handlers takes from here."""
 HANDLERS[nr.NR_connect] = sockets.connect
-HANDLERS[nr.NR_seccomp], HANDLERS[nr.NR_prctl] = _filter, _prctl
+HANDLERS[nr.NR_seccomp], HANDLERS[nr.NR_prctl] = _filter, _prctl(RDI, RSI)
 HANDLERS[nr.NR_ptrace] = _ptrace
 HANDLERS[nr.NR_mmap] = _mmap
 HANDLERS[nr.NR_mprotect] = HANDLERS[nr.NR_pkey_mprotect] = HANDLERS[nr.NR_mremap] = _change
@@ -133,11 +150,18 @@ HANDLERS[nr.NR_rt_sigprocmask], HANDLERS[nr.NR_rt_sigreturn] = sigprocmask, sigr
 HANDLERS |= others.HANDLERS
 HANDLERS[nr.NR_getdents] = HANDLERS[nr.NR_getdents64] = folders.listed
 
+I386: dict[int, Callable[[Run, Tracee], Any]] = {
+    **others.I386,
+    i386.NR_seccomp: _filter,
+    i386.NR_prctl: _prctl(RBX, RCX),
+}
+"""The same of 32-bit calls, by i386's number."""
+
 
 def answer(run: Run, tracee: Tracee) -> Any:
     """A call at its seccomp stop: the value for RAX, None to let it run, or DONE."""
     call = run.view[ORIG_RAX]
     handler = HANDLERS.get(call)
-    if call in others.I386 and ptrace.syscall_info(tracee.tid)[1] != bpf.X86_64:
-        handler = others.I386[call]
+    if call in I386 and ptrace.syscall_info(tracee.tid)[1] != bpf.X86_64:
+        handler = I386[call]
     return None if handler is None else handler(run, tracee)

@@ -20,6 +20,7 @@ from softsgx.mm.special import MINCORE, msync_errno
 from softsgx.supervisor.calls.others import of_pidfd
 from softsgx.supervisor.effects import concerned, mappings, newmapping
 from softsgx.supervisor.effects.follow import log, stretches, undone, walk
+from softsgx.supervisor.effects.plainly import plainly
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -93,7 +94,8 @@ def _mprotect(run: Run, tracee: Tracee, process: HostProcess, pkey: int = -1) ->
                 return error
             concerned.flush(run, tracee, call)
             if not outcome.errno and pkey >= 0:
-                error = _key(process, call, a, b, pkey)
+                with plainly(process.space, call):
+                    error = _key(process, call, a, b, pkey)
             return error or -outcome.errno
 
         value = 0
@@ -172,7 +174,10 @@ def _madvise(run: Run, tracee: Tracee, process: HostProcess) -> Any:
 
 
 def _process_madvise(run: Run, tracee: Tracee, process: HostProcess) -> Any:
-    """Of the caller's own memory one range after the other; others' up to their enclaves."""
+    """Of the caller's own memory one range after the other; others' up to their enclaves.
+
+    The ranges are those that were looked at: other threads can change what the program points at.
+    """
     view = run.view
     pidfd, vec, count, advice = view[RDI], view[RSI], view[RDX], view[R10] & 0xFFFFFFFF
     if not 0 < count <= _MAX_IOVECS or view[R8] & 0xFFFFFFFF:
@@ -181,28 +186,29 @@ def _process_madvise(run: Run, tracee: Tracee, process: HostProcess) -> Any:
     raw = tracee.read(vec, 16 * count)
     if target is None or len(raw) < 16 * count:
         return None
-    ranges = [(a, a + (n + _PAGE - 1 & -_PAGE)) for a, n in struct.iter_unpack("<QQ", raw)]
-    first = next((i for i, r in enumerate(ranges) if _concerned(target, *r)), None)
-    if first is None or advice == mman.MADV_WILLNEED:  # which does nothing to a memfd
-        return None
+    ranges = list(struct.iter_unpack("<QQ", raw))
+    concerned_ = [_concerned(target, a, a + (n + _PAGE - 1 & -_PAGE)) for a, n in ranges]
+    if target is not process and (advice == mman.MADV_WILLNEED or not any(concerned_)):
+        return None  # no advice for another's memory changes what is mapped
     cancel(run, tracee)
+    done = 0
     with calls(run, tracee) as call:
-        value = call(nr.NR_process_madvise, pidfd, vec, first, advice, 0)
-        done = sum(n for _, n in list(struct.iter_unpack("<QQ", raw))[:first])
-        if value == done:
-            value = done
-            for i in range(first, count):
-                start, end = ranges[i]
-                if target is process and _concerned(process, start, end):
-                    error = _advise(run, process, call, start, end, advice)
-                elif _concerned(target, start, end):
-                    error = -errno.EINVAL
-                else:
-                    error = min(call(nr.NR_process_madvise, pidfd, vec + 16 * i, 1, advice, 0), 0)
-                if error:
-                    value = value or error
-                    break
-                value += struct.unpack_from("<Q", raw, 16 * i + 8)[0]
+        value = call(nr.NR_process_madvise, pidfd, 0, 0, advice, 0)  # may it be given?
+        for i, (start, length) in enumerate(ranges):
+            if value:
+                break
+            if target is not process:
+                value = -errno.EINVAL
+                if not concerned_[i]:
+                    one = call(nr.NR_process_madvise, pidfd, vec + 16 * i, 1, advice, 0)
+                    value = min(one, 0)
+            elif concerned_[i]:
+                end = start + (length + _PAGE - 1 & -_PAGE)
+                value = _advise(run, process, call, start, end, advice)
+            else:
+                value = call(nr.NR_madvise, start, length, advice)
+            done += 0 if value else length
+    value = done or value
     log(run, tracee, "process_madvise", (pidfd, vec, count, advice), value)
     return answered(run, tracee, value)
 

@@ -1,5 +1,4 @@
-"""Calls that reach into other processes, make ones that nobody traces, or would have the tracer
-wait: by every numbering.
+"""Calls that reach into other processes, or make ones that nobody traces: by every numbering.
 
 What is softsgx's own is nobody's, enclaves or not. 32-bit calls come by ``int 0x80`` from 64-bit
 code, too; those that stop are the rows of `I386`.
@@ -10,15 +9,14 @@ from __future__ import annotations
 import errno
 import os
 
-from softsgx.complaints import complain
 from softsgx.host.status import status_of
+from softsgx.supervisor.calls import userfault
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.uapi import i386
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import RBX, RCX, RDI, RDX, RSI
+from softsgx.uapi.regs import RBX, RDI
 from softsgx.uapi.sched import CLONE_UNTRACED
-from softsgx.uapi.userfaultfd import UFFD_USER_MODE_ONLY, USERFAULTFD_IOC_NEW
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -103,41 +101,22 @@ def _clone(register: int) -> Callable[[Run, Tracee], Any]:
     return handle
 
 
-def _userfaultfd(flags: int) -> Callable[[Run, Tracee], Any]:
-    def handle(run: Run, tracee: Tracee) -> Any:
-        """userfaultfd(2) whose faults the kernel's own accesses wait for: the tracer makes such,
-        and the thread that ends the fault may wait for the tracer. So nobody may have one, which
-        is what most machines say (userfaultfd_syscall_allowed()).
-        """
-        if run.view[flags] & UFFD_USER_MODE_ONLY:
-            return None
-        complain(
-            f"process {tracee.tgid} gets no userfaultfd without UFFD_USER_MODE_ONLY: softsgx reads"
-            " programs' memory, and would wait for who waits for it"
-        )
+def _io_uring_setup(run: Run, tracee: Tracee) -> Any:
+    """What a ring does no filter sees: none is begun where an enclave is mapped.
+
+    One that there is makes calls in a process of its choice, by threads that are not traced.
+    """
+    process = tracee.space.sgx
+    if process is not None and len(process.mm):
         return -errno.EPERM
-
-    return handle
-
-
-def _ioctl(fd: int, cmd: int, flags: int) -> Callable[[Run, Tracee], Any]:
-    def handle(run: Run, tracee: Tracee) -> Any:
-        """The same by /dev/userfaultfd."""
-        if run.view[cmd] & _LOW != USERFAULTFD_IOC_NEW:
-            return None
-        try:
-            name = os.readlink(f"/proc/{tracee.tid}/fd/{run.view[fd] & _LOW}")
-        except OSError:
-            return None
-        return _userfaultfd(flags)(run, tracee) if name.endswith("/userfaultfd") else None
-
-    return handle
+    run.rings = True
+    return None
 
 
 HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_clone: _clone(RDI),
-    nr.NR_ioctl: _ioctl(RDI, RSI, RDX),
-    nr.NR_userfaultfd: _userfaultfd(RDI),
+    **userfault.HANDLERS,
+    nr.NR_io_uring_setup: _io_uring_setup,
     nr.NR_pidfd_getfd: _pidfd_getfd(RDI),
     nr.NR_process_vm_readv: _vm(RDI),
     nr.NR_process_vm_writev: _vm(RDI),
@@ -146,8 +125,8 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
 
 I386: dict[int, Callable[[Run, Tracee], Any]] = {
     i386.NR_clone: _clone(RBX),
-    i386.NR_ioctl: _ioctl(RBX, RCX, RDX),
-    i386.NR_userfaultfd: _userfaultfd(RBX),
+    **userfault.I386,
+    i386.NR_io_uring_setup: _io_uring_setup,
     i386.NR_pidfd_getfd: _pidfd_getfd(RBX),
     i386.NR_process_vm_readv: _vm_i386,
     i386.NR_process_vm_writev: _vm_i386,

@@ -42,7 +42,6 @@ _VECTORS = {
     nr.NR_readv, nr.NR_preadv, nr.NR_preadv2, nr.NR_writev, nr.NR_pwritev, nr.NR_pwritev2,
 }  # fmt: skip
 _OWN_POSITION = {nr.NR_read, nr.NR_readv, nr.NR_write, nr.NR_writev}
-_UFFDIO_REGISTER = 0xC020AA00
 _FUTEX_PRIVATE, _FUTEX_COMMANDS, _FUTEX_WAITV_MAX = 128, 0x7F, 128
 _TWO_WORDS = (3, 4, 5, 11, 12)  # (CMP_)REQUEUE(_PI), WAKE_OP, WAIT_REQUEUE_PI
 _LAST_COMMAND = 13  # FUTEX_LOCK_PI2; FUTEX_FD is no more
@@ -275,16 +274,6 @@ def _io_uring_register(run: Run, tracee: Tracee) -> Any:
     return -errno.EFAULT if taken else None
 
 
-def _ioctl(run: Run, tracee: Tracee) -> Any:
-    """UFFDIO_REGISTER of a range with a mapping of a driver."""
-    process = tracee.space.sgx
-    raw = tracee.read(run.view[RDX], 16)
-    if run.view[RSI] & _LOW != _UFFDIO_REGISTER or process is None or len(raw) < 16:
-        return None
-    start, length = struct.unpack("<QQ", raw)
-    return None if enclave_at(process, start, start + length) is None else -errno.EINVAL
-
-
 def _peek(look: Callable[[Run, Tracee], Any]) -> Callable[[Run, Tracee], Any]:
     """A handler: look answers -errno, None, or (the call, the registers that differ)."""
 
@@ -359,20 +348,12 @@ def _shared_futex(tracee: Tracee, words: list[int]) -> Any:
     return -errno.EFAULT if taken else None
 
 
-def _io_uring_setup(_run: Run, tracee: Tracee) -> Any:
-    """What a ring does no filter sees: none is begun where an enclave is mapped."""
-    process = tracee.space.sgx
-    return -errno.EPERM if process is not None and len(process.mm) else None
-
-
 HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_process_vm_readv: _peek(_vm),
     nr.NR_process_vm_writev: _peek(_vm),
     nr.NR_vmsplice: _peek(_vmsplice),
     nr.NR_io_uring_register: _peek(_io_uring_register),
-    nr.NR_ioctl: _peek(_ioctl),
     nr.NR_pidfd_getfd: _peek(_pidfd_getfd),
-    nr.NR_io_uring_setup: _peek(_io_uring_setup),
     nr.NR_futex: _peek(_futex),
     nr.NR_futex_wake: _peek(_futex2),
     nr.NR_futex_wait: _peek(_futex2),

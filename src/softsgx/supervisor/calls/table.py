@@ -63,13 +63,13 @@ def answer(run: Run, tracee: Tracee) -> Any:
     call = run.view[ORIG_RAX]
     known = call in SYSCALLS
     # Not by the filter's message: of a filter of the program's own, the latest one's would count.
-    foreign = (tracee.space.ranges or call in others.I386) and (
+    foreign = (tracee.space.ranges or call in early.I386) and (
         ptrace.syscall_info(tracee.tid)[1] != bpf.X86_64
     )
     if not known or foreign:
         value = unknown.handle(run, tracee, call, bool(foreign or call & nr.X32_BIT))
-        if value is None and foreign and call in others.I386:
-            value = others.I386[call](run, tracee)
+        if value is None and foreign and call in early.I386:
+            value = early.I386[call](run, tracee)
         return value
     for handler in HANDLERS.get(call, ()):
         value = handler(run, tracee)

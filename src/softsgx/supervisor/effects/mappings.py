@@ -8,6 +8,8 @@ what the design's rule `accessible` gives.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import ENOMEM
 from typing import Any
 
@@ -15,11 +17,13 @@ from softsgx.complaints import complain
 from softsgx.device.files import EnclaveFile
 from softsgx.errors import InternalError, UnsupportedError
 from softsgx.host import signals
+from softsgx.host.memfd import reader
 from softsgx.law.rule import At
 from softsgx.mm.vma import Vma
 from softsgx.model.effect import Advise, Map, Move, Protect, Unmap
 from softsgx.sgx.epcm import PageTable
 from softsgx.supervisor.effects import dispositions, newmapping, sites
+from softsgx.supervisor.effects.plainly import learn, plainly
 from softsgx.supervisor.state.enclaves import memory_fd
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
@@ -27,7 +31,7 @@ from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.apart import Apart
 from softsgx.supervisor.stopped.remote import Remote
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.mman import MADV_DONTFORK, PROT_EXEC
+from softsgx.uapi.mman import MADV_DONTFORK, PROT_EXEC, PROT_WRITE
 
 __all__ = [
     "TOO_MANY",
@@ -114,15 +118,23 @@ def protect(
     todo: list[tuple[int, int, int]],
 ) -> int:  # fmt: skip
     """Give runs of pages their real protection: 0, or -ENOMEM at vm.max_map_count."""
+    with plainly(process.space, call):
+        return _protect(run, process, call, file, todo)
+
+
+def _protect(
+    run: Run, process: HostProcess, call: Remote, file: EnclaveFile,
+    todo: list[tuple[int, int, int]],
+) -> int:  # fmt: skip
     table = native(process, file)
     made, base = 0, file.enclave.base
-    if call.quick:
+    if call.quick and not run.rings:
         made = call.together(
             [(nr.NR_mprotect, base + (a << 12), b - a << 12, mask) for a, b, mask in todo]
         )
     for index, (first, last, mask) in enumerate(todo):
         addr = base + (first << 12)
-        error = 0 if index < made else call(nr.NR_mprotect, addr, last - first << 12, mask)
+        error = 0 if index < made else _change(run, process, call, file, first, last, mask)
         if error == -ENOMEM:
             return error
         if error and mask & PROT_EXEC:
@@ -135,11 +147,35 @@ def protect(
     return 0
 
 
+def _change(
+    run: Run, process: HostProcess, call: Remote, file: EnclaveFile,
+    first: int, last: int, mask: int,
+) -> int:  # fmt: skip
+    """One run of pages: 0 or -errno.
+
+    A ring of io_uring advises with nobody hearing of it, and MADV_REMOVE takes away what is in a
+    page, code too, unless the mapping may never be written to (vma_is_shared_maywrite()).
+    """
+    if run.rings:
+        return _map_again(run, process, call, file, first, last, mask)
+    return call(nr.NR_mprotect, file.enclave.base + (first << 12), last - first << 12, mask)
+
+
+@contextmanager
+def _memory(run: Run, file: EnclaveFile, mask: int) -> Iterator[int]:
+    fd = memory_fd(run, file)
+    if mask & PROT_WRITE or not run.rings:
+        yield fd
+        return
+    with reader(fd) as reads:
+        yield reads
+
+
 def _map_again(
     run: Run, process: HostProcess, call: Remote, file: EnclaveFile,
     first: int, last: int, mask: int,
 ) -> int:  # fmt: skip
-    """For pages that mprotect may not make executable (PR_SET_MDWE, a filter): a new mapping.
+    """A new mapping, also where mprotect may make none executable (PR_SET_MDWE, a filter).
 
     0 or -errno.
     """
@@ -148,7 +184,8 @@ def _map_again(
     with apart as own:
         if own is None:
             return apart.error
-        fd = own.give(memory_fd(run, file), cloexec=True, spare=True)
+        with _memory(run, file, mask) as memory:
+            fd = own.give(memory, cloexec=True, spare=True)
         if fd < 0:
             return fd
         error = min(own(nr.NR_mmap, start, length, mask, _SHARED_FIXED, fd, first << 12), 0)
@@ -213,11 +250,13 @@ def map_vma(
     error, done = _watch(run, process, call, file, start, end), start
     if error:
         return error
+    learn(process.space)
     apart = Apart(call)
     with apart as own:
         if own is None:
             return _no_thread(process, apart.error)
-        fd = own.give(memory_fd(run, file), cloexec=True, spare=True)
+        with _memory(run, file, 0) as memory:
+            fd = own.give(memory, cloexec=True, spare=True)
         if fd < 0:
             return fd
         for a, b, offset in pieces:

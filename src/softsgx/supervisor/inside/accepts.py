@@ -129,7 +129,7 @@ class Accepts(Ahead):
         mask, table = allowed(run, process, file, word, found.word), native(process, file)
         found.pages = alike(table, found.first, found.step, found.pages)
         have = table[found.first]
-        if mask != have and (tracee.slot is None or tracee.dispatches):
+        if mask != have and (tracee.slot is None or tracee.dispatches or tracee.space.implies):
             return None
         if enclave.memory.sites:  # they are taken back before their page changes
             pages = {site.start + n >> 12 for site in enclave.memory.sites.values() for n in (0, 4)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from softsgx.host import filterprograms, procmaps
+from softsgx.host.status import implies_exec
 from softsgx.host.vdso import load_image
 from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run
@@ -38,7 +39,6 @@ __all__ = ["follow", "follow_mmap", "follow_personality"]
 
 _TOP = 1 << 47
 _FEW = 64
-_READ_IMPLIES_EXEC, _ASKS = 0x0400000, 0xFFFFFFFF
 
 
 def follow_mmap(run: Run, tracee: Tracee) -> Any:
@@ -89,9 +89,7 @@ def follow(run: Run, tracee: Tracee) -> Any:
 
 
 def follow_personality(run: Run, tracee: Tracee) -> Any:
-    """From the seccomp stop of personality(2): one that implies X has all its mappings stop."""
-    if not run.view[RDI] & _READ_IMPLIES_EXEC or run.view[RDI] & _ASKS == _ASKS:
-        return None
+    """From the seccomp stop of a personality(2) that implies X: all mappings stop from then on."""
     Remote.step(tracee.tid)
     run.regs.load(tracee.tid)
     if tracee.space.image:
@@ -106,11 +104,7 @@ def _implies(tracee: Tracee, prot: int) -> bool:
     """Whether a mapping that can be read becomes executable though nobody asks for it."""
     if prot & PROT_EXEC or not prot & PROT_READ:
         return False
-    try:
-        with open(f"/proc/{tracee.tid}/personality", "rb") as file:
-            return bool(int(file.read(), 16) & _READ_IMPLIES_EXEC)
-    except (OSError, ValueError):
-        return False
+    return implies_exec(tracee.tid)
 
 
 def _executable(pid: int, addr: int) -> int:

@@ -10,7 +10,7 @@ from softsgx.device.memory import Fault, Source
 from softsgx.device.process import FETCH, WRITE, PageFault, Process
 from softsgx.host import procmaps, ptrace
 from softsgx.host.interrupted import signal_pending
-from softsgx.host.status import status_of
+from softsgx.host.status import implies_exec, status_of
 from softsgx.mm.vma_list import VmaList
 from softsgx.sdm.leaves import PF_I, PF_U, PF_W
 from softsgx.supervisor.state.patched import unpatched
@@ -23,7 +23,6 @@ __all__ = ["HostProcess", "process_of", "received"]
 _Found = tuple[int, int, int, int, int, int, int]
 """start, end, prot, whether shared, device, inode, offset in bytes."""
 _VMA_READ, _VMA_EXEC, _VMA_SHARED = 1, 4, 8
-_READ_IMPLIES_EXEC = 0x0400000
 _SIGBUS, _BUS_ADRERR = 7, 2
 
 
@@ -215,11 +214,7 @@ class HostProcess(Process):
     @property
     def read_implies_exec(self) -> int:
         """READ_IMPLIES_EXEC of the personality, which a process can change at any time."""
-        try:
-            with open(f"/proc/{self.tid}/personality") as f:
-                return int(bool(int(f.read(), 16) & _READ_IMPLIES_EXEC))
-        except (OSError, ValueError):
-            return 0
+        return int(implies_exec(self.tid))
 
     @read_implies_exec.setter
     def read_implies_exec(self, value: int) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from softsgx.host.notify import Listener
     from softsgx.services.aesm import AesmService
     from softsgx.supervisor.state.options import Options
+    from softsgx.supervisor.state.tracee import AddressSpace
 
 __all__ = ["Run", "cache_dir"]
 
@@ -50,10 +51,12 @@ class Run:
     no instruction's. tracer_told: whether a program that wants to trace was told what takes its
     place. filtered: whether any process has a seccomp filter that is not ours; confined: whether it
     is a program's of this run. untraced: the register that a thread's CLONE_UNTRACED was taken out
-    of, and the flags. listener: what gives descriptors to processes. aesm: what makes quotes, once
-    it was asked. lsm: the security module. nodes: the device's, and AESM's socket. paths, cpuid:
-    what was learned of files. programs: how many exec has made. execs: what prepares one again by
-    compiled code (`programs.again`), None while nobody has asked, False where nothing does.
+    of, and the flags. userfaults: whose memory a userfaultfd is of, by its (st_dev, st_ino). rings:
+    whether any process has made a ring of io_uring. listener: what gives descriptors to processes.
+    aesm: what makes quotes, once it was asked. lsm: the security module. nodes: the device's, and
+    AESM's socket. paths, cpuid: what was learned of files. programs: how many exec has made.
+    execs: what prepares one again by compiled code (`programs.again`), None while nobody has asked,
+    False where nothing does.
 
     short: whether enclaves may be entered without a stop.
 
@@ -98,7 +101,9 @@ class Run:
         self.listener: Listener | None = None
         self.aesm: AesmService | None = None
         self.filtered = self.confined = False
+        self.rings = False
         self.untraced: dict[int, tuple[int, int]] = {}
+        self.userfaults: dict[tuple[int, int], AddressSpace] = {}
         self.paths = Paths()
         self.cpuid = Cpuid()
         self.nodes = Nodes.of(options)

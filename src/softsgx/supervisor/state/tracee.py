@@ -27,7 +27,8 @@ class AddressSpace:
     answers a CPUID there, as (address, our bytes, the file's); stubs: where each of them comes
     from, as `cpuidcode.Code.roll` takes it; later: what of these is yet to be noted, as (start of a
     mapping, what notes it). translates: the program reads the code that it maps, and does not run
-    it. undumpable: the program thinks that it is (PR_SET_DUMPABLE). paths: what makes its calls on
+    it. undumpable: the program thinks that it is (PR_SET_DUMPABLE). implies: a thread may have
+    READ_IMPLIES_EXEC; known where an enclave is mapped. paths: what makes its calls on
     paths without a stop, raw: what makes its ENCLUs so.
     tracees: those that run in it. watched: the descriptors that a filter stops calls on; mem_fds:
     those of them that are of /proc/PID/mem, or (own_attrs: opened with this mm) of /proc/PID/attr
@@ -50,6 +51,7 @@ class AddressSpace:
         "entries",
         "executable",
         "image",
+        "implies",
         "kept",
         "later",
         "like",
@@ -85,7 +87,7 @@ class AddressSpace:
         self.executable: list[Any] = []
         self.kept = 0
         self.native_cpuid = True
-        self.translates = self.undumpable = False
+        self.translates = self.undumpable = self.implies = False
         self.tracees: set[int] = set()
         self.watched: set[int] = set()
         self.mem_fds: set[int] = set()
@@ -102,7 +104,7 @@ class AddressSpace:
         new.executable, new.later = list(self.executable), list(self.later)
         new._patched, new._led, new._stubs = list(self._patched), list(self._led), list(self._stubs)
         new.native_cpuid, new.translates = self.native_cpuid, self.translates
-        new.undumpable = self.undumpable
+        new.undumpable, new.implies = self.undumpable, self.implies
         new.watched, new.ranges = set(self.watched), list(self.ranges)
         new.mem_fds, new.asked_names = set(self.mem_fds), self.asked_names
         new.dir_fds, new.paths, new.raw = dict(self.dir_fds), self.paths.copy(), self.raw.copy()

@@ -41,7 +41,8 @@ class Ahead:
         run, options = self._run, self._run.options
         asked = (run.record, run.faults, run.lsm, run.debugger)
         usual = all(who is None for who in asked) and not options.verify and not options.abort_page
-        return usual and not run.filtered and bool(self._code.available())
+        unlike = run.filtered or run.rings
+        return usual and not unlike and bool(self._code.available())
 
     def _skipped(self) -> bool:
         """Whether this one is let pass, since few came of late."""

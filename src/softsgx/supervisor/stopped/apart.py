@@ -4,6 +4,7 @@ The descriptor of an enclave's memory writes to every page of it, code among the
 threads share the table of descriptors with the one that maps (CLONE_FILES), a thread of the
 tracer's own does it: of the same process, so that it maps into the same memory, with a table of
 its own, with all signals blocked, and with no code to run. It is gone before the call is answered.
+So it is where a ring of io_uring may make calls for the one that maps.
 
 Rejected: to stop the others meanwhile, whose events then come in the middle of a call and whose
 interrupted calls are not all restarted (signal(7): epoll_wait, semop); unshare(2) in the thread
@@ -45,7 +46,7 @@ class Apart:
 
     def __enter__(self) -> Remote | None:
         call = self._call
-        if len(call.tracee.files) < 2:
+        if len(call.tracee.files) < 2 and not (call.run is not None and call.run.rings):
             return call
         tid = self._made()
         if not tid:
@@ -99,6 +100,22 @@ class Apart:
         self._own = None
         try:
             own.prepare(nr.NR_exit, 0, 0)
-            ptrace.cont(own.tid)
+            if own.run is not None and own.run.filtered:
+                _watched(own)
+            else:
+                ptrace.cont(own.tid)
         finally:
             wait_end(own.tid)
+
+
+def _watched(own: Remote) -> None:
+    """Let a thread end, if no filter of the program's own says that it has: it would run on."""
+    from softsgx.supervisor.stopped.made import kill
+
+    own.step(own.tid)  # entry
+    ptrace.syscall_step(own.tid)
+    try:
+        wait_stop(own.tid)
+    except ProcessLookupError:
+        return
+    kill(own)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from errno import EACCES, ENOMEM
 
 from softsgx.complaints import complain
 from softsgx.host import bpf, vdso
+from softsgx.host.signals import SIGKILL
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.remote import Remote, calls, scratch
@@ -105,7 +107,7 @@ def _watch(call: Remote, start: int, end: int) -> tuple[int, int]:
 
 
 def install(call: Remote, program: bytes) -> int:
-    """Every thread of the address space gets a filter: 0, or -errno where none more goes in.
+    """Every thread of the address space gets a filter: 0, or -errno where one takes no more.
 
     TSYNC reaches the threads of one process that have no filter of their own beside ours;
     the others, and processes that share the memory (CLONE_VM), get it one by one. One that
@@ -125,8 +127,10 @@ def install(call: Remote, program: bytes) -> int:
         lacking = [tracee for tracee in lacking if tracee.tgid != caller.tgid]
 
     def put(other: Remote) -> None:
-        _set(other, program, 0)
+        nonlocal error
+        error = _set(other, program, 0) or error
 
+    error = 0
     for tracee in lacking:
         if tracee.vforking:
             tracee.programs.append(program)
@@ -135,7 +139,7 @@ def install(call: Remote, program: bytes) -> int:
             in_thread(run, tracee, put)
         except ProcessLookupError:
             pass
-    return 0
+    return error
 
 
 def complete(run: Run, parent: Tracee, child: Tracee) -> None:
@@ -155,7 +159,7 @@ def complete(run: Run, parent: Tracee, child: Tracee) -> None:
 
     def do(call: Remote) -> None:
         for start, end in space.ranges:
-            _set(call, filterprograms.range_program(start, end, stub), 0)
+            _need(call, filterprograms.range_program(start, end, stub))
         for fd in space.watched:
             _set(call, filterprograms.fd_program(fd), 0)
 
@@ -170,9 +174,22 @@ def install_late(run: Run, tracee: Tracee) -> None:
 
     def do(call: Remote) -> None:
         for program in programs:
-            _set(call, program, 0)
+            _need(call, program)
 
     at_stop(run, tracee, do, interrupted=True)
+
+
+def _need(call: Remote, program: bytes) -> None:
+    """A filter that a thread has to have: it shares memory where an enclave is mapped already."""
+    if not _set(call, program, 0):
+        return
+    pid = call.tracee.tgid
+    complain(
+        f"process {pid} is killed: it shares the memory of one that has mapped an enclave, and so"
+        " many seccomp filters of its own are there that no more goes in"
+    )
+    os.kill(pid, SIGKILL)
+    raise ProcessLookupError(call.tid)
 
 
 def _set(call: Remote, program: bytes, flags: int) -> int:

@@ -1,0 +1,75 @@
+"""A guest that goes around what is asked of its calls: what it must not get, and who ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.command import Softsgx
+
+Guest = Callable[[str], Path]
+
+_KILLED = "answers calls that softsgx makes there as if they were made"
+_EXIT, _CLOSE, _MPROTECT, _MADVISE, _SECCOMP, _CLOSE_RANGE = 60, 3, 10, 28, 317, 436
+
+
+def _lines(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line.partition(":")[0] for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("exact", [(), ("--exact",)])
+@pytest.mark.parametrize(
+    "way",
+    ["by_another", "by_another_i386", "by_a_thread", "advises", "rings", "implied", "full_thread"],
+)
+def test_each_of_these_once_changed_what_is_code(
+    way: str, exact: tuple[str, ...], guest: Guest, softsgx: Softsgx
+) -> None:
+    done = softsgx("--verify", *exact, "--", guest("hostile"), way)
+    assert _lines(done), done.stderr
+    assert all(line.startswith("ok ") for line in _lines(done)), done.stdout + done.stderr
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("way", ["deceives", "deceives_i386"])
+@pytest.mark.parametrize(
+    ("number", "thread"),
+    [(_CLOSE, ()), (_CLOSE, ("thread",)), (_MADVISE, ()), (_EXIT, ("thread",))],
+)
+def test_who_answers_in_the_kernels_place_ends(
+    way: str, number: int, thread: tuple[str, ...], guest: Guest, softsgx: Softsgx
+) -> None:
+    """Its filter says that a call of ours was made: a descriptor would stay its own."""
+    done = softsgx("--", guest("hostile"), way, str(number), *thread)
+    if "# SKIP" in done.stdout:
+        pytest.skip("no int 0x80 in this kernel")
+    if way == "deceives_i386" and number == _EXIT:
+        assert "not ok load" in _lines(done)  # by which descriptors are given
+        return
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    assert _KILLED in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("way", ["deceives_first", "deceives_i386"])
+@pytest.mark.parametrize("number", [_SECCOMP, _MPROTECT])
+def test_where_our_filters_do_not_go_in_no_enclave_is_mapped(
+    way: str, number: int, guest: Guest, softsgx: Softsgx
+) -> None:
+    done = softsgx("--", guest("hostile"), way, str(number))
+    if "# SKIP" in done.stdout:
+        pytest.skip("no int 0x80 in this kernel")
+    assert _lines(done) == ["not ok load"], done.stderr
+    assert "Cannot allocate memory" in done.stdout
+
+
+def test_a_thread_is_apart_in_truth(guest: Guest, softsgx: Softsgx) -> None:
+    """The thread that maps shares its descriptors with none, whatever close_range answers."""
+    done = softsgx("--", guest("hostile"), "deceives", str(_CLOSE_RANGE), "thread")
+    assert all(line.startswith("ok ") for line in _lines(done)), done.stdout
+    assert done.returncode == 0, done.stderr
