@@ -27,6 +27,7 @@ _GUESTS = {
     "signals": (("200",), 11),
     "masks": ((), 31),
     "handlers": ((), 10),
+    "illtogether": ((), 2),
     "movedvdso": ((), 6),
     "dispatch": ((), 1),
     "undumpable": ((), 11),
@@ -135,6 +136,12 @@ _OLDER = {
         "mmap_anywhere": "success",
     },
 }
+
+
+@pytest.mark.parametrize("name", ["handlers", "illtogether"])
+def test_guest_with_no_byte_changed(name: str, guest: Guest, softsgx: Softsgx) -> None:
+    arguments, at_least = _GUESTS[name]
+    _assert_all_ok(softsgx("--exact", "--", guest(name), *arguments), at_least)
 
 
 @pytest.mark.parametrize(("design", "name"), _OLDER)

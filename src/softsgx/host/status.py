@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from softsgx.uapi.personality import READ_IMPLIES_EXEC
 
-__all__ = ["comm_of", "implies_exec", "is_ending", "mask_of", "soft_limit", "status_of"]
+__all__ = ["catches", "comm_of", "implies_exec", "is_ending", "mask_of", "soft_limit", "status_of"]
 
 _PF_EXITING = 4  # <linux/sched.h>
 
@@ -34,6 +34,14 @@ def mask_of(fields: dict[bytes, bytes], *names: bytes) -> int:
     for name in names:
         mask |= int(fields.get(name, b"0"), 16)
     return mask
+
+
+def catches(tid: int, number: int) -> bool:
+    """Whether a signal has a handler in a thread's process now. Raises ProcessLookupError."""
+    try:
+        return bool(mask_of(status_of(tid), b"SigCgt") >> number - 1 & 1)
+    except OSError:
+        raise ProcessLookupError(tid) from None
 
 
 def is_ending(tid: int, proc: str = "/proc") -> bool:

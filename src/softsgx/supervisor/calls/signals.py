@@ -11,7 +11,12 @@ import struct
 from errno import EFAULT
 
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
-from softsgx.supervisor.state.dispositions import FORCED, FORCED_MASK, SIGACTION_BYTES
+from softsgx.supervisor.state.dispositions import (
+    ALL_SIGNALS,
+    FORCED,
+    FORCED_MASK,
+    SIGACTION_BYTES,
+)
 from softsgx.supervisor.state.odd import odd
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -29,6 +34,7 @@ _HANDLER_BYTES = 8
 _BELOW = 512  # the stack pointer: beyond the red zone nobody keeps anything
 _ALL = (1 << 64) - 1
 _ILL = 1 << 3
+_SIG_BLOCK, _MASK_BYTES = 0, 8
 # struct ucontext, at RSP (Linux arch/x86/kernel/signal_64.c, restore_sigcontext()).
 _FRAME_SP, _FRAME_IP, _MASK, _FRAME_BYTES = 160, 168, 296, 304
 _WORD = struct.Struct("<Q")
@@ -73,13 +79,18 @@ def sigaction(run: Run, tracee: Tracee) -> Any:
     return None
 
 
-def sigprocmask(run: Run, tracee: Tracee) -> Any:
+def sigprocmask(run: Run, tracee: Tracee) -> None:
     """SIG_BLOCK and SIG_SETMASK: they may block the signal of an exception."""
-    slot = tracee.slot
-    if slot is not None:
-        mask = int.from_bytes(tracee.read(run.view[RSI], 8), "little")
-        if mask & FORCED_MASK:
-            slot.hide()
+    given = tracee.read(run.view[RSI], _MASK_BYTES)
+    if len(given) < _MASK_BYTES or run.view[R10] != _MASK_BYTES:
+        return
+    mask, slot = int.from_bytes(given, "little"), tracee.slot
+    if run.view[RDI] & 0xFFFFFFFF == _SIG_BLOCK:
+        tracee.may_block |= mask
+    elif tracee.space.masks_seen:
+        tracee.may_block = mask
+    if slot is not None and mask & FORCED_MASK:
+        slot.hide()
 
 
 def sigreturn(run: Run, tracee: Tracee) -> None:
@@ -89,9 +100,12 @@ def sigreturn(run: Run, tracee: Tracee) -> None:
     """
     if tracee.slot is not None:
         tracee.slot.hide()
+    tracee.may_block = ALL_SIGNALS
     frame = tracee.read(run.view[RSP], _FRAME_BYTES)
     if len(frame) < _FRAME_BYTES:
         return
     (sp,), (ip,), (mask,) = (_WORD.unpack_from(frame, at) for at in (_FRAME_SP, _FRAME_IP, _MASK))
+    if tracee.space.masks_seen:
+        tracee.may_block = mask
     if mask & _ILL and enclu_prefixes(tracee.read(ip, MAX_BYTES)) >= 0:
         odd(tracee).returns = ip, sp

@@ -1,15 +1,22 @@
-"""What a process does with the signals of exceptions, asked where it maps its first enclave."""
+"""What a process does with the signals of exceptions, asked where it maps its first enclave.
+
+Which of them each of its threads blocks is known from then on, too: where a thread's ENCLU finds
+that the action is not the one that was set, its own signal has reset it, or that of another
+(`stopped.forced`).
+"""
 
 from __future__ import annotations
 
+from softsgx.host import filterprograms
 from softsgx.host.status import mask_of, status_of
-from softsgx.supervisor.state.dispositions import FORCED, SIGACTION_BYTES
+from softsgx.supervisor.state.dispositions import ALL_SIGNALS, FORCED, SIGACTION_BYTES
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.filters import install
 from softsgx.supervisor.stopped.remote import Remote
 from softsgx.uapi import syscalls as nr
 
-__all__ = ["learn"]
+__all__ = ["learn", "watch_masks"]
 
 _MAP_PRIVATE_ANONYMOUS, _PROT_READ_WRITE = 0x22, 3
 
@@ -33,3 +40,25 @@ def learn(run: Run, tracee: Tracee, call: Remote) -> None:
             action = tracee.space.peek(page, SIGACTION_BYTES)
             call(nr.NR_munmap, page, 4096)
         tracee.signals.set(number, action)
+
+
+def watch_masks(run: Run, call: Remote) -> None:
+    """From now on what the threads of a process block is known, if a filter more goes in."""
+    space = call.tracee.space
+    if space.masks_seen or install(call, filterprograms.masks_program()):
+        return
+    space.masks_seen = True
+    for tid in space.tracees:
+        other = run.tracees.get(tid)
+        if other is not None:
+            other.may_block = call.mask if other is call.tracee else _blocks(other)
+
+
+def _blocks(tracee: Tracee) -> int:
+    """What a thread blocks that may run: all, if a forced signal may have changed that."""
+    try:
+        mask = mask_of(status_of(tracee.tid), b"SigBlk")
+        now = status_of(tracee.tid)[b"State"]
+    except OSError:
+        return ALL_SIGNALS
+    return ALL_SIGNALS if now.startswith(b"t") else mask

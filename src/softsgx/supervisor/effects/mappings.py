@@ -306,11 +306,14 @@ def _watch(
     """
     dispositions.learn(run, call.tracee, call)
     e = file.enclave
-    if any(a <= start and end <= b for a, b in process.space.ranges):
-        return 0
-    if e.created and e.base <= start and end <= e.end:
-        start, end = e.base, e.end
-    return filters.watch_range(call, start, end)
+    if not any(a <= start and end <= b for a, b in process.space.ranges):
+        if e.created and e.base <= start and end <= e.end:
+            start, end = e.base, e.end
+        error = filters.watch_range(call, start, end)
+        if error:
+            return error
+    dispositions.watch_masks(run, call)
+    return 0
 
 
 def carry_out(run: Run, process: HostProcess, call: Remote, effects: Any) -> int:

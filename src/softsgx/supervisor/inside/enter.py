@@ -176,9 +176,7 @@ def _deliver_sent(run: Run, tracee: Tracee, number: int) -> None:
             again = partial(_deliver_sent, run, tracee, number)
             if run.debugger.raises(tracee, number, again):
                 return
-        tracee.delivered(number)
-        ptrace.singlestep(tracee.tid, number)
-        in_handler(run, tracee)
+        in_handler(run, tracee, number)
 
 
 def _unusual(run: Run, tracee: Tracee, number: int, inside: bool) -> bool:

@@ -31,6 +31,7 @@ from softsgx.supervisor.state.host_process import process_of
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import cont
+from softsgx.supervisor.stopped.handler import begin
 from softsgx.supervisor.stopped.remote import calls
 from softsgx.supervisor.stopped.waits import wait_stop
 from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, RAX, RBX, RDI, RDX, RIP, RSI, RSP
@@ -353,9 +354,7 @@ def deliver(
         masks.force(run, tracee, number)
         return
     ptrace.set_siginfo(tracee.tid, info.ljust(128, b"\0"))
-    tracee.delivered(number)
-    ptrace.singlestep(tracee.tid, number)
-    in_handler(run, tracee, (code, vector, addr))
+    in_handler(run, tracee, number, (code, vector, addr))
 
 
 def _signal_of(vector: int, code: int) -> tuple[int, int]:
@@ -366,12 +365,19 @@ def _signal_of(vector: int, code: int) -> tuple[int, int]:
     return SIGSEGV, SI_KERNEL
 
 
-def in_handler(run: Run, tracee: Tracee, exception: tuple[int, int, int] | None = None) -> None:
-    """At the first instruction of the handler: the frame tells the exception of the enclave.
+def in_handler(
+    run: Run, tracee: Tracee, number: int, exception: tuple[int, int, int] | None = None
+) -> None:
+    """Deliver a signal. At its handler's first instruction: the frame tells the exception inside.
 
     exception: error code, vector and address.
     """
-    status = wait_stop(tracee.tid)
+    if tracee.signals.handled(number):
+        status = begin(run, tracee, number)
+    else:
+        tracee.delivered(number)
+        ptrace.singlestep(tracee.tid, number)
+        status = wait_stop(tracee.tid)
     if status >> 8 != SIGTRAP:
         run.dispatch(tracee, status)
         return

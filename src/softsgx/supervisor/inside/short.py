@@ -10,13 +10,12 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from softsgx.host import filterprograms, short, vdso
+from softsgx.host import short, vdso
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.short import Table
 from softsgx.supervisor.state.threads import thread_of
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
-from softsgx.supervisor.stopped.filters import install
 from softsgx.supervisor.stopped.remote import Remote, calls
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.mman import MADV_DONTFORK
@@ -74,7 +73,7 @@ def _open(process: HostProcess, space: AddressSpace, call: Remote) -> None:
         there = call(nr.NR_mmap, where, length, _READ_WRITE, flags, fd, 0)
         call(nr.NR_close, fd)
     failed = there != where or call(nr.NR_madvise, where, length, MADV_DONTFORK) != 0
-    if failed or (not inherited and install(call, filterprograms.masks_program()) != 0):
+    if failed or not space.masks_seen:
         if not inherited:
             call(nr.NR_munmap, base, image.size)
         elif there > 0:

@@ -180,6 +180,7 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         new.signals = parent.signals.fresh()
     else:
         new.signals = parent.signals.copy()
+    new.may_block = parent.may_block
     if flags & CLONE_FILES:
         new.files = parent.files
         new.files.add(tid)
@@ -288,6 +289,7 @@ def executed(run: Run, tracee: Tracee) -> None:
     tracee.files.discard(tracee.tid)
     tracee.files = {tracee.tid}  # begin_new_exec(): unshare_files()
     tracee.space.watched, tracee.space.ranges = set(old.watched), list(old.ranges)
+    tracee.space.masks_seen = old.masks_seen
     tracee.space.like = old.like or (old.image if old.ranges else 0)
     tracee.space.mem_fds, tracee.space.asked_names = set(old.mem_fds), old.asked_names
     tracee.space.dir_fds = dict(old.dir_fds)

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import struct
 
-__all__ = ["FORCED", "FORCED_MASK", "SIGACTION_BYTES", "Dispositions"]
+__all__ = ["ALL_SIGNALS", "FORCED", "FORCED_MASK", "SIGACTION_BYTES", "Dispositions"]
 
 FORCED = (4, 5, 7, 8, 11)
 """SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV. SIGTRAP: INT1 and INT3 are #UD inside, and TF is 0."""
 
 FORCED_MASK = sum(1 << number - 1 for number in FORCED)
 """The same as a signal mask."""
+
+ALL_SIGNALS = (1 << 64) - 1
 
 _ACTION = struct.Struct("<QQQQ")  # of the kernel: handler, flags, restorer, mask
 SIGACTION_BYTES = _ACTION.size
@@ -52,6 +54,10 @@ class Dispositions:
             self.actions[number] = action
         if handler == _SIG_IGN:
             self.ignored.add(number)
+
+    def handled(self, number: int) -> bool:
+        """Whether it is a signal of exceptions that has a handler."""
+        return number in FORCED and number in self.actions and number not in self.ignored
 
     def copy(self) -> Dispositions:
         """What fork does."""

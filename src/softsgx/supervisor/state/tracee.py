@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from softsgx.host import ptrace
-from softsgx.supervisor.state.dispositions import Dispositions
+from softsgx.host.status import catches
+from softsgx.supervisor.state.dispositions import ALL_SIGNALS, Dispositions
 from softsgx.supervisor.state.pathcalls import PathCalls
 from softsgx.supervisor.state.rawsites import RawSites
 
@@ -55,6 +56,7 @@ class AddressSpace:
         "kept",
         "later",
         "like",
+        "masks_seen",
         "mem_fd",
         "mem_fds",
         "native_cpuid",
@@ -86,6 +88,7 @@ class AddressSpace:
         self.raw = RawSites()
         self.executable: list[Any] = []
         self.kept = 0
+        self.masks_seen = False
         self.native_cpuid = True
         self.translates = self.undumpable = self.implies = False
         self.tracees: set[int] = set()
@@ -105,6 +108,7 @@ class AddressSpace:
         new._patched, new._led, new._stubs = list(self._patched), list(self._led), list(self._stubs)
         new.native_cpuid, new.translates = self.native_cpuid, self.translates
         new.undumpable, new.implies = self.undumpable, self.implies
+        new.masks_seen = self.masks_seen
         new.watched, new.ranges = set(self.watched), list(self.ranges)
         new.mem_fds, new.asked_names = set(self.mem_fds), self.asked_names
         new.dir_fds, new.paths, new.raw = dict(self.dir_fds), self.paths.copy(), self.raw.copy()
@@ -192,7 +196,8 @@ class Tracee:
     why, the page's fields, the rule. exits: it stops before it ends. odd: an `Odd`, None nearly
     always. timed: a wait that is begun again (`softsgx.supervisor.stopped.timed`), or None.
     slot: its `softsgx.supervisor.state.short.Slot`, or None. signals: what its process
-    does with those of exceptions. programs: filters that it lacks yet. files: the threads that
+    does with those of exceptions. may_block: what it blocks outside of enclaves, or may: what is
+    not there it does not. programs: filters that it lacks yet. files: the threads that
     may share its table of descriptors, by tid; one that left it by unshare(2) is among them until
     it execs.
     """
@@ -202,6 +207,7 @@ class Tracee:
         "dispatches",
         "exits",
         "files",
+        "may_block",
         "odd",
         "programs",
         "refused",
@@ -231,10 +237,13 @@ class Tracee:
         self.programs: list[bytes] = []
         self.files = {tid}
         self.signals = Dispositions()
+        self.may_block = ALL_SIGNALS
         space.tracees.add(tid)
 
     def delivered(self, number: int) -> None:
         """It gets a signal: its handler may block others, and reset itself."""
+        if self.may_block != ALL_SIGNALS and catches(self.tid, number):
+            self.may_block = ALL_SIGNALS
         if self.signals.actions:
             self.signals.delivered(number)
         if self.slot is not None:

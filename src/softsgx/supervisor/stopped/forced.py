@@ -15,13 +15,16 @@ _CATCHES = {True: b"SigIgn:", False: b"SigCgt:"}
 
 
 def was_reset(tracee: Tracee, number: int) -> bool:
-    """At the stop of a forced signal: whether its action, or its being blocked, is lost.
+    """At the stop of a forced signal: whether its action, or its being blocked, is lost by it.
 
-    If it was blocked, the thread's mask is made what it was.
+    If it was blocked, the thread's mask is made what it was. An action that another thread's signal
+    has reset is that one's to put back.
     """
     if number not in tracee.signals.actions:
         return False
-    ignored = number in tracee.signals.ignored
+    ignored, bit = number in tracee.signals.ignored, 1 << number - 1
+    if not ignored and not tracee.may_block & bit:
+        return False
     wanted = _CATCHES[ignored]
     try:
         with open(f"/proc/{tracee.tid}/status", "rb", buffering=0) as f:
@@ -31,11 +34,13 @@ def was_reset(tracee: Tracee, number: int) -> bool:
     resets = tracee.signals.resets
     if int(line.split()[1], 16) >> number - 1 & 1:
         if not resets.get(number):
+            if tracee.space.masks_seen:
+                tracee.may_block &= ~bit
             return False
         resets[number] -= 1
     if not ignored:
         mask = ptrace.get_sigmask(tracee.tid)
-        ptrace.set_sigmask(tracee.tid, mask | 1 << number - 1)
+        ptrace.set_sigmask(tracee.tid, mask | bit)
     return True
 
 

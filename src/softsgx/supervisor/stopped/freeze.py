@@ -7,14 +7,14 @@ with what comes first.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 from softsgx.host import ptrace
 from softsgx.host.signals import SIGTRAP
 from softsgx.supervisor.state.run import Run
-from softsgx.supervisor.state.tracee import AddressSpace
+from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.restart import begun_again
 from softsgx.supervisor.stopped.waits import keep_stop, need, wait_stop
 from softsgx.uapi.syscalls import SYSCALLS
@@ -25,17 +25,21 @@ _INTERRUPTED = ptrace.EVENT_STOP << 16 | SIGTRAP << 8 | 0x7F
 
 
 @contextmanager
-def frozen(run: Run, spaces: Iterable[AddressSpace], asks: int = 0) -> Iterator[list[int]]:
+def frozen(
+    run: Run, spaces: Iterable[AddressSpace], asks: int = 0,
+    which: Callable[[Tracee], bool] | None = None,
+) -> Iterator[list[int]]:  # fmt: skip
     """The threads of the address spaces, all of them stopped, but one that waits in vfork().
 
-    asks: the thread that it is done for. Raises ProcessLookupError if it ends meanwhile.
+    asks: the thread that it is done for. Raises ProcessLookupError if it ends meanwhile. which:
+    those that matter, if not all do.
     """
     here: list[int] = []
     stopped: list[tuple[int, int]] = []
     try:
         for tid in [tid for space in spaces for tid in space.tracees]:
             tracee = run.tracees.get(tid)
-            if tracee is None or tracee.vforking:
+            if tracee is None or tracee.vforking or (which is not None and not which(tracee)):
                 continue
             if not tracee.stopped:
                 try:

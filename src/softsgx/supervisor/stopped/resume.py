@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from softsgx.host import cpuidcode, pathcode, ptrace
+from softsgx.host.signals import SIGTRAP
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.waits import ending, lost, need
+from softsgx.supervisor.stopped.waits import ending, keep_stop, lost, need
 from softsgx.uapi.regs import RIP
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -44,7 +45,18 @@ def let_go(run: Run, tracee: Tracee, number: int, step: bool = False) -> None:
             run.record.signal(tracee.tid, number)
         run.record.flush()
     if number:
-        tracee.delivered(number)
+        if tracee.signals.handled(number):
+            from softsgx.supervisor.stopped.handler import begin
+
+            own = ptrace.si_code(tracee.tid) > 0
+            status = begin(run, tracee, number, own=own)
+            if status != SIGTRAP << 8 | 0x7F:
+                tracee.stopped = False
+                keep_stop(tracee.tid, status)
+                return
+            number = 0
+        else:
+            tracee.delivered(number)
     tracee.stopped = False
     if tracee.tid in lost:
         lost.discard(tracee.tid)
