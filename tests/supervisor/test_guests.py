@@ -53,6 +53,7 @@ _GUESTS = {
     "bothaccept": ((), 2),
     "takenover": ((), 1),
     "stopped": ((), 2),
+    "sequences": ((), 1),
     "gramine_like": ((), 7),
     "fortanix_like": ((), 6),
     "intel_like": ((), 7),

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVENT_CLONE", "EVENT_EXEC", "EVENT_EXIT", "EVENT_FORK", "EVENT_SECCOMP", "EVENT_STOP",
-    "EVENT_VFORK", "EVENT_VFORK_DONE", "Registers", "compiled", "cont", "cpuid_faulting",
-    "cpuid_function", "dispatch_of", "event_message", "get_siginfo", "get_sigmask",
-    "get_xstate", "has_thread_area", "interrupt", "ioctl", "is_thread_of", "listen", "memfd_secret",
-    "peek_debug", "poke_debug", "prctl", "punch_hole", "read_memory", "seccomp_filter",
-    "seccomp_listener", "seize", "set_dispatch", "set_siginfo", "set_sigmask", "set_thread_area",
-    "set_xstate", "shares", "si_code", "singlestep", "syscall_info", "syscall_step", "tgkill",
-    "trace_also", "write_memory",
+    "EVENT_VFORK", "EVENT_VFORK_DONE", "Registers", "compiled", "configuration", "cont",
+    "cpuid_faulting", "cpuid_function", "dispatch_of", "event_message", "get_siginfo",
+    "get_sigmask", "get_xstate", "has_thread_area", "interrupt", "ioctl", "is_thread_of", "listen",
+    "memfd_secret", "peek_debug", "poke_debug", "prctl", "punch_hole", "read_memory",
+    "seccomp_filter", "seccomp_listener", "seize", "set_dispatch", "set_siginfo", "set_sigmask",
+    "set_thread_area", "set_xstate", "shares", "si_code", "singlestep", "syscall_info",
+    "syscall_step", "tgkill", "trace_also", "write_memory",
 ]  # fmt: skip
 
 _GETREGS, _SETREGS, _CONT, _SINGLESTEP, _SYSCALL = 12, 13, 7, 9, 24
@@ -206,24 +206,25 @@ def poke_debug(tid: int, number: int, value: int) -> None:
         raise _fail("PTRACE_POKEUSER", tid)
 
 
-_dispatch = ctypes.create_string_buffer(32)
+_config = ctypes.create_string_buffer(32)
+
+
+def configuration(request: int, tid: int, size: int) -> bytes | None:
+    """What the kernel says of a stopped thread in so many bytes, None where it does not."""
+    got = _ptrace(request, tid, size, ctypes.addressof(_config))
+    return None if got < 0 else _config.raw[:size]
 
 
 def dispatch_of(tid: int) -> bytes | None:
-    """Which of its system calls are signals of its own: struct ptrace_sud_config.
-
-    Empty if none is, None where the kernel does not say (before Linux 6.4). Source: Linux commit
-    3f67987cdc09 ("ptrace: Provide set/get interface for syscall user dispatch", in v6.4).
-    """
-    if _ptrace(_GET_DISPATCH, tid, 32, ctypes.addressof(_dispatch)) < 0:
-        return None
-    return _dispatch.raw if any(_dispatch.raw[:8]) else b""
+    """Its struct ptrace_sud_config: empty if no call is a signal, None before Linux 6.4."""
+    config = configuration(_GET_DISPATCH, tid, 32)
+    return config if config is None or any(config[:8]) else b""
 
 
 def set_dispatch(tid: int, config: bytes = bytes(32)) -> None:
     """Set them as they were; by default none is."""
-    _dispatch.raw = config
-    if _ptrace(_SET_DISPATCH, tid, 32, ctypes.addressof(_dispatch)) < 0:
+    _config.raw = config
+    if _ptrace(_SET_DISPATCH, tid, 32, ctypes.addressof(_config)) < 0:
         raise ProcessLookupError(tid)
 
 
@@ -419,7 +420,7 @@ _CPUID_CODE = bytes.fromhex("53 89f0 89d1 0fa2 8907 895f04 894f08 89570c 5b c3")
 def cpuid_function() -> Callable[[int, int], tuple[int, int, int, int]] | None:
     """``cpuid(leaf, subleaf)`` -> (EAX, EBX, ECX, EDX) of this processor, run in our own process.
 
-    None where no memory may be made executable, or it traps. (/dev/cpu/0/cpuid is root's.)
+    None where no memory may be made executable, or it traps.
     """
     try:
         if _syscall(nr.NR_arch_prctl, 0x1011, 0) == 0:  # ARCH_GET_CPUID

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from softsgx.host import ptrace, vdso
+from softsgx.host.rseq import aborted
 from softsgx.host.signals import SIGTRAP
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
@@ -15,6 +16,7 @@ from softsgx.supervisor.stopped.remote import Remote, ensure, leave_call
 from softsgx.supervisor.stopped.restart import prepare
 from softsgx.supervisor.stopped.resume import cont
 from softsgx.supervisor.stopped.waits import wait_stop
+from softsgx.uapi.regs import RIP
 
 __all__ = ["at_stop", "in_process", "in_thread"]
 
@@ -72,6 +74,7 @@ def at_stop(run: Run, tracee: Tracee, do: Callable[[Remote], None], *, interrupt
     regs.load(tracee.tid)
     if interrupted:
         prepare(tracee.tid, regs)
+    regs.view[RIP] = aborted(tracee.tid, regs.view[RIP])
     ensure(tracee, regs)
     insn = tracee.space.image + vdso.load_image().syscall
     with Remote(tracee, insn, regs, run) as other:
