@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: accepting SEED PAGES [quiet|grow]
+ * usage: accepting SEED PAGES [quiet|grow|short|both]
  * An enclave whose pages change in runs that are alike, one leaf a page, between which and in which
  * something else comes by chance: EACCEPT after RESTRICT_PERMISSIONS, MODIFY_TYPES and EAUG, EMODPE,
  * EACCEPTCOPY, removals. Another thread sends it signals and changes pages of its own (not with `quiet`).
- * With `grow` all are added, accepted, trimmed and removed again, and nothing comes between. Prints what each leaf and ioctl answered. At the end it sends itself SIGUSR2,
- * for who looks at what the enclave has become.
+ * With `grow` all are added, accepted, trimmed and removed again, and nothing comes between. With `short`
+ * the runs are as a library OS has them: few pages, mostly from the top down, added by a fault, extended,
+ * restricted, trimmed and removed; with `both` two threads do so at once, each with pages of its own.
+ * Prints what each leaf and ioctl answered. At the end it sends itself SIGUSR2, for who looks at what
+ * the enclave has become.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -24,7 +27,11 @@
 #define NEW (SI_REG | SI_R | SI_W | SI_PENDING)
 
 static struct encl e;
-static uint64_t seed, pages;
+static uint64_t pages;
+static __thread uint64_t seed;
+static __thread FILE *out;
+static __thread int me; /* whose TCS */
+static int held = -1; /* while it is open a child shares the enclave */
 static atomic_int over;
 static volatile sig_atomic_t ticks;
 static _Atomic uint64_t done;
@@ -52,7 +59,7 @@ static void enter(int thread, struct call *c)
 		ret = encl_vdso_enter(c, leaf, &run);
 		if (ret || run.function == EEXIT)
 			break;
-		printf("%u %x %llx ", run.exception_vector, run.exception_error_code,
+		fprintf(out, "%u %x %llx ", run.exception_vector, run.exception_error_code,
 		       run.exception_vector == 14 ? (unsigned long long)(run.exception_addr - e.base) : 0);
 		if (run.function == EENTER)
 			break;
@@ -60,7 +67,7 @@ static void enter(int thread, struct call *c)
 			bail("give up", e.err);
 		leaf = ERESUME;
 	}
-	printf("%d %llx\n", ret, (unsigned long long)c->ret);
+	fprintf(out, "%d %llx\n", ret, (unsigned long long)c->ret);
 }
 
 static void leaf_on(int thread, uint64_t leaf, uint64_t page, uint64_t flags, uint64_t src)
@@ -75,7 +82,7 @@ static void touch(uint64_t page)
 {
 	struct call c = {.op = any(2) ? OP_PEEK : OP_POKE, .a = page + 8 * any(512), .b = any(1000)};
 
-	enter((int)any(2), &c);
+	enter(me, &c);
 }
 
 /* Each time that some leaves were made. */
@@ -108,12 +115,38 @@ static void *ours(void *p)
 	return NULL;
 }
 
+static void ask(uint64_t at, uint64_t n, uint64_t what);
+
+/* A child shares the enclave for a while. */
+static void share(void)
+{
+	int ends[2];
+	pid_t child;
+	char none;
+
+	if (held >= 0) {
+		close(held);
+		held = -1;
+		wait(NULL);
+		return;
+	}
+	if (pipe(ends))
+		bail("pipe", strerror(errno));
+	child = fork();
+	if (!child) {
+		close(ends[1]);
+		_exit(read(ends[0], &none, 1) != 0);
+	}
+	close(ends[0]);
+	held = ends[1];
+}
+
 /* Something else, between two pages. */
 static void between(uint64_t page)
 {
 	pid_t child;
 
-	switch (any(8)) {
+	switch (any(10)) {
 	case 0:
 		child = fork();
 		if (!child)
@@ -130,13 +163,20 @@ static void between(uint64_t page)
 		mprotect((void *)(e.base + e.heap), HEAP * PAGE, PROT_READ | PROT_WRITE);
 		break;
 	case 4:
-		leaf_on(0, EACCEPT, page + 8, NEW, 0);
+		leaf_on(me, EACCEPT, page + 8, NEW, 0);
 		break;
 	case 5:
-		leaf_on(1, EACCEPT, page, any(2) ? NEW : SI_REG | SI_R | SI_PR, 0);
+		leaf_on(me, EACCEPT, page, any(2) ? NEW : SI_REG | SI_R | SI_PR, 0);
 		break;
 	case 6:
 		kill(getpid(), SIGILL);
+		break;
+	case 7:
+		ask(page - e.base, 1 + any(3), any(3));
+		break;
+	case 8:
+		if (!me)
+			share();
 		break;
 	default:
 		touch(page);
@@ -165,8 +205,50 @@ static void ask(uint64_t at, uint64_t n, uint64_t what)
 		ret = ioctl(e.fd, SGX_IOC_ENCLAVE_REMOVE_PAGES, &gone);
 		count = gone.count;
 	}
-	printf("ioctl %d %d %llx %llx\n", ret, errno, (unsigned long long)count,
+	fprintf(out, "ioctl %d %d %llx %llx\n", ret, errno, (unsigned long long)count,
 	       (unsigned long long)result);
+}
+
+/* Runs of few pages among `n` from `zone` on. */
+static void few(uint64_t zone, uint64_t n, uint64_t leaves)
+{
+	static const uint64_t more[] = {SI_R, SI_R | SI_W, SI_R | SI_W | SI_X, SI_R | SI_X};
+	static const uint64_t less[] = {SI_REG | SI_R | SI_PR, SI_REG | SI_R | SI_W | SI_PR, SI_REG | SI_PR};
+
+	while (leaves) {
+		uint64_t length = 1 + any(9), first = zone + any(n - length) * PAGE, leaf = EACCEPT, info = NEW;
+		uint64_t what = any(6);
+		bool down = any(4);
+
+		if (what == 2)
+			leaf = EMODPE, info = SI_REG | more[any(4)];
+		if (what == 3)
+			ask(first - e.base, length, 0), info = less[any(3)];
+		if (what == 4)
+			ask(first - e.base, length, 1), info = SI_TRIM | SI_MODIFIED;
+		for (uint64_t i = 0; i < length && leaves; i++, leaves--) {
+			uint64_t page = first + (down ? length - 1 - i : i) * PAGE;
+
+			if (!any(40))
+				between(page);
+			leaf_on(me, leaf, page, info, 0);
+			if (!any(20))
+				touch(page);
+		}
+		if (what == 4)
+			ask(first - e.base, length, 2);
+	}
+}
+
+static void *theirs(void *p)
+{
+	char **told = p;
+	size_t size;
+
+	me = 1, seed = 5, out = open_memstream(told, &size);
+	few(e.base + e.free + ZONE / 2 * PAGE, ZONE / 2, pages);
+	fclose(out);
+	return NULL;
 }
 
 int main(int argc, char **argv)
@@ -174,7 +256,9 @@ int main(int argc, char **argv)
 	bool quiet = argc > 3, grow = quiet && argv[3][0] == 'g';
 	pthread_t other, self = pthread_self();
 	uint64_t zone;
+	char *told = NULL;
 
+	out = stdout;
 	seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
 	pages = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000;
 	signal(SIGUSR1, handler);
@@ -201,6 +285,16 @@ int main(int argc, char **argv)
 		for (uint64_t i = ZONE; i-- > 0;)
 			leaf_on(0, EACCEPT, zone + i * PAGE, SI_TRIM | SI_MODIFIED, 0);
 		ask(e.free, ZONE, 2);
+	}
+	if (quiet && argv[3][0] == 'b')
+		pthread_create(&other, NULL, theirs, &told);
+	if (quiet && strchr("sb", argv[3][0])) {
+		few(zone, ZONE / 2, pages);
+		done = pages;
+	}
+	if (quiet && argv[3][0] == 'b') {
+		pthread_join(other, NULL);
+		fputs(told, stdout);
 	}
 	while (done < pages) {
 		uint64_t n = 1 + any(any(4) ? 24 : 120), what = any(8), thread = any(4) ? 0 : any(2);
@@ -235,6 +329,8 @@ int main(int argc, char **argv)
 	over = 1;
 	if (!quiet)
 		pthread_join(other, NULL);
+	if (held >= 0)
+		share();
 	fflush(stdout);
 	raise(SIGUSR2);
 	return 0;

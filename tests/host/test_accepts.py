@@ -19,15 +19,49 @@ if not accepts.available():
     pytest.skip("accepts.c is not built: python hatch_build.py", allow_module_level=True)
 
 
+def _struct(name: str) -> tuple[dict[str, int], int]:
+    """Where its members are, in words, and how long it is."""
+    (body,) = re.findall(rf"^struct {name} {{\n(.*?)^}};", _SOURCE, re.M | re.S)
+    at, size = {}, 0
+    for registers, member, count in re.findall(
+        r"(user_regs_struct )?(\w+)(?:\[(\d+)\])?(?=[,;])", body
+    ):
+        at[member] = size
+        size += NREGS if registers else int(count or 1)
+    return at, size
+
+
 def test_the_frame_is_where_it_is_thought_to_be() -> None:
-    (body,) = re.findall(r"^struct frame {\n(.*?)^};", _SOURCE, re.M | re.S)
-    at = {}
-    size = 0
-    for name, count in re.findall(r"(\w+)(?:\[(\d+)\])?(?=[,;])", body):
-        at[name] = size
-        size += 8 * int(count or 1)
-    assert at["underway"] == accepts.UNDERWAY
-    assert size <= short.FRAME
+    at, size = _struct("frame")
+    assert at["underway"] * 8 == accepts.UNDERWAY
+    assert size * 8 <= short.FRAME
+
+
+def test_a_thread_is_as_it_is_thought_to_be() -> None:
+    at, size = _struct("thread")
+    names = "tid", "inside", "page", "rule", "way", "regs"
+    places = accepts.TID, accepts.INSIDE, accepts.PAGE, accepts.RULE, accepts.WAY, accepts.REGS
+    assert tuple(at[name] for name in names) == places
+    block = accepts.Block()
+    assert len(block.thread(1)) == size
+    (threads,) = re.findall(r"^#define THREADS (\d+)", _SOURCE, re.M)
+    assert int(threads) == accepts.THREADS
+
+
+def test_tables_lie_behind_each_other() -> None:
+    block = accepts.Block()
+    sizes = {"enclaves": accepts.ENCLAVES, "threads": accepts.THREADS, "rules": accepts.RULES}
+    at = block["enclaves"]
+    for name, count in sizes.items():
+        assert block[name] == at
+        at += 8 * _struct(name.removesuffix("s"))[1] * count
+    assert block["runs"] == at
+    secinfo = bytes(range(64))
+    block.rule(5, secinfo, range(6))
+    assert ctypes.string_at(block["rules"], 15 * 8) == b"".join(
+        [(5).to_bytes(8, "little"), secinfo, *(n.to_bytes(8, "little") for n in range(6))]
+    )
+    assert block["n_rules"] == 1
 
 
 def test_registers_are_popped_in_the_order_in_which_they_lie() -> None:
@@ -35,14 +69,6 @@ def test_registers_are_popped_in_the_order_in_which_they_lie() -> None:
     assert tuple(re.findall(r"pop\t%(\w+)", popped)) == NAMES[:15]
     # What IRET takes (SDM, "IRET": RIP, CS, RFLAGS, RSP, SS), behind one that is passed over.
     assert NAMES[15:21] == ("orig_rax", "rip", "cs", "eflags", "rsp", "ss")
-
-
-def test_secinfo_and_registers_lie_apart() -> None:
-    block = accepts.Block()
-    block.expect(bytes(range(64)))
-    assert ctypes.string_at(block["info_at"], 64) == bytes(range(64))
-    assert list(block.regs) == [0] * NREGS
-    assert block["info_at"] - block["regs_at"] == 8 * NREGS
 
 
 def test_where_a_buffer_lies() -> None:

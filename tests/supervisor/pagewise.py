@@ -21,7 +21,6 @@ from softsgx.host import accepts, procmaps, ptrace, series, vdso
 from softsgx.supervisor.calls import adds
 from softsgx.supervisor.loop.supervisor import Supervisor
 from softsgx.supervisor.state.options import Options
-from softsgx.supervisor.stopped.ahead import Ahead
 from softsgx.uapi.regs import RIP
 
 
@@ -64,20 +63,29 @@ WAY, WAYS = 42, 3
 
 
 class Stepped(accepts.Block):
-    """It takes one page at a time. Where its thread goes on over a call it is stopped there."""
+    """It takes one leaf at a time. Where its thread goes on over a call it is stopped there."""
 
     steps = 0
+    _BATCH = 5  # of the words of a thread
 
     def run(self) -> None:
         """As the code would."""
-        most, batch = self["most"], self["batch"]
         image = vdso.load_image()
-        self["most"], self["batch"] = 1, batch - image.batch + image.cpuid + 2  # an INT3
+        threads = [self.thread(n) for n in range(accepts.THREADS)]
+        threads = [words for words in threads if words[accepts.TID]]
+        batches = [words[self._BATCH] for words in threads]
+        for words, batch in zip(threads, batches, strict=True):
+            words[self._BATCH] = batch - image.batch + image.cpuid + 2  # an INT3
+        most, self["most"] = self["most"], 1
         super().run()
-        self["most"], self["batch"] = most, batch
-        if not self["done"] or not self["changes"]:
-            return
-        tid, regs = self["tid"], ptrace.Registers()
+        self["most"] = most
+        for words, batch in zip(threads, batches, strict=True):
+            words[self._BATCH] = batch
+            if self["done"] and words[accepts.WAY]:
+                self._step(words[accepts.TID], batch)
+
+    def _step(self, tid: int, batch: int) -> None:
+        regs = ptrace.Registers()
         if os.waitpid(tid, _WALL)[1] != signal.SIGTRAP << 8 | 0x7F:
             raise SystemExit("the INT3 did not stop")
         regs.load(tid)
@@ -104,7 +112,7 @@ def main() -> None:
     block: type[accepts.Block] = accepts.Block
     if argv[0] == "--step":
         argv.pop(0)
-        block, Ahead.worth = Stepped, 1
+        block = Stepped
     taken = added = accepted = 0
     adds.WORTH = 4
 

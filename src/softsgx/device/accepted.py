@@ -1,9 +1,9 @@
-"""What the law answers for leaves that are still to come, from an enclave that accepts its pages
-one by one.
+"""What the law answers for a leaf on any page of one kind, from an enclave that accepts its pages.
 
-The leaf is run as for the page before, on a page that is looked at and not there: its answer, and
-what becomes of the page, stand for each page in the same state and the same VMA, as long as nothing
-has changed of what was read. What may be read is held here; who answers by it compares the rest.
+The leaf is run on a page that is looked at and not there, in a state that is given: its answer, and
+what becomes of the page, stand for each page in that state and in a VMA like its own, as long as
+nothing has changed of what was read. What may be read is held here; who answers by it compares the
+rest.
 """
 
 from __future__ import annotations
@@ -12,42 +12,26 @@ from typing import Any
 
 from softsgx.device.foreseen import Held, OtherError
 from softsgx.law.rule import At, Request, Stop
-from softsgx.sdm.leaves import PAGE_SIZE
 from softsgx.sgx.inside import run_leaf
 from softsgx.uapi.regs import RAX, RBX, RCX
 
-__all__ = ["Accepted", "alike", "foresee", "span"]
+__all__ = ["OF_ENCLAVE", "SECINFO_BYTES", "Accepted", "foresee"]
 
-# What no leaf changes.
-_OF_ENCLAVE = ("base", "created", "dead", "initialized", "lost", "size")
+OF_ENCLAVE = ("base", "created", "dead", "initialized", "lost", "size")
+"""What is read of an enclave, beside its pages, which no leaf changes."""
 _OF_FILE = ("fmode", "path", "segment")
-_SECINFO = 64
+SECINFO_BYTES = 64
 
 
 class Accepted:
-    """``pages`` pages from number ``first`` on, each ``step`` (1 or -1) further.
-
-    word: of the pages afterwards. fresh: they are brought by the leaf's page fault, and have to be
-    zero. regs: after the leaf for the first of them.
+    """A leaf that goes through. word: of the page afterwards. fresh: it is brought by the leaf's
+    page fault, and has to be zero. regs: after the leaf.
     """
 
-    __slots__ = ("enclave", "first", "fresh", "pages", "regs", "step", "word")
+    __slots__ = ("fresh", "regs", "word")
 
-    def __init__(
-        self, enclave: Any, first: int, step: int, pages: int, word: int, regs: list[int], *,
-        fresh: bool,
-    ) -> None:  # fmt: skip
-        self.enclave, self.first, self.step, self.pages = enclave, first, step, pages
+    def __init__(self, word: int, regs: list[int], *, fresh: bool) -> None:
         self.word, self.regs, self.fresh = word, regs, fresh
-
-    def came(self, n: int) -> tuple[int, int]:
-        """The first ``n`` of them came: their range."""
-        found = span(self.first, self.step, n)
-        self.enclave.pages.fill(*found, self.word)
-        self.enclave.touch(*found)
-        self.first += n * self.step
-        self.pages -= n
-        return found
 
 
 class _Only:
@@ -58,18 +42,18 @@ class _Only:
 
 
 class _Pages(_Only):
-    """The pages of an enclave, one of them as it may become; the others that come are not read."""
+    """Two pages of an enclave: its own, as it is taken to be and may become, and SECINFO's."""
 
-    def __init__(self, pages: Any, index: int, others: range) -> None:
-        self._pages, self._index, self._others = pages, index, others
-        self.word: int = pages[index]
+    def __init__(self, index: int, word: int, info: int, info_word: int) -> None:
+        self._index, self.word = index, word
+        self._info = (info, info_word)
 
     def __getitem__(self, index: int) -> int:
         if index == self._index:
             return self.word
-        if index in self._others:
+        if index != self._info[0]:
             raise OtherError("pages")
-        return int(self._pages[index])
+        return self._info[1]
 
     def __setitem__(self, index: int, word: int) -> None:
         if index != self._index:
@@ -80,21 +64,21 @@ class _Pages(_Only):
 class _Memory(_Only):
     """Of an enclave's memory its SECINFO can be read, which is compared."""
 
-    def __init__(self, memory: Any) -> None:
-        self._memory = memory
+    def __init__(self, secinfo: bytes) -> None:
+        self._secinfo = secinfo
 
-    def read(self, offset: int, length: int) -> bytes:
-        if length != _SECINFO:
+    def read(self, offset: int, length: int) -> bytes:  # noqa: ARG002
+        if length != SECINFO_BYTES:
             raise OtherError("memory")
-        return bytes(self._memory.read(offset, length))
+        return self._secinfo
 
 
 class _Enclave(Held):
     """An enclave as one leaf sees it; nothing of it changes."""
 
-    def __init__(self, of: Any, pages: _Pages) -> None:
-        super().__init__(of, ("end", "page_schema", *_OF_ENCLAVE))
-        self.__dict__.update(of=of, pages=pages, memory=_Memory(of.memory))
+    def __init__(self, of: Any, pages: _Pages, secinfo: bytes) -> None:
+        super().__init__(of, ("end", "page_schema", *OF_ENCLAVE))
+        self.__dict__.update(of=of, pages=pages, memory=_Memory(secinfo))
 
     def touch(self, first: int, last: int) -> None:
         """It is told later."""
@@ -105,74 +89,51 @@ class _Thread(_Only):
 
     tcs = True
 
-    def __init__(self, process: Any, vma: Any, enclave: _Enclave) -> None:
+    def __init__(self, process: Any, vmas: dict[int, Any], enclave: _Enclave) -> None:
         self.enclave, self.mm = enclave, self
         self.fault_addr = self.fault_code = 0
-        self._process, self._vma = process, vma
+        self._process, self._vmas = process, vmas
 
     def access(self, addr: int) -> int:
-        e, vma = self.enclave, self._vma
-        if not vma.start <= addr < vma.end:
-            vma = self._process.mm.find(addr)
-            if vma is None or getattr(vma.file, "enclave", None) is not e.of:
-                raise OtherError("mm")
-        page = e.page_schema.cell(e.pages[addr - e.base >> 12])
-        return int(self._process.reached(vma, page, e))
-
-
-def span(first: int, step: int, n: int) -> tuple[int, int]:
-    """The pages [first, last) that ``n`` steps from one page on are."""
-    return (first, first + n) if step > 0 else (first + 1 - n, first + 1)
-
-
-def alike(pages: Any, first: int, step: int, most: int) -> int:
-    """How many pages of a table, up to ``most``, are as the first is."""
-    runs = list(pages.runs(*span(first, step, most)))
-    a, b, _ = runs[0 if step > 0 else -1]
-    return int(b - a)
+        e, index = self.enclave, addr - self.enclave.base >> 12
+        page = e.page_schema.cell(e.pages[index])
+        return int(self._process.reached(self._vmas[index], page, e))
 
 
 def foresee(
-    device: Any, process: Any, vma: Any, regs: list[int], step: int, most: int
-) -> Accepted | None:
-    """What the law says of up to ``most`` leaves, the first with ``regs``, the next a page further.
+    device: Any, process: Any, regs: list[int], secinfo: bytes, page: tuple[int, Any],
+    info: tuple[int, Any],
+) -> Accepted | None:  # fmt: skip
+    """What the law says of the leaf of ``regs``, on pages of an enclave that are not the same.
 
-    vma: which the first page is in. step: 1 or -1. None where the law does not let the first one
-    go through, or looks at more than what is compared.
+    page, info: the state of its page and of SECINFO's, as a word, and a VMA like the one that it is
+    in. None where it is no success, or the law looks at more than what is compared.
     """
-    law, enclave = device.design, vma.file.enclave
-    first = regs[RCX] - enclave.base >> 12
-    low, high = max(vma.start, enclave.base), min(vma.end, enclave.end)
-    if not low <= regs[RCX] < high or device.carry_out is not None:
+    law, (word, vma) = device.design, page
+    enclave = vma.file.enclave
+    index, of_info = (regs[reg] - enclave.base >> 12 for reg in (RCX, RBX))
+    if index == of_info or device.carry_out is not None:
         return None
-    room = (high - regs[RCX] if step > 0 else regs[RCX] + PAGE_SIZE - low) >> 12
-    lo, hi = span(first, step, min(most, room))
-    # An entry may have looked at a page without a stop; and its SECINFO is not to change.
-    for page in (*enclave.looked_at, regs[RBX] - enclave.base >> 12):
-        if lo <= page < hi:
-            lo, hi = (lo, page) if step > 0 else (page + 1, hi)
-    if lo >= hi:
-        return None
-    n = alike(enclave.pages, first, step, hi - lo)
-    pages = _Pages(enclave.pages, first, range(lo, hi))
-    seen = _Enclave(enclave, pages)
-    fresh = not enclave.page_schema.get(pages.word, "present")
+    pages = _Pages(index, word, of_info, info[0])
+    seen = _Enclave(enclave, pages, secinfo)
+    fresh = not enclave.page_schema.get(word, "present")
     regs = list(regs)
     code = regs[RAX]
     try:
         if fresh:
             if not vma.prot & 1:
                 return None
-            cell = enclave.page_schema.cell(pages.word)
+            cell = enclave.page_schema.cell(word)
             at = At(
                 page=cell, vma=vma.cell(process.mm.schema_for(vma.file)), enclave=seen,
                 process=Held(process, ()), file=Held(vma.file, _OF_FILE),
             )  # fmt: skip
             law.fault_absent(device.run, at, Request(access=1))
             pages.word = cell.words[0]
-        error, _ = run_leaf(_Thread(process, vma, seen), law, device.run, regs)  # type: ignore[arg-type]
+        thread: Any = _Thread(process, {index: vma, of_info: info[1]}, seen)
+        error, _ = run_leaf(thread, law, device.run, regs)
     except (OtherError, Stop):
         return None
     if error or regs[RAX] not in (0, code):
         return None
-    return Accepted(enclave, first, step, n, pages.word, regs, fresh=fresh)
+    return Accepted(pages.word, regs, fresh=fresh)

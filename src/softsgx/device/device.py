@@ -35,7 +35,8 @@ class Device:
     features of this CPU; xsave: where they lie in an XSAVE area. carry_out: calls of loaders
     for Linux are carried out as the design's own (`softsgx.device.carryout`). fmspc (6 bytes),
     ppid (16): what quotes say of the platform; key_root gives them if they are None. added: the
-    arguments of an ADD_PAGES that was answered 0, for who takes them away.
+    arguments of an ADD_PAGES that was answered 0, for who takes them away. mapped: grows when what
+    the processes map of enclaves changes.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Device:
         self.ioctls = rows_of(design)
         self.opened = 0
         self.processes: set[Any] = set()
+        self.mapped = 0
         self.added: Any = None
         self.carry_out: Any = None
         if carry_out:

@@ -114,6 +114,7 @@ class Process:
         self.generation = 0
         self.files: dict[int, Any] = {}
         device.processes.add(self)
+        device.mapped += 1
 
     def fork(self) -> Process:
         """A child with the same memory, files and mappings."""
@@ -171,6 +172,7 @@ class Process:
     def mm_changed(self) -> None:
         """VMAs of enclaves changed: remembered checks no longer count."""
         self.generation += 1
+        self.device.mapped += 1
 
     def mmap(
         self, addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * An enclave that accepts pages, or extends their permissions, one after the other: the same ENCLU
- * with the next page. What the law says of them is asked before they come (sgx/foreseen.py);
- * here each stop is compared with what was asked, in all that may differ, and answered. What differs
- * is Python's, and nothing has been done then.
+ * An enclave that accepts pages, or extends their permissions: one ENCLU a page. What the law says of
+ * a page depends on what state it is in, not on which page it is; so it is asked once for each kind
+ * of page (device/accepted.py), and here a stop is told its kind by a table of the enclave's pages, and
+ * is answered by the rule that was made of it. What no rule is for is Python's, and nothing has been
+ * done then.
  *
  * Where the thread has to change the page's protection it goes on through that call (softsgx_batch
  * in vdso.S), and from there to where it was: the stop is the only one.
@@ -20,20 +21,14 @@
 
 /*
  * The block: words of 64 bits, by these names (host/accepts.py reads them here).
- * tid: the thread. rip, leaf, next: what its ENCLU has to be, and of which page (RCX); step: from one
- * page to the next. secinfo: the page in ELRANGE that RBX has to be in. slot, row: what the word at an
- * address here has to be, if that is not 0. code, info: addresses here of the ENCLU and of SECINFO's
- * page; info_at: of the 64 bytes that SECINFO has to be. fresh: what an address of a page is less
- * than ours, where it has to be zero, or 0. flags: RFLAGS that stay; keeps: RAX stays, or is 0.
- * changes: whether the page's protection becomes `prot`, by the code at `batch`, then at `carried`, or
- * at `stop` if it fails, and the frame at `frame`, which is `frame_at` here. most: pages to take. poll_ns: as wait_any() has it. regs_at:
- * where the registers that the thread of the last page goes on with are to be.
- * Told: done: pages taken; got, status: of whoever had something else to tell, 0 if nobody.
+ * enclaves, threads, rules, runs: addresses here of tables of the structures below. n_rules: how many
+ * there are. most: leaves to take. poll_ns: as wait_any() has it.
+ * Told: done: leaves taken; n_runs: what they were; got, status: of whoever had something else to tell,
+ * 0 if nobody; missed: the key of a rule that there is not, 0 if it was something else.
  */
 #define WORDS \
-	F(tid) F(rip) F(leaf) F(next) F(step) F(secinfo) F(slot) F(row) F(code) F(info) F(info_at) \
-	F(fresh) F(flags) F(keeps) F(changes) F(prot) F(batch) F(carried) F(stop) F(frame) F(frame_at) F(most) \
-	F(poll_ns) F(regs_at) F(done) F(got) F(status)
+	F(enclaves) F(threads) F(rules) F(runs) F(n_rules) F(most) F(poll_ns) F(done) F(n_runs) F(got) \
+	F(status) F(missed)
 
 #include "await.h"
 
@@ -46,6 +41,36 @@ EXPORT const char softsgx_accepts_words[] = WORDS;
 #define TF 0x100
 #define SIGILL_STOP (SIGILL << 8 | 0x7f)
 #define CLEAN_FLAGS 0x202 /* no TF, and no NT, with which IRET faults */
+#define THREADS 64
+#define RUNS 256
+
+/* ELRANGE; kinds, memory: addresses here of the table, a byte a page, and of the enclave's pages.
+ * Kind 0: what Python alone knows. */
+struct enclave {
+	uint64_t base, size, kinds, memory;
+};
+
+/* Found by its number modulo THREADS. slot: the address here of what its word on the short way is at,
+ * or 0; inside: what that is while it is in this enclave. batch, carried, stop, frame: where the
+ * calls are made, where it goes on behind them, or if one fails, and where the frame is there
+ * (frame_at: here). Told: page: of its last leaf; rule: that answered it; way: whether it went on
+ * by the frame then; regs: with which it goes on behind its ENCLU. */
+struct thread {
+	uint64_t tid, enclave, slot, inside[2], batch, carried, stop, frame, frame_at, page, rule, way;
+	struct user_regs_struct regs;
+};
+
+/* key: see key_of(). info: SECINFO. kind: of the page afterwards. fresh: it comes by a fault, and has to
+ * be zero. changes: whether its protection becomes `prot`. flags: RFLAGS that stay; keeps: RAX stays,
+ * or is 0. */
+struct rule {
+	uint64_t key, info[8], kind, fresh, changes, prot, flags, keeps;
+};
+
+/* Pages [first, last) of an enclave by one rule, in the order in which they came. */
+struct run {
+	uint64_t enclave, rule, first, last;
+};
 
 /* What is at `frame`: a row of softsgx_batch, registers as it pops them, whether it is on its way. */
 struct frame {
@@ -61,67 +86,147 @@ static bool is_zero(const uint64_t *page)
 	return !any;
 }
 
-static bool is_next(const struct block *b, const struct user_regs_struct *regs)
+/* Of a leaf: EAX, the kinds of SECINFO's page and of its own. */
+static uint64_t key_of(uint64_t leaf, uint8_t info, uint8_t kind)
 {
-	const volatile uint64_t *slot = (const volatile uint64_t *)b->slot;
+	return leaf << 32 | (uint64_t)info << 8 | kind;
+}
 
-	if (regs->rip != b->rip || (uint32_t)regs->rax != b->leaf || regs->rcx != b->next
-	    || (regs->rbx & -(uint64_t)PAGE) != b->secinfo || regs->rbx % 64 || regs->eflags & TF)
-		return false;
-	return (!slot || *slot == b->row) && !memcmp((const void *)b->code, "\x0f\x01\xd7", ENCLU_BYTES)
-	       && !memcmp((const char *)b->info + regs->rbx % PAGE, (const void *)b->info_at, 64)
-	       && (!b->fresh || is_zero((const uint64_t *)(b->fresh + b->next)));
+/* Whether a thread has yet to change the protection of a page. */
+static bool is_changing(const struct block *b, uint64_t enclave, uint64_t page)
+{
+	const struct thread *t = (const struct thread *)b->threads;
+
+	for (int i = 0; i < THREADS; i++, t++)
+		if (t->tid && t->way && t->enclave == enclave && t->page == page
+		    && ((const volatile struct frame *)t->frame_at)->underway)
+			return true;
+	return false;
+}
+
+/* The rule for what stands at an ENCLU, NULL if it is Python's. */
+static const struct rule *rule_for(struct block *b, const struct thread *t, const struct enclave *e,
+				   const struct user_regs_struct *regs)
+{
+	const struct rule *rules = (const struct rule *)b->rules;
+	const volatile uint64_t *slot = (const volatile uint64_t *)t->slot;
+	const uint8_t *kinds = (const uint8_t *)e->kinds;
+	const char *memory = (const char *)e->memory;
+	uint64_t code = regs->rip - e->base, info = regs->rbx - e->base, page = regs->rcx - e->base;
+	uint64_t key;
+
+	if (code > e->size - ENCLU_BYTES || info >= e->size || page >= e->size || info % 64 || page % PAGE
+	    || info / PAGE == page / PAGE || regs->eflags & TF
+	    || memcmp(memory + code, "\x0f\x01\xd7", ENCLU_BYTES))
+		return NULL;
+	if (slot && *slot != t->inside[0] && *slot != t->inside[1])
+		return NULL;
+	if (!kinds[info / PAGE] || !kinds[page / PAGE])
+		return NULL;
+	key = key_of((uint32_t)regs->rax, kinds[info / PAGE], kinds[page / PAGE]);
+	for (uint64_t i = 0; i < b->n_rules; i++)
+		if (rules[i].key == key && !memcmp(memory + info, rules[i].info, sizeof(rules[i].info))) {
+			if ((rules[i].fresh && !is_zero((const uint64_t *)(memory + page)))
+			    || (rules[i].changes && (!t->frame || is_changing(b, t->enclave, page / PAGE))))
+				return NULL;
+			return &rules[i];
+		}
+	b->missed = key;
+	return NULL;
 }
 
 /* The registers with which a thread makes the call, and has its own again behind it. */
-static struct user_regs_struct over(const struct block *b, const struct user_regs_struct *regs)
+static struct user_regs_struct over(struct thread *t, uint64_t prot)
 {
-	struct frame *frame = (struct frame *)b->frame_at;
-	struct user_regs_struct first = *regs;
+	struct frame *frame = (struct frame *)t->frame_at;
+	struct user_regs_struct first = t->regs;
 
 	memset(frame->row, 0, sizeof(frame->row));
 	frame->row[0] = SYS_mprotect;
-	frame->row[1] = regs->rcx;
+	frame->row[1] = t->regs.rcx;
 	frame->row[2] = PAGE;
-	frame->row[3] = b->prot;
-	memcpy(frame->regs, regs, sizeof(frame->regs));
+	frame->row[3] = prot;
+	memcpy(frame->regs, &t->regs, sizeof(frame->regs));
 	frame->underway = 1;
-	first.rbx = b->frame + offsetof(struct frame, row);
+	first.rbx = t->frame + offsetof(struct frame, row);
 	first.rbp = 1;
-	first.r13 = b->carried;
-	first.r14 = b->stop;
-	first.r15 = b->frame + offsetof(struct frame, underway);
-	first.rsp = b->frame + offsetof(struct frame, regs);
-	first.rip = b->batch;
+	first.r13 = t->carried;
+	first.r14 = t->stop;
+	first.r15 = t->frame + offsetof(struct frame, underway);
+	first.rsp = t->frame + offsetof(struct frame, regs);
+	first.rip = t->batch;
 	first.eflags = CLEAN_FLAGS;
 	first.orig_rax = (unsigned long long)-1;
 	return first;
 }
 
-/* One page, from its stop to where its thread runs on. */
-static enum taken take(struct block *b)
+static void note(struct block *b, uint64_t enclave, uint64_t rule, uint64_t page)
 {
-	struct user_regs_struct regs, first;
+	struct run *run = (struct run *)b->runs + b->n_runs - 1;
 
-	if (ptrace(PTRACE_GETREGS, (pid_t)b->tid, NULL, &regs) < 0 || !is_next(b, &regs))
+	if (b->n_runs && run->enclave == enclave && run->rule == rule) {
+		if (page == run->last) {
+			run->last++;
+			return;
+		}
+		if (page + 1 == run->first) {
+			run->first--;
+			return;
+		}
+	}
+	*++run = (struct run){enclave, rule, page, page + 1};
+	b->n_runs++;
+}
+
+/* One leaf, from its stop to where its thread runs on. */
+static enum taken take(struct block *b, struct thread *t)
+{
+	const struct enclave *e = (const struct enclave *)b->enclaves + t->enclave;
+	struct user_regs_struct first;
+	const struct rule *rule;
+
+	if (ptrace(PTRACE_GETREGS, (pid_t)t->tid, NULL, &first) < 0)
 		return OTHER;
-	b->next += b->step;
+	rule = rule_for(b, t, e, &first);
+	if (!rule)
+		return OTHER;
+	t->regs = first;
+	t->regs.rip += ENCLU_BYTES;
+	t->regs.eflags &= rule->flags;
+	if (!rule->keeps)
+		t->regs.rax = 0;
+	t->page = (t->regs.rcx - e->base) / PAGE;
+	t->rule = (uint64_t)(rule - (const struct rule *)b->rules);
+	t->way = rule->changes;
+	((uint8_t *)e->kinds)[t->page] = (uint8_t)rule->kind;
+	note(b, t->enclave, t->rule, t->page);
 	b->done++;
-	regs.rip += ENCLU_BYTES;
-	regs.eflags &= b->flags;
-	if (!b->keeps)
-		regs.rax = 0;
-	first = b->changes ? over(b, &regs) : regs;
-	memcpy((void *)b->regs_at, &regs, sizeof(regs));
-	if (ptrace(PTRACE_SETREGS, (pid_t)b->tid, NULL, &first) < 0
-	    || ptrace(PTRACE_CONT, (pid_t)b->tid, NULL, NULL) < 0)
+	first = t->way ? over(t, rule->prot) : t->regs;
+	if (ptrace(PTRACE_SETREGS, (pid_t)t->tid, NULL, &first) < 0
+	    || ptrace(PTRACE_CONT, (pid_t)t->tid, NULL, NULL) < 0)
 		return LOST; /* killed: its end is reported by a later wait */
 	return TAKEN;
 }
 
-/* Wait and take pages until `most` are taken, or something else has happened. */
+/* Wait and take leaves until `most` are taken, or something else has happened. */
 EXPORT void softsgx_accepts(struct block *b)
 {
-	b->done = b->got = b->status = 0;
-	answer(b, SIGILL_STOP, take);
+	b->done = b->n_runs = b->got = b->status = b->missed = 0;
+	while (b->done < b->most && b->n_runs < RUNS) {
+		int status = 0;
+		pid_t tid = wait_any(&b->poll_ns, &status);
+		struct thread *t = (struct thread *)b->threads + (uint64_t)tid % THREADS;
+		enum taken taken = OTHER;
+
+		if (tid <= 0)
+			return; /* a signal for Python, or nobody is left: its own wait says */
+		if ((uint64_t)tid == t->tid && status == SIGILL_STOP)
+			taken = take(b, t);
+		if (taken == OTHER) {
+			b->got = (uint64_t)tid;
+			b->status = (uint64_t)(uint32_t)status;
+		}
+		if (taken != TAKEN)
+			return;
+	}
 }

@@ -1,21 +1,33 @@
-"""The same leaf again and again, answered by compiled code: ``accepts.c`` says how and what.
+"""Leaves of an enclave that compiled code answers: ``accepts.c`` says how and what.
 
 Where it is not built there is none, and every leaf is Python's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from softsgx.host.built import is_built, path_of
 from softsgx.host.words import Words
 from softsgx.uapi.regs import NREGS
 
-__all__ = ["UNDERWAY", "Block", "available"]
+__all__ = [
+    "ENCLAVES", "INSIDE", "NOBODY", "PAGE", "REGS", "RULE", "RULES", "THREADS", "TID", "UNDERWAY",
+    "WAY", "Block", "available",
+]  # fmt: skip
 
 UNDERWAY = 8 * (8 + 21 + 1)
 """Where in a frame (struct frame of accepts.c) stands that a thread is on its way over a call."""
 
+ENCLAVES, THREADS, RULES, RUNS = 16, 64, 64, 256
+TID, INSIDE, PAGE, RULE, WAY, REGS = 0, 3, 10, 11, 12, 13
+"""Words of a struct thread."""
+NOBODY = (1 << 64) - 1
+"""What no word of the short way is."""
+_THREAD = REGS + NREGS
+_ENCLAVE, _RULE, _RUN, _INFO = 4, 15, 4, 8
+
 _PATH = path_of("softsgx-accepts.so")
-_INFO = 8  # struct sgx_secinfo, in words
 
 
 def available() -> bool:
@@ -31,12 +43,40 @@ class Block(Words):
     """
 
     def __init__(self) -> None:
-        super().__init__(_PATH, "softsgx_accepts", NREGS + _INFO)
+        sizes = {
+            "enclaves": ENCLAVES * _ENCLAVE, "threads": THREADS * _THREAD,
+            "rules": RULES * _RULE, "runs": RUNS * _RUN,
+        }  # fmt: skip
+        super().__init__(_PATH, "softsgx_accepts", sum(sizes.values()))
         at = len(self._index)
-        self["regs_at"], self["info_at"] = [self.address + n * 8 for n in (at, at + NREGS)]
-        self.regs = self._view[at : at + NREGS]
-        self._info = self._view[at + NREGS :].cast("B")
+        self._at: dict[str, int] = {}
+        for name, size in sizes.items():
+            self[name], self._at[name] = self.address + at * 8, at
+            at += size
 
-    def expect(self, secinfo: bytes) -> None:
-        """What SECINFO (64 bytes) has to be."""
-        self._info[:] = secinfo
+    def enclave(self, number: int, base: int, size: int, kinds: int, memory: int) -> None:
+        """An enclave; ``size`` 0: none."""
+        at = self._at["enclaves"] + number * _ENCLAVE
+        for index, value in enumerate((base, size, kinds, memory)):
+            self._view[at + index] = value
+
+    def thread(self, tid: int) -> memoryview:
+        """The words of the place that a thread has, or another of the same remainder."""
+        at = self._at["threads"] + tid % THREADS * _THREAD
+        return self._view[at : at + _THREAD]
+
+    def rule(self, key: int, secinfo: bytes, words: Sequence[int]) -> None:
+        """One more rule. words: kind, fresh, changes, prot, flags, keeps."""
+        number = self["n_rules"]
+        at = self._at["rules"] + number * _RULE
+        self._view[at] = key
+        self._view[at + 1 : at + 1 + _INFO] = memoryview(secinfo).cast("Q")
+        for index, value in enumerate(words):
+            self._view[at + 1 + _INFO + index] = value
+        self["n_rules"] = number + 1
+
+    def runs(self) -> Iterator[tuple[int, int, int, int]]:
+        """What was taken, in order: enclave, rule, pages [first, last)."""
+        start = self._at["runs"]
+        for at in range(start, start + self["n_runs"] * _RUN, _RUN):
+            yield tuple(self._view[at : at + _RUN])  # type: ignore[misc]

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What answers stops by itself: its block, its wait and its loop. WORDS is defined before, the names
- * of the block's words; tid, most, poll_ns, done, got and status are among them.
+ * What answers stops by itself: its block and its wait. WORDS is defined before, the names of the
+ * block's words.
  *
  * The wait is as waits.py has it: one that blocks is answered on another processor, which costs more.
  */
@@ -30,28 +30,6 @@ static inline pid_t wait_any(uint64_t *poll_ns, int *status)
 			return tid;
 	}
 	return waitpid(-1, status, __WALL);
-}
-
-/* Wait for stops of the thread with this status, and take them until `most` are taken, or something
- * else has happened. */
-static inline void answer(struct block *b, int stop, enum taken (*take)(struct block *))
-{
-	while (b->done < b->most) {
-		int status = 0;
-		pid_t tid = wait_any(&b->poll_ns, &status);
-		enum taken taken = OTHER;
-
-		if (tid <= 0)
-			return; /* a signal for Python, or nobody is left: its own wait says */
-		if ((uint64_t)tid == b->tid && status == stop)
-			taken = take(b);
-		if (taken == OTHER) {
-			b->got = (uint64_t)tid;
-			b->status = (uint64_t)(uint32_t)status;
-		}
-		if (taken != TAKEN)
-			return;
-	}
 }
 
 #endif

@@ -316,6 +316,28 @@ static enum taken take(struct block *b)
 	return TAKEN;
 }
 
+/* Wait for stops of the thread with this status, and take them until `most` are taken, or something
+ * else has happened. */
+static void answer(struct block *b, int stop, enum taken (*take)(struct block *))
+{
+	while (b->done < b->most) {
+		int status = 0;
+		pid_t tid = wait_any(&b->poll_ns, &status);
+		enum taken taken = OTHER;
+
+		if (tid <= 0)
+			return; /* a signal for Python, or nobody is left: its own wait says */
+		if ((uint64_t)tid == b->tid && status == stop)
+			taken = take(b);
+		if (taken == OTHER) {
+			b->got = (uint64_t)tid;
+			b->status = (uint64_t)(uint32_t)status;
+		}
+		if (taken != TAKEN)
+			return;
+	}
+}
+
 /* Wait and take calls until `most` are taken, or something else has happened. */
 EXPORT void softsgx_series(struct block *b)
 {

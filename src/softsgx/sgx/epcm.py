@@ -46,15 +46,17 @@ class PageTable:
     """One packed word of `PAGE` (or a schema that extends it) for each page of ELRANGE.
 
     An entry of ``top`` stands for 2^18 pages: a word if they are all equal, else a list of
-    512 entries for 512 pages each: a word, or an array of words.
+    512 entries for 512 pages each: a word, or an array of words. heard: told of each change, of the
+    pages [first, last), or None.
     """
 
-    __slots__ = ("_before", "n_pages", "top")
+    __slots__ = ("_before", "heard", "n_pages", "top")
 
     def __init__(self, n_pages: int) -> None:
         self.n_pages = n_pages
         self.top: list[int | _Table] = [0] * -(-n_pages // _TOP)
         self._before: list[int | _Table] | None = None
+        self.heard: Callable[[int, int], None] | None = None
 
     def __getitem__(self, page: int) -> int:
         table = self.top[page >> _TOP_BITS]
@@ -86,6 +88,8 @@ class PageTable:
         """As it was at `remember`."""
         if self._before:
             self.top = self._before
+            if self.heard is not None:
+                self.heard(0, self.n_pages)
         self._before = None
 
     def forget(self) -> None:
@@ -96,6 +100,8 @@ class PageTable:
         """Set the pages [first, last) to one word."""
         if self._before is not None and not self._before:
             self._before = self.copy().top
+        if self.heard is not None:
+            self.heard(first, last)
         while first < last:
             index = first >> _TOP_BITS
             end = min(last, index + 1 << _TOP_BITS)

@@ -23,7 +23,7 @@ from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.patched import ranges
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.ahead import Ahead
+from softsgx.supervisor.stopped.ahead import Ahead, possible
 from softsgx.supervisor.stopped.filters import hold_range, install, is_watched, may_hold
 from softsgx.supervisor.stopped.remote import calls, cancel
 from softsgx.uapi import sgx as uapi
@@ -104,7 +104,7 @@ class Series(Ahead):
             return None
         thread = tracee.thread
         inside = tracee.slot is not None or (thread is not None and thread.tcs is not None)
-        if inside or not self._possible():
+        if inside or not possible(self._run, series):
             return None
         return int(params.src - before.src)
 
@@ -142,7 +142,7 @@ class Series(Ahead):
         self, tracee: Tracee, process: HostProcess, file: EnclaveFile, params: Any, step: int
     ) -> None:
         """More pages are expected, if nothing of the kind has come since it was said so."""
-        if self._params is params and self._run.ahead is None:
+        if self._params is params and self._run.ahead is not self:
             self._expect(tracee, process, file, step)
 
     def _expect(self, tracee: Tracee, process: HostProcess, file: EnclaveFile, step: int) -> None:

@@ -1,37 +1,35 @@
-"""EACCEPT and EMODPE of a page, again and again: from the third on by compiled code.
+"""EACCEPT and EMODPE of pages: those of a kind that is known are compiled code's.
 
-What the law says of the next pages is asked here (`softsgx.device.accepted`), and what it read is
-handed to the code, which compares it at each stop (``host/accepts.c``). What it took is told to
-the model before anything else that happened is looked at. A thread that is on its way over a
-change of protection is brought to one side of it then, as on the short way.
+What the law says of a leaf on pages of one kind is asked here (`softsgx.device.accepted`), once,
+and becomes a rule of the code's (``host/accepts.c``). What it took is told to the model before
+anything else that happened is looked at. A thread that is on its way over a change of protection is
+brought to one side of it then, as on the short way.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from softsgx.device.accepted import Accepted, alike, foresee
-from softsgx.host import accepts, ptrace, vdso
+from softsgx.device.accepted import SECINFO_BYTES, Accepted, foresee
+from softsgx.host import accepts, vdso
 from softsgx.host.foreign import address_of
-from softsgx.host.signals import SIGTRAP
+from softsgx.host.short import R_HELD, R_LOCK
+from softsgx.sdm.leaves import EACCEPT, EMODPE
 from softsgx.sgx.enclu import STATUS_FLAGS
-from softsgx.supervisor.effects.mappings import allowed, native
-from softsgx.supervisor.inside import masks
-from softsgx.supervisor.inside.exceptions import flush
-from softsgx.supervisor.state.dispositions import FORCED
+from softsgx.supervisor.effects.mappings import allowed
+from softsgx.supervisor.inside import carried
+from softsgx.supervisor.inside.kinds import FullError, Kind, Kinds, Numbers, alone
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import waits
-from softsgx.supervisor.stopped.ahead import Ahead
-from softsgx.supervisor.stopped.remote import cancel
-from softsgx.supervisor.stopped.resume import cont
-from softsgx.uapi.regs import EFLAGS, ORIG_RAX, RAX, RBX, RCX, RIP
+from softsgx.supervisor.stopped.ahead import possible
+from softsgx.uapi.regs import EFLAGS, RAX, RBX, RCX, RIP
 
-__all__ = ["Accepts", "taken"]
+__all__ = ["LEAVES", "Accepts", "taken"]
 
-_PAGE, _ENCLU_BYTES, _SECINFO = 4096, 3, 64
-_FIRST, _MOST = 8, 256
-_U64, _OTHER_HALF = (1 << 64) - 1, 1 << 63
+LEAVES = (EACCEPT, EMODPE)
+"""Those that read no page but their own and SECINFO's."""
+_PAGE, _ENCLU_BYTES = 4096, 3
+_MOST, _IDLE = 512, 256
+_OTHER_HALF = 1 << 63
 
 
 def taken(run: Run, tracee: Tracee, leaf: int) -> None:
@@ -41,207 +39,292 @@ def taken(run: Run, tracee: Tracee, leaf: int) -> None:
     run.accepts.taken(tracee, leaf)
 
 
-class Accepts(Ahead):
-    """Leaves that are expected."""
+class _Thread:
+    """A thread whose leaves may be taken, and where it enters."""
 
-    _found: Accepted | None
+    __slots__ = ("kinds", "slot", "tcs", "thread", "tracee", "words")
+
+    def __init__(self, tracee: Tracee, kinds: Kinds, words: memoryview) -> None:
+        self.tracee, self.kinds, self.words = tracee, kinds, words
+        self.thread, self.slot, self.tcs = tracee.thread, tracee.slot, tracee.thread.tcs
+
+    def ready(self, run: Run) -> bool:
+        """Note how it is told that it is in its enclave: False if it is another thread by now."""
+        tracee, tcs, slot = self.tracee, self.tcs, self.slot
+        tid = tracee.tid
+        if run.tracees.get(tid) is not tracee or tracee.thread is not self.thread:
+            return False
+        if tracee.slot is not slot:
+            return False
+        usual = tracee.odd is None and not tracee.signals.ignored
+        usual = usual and not (tcs.opted_in or tracee.dispatches or tracee.space.implies)
+        inside = self.thread.tcs is tcs
+        words = self.words
+        if slot is None:
+            words[accepts.TID] = tid if usual and inside else 0
+            return True
+        words[accepts.TID] = tid if usual else 0
+        entered = held = accepts.NOBODY
+        row = tcs.row
+        if row is not None and slot.table.rows.get(row.number) is row:
+            if not tcs.cssa:
+                entered = slot.table.rows_at + row.where + R_LOCK
+            if inside and slot.row is row and row.held:
+                held = slot.table.rows_at + row.where + R_HELD
+        if inside and slot.row is None:  # it comes and goes by the tracer
+            held = slot.table.tables.words[slot.at]
+        words[accepts.INSIDE], words[accepts.INSIDE + 1] = entered, held
+        return True
+
+
+class _Rule:
+    """What the pages of a rule become.
+
+    old, before: their state and real protection; word, prot: the same afterwards.
+    """
+
+    __slots__ = ("before", "old", "prot", "word")
+
+    def __init__(self, kind: Kind, word: int, prot: int) -> None:
+        self.old, self.before, self.word, self.prot = kind.word, kind.have, word, prot
+
+
+class Accepts:
+    """The leaves that compiled code takes, and the wait for what it does not."""
 
     def __init__(self, run: Run) -> None:
-        super().__init__(run, accepts, _FIRST)
-        self._tracee: Any = None
-        self._vma: Any = None
-        self._step = self._mask = self._have = 0
+        self._run = run
+        self._block = accepts.Block() if possible(run, accepts) else None
+        self._numbers = Numbers()
+        self._enclaves: list[Kinds | None] = [None] * accepts.ENCLAVES
+        self._next = self._idle = 0
+        self._threads: dict[int, _Thread] = {}
+        self._rules: list[_Rule] = []
+        self._asked: set[tuple[int, bytes, int, int]] = set()
+        self._missed = (0, 0)
+
+    def _forget(self) -> None:
+        """Begin anew: there were too many kinds, or rules."""
+        for number in range(accepts.ENCLAVES):
+            self._drop(number)
+        self._numbers = Numbers()
+        self._rules.clear()
+        self._asked.clear()
+        assert self._block is not None
+        self._block["n_rules"] = 0
+
+    # -- what is to be taken ---------------------------------------------------------------
 
     def taken(self, tracee: Tracee, leaf: int) -> None:
-        """A leaf was done; if it follows the last one on the next page, more are expected."""
-        if self._block is None:
+        """A leaf was done: more are to be expected, of pages like those around it."""
+        run, tcs = self._run, tracee.thread.tcs
+        if self._block is None or run.pending.dirty or not possible(run, accepts):
             return
-        view = self._run.view
-        last = self._last
-        self._last = (tracee, leaf, view[RIP], view[RBX] & -_PAGE, view[RCX])
-        step = view[RCX] - last[4] if last and last[:4] == self._last[:4] else 0
-        if abs(step) != _PAGE:
-            self._most = _FIRST
-        elif self._skipped():
+        if tcs is None or tcs.opted_in or tracee.odd is not None or tracee.signals.ignored:
             return
-        elif tracee.odd is None and not tracee.signals.ignored and self._possible():
-            self._tracee, self._step = tracee, step // _PAGE
-            self._expect(leaf)
+        try:
+            kinds = self._of(tracee)
+            if kinds is not None:
+                self._expect(tracee, kinds, leaf)
+        except FullError:
+            self._forget()
+            return
+        run.ahead = self
 
-    def _expect(self, leaf: int) -> None:
-        run, tracee, block = self._run, self._tracee, self._block
-        assert block is not None
-        thread, view = tracee.thread, run.view
-        process: Any = tracee.space.sgx
-        if thread.tcs is None or thread.tcs.opted_in or run.pending.dirty:
+    def _of(self, tracee: Tracee) -> Kinds | None:
+        """What is known of the pages of the enclave that a thread is in."""
+        run, process, enclave = self._run, tracee.space.sgx, tracee.thread.enclave
+        for number, kinds in enumerate(self._enclaves):
+            if kinds is not None and kinds.enclave is enclave and kinds.process is process:
+                if kinds.ready():
+                    return kinds
+                self._drop(number)
+        file = process.file_of(enclave)
+        if file is None or not alone(run, process, enclave):
+            return None
+        number, self._next = self._next, (self._next + 1) % accepts.ENCLAVES
+        self._drop(number)
+        kinds = self._enclaves[number] = Kinds(run, process, file, self._numbers)
+        assert self._block is not None
+        here = address_of(enclave.memory.view)
+        self._block.enclave(number, enclave.base, enclave.size, kinds.address, here)
+        return kinds
+
+    def _drop(self, number: int) -> None:
+        kinds, self._enclaves[number] = self._enclaves[number], None
+        if kinds is None:
             return
-        regs = list(view)
+        kinds.close()
+        assert self._block is not None
+        self._block.enclave(number, 0, 0, 0, 0)
+        for known in [t for t in self._threads.values() if t.kinds is kinds]:
+            self._leave(known)
+
+    def _leave(self, known: _Thread) -> None:
+        known.words[accepts.TID] = 0
+        del self._threads[known.tracee.tid % accepts.THREADS]
+
+    def _expect(self, tracee: Tracee, kinds: Kinds, leaf: int) -> None:
+        view, enclave = self._run.view, kinds.enclave
+        page, info = view[RCX] - enclave.base >> 12, view[RBX] - enclave.base >> 12
+        if view[RBX] % SECINFO_BYTES or not 0 <= info < enclave.pages.n_pages:
+            return  # another leaf, which has nothing there
+        tid, key = self._missed
+        self._missed = (0, 0)
+        around = [kinds.at(page)]
+        around += [kinds.at(n) for n in (page + 1, page - 1) if 0 <= n < enclave.pages.n_pages]
+        self._enter(tracee, kinds)
+        secinfo = bytes(enclave.memory.read(view[RBX] - enclave.base, SECINFO_BYTES))
+        of_info = kinds.at(info)
+        if tid == tracee.tid and key >> 32 == leaf and key >> 8 & 0xFF == of_info:
+            around.append(key & 0xFF)
+        for kind in around:
+            asked = (leaf, secinfo, of_info, kind)
+            if kind and of_info and page != info and asked not in self._asked:
+                if len(self._rules) == accepts.RULES:
+                    raise FullError
+                self._asked.add(asked)
+                self._ask(*asked)
+
+    def _ask(self, leaf: int, secinfo: bytes, of_info: int, kind: int) -> None:
+        """Make a rule of what the law says of a leaf on pages of a kind."""
+        run, block = self._run, self._block
+        page, info = self._numbers[kind], self._numbers[of_info]
+        kinds: Kinds = page.of
+        process, file = kinds.process, kinds.file
+        regs = list(run.view)
         regs[RIP] -= _ENCLU_BYTES
-        regs[RCX] += self._step * _PAGE
-        regs[RAX], regs[EFLAGS] = leaf | _OTHER_HALF, view[EFLAGS] | STATUS_FLAGS
-        self._vma = vma = process.mm.find(regs[RCX])
-        if vma is None or getattr(vma.file, "enclave", None) is not thread.enclave:
-            return
-        enclave = vma.file.enclave
-        if any(p is not process and p.file_of(enclave) for p in run.device.processes):
-            return
-        foreseen = self._foresee(regs)
-        if foreseen is None:
-            return
-        self._found, self._mask, self._have = found, mask, have = foreseen
-        memory, slot = enclave.memory, tracee.slot
-        here = address_of(memory.view)
-        info = (view[RBX] & -_PAGE) - enclave.base
-        block.expect(memory.read(view[RBX] - enclave.base, _SECINFO))
-        tables = None if slot is None else slot.table.tables
-        image = vdso.load_image()
-        for name, value in (
-            ("tid", tracee.tid), ("rip", regs[RIP]), ("leaf", leaf), ("next", regs[RCX]),
-            ("step", self._step * _PAGE & _U64), ("secinfo", view[RBX] & -_PAGE),
-            ("slot", 0 if tables is None else tables.address + slot.at * 8),
-            ("row", 0 if tables is None else tables.words[slot.at]),
-            ("code", here + regs[RIP] - enclave.base), ("info", here + info),
-            ("fresh", here - enclave.base & _U64 if found.fresh else 0),
-            ("flags", found.regs[EFLAGS] | ~STATUS_FLAGS & _U64), ("keeps", found.regs[RAX] != 0),
-            ("changes", mask != have), ("prot", mask),
-            ("batch", tracee.space.image + image.batch), ("stop", tracee.space.image + image.stop),
-            ("most", found.pages),
-        ):  # fmt: skip
-            block[name] = value
-        if tables is not None:
-            block["carried"] = slot.table.base + slot.table.image.carried
-            block["frame"] = slot.table.base + slot.table.image.tables + slot.frame
-            block["frame_at"] = tables.address + slot.frame
-            tables.words[slot.frame + accepts.UNDERWAY >> 3] = 0
-        self._begin()
-
-    def _foresee(self, regs: list[int]) -> tuple[Accepted, int, int] | None:
-        """What the law says of more pages, the first of them with ``regs``; their real protection
-        afterwards and before.
-        """
-        run, vma, tracee = self._run, self._vma, self._tracee
-        process = tracee.space.sgx
-        found = foresee(run.device, process, vma, regs, self._step, self._most)
+        regs[RAX], regs[EFLAGS] = leaf | _OTHER_HALF, regs[EFLAGS] | STATUS_FLAGS
+        found: Accepted | None = foresee(
+            run.device, process, regs, secinfo, (page.word, page.vma), (info.word, info.vma)
+        )
         if found is None:
-            return None
-        file, enclave = vma.file, found.enclave
-        word = vma.cell(process.mm.schema_for(file)).words[0]
-        mask, table = allowed(run, process, file, word, found.word), native(process, file)
-        found.pages = alike(table, found.first, found.step, found.pages)
-        have = table[found.first]
-        if mask != have and (tracee.slot is None or tracee.dispatches or tracee.space.implies):
-            return None
-        if enclave.memory.sites:  # they are taken back before their page changes
-            pages = {site.start + n >> 12 for site in enclave.memory.sites.values() for n in (0, 4)}
-            secinfo = regs[RBX] - enclave.base >> 12
-            last = found.first + found.step * (found.pages - 1)
-            low, high = min(found.first, last), max(found.first, last)
-            if any(low <= page <= high or page == secinfo for page in pages):
-                return None
-        return found, mask, have
+            return
+        cell = page.vma.cell(process.mm.schema_for(file)).words[0]
+        prot = allowed(run, process, file, cell, found.word)
+        new = self._numbers.number(kinds, found.word, page.vma, cell, prot)
+        assert block is not None
+        flags = found.regs[EFLAGS] | ~STATUS_FLAGS & accepts.NOBODY
+        changes, keeps = int(prot != page.have), int(found.regs[RAX] != 0)
+        words = (new, int(found.fresh), changes, prot, flags, keeps)
+        block.rule(leaf << 32 | of_info << 8 | kind, secinfo, words)
+        self._rules.append(_Rule(page, found.word, prot))
+
+    def _enter(self, tracee: Tracee, kinds: Kinds) -> None:
+        """Note a thread that is in an enclave."""
+        block, tid, slot = self._block, tracee.tid, tracee.slot
+        known = self._threads.get(tid % accepts.THREADS)
+        if known is not None:
+            same = known.tracee is tracee and known.kinds is kinds and known.slot is slot
+            if same and known.thread is tracee.thread and known.tcs is known.thread.tcs:
+                return
+        assert block is not None
+        words = block.thread(tid)
+        known = self._threads[tid % accepts.THREADS] = _Thread(tracee, kinds, words)
+        image = vdso.load_image()
+        slot_at = carried_at = there = frame = 0
+        if slot is not None:
+            base, short, tables = slot.table.base, slot.table.image, slot.table.tables.address
+            slot_at, carried_at = tables + slot.at * 8, base + short.carried
+            there, frame = base + short.tables + slot.frame, tables + slot.frame
+        space = tracee.space
+        for index, value in enumerate((
+            tid, self._enclaves.index(kinds), slot_at, accepts.NOBODY, accepts.NOBODY,
+            space.image + image.batch, carried_at, space.image + image.stop, there, frame, 0, 0, 0,
+        )):  # fmt: skip
+            words[index] = value
 
     # -- the wait ------------------------------------------------------------------------
 
     def wait(self) -> tuple[int, int]:
         """The next event that is no leaf of these, as `waits.wait_any` tells it."""
-        got, status = self._take()
-        block = self._block
+        block, run = self._block, self._run
         assert block is not None
         while True:
+            got = status = 0
+            missed = 0
+            if not waits.kept and self._ready():
+                block["most"] = _MOST
+                poll_ns = block["poll_ns"] = waits.poll_ns()
+                block.run()
+                done = block["done"]
+                waits.polled(done, in_vain=poll_ns > 0 and not block["poll_ns"])
+                got, status, missed = block["got"], block["status"], block["missed"]
+                if done:
+                    self._idle = 0
+                    self._tell()
+                    if not got and (done == _MOST or block["n_runs"] == accepts.RUNS):
+                        continue
             if not got:
                 got, status = waits.wait_any()
-            if not self._taken or not block["changes"] or self._landed(got, status):
-                return got, status
-            got = 0
+            if self._landed(got, status):
+                break
+        self._missed = (got, missed)
+        self._idle += 1
+        if self._idle > _IDLE:
+            run.ahead = None
+            self._idle = 0
+        return got, status
 
-    def _came(self, n: int) -> bool:
-        """The code has taken ``n`` pages: whether something else has happened."""
-        block, found = self._block, self._found
-        assert block is not None
-        assert found is not None
-        if n:
-            changed = found.came(n)
-            self._taken += n
-            native(self._tracee.space.sgx, self._vma.file).fill(*changed, self._mask)
-            self._last = (*self._last[:4], block["next"] - block["step"] & _U64)
-        if found.pages:
-            return True
-        self._most = min(self._most * 2, _MOST)
-        regs = list(found.regs)
-        regs[RIP], regs[RCX] = block["rip"], block["next"]
-        regs[RAX], regs[EFLAGS] = block["leaf"] | _OTHER_HALF, regs[EFLAGS] | STATUS_FLAGS
-        foreseen, self._found = self._foresee(regs), None
-        if foreseen is not None:
-            more, mask, have = foreseen
-            if (mask, have, more.fresh) == (self._mask, self._have, found.fresh):
-                self._found, block["most"] = more, more.pages
-        return False
+    def _ready(self) -> bool:
+        """Bring what the code compares up to now: whether there is anything to take."""
+        run = self._run
+        if run.filtered or run.rings or waits.lost or waits.ending:
+            return False
+        try:
+            for number, kinds in enumerate(self._enclaves):
+                if kinds is not None and not kinds.ready():
+                    self._drop(number)
+        except FullError:
+            self._forget()
+        for known in list(self._threads.values()):
+            if not known.ready(run):
+                self._leave(known)
+        return bool(self._threads)
 
-    # -- a thread on its way over a change of protection ---------------------------------
+    def _tell(self) -> None:
+        """Tell the model what was taken.
 
-    def _underway(self) -> bool:
-        slot = self._tracee.slot
-        return bool(slot.table.tables.words[slot.frame + accepts.UNDERWAY >> 3])
+        None of these pages is one that an entry has looked at (`Kinds`), so no check of an entry
+        is void.
+        """
+        assert self._block is not None
+        enclaves, rules = self._enclaves, self._rules
+        self._numbers.told = True
+        for number, of, first, last in self._block.runs():
+            kinds, rule = enclaves[number], rules[of]
+            assert kinds is not None
+            if rule.word != rule.old:
+                kinds.enclave.pages.fill(first, last, rule.word)
+                kinds.enclave.generation += 1
+            if rule.prot != rule.before:
+                kinds.native.fill(first, last, rule.prot)
+        self._numbers.told = False
+
+    # -- threads on their way over a change of protection ------------------------------------
 
     def _landed(self, tid: int, status: int) -> bool:
-        """An event after the last page: False if it was of the way, and the thread runs again."""
-        tracee = self._tracee
-        if tid == tracee.tid:
-            return self._arrived(tracee, status)
-        if self._underway():
-            # Whatever the other one wants comes after what was answered here.
-            try:
-                ptrace.interrupt(tracee.tid)
-                status = waits.wait_stop(tracee.tid)
-            except ProcessLookupError:
-                self._late()
-            else:
-                if self._arrived(tracee, status):
-                    waits.keep_stop(tracee.tid, status)
-        return True
+        """An event: False if it was of a thread's way over a call, and that runs again.
 
-    def _arrived(self, tracee: Tracee, status: int) -> bool:
-        """A stop of the thread itself: False if it runs again."""
-        run, view, underway = self._run, self._run.view, self._underway()
-        event, number = status >> 16, status >> 8 & 0xFF
-        if status & 0xFF != 0x7F or event in (ptrace.EVENT_EXEC, ptrace.EVENT_EXIT):
-            if underway:
-                self._late()
-            return True
-        run.regs.load(tracee.tid)
-        image, at = tracee.slot.table.image, view[RIP] - tracee.slot.table.base
-        if not underway and not image.carried <= at < image.carried_end:
-            return True
-        if underway:
-            self._late()
-        assert self._block is not None
-        refused = event == ptrace.EVENT_SECCOMP
-        code = ptrace.si_code(tracee.tid) if not event and number in FORCED else 0
-        view[:] = self._block.regs
-        view[ORIG_RAX] = _U64
-        if refused:
-            cancel(run, tracee)
-        if not refused and not event and code <= 0:
-            run.regs.store(tracee.tid)
-            return True  # a signal: what is late comes before its handler
-        tracee.stopped = True
-        flush(run, tracee)
-        if not event and number in tracee.signals.actions:
-            masks.lost(tracee, number)
-            if tracee.odd is not None:
-                masks.settle(run, tracee)
-        run.regs.store(tracee.tid)
-        if event == ptrace.EVENT_STOP and number != SIGTRAP:
-            ptrace.interrupt(tracee.tid)  # it was in a group-stop, and goes back to it
-        cont(run, tracee)
-        return False
+        Whatever it is comes after what was answered here.
+        """
+        own = None
+        for known in self._threads.values():
+            if known.words[accepts.WAY]:
+                known.words[accepts.WAY] = 0
+                if known.tracee.tid == tid:
+                    own = known
+                else:
+                    carried.bring(self._run, known.tracee, self._way(known))
+        return own is None or carried.arrived(self._run, own.tracee, status, self._way(own))
 
-    def _late(self) -> None:
-        """The last page's protection is not changed yet: it is at the next chance."""
-        slot, block = self._tracee.slot, self._block
-        assert block is not None
-        slot.table.tables.words[slot.frame + accepts.UNDERWAY >> 3] = 0
-        file = self._vma.file
-        page = (block["next"] - block["step"] & _U64) - file.enclave.base >> 12
-        native(self._tracee.space.sgx, file).fill(page, page + 1, self._have)
-        self._run.pending.pages_changed(file, page, page + 1)
+    def _way(self, known: _Thread) -> carried.Way:
+        words, kinds = known.words, known.kinds
+        page = words[accepts.PAGE]
+        rule = self._rules[words[accepts.RULE]]
+
+        def late() -> None:
+            kinds.native.fill(page, page + 1, rule.before)
+            self._run.pending.pages_changed(kinds.file, page, page + 1)
+
+        return carried.Way(known.slot, words[accepts.REGS :], late)

@@ -296,8 +296,8 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
                 if file is not None:
                     run.pending.pages_changed(file, changed, changed + 1)
                     flush(run, tracee, quick=_goes_on(run, tracee))
-                if not prefixes:
-                    accepts.taken(run, tracee, leaf)
+            if leaf in accepts.LEAVES and not prefixes:
+                accepts.taken(run, tracee, leaf)
             abort_page(run, tracee)
             if tracee.odd is not None:
                 masks.settle(run, tracee)

@@ -287,7 +287,7 @@ class HostProcess(Process):
 
     def mm_changed(self) -> None:
         """VMAs of enclaves changed: remembered checks no longer count."""
-        self.generation += 1
+        super().mm_changed()
         if self.table is not None:
             for row in tuple(self.table.open):
                 row.close()

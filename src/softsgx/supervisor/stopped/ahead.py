@@ -13,9 +13,18 @@ from typing import Any
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.stopped import waits
 
-__all__ = ["Ahead"]
+__all__ = ["Ahead", "possible"]
 
 _MOST_SKIPPED = 64
+
+
+def possible(run: Run, code: ModuleType) -> bool:
+    """Whether nobody wants to hear of each, and the code is built."""
+    options = run.options
+    asked = (run.record, run.faults, run.lsm, run.debugger)
+    usual = all(who is None for who in asked) and not options.verify and not options.abort_page
+    unlike = run.filtered or run.rings
+    return usual and not unlike and bool(code.available())
 
 
 class Ahead:
@@ -29,20 +38,12 @@ class Ahead:
 
     def __init__(self, run: Run, code: ModuleType, most: int) -> None:
         self._run, self._code = run, code
-        self._block = code.Block() if self._possible() else None
+        self._block = code.Block() if possible(run, code) else None
         self._last: tuple[Any, ...] = ()
         self._found: Any = None
         self._most = most
         self._taken = self._skip = self._pause = 0
         self._spared = False
-
-    def _possible(self) -> bool:
-        """Whether nobody wants to hear of each, and the code is built."""
-        run, options = self._run, self._run.options
-        asked = (run.record, run.faults, run.lsm, run.debugger)
-        usual = all(who is None for who in asked) and not options.verify and not options.abort_page
-        unlike = run.filtered or run.rings
-        return usual and not unlike and bool(self._code.available())
 
     def _skipped(self) -> bool:
         """Whether this one is let pass, since few came of late."""
@@ -86,7 +87,8 @@ class Ahead:
         """missed: the thread itself did something else. What another does says nothing of it, but
         if that goes on it is not worth while, either.
         """
-        self._run.ahead = self._found = None
+        self._found = None
+        self._run.ahead = self._run.accepts  # who may have been here before
         self._spared = not missed and not self._spared
         if self._taken >= self.worth:
             self._pause = 0
