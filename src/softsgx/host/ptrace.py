@@ -67,11 +67,17 @@ def _fail(what: str, pid: int) -> OSError:
     return OSError(errno, f"{what} of {pid}: {os.strerror(errno)}")
 
 
-class Registers:
-    """The general registers of a stopped tracee.
+left: set[int] = set()
+"""Threads that may be gone, and their numbers a new program's by exec: nothing is changed there."""
 
-    ``view`` is indexed by `softsgx.uapi.regs`; `load` and `store` move all 27. address: of them.
-    """
+
+def _change(request: int, tid: int, addr: int | None, data: int | None) -> None:
+    if tid in left or _ptrace(request, tid, addr, data) < 0:
+        raise ProcessLookupError(tid)
+
+
+class Registers:
+    """The general registers of a stopped tracee: all 27, ``view`` by `softsgx.uapi.regs`."""
 
     __slots__ = ("_buffer", "address", "view")
 
@@ -87,13 +93,12 @@ class Registers:
 
     def store(self, tid: int) -> None:
         """Write them (PTRACE_SETREGS)."""
-        if _ptrace(_SETREGS, tid, None, self.address) < 0:
-            raise ProcessLookupError(tid)
+        _change(_SETREGS, tid, None, self.address)
 
     def store_and_cont(self, tid: int) -> None:
         """Write them and let the tracee run."""
-        if _ptrace(_SETREGS, tid, None, self.address) < 0 or _ptrace(_CONT, tid, None, None) < 0:
-            raise ProcessLookupError(tid)
+        _change(_SETREGS, tid, None, self.address)
+        _change(_CONT, tid, None, None)
 
 
 _compiled: dict[tuple[str, bool], tuple[str, Callable[[int], None]]] = {}
@@ -132,34 +137,29 @@ def trace_also(tid: int, *events: int) -> None:
         raise ProcessLookupError(tid)
 
 
-def _resume(request: int, tid: int, signal: int) -> None:
-    if _ptrace(request, tid, None, signal) < 0:
-        raise ProcessLookupError(tid)
-
-
 def cont(tid: int, signal: int = 0) -> None:
     """Let it run, delivering ``signal`` if not 0."""
-    _resume(_CONT, tid, signal)
+    _change(_CONT, tid, None, signal)
 
 
 def singlestep(tid: int, signal: int = 0) -> None:
     """Let it run one instruction; with a signal it stops at the handler's first one."""
-    _resume(_SINGLESTEP, tid, signal)
+    _change(_SINGLESTEP, tid, None, signal)
 
 
 def syscall_step(tid: int, signal: int = 0) -> None:
     """Let it run to the next system call stop."""
-    _resume(_SYSCALL, tid, signal)
+    _change(_SYSCALL, tid, None, signal)
 
 
 def listen(tid: int) -> None:
     """Leave it in its group-stop, but hear of its end."""
-    _resume(_LISTEN, tid, 0)
+    _change(_LISTEN, tid, None, 0)
 
 
 def interrupt(tid: int) -> None:
     """Stop a running tracee: it reports EVENT_STOP."""
-    _resume(_INTERRUPT, tid, 0)
+    _change(_INTERRUPT, tid, None, 0)
 
 
 _message = ctypes.c_ulong()
@@ -224,8 +224,7 @@ def dispatch_of(tid: int) -> bytes | None:
 def set_dispatch(tid: int, config: bytes = bytes(32)) -> None:
     """Set them as they were; by default none is."""
     _config.raw = config
-    if _ptrace(_SET_DISPATCH, tid, 32, ctypes.addressof(_config)) < 0:
-        raise ProcessLookupError(tid)
+    _change(_SET_DISPATCH, tid, 32, ctypes.addressof(_config))
 
 
 _siginfo = ctypes.create_string_buffer(128)
@@ -254,8 +253,7 @@ def ioctl(fd: int, request: int, argument: bytes) -> bytes:
 def set_siginfo(tid: int, info: bytes) -> None:
     """Replace the siginfo_t of the signal that it stopped for."""
     _siginfo.raw = info.ljust(128, b"\0")
-    if _ptrace(_SETSIGINFO, tid, None, ctypes.addressof(_siginfo)) < 0:
-        raise ProcessLookupError(tid)
+    _change(_SETSIGINFO, tid, None, ctypes.addressof(_siginfo))
 
 
 _mask_at = ctypes.addressof(_mask := ctypes.c_uint64())
@@ -271,8 +269,7 @@ def get_sigmask(tid: int) -> int:
 def set_sigmask(tid: int, mask: int) -> None:
     """Set the blocked signals."""
     _mask.value = mask
-    if _ptrace(_SETSIGMASK, tid, 8, _mask_at) < 0:
-        raise ProcessLookupError(tid)
+    _change(_SETSIGMASK, tid, 8, _mask_at)
 
 
 # struct user_desc: entry, base, limit, flags (32-bit, for anybody; or what LDT_empty() asks for).
@@ -356,6 +353,8 @@ def _read_large(pid: int, addr: int, length: int) -> bytes:
 def write_memory(pid: int, addr: int, data: bytes) -> int:
     """Write to its memory as the process itself could; the number of bytes written."""
     length = len(data)
+    if pid in left:
+        raise ProcessLookupError(pid)
     if length > _SMALL:
         buffer = ctypes.create_string_buffer(data, length)
         at = ctypes.addressof(buffer)

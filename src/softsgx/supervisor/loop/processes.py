@@ -269,6 +269,7 @@ def executed(run: Run, tracee: Tracee) -> None:
     ending.discard(tracee.tid)
     former = ptrace.event_message(tracee.tid, ptrace.EVENT_EXEC if tracee.exits else 0)
     if former != tracee.tid:
+        ending.discard(former)
         gone = run.tracees.pop(former, None)
         if gone is not None:
             gone.space.tracees.discard(former)

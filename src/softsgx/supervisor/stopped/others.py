@@ -15,7 +15,7 @@ from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.remote import Remote, ensure, leave_call
 from softsgx.supervisor.stopped.restart import prepare
 from softsgx.supervisor.stopped.resume import cont
-from softsgx.supervisor.stopped.waits import wait_stop
+from softsgx.supervisor.stopped.waits import need, wait_stop
 from softsgx.uapi.regs import RIP
 
 __all__ = ["at_stop", "in_process", "in_thread"]
@@ -68,6 +68,7 @@ def in_thread(run: Run, tracee: Tracee, do: Callable[[Remote], None]) -> None:
 
 def at_stop(run: Run, tracee: Tracee, do: Callable[[Remote], None], *, interrupted: bool) -> None:
     """The same in a thread that stands; interrupted: perhaps in a system call, at EVENT_STOP."""
+    need(tracee.tid)
     regs = ptrace.Registers()
     if tracee.at_call:  # whoever holds it has it stand there
         leave_call(tracee, regs)

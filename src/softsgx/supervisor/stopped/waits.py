@@ -57,10 +57,11 @@ lost: set[int] = set()
 ours, which went on. They are interrupted again when they run, so that the stop is told."""
 
 
-ending: set[int] = set()
-"""Threads that stood at their end, and were let go there while another was waited for: the loop has
-yet to hear of it. A handler of such a thread that goes on does so with nobody, or, if another
-thread's exec has taken the number, with a program that knows nothing of it."""
+ending = ptrace.left
+"""Threads that stood at their end, and were let go there while another was waited for, or whose end
+or exec is kept: the loop has yet to hear of it. A handler of such a thread that goes on does so
+with nobody, or, if another thread's exec has taken the number, with a program that knows nothing
+of it."""
 
 
 def need(tid: int) -> None:
@@ -191,6 +192,7 @@ def _kept_stop(tid: int) -> int:
             if other == tid and is_stop(status):
                 del kept[at]
                 return status
+            ending.add(tid)
             raise ProcessLookupError(tid)
     return 0
 
@@ -236,8 +238,8 @@ def _keep(other: int, status: int, tid: int) -> None:
     if status >> 16 != _EVENT_EXIT:
         kept.append((other, status))
         return
-    ending.add(other)
     _let_end(other)
+    ending.add(other)
     if other == tid:
         raise ProcessLookupError(tid)
 
