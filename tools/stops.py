@@ -29,6 +29,7 @@ _EVENTS = {
     ptrace.EVENT_STOP: "first stop", ptrace.EVENT_VFORK_DONE: "vfork done",
 }  # fmt: skip
 _SYSCALL_STOP = 0x85
+_LETS_RUN = (ptrace._CONT, ptrace._SINGLESTEP, ptrace._SYSCALL, ptrace._LISTEN)
 Row = tuple[int, str, float, float, float]
 
 
@@ -40,9 +41,9 @@ class _Watch:
         self.regs = ptrace.Registers()
         self.open: dict[int, tuple[str, int, int, float]] = {}
         self.ran: dict[int, int] = {}
-        self.resume = ptrace._resume
+        self.change = ptrace._change
         waits.os = self  # type: ignore[assignment,attr-defined]
-        ptrace._resume = self._resumed
+        ptrace._change = self._changed
         together = ptrace.Registers.store_and_cont
         prepared = again.Again._note
 
@@ -74,9 +75,10 @@ class _Watch:
                 self._ended(tid, "")
         return found
 
-    def _resumed(self, request: int, tid: int, signal: int) -> None:
-        self._ended(tid, " ->step" if request == ptrace._SYSCALL else "")
-        self.resume(request, tid, signal)
+    def _changed(self, request: int, tid: int, addr: int | None, data: int | None) -> None:
+        if request in _LETS_RUN:
+            self._ended(tid, " ->step" if request == ptrace._SYSCALL else "")
+        self.change(request, tid, addr, data)
 
     def _ended(self, tid: int, how: str) -> None:
         found = self.open.pop(tid, None)

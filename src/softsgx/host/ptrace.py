@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EVENT_CLONE", "EVENT_EXEC", "EVENT_EXIT", "EVENT_FORK", "EVENT_SECCOMP", "EVENT_STOP",
     "EVENT_VFORK", "EVENT_VFORK_DONE", "Registers", "compiled", "configuration", "cont",
-    "cpuid_faulting", "cpuid_function", "dispatch_of", "event_message", "get_siginfo",
+    "cpuid_faulting", "cpuid_function", "detach", "dispatch_of", "event_message", "get_siginfo",
     "get_sigmask", "get_xstate", "has_thread_area", "interrupt", "ioctl", "is_thread_of", "listen",
     "memfd_secret", "peek_debug", "poke_debug", "prctl", "punch_hole", "read_memory",
     "seccomp_filter", "seccomp_listener", "seize", "set_dispatch", "set_siginfo", "set_sigmask",
@@ -34,11 +34,10 @@ _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x
 _GETREGSET, _SETREGSET, _NT_X86_XSTATE = 0x4204, 0x4205, 0x202
 _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
 _SEIZE, _INTERRUPT, _LISTEN, _SET_DISPATCH, _GET_DISPATCH = 0x4206, 0x4207, 0x4208, 0x4210, 0x4211
-_GET_THREAD_AREA, _SET_THREAD_AREA, _PEEKUSER, _POKEUSER = 25, 26, 3, 6
+_GET_THREAD_AREA, _SET_THREAD_AREA, _PEEKUSER, _POKEUSER, _DETACH = 25, 26, 3, 6, 17
 _U_DEBUGREG = 848  # Linux <asm/user_64.h>, struct user
 
 _FILTER_FLAG_NEW_LISTENER, _O_CLOEXEC = 8, 0o2000000
-
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_VFORK_DONE = 1, 2, 3, 4, 5
 EVENT_EXIT, EVENT_SECCOMP, EVENT_STOP = 6, 7, 128
 
@@ -142,6 +141,11 @@ def cont(tid: int, signal: int = 0) -> None:
     _change(_CONT, tid, None, signal)
 
 
+def detach(tid: int) -> None:
+    """Let it run, traced no more; the signal that it stopped for is dropped."""
+    _change(_DETACH, tid, None, 0)
+
+
 def singlestep(tid: int, signal: int = 0) -> None:
     """Let it run one instruction; with a signal it stops at the handler's first one."""
     _change(_SINGLESTEP, tid, None, signal)
@@ -163,6 +167,8 @@ def interrupt(tid: int) -> None:
 
 
 _message = ctypes.c_ulong()
+_config = ctypes.create_string_buffer(32)
+_call_info = ctypes.create_string_buffer(88)
 
 
 def event_message(tid: int, event: int = 0) -> int:
@@ -174,9 +180,6 @@ def event_message(tid: int, event: int = 0) -> int:
     if got < 0 or (event and si_code(tid) >> 8 != event):
         raise ProcessLookupError(tid)
     return _message.value
-
-
-_call_info = ctypes.create_string_buffer(88)
 
 
 def syscall_info(tid: int) -> tuple[int, int]:
@@ -194,8 +197,8 @@ def tgkill(tgid: int, tid: int, number: int) -> None:
 
 def peek_debug(tid: int, number: int) -> int:
     """A debug register of a stopped tracee. Raises OSError."""
-    at, to = _U_DEBUGREG + 8 * number, ctypes.byref(_message)
-    if _syscall(nr.NR_ptrace, _PEEKUSER, tid, at, to) < 0:  # which stores, as libc's does not
+    at = _U_DEBUGREG + 8 * number  # libc's ptrace would not store
+    if _syscall(nr.NR_ptrace, _PEEKUSER, tid, at, ctypes.byref(_message)) < 0:
         raise _fail("PTRACE_PEEKUSER", tid)
     return _message.value
 
@@ -204,9 +207,6 @@ def poke_debug(tid: int, number: int, value: int) -> None:
     """Set a debug register of a stopped tracee. Raises OSError where the kernel refuses it."""
     if _ptrace(_POKEUSER, tid, _U_DEBUGREG + 8 * number, value) < 0:
         raise _fail("PTRACE_POKEUSER", tid)
-
-
-_config = ctypes.create_string_buffer(32)
 
 
 def configuration(request: int, tid: int, size: int) -> bytes | None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from softsgx.uapi.personality import READ_IMPLIES_EXEC
 
-__all__ = ["catches", "comm_of", "implies_exec", "is_ending", "mask_of", "soft_limit", "status_of"]
+__all__ = [
+    "catches", "comm_of", "implies_exec", "is_ending", "is_reaper", "mask_of", "soft_limit",
+    "status_of",
+]  # fmt: skip
 
 _PF_EXITING = 4  # <linux/sched.h>
 
@@ -42,6 +45,12 @@ def catches(tid: int, number: int) -> bool:
         return bool(mask_of(status_of(tid), b"SigCgt") >> number - 1 & 1)
     except OSError:
         raise ProcessLookupError(tid) from None
+
+
+def is_reaper(fields: dict[bytes, bytes]) -> bool:
+    """Whether a process is the first of a pid namespace below ours: pid_namespaces(7)."""
+    numbers = fields.get(b"NStgid", b"").split()
+    return len(numbers) > 1 and numbers[-1] == b"1"
 
 
 def is_ending(tid: int, proc: str = "/proc") -> bool:

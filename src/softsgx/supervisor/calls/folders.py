@@ -69,8 +69,9 @@ def opened(run: Run, tracee: Tracee) -> Any:
 
 
 def _is_dev(tracee: Tracee, fd: int) -> bool:
+    at = f"/proc/{tracee.tid}/fd/{fd}"
     try:
-        return os.readlink(f"/proc/{tracee.tid}/fd/{fd}") == "/dev"
+        return os.readlink(at) == "/dev" and os.path.samefile(at, "/dev")
     except OSError:
         return False
 

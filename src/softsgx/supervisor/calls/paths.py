@@ -18,6 +18,7 @@ from softsgx.supervisor.calls.nodes import (
     stand_in,
     utimes,
 )
+from softsgx.supervisor.calls.roots import as_ours, as_seen
 from softsgx.supervisor.state.node import Creds, Node
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -212,9 +213,7 @@ def _answer(run: Run, tracee: Tracee, call: int, node: Node, which: int, path_ar
 
 def resolve(run: Run, tracee: Tracee, dirfd: int, raw: bytes) -> str | None:
     """The node that a path names, from a descriptor or AT_FDCWD on, or None."""
-    directory, name = os.path.split(os.fsdecode(_where(tracee, dirfd, raw)))
-    if raw.startswith(b"/") and _has_other_root(tracee):
-        directory = f"/proc/{tracee.tid}/root{directory}"
+    directory, name = os.path.split(os.fsdecode(as_seen(tracee, dirfd, raw)))
     folders = run.nodes.folders
     try:
         there = os.stat(directory or "/")
@@ -239,13 +238,6 @@ def is_below(run: Run, tracee: Tracee, dirfd: int, raw: bytes) -> bool:
         if at >= 0 and resolve(run, tracee, dirfd, raw[: at + len(name)]) is not None:
             return True
     return False
-
-
-def _has_other_root(tracee: Tracee) -> bool:
-    try:
-        return not os.path.samefile(f"/proc/{tracee.tid}/root", "/")
-    except OSError:
-        return False
 
 
 def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any:
@@ -275,13 +267,13 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
             from softsgx.supervisor.calls import views
 
             path = os.path.realpath(_of_tracee(tracee, dirfd, raw))
-            text = views.contents(run, path)
+            text = views.contents(run, path, as_seen(tracee, dirfd, raw))
             return (
                 None if text is None else views.show(run, tracee, text, _flags(run, tracee, call))
             )
     missing = run.nodes.folders
     if missing.last and raw.rstrip(b"/").endswith(tuple(missing.last)):
-        folder = missing.named(_where(tracee, dirfd, raw))
+        folder = missing.named(as_seen(tracee, dirfd, raw))
         if folder is not None:
             where = next(r for _, r in _taken[call] if tracee.read_string(view[r]) == raw)
             return folders.answer(run, tracee, call, folder, where)
@@ -334,12 +326,12 @@ def _across(
         raw = tracee.read_string(view[path_arg])
         if not raw:
             return -errno.ENOENT if raw == b"" else -errno.EFAULT
-        other = _where(tracee, view[dir_arg] if dir_arg is not None else _AT_FDCWD, raw)
+        other = as_ours(tracee, view[dir_arg] if dir_arg is not None else _AT_FDCWD, raw)
     return links.across(view, call, run.nodes[found], which, other)
 
 
 def _is_dev(tracee: Tracee, dirfd: int, raw: bytes) -> bool:
-    where = _where(tracee, dirfd, raw)
+    where = as_ours(tracee, dirfd, raw)
     try:  # most are another folder, and to follow all links takes ten times as long
         if not os.path.samestat(os.stat(where), os.stat("/dev")):
             return False
@@ -348,17 +340,9 @@ def _is_dev(tracee: Tracee, dirfd: int, raw: bytes) -> bool:
     return os.path.realpath(where) == b"/dev"
 
 
-def _where(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
-    """A path of the tracee's as one of ours."""
-    if raw.startswith(b"/"):
-        return raw
-    at = "cwd" if dirfd & 0xFFFFFFFF == _AT_FDCWD else f"fd/{dirfd & 0xFFFFFFFF}"
-    return f"/proc/{tracee.tid}/{at}/".encode() + raw
-
-
 def _of_tracee(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
     """A path of ours to what a path in /proc means to the tracee."""
-    path = _where(tracee, dirfd, raw)
+    path = as_ours(tracee, dirfd, raw)
     return magic.as_theirs(tracee, path) if magic.of_ours(path) else path
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["contents", "show"]
 
 _OF_A_PROCESS = re.compile(rb"/proc/(\d+)(?:/task/\d+)?/(maps|smaps)")
+_OF_ANOTHER_ROOT = re.compile(rb"(/proc/\d+/root/proc)/(?:(\d+)/)?")
 _HEADER = re.compile(rb"[0-9a-f]+-[0-9a-f]+ ")
 _NUMBER = re.compile(rb"(\w+:)( *\d+)")
 _TOTAL = b"/sys/devices/system/node/node0/x86/sgx_total_bytes"
@@ -34,26 +35,61 @@ _SPECIAL = ((10, "pf"), (14, "io"), (17, "dc"), (18, "de"), (25, "wf"), (26, "dd
 _DONTCOPY, _WIPEONFORK = 1 << 17, 1 << 25
 
 
-def contents(run: Run, path: bytes) -> bytes | None:
-    """What a program finds at a real path, or None where nothing of it is ours."""
+def contents(run: Run, path: bytes, seen: bytes) -> bytes | None:
+    """What a program finds at a real path, or None where nothing of it is ours.
+
+    seen: a path of ours to what that is from its root, with its mounts.
+    """
     if path == _TOTAL:
-        if os.path.exists(_TOTAL):
+        if os.path.exists(_TOTAL) or not _alike(os.path.dirname(_TOTAL), os.path.dirname(seen)):
             return None
         from softsgx.supervisor.state.device import open_device
 
         shown = open_device(run).design.total_bytes
         return b"%d\n" % run.options.epc_bytes if shown else None
-    if path == b"/proc/cpuinfo":
+    if path in (b"/proc/cpuinfo", b"/proc/misc"):
+        if not _alike(path, seen):
+            return None
+        if path == b"/proc/misc":
+            return _misc(run, _read(path))
         return _cpuinfo(_read(path)) if run.options.cpuid else None
-    if path == b"/proc/misc":
-        return _misc(run, _read(path))
     found = _OF_A_PROCESS.fullmatch(path)
-    tracee = None if found is None or not run.opened else run.tracees.get(int(found[1]))
-    process = None if tracee is None else tracee.space.sgx
-    if found is None or process is None or not len(process.mm):
+    if found is None or not run.opened:
         return None
-    real = _read(path)
-    return real and b"".join(_mappings(run, process, real, found[2] == b"smaps"))
+    tracee, real = _process(run, int(found[1]), path, seen)
+    process = None if tracee is None else tracee.space.sgx
+    if process is None or not len(process.mm) or not real:
+        return None
+    return b"".join(_mappings(run, process, real, found[2] == b"smaps"))
+
+
+def _alike(path: bytes, seen: bytes) -> bool:
+    """Whether a file of /proc or /sys is the same in another mount of it: not all are there, and
+    others may be mounted over it.
+    """
+    while not os.path.exists(path):  # of a folder that we stand for
+        path, seen = os.path.dirname(path), os.path.dirname(seen)
+    try:
+        return os.lstat(path).st_ino == os.lstat(seen).st_ino
+    except OSError:
+        return False
+
+
+def _process(run: Run, number: int, path: bytes, seen: bytes) -> tuple[Tracee | None, bytes | None]:
+    """Who a file of /proc/PID is about, and what is in it."""
+    tracee, there = run.tracees.get(number), _OF_ANOTHER_ROOT.match(seen)
+    if there is None:
+        return tracee, _read(path)
+    if not _alike(b"/proc/self", there[1] + b"/self"):
+        return None, None
+    if there[2] is None:  # /proc/self, which was found already
+        return tracee, _read(path)
+    # In a pid namespace of its own the numbers are others: the same mappings are of the same.
+    maps = _read(there[1] + b"/" + there[2] + b"/maps")
+    for tracee in list(run.tracees.values()):
+        if tracee.space.sgx is not None and maps == _read(b"/proc/%d/maps" % tracee.tid):
+            return tracee, _read(seen)
+    return None, None
 
 
 def show(run: Run, tracee: Tracee, text: bytes, flags: int) -> Any:

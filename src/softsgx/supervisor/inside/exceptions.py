@@ -32,6 +32,7 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import cont
 from softsgx.supervisor.stopped.handler import begin
+from softsgx.supervisor.stopped.reaper import raises
 from softsgx.supervisor.stopped.remote import calls
 from softsgx.supervisor.stopped.waits import wait_stop
 from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, RAX, RBX, RDI, RDX, RIP, RSI, RSP
@@ -346,6 +347,8 @@ def deliver(
     if run.record is not None:
         run.record.exception(tracee.tid, vector, code, addr, "signal", number, leaf)
         run.record.flush()
+    if tracee.reaper is not False and raises(run, tracee, number):
+        return
     run.regs.store(tracee.tid)
     if number in (SIGILL, SIGFPE) or vector == sdm.VECTOR_DB:
         addr = view[RIP]  # Linux do_error_trap(), send_sigtrap(): where the thread is now, the AEP

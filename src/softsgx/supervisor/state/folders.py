@@ -7,6 +7,13 @@ import os
 __all__ = ["Folders"]
 
 
+def _same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
 class Folders:
     """The folders of some nodes that are not there. paths: of the nodes."""
 
@@ -32,7 +39,7 @@ class Folders:
         text = os.path.normpath(os.fsdecode(path))
         for folder in self._names:
             parent, base = os.path.split(folder)
-            if os.path.basename(text) == base and os.path.realpath(os.path.dirname(text)) == parent:
+            if os.path.basename(text) == base and _same(os.path.dirname(text), parent):
                 return folder
         return None
 

@@ -197,7 +197,8 @@ class Tracee:
     always. timed: a wait that is begun again (`softsgx.supervisor.stopped.timed`), or None.
     slot: its `softsgx.supervisor.state.short.Slot`, or None. signals: what its process
     does with those of exceptions. may_block: what it blocks outside of enclaves, or may: what is
-    not there it does not. programs: filters that it lacks yet. files: the threads that
+    not there it does not. programs: filters that it lacks yet. reaper: whether its process is the
+    first of a pid namespace, None until that was asked. files: the threads that
     may share its table of descriptors, by tid; one that left it by unshare(2) is among them until
     it execs.
     """
@@ -210,6 +211,7 @@ class Tracee:
         "may_block",
         "odd",
         "programs",
+        "reaper",
         "refused",
         "retries",
         "signals",
@@ -235,6 +237,7 @@ class Tracee:
         self.timed: Any = None
         self.slot: Any = None
         self.programs: list[bytes] = []
+        self.reaper: bool | None = None
         self.files = {tid}
         self.signals = Dispositions()
         self.may_block = ALL_SIGNALS

@@ -5,7 +5,8 @@ from __future__ import annotations
 from errno import EINTR
 
 from softsgx.host import ptrace
-from softsgx.host.status import mask_of, status_of
+from softsgx.host.signals import SIGKILL, SIGSTOP
+from softsgx.host.status import is_reaper, mask_of, status_of
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
 
@@ -32,6 +33,7 @@ connect(2), the last of that list, goes on by itself: it cannot be begun again.
 
 
 _LEFT_ALONE = frozenset((17, 18, 23, 28))  # by default: SIGCHLD, SIGCONT, SIGURG, SIGWINCH
+_NEVER_SPARED = 1 << SIGKILL - 1 | 1 << SIGSTOP - 1  # the first process of a pid namespace
 
 
 def begun_again(tid: int, regs: ptrace.Registers, number: int = 0) -> bool:
@@ -63,6 +65,8 @@ def unwanted(tid: int, number: int) -> bool:
 def _nobody(status: dict[bytes, bytes]) -> int:
     """The signals that nobody wants."""
     caught = mask_of(status, b"SigCgt")
+    if is_reaper(status):
+        return _U64 & ~caught & ~_NEVER_SPARED
     left = sum(1 << n - 1 for n in _LEFT_ALONE if not caught >> n - 1 & 1)
     return mask_of(status, b"SigIgn") | left
 

@@ -6,6 +6,7 @@ from softsgx.host import cpuidcode, pathcode, ptrace
 from softsgx.host.signals import SIGTRAP
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.reaper import CONCERNED, ends, spared
 from softsgx.supervisor.stopped.waits import ending, keep_stop, lost, need
 from softsgx.uapi.regs import RIP
 
@@ -40,6 +41,11 @@ def cont_changed(run: Run, tracee: Tracee) -> None:
 def let_go(run: Run, tracee: Tracee, number: int, step: bool = False) -> None:
     """Let it run, whoever debugs. step: one instruction."""
     need(tracee.tid)
+    if number in CONCERNED and tracee.reaper is not False:
+        if ends(run, tracee, number):
+            return
+        if spared(tracee, number):
+            number = 0
     if run.record is not None:
         if number:
             run.record.signal(tracee.tid, number)
