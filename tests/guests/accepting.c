@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: accepting SEED PAGES [quiet|grow|short|both]
+ * usage: accepting SEED PAGES [quiet|grow|turns|short|both]
  * An enclave whose pages change in runs that are alike, one leaf a page, between which and in which
  * something else comes by chance: EACCEPT after RESTRICT_PERMISSIONS, MODIFY_TYPES and EAUG, EMODPE,
  * EACCEPTCOPY, removals. Another thread sends it signals and changes pages of its own (not with `quiet`).
- * With `grow` all are added, accepted, trimmed and removed again, and nothing comes between. With `short`
- * the runs are as a library OS has them: few pages, mostly from the top down, added by a fault, extended,
- * restricted, trimmed and removed; with `both` two threads do so at once, each with pages of its own.
- * Prints what each leaf and ioctl answered. At the end it sends itself SIGUSR2, for who looks at what
- * the enclave has become.
+ * With `grow` all are added, accepted, trimmed and removed again, and nothing comes between; with `turns`
+ * one after the other is. With `short` the runs are as a library OS has them: few pages, mostly from the
+ * top down, added by a fault, extended, restricted, trimmed and removed; with `both` two threads do so at
+ * once, each with pages of its own. Prints what each leaf and ioctl answered. At the end it sends itself
+ * SIGUSR2, for who looks at what the enclave has become.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -253,7 +253,8 @@ static void *theirs(void *p)
 
 int main(int argc, char **argv)
 {
-	bool quiet = argc > 3, grow = quiet && argv[3][0] == 'g';
+	bool quiet = argc > 3;
+	uint64_t grow = !quiet ? 0 : argv[3][0] == 'g' ? ZONE : argv[3][0] == 't';
 	pthread_t other, self = pthread_self();
 	uint64_t zone;
 	char *told = NULL;
@@ -278,13 +279,13 @@ int main(int argc, char **argv)
 		encl_op(&e, OP_NOP, 0, 0, 0, 0);
 	if (!quiet)
 		pthread_create(&other, NULL, ours, &self);
-	for (; grow && done < pages; done += ZONE) {
-		for (uint64_t i = 0; i < ZONE; i++)
+	for (; grow && done < pages; done += grow) {
+		for (uint64_t i = 0; i < grow; i++)
 			leaf_on(0, EACCEPT, zone + i * PAGE, NEW, 0);
-		ask(e.free, ZONE, 1);
-		for (uint64_t i = ZONE; i-- > 0;)
+		ask(e.free, grow, 1);
+		for (uint64_t i = grow; i-- > 0;)
 			leaf_on(0, EACCEPT, zone + i * PAGE, SI_TRIM | SI_MODIFIED, 0);
-		ask(e.free, ZONE, 2);
+		ask(e.free, grow, 2);
 	}
 	if (quiet && argv[3][0] == 'b')
 		pthread_create(&other, NULL, theirs, &told);

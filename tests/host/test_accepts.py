@@ -39,9 +39,9 @@ def test_the_frame_is_where_it_is_thought_to_be() -> None:
 
 def test_a_thread_is_as_it_is_thought_to_be() -> None:
     at, size = _struct("thread")
-    names = "tid", "inside", "page", "rule", "way", "regs"
-    places = accepts.TID, accepts.INSIDE, accepts.PAGE, accepts.RULE, accepts.WAY, accepts.REGS
-    assert tuple(at[name] for name in names) == places
+    members = ("BATCH", "CARRIED", "END", "FRAME", "INSIDE", "PAGE", "REGS", "RULE", "STOP", "WAY")
+    assert [at[name.lower()] for name in members] == [getattr(accepts, name) for name in members]
+    assert at["tid"] == accepts.TID
     block = accepts.Block()
     assert len(block.thread(1)) == size
     (threads,) = re.findall(r"^#define THREADS (\d+)", _SOURCE, re.M)

@@ -19,9 +19,10 @@ from typing import Any
 
 from softsgx.host import accepts, procmaps, ptrace, series, vdso
 from softsgx.supervisor.calls import adds
+from softsgx.supervisor.inside import carried
 from softsgx.supervisor.loop.supervisor import Supervisor
 from softsgx.supervisor.state.options import Options
-from softsgx.uapi.regs import RIP
+from softsgx.uapi.regs import EFLAGS, RIP
 
 
 class Looker(Supervisor):
@@ -58,6 +59,8 @@ class Looker(Supervisor):
 
 
 _WALL = 0x40000000
+_TF = 1 << 8
+_INT3 = vdso.load_image().cpuid + 2 - vdso.load_image().batch
 WAY, WAYS = 42, 3
 """Instructions of the way over a call, at most; and what may stop a thread there."""
 
@@ -65,42 +68,58 @@ WAY, WAYS = 42, 3
 class Stepped(accepts.Block):
     """It takes one leaf at a time. Where its thread goes on over a call it is stopped there."""
 
-    steps = 0
-    _BATCH = 5  # of the words of a thread
+    steps = sent = 0
 
     def run(self) -> None:
         """As the code would."""
-        image = vdso.load_image()
         threads = [self.thread(n) for n in range(accepts.THREADS)]
         threads = [words for words in threads if words[accepts.TID]]
-        batches = [words[self._BATCH] for words in threads]
-        for words, batch in zip(threads, batches, strict=True):
-            words[self._BATCH] = batch - image.batch + image.cpuid + 2  # an INT3
+        batches = [words[accepts.BATCH] for words in threads]
+        for words in threads:
+            words[accepts.BATCH] += _INT3
         most, self["most"] = self["most"], 1
         super().run()
         self["most"] = most
         for words, batch in zip(threads, batches, strict=True):
-            words[self._BATCH] = batch
-            if self["done"] and words[accepts.WAY]:
-                self._step(words[accepts.TID], batch)
+            words[accepts.BATCH] = batch
+            if self["done"] and words[accepts.WAY] == 1:
+                _step(words[accepts.TID], batch, Stepped.steps)
+                Stepped.steps += 1
 
-    def _step(self, tid: int, batch: int) -> None:
-        regs = ptrace.Registers()
-        if os.waitpid(tid, _WALL)[1] != signal.SIGTRAP << 8 | 0x7F:
-            raise SystemExit("the INT3 did not stop")
-        regs.load(tid)
-        regs.view[RIP] = batch
-        regs.store(tid)
-        for _ in range(Stepped.steps % WAY):
-            ptrace.singlestep(tid)
-            os.waitpid(tid, _WALL)
-        how = Stepped.steps // WAY % WAYS
-        if how == 0:
-            os.kill(tid, signal.SIGUSR1)
-        elif how == 1:
-            ptrace.interrupt(tid)
-        Stepped.steps += 1
-        ptrace.cont(tid)
+
+def _step(tid: int, batch: int, n: int) -> None:
+    """Stop a thread that is to stop at an INT3 in place of its way, the ``n``-th time."""
+    regs = ptrace.Registers()
+    if os.waitpid(tid, _WALL)[1] != signal.SIGTRAP << 8 | 0x7F:
+        raise SystemExit("the INT3 did not stop")
+    regs.load(tid)
+    regs.view[RIP] = batch
+    regs.store(tid)
+    for _ in range(n % WAY):
+        ptrace.singlestep(tid)
+        os.waitpid(tid, _WALL)
+    regs.load(tid)
+    regs.view[EFLAGS] &= ~_TF  # the kernel takes it for the program's own, behind an IRETQ
+    regs.store(tid)
+    how = n // WAY % WAYS
+    if how == 0:
+        os.kill(tid, signal.SIGUSR1)
+    elif how == 1:
+        ptrace.interrupt(tid)
+    ptrace.cont(tid)
+
+
+_send = carried.send
+
+
+def _sent(run: Any, tracee: Any, words: memoryview, call: tuple[int, ...]) -> None:
+    """The same of a thread that Python lets go over a call."""
+    batch = words[accepts.BATCH]
+    words[accepts.BATCH] += _INT3
+    _send(run, tracee, words, call)
+    words[accepts.BATCH] = batch
+    _step(tracee.tid, batch, Stepped.sent)
+    Stepped.sent += 1
 
 
 def main() -> None:
@@ -112,7 +131,7 @@ def main() -> None:
     block: type[accepts.Block] = accepts.Block
     if argv[0] == "--step":
         argv.pop(0)
-        block = Stepped
+        block, carried.send = Stepped, _sent
     taken = added = accepted = 0
     adds.WORTH = 4
 
@@ -135,6 +154,7 @@ def main() -> None:
     looker.run(argv)
     told = {
         "taken": taken, "added": added, "accepted": accepted, "stepped": Stepped.steps,
+        "sent": Stepped.sent,
         "possible": looker.possible, "enclaves": looker.seen,
     }  # fmt: skip
     print(json.dumps(told), file=sys.stderr)

@@ -143,6 +143,12 @@ def test_a_thread_is_stopped_at_each_instruction_of_its_way(guest: Guest) -> Non
         assert short["stepped"] >= WAYS * WAY
 
 
+def test_so_is_one_that_an_ioctl_has_go_over_a_call(guest: Guest) -> None:
+    short = _same(guest, "1", "140", "turns", how=("--step",))
+    if accepts.available() and not why_not():
+        assert short["sent"] >= WAYS * WAY
+
+
 def test_leaves_of_an_enclave_whose_threads_have_no_slots(guest: Guest, softsgx: Softsgx) -> None:
     done = softsgx("--exact", "--", guest("bench_edmm"), "100")
     assert done.returncode == 0, done.stderr

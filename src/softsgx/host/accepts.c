@@ -53,10 +53,11 @@ struct enclave {
 /* Found by its number modulo THREADS. slot: the address here of what its word on the short way is at,
  * or 0; inside: what that is while it is in this enclave. batch, carried, stop, frame: where the
  * calls are made, where it goes on behind them, or if one fails, and where the frame is there
- * (frame_at: here). Told: page: of its last leaf; rule: that answered it; way: whether it went on
- * by the frame then; regs: with which it goes on behind its ENCLU. */
+ * (frame_at: here). Told: page, end: what its last leaf was on; rule: that answered it; way: whether it
+ * went on by the frame then (1); regs: with which it goes on behind its ENCLU. Python tells the same of
+ * a thread that it has sent by the frame (way: 2). */
 struct thread {
-	uint64_t tid, enclave, slot, inside[2], batch, carried, stop, frame, frame_at, page, rule, way;
+	uint64_t tid, enclave, slot, inside[2], batch, carried, stop, frame, frame_at, page, end, rule, way;
 	struct user_regs_struct regs;
 };
 
@@ -98,7 +99,7 @@ static bool is_changing(const struct block *b, uint64_t enclave, uint64_t page)
 	const struct thread *t = (const struct thread *)b->threads;
 
 	for (int i = 0; i < THREADS; i++, t++)
-		if (t->tid && t->way && t->enclave == enclave && t->page == page
+		if (t->way && t->enclave == enclave && t->page <= page && page < t->end
 		    && ((const volatile struct frame *)t->frame_at)->underway)
 			return true;
 	return false;
@@ -196,6 +197,7 @@ static enum taken take(struct block *b, struct thread *t)
 	if (!rule->keeps)
 		t->regs.rax = 0;
 	t->page = (t->regs.rcx - e->base) / PAGE;
+	t->end = t->page + 1;
 	t->rule = (uint64_t)(rule - (const struct rule *)b->rules);
 	t->way = rule->changes;
 	((uint8_t *)e->kinds)[t->page] = (uint8_t)rule->kind;

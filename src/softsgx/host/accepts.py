@@ -12,15 +12,16 @@ from softsgx.host.words import Words
 from softsgx.uapi.regs import NREGS
 
 __all__ = [
-    "ENCLAVES", "INSIDE", "NOBODY", "PAGE", "REGS", "RULE", "RULES", "THREADS", "TID", "UNDERWAY",
-    "WAY", "Block", "available",
+    "BATCH", "CARRIED", "ENCLAVES", "END", "FRAME", "INSIDE", "NOBODY", "PAGE", "REGS", "RULE",
+    "RULES", "STOP", "THREADS", "TID", "UNDERWAY", "WAY", "Block", "available",
 ]  # fmt: skip
 
 UNDERWAY = 8 * (8 + 21 + 1)
 """Where in a frame (struct frame of accepts.c) stands that a thread is on its way over a call."""
 
 ENCLAVES, THREADS, RULES, RUNS = 16, 64, 64, 256
-TID, INSIDE, PAGE, RULE, WAY, REGS = 0, 3, 10, 11, 12, 13
+TID, INSIDE, BATCH, CARRIED, STOP, FRAME = 0, 3, 5, 6, 7, 8
+PAGE, END, RULE, WAY, REGS = 10, 11, 12, 13, 14
 """Words of a struct thread."""
 NOBODY = (1 << 64) - 1
 """What no word of the short way is."""

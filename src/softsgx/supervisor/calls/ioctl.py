@@ -12,6 +12,7 @@ from softsgx.supervisor.effects import concerned
 from softsgx.supervisor.state.host_process import process_of, received
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.answer import DONE
 from softsgx.supervisor.stopped.freeze import still
 from softsgx.uapi.regs import RDI, RDX, RSI
 
@@ -64,6 +65,8 @@ def _of_device(run: Run, tracee: Tracee, file: Any) -> Any:
         if run.device.added is not None:
             at_exit = series.added(run, tracee, process, file)
     fd = view[RDI] & _LOW
+    if run.accepts is not None and not at_exit and run.accepts.answered(tracee, answer):
+        return DONE
 
     def told(answer: int) -> None:
         if run.record is not None:

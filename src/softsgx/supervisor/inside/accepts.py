@@ -8,20 +8,25 @@ brought to one side of it then, as on the short way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from softsgx.device.accepted import SECINFO_BYTES, Accepted, foresee
 from softsgx.host import accepts, vdso
 from softsgx.host.foreign import address_of
 from softsgx.host.short import R_HELD, R_LOCK
 from softsgx.sdm.leaves import EACCEPT, EMODPE
 from softsgx.sgx.enclu import STATUS_FLAGS
-from softsgx.supervisor.effects.mappings import allowed
+from softsgx.supervisor.effects.mappings import allowed, wanted
 from softsgx.supervisor.inside import carried
 from softsgx.supervisor.inside.kinds import FullError, Kind, Kinds, Numbers, alone
+from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import waits
 from softsgx.supervisor.stopped.ahead import possible
-from softsgx.uapi.regs import EFLAGS, RAX, RBX, RCX, RIP
+from softsgx.uapi.regs import EFLAGS, ORIG_RAX, RAX, RBX, RCX, RIP
+from softsgx.uapi.syscalls import NR_mprotect
 
 __all__ = ["LEAVES", "Accepts", "taken"]
 
@@ -30,6 +35,7 @@ LEAVES = (EACCEPT, EMODPE)
 _PAGE, _ENCLU_BYTES = 4096, 3
 _MOST, _IDLE = 512, 256
 _OTHER_HALF = 1 << 63
+_TF = 1 << 8
 
 
 def taken(run: Run, tracee: Tracee, leaf: int) -> None:
@@ -40,12 +46,16 @@ def taken(run: Run, tracee: Tracee, leaf: int) -> None:
 
 
 class _Thread:
-    """A thread whose leaves may be taken, and where it enters."""
+    """A thread whose leaves may be taken, and the TCS that it is in then, None for not at all.
 
-    __slots__ = ("kinds", "slot", "tcs", "thread", "tracee", "words")
+    late: what is left to do if it does not come over a call that Python has sent it over.
+    """
+
+    __slots__ = ("kinds", "late", "slot", "tcs", "thread", "tracee", "words")
 
     def __init__(self, tracee: Tracee, kinds: Kinds, words: memoryview) -> None:
         self.tracee, self.kinds, self.words = tracee, kinds, words
+        self.late: Callable[[], None] | None = None
         self.thread, self.slot, self.tcs = tracee.thread, tracee.slot, tracee.thread.tcs
 
     def ready(self, run: Run) -> bool:
@@ -56,10 +66,13 @@ class _Thread:
             return False
         if tracee.slot is not slot:
             return False
+        words = self.words
+        if tcs is None:
+            words[accepts.TID] = 0
+            return True
         usual = tracee.odd is None and not tracee.signals.ignored
         usual = usual and not (tcs.opted_in or tracee.dispatches or tracee.space.implies)
         inside = self.thread.tcs is tcs
-        words = self.words
         if slot is None:
             words[accepts.TID] = tid if usual and inside else 0
             return True
@@ -134,11 +147,9 @@ class Accepts:
     def _of(self, tracee: Tracee) -> Kinds | None:
         """What is known of the pages of the enclave that a thread is in."""
         run, process, enclave = self._run, tracee.space.sgx, tracee.thread.enclave
-        for number, kinds in enumerate(self._enclaves):
-            if kinds is not None and kinds.enclave is enclave and kinds.process is process:
-                if kinds.ready():
-                    return kinds
-                self._drop(number)
+        kinds = self._known(process, enclave)
+        if kinds is not None:
+            return kinds
         file = process.file_of(enclave)
         if file is None or not alone(run, process, enclave):
             return None
@@ -149,6 +160,15 @@ class Accepts:
         here = address_of(enclave.memory.view)
         self._block.enclave(number, enclave.base, enclave.size, kinds.address, here)
         return kinds
+
+    def _known(self, process: HostProcess, enclave: Any) -> Kinds | None:
+        """What is known already, if the process is the one that maps the enclave."""
+        for number, kinds in enumerate(self._enclaves):
+            if kinds is not None and kinds.enclave is enclave and kinds.process is process:
+                if kinds.ready():
+                    return kinds
+                self._drop(number)
+        return None
 
     def _drop(self, number: int) -> None:
         kinds, self._enclaves[number] = self._enclaves[number], None
@@ -210,14 +230,14 @@ class Accepts:
         block.rule(leaf << 32 | of_info << 8 | kind, secinfo, words)
         self._rules.append(_Rule(page, found.word, prot))
 
-    def _enter(self, tracee: Tracee, kinds: Kinds) -> None:
-        """Note a thread that is in an enclave."""
+    def _enter(self, tracee: Tracee, kinds: Kinds) -> _Thread:
+        """Note a thread that is in an enclave, or has been."""
         block, tid, slot = self._block, tracee.tid, tracee.slot
         known = self._threads.get(tid % accepts.THREADS)
         if known is not None:
             same = known.tracee is tracee and known.kinds is kinds and known.slot is slot
             if same and known.thread is tracee.thread and known.tcs is known.thread.tcs:
-                return
+                return known
         assert block is not None
         words = block.thread(tid)
         known = self._threads[tid % accepts.THREADS] = _Thread(tracee, kinds, words)
@@ -230,9 +250,67 @@ class Accepts:
         space = tracee.space
         for index, value in enumerate((
             tid, self._enclaves.index(kinds), slot_at, accepts.NOBODY, accepts.NOBODY,
-            space.image + image.batch, carried_at, space.image + image.stop, there, frame, 0, 0, 0,
+            space.image + image.batch, carried_at, space.image + image.stop, there, frame,
+            0, 0, 0, 0,
         )):  # fmt: skip
             words[index] = value
+        return known
+
+    # -- what an ioctl has changed -----------------------------------------------------------
+
+    def answered(self, tracee: Tracee, answer: int) -> bool:
+        """An ioctl's thread stands at its entry, and what it has done is noted (`Run.pending`).
+
+        If that is the protection of pages which its process alone maps, it is changed on the
+        thread's way: True if the thread runs. If nothing has to change no more is noted.
+        """
+        run, pending, process = self._run, self._run.pending, tracee.space.sgx
+        others = pending.remap or pending.effects or pending.new_fd or run.nested
+        if self._block is None or others or not pending.dirty or not possible(run, accepts):
+            return False
+        todo: list[tuple[int, int, int]] = []
+        try:
+            for file, first, last in pending.dirty:
+                kinds = self._known(process, file.enclave)
+                if kinds is None or not kinds.may_change(first, last):
+                    return False
+                todo += wanted(run, process, file, first, last)
+        except FullError:
+            self._forget()
+            return False
+        if not todo:
+            pending.dirty = []
+            return False
+        if len(todo) > 1 or tracee.slot is None or tracee.dispatches or tracee.space.implies:
+            return False
+        if run.view[EFLAGS] & _TF or tracee.odd is not None or waits.lost or waits.ending:
+            return False
+        assert kinds is not None
+        self._send(tracee, kinds, *todo[0], answer)
+        return True
+
+    def _send(
+        self, tracee: Tracee, kinds: Kinds, first: int, last: int, prot: int, answer: int
+    ) -> None:
+        run, table = self._run, kinds.native
+        known = self._threads.get(tracee.tid % accepts.THREADS)
+        same = known is not None and known.tracee is tracee and known.kinds is kinds
+        if known is None or not same or not known.ready(run):
+            known = self._enter(tracee, kinds)
+        before = list(table.runs(first, last))
+
+        def late() -> None:
+            for a, b, have in before:
+                table.fill(a, b, have)
+            run.pending.pages_changed(kinds.file, first, last)
+
+        known.late, run.ahead = late, self
+        table.fill(first, last, prot)
+        run.pending.dirty = []
+        known.words[accepts.PAGE], known.words[accepts.END] = first, last
+        run.view[RAX], run.view[ORIG_RAX] = answer & accepts.NOBODY, accepts.NOBODY
+        start = kinds.enclave.base + (first << 12)
+        carried.send(run, tracee, known.words, (NR_mprotect, start, last - first << 12, prot))
 
     # -- the wait ------------------------------------------------------------------------
 
@@ -309,22 +387,25 @@ class Accepts:
         Whatever it is comes after what was answered here.
         """
         own = None
-        for known in self._threads.values():
-            if known.words[accepts.WAY]:
-                known.words[accepts.WAY] = 0
-                if known.tracee.tid == tid:
-                    own = known
-                else:
-                    carried.bring(self._run, known.tracee, self._way(known))
-        return own is None or carried.arrived(self._run, own.tracee, status, self._way(own))
+        gone = [known for known in self._threads.values() if known.words[accepts.WAY]]
+        for known, way in [(known, self._way(known)) for known in gone]:
+            known.words[accepts.WAY] = 0
+            if known.tracee.tid == tid:
+                own = known.tracee, way
+            else:
+                carried.bring(self._run, known.tracee, way)
+        return own is None or carried.arrived(self._run, own[0], status, own[1])
 
     def _way(self, known: _Thread) -> carried.Way:
         words, kinds = known.words, known.kinds
+        if words[accepts.WAY] == carried.SENT:
+            assert known.late is not None
+            return carried.Way(known.slot, words[accepts.REGS :], known.late)
         page = words[accepts.PAGE]
         rule = self._rules[words[accepts.RULE]]
 
-        def late() -> None:
+        def undone() -> None:
             kinds.native.fill(page, page + 1, rule.before)
             self._run.pending.pages_changed(kinds.file, page, page + 1)
 
-        return carried.Way(known.slot, words[accepts.REGS :], late)
+        return carried.Way(known.slot, words[accepts.REGS :], undone)

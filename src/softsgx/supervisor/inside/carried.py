@@ -7,11 +7,11 @@ it goes, with the call made there and then if it was not yet.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
-from softsgx.host import ptrace
-from softsgx.host.accepts import UNDERWAY
+from softsgx.host import accepts, ptrace
 from softsgx.host.signals import SIGTRAP
 from softsgx.supervisor.inside import masks
 from softsgx.supervisor.inside.exceptions import flush
@@ -21,11 +21,15 @@ from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import waits
 from softsgx.supervisor.stopped.remote import cancel
 from softsgx.supervisor.stopped.resume import cont
-from softsgx.uapi.regs import ORIG_RAX, RIP
+from softsgx.uapi.regs import EFLAGS, NREGS, ORIG_RAX, R13, R14, R15, RBP, RBX, RIP, RSP
 
-__all__ = ["Way", "arrived", "bring"]
+__all__ = ["SENT", "Way", "arrived", "bring", "send"]
 
+SENT = 2
+"""The way of a thread that `send` has let go; the compiled code's is 1."""
 _U64 = (1 << 64) - 1
+_ROW, _POPPED = struct.Struct("<8Q"), 21
+_CLEAN_FLAGS = 0x202  # no TF, and no NT, with which IRET faults
 
 
 class Way:
@@ -42,12 +46,34 @@ class Way:
     @property
     def underway(self) -> bool:
         """Whether the thread has not passed the call, as its frame says."""
-        return bool(self._words[self.slot.frame + UNDERWAY >> 3])
+        return bool(self._words[self.slot.frame + accepts.UNDERWAY >> 3])
 
     def late(self) -> None:
         """The call is not made yet: it is at the next chance."""
-        self._words[self.slot.frame + UNDERWAY >> 3] = 0
+        self._words[self.slot.frame + accepts.UNDERWAY >> 3] = 0
         self._late()
+
+
+def send(run: Run, tracee: Tracee, words: memoryview, call: tuple[int, ...]) -> None:
+    """Let a thread go on over a call, as ``host/accepts.c`` does.
+
+    words: those of its struct thread there. Its registers, loaded, are those that it goes on with.
+    """
+    view, slot = run.view, tracee.slot
+    tables, at = slot.table.tables.words, slot.frame >> 3
+    row = _ROW.pack(*call, *(0,) * (8 - len(call)))
+    tables[at : at + 8] = memoryview(row).cast("Q")
+    tables[at + 8 : at + 8 + _POPPED] = view[:_POPPED]
+    tables[slot.frame + accepts.UNDERWAY >> 3] = 1
+    words[accepts.REGS :] = view[:NREGS]
+    words[accepts.WAY] = SENT
+    frame = words[accepts.FRAME]
+    view[RBX], view[RBP], view[RSP] = frame, 1, frame + _ROW.size
+    view[R13], view[R14] = words[accepts.CARRIED], words[accepts.STOP]
+    view[R15], view[RIP] = frame + accepts.UNDERWAY, words[accepts.BATCH]
+    view[EFLAGS], view[ORIG_RAX] = _CLEAN_FLAGS, _U64
+    tracee.stopped = False
+    run.regs.store_and_cont(tracee.tid)
 
 
 def bring(run: Run, tracee: Tracee, way: Way) -> None:

@@ -155,6 +155,9 @@ def _signal(run: Run, tracee: Tracee, number: int) -> None:
             return
         if view[RAX] == INTERRUPTED and number not in _SYNCHRONOUS:
             interrupted(run, tracee, number)
+        if run.pending.dirty:  # what its ioctl has changed: it did not come so far
+            _deliver_sent(run, tracee, number)
+            return
         cont(run, tracee, outside.fault(run, tracee, number) or 0)
         return
     info = ptrace.get_siginfo(tracee.tid) if number in _SYNCHRONOUS else bytes(12)

@@ -152,6 +152,13 @@ class Kinds:
         for page in self._excluded:
             self.table[page] = 0
 
+    def may_change(self, first: int, last: int) -> bool:
+        """Whether pages [first, last) can be changed with nothing to be done before."""
+        return not any(
+            site.start >> 12 < last and site.start + _JUMP >> 12 >= first
+            for site in self.enclave.memory.sites.values()
+        )
+
     # -- what is asked ---------------------------------------------------------------------
 
     def at(self, page: int) -> int:

@@ -120,11 +120,15 @@ class Supervisor:
 
     def _nested(self, tracee: Tracee, status: int) -> None:
         """`dispatch` while another handler waits."""
+        run = self.state
+        run.nested += 1
         try:
             self.dispatch(tracee, status)
         except ProcessLookupError:
             self._abandoned(whole=False)
             raise
+        finally:
+            run.nested -= 1
 
     def _abandoned(self, *, whole: bool) -> None:
         if self.state.opened:

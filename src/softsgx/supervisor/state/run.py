@@ -72,12 +72,13 @@ class Run:
     that the next wait is for, or None.
 
     dispatch: what is done with a status of a tracee that came while a handler waited for
-    another's; the loop's.
+    another's; the loop's. nested: how many of these are at work.
     """
 
     def __init__(self, options: Options, dispatch: Callable[[Tracee, int], None]) -> None:
         self.options = options
         self.dispatch = dispatch
+        self.nested = 0
         self.record = options.recorder
         self.faults = options.faults
         self.debugger: Any = None
