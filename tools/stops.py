@@ -14,7 +14,7 @@ from collections import Counter
 from time import perf_counter_ns, thread_time_ns
 from typing import Any
 
-from softsgx.host import ptrace
+from softsgx.host import ptrace, words
 from softsgx.supervisor.loop.supervisor import Supervisor
 from softsgx.supervisor.programs import again
 from softsgx.supervisor.state.options import Options
@@ -29,7 +29,7 @@ _EVENTS = {
     ptrace.EVENT_STOP: "first stop", ptrace.EVENT_VFORK_DONE: "vfork done",
 }  # fmt: skip
 _SYSCALL_STOP = 0x85
-_LETS_RUN = (ptrace._CONT, ptrace._SINGLESTEP, ptrace._SYSCALL, ptrace._LISTEN)
+_RESUMES = (ptrace._CONT, ptrace._SINGLESTEP, ptrace._SYSCALL)
 Row = tuple[int, str, float, float, float]
 
 
@@ -57,7 +57,15 @@ class _Watch:
             prepared(self, tracee)
             watch._ended(tracee.tid, " again")  # it runs already
 
-        watch = self
+        watch, run = self, words.Words.run
+
+        def ran(block: words.Words) -> None:
+            run(block)
+            got = block["got"] if "got" in block._index else 0
+            if got:  # compiled code has waited for it
+                watch._told(got, block["status"])
+
+        words.Words.run = ran  # type: ignore[method-assign,assignment]
         again.Again._note = noted  # type: ignore[method-assign]
 
     def __getattr__(self, name: str) -> Any:
@@ -65,18 +73,20 @@ class _Watch:
 
     def waitpid(self, pid: int, flags: int) -> tuple[int, int]:
         found = os.waitpid(pid, flags)
-        tid, status = found
-        if tid:
-            now = perf_counter_ns()
-            away = (now - self.ran.get(tid, now)) / 1e3
-            kind = self._kind(tid, status)
-            self.open[tid] = (kind, perf_counter_ns(), thread_time_ns(), away)
-            if status & 0xFF != 0x7F:
-                self._ended(tid, "")
+        if found[0]:
+            self._told(*found)
         return found
 
-    def _changed(self, request: int, tid: int, addr: int | None, data: int | None) -> None:
-        if request in _LETS_RUN:
+    def _told(self, tid: int, status: int) -> None:
+        now = perf_counter_ns()
+        away = (now - self.ran.get(tid, now)) / 1e3
+        kind = self._kind(tid, status)
+        self.open[tid] = (kind, perf_counter_ns(), thread_time_ns(), away)
+        if status & 0xFF != 0x7F:
+            self._ended(tid, "")
+
+    def _changed(self, request: int, tid: int, addr: Any, data: Any) -> None:
+        if request in _RESUMES:
             self._ended(tid, " ->step" if request == ptrace._SYSCALL else "")
         self.change(request, tid, addr, data)
 
