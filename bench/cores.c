@@ -5,7 +5,7 @@
  *
  * usage: cores ROUNDS [THREADS]
  * The threads share ROUNDS rounds of some 100 ns in registers. Prints `ns_per_round X` of the wall
- * clock, over all threads' rounds.
+ * clock, over all threads' rounds, from when all are there.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -15,11 +15,13 @@
 enum { MOST = 64, STEPS = 100 };
 
 static long rounds;
+static pthread_barrier_t all_there;
 
 static void *worker(void *arg)
 {
 	unsigned long x = (unsigned long)arg;
 
+	pthread_barrier_wait(&all_there);
 	for (long i = 0; i < rounds; i++)
 		for (int n = 0; n < STEPS; n++)
 			asm volatile("imul $3, %0, %0" : "+r"(x));
@@ -36,10 +38,12 @@ int main(int argc, char **argv)
 	if (threads < 1 || threads > MOST || all < threads)
 		return 2;
 	rounds = all / threads;
-	clock_gettime(CLOCK_MONOTONIC, &a);
+	pthread_barrier_init(&all_there, NULL, (unsigned int)threads + 1);
 	for (long n = 0; n < threads; n++)
 		if (pthread_create(&t[n], NULL, worker, (void *)n))
 			return 1;
+	pthread_barrier_wait(&all_there);
+	clock_gettime(CLOCK_MONOTONIC, &a);
 	for (int n = 0; n < threads; n++)
 		pthread_join(t[n], NULL);
 	clock_gettime(CLOCK_MONOTONIC, &b);

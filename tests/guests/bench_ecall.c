@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * usage: bench_ecall [CALLS [THREADS [raw]]]
- * Empty ECALLs (EENTER + EEXIT) through the vDSO, or by raw ENCLU; prints `ns_per_ecall X`, of the
- * wall clock, over all threads' calls (so on N free cores more threads give a smaller number), and
- * `cpu_ns_per_ecall X`, of this process's own time.
+ * Empty ECALLs (EENTER + EEXIT) through the vDSO, or by raw ENCLU, from when all threads have made one;
+ * prints `ns_per_ecall X`, of the wall clock, over all threads' calls (so on N free cores more threads
+ * give a smaller number), and `cpu_ns_per_ecall X`, of this process's own time.
  */
 #include <pthread.h>
 #include <time.h>
@@ -13,6 +13,7 @@
 static struct encl e;
 static long calls = 100000;
 static int raw;
+static pthread_barrier_t all_there;
 
 static void *worker(void *arg)
 {
@@ -23,7 +24,9 @@ static void *worker(void *arg)
 	for (long i = 0; i < calls; i++) {
 		if (raw ? encl_raw_ecall(&c, e.base + e.tcs[n])
 			: encl_call(&e, n, &c, &run) || run.function != EEXIT)
-			return "an ECALL failed";
+			bail("ecall", "an ECALL failed");
+		if (i == 0)
+			pthread_barrier_wait(&all_there);
 	}
 	return NULL;
 }
@@ -33,7 +36,6 @@ int main(int argc, char **argv)
 	int threads = argc > 2 ? atoi(argv[2]) : 1;
 	pthread_t t[MAX_THREADS];
 	struct timespec a, b, used, used_up;
-	void *why = NULL;
 
 	if (argc > 1)
 		calls = atol(argv[1]);
@@ -49,19 +51,17 @@ int main(int argc, char **argv)
 		if (!encl_do(&e, i % threads, &c))
 			bail("ecall", e.err);
 	}
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-	clock_gettime(CLOCK_MONOTONIC, &a);
+	pthread_barrier_init(&all_there, NULL, (unsigned int)threads + 1);
 	for (intptr_t n = 0; n < threads; n++)
 		pthread_create(&t[n], NULL, worker, (void *)n);
-	for (int n = 0; n < threads; n++) {
-		void *w;
-
-		pthread_join(t[n], &w);
-		why = why ? why : w;
-	}
+	pthread_barrier_wait(&all_there);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	for (int n = 0; n < threads; n++)
+		pthread_join(t[n], NULL);
 	clock_gettime(CLOCK_MONOTONIC, &b);
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used_up);
-	check(!why, "ecalls", "%s", (char *)why);
+	check(true, "ecalls", "");
 	printf("ns_per_ecall %.1f\n", ((double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec))
 	       / (double)calls / threads);
 	printf("cpu_ns_per_ecall %.1f\n", ((double)(used_up.tv_sec - used.tv_sec) * 1e9
