@@ -183,7 +183,8 @@ def test_eaccept_compares(state: dict[str, int], secinfo: int, code: int) -> Non
         ({"ssa": 0x1001}, 0),  # EENTER's question
         ({"nssa": 2, "cssa": 1}, 0),
         ({"nssa": 2, "cssa": 2}, GP),
-        ({"nssa": 0}, GP),
+        ({"nssa": 0}, 0),  # on processors, if not in the SDM
+        ({"nssa": 0, "cssa": 1}, GP),
         ({"flags": 1}, GP),
         ({"aep": 1}, GP),
         ({"stage": 1}, GP),

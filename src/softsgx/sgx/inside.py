@@ -113,13 +113,18 @@ class _Leaf:
         return 0
 
     def tcs_acceptable(self, index: int) -> bool:
-        """EACCEPT's checks of a page that becomes a TCS (SDM, EACCEPT)."""
+        """EACCEPT's checks of a page that becomes a TCS (SDM, EACCEPT).
+
+        The SDM wants CSSA to be below NSSA of a page of zeros, too; processors do not
+        (intel/linux-sgx, external/sgx-emm/api_tests, test_sgx_mm_types()): it cannot be entered.
+        """
         raw = self.enclave.memory.read(index << 12, 4096)
         t = TCS.unpack(raw)
         flags = sdm.TCS_DBGOPTIN | sdm.TCS_AEXNOTIFY * self.law.aexnotify
         reserved = t.ocetssa or t.prevssp or t.flags & ~flags
         started = t.flags & sdm.TCS_DBGOPTIN or t.aep or t.stage
-        return bool(TCS.reserved_zero(raw) and not reserved and not started and t.cssa < t.nssa)
+        frames = t.cssa < t.nssa or not t.nssa | t.cssa
+        return bool(TCS.reserved_zero(raw) and not reserved and not started and frames)
 
     # -- the leaves --------------------------------------------------------------------
 
