@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
 from softsgx.supervisor.stopped import waits
+from tests.command import Softsgx
 
 _STOP = (7, 0x57F)
 
@@ -70,3 +72,30 @@ def test_polling_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
             kernel.began_us = kernel.now_us
             wait()
         assert kernel.blocked == 3000 if phase == 0 else kernel.blocked <= 1024
+
+
+PIDFDS = """
+import os, select
+missed = 0
+for n in range(200):
+    pid = os.fork()
+    if not pid:
+        os._exit(3)
+    fd = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.poll()
+    if n % 2:
+        found = os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)
+        ended = found is not None and found.si_status == 3
+    else:
+        ended = os.waitpid(pid, os.WNOHANG) == (pid, 3 << 8)
+    missed += not ended
+    os.close(fd)
+print(missed)
+"""
+
+
+def test_who_a_pidfd_has_told_the_end_of_is_there_to_be_waited_for(softsgx: Softsgx) -> None:
+    done = softsgx("--", sys.executable, "-c", PIDFDS)
+    assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr

@@ -7,6 +7,8 @@ add stops. Which calls they are is read off the table of all calls (`softsgx.uap
 
 from __future__ import annotations
 
+import os
+
 from softsgx.host import pathcode
 from softsgx.host.bpf import (
     ALLOW,
@@ -72,6 +74,7 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
         or (row.vma is not None and row.vma.stops and row.of_kind("pid", "pidfd"))
     }
     wanted |= {nr.NR_ioctl: "ioctl", nr.NR_mmap: "mmap", nr.NR_exit: "exit", nr.NR_shmat: "shmat"}
+    wanted |= {nr.NR_wait4: "wait4", nr.NR_waitid: "waitid"}
     wanted[nr.NR_rt_sigaction] = "sigaction"
     wanted |= {nr.NR_seccomp: "seccomp", nr.NR_prctl: "prctl", nr.NR_ptrace: "ptrace"}
     wanted |= {nr.NR_utimensat: "utimensat", nr.NR_connect: "connect"}
@@ -162,6 +165,18 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.label("seccomp")  # filters of the program's own
     p.op(LD, arg(0))
     p.op(JEQ, SET_MODE_FILTER, "trace", "allow")
+    p.label("wait4")  # for one child, without blocking: see `supervisor.calls.others`
+    p.op(LD, arg(2))
+    p.op(JSET, os.WNOHANG, "", "allow")
+    p.op(LD, arg(0))
+    p.op(JEQ, 0, "allow")
+    p.op(JSET, 1 << 31, "allow", "trace")
+    p.label("waitid")
+    p.op(LD, arg(3))
+    p.op(JSET, os.WNOHANG, "", "allow")
+    p.op(LD, arg(0))
+    p.op(JEQ, os.P_PID, "trace")
+    p.op(JEQ, os.P_PIDFD, "trace", "allow")
     p.label("ptrace")  # of who would trace what we do
     p.op(LD, arg(0))
     for request in (_TRACEME, _ATTACH, _SEIZE):

@@ -13,6 +13,7 @@ from softsgx.host.status import status_of
 from softsgx.supervisor.calls import userfault
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped.waits import take_all
 from softsgx.uapi import i386
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RBX, RDI
@@ -113,6 +114,15 @@ def _io_uring_setup(run: Run, tracee: Tracee) -> Any:
     return None
 
 
+def _wait(run: Run, tracee: Tracee) -> None:  # noqa: ARG001
+    """A wait for one child that does not block, after a pidfd has told that it has ended.
+
+    A pidfd tells as the tracer hears of it (Linux exit_notify(), do_notify_parent()), but the
+    parent may wait for it only once the tracer has done so (wait_consider_task()).
+    """
+    take_all()
+
+
 HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_clone: _clone(RDI),
     **userfault.HANDLERS,
@@ -120,6 +130,8 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_pidfd_getfd: _pidfd_getfd(RDI),
     nr.NR_process_vm_readv: _vm(RDI),
     nr.NR_process_vm_writev: _vm(RDI),
+    nr.NR_wait4: _wait,
+    nr.NR_waitid: _wait,
 }
 """By number: what the table of all handlers takes from here."""
 

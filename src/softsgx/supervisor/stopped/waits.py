@@ -35,6 +35,7 @@ __all__ = [
     "poll_stop",
     "polled",
     "single_step",
+    "take_all",
     "wait_any",
     "wait_end",
     "wait_first",
@@ -212,6 +213,18 @@ def poll_stop(tid: int) -> int:
         if not other:
             return _kept_stop(tid)
         _keep(other, status, tid)
+
+
+def take_all() -> None:
+    """Keep all that there is to be told for the loop."""
+    while True:
+        try:
+            other, status = os.waitpid(-1, _WALL | os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not other:
+            return
+        _keep(other, status, 0)
 
 
 def wait_first(tid: int) -> int:
