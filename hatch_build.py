@@ -158,11 +158,11 @@ def build_accepts(root: Path) -> Path:
 
 
 def build_execs(root: Path) -> Path:
-    """The same for what prepares programs that were prepared before.
+    """The same for what prepares programs that were prepared before, and what else they stop for.
 
     Raises BuildError.
     """
-    return _compile(root, _HOST / "execs.c", _EXECS_OBJECT, _USUAL)
+    return _compile(root, _HOST / "execs.c", _EXECS_OBJECT, _USUAL, _HOST / "bystanders.c")
 
 
 def build_copyin(root: Path) -> Path:

@@ -15,6 +15,7 @@ from time import perf_counter_ns, thread_time_ns
 from typing import Any
 
 from softsgx.host import ptrace, words
+from softsgx.supervisor.loop import supervisor
 from softsgx.supervisor.loop.supervisor import Supervisor
 from softsgx.supervisor.programs import again
 from softsgx.supervisor.state.options import Options
@@ -45,7 +46,7 @@ class _Watch:
         waits.os = self  # type: ignore[assignment,attr-defined]
         ptrace._change = self._changed
         together = ptrace.Registers.store_and_cont
-        prepared = again.Again._note
+        prepared = again.Again.note
 
         def both(regs: ptrace.Registers, tid: int) -> None:
             self._ended(tid, "")
@@ -53,8 +54,8 @@ class _Watch:
 
         ptrace.Registers.store_and_cont = both  # type: ignore[method-assign,assignment]
 
-        def noted(self: again.Again, tracee: Any) -> None:
-            prepared(self, tracee)
+        def noted(self: again.Again, tracee: Any, *how: Any) -> None:
+            prepared(self, tracee, *how)
             watch._ended(tracee.tid, " again")  # it runs already
 
         watch, run = self, words.Words.run
@@ -66,7 +67,7 @@ class _Watch:
                 watch._told(got, block["status"])
 
         words.Words.run = ran  # type: ignore[method-assign,assignment]
-        again.Again._note = noted  # type: ignore[method-assign]
+        again.Again.note = noted  # type: ignore[method-assign,assignment]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
@@ -127,6 +128,7 @@ class _Watch:
 
 def _main(args: list[str]) -> int:
     watch = _Watch()
+    supervisor._FEW_FORKS = 1 << 62  # else compiled code deals with most of them
     options = Options()
     status = Supervisor(options).run(args)
     sums: Counter[str] = Counter()

@@ -183,3 +183,19 @@ def test_recipes_have_an_end() -> None:
     assert block.known[0].maps == (99).to_bytes(48, "little")
     block.clear()
     assert block["n_recipes"] == 0
+
+
+def test_pieces_of_our_memory_are_written_as_one() -> None:
+    """Later ones over earlier ones, whose numbers go with what they are in."""
+    number = (8, 4, 5, execs.PATHS, execs.NOTHING)
+    pieces = [
+        execs.Piece(execs.OURS, 8, b"a" * 16, numbers=[number, (0, 4, 6, 0, 0)]),
+        execs.Piece(execs.MAPS, 1, b"b", b"c"),
+        execs.Piece(execs.OURS, 30, b"d" * 2, numbers=[(1, 4, 7, 0, 0)]),
+        execs.Piece(execs.OURS, 0, b"e" * 12),
+    ]
+    ours, mapped = execs.joined(pieces, (execs.OURS, execs.PATHS))
+    assert mapped is pieces[1]
+    assert (ours.base, ours.offset) == (execs.OURS, 0)
+    assert ours.data == b"e" * 12 + b"a" * 12 + bytes(6) + b"d" * 2
+    assert list(ours.numbers) == [(16, *number[1:]), (31, 4, 7, 0, 0)]

@@ -24,23 +24,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "procmap.h"
+#include "execs.h"
 
-/*
- * The block: words of 64 bits, by these names (host/execs.py reads them here).
- * tid: the thread. regs: where its registers go. recipes, n_recipes: addresses of them. real_head,
- * head_size: what the kernel's vDSO begins with. whole: how much memory is ours; place: of the code for paths, modulo align, or -1; room: its size; lowest: where it may
- * begin. batch: how far behind the code that makes calls that ends is which one of them may stop.
- * poll_ns: how long to poll before the wait blocks. found, starts: room for so many mappings.
- * Told: stage: below. recipe: which one. mem: our descriptor of /proc/TID/mem, -1 for none. base,
- * paths: where our memory is. n_found: executable mappings of files. made, answer: calls that were
- * answered as they were to be, and the last answer. mask: the signals that the thread blocks.
- * got, status: of the wait: the thread, 0 where a signal came, -1 where it is no more.
- */
-#define WORDS \
-	F(tid) F(regs) F(recipes) F(n_recipes) F(real_head) F(head_size) F(whole) F(place) \
-	F(align) F(room) F(lowest) F(batch) F(poll_ns) F(found) F(starts) F(stage) F(recipe) F(mem) \
-	F(real) F(base) F(paths) F(n_found) F(made) F(answer) F(mask) F(status) F(got)
-
+#define WORDS EXECS_WORDS
 #include "block.h"
 
 #define F(name) #name " "
@@ -51,16 +37,8 @@ EXPORT const char softsgx_execs_words[] = WORDS;
 #define STACK_BYTES 3072
 #define AT_BASE_ 7
 #define AT_SYSINFO_EHDR_ 33
-#define MOST_MAPS 16
 #define NEAR (1ull << 32)
 #define SECCOMP_STOP (PTRACE_EVENT_SECCOMP << 16 | SIGTRAP << 8 | 0x7f)
-
-/*
- * UNKNOWN: nothing was touched. WAITING: it makes its calls, and something else than their end was
- * told. PARTLY: not all were answered as they were to be; by its status it stands at the entry of the
- * call that ends them, or has got a fault. DONE: it runs. GONE: it is gone.
- */
-enum stage { UNKNOWN, WAITING, PARTLY, DONE, GONE };
 
 /* A mapping. at: from the interpreter's start if it is near that, else from the first one. */
 struct map {
@@ -340,8 +318,9 @@ static bool look(struct block *b, struct program *p)
 }
 
 /* From PTRACE_EVENT_EXEC; or, where Python has let it run on, from its calls. */
-EXPORT void softsgx_execs(struct block *b)
+EXPORT void softsgx_execs(void *words)
 {
+	struct block *b = words;
 	static struct program p;
 	static struct recipe *recipe;
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DONE", "GONE", "MAPS", "NEAR", "NOTHING", "OURS", "PARTLY", "PATHS", "REAL", "UNKNOWN",
-    "WAITING", "Block", "Number", "Piece", "Recipe", "available",
+    "WAITING", "Block", "Number", "Piece", "Recipe", "available", "joined",
 ]  # fmt: skip
 
 UNKNOWN, WAITING, PARTLY, DONE, GONE = range(5)
@@ -54,6 +54,30 @@ class Piece:
         self, base: int, offset: int, data: bytes, was: bytes = b"", numbers: Sequence[Number] = ()
     ) -> None:
         self.base, self.offset, self.data, self.was, self.numbers = base, offset, data, was, numbers
+
+
+def joined(pieces: Sequence[Piece], bases: Sequence[int]) -> list[Piece]:
+    """The same, with all that lies at each of these bases in one, whose gaps are zeros.
+
+    Each write of a page costs as much as the page. What comes later is written over what was.
+    """
+    wholes: dict[int, Piece] = {}
+    others = []
+    for piece in pieces:
+        if piece.base not in bases:
+            others.append(piece)
+            continue
+        at, end = piece.offset, piece.offset + len(piece.data)
+        whole = wholes.setdefault(piece.base, Piece(piece.base, at, b""))
+        start = min(whole.offset, at)
+        data = bytearray(max(whole.offset + len(whole.data), end) - start)
+        data[whole.offset - start : whole.offset - start + len(whole.data)] = whole.data
+        data[at - start : end - start] = piece.data
+        kept = [(where + whole.offset - start, *how) for where, *how in whole.numbers]
+        kept = [(where, *how) for where, *how in kept if not at <= where + start < end]
+        kept += [(where + at - start, *how) for where, *how in piece.numbers]
+        whole.offset, whole.data, whole.numbers = start, bytes(data), kept  # type: ignore[assignment]
+    return [*wholes.values(), *others]
 
 
 class Recipe:

@@ -100,7 +100,7 @@ class Registers:
         _change(_CONT, tid, None, None)
 
 
-_compiled: dict[tuple[str, bool], tuple[str, Callable[[int], None]]] = {}
+_compiled: dict[tuple[str, str, bool], tuple[str, Callable[[int], None]]] = {}
 
 
 def compiled(
@@ -111,13 +111,13 @@ def compiled(
     What the object says in NAME_words; as many words of 64 bits and ``room`` more; their address;
     the function. Raises OSError where it is not built.
     """
-    known = _compiled.get((path, locked))
+    known = _compiled.get((path, name, locked))
     if known is None:
         found = (ctypes.PyDLL if locked else ctypes.CDLL)(path)
         raw = ctypes.string_in(found, f"{name}_words")
         function = found[name]
         function.argtypes, function.restype = (ctypes.c_void_p,), None
-        known = _compiled[path, locked] = raw.decode(), function
+        known = _compiled[path, name, locked] = raw.decode(), function
     buffer = ctypes.create_string_buffer((len(known[0].split()) + room) * 8)
     view = memoryview(buffer).cast("B").cast("Q")
     return known[0], view, ctypes.addressof(buffer), known[1]

@@ -28,7 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["sigaction", "sigprocmask", "sigreturn"]
+__all__ = ["shares_handlers", "sigaction", "sigprocmask", "sigreturn"]
 
 _HANDLER_BYTES = 8
 _BELOW = 512  # the stack pointer: beyond the red zone nobody keeps anything
@@ -54,7 +54,7 @@ def sigaction(run: Run, tracee: Tracee) -> Any:
     action, had = tracee.read(view[RSI], SIGACTION_BYTES), signals.actions.get(number)
     if len(action) < SIGACTION_BYTES:
         return None
-    alone = len(tracee.space.tracees) == 1  # nobody else has its signal forced meanwhile
+    alone = not shares_handlers(run, tracee)  # nobody else has its signal forced meanwhile
     if had is None or alone or not tracee.space.image:
         signals.set(number, action)
         return None
@@ -77,6 +77,12 @@ def sigaction(run: Run, tracee: Tracee) -> Any:
     view[RDX] = asked
     regs.store(tracee.tid)
     return None
+
+
+def shares_handlers(run: Run, tracee: Tracee) -> bool:
+    """Whether another thread has the same ones (CLONE_SIGHAND, which shares the memory, too)."""
+    others = tracee.space.tracees.difference((tracee.tid,))
+    return any(run.tracees[tid].signals is tracee.signals for tid in others)
 
 
 def sigprocmask(run: Run, tracee: Tracee) -> None:

@@ -27,7 +27,7 @@ from softsgx.uapi.sched import (
     KCMP_VM,
 )
 
-__all__ = ["child", "ended", "executed", "unknown"]
+__all__ = ["child", "ended", "executed", "note_born", "renew", "unknown"]
 
 
 def ended(run: Run, tid: int, status: int) -> None:
@@ -160,8 +160,8 @@ def _complete_filters(run: Run, parent: Tracee, new: Tracee) -> None:
         complete(run, parent, new)
 
 
-def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
-    """A new thread or process at its first status."""
+def note_born(run: Run, parent: Tracee, tid: int, flags: int) -> Tracee:
+    """A new thread or process is known, with what it has of its parent."""
     if flags & CLONE_THREAD:
         new = Tracee(tid, parent.tgid, parent.space)
     elif flags & CLONE_VM:
@@ -185,6 +185,13 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
         new.files = parent.files
         new.files.add(tid)
     run.tracees[tid] = new
+    return new
+
+
+def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
+    """A new thread or process at its first status."""
+    new = note_born(run, parent, tid, flags)
+    run.births += 1
     if parent.space.sgx is not None and parent.space.sgx.bound and os.WIFSTOPPED(status):
         # Its parent may have been bound at that moment (`softsgx.supervisor.calls.series`).
         try:  # noqa: SIM105 - contextlib costs 3 ms of every start
@@ -267,7 +274,23 @@ def executed(run: Run, tracee: Tracee) -> None:
     """A new program: what was known of the old one goes, and it gets what it needs."""
     # The thread that called exec has become the leader; the others are gone.
     ending.discard(tracee.tid)
-    former = ptrace.event_message(tracee.tid, ptrace.EVENT_EXEC if tracee.exits else 0)
+    if run.execs and run.execs.begun:
+        former = tracee.tid  # it may have gone on to another stop
+    else:
+        former = ptrace.event_message(tracee.tid, ptrace.EVENT_EXEC if tracee.exits else 0)
+    renew(run, tracee, former)
+    if run.record is not None:
+        run.record.exec(tracee.tid)
+    if run.lsm is not None:
+        run.lsm.executed(tracee, former)
+    if run.debugger is not None:
+        run.debugger.executed(tracee)
+    exec_stop(run, tracee)
+
+
+def renew(run: Run, tracee: Tracee, former: int) -> None:
+    """What was known of a program that has made another by exec goes. former: the thread's tid."""
+    run.births += former != tracee.tid
     if former != tracee.tid:
         ending.discard(former)
         gone = run.tracees.pop(former, None)
@@ -301,10 +324,3 @@ def executed(run: Run, tracee: Tracee) -> None:
     if tracee.exits:
         ptrace.trace_also(tracee.tid)
         tracee.exits = False
-    if run.record is not None:
-        run.record.exec(tracee.tid)
-    if run.lsm is not None:
-        run.lsm.executed(tracee, former)
-    if run.debugger is not None:
-        run.debugger.executed(tracee)
-    exec_stop(run, tracee)

@@ -35,6 +35,7 @@ __all__ = ["Supervisor"]
 
 _SECCOMP_STOP = ptrace.EVENT_SECCOMP << 16 | signals.SIGTRAP << 8 | 0x7F
 _INTERRUPTED = -EINTR & (1 << 64) - 1
+_FEW_FORKS = 3
 _QUICK = (signals.SIGILL << 8 | 0x7F, _SECCOMP_STOP)  # as wait statuses
 
 
@@ -45,6 +46,8 @@ class Supervisor:
         self.state = Run(options, self._nested)
         self.quick: Any = None
         self._inside: Any = None
+        self._bystanders: Any = None
+        self._forks = 0
         self._answer = early.answer
         if self.state.lsm is not None:
             self.state.lsm.attach(self.state)
@@ -99,7 +102,14 @@ class Supervisor:
         if run.debugger is not None:  # it keeps the program for as long as it likes
             beat[0], beats = (1 << 64) - 1, 0
         while tracees:
-            tid, status = wait() if run.ahead is None else run.ahead.wait()
+            if run.ahead is not None:
+                tid, status = run.ahead.wait()
+            elif self._bystanders is not None:
+                tid, status = self._bystanders.wait()
+                if not tid:
+                    continue
+            else:
+                tid, status = wait()
             beat[0] += beats
             tracee = tracees.get(tid)
             try:
@@ -188,6 +198,11 @@ class Supervisor:
             else:
                 self.system_call(tracee)
         elif event in (ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE):
+            self._forks += 1
+            if self._forks == _FEW_FORKS:  # before it is not worth its own start
+                from softsgx.supervisor.loop.bystanders import bystanders_of
+
+                self._bystanders = bystanders_of(run)
             processes.child(run, tracee, event)
         elif event == ptrace.EVENT_EXEC:
             processes.executed(run, tracee)

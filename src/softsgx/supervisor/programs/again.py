@@ -72,12 +72,14 @@ class _Seen:
 class Again:
     """The recipes of a run.
 
-    After `tried` the `block` tells what became of an exec.
+    After `tried` the `block` tells what became of an exec. begun: the next one has been tried by
+    others (`softsgx.supervisor.loop.bystanders`), as the block tells.
     """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self.block = execs.Block()
+        self.begun = False
         image = vdso.load_image()
         for name, value in (
             ("regs", run.regs.address), ("whole", image.whole), ("align", pathcode.ALIGN),
@@ -95,13 +97,11 @@ class Again:
         it is gone.
         """
         run, block, space = self._run, self.block, tracee.space
+        begun, self.begun = self.begun, False
         if space.like:  # how far it is from the interpreter depends on where that is
             block["n_found"] = 0
             return None
-        stamp = (
-            run.opened, run.paths.known, len(run.cpuid.answers), run.cpuid.faulting,
-            run.options.cpuid,
-        )  # fmt: skip
+        stamp = self._now()
         if stamp != self._stamp:
             self._stamp = stamp
             self._seen.clear()
@@ -111,7 +111,7 @@ class Again:
         block["place"] = (
             run.paths.place if wanted and run.paths.place is not None else (1 << 64) - 1
         )
-        self._run_code()
+        self._run_code(begun=begun)
         if block["stage"] == execs.UNKNOWN and self._learn(block.maps()):
             os.close(block["mem"])
             self._run_code()
@@ -121,23 +121,40 @@ class Again:
             raise ProcessLookupError(tracee.tid)
         tracee.at_call = stage == execs.PARTLY and block["status"] >> 16 == ptrace.EVENT_SECCOMP
         if stage == execs.DONE:
-            self._note(tracee)
+            how = block["recipe"], block["base"], block["paths"]
+            self.note(tracee, *how, block.starts())
         return None if stage == execs.UNKNOWN else stage == execs.DONE
+
+    def _now(self) -> tuple[Any, ...]:
+        """What recipes are made of; where it changes they are no more."""
+        run = self._run
+        return (
+            run.opened, run.paths.known, len(run.cpuid.answers), run.cpuid.faulting,
+            run.options.cpuid,
+        )  # fmt: skip
+
+    def current(self) -> bool:
+        """Whether the recipes are those of today."""
+        return self._now() == self._stamp
 
     @property
     def answer(self) -> int:
         """What the last of the calls answered."""
         return signed(self.block["answer"])
 
-    def _run_code(self) -> None:
+    def _run_code(self, *, begun: bool = False) -> None:
         block = self.block
-        tid, block["stage"] = block["tid"], execs.UNKNOWN
+        tid = block["tid"]
+        if not begun:
+            block["stage"] = execs.UNKNOWN
         while True:
-            poll_ns = block["poll_ns"] = waits.poll_ns(answer=True)
-            block.run()
-            if block["stage"] == execs.UNKNOWN:
-                return
-            waits.polled(1, in_vain=poll_ns > 0 and not block["poll_ns"], answer=True)
+            if not begun:
+                poll_ns = block["poll_ns"] = waits.poll_ns(answer=True)
+                block.run()
+                if block["stage"] != execs.UNKNOWN:
+                    in_vain = poll_ns > 0 and not block["poll_ns"]
+                    waits.polled(1, in_vain=in_vain, answer=True)
+            begun = False
             if block["stage"] != execs.WAITING:
                 return
             got, status = block["got"], block["status"]
@@ -149,16 +166,15 @@ class Again:
             if got:
                 ptrace.cont(tid, waits.passes(tid, status))
 
-    def _note(self, tracee: Tracee) -> None:
-        """What is to be known of a program that was prepared."""
+    def note(self, tracee: Tracee, recipe: int, base: int, paths: int, starts: list[int]) -> None:
+        """What is to be known of a program that was prepared: by what, and where that lies."""
         run, block, space = self._run, self.block, tracee.space
-        space.image = block["base"]
-        space.aep = space.image + vdso.load_image().aep
-        if block["paths"]:
-            space.paths.base = block["paths"]
-        space.native_cpuid, prepared, library, plans = block.known[block["recipe"]].told
+        space.image = base
+        space.aep = base + vdso.load_image().aep
+        if paths:
+            space.paths.base = paths
+        space.native_cpuid, prepared, library, plans = block.known[recipe].told
         space.paths.plans = dict(plans)
-        starts = block.starts()
         for i, plan, nears in prepared:
             if plan is not None:
                 space.later.append((starts[i], plan))
@@ -216,7 +232,7 @@ class Again:
         low = interpreter - ours - vdso.load_image().whole
         recipe = execs.Recipe(
             maps, interpreter - real[0], low, files, paths > 0, before, after, code,
-            len(found.calls), pieces,
+            len(found.calls), execs.joined(pieces, (OURS, PATHS)),
         )  # fmt: skip
         block.expect(real[1][: vdso.HEAD_BYTES])
         plans = dict(self._run.paths.plans_made) if paths else {}

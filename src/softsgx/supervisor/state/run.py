@@ -43,7 +43,8 @@ class Run:
 
     record: the recorder, or None. faults: those on purpose (`softsgx.faults`), or None. debugger:
     what a client of GDB's protocol is served by (`supervisor.debug`), or None.
-    tracees: by tid. early: statuses of children whose parents' events have not come yet. killed:
+    tracees: by tid; births: how often others came, or went by another's exec. early: statuses of
+    children whose parents' events have not come yet. killed:
     the process that was last ended from outside, or by another thread, whose children may have none
     to tell of them. regs: the registers of the thread that is dealt with, ``view`` of them as a
     list; spare_regs: others, for a while. main_pid, main_status: of the program. sent_illegal:
@@ -90,6 +91,7 @@ class Run:
         self.ahead: Any = None
         self.lsm = options.lsm
         self.tracees: dict[int, Tracee] = {}
+        self.births = 0
         self.early: dict[int, int] = {}
         self.killed: Tracee | None = None
         self.regs = ptrace.Registers()

@@ -29,6 +29,7 @@ __all__ = [
     "keep_stop",
     "kept",
     "lost",
+    "may_poll",
     "need",
     "passes",
     "poll_ns",
@@ -141,6 +142,11 @@ _next, _answer = _Wait(), _Wait()
 def wait_any() -> tuple[int, int]:
     """The next event: a tid and its wait status."""
     return kept.pop(0) if kept else _next()
+
+
+def may_poll() -> bool:
+    """Whether somebody could come while we poll."""
+    return len(os.sched_getaffinity(0)) > 1
 
 
 def poll_ns(*, answer: bool = False) -> int:

@@ -1,0 +1,141 @@
+"""Programs that have nothing to do with enclaves: compiled code deals with their usual stops.
+
+It notes what happened (`softsgx.host.bystanders`), and that is told to the run before anything else
+is dealt with. From the first open of the device on every stop is Python's.
+"""
+
+from __future__ import annotations
+
+from softsgx.host import bystanders, pathcode, vdso
+from softsgx.supervisor.calls.signals import shares_handlers
+from softsgx.supervisor.loop import processes
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped import waits
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from softsgx.host.bystanders import Row
+
+__all__ = ["Bystanders", "bystanders_of"]
+
+_U64 = (1 << 64) - 1
+
+
+def bystanders_of(run: Run) -> Bystanders | None:
+    """What deals with them, where it can, and where nobody wants to hear of each stop."""
+    others = run.record, run.lsm, run.faults, run.debugger
+    usual = all(other is None for other in others) and not run.options.verify
+    usual = usual and not run.options.exact and bystanders.available()
+    return Bystanders(run) if usual else None
+
+
+class Bystanders:
+    """The wait of a run whose programs are such."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        front, image = run.options.front, vdso.load_image()
+        block = self._block = bystanders.Block(None if front is None else front.beat)
+        block["image_bytes"], block["paths_bytes"] = image.whole, pathcode.SIZE
+        block["aep"], block["main"] = image.aep & 0xFFF, run.main_pid
+        self._births, self._last = -1, 0
+        self._about: list[int] = []
+
+    def wait(self) -> tuple[int, int]:
+        """The next event that is Python's, as `waits.wait_any` tells it; (0, 0) if it is over."""
+        run, block = self._run, self._block
+        if waits.kept or waits.lost or waits.ending or run.early or not self._usual():
+            self._births = -1
+            return waits.wait_any()
+        if not self._tell():
+            self._births = -1
+            return waits.wait_any()
+        block.run()
+        self._note()
+        self._last = block["got"]
+        if run.execs:
+            run.execs.begun = bool(block["looked"])
+        tracee = run.tracees.get(self._last)
+        self._about = [] if tracee is None else list(tracee.space.tracees)
+        return self._last, block["status"]
+
+    def _usual(self) -> bool:
+        """Whether nothing has happened since that makes their stops others."""
+        run = self._run
+        return not (run.opened or run.nodes.linked or run.filtered or run.aesm is not None)
+
+    def _tell(self) -> bool:
+        """Let the code know what it did not see itself: whether it has room for that."""
+        run, block = self._run, self._block
+        execs = run.execs or None
+        if execs is not None and not execs.current():
+            execs = None
+        block["execs"] = 0 if execs is None else execs.block.address
+        wanted = run.paths.place if run.paths.sites else None
+        block["place"] = _U64 if wanted is None else wanted
+        block["polls"] = waits.may_poll()
+        block["most_early"] = block.most_early if run.killed is None else 0
+        if self._births != run.births:
+            self._births = run.births
+            return block.know([_row(run, tracee) for tracee in run.tracees.values()])
+        tids, tracee = {self._last, *self._about}, run.tracees.get(self._last)
+        if tracee is not None:
+            tids |= tracee.space.tracees
+        rows = []
+        for tid in tids:
+            about = run.tracees.get(tid)
+            rows.append((tid, -1, 0, 0, 0, 0) if about is None else _row(run, about))
+        return block.change(rows)
+
+    def _note(self) -> None:
+        """What the code has dealt with becomes known."""
+        run, block = self._run, self._block
+        tracees, execs = run.tracees, run.execs
+        for kind, tid, a, b, c, more in block.happened():
+            if kind == bystanders.BORN:
+                parent = tracees[a]
+                processes.note_born(run, parent, tid, c).stopped = False
+                parent.vforking = b > 0
+            elif kind == bystanders.EXEC:
+                run.programs += 1
+                processes.renew(run, tracees[tid], tid)
+                execs.note(tracees[tid], a, b, c, more.tolist())
+            elif kind == bystanders.END:
+                processes.ended(run, tid, a)
+            elif kind == bystanders.RUNS:
+                tracees[tid].vforking = False
+            else:
+                tracees[tid].signals.set(a, more.tobytes())
+        for tid, status in block.early():
+            processes.unknown(run, tid, status)
+
+
+def _row(run: Run, tracee: Tracee) -> Row:
+    space = tracee.space
+    return (
+        tracee.tid, _is_plain(run, tracee), id(space), space.image, max(space.paths.base, 0),
+        2 * tracee.vforking,
+    )  # fmt: skip
+
+
+def _is_plain(run: Run, tracee: Tracee) -> bool:
+    """Whether what it stops for is to be noted alone."""
+    space = tracee.space
+    if tracee.tid != tracee.tgid or tracee.exits or tracee.dispatches or tracee.programs:
+        return False
+    odd: tuple[Any, ...] = tracee.timed, tracee.odd, tracee.thread, tracee.slot
+    if any(each is not None for each in (*odd, space.sgx, space.adds)):
+        return False
+    if tracee.tid in run.untraced:
+        return False
+    if shares_handlers(run, tracee):
+        return False
+    filters = space.watched or space.ranges or space.dir_fds or space.mem_fds or space.asked_names
+    return not (
+        filters or space.like or space.short or space.masks_seen or space.undumpable
+        or space.paths.off
+    )  # fmt: skip

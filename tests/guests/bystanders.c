@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * usage: bystanders OPERATIONS
+ * What programs do that have nothing to do with enclaves, a letter each; pairs of brackets hold what
+ * another process does:
+ *   ( ) it is forked, and waited for      [ ] vfork, and exec of this program     { } the same by clone3
+ *   < > it is forked, and lives until all is done: what it does it does at once
+ *   e   exec of this program, for the rest     s d i  SIGSEGV handled, default, ignored
+ *   b   a handler of SIGBUS, once              u      one of SIGUSR1, which is sent
+ *   t   a thread, which is joined              x q    end with 3, killed
+ *   .   an open that softsgx looks at
+ * Prints how often a handler ran, and how processes ended.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static volatile int handled;
+static const char *self;
+static int live[64], n_live;
+
+static void handler(int number)
+{
+	handled += number == SIGUSR1;
+}
+
+static void *thread(void *unused)
+{
+	return unused;
+}
+
+static void act(int number, void (*how)(int), int flags)
+{
+	struct sigaction action = {.sa_handler = how, .sa_flags = flags};
+
+	sigaction(number, &action, NULL);
+}
+
+/* Where the bracket ends that begins here. */
+static const char *end_of(const char *from)
+{
+	int depth = 0;
+
+	do {
+		depth += strchr("([{<", *from) != NULL;
+		depth -= strchr(")]}>", *from) != NULL;
+	} while (depth && *++from);
+	return from;
+}
+
+static const char *inner(const char *from, const char *end)
+{
+	static char text[4096];
+
+	snprintf(text, sizeof(text), "%.*s", (int)(end - from - 1), from + 1);
+	return text;
+}
+
+static void become(const char *operations)
+{
+	execl(self, self, operations, (char *)NULL);
+	_exit(99);
+}
+
+static void wait_for(pid_t pid)
+{
+	int status;
+
+	if (waitpid(pid, &status, 0) != pid)
+		status = -1;
+	printf("%x ", (unsigned int)status);
+	fflush(stdout);
+}
+
+/* In whoever's frame it is that the child goes on in. */
+static inline __attribute__((always_inline)) pid_t by_clone3(void)
+{
+	struct clone_args args = {.flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD};
+	long pid = SYS_clone3;
+
+	asm volatile("syscall"
+		     : "+a"(pid)
+		     : "D"(&args), "S"(sizeof(args))
+		     : "rcx", "r11", "memory");
+	return (pid_t)pid;
+}
+
+static __attribute__((noinline)) void spawn(const char *operations, bool clone3)
+{
+	pid_t pid = clone3 ? by_clone3() : vfork();
+
+	if (!pid)
+		become(operations);
+	wait_for(pid);
+}
+
+static void run(const char *at);
+
+/* Those that live on end now. */
+static void finish(void)
+{
+	for (; n_live; n_live--) {
+		int status = -1;
+
+		close(live[n_live - 1]);
+		if (wait(&status) < 0 || status)
+			printf("lost %x ", (unsigned int)status);
+	}
+	fflush(stdout);
+}
+
+static void live_on(const char *operations)
+{
+	int ready[2], goes_on[2];
+	char c;
+
+	if (pipe(ready) || pipe(goes_on))
+		exit(98);
+	if (!fork()) {
+		close(goes_on[1]);
+		for (; n_live; n_live--)
+			close(live[n_live - 1]);
+		run(operations);
+		finish();
+		if (write(ready[1], "", 1) == 1 && read(goes_on[0], &c, 1) == 0)
+			_exit(0);
+		_exit(97);
+	}
+	live[n_live++] = goes_on[1];
+	close(goes_on[0]);
+	if (read(ready[0], &c, 1) != 1)
+		exit(96);
+	close(ready[0]);
+	close(ready[1]);
+}
+
+static void run(const char *at)
+{
+	pthread_t made;
+	pid_t pid;
+
+	for (; *at; at++) {
+		const char *end = end_of(at), *what = inner(at, end);
+
+		switch (*at) {
+		case '(':
+			pid = fork();
+			if (!pid) {
+				for (; n_live; n_live--)
+					close(live[n_live - 1]);
+				run(strdup(what));
+				finish();
+				_exit(0);
+			}
+			wait_for(pid);
+			break;
+		case '[':
+		case '{':
+			spawn(what, *at == '{');
+			break;
+		case '<':
+			live_on(strdup(what));
+			break;
+		case 'e':
+			become(at + 1);
+			break;
+		case 's':
+			act(SIGSEGV, handler, 0);
+			break;
+		case 'd':
+			act(SIGSEGV, SIG_DFL, 0);
+			break;
+		case 'i':
+			act(SIGSEGV, SIG_IGN, 0);
+			break;
+		case 'b':
+			act(SIGBUS, handler, SA_RESETHAND | SA_NODEFER);
+			break;
+		case 'u':
+			act(SIGUSR1, handler, 0);
+			raise(SIGUSR1);
+			printf("u%d ", handled);
+			fflush(stdout);
+			break;
+		case 't':
+			pthread_create(&made, NULL, thread, NULL);
+			pthread_join(made, NULL);
+			break;
+		case 'x':
+			_exit(3);
+		case 'q':
+			raise(SIGKILL);
+			break;
+		case '.':
+			close(open("/proc/self/task/.", O_RDONLY | O_DIRECTORY));
+			break;
+		}
+		at = end;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	self = argv[0];
+	run(argc > 1 ? argv[1] : "");
+	finish();
+	return 0;
+}

@@ -1,0 +1,67 @@
+"""Usual stops that compiled code deals with: the oracle is Python, and no softsgx."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from softsgx.host import bystanders
+from tests.cache import ROOT
+from tests.supervisor.test_guests import Guest
+
+pytestmark = pytest.mark.skipif(
+    not bystanders.available(), reason="bystanders.c is not built: hatch_build.py"
+)
+_SHOW = [sys.executable, "-m", "tests.supervisor.bystanders"]
+
+
+def _shown(cache: Path, program: Path, operations: str, *how: str) -> tuple[str, list[str], int]:
+    """What it prints, what was known of it, and how many stops Python had."""
+    done = subprocess.run(
+        ["setarch", "-R", *_SHOW, *how, program, operations],
+        cwd=ROOT, capture_output=True, check=False, timeout=60, text=True,
+        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+    )  # fmt: skip
+    assert not done.stderr
+    printed, *known, stops = done.stdout.splitlines()
+    return f"{printed}{done.returncode}", known, int(stops)
+
+
+def _operations(chance: random.Random, depth: int = 0, *, waited: bool = True) -> str:
+    """By chance; every process shows itself once at least."""
+    made, lives = "", False
+    for _ in range(chance.randrange(2, 7 - depth)):
+        kind = chance.choice("sdibu..e" if depth > 2 else "sdibutx.....()()()[][]{}<>eq")
+        if kind in "([{<":
+            close = ")]}>"["([{<".index(kind)]
+            lives |= kind == "<"
+            made += kind + _operations(chance, depth + 1, waited=kind != "<") + close
+        elif kind not in ")]}>" and (kind not in "xqe" or (depth and waited and not lives)):
+            made += kind  # who ends without a word leaves children whose end nobody waits for
+    return made + "."
+
+
+def test_nothing_is_known_otherwise(guest: Guest, tmp_path: Path) -> None:
+    if not shutil.which("setarch"):
+        pytest.skip("no setarch")
+    chance = random.Random(os.environ.get("SEED", "bystanders"))
+    program, learned = guest("bystanders"), tmp_path / "learned"
+    again = "[.](.)" * 6  # what is worth while from the fourth exec on
+    for _ in range(4):
+        _shown(learned, program, again + "sdibut<.>{.}e.x", "--each")
+    for n in range(24):
+        operations = again + _operations(chance)
+        caches = [shutil.copytree(learned, tmp_path / f"{how}{n}") for how in ("each", "few")]
+        bare = subprocess.run([program, operations], capture_output=True, text=True, check=False)
+        each, known, stops = _shown(caches[0], program, operations, "--each")
+        few, as_well, fewer = _shown(caches[1], program, operations)
+        assert each == f"{bare.stdout}{bare.returncode}", operations
+        assert few == each, operations
+        assert as_well == known, operations
+        assert fewer < stops, operations
