@@ -41,7 +41,7 @@ def _run(*argv: str | Path) -> tuple[str, dict[str, Any]]:
     ("seed", "pages", "taken", "more"),
     [
         *[(seed, _PAGES, _PAGES // 4, ()) for seed in range(3)],
-        *[(seed, _PAGES, 0, ("storm",)) for seed in range(3, 5)],
+        *[(seed, _PAGES, -1, ("storm",)) for seed in range(3, 5)],
         *[(seed, _OF_STRETCHES, _STRETCHES, ("stretches",)) for seed in range(2)],
     ],
 )
@@ -56,7 +56,7 @@ def test_the_same_as_each_call_by_python(
     assert (long["taken"], len(short["enclaves"])) == (0, 2)
     if short["possible"]:  # series.c is built, and the kernel tells of one mapping (Linux 6.11)
         assert short["taken"] > taken
-        assert short["added"] > taken // 2 or "stretches" in more
+        assert short["added"] > taken // 2 or "stretches" in more  # signals leave time for none
 
 
 def test_what_a_process_scribbles_over_what_it_shares_is_its_own_harm(guest: Guest) -> None:
