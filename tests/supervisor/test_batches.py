@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from softsgx.host import accepts
+from softsgx.host import accepts, pathcode
 from softsgx.host.short import why_not
 from softsgx.host.signals import SIGILL
 from softsgx.uapi import syscalls as nr
@@ -52,6 +52,13 @@ def test_what_compiled_code_answers_takes_none_of_ours(guest: Guest) -> None:
     more = _more(guest("bench_edmm"))
     assert more[str(SIGILL)] == 0
     assert more[f"call {nr.NR_exit}"] == 0
+
+
+@pytest.mark.skipif(bool(why_not()) or bool(pathcode.available()), reason="as above, then")
+def test_a_mask_that_blocks_no_exceptions_signal_takes_no_stop(guest: Guest) -> None:
+    call = f"call {nr.NR_rt_sigprocmask}"
+    assert _more(guest("swaps"))[call] == 0
+    assert _more(guest("swaps"), "--exact")[call] == 200
 
 
 @pytest.mark.parametrize("name", ["sgx2", "reports"])

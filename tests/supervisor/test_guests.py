@@ -54,6 +54,7 @@ _GUESTS = {
     "takenover": ((), 1),
     "stopped": ((), 2),
     "sequences": ((), 1),
+    "swaps": (("40",), 21),
     "gramine_like": ((), 7),
     "fortanix_like": ((), 6),
     "intel_like": ((), 7),

@@ -8,6 +8,7 @@ add stops. Which calls they are is read off the table of all calls (`softsgx.uap
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from softsgx.host import pathcode
 from softsgx.host.bpf import (
@@ -253,17 +254,28 @@ def fd_program(fd: int, calls: dict[int, tuple[int, ...]] | None = None) -> byte
     return p.assemble()
 
 
-def masks_program() -> bytes:
-    """What can make a thread block a signal, but for the way out of a handler."""
+def masks_program(places: Sequence[int] = ()) -> bytes:
+    """What can make a thread block a signal, but for the way out of a handler.
+
+    places: where an instruction ends, modulo `pathcode.MASK`, whose thread has looked itself.
+    """
     p = by_x86_64()
     p.op(JEQ, nr.NR_rt_sigprocmask, "", "allow")
     p.op(LD, arg(0))
     p.op(JEQ, 1, "allow")  # SIG_UNBLOCK
     p.op(LD, arg(1))
-    p.op(JEQ, 0, "", "trace")
+    p.op(JEQ, 0, "", "looked")
     p.op(LD, arg(1, True))
-    p.op(JEQ, 0, "allow", "trace")
-    p.ends()
+    p.op(JEQ, 0, "allow", "looked")
+    p.label("looked")
+    if places:
+        p.op(LD, IP_LO)
+        p.op(AND, pathcode.MASK)
+        for place in places:
+            p.op(JEQ, place, "allow")
+    p.op(RET, TRACE)
+    p.label("allow")
+    p.op(RET, ALLOW)
     return p.assemble()
 
 

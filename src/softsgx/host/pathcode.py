@@ -69,11 +69,14 @@ _KINDS = {
     **dict.fromkeys((nr.NR_faccessat, nr.NR_fchmodat, nr.NR_fchownat), ("file1", 6)),
     nr.NR_utimensat: ("file1", 6),
     nr.NR_mmap: ("maps", 6),
+    nr.NR_rt_sigprocmask: ("masks", 6),
 }
 LED = frozenset(_KINDS)
-"""The calls that are led: those on paths, and mmap, of files without CPUID instructions."""
+"""The calls that are led: those on paths; mmap, of files without CPUID instructions; and what
+blocks signals."""
+_NO_PATHS = (nr.NR_mmap, nr.NR_rt_sigprocmask)
 _BY_ANOTHER = {nr.NR_stat: nr.NR_lstat, nr.NR_access: nr.NR_lstat}
-CALLS = {n: SYSCALLS[n].of_kind("path")[0] for n in _KINDS if n != nr.NR_mmap}
+CALLS = {n: SYSCALLS[n].of_kind("path")[0] for n in _KINDS if n not in _NO_PATHS}
 """The calls on paths, each with its path's argument: frequent ones, of which nothing but the
 components of the path decides whether they are the device's."""
 
@@ -204,7 +207,7 @@ class Code:
         self.ends = tuple([at for kind, at in self._fields[1] if kind == ord("C")])
         self.most = (SIZE - len(self.contents)) // self.stub_bytes
         self.off, self.opened, self.alone = at["off"], at["opened"], at["alone"]
-        self.files = at["files"]
+        self.files, self.slots = at["files"], at["slots"]
         self.most_files = (at["files_end"] - self.files) // _FILE.size
         self.library, leads, fixes = at["library"], at["leads"], at["fixes"]
         self.most_leads, self.most_fixes = (fixes - leads) // 16, (at["fixes_end"] - fixes) // 2

@@ -93,6 +93,35 @@ softsgx_paths_enter_\name:
 
 #include "pathmaps.h"
 
+/*
+ * rt_sigprocmask: it concerns the tracer if it blocks a signal of exceptions, or if the thread may block
+ * one. Who does not has a slot on the short way (short.S) that says so. RCX is the set.
+ */
+#define SIG_UNBLOCK	1
+#define FORCED_SIGNALS	0x4d8	/* SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV: bit n - 1 each */
+#define SELECTOR	0x73
+
+	enter	masks, rsi
+	bts	$NO_LINK_BIT, %rax
+	test	%rcx, %rcx
+	jz	fast
+	cmp	$SIG_UNBLOCK, %edi
+	je	fast
+	mov	(%rcx), %r11
+	test	$FORCED_SIGNALS, %r11d
+	jnz	slow
+	mov	softsgx_paths_slots(%rip), %r11
+	test	%r11, %r11
+	jz	slow
+	mov	$SELECTOR, %ecx
+	lsl	%ecx, %ecx
+	jnz	slow
+	test	%ecx, %ecx
+	jz	slow			/* it has none */
+	cmpq	$0, (%r11, %rcx)	/* S_ROW; 1: it may */
+	je	fast
+	jmp	slow
+
 creates:
 	bts	$CREATE_BIT, %rax
 scan:
@@ -259,6 +288,8 @@ softsgx_paths_opened:			/* not 0: somebody may have a descriptor of the device *
 softsgx_paths_alone:			/* not 0: make no call but the program's; it has a filter of its own */
 	.byte	0
 	.balign	8
+softsgx_paths_slots:			/* of the short way, or 0 */
+	.quad	0
 softsgx_paths_files:	/* st_ino, st_dev, st_size, st_mtim and st_ctim in ns, plan; up to an inode 0 */
 	.fill	FILES * FILE_BYTES / 8, 8, 0
 softsgx_paths_files_end:

@@ -104,6 +104,10 @@ def _mmap(run: Run, tracee: Tracee) -> Any:
     return follow_mmap(run, tracee)
 
 
+def _masks(run: Run, tracee: Tracee) -> Any:
+    return paths.hurry_masks(run, tracee) if sigprocmask(run, tracee) else None
+
+
 def _change(run: Run, tracee: Tracee) -> Any:
     """An mprotect or mremap of memory that is no enclave's: see `programs.executable`."""
     if run.lsm is None:
@@ -146,7 +150,7 @@ HANDLERS[nr.NR_mmap] = _mmap
 HANDLERS[nr.NR_mprotect] = HANDLERS[nr.NR_pkey_mprotect] = HANDLERS[nr.NR_mremap] = _change
 HANDLERS[nr.NR_personality] = _personality
 HANDLERS[nr.NR_rt_sigaction] = sigaction
-HANDLERS[nr.NR_rt_sigprocmask], HANDLERS[nr.NR_rt_sigreturn] = sigprocmask, sigreturn
+HANDLERS[nr.NR_rt_sigprocmask], HANDLERS[nr.NR_rt_sigreturn] = _masks, sigreturn
 HANDLERS |= others.HANDLERS
 HANDLERS[nr.NR_getdents] = HANDLERS[nr.NR_getdents64] = folders.listed
 

@@ -34,7 +34,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["fstat", "handle", "hurry_shared", "is_below", "prepare", "resolve"]
+__all__ = ["fstat", "handle", "hurry_masks", "hurry_shared", "is_below", "prepare", "resolve"]
 
 _AT_FDCWD = (1 << 32) - 100
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
@@ -106,6 +106,11 @@ def _concern(run: Run) -> tuple[frozenset[bytes], frozenset[bytes], frozenset[by
 def hurry_shared(run: Run, tracee: Tracee) -> Any:
     """From the seccomp stop of a shared mapping, before there is a device: None, or DONE."""
     return pathcalls.hurry(run, tracee, nr.NR_mmap, _concern(run))
+
+
+def hurry_masks(run: Run, tracee: Tracee) -> Any:
+    """From the seccomp stop of a call that blocks no signal of exceptions: the same."""
+    return pathcalls.hurry(run, tracee, nr.NR_rt_sigprocmask, _concern(run))
 
 
 def handle(run: Run, tracee: Tracee) -> Any:

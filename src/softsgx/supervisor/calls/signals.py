@@ -85,18 +85,24 @@ def shares_handlers(run: Run, tracee: Tracee) -> bool:
     return any(run.tracees[tid].signals is tracee.signals for tid in others)
 
 
-def sigprocmask(run: Run, tracee: Tracee) -> None:
-    """SIG_BLOCK and SIG_SETMASK: they may block the signal of an exception."""
+def sigprocmask(run: Run, tracee: Tracee) -> bool:
+    """SIG_BLOCK and SIG_SETMASK: they may block the signal of an exception.
+
+    Whether the thread could have seen itself that this one does not (``host/paths.S``).
+    """
     given = tracee.read(run.view[RSI], _MASK_BYTES)
     if len(given) < _MASK_BYTES or run.view[R10] != _MASK_BYTES:
-        return
+        return False
     mask, slot = int.from_bytes(given, "little"), tracee.slot
     if run.view[RDI] & 0xFFFFFFFF == _SIG_BLOCK:
         tracee.may_block |= mask
     elif tracee.space.masks_seen:
         tracee.may_block = mask
-    if slot is not None and mask & FORCED_MASK:
-        slot.hide()
+    if slot is None or mask & FORCED_MASK:
+        if slot is not None:
+            slot.hide()
+        return False
+    return not slot.shy
 
 
 def sigreturn(run: Run, tracee: Tracee) -> None:

@@ -7,7 +7,7 @@ that the action is not the one that was set, its own signal has reset it, or tha
 
 from __future__ import annotations
 
-from softsgx.host import filterprograms
+from softsgx.host import filterprograms, pathcode
 from softsgx.host.status import mask_of, status_of
 from softsgx.supervisor.state.dispositions import ALL_SIGNALS, FORCED, SIGACTION_BYTES
 from softsgx.supervisor.state.run import Run
@@ -44,8 +44,11 @@ def learn(run: Run, tracee: Tracee, call: Remote) -> None:
 
 def watch_masks(run: Run, call: Remote) -> None:
     """From now on what the threads of a process block is known, if a filter more goes in."""
-    space = call.tracee.space
-    if space.masks_seen or install(call, filterprograms.masks_program()):
+    space, place = call.tracee.space, run.paths.place
+    if space.masks_seen:
+        return
+    places = () if place is None else ((place + pathcode.load().ends[0]) & pathcode.MASK,)
+    if install(call, filterprograms.masks_program(places)):
         return
     space.masks_seen = True
     for tid in space.tracees:

@@ -82,6 +82,8 @@ def _open(process: HostProcess, space: AddressSpace, call: Remote) -> None:
         space.entries = _NEVER
         return
     table.tables.mapped()
+    if space.paths.base > 0:
+        table.tell_paths(space.paths.base)
     if inherited:
         process.table = table
         return

@@ -71,6 +71,9 @@ def prepare(run: Run, tracee: Tracee, base: int) -> None:
     paths.base = base
     write(tracee, base, page(run, off=paths.off))
     paths.plans = dict(run.paths.plans_made)
+    process: Any = tracee.space.sgx
+    if process is not None and process.table is not None:
+        process.table.tell_paths(paths.base)
 
 
 def page(run: Run, *, off: bool) -> bytes:

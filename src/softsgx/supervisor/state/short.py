@@ -15,7 +15,9 @@ must harm nobody else.
 
 from __future__ import annotations
 
-from softsgx.host import short
+import struct
+
+from softsgx.host import pathcode, short
 from softsgx.sgx.enclave import Enclave, Tcs
 from softsgx.sgx.enclu import Thread
 from softsgx.supervisor.state.host_process import HostProcess
@@ -197,6 +199,11 @@ class Table:
         self.open: set[Row] = set()
         self.rows_at = base + self.image.rows
         self._free = list(range(short.SLOTS - 1, 0, -1))
+
+    def tell_paths(self, base: int) -> None:
+        """Tell the code of ``host/paths.S``, at ``base`` in the process, where the slots are."""
+        where = struct.pack("<Q", self.base + self.image.slots)
+        self.process.space.poke(base + pathcode.load().slots, where)
 
     def slot(self) -> Slot | None:
         """A slot for one more thread, None where there are too many."""
