@@ -13,6 +13,7 @@
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/auxv.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -379,6 +380,21 @@ static void implied(void)
 	CHECK_EQ(personality(0xffffffff), READ_IMPLIES_EXEC, "personality");
 }
 
+static void catches(int number)
+{
+	(void)number;
+	_exit(1);
+}
+
+/* A handler without a stack, as of a stack that has grown too far: the signal kills. */
+static void no_frame(void)
+{
+	load();
+	encl_op(&e, OP_NOP, 0, 0, 0, 0);
+	signal(SIGSEGV, catches);
+	__asm__ volatile("xor %%esp, %%esp\n\tpush %%rax" ::: "memory");
+}
+
 int main(int argc, char **argv)
 {
 	const char *way = argc > 1 ? argv[1] : "";
@@ -402,7 +418,9 @@ int main(int argc, char **argv)
 	else if (!strcmp(way, "full_thread")) {
 		full_thread();
 		return tap_failed;
-	} else if (!strcmp(way, "implied"))
+	} else if (!strcmp(way, "no_frame"))
+		no_frame();
+	else if (!strcmp(way, "implied"))
 		implied();
 	else
 		bail("usage", way);

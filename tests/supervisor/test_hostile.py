@@ -68,6 +68,10 @@ def test_where_our_filters_do_not_go_in_no_enclave_is_mapped(
     assert "Cannot allocate memory" in done.stdout
 
 
+def test_a_handler_without_a_stack_is_no_way_to_live(guest: Guest, softsgx: Softsgx) -> None:
+    assert softsgx("--", guest("hostile"), "no_frame").returncode == -signal.SIGSEGV
+
+
 def test_a_thread_is_apart_in_truth(guest: Guest, softsgx: Softsgx) -> None:
     """The thread that maps shares its descriptors with none, whatever close_range answers."""
     done = softsgx("--", guest("hostile"), "deceives", str(_CLOSE_RANGE), "thread")

@@ -9,8 +9,9 @@ still until the handler has begun.
 from __future__ import annotations
 
 from softsgx.host import ptrace, vdso
+from softsgx.host.signals import SIGSEGV
 from softsgx.host.status import catches
-from softsgx.supervisor.state.dispositions import ALL_SIGNALS
+from softsgx.supervisor.state.dispositions import ALL_SIGNALS, SIGACTION_BYTES
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.freeze import frozen
@@ -38,6 +39,9 @@ def begin(run: Run, tracee: Tracee, number: int, *, own: bool = False) -> int:
         tracee.delivered(number)
         ptrace.singlestep(tid, number)
         status = wait_stop(tid)
+    if number == SIGSEGV and status == SIGSEGV << 8 | 0x7F:
+        # No room for its frame: this one kills, and whoever sets the action again does so for ever.
+        tracee.signals.set(number, bytes(SIGACTION_BYTES))  # force_sigsegv()
     tracee.may_block = ptrace.get_sigmask(tid) if tracee.space.masks_seen else ALL_SIGNALS
     return status
 
