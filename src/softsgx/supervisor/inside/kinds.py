@@ -19,7 +19,7 @@ from softsgx.supervisor.state.run import Run
 
 __all__ = ["FullError", "Kind", "Kinds", "Numbers", "alone"]
 
-_AROUND, _MOST, _MOST_STALE = 256, 255, 64
+_AROUND, _MOST, _MOST_STALE, _MOST_PAGES = 256, 255, 64, 4096
 _JUMP = 4  # a replaced instruction's last byte is so far from its first
 
 
@@ -130,6 +130,9 @@ class Kinds:
             self._exclude()
         if self._stale:
             stale, self._stale = self._stale, []
+            if any(last - first > _MOST_PAGES for first, last in stale):
+                self.forget()
+                return True
             for first, last in stale:
                 if any(self.table[first:last]):
                     self._fill(first, last)
