@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 from softsgx.uapi.personality import READ_IMPLIES_EXEC
 
 __all__ = [
-    "catches", "comm_of", "implies_exec", "is_ending", "is_reaper", "mask_of", "soft_limit",
-    "status_of",
+    "catches", "comm_of", "implies_exec", "is_ending", "is_reaper", "mask_now", "mask_of",
+    "soft_limit", "status_of",
 ]  # fmt: skip
 
 _PF_EXITING = 4  # <linux/sched.h>
+_MOST_BYTES = 4096
 
 
 def comm_of(tid: int | str, proc: str = "/proc") -> str:
@@ -39,12 +42,26 @@ def mask_of(fields: dict[bytes, bytes], *names: bytes) -> int:
     return mask
 
 
-def catches(tid: int, number: int) -> bool:
-    """Whether a signal has a handler in a thread's process now. Raises ProcessLookupError."""
+def mask_now(tid: int, name: bytes) -> int:
+    """One such field of a thread now, in half the time. Raises ProcessLookupError."""
     try:
-        return bool(mask_of(status_of(tid), b"SigCgt") >> number - 1 & 1)
+        fd = os.open(f"/proc/{tid}/status", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, _MOST_BYTES)
+        finally:
+            os.close(fd)
+        at = text.find(b"\n" + name + b":")
+        end = text.find(b"\n", at + 1)
+        if at < 0 or end < 0:  # behind many groups
+            return mask_of(status_of(tid), name)
+        return int(text[at + len(name) + 2 : end], 16)
     except OSError:
         raise ProcessLookupError(tid) from None
+
+
+def catches(tid: int, number: int) -> bool:
+    """Whether a signal has a handler in a thread's process now. Raises ProcessLookupError."""
+    return bool(mask_now(tid, b"SigCgt") >> number - 1 & 1)
 
 
 def is_reaper(fields: dict[bytes, bytes]) -> bool:

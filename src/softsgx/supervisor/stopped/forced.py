@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from softsgx.host import ptrace, vdso
+from softsgx.host.status import mask_now
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.remote import Remote, ensure, scratch
@@ -11,7 +12,7 @@ from softsgx.uapi.regs import ORIG_RAX
 
 __all__ = ["put_back", "was_reset"]
 
-_CATCHES = {True: b"SigIgn:", False: b"SigCgt:"}
+_CATCHES = {True: b"SigIgn", False: b"SigCgt"}
 
 
 def was_reset(tracee: Tracee, number: int) -> bool:
@@ -26,13 +27,8 @@ def was_reset(tracee: Tracee, number: int) -> bool:
     if not ignored and not tracee.may_block & bit:
         return False
     wanted = _CATCHES[ignored]
-    try:
-        with open(f"/proc/{tracee.tid}/status", "rb", buffering=0) as f:
-            line = next(x for x in f.read().split(b"\n") if x.startswith(wanted))
-    except (OSError, StopIteration):
-        raise ProcessLookupError(tracee.tid) from None
     resets = tracee.signals.resets
-    if int(line.split()[1], 16) >> number - 1 & 1:
+    if mask_now(tracee.tid, wanted) >> number - 1 & 1:
         if not resets.get(number):
             if tracee.space.masks_seen:
                 tracee.may_block &= ~bit
