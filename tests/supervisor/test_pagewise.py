@@ -67,6 +67,13 @@ def test_what_a_process_scribbles_over_what_it_shares_is_its_own_harm(guest: Gue
         assert told["added"] > _PAGES // 8
 
 
+def test_pages_of_a_process_that_was_killed_are_there_or_are_not(guest: Guest) -> None:
+    """Where a page is there and not measured, or the other way round, the enclave is another."""
+    _, whole = _run(guest("heirs"), "0")
+    _, killed = _run(guest("heirs"), "8")
+    assert killed["enclaves"] == whole["enclaves"]
+
+
 def test_with_exact_no_code_of_the_programs_is_another(guest: Guest, softsgx: Softsgx) -> None:
     argv: tuple[str | Path, ...] = ("--", guest("pagewise"), "5", str(_PAGES), "scribble")
     plain, exact = softsgx(*argv), softsgx("--exact", *argv)
