@@ -386,6 +386,17 @@ static void catches(int number)
 	_exit(1);
 }
 
+/* Addresses with tags, where the processor has such. */
+static void tagged(void)
+{
+	bool on = !syscall(SYS_arch_prctl, 0x4002 /* ARCH_ENABLE_TAGGED_ADDR */, 6);
+
+	load();
+	mprotect((void *)(code | (on ? 1ull << 57 : 0)), 4096, RW | PROT_EXEC);
+	check(mprotect((void *)code, 4096, RW | PROT_EXEC) && errno == EACCES, "refused", "%s", strerror(errno));
+	check(!on, "tags", "they are on");
+}
+
 /* A handler without a stack, as of a stack that has grown too far: the signal kills. */
 static void no_frame(void)
 {
@@ -418,7 +429,9 @@ int main(int argc, char **argv)
 	else if (!strcmp(way, "full_thread")) {
 		full_thread();
 		return tap_failed;
-	} else if (!strcmp(way, "no_frame"))
+	} else if (!strcmp(way, "tagged"))
+		tagged();
+	else if (!strcmp(way, "no_frame"))
 		no_frame();
 	else if (!strcmp(way, "implied"))
 		implied();

@@ -72,6 +72,15 @@ def test_a_handler_without_a_stack_is_no_way_to_live(guest: Guest, softsgx: Soft
     assert softsgx("--", guest("hostile"), "no_frame").returncode == -signal.SIGSEGV
 
 
+def test_addresses_have_no_tags(guest: Guest, softsgx: Softsgx) -> None:
+    """On processors with linear address masking filters would not know whose they are."""
+    done = softsgx("--", guest("hostile"), "tagged")
+    assert all(line.startswith("ok ") for line in _lines(done)), done.stdout
+    assert done.returncode == 0
+    assert "gets no tagged addresses" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_thread_is_apart_in_truth(guest: Guest, softsgx: Softsgx) -> None:
     """The thread that maps shares its descriptors with none, whatever close_range answers."""
     done = softsgx("--", guest("hostile"), "deceives", str(_CLOSE_RANGE), "thread")

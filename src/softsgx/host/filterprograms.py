@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from softsgx.host import pathcode
 from softsgx.host.bpf import (
     ALLOW,
+    ARCH_ENABLE_TAGGED_ADDR,
     I386,
     NOTIFY,
     PR_GET_DUMPABLE,
@@ -85,6 +86,7 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     if executable:
         wanted |= {nr.NR_mprotect: "prot", nr.NR_pkey_mprotect: "prot", nr.NR_mremap: "trace"}
         wanted[nr.NR_personality] = "trace"
+    wanted[nr.NR_arch_prctl] = "arch_prctl"
     wanted |= {nr.NR_clone: "clone", nr.NR_userfaultfd: "trace", nr.NR_io_uring_setup: "trace"}
     p.op(LD, ARCH)
     p.op(JEQ, X86_64, "number")
@@ -183,6 +185,9 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     for request in (_TRACEME, _ATTACH, _SEIZE):
         p.op(JEQ, request, "trace")
     p.op(JA, 0, "allow")
+    p.label("arch_prctl")  # addresses with tags, which filters would not know
+    p.op(LD, arg(0))
+    p.op(JEQ, ARCH_ENABLE_TAGGED_ADDR, "trace", "allow")
     p.label("prctl")
     p.op(LD, arg(0))
     for option in (PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_SYSCALL_USER_DISPATCH):

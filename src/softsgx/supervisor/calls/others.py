@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 
+from softsgx.complaints import complain
+from softsgx.host.bpf import ARCH_ENABLE_TAGGED_ADDR
 from softsgx.host.status import status_of
 from softsgx.supervisor.calls import userfault
 from softsgx.supervisor.state.run import Run
@@ -123,7 +125,21 @@ def _wait(run: Run, tracee: Tracee) -> None:  # noqa: ARG001
     take_all()
 
 
+def _arch_prctl(run: Run, tracee: Tracee) -> Any:
+    """Linear address masking: the kernel takes an address with a tag for the one without, and
+    filters, which see the tag, would take it for one that is no enclave's.
+    """
+    if run.view[RDI] & _LOW != ARCH_ENABLE_TAGGED_ADDR:
+        return None
+    complain(
+        f"process {tracee.tgid} gets no tagged addresses (ARCH_ENABLE_TAGGED_ADDR): softsgx knows"
+        " calls on enclaves by their addresses"
+    )
+    return -errno.ENODEV
+
+
 HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
+    nr.NR_arch_prctl: _arch_prctl,
     nr.NR_clone: _clone(RDI),
     **userfault.HANDLERS,
     nr.NR_io_uring_setup: _io_uring_setup,
