@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from softsgx.host import status
-from softsgx.host.status import is_ending, mask_now
+from softsgx.host.status import catches, is_ending, mask_now
 
 
 def test_who_runs_is_not_ending() -> None:
@@ -44,3 +44,14 @@ def test_a_mask_is_what_the_kernel_has_now(monkeypatch: pytest.MonkeyPatch) -> N
         signal.signal(signal.SIGUSR2, before)
     with pytest.raises(ProcessLookupError):
         mask_now(1 << 30, b"SigCgt")
+
+
+def test_a_signal_has_a_handler_or_none() -> None:
+    before = signal.signal(signal.SIGUSR2, lambda *_: None)
+    try:
+        assert catches(os.getpid(), signal.SIGUSR2)
+        for other in (signal.SIG_IGN, signal.SIG_DFL):
+            signal.signal(signal.SIGUSR2, other)
+            assert not catches(os.getpid(), signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)

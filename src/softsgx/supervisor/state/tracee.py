@@ -245,10 +245,11 @@ class Tracee:
 
     def delivered(self, number: int) -> None:
         """It gets a signal: its handler may block others, and reset itself."""
-        if self.may_block != ALL_SIGNALS and catches(self.tid, number):
+        signals = self.signals
+        if self.may_block != ALL_SIGNALS and (signals.handled(number) or catches(self.tid, number)):
             self.may_block = ALL_SIGNALS
-        if self.signals.actions:
-            self.signals.delivered(number)
+        if signals.actions:
+            signals.delivered(number)
         if self.slot is not None:
             self.slot.hide()
 
