@@ -57,9 +57,9 @@ def test_tables_lie_behind_each_other() -> None:
         at += 8 * _struct(name.removesuffix("s"))[1] * count
     assert block["runs"] == at
     secinfo = bytes(range(64))
-    block.rule(5, secinfo, range(6))
-    assert ctypes.string_at(block["rules"], 15 * 8) == b"".join(
-        [(5).to_bytes(8, "little"), secinfo, *(n.to_bytes(8, "little") for n in range(6))]
+    block.rule(5, secinfo, range(7))
+    assert ctypes.string_at(block["rules"], 16 * 8) == b"".join(
+        [(5).to_bytes(8, "little"), secinfo, *(n.to_bytes(8, "little") for n in range(7))]
     )
     assert block["n_rules"] == 1
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * An enclave that accepts pages, or extends their permissions: one ENCLU a page. What the law says of
+ * An enclave that accepts pages, copies or not, or extends their permissions: one ENCLU a page. What the law says of
  * a page depends on what state it is in, not on which page it is; so it is asked once for each kind
  * of page (device/accepted.py), and here a stop is told its kind by a table of the enclave's pages, and
  * is answered by the rule that was made of it. What no rule is for is Python's, and nothing has been
@@ -38,6 +38,7 @@ EXPORT const char softsgx_accepts_words[] = WORDS;
 
 #define PAGE 4096
 #define ENCLU_BYTES 3
+#define EACCEPTCOPY 7
 #define TF 0x100
 #define SIGILL_STOP (SIGILL << 8 | 0x7f)
 #define CLEAN_FLAGS 0x202 /* no TF, and no NT, with which IRET faults */
@@ -63,9 +64,9 @@ struct thread {
 
 /* key: see key_of(). info: SECINFO. kind: of the page afterwards. fresh: it comes by a fault, and has to
  * be zero. changes: whether its protection becomes `prot`. flags: RFLAGS that stay; keeps: RAX stays,
- * or is 0. */
+ * or is 0. copies: it becomes a copy of RDX's page. */
 struct rule {
-	uint64_t key, info[8], kind, fresh, changes, prot, flags, keeps;
+	uint64_t key, info[8], kind, fresh, changes, prot, flags, keeps, copies;
 };
 
 /* Pages [first, last) of an enclave by one rule, in the order in which they came. */
@@ -87,10 +88,10 @@ static bool is_zero(const uint64_t *page)
 	return !any;
 }
 
-/* Of a leaf: EAX, the kinds of SECINFO's page and of its own. */
-static uint64_t key_of(uint64_t leaf, uint8_t info, uint8_t kind)
+/* Of a leaf: EAX, the kinds of RDX's page, if it has one, of SECINFO's and of its own. */
+static uint64_t key_of(uint64_t leaf, uint8_t source, uint8_t info, uint8_t kind)
 {
-	return leaf << 32 | (uint64_t)info << 8 | kind;
+	return leaf << 32 | (uint64_t)source << 16 | (uint64_t)info << 8 | kind;
 }
 
 /* Whether a thread has yet to change the protection of a page. */
@@ -114,7 +115,8 @@ static const struct rule *rule_for(struct block *b, const struct thread *t, cons
 	const uint8_t *kinds = (const uint8_t *)e->kinds;
 	const char *memory = (const char *)e->memory;
 	uint64_t code = regs->rip - e->base, info = regs->rbx - e->base, page = regs->rcx - e->base;
-	uint64_t key;
+	uint64_t key, source = regs->rdx - e->base;
+	bool copies = (uint32_t)regs->rax == EACCEPTCOPY;
 
 	if (code > e->size - ENCLU_BYTES || info >= e->size || page >= e->size || info % 64 || page % PAGE
 	    || info / PAGE == page / PAGE || regs->eflags & TF
@@ -124,7 +126,10 @@ static const struct rule *rule_for(struct block *b, const struct thread *t, cons
 		return NULL;
 	if (!kinds[info / PAGE] || !kinds[page / PAGE])
 		return NULL;
-	key = key_of((uint32_t)regs->rax, kinds[info / PAGE], kinds[page / PAGE]);
+	if (copies && (source >= e->size || source % PAGE || source == page || !kinds[source / PAGE]))
+		return NULL;
+	key = key_of((uint32_t)regs->rax, copies ? kinds[source / PAGE] : 0, kinds[info / PAGE],
+		     kinds[page / PAGE]);
 	for (uint64_t i = 0; i < b->n_rules; i++)
 		if (rules[i].key == key && !memcmp(memory + info, rules[i].info, sizeof(rules[i].info))) {
 			if ((rules[i].fresh && !is_zero((const uint64_t *)(memory + page)))
@@ -201,6 +206,9 @@ static enum taken take(struct block *b, struct thread *t)
 	t->rule = (uint64_t)(rule - (const struct rule *)b->rules);
 	t->way = rule->changes;
 	((uint8_t *)e->kinds)[t->page] = (uint8_t)rule->kind;
+	if (rule->copies)
+		memcpy((char *)e->memory + t->page * PAGE,
+		       (const char *)e->memory + (t->regs.rdx - e->base), PAGE);
 	note(b, t->enclave, t->rule, t->page);
 	b->done++;
 	first = t->way ? over(t, rule->prot) : t->regs;

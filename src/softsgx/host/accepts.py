@@ -26,7 +26,7 @@ PAGE, END, RULE, WAY, REGS = 10, 11, 12, 13, 14
 NOBODY = (1 << 64) - 1
 """What no word of the short way is."""
 _THREAD = REGS + NREGS
-_ENCLAVE, _RULE, _RUN, _INFO = 4, 15, 4, 8
+_ENCLAVE, _RULE, _RUN, _INFO = 4, 16, 4, 8
 
 _PATH = path_of("softsgx-accepts.so")
 
@@ -67,7 +67,7 @@ class Block(Words):
         return self._view[at : at + _THREAD]
 
     def rule(self, key: int, secinfo: bytes, words: Sequence[int]) -> None:
-        """One more rule. words: kind, fresh, changes, prot, flags, keeps."""
+        """One more rule. words: kind, fresh, changes, prot, flags, keeps, copies."""
         number = self["n_rules"]
         at = self._at["rules"] + number * _RULE
         self._view[at] = key

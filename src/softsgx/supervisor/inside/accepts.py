@@ -1,4 +1,4 @@
-"""EACCEPT and EMODPE of pages: those of a kind that is known are compiled code's.
+"""EACCEPT, EMODPE and EACCEPTCOPY of pages: those of a kind that is known are compiled code's.
 
 What the law says of a leaf on pages of one kind is asked here (`softsgx.device.accepted`), once,
 and becomes a rule of the code's (``host/accepts.c``). What it took is told to the model before
@@ -15,7 +15,7 @@ from softsgx.device.accepted import SECINFO_BYTES, Accepted, foresee
 from softsgx.host import accepts, vdso
 from softsgx.host.foreign import address_of
 from softsgx.host.short import R_HELD, R_LOCK
-from softsgx.sdm.leaves import EACCEPT, EMODPE
+from softsgx.sdm.leaves import EACCEPT, EACCEPTCOPY, EMODPE
 from softsgx.sgx.enclu import STATUS_FLAGS
 from softsgx.supervisor.effects.mappings import allowed, wanted
 from softsgx.supervisor.inside import carried
@@ -25,13 +25,12 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import waits
 from softsgx.supervisor.stopped.ahead import possible
-from softsgx.uapi.regs import EFLAGS, ORIG_RAX, RAX, RBX, RCX, RIP
+from softsgx.uapi.regs import EFLAGS, ORIG_RAX, RAX, RBX, RCX, RDX, RIP
 from softsgx.uapi.syscalls import NR_mprotect
 
 __all__ = ["LEAVES", "Accepts", "taken"]
 
-LEAVES = (EACCEPT, EMODPE)
-"""Those that read no page but their own and SECINFO's."""
+LEAVES = (EACCEPT, EMODPE, EACCEPTCOPY)
 _PAGE, _ENCLU_BYTES = 4096, 3
 _MOST, _IDLE = 512, 256
 _OTHER_HALF = 1 << 63
@@ -113,7 +112,7 @@ class Accepts:
         self._next = self._idle = 0
         self._threads: dict[int, _Thread] = {}
         self._rules: list[_Rule] = []
-        self._asked: set[tuple[int, bytes, int, int]] = set()
+        self._asked: set[tuple[int, bytes, int, int, int]] = set()
         self._missed = (0, 0)
 
     def _forget(self) -> None:
@@ -195,29 +194,35 @@ class Accepts:
         around += [kinds.at(n) for n in (page + 1, page - 1) if 0 <= n < enclave.pages.n_pages]
         self._enter(tracee, kinds)
         secinfo = bytes(enclave.memory.read(view[RBX] - enclave.base, SECINFO_BYTES))
-        of_info = kinds.at(info)
-        if tid == tracee.tid and key >> 32 == leaf and key >> 8 & 0xFF == of_info:
+        of_info, of_source = kinds.at(info), 0
+        if leaf == EACCEPTCOPY:
+            of_source = kinds.at(view[RDX] - enclave.base >> 12)
+            if not of_source:
+                return
+        if tid == tracee.tid and key >> 8 == leaf << 24 | of_source << 8 | of_info:
             around.append(key & 0xFF)
         for kind in around:
-            asked = (leaf, secinfo, of_info, kind)
+            asked = (leaf, secinfo, of_source, of_info, kind)
             if kind and of_info and page != info and asked not in self._asked:
                 if len(self._rules) == accepts.RULES:
                     raise FullError
                 self._asked.add(asked)
                 self._ask(*asked)
 
-    def _ask(self, leaf: int, secinfo: bytes, of_info: int, kind: int) -> None:
+    def _ask(self, leaf: int, secinfo: bytes, of_source: int, of_info: int, kind: int) -> None:
         """Make a rule of what the law says of a leaf on pages of a kind."""
         run, block = self._run, self._block
         page, info = self._numbers[kind], self._numbers[of_info]
+        source = self._numbers[of_source] if of_source else None
         kinds: Kinds = page.of
         process, file = kinds.process, kinds.file
         regs = list(run.view)
         regs[RIP] -= _ENCLU_BYTES
         regs[RAX], regs[EFLAGS] = leaf | _OTHER_HALF, regs[EFLAGS] | STATUS_FLAGS
         found: Accepted | None = foresee(
-            run.device, process, regs, secinfo, (page.word, page.vma), (info.word, info.vma)
-        )
+            run.device, process, regs, secinfo, (page.word, page.vma), (info.word, info.vma),
+            None if source is None else (source.word, source.vma),
+        )  # fmt: skip
         if found is None:
             return
         cell = page.vma.cell(process.mm.schema_for(file)).words[0]
@@ -226,8 +231,8 @@ class Accepts:
         assert block is not None
         flags = found.regs[EFLAGS] | ~STATUS_FLAGS & accepts.NOBODY
         changes, keeps = int(prot != page.have), int(found.regs[RAX] != 0)
-        words = (new, int(found.fresh), changes, prot, flags, keeps)
-        block.rule(leaf << 32 | of_info << 8 | kind, secinfo, words)
+        words = (new, int(found.fresh), changes, prot, flags, keeps, int(found.copies))
+        block.rule(leaf << 32 | of_source << 16 | of_info << 8 | kind, secinfo, words)
         self._rules.append(_Rule(page, found.word, prot))
 
     def _enter(self, tracee: Tracee, kinds: Kinds) -> _Thread:
