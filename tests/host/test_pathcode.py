@@ -48,7 +48,7 @@ _OPENS = (nr.NR_open, nr.NR_openat)
 # They follow links, and have no sibling of the same arguments that does not.
 _RARE = (
     *(nr.NR_chmod, nr.NR_fchmodat, nr.NR_chown, nr.NR_fchownat, nr.NR_utimes, nr.NR_utime),
-    *(nr.NR_utimensat, nr.NR_truncate, nr.NR_statfs, nr.NR_faccessat, nr.NR_chdir),
+    *(nr.NR_utimensat, nr.NR_truncate, nr.NR_faccessat, nr.NR_chdir),
 )
 LONG = 0x77  # in AL where the long way was gone
 _SITES = 0x6000  # within the memory, behind the code
@@ -236,6 +236,7 @@ def test_a_link_to_what_is_not_there_goes_the_long_way(
     assert calls[nr.NR_open](link + b"2", os.O_RDONLY) == -errno.ENOENT
     room, nofollow, empty = ctypes.create_string_buffer(256), 0x100, 0x1000
     looks: list[tuple[int, tuple[object, ...]]] = [
+        (nr.NR_statfs, (room,)),
         (nr.NR_stat, (room,)),
         (nr.NR_access, (os.R_OK,)),
         (nr.NR_newfstatat, (at, room, 0)),
@@ -248,12 +249,27 @@ def test_a_link_to_what_is_not_there_goes_the_long_way(
         if args[0] is at:
             paths = [[at, link + more, *args[1:]] for more in (b"", b"2")]
         assert went_long(call, calls[call](*paths[0])), call
+        assert call != nr.NR_statfs or not any(room.raw)
         assert calls[call](*paths[1]) == -errno.ENOENT, call
     assert calls[nr.NR_newfstatat](at, link, room, nofollow) == 0
     assert calls[nr.NR_statx](at, link, nofollow, 0xFFF, room) == 0
     assert calls[nr.NR_lstat](link, room) == 0
     for call in _RARE:
         assert went_long(call, calls[call](*([at, link] if pathcode.CALLS[call] else [link])))
+
+
+def test_a_buffer_that_is_no_processs_goes_the_long_way(
+    calls: dict[int, Callable[..., int]], tmp_path: Path
+) -> None:
+    """Inverted it would be one's, and be written to."""
+    (tmp_path / "link").symlink_to("/nowhere/sgx_enclave")
+    room = ctypes.create_string_buffer(256)
+    for name in ("link", "there", "."):
+        buffer = ctypes.c_void_p(~ctypes.addressof(room))
+        assert went_long(nr.NR_statfs, calls[nr.NR_statfs](os.fsencode(tmp_path / name), buffer))
+    assert not any(room.raw)
+    assert calls[nr.NR_statfs](os.fsencode(tmp_path), room) == 0
+    assert any(room.raw)
 
 
 def test_only_the_instruction_itself_is_a_site() -> None:

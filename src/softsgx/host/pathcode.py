@@ -42,6 +42,7 @@ BEFORE = 8
 
 _PATH = path_of("softsgx-paths.so")
 _O_NOFOLLOW, _AT_NOFOLLOW = 0x20000, 0x100
+_INVERTED = 1
 # Of each kind of stub: the register that it changes, by what.
 _CHANGES = {
     1: (RSI, _O_NOFOLLOW),
@@ -50,6 +51,7 @@ _CHANGES = {
     4: (RDX, _AT_NOFOLLOW),
     5: (RSI, 0),
     6: (RSI, 0),
+    7: (RSI, _INVERTED),
 }
 # How a call is told not to follow a link: where it enters the code, and the kind of its stub. Those
 # that name a link itself have no use for that, and rare ones stop where there is nothing. access
@@ -65,7 +67,8 @@ _KINDS = {
     **dict.fromkeys((nr.NR_lstat, nr.NR_readlink, nr.NR_mkdir, nr.NR_lchown), ("name0", 6)),
     **dict.fromkeys((nr.NR_readlinkat, nr.NR_mkdirat), ("name1", 6)),
     **dict.fromkeys((nr.NR_chmod, nr.NR_chown, nr.NR_utimes, nr.NR_utime), ("file0", 6)),
-    **dict.fromkeys((nr.NR_truncate, nr.NR_statfs, nr.NR_chdir), ("file0", 6)),
+    **dict.fromkeys((nr.NR_truncate, nr.NR_chdir), ("file0", 6)),
+    nr.NR_statfs: ("told0", 7),
     **dict.fromkeys((nr.NR_faccessat, nr.NR_fchmodat, nr.NR_fchownat), ("file1", 6)),
     nr.NR_utimensat: ("file1", 6),
     nr.NR_mmap: ("maps", 6),
@@ -75,7 +78,7 @@ LED = frozenset(_KINDS)
 """The calls that are led: those on paths; mmap, of files without CPUID instructions; and what
 blocks signals."""
 _NO_PATHS = (nr.NR_mmap, nr.NR_rt_sigprocmask)
-_BY_ANOTHER = {nr.NR_stat: nr.NR_lstat, nr.NR_access: nr.NR_lstat}
+_BY_ANOTHER = dict.fromkeys((nr.NR_stat, nr.NR_access, nr.NR_statfs), nr.NR_lstat)
 CALLS = {n: SYSCALLS[n].of_kind("path")[0] for n in _KINDS if n not in _NO_PATHS}
 """The calls on paths, each with its path's argument: frequent ones, of which nothing but the
 components of the path decides whether they are the device's."""
@@ -348,7 +351,8 @@ class Code:
         plain, probe, changed, again = self._stages
         register, flag = _CHANGES[kind]
         if changed <= within < again:
-            view[register] = view[register] - flag & _MINUS_1
+            was = view[register]
+            view[register] = (~was if flag == _INVERTED else was - flag) & _MINUS_1
         if plain <= within < probe - _CALL_BYTES:
             return True
         if probe <= within < changed - _CHANGE_BYTES:

@@ -37,6 +37,7 @@ softsgx_paths:
 #define NR_READLINKAT	267
 #define ENOENT		2
 #define EINVAL		22
+#define INVERTED	1
 
 	.macro	enter name, path
 softsgx_paths_enter_\name:
@@ -82,6 +83,14 @@ softsgx_paths_enter_\name:
 	jmp	scan
 	.endm
 
+	.macro	enter_told name, path, buffer	/* the same, and it writes to an address of ours */
+	enter	\name, \path
+	bts	$NO_OPEN_BIT, %rax
+	test	%\buffer, %\buffer
+	jns	scan
+	jmp	slow
+	.endm
+
 	enter_open	open0, rdi, esi, slow
 	enter_open	open1, rsi, edx, creates
 	enter_at	at_r10, rsi, r10d
@@ -89,6 +98,7 @@ softsgx_paths_enter_\name:
 	enter_name	name0, rdi
 	enter_name	name1, rsi
 	enter_file	file0, rdi
+	enter_told	told0, rdi, rsi
 	enter_file	file1, rsi
 
 #include "pathmaps.h"
@@ -350,8 +360,18 @@ softsgx_paths_end:
 	jump	R, \name
 	.endm
 
+	/* No flag is changed. */
+	.macro	change register, by
+	.if	\by == INVERTED || \by == -INVERTED
+	not	%\register		/* an address that is nobody's */
+	.byte	0x0f, 0x1f, 0x40, 0x00
+	.else
+	{disp32} lea	\by(%\register), %\register
+	.endif
+	.endm
+
 	/* missing: where a call goes on that has found nothing; flag: what keeps it from following a
-	 * link, in a register; tells: whether what it answers then is the open's own answer. */
+	 * link, in a register, or INVERTED; tells: whether what it answers then is the open's own answer. */
 	.macro	stub name, missing, register, flag, tells
 	.section .rodata
 softsgx_paths_fields\name:
@@ -379,10 +399,10 @@ softsgx_paths_probe\name:
 over\name:
 	return	\name
 again\name:
-	{disp32} lea	\flag(%\register), %\register
+	change	\register, \flag
 softsgx_paths_changed\name:
 	make	\name, L
-	{disp32} lea	-\flag(%\register), %\register
+	change	\register, -\flag
 softsgx_paths_again\name:
 	.if	\tells
 	lea	40(%rax), %rcx		/* ELOOP: a link */
@@ -412,6 +432,7 @@ softsgx_paths_moved\name:
 	stub	4, again, rdx, AT_SYMLINK_NOFOLLOW, 0
 	stub	5, again, rsi, 0, 0	/* another call's arguments begin alike */
 	stub	6, slow, rsi, 0, 0
+	stub	7, again, rsi, INVERTED, 0	/* another call's buffer is this one's */
 	.section .rodata
-softsgx_paths_fields7:
+softsgx_paths_fields8:
 	.byte	0
