@@ -223,6 +223,43 @@ static void thread_exec(char *self)
 	check(WIFEXITED(status) && WEXITSTATUS(status) == 5, "thread_exec", "status %#x", status);
 }
 
+/* A handler whose frame finds no room on the stack is no handler. */
+static int deeper(volatile char *from)
+{
+	volatile char room[256];
+
+	room[0] = *from;
+	return room[0] ? 0 : deeper(room) + room[0];
+}
+
+static void *overflows(void *unused)
+{
+	char c = 0;
+
+	deeper(&c);
+	return unused;
+}
+
+static void overflow(const char *name, bool thread)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		struct rlimit none = {0, 0}, small = {1 << 17, 1 << 17};
+		pthread_t t;
+
+		setrlimit(RLIMIT_CORE, &none);
+		setrlimit(RLIMIT_STACK, &small);
+		signal(SIGSEGV, _exit);
+		if (thread)
+			pthread_create(&t, NULL, overflows, NULL), pthread_join(t, NULL);
+		overflows(NULL);
+	}
+	waitpid(pid, &status, 0);
+	check(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV, name, "status %#x", status);
+}
+
 int main(int argc, char **argv)
 {
 	char self[4096], buf[4096];
@@ -255,5 +292,7 @@ int main(int argc, char **argv)
 	clocks();
 	orphan();
 	thread_exec(self);
+	overflow("overflow", false);
+	overflow("thread_overflow", true);
 	return tap_failed;
 }

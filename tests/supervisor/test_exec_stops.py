@@ -54,6 +54,21 @@ def test_who_sets_a_handler_stops_once_if_it_is_alone() -> None:
     assert more[ends] >= 600
 
 
+_HANDLED = """
+import os, signal, threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+signal.signal(signal.SIGSEGV, lambda *_: None)
+for _ in range(200):
+    os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+
+def test_a_signal_that_is_handled_stops_its_thread_once_and_no_other() -> None:
+    counts = _counts(sys.executable, "-S", "-c", _HANDLED)
+    assert counts["11"] == 200
+    assert sum(counts.values()) < 240
+
+
 def _paths(counts: dict[str, int]) -> int:
     return sum(counts.get(name, 0) for name in _PATHS)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from softsgx.host import cpuidcode, pathcode, ptrace
-from softsgx.host.signals import SIGTRAP
+from softsgx.host.signals import SIGILL, SIGTRAP
+from softsgx.host.status import catches
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.reaper import CONCERNED, ends, spared
@@ -38,6 +39,16 @@ def cont_changed(run: Run, tracee: Tracee) -> None:
         cont(run, tracee)
 
 
+def _may_be_reset(tracee: Tracee, number: int) -> bool:
+    """Whether a handler is lost, or may be before its signal gets there: see `handler`.
+
+    Of SIGILL each ENCLU and CPUID of another thread may take it; of the others what has no part in
+    the program's work, an access to a path that is not there, and then it is gone already.
+    """
+    alone = len(tracee.space.tracees) < 2
+    return (number == SIGILL and not alone) or not catches(tracee.tid, number)
+
+
 def let_go(run: Run, tracee: Tracee, number: int, step: bool = False) -> None:
     """Let it run, whoever debugs. step: one instruction."""
     need(tracee.tid)
@@ -51,7 +62,7 @@ def let_go(run: Run, tracee: Tracee, number: int, step: bool = False) -> None:
             run.record.signal(tracee.tid, number)
         run.record.flush()
     if number:
-        if tracee.signals.handled(number):
+        if tracee.signals.handled(number) and _may_be_reset(tracee, number):
             from softsgx.supervisor.stopped.handler import begin
 
             own = ptrace.si_code(tracee.tid) > 0
