@@ -65,8 +65,9 @@ for _ in range(200):
 
 def test_a_signal_that_is_handled_stops_its_thread_once_and_no_other() -> None:
     counts = _counts(sys.executable, "-S", "-c", _HANDLED)
+    stopped_too = f"{128 << 8 | 5}"  # PTRACE_EVENT_STOP: a thread that was interrupted
     assert counts["11"] == 200
-    assert sum(counts.values()) < 240
+    assert max(counts.get("5", 0), counts.get(stopped_too, 0)) < 20
 
 
 def _paths(counts: dict[str, int]) -> int:
