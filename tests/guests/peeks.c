@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: peeks
+ * usage: peeks [PROC]
  * An enclave's memory by system calls and by code outside: what Linux answers for VM_IO | VM_PFNMAP
  * (mm/gup.c, check_vma_flags()), /proc/PID/mem through sgx_vma_access(), the abort page, and pages
- * that a touch from outside adds.
+ * that a touch from outside adds. PROC: where proc is mounted.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -18,6 +18,7 @@
 #include "tap.h"
 
 static sigjmp_buf back;
+static char own_memory[256] = "/proc/self/mem";
 
 static void on_signal(int number)
 {
@@ -55,7 +56,7 @@ static void debugger(struct encl *e, bool debug)
 		{"debug_mem_data", "debug_mem_code", "debug_mem_tcs", "debug_mem_write_code",
 		 "debug_mem_dup", "debug_mem_read", "debug_mem_pidfd"}};
 	uint64_t data = e->base + e->heap, code = e->base + e->entry, tcs = e->base + e->tcs[0];
-	int fd = open("/proc/self/mem", O_RDWR), again;
+	int fd = open(own_memory, O_RDWR), again;
 	uint64_t was = 0, value = 0x1122334455667788;
 	char page[4096];
 	long got;
@@ -192,11 +193,13 @@ static void abort_page(struct encl *e)
 	check(encl_op(e, OP_PEEK, absent, 0, 0, 0) == 0, "absent_zero", "not zero");
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct sigaction action = {.sa_handler = on_signal};
 	struct encl e;
 
+	if (argc > 1)
+		snprintf(own_memory, sizeof(own_memory), "%s/self/mem", argv[1]);
 	sigaction(SIGSEGV, &action, NULL);
 	sigaction(SIGBUS, &action, NULL);
 	for (int debug = 0; debug < 2; debug++) {

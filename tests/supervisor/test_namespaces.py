@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -32,3 +33,18 @@ def test_a_root_mounts_and_numbers_of_ones_own(
     assert done.returncode == 0, done.stdout
     skipped = done.stdout.count("# SKIP")
     assert done.stdout.count("ok ") == (skipped or 27)
+
+
+@pytest.mark.parametrize("pids", ["", "p"], ids=["", "pids of its own"])
+def test_memory_by_another_mount_of_proc(
+    pids: str, softsgx: Softsgx, guest: Guest, tmp_path: Path
+) -> None:
+    """sgx_vma_access(): what is no DEBUG enclave's cannot be read, wherever /proc is."""
+    user = "r" if os.geteuid() else ""
+    script = 'mount -t proc none "$0" && exec "$@"'
+    mounts: list[str | Path] = ["unshare", f"-mf{user}{pids}", "sh", "-c", script, tmp_path]
+    bare = subprocess.run([*mounts, "true"], capture_output=True, check=False, timeout=60)
+    if bare.returncode:
+        pytest.skip(f"no namespaces of a user's own here: {bare.stderr.decode()}")
+    done = softsgx("--", *mounts, guest("peeks"), tmp_path)
+    _assert_all_ok(done, 35)

@@ -247,6 +247,15 @@ def is_memory(tid: int, fd: int) -> bool:
     """Whether a descriptor is of a /proc/PID/mem."""
     try:
         name = os.readlink(f"/proc/{tid}/fd/{fd}")
-    except OSError:
+        return name.endswith("/mem") and (name.startswith("/proc/") or _is_of_proc(tid, fd))
+    except (OSError, StopIteration):
         return False
-    return name.startswith("/proc/") and name.endswith("/mem")
+
+
+def _is_of_proc(tid: int, fd: int) -> bool:
+    """Whether a descriptor's file system is some proc; one that is mounted nowhere may be."""
+    with open(f"/proc/{tid}/fdinfo/{fd}", "rb") as file:
+        number = next(line.split()[1] for line in file if line.startswith(b"mnt_id:"))
+    with open(f"/proc/{tid}/mountinfo", "rb") as file:
+        of = next((line for line in file if line.split(None, 1)[0] == number), b" - proc ")
+    return b" - proc " in of

@@ -18,6 +18,7 @@ from softsgx.device.debugger import debug_access
 from softsgx.device.files import EnclaveFile
 from softsgx.host import ptrace
 from softsgx.host.procmaps import is_memory
+from softsgx.host.status import status_of
 from softsgx.supervisor.calls.others import named, of_pidfd
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -99,16 +100,31 @@ def mem_call(run: Run, tracee: Tracee, call: int) -> Any:
 
 def _target(run: Run, tracee: Tracee, fd: int) -> Any:
     """The process with enclaves whose memory a descriptor is, or None."""
+    if not is_memory(tracee.tid, fd):
+        return None
     try:
-        name = os.readlink(f"/proc/{tracee.tid}/fd/{fd}")
+        number = os.readlink(f"/proc/{tracee.tid}/fd/{fd}").split("/")[-2]
     except OSError:
         return None
-    parts = name.split("/")
-    if parts[:2] != ["", "proc"] or parts[-1] != "mem" or not parts[-2].isdigit():
+    if not number.isdigit():
         return None
-    found = run.tracees.get(int(parts[-2]))
-    process = None if found is None else found.space.sgx
+    found = run.tracees.get(int(number))
+    if found is None or _enclaves_of(found) is None:  # or it is a pid namespace's
+        found = next((t for t in run.tracees.values() if _enclaves_of(t) and _is(t, number)), None)
+    return None if found is None else _enclaves_of(found)
+
+
+def _enclaves_of(tracee: Tracee) -> Any:
+    process = tracee.space.sgx
     return process if process is not None and len(process.mm) else None
+
+
+def _is(tracee: Tracee, number: str) -> bool:
+    """Whether a thread has a number in some pid namespace."""
+    try:
+        return number.encode() in status_of(tracee.tid).get(b"NSpid", b"").split()
+    except OSError:
+        return False
 
 
 def transfer_of(
