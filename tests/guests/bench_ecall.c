@@ -14,6 +14,7 @@ static struct encl e;
 static long calls = 100000;
 static int raw;
 static pthread_barrier_t all_there;
+static struct timespec begun[MAX_THREADS];
 
 static void *worker(void *arg)
 {
@@ -25,8 +26,10 @@ static void *worker(void *arg)
 		if (raw ? encl_raw_ecall(&c, e.base + e.tcs[n])
 			: encl_call(&e, n, &c, &run) || run.function != EEXIT)
 			bail("ecall", "an ECALL failed");
-		if (i == 0)
-			pthread_barrier_wait(&all_there);
+		if (i)
+			continue;
+		pthread_barrier_wait(&all_there);
+		clock_gettime(CLOCK_MONOTONIC, &begun[n]);
 	}
 	return NULL;
 }
@@ -35,7 +38,8 @@ int main(int argc, char **argv)
 {
 	int threads = argc > 2 ? atoi(argv[2]) : 1;
 	pthread_t t[MAX_THREADS];
-	struct timespec a, b, used, used_up;
+	struct timespec b, used, used_up;
+	double first = 0;
 
 	if (argc > 1)
 		calls = atol(argv[1]);
@@ -54,16 +58,20 @@ int main(int argc, char **argv)
 	pthread_barrier_init(&all_there, NULL, (unsigned int)threads + 1);
 	for (intptr_t n = 0; n < threads; n++)
 		pthread_create(&t[n], NULL, worker, (void *)n);
-	pthread_barrier_wait(&all_there);
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-	clock_gettime(CLOCK_MONOTONIC, &a);
+	pthread_barrier_wait(&all_there);
 	for (int n = 0; n < threads; n++)
 		pthread_join(t[n], NULL);
 	clock_gettime(CLOCK_MONOTONIC, &b);
 	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used_up);
-	check(true, "ecalls", "");
-	printf("ns_per_ecall %.1f\n", ((double)(b.tv_sec - a.tv_sec) * 1e9 + (double)(b.tv_nsec - a.tv_nsec))
-	       / (double)calls / threads);
+	/* Who waits here with them may be the last to run again. */
+	for (int n = 0; n < threads; n++) {
+		double ns = (double)(b.tv_sec - begun[n].tv_sec) * 1e9 + (double)(b.tv_nsec - begun[n].tv_nsec);
+
+		first = ns > first ? ns : first;
+	}
+	check(first > 0, "ecalls", "no time has passed");
+	printf("ns_per_ecall %.1f\n", first / (double)calls / threads);
 	printf("cpu_ns_per_ecall %.1f\n", ((double)(used_up.tv_sec - used.tv_sec) * 1e9
 					   + (double)(used_up.tv_nsec - used.tv_nsec)) / (double)calls / threads);
 	return tap_failed;
