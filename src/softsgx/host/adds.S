@@ -18,6 +18,15 @@
  */
 #include "adds.h"
 
+	.macro	give_back
+	mov	ADDS_KEPT(%rcx), %rdi
+	mov	ADDS_KEPT + 8(%rcx), %rsi
+	mov	ADDS_KEPT + 16(%rcx), %r8
+	mov	ADDS_KEPT + 24(%rcx), %r9
+	mov	ADDS_KEPT + 32(%rcx), %r10
+	mov	ADDS_KEPT + 48(%rcx), %rax
+	.endm
+
 	.text
 	.balign	64
 softsgx_adds:
@@ -94,12 +103,7 @@ copy:
 softsgx_adds_counted:
 	jne	undo
 	movq	$4096, 40(%rdx)
-	mov	ADDS_KEPT(%rcx), %rdi
-	mov	ADDS_KEPT + 8(%rcx), %rsi
-	mov	ADDS_KEPT + 16(%rcx), %r8
-	mov	ADDS_KEPT + 24(%rcx), %r9
-	mov	ADDS_KEPT + 32(%rcx), %r10
-	mov	ADDS_KEPT + 48(%rcx), %rax
+	give_back
 	add	$127, %al		/* overflows if it was 1 */
 	sahf
 	lea	ADDS_STACK(%rcx), %rsp	/* SYSCALL leaves the flags in R11 */
@@ -111,12 +115,7 @@ softsgx_adds_counted:
 	jmp	*softsgx_adds_behind(%rip)
 softsgx_adds_over:
 undo:
-	mov	ADDS_KEPT(%rcx), %rdi
-	mov	ADDS_KEPT + 8(%rcx), %rsi
-	mov	ADDS_KEPT + 16(%rcx), %r8
-	mov	ADDS_KEPT + 24(%rcx), %r9
-	mov	ADDS_KEPT + 32(%rcx), %r10
-	mov	ADDS_KEPT + 48(%rcx), %rax
+	give_back
 softsgx_adds_undone:
 slow:
 	add	$127, %al

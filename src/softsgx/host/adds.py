@@ -8,16 +8,14 @@ input. Built by ``hatch_build.py``.
 
 from __future__ import annotations
 
-import fcntl
 import mmap
-import os
 import struct
 from collections.abc import Callable
 from typing import Any
 
 from softsgx.host import vdso
 from softsgx.host.built import is_built, lacks, path_of, read_built
-from softsgx.host.foreign import address_of
+from softsgx.host.sharedfile import SharedFile
 from softsgx.uapi import sgx as uapi
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import EFLAGS, ORIG_RAX, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RIP, RSI, RSP
@@ -37,8 +35,6 @@ _COUNT = 40  # struct sgx_enclave_add_pages
 _CF_PF_AF_ZF_SF, _OF, _ZF = 0xD5, 0x800, 0x40
 _MINUS_1 = (1 << 64) - 1
 _EFAULT = -14 & _MINUS_1
-# Nobody changes how long it is: we would read behind its end (Linux, fcntl.h).
-_F_ADD_SEALS, _SEALS = 1033, 1 | 2 | 4
 
 
 def available() -> bool:
@@ -109,23 +105,14 @@ class Code:
             view[RAX], view[RIP] = nr.NR_ioctl, site + 5
 
 
-class Shared:
-    """What one process shares with us: ``words`` of 8 bytes; at ``address``; ``fd``, -1 later."""
+class Shared(SharedFile):
+    """What one process shares with us."""
+
+    __slots__ = ()
 
     def __init__(self) -> None:
         """Raises OSError where there is no memory for it."""
-        code = load()
-        self.fd = os.memfd_create("softsgx-adds", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(self.fd, code.shared_bytes)
-            fcntl.fcntl(self.fd, _F_ADD_SEALS, _SEALS)
-            self._map = mmap.mmap(self.fd, code.shared_bytes, mmap.MAP_SHARED)
-        except OSError:
-            os.close(self.fd)
-            raise
-        self.address = address_of(self._map)
-        self._bytes = memoryview(self._map)
-        self.words = self._bytes.cast("Q")
+        super().__init__("softsgx-adds", load().shared_bytes)
 
     def expect(
         self, fd: int, flags: int, source: tuple[int, int], offset: int, secinfo: bytes
@@ -141,24 +128,12 @@ class Shared:
             ("last", end - start - mmap.PAGESIZE),
         ):  # fmt: skip
             words[at[name] // 8] = value
-        self._bytes[at["secinfo"] : at["secinfo"] + len(secinfo)] = secinfo
+        first = at["secinfo"] // 8
+        words[first : first + len(secinfo) // 8] = memoryview(secinfo).cast("Q")
 
     def open(self, most: int) -> None:
         """So many may come."""
         self.words[load().at["state"] // 8] = most << 32
-
-    def mapped(self) -> None:
-        """The process has it: the descriptor is not needed any more."""
-        os.close(self.fd)
-        self.fd = -1
-
-    def close(self) -> None:
-        """Let go of it."""
-        if self.fd >= 0:
-            self.mapped()
-        self.words.release()
-        self._bytes.release()
-        self._map.close()
 
 
 _code: Code | None = None

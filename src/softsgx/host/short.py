@@ -9,13 +9,12 @@ a guest's input.
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 
 from softsgx.host import procmaps, ptrace, vdso
 from softsgx.host.built import lacks, path_of, read_built
-from softsgx.host.foreign import address_of
+from softsgx.host.sharedfile import SharedFile
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -193,33 +192,14 @@ def places(tcs: int) -> tuple[int, int]:
     return hashed, hashed + 1
 
 
-class Tables:
-    """The shared file of one process: ``words`` of 8 bytes, ``halves`` of 4; at ``address``."""
+class Tables(SharedFile):
+    """The shared file of one process."""
 
-    __slots__ = ("_map", "address", "fd", "halves", "words")
+    __slots__ = ()
 
     def __init__(self) -> None:
         image = load_short()
-        length = image.size - image.tables
-        self.fd = os.memfd_create("softsgx-short", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, length)
-        self._map = mmap.mmap(self.fd, length, mmap.MAP_SHARED)
-        self.address = address_of(self._map)
-        view = memoryview(self._map)
-        self.words, self.halves = view.cast("Q"), view.cast("I")
-
-    def mapped(self) -> None:
-        """The process has it: the descriptor is not needed any more."""
-        os.close(self.fd)
-        self.fd = -1
-
-    def close(self) -> None:
-        """Let go of it."""
-        if self.fd >= 0:
-            self.mapped()
-        self.words.release()
-        self.halves.release()
-        self._map.close()
+        super().__init__("softsgx-short", image.size - image.tables)
 
 
 def _fence() -> Callable[[], None]:

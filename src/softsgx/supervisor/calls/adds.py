@@ -33,7 +33,7 @@ _LOW = 0xFFFFFFFF
 _MOST_FDS = 4
 _REACH = 1 << 28
 _READ_WRITE, _READ_EXEC = 3, 5
-_PRIVATE_ANONYMOUS, _SHARED_FIXED, _SHARED_THERE = 0x22, 0x11, 0x100001  # FIXED_NOREPLACE
+_PRIVATE_ANONYMOUS, _SHARED_THERE = 0x22, 0x100001  # FIXED_NOREPLACE
 _MADV_WIPEONFORK = 18
 # What makes another file of a descriptor, by its arguments; and what does so without a call.
 _CLOSES = {
@@ -112,8 +112,8 @@ def _lead(run: Run, tracee: Tracee, call: Remote) -> None:
     if was != pathcode.replaced(nr.NR_ioctl) or not usual or space.translates:
         return
     size = adds.CODE_BYTES + code.shared_bytes
-    for hint in (0, site - _REACH & -PAGE_SIZE):
-        base = call(nr.NR_mmap, max(hint, 0), size, _READ_EXEC, _PRIVATE_ANONYMOUS, -1, 0)
+    for hint in (0, max(site - _REACH, 0) & -PAGE_SIZE):
+        base = call(nr.NR_mmap, hint, size, _READ_EXEC, _PRIVATE_ANONYMOUS, -1, 0)
         if base <= 0:
             return
         if abs(base - site) < 1 << 31:
