@@ -15,6 +15,7 @@ from typing import Any
 
 from softsgx.host import vdso
 from softsgx.host.built import is_built, lacks, path_of, read_built
+from softsgx.host.lahf import give_back
 from softsgx.host.sharedfile import SharedFile
 from softsgx.uapi import sgx as uapi
 from softsgx.uapi import syscalls as nr
@@ -32,7 +33,7 @@ _LAYOUT = struct.Struct(f"<{len(_FIELDS)}I")
 _WORDS = struct.Struct("<QQII")  # softsgx_adds_at, behind, cmd, nr
 _KEPT = (RDI, RSI, R8, R9, R10, RSP)
 _COUNT = 40  # struct sgx_enclave_add_pages
-_CF_PF_AF_ZF_SF, _OF, _ZF = 0xD5, 0x800, 0x40
+_ZF = 0x40
 _MINUS_1 = (1 << 64) - 1
 _EFAULT = -14 & _MINUS_1
 
@@ -92,9 +93,7 @@ class Code:
                 view[register] = value
             kept = shared.words[first + len(_KEPT)]
         if where["flagged"] < at < where["restored"]:
-            low = kept & 0xFF
-            flags = view[EFLAGS] & ~(_CF_PF_AF_ZF_SF | _OF) | kept >> 8 & _CF_PF_AF_ZF_SF
-            view[EFLAGS] = flags | (_OF if low in (1, 128) else 0)
+            give_back(view, kept)
         view[ORIG_RAX] = _MINUS_1
         if over:
             told = write(view[RDX] + _COUNT, mmap.PAGESIZE.to_bytes(8, "little"))

@@ -18,6 +18,7 @@ import struct
 from softsgx.errors import UnsupportedError
 from softsgx.host import vdso
 from softsgx.host.built import lacks
+from softsgx.host.lahf import give_back
 from softsgx.host.stores import REGISTERS, store
 from softsgx.uapi.regs import EFLAGS, RAX, RBX, RCX, RDX, RIP
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["JUMP_BYTES", "Code", "first_length", "jumps", "load", "loaded"]
 
 JUMP_BYTES = 5
+_OF = 0x800
 _JCC_BYTES = 6
 _STUB_BYTES = 64
 # In a stub: what takes an answer, the processor's own CPUID, the way to the program's; its start.
@@ -44,7 +46,6 @@ _CPUID = b"\x0f\xa2"
 _ANSWER = struct.Struct("<6I")
 _END = b"\xff" * _ANSWER.size
 _LEAVES_BYTES, _PAGE = 64, 4096
-_CF_PF_AF_ZF_SF, _OF = 0xD5, 0x800
 _LOW = (1 << 32) - 1
 _U64 = (1 << 64) - 1
 
@@ -237,9 +238,7 @@ class Code:
         """Give back what the lookup has moved: leaf, sub-leaf and flags."""
         at = self._at
         if at["shifted"] <= offset < at["restored"] and offset != at["found"]:
-            kept, low = view[RAX] >> 8 & _CF_PF_AF_ZF_SF, view[RAX] & 0xFF
-            flags = view[EFLAGS] & ~(_CF_PF_AF_ZF_SF | _OF) | kept
-            view[EFLAGS] = flags | (_OF if low in (1, 128) else 0)
+            give_back(view, view[RAX])
         leaf = view[RAX] if offset < at["leaf"] else view[RDX]
         if offset < at["shifted"]:
             subleaf = view[RCX]

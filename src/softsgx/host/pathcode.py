@@ -13,8 +13,9 @@ import struct
 from softsgx.errors import UnsupportedError
 from softsgx.host import vdso
 from softsgx.host.built import lacks, path_of, read_built
+from softsgx.host.lahf import give_back
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import EFLAGS, ORIG_RAX, R8, R9, R10, RAX, RCX, RDI, RDX, RIP, RSI
+from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RCX, RDI, RDX, RIP, RSI
 from softsgx.uapi.syscalls import SYSCALLS
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -92,7 +93,6 @@ _FILE, _PLAN = struct.Struct("<6Q"), struct.Struct("<3QII")
 _S32 = struct.Struct("<i")
 _CALL_BYTES, _CHANGE_BYTES = 7, 7  # mov and syscall; lea
 _SYSCALL, _TO_EDI, _RDI_TO_RSI = b"\x0f\x05", 0xBF, b"\x48\x89\xfe"
-_CF_PF_AF_ZF_SF, _OF = 0xD5, 0x800
 # Opcodes with a ModRM byte and four bytes of immediate: SDM, vol. 2, "One-byte Opcode Map".
 _WITH_IMMEDIATE = (0x69, 0x81, 0xC7, 0xF7)
 # REX.B and the operand-size prefix: it moves to R8D, or to AX.
@@ -402,9 +402,7 @@ class Code:
         entered = [where for name, where in self._at.items() if name[:6] == "enter_"]
         if at >= self._at["restored"] or any(0 <= at - start <= 7 for start in entered):
             return
-        kept, low = view[RAX] >> 8 & _CF_PF_AF_ZF_SF, view[RAX] & 0xFF
-        flags = view[EFLAGS] & ~(_CF_PF_AF_ZF_SF | _OF) | kept
-        view[EFLAGS] = flags | (_OF if low in (1, 128) else 0)
+        give_back(view, view[RAX])
 
 
 _code: Code | None = None
