@@ -66,6 +66,16 @@ _TRACEME, _ATTACH, _SEIZE = 0, 16, 0x4206
 _COOKIE_LOW, _COOKIE_HIGH, _AEP, _PLACES = ~0, ~1, ~2, ~3  # what a template leaves out
 
 
+def _looked(p: Program, places: Sequence[int]) -> None:
+    """A call stops, but at these places of the code for paths, whose thread has looked itself."""
+    if places:
+        p.op(LD, IP_LO)
+        p.op(AND, pathcode.MASK)
+        for place in places:
+            p.op(JEQ, place, "allow")
+    p.op(RET, TRACE)
+
+
 def base_template(executable: bool, paths: int, faults: bool) -> Template:
     """The program of `softsgx.host.basefilter.base_program`, by its `Key`."""
     p = Program()
@@ -155,12 +165,7 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.op(LD, arg(1, True))
     p.op(JEQ, 0, "allow", "looked")
     p.label("looked")
-    if paths:
-        p.op(LD, IP_LO)
-        p.op(AND, pathcode.MASK)
-        for i in range(paths):
-            p.op(JEQ, _PLACES - i, "allow")
-    p.op(RET, TRACE)
+    _looked(p, range(_PLACES, _PLACES - paths, -1))
     p.label("connect")  # by the length of a sockaddr_un that may end in our socket's name
     p.op(LD, arg(2))
     p.op(JGE, SUN_PATH + len(AESM_SOCKET.rpartition("/")[2]), "", "allow")
@@ -273,12 +278,7 @@ def masks_program(places: Sequence[int] = ()) -> bytes:
     p.op(LD, arg(1, True))
     p.op(JEQ, 0, "allow", "looked")
     p.label("looked")
-    if places:
-        p.op(LD, IP_LO)
-        p.op(AND, pathcode.MASK)
-        for place in places:
-            p.op(JEQ, place, "allow")
-    p.op(RET, TRACE)
+    _looked(p, places)
     p.label("allow")
     p.op(RET, ALLOW)
     return p.assemble()
