@@ -7,7 +7,6 @@ from softsgx.host.signals import SIGILL, SIGTRAP
 from softsgx.host.status import catches
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.reaper import CONCERNED, ends, spared
 from softsgx.supervisor.stopped.waits import ending, keep_stop, lost, need
 from softsgx.uapi.regs import RIP
 
@@ -52,11 +51,14 @@ def _may_be_reset(tracee: Tracee, number: int) -> bool:
 def let_go(run: Run, tracee: Tracee, number: int, step: bool = False) -> None:
     """Let it run, whoever debugs. step: one instruction."""
     need(tracee.tid)
-    if number in CONCERNED and tracee.reaper is not False:
-        if ends(run, tracee, number):
-            return
-        if spared(tracee, number):
-            number = 0
+    if number and tracee.reaper is not False:
+        from softsgx.supervisor.stopped.reaper import CONCERNED, ends, spared  # no start's, mostly
+
+        if number in CONCERNED:
+            if ends(run, tracee, number):
+                return
+            if spared(tracee, number):
+                number = 0
     if run.record is not None:
         if number:
             run.record.signal(tracee.tid, number)
