@@ -17,6 +17,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include "filters.h"
 #include "loader.h"
 #include "tap.h"
 
@@ -275,16 +276,7 @@ int main(int argc, char **argv)
 		for (go = 1; go != 2;)
 			sched_yield();
 	} else if (!strcmp(way, "no_room")) { /* as many filters as go in */
-		static struct sock_filter many[4096];
-
-		for (int i = 0; i < 4096; i++)
-			many[i] = (struct sock_filter){BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW};
-		for (unsigned short n = 4096; n; n /= 2) {
-			struct sock_fprog program = {n, many};
-
-			while (!syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program))
-				;
-		}
+		fill_filters();
 		if (load())
 			try_mprotect();
 		else {

@@ -22,6 +22,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include "filters.h"
 #include "loader.h"
 #include "tap.h"
 
@@ -330,16 +331,7 @@ static void deceives_first(unsigned number)
 
 static void *full(void *unused)
 {
-	static struct sock_filter many[4096];
-
-	for (int i = 0; i < 4096; i++)
-		many[i] = (struct sock_filter){BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW};
-	for (unsigned short n = 4096; n; n /= 2) {
-		struct sock_fprog program = {n, many};
-
-		while (!syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program))
-			;
-	}
+	fill_filters();
 	ready = 1;
 	return waits(unused);
 }
