@@ -174,6 +174,17 @@ def test_a_source_that_is_elsewhere_goes_there(memory: Memory, child: Stepper, a
     assert (memory.state, memory.count) == (2 << 32, _MANY)
 
 
+@pytest.mark.parametrize("by", [1, 4, 7])
+def test_an_argument_that_may_be_in_two_pages_goes_there(
+    memory: Memory, child: Stepper, by: int
+) -> None:
+    fd, cmd, at = memory.ask()
+    whole = memory.own[: _ARGUMENT.size]
+    memory.own[: by + _ARGUMENT.size] = bytes(by) + whole
+    assert not _through_to(memory, child, (fd, cmd, at + by))
+    assert memory.state == 2 << 32
+
+
 @pytest.mark.parametrize("byte", [0, 7, 8, 63])
 def test_another_secinfo_goes_there(memory: Memory, child: Stepper, byte: int) -> None:
     args = memory.ask()

@@ -59,6 +59,19 @@ def test_the_same_as_each_call_by_python(
         assert short["added"] > taken // 2 or "stretches" in more  # signals leave time for none
 
 
+@pytest.mark.parametrize("case", ["heap", "straddle", "unaligned", "userfault", "sharer", "faults"])
+def test_what_makes_the_next_page_another_is_seen(guest: Guest, tmp_path: Path, case: str) -> None:
+    """By whoever adds the pages: for some of it no call of the process stops."""
+    argv: list[str | Path] = [guest("foreseen"), case, tmp_path]
+    answers, short = _run(*argv)
+    by_python, long = _run("--each", *argv)
+    assert "not ok" not in answers
+    assert answers.splitlines() == by_python.splitlines()
+    assert short["enclaves"] == long["enclaves"]
+    if short["possible"] and case not in ("userfault", "sharer"):  # where every page stops
+        assert short["added"] > 40
+
+
 def test_what_a_process_scribbles_over_what_it_shares_is_its_own_harm(guest: Guest) -> None:
     argv: list[str | Path] = [guest("pagewise"), "5", str(_PAGES), "scribble"]
     _, told = _run(*argv)

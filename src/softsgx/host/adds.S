@@ -57,6 +57,8 @@ softsgx_adds_kept:
 	cmp	%edi, ADDS_FD(%rcx)
 	jne	undo
 	/* struct sgx_enclave_add_pages: src, offset, length, secinfo, flags, count */
+	test	$7, %dl			/* none is in two pages, or two lines of the cache */
+	jnz	undo
 	mov	(%rdx), %rsi
 	test	$0xfff, %esi
 	jnz	undo
@@ -97,7 +99,8 @@ copy:
 	add	$64, %rdi
 	cmp	%r8, %rsi
 	jne	copy
-	lock addq $0, 40(%rdx)		/* can it be told? */
+	lock addq $0, (%rdx)		/* can it be told? The kernel writes all of it */
+	lock addq $0, 40(%rdx)
 	lea	1(%rax), %r8
 	lock cmpxchg %r8, ADDS_STATE(%rcx)
 softsgx_adds_counted:

@@ -20,9 +20,11 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.filters import install
 from softsgx.supervisor.stopped.remote import Remote
+from softsgx.supervisor.stopped.strangers import stranger
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.mman import MADV_DONTFORK
 from softsgx.uapi.regs import RDI, RIP
+from softsgx.uapi.sched import KCMP_FILES
 
 __all__ = ["WORTH", "is_ready", "lost", "prepare", "shared", "wanted"]
 
@@ -47,6 +49,8 @@ def wanted(run: Run, tracee: Tracee, length: int) -> bool:
     space = tracee.space
     one = len(space.tracees) == 1 and len(tracee.files) == 1 and tracee.tgid == space.pid
     usual = one and not tracee.dispatches and not run.options.exact and not run.confined
+    # Another process may end a fault of the code's own access, and of none of the kernel's.
+    usual = usual and not space.userfaults
     return usual and length == PAGE_SIZE and adds.available()
 
 
@@ -71,7 +75,9 @@ def prepare(run: Run, tracee: Tracee, call: Remote) -> None:
         return
     known.tried.add(fd)
     room = fd in space.watched and len(known.fds) < _MOST_FDS and not _closes_unseen(tracee)
-    if room and not install(call, fd_program(fd, _CLOSES)):
+    if not room or install(call, fd_program(fd, _CLOSES)):
+        return
+    if not stranger(run, tracee, KCMP_FILES):
         known.fds.add(fd)
 
 
@@ -98,7 +104,10 @@ def lost(tracee: Tracee) -> None:
     complain(
         f"process {tracee.tgid} is killed: no memory for the pages that it adds to its enclave"
     )
-    os.kill(tracee.tgid, SIGKILL)
+    try:
+        os.kill(tracee.tgid, SIGKILL)
+    except ProcessLookupError:
+        return  # its end was what the wait has told
 
 
 def _lead(run: Run, tracee: Tracee, call: Remote) -> None:
@@ -112,14 +121,17 @@ def _lead(run: Run, tracee: Tracee, call: Remote) -> None:
     if was != pathcode.replaced(nr.NR_ioctl) or not usual or space.translates:
         return
     size = adds.CODE_BYTES + code.shared_bytes
+    jump = b""
     for hint in (0, max(site - _REACH, 0) & -PAGE_SIZE):
         base = call(nr.NR_mmap, hint, size, _READ_EXEC, _PRIVATE_ANONYMOUS, -1, 0)
         if base <= 0:
             return
-        if abs(base - site) < 1 << 31:
+        try:
+            jump = code.jump(base, site)
             break
-        call(nr.NR_munmap, base, size)
-    else:
+        except struct.error:
+            call(nr.NR_munmap, base, size)
+    if not jump:
         return
     pointer = base + adds.CODE_BYTES - PAGE_SIZE
     made = not call(nr.NR_mprotect, pointer, PAGE_SIZE, _READ_WRITE)
@@ -128,7 +140,6 @@ def _lead(run: Run, tracee: Tracee, call: Remote) -> None:
         call(nr.NR_munmap, base, size)
         return
     call(nr.NR_munmap, base + adds.CODE_BYTES, code.shared_bytes)  # a child has a hole there, too
-    jump = code.jump(base, site)
     try:
         space.poke(base, code.page(site))
         space.poke(site, jump)

@@ -19,6 +19,7 @@ from softsgx.host.filterprograms import number_program
 from softsgx.sdm.leaves import PAGE_SIZE
 from softsgx.sdm.structs import SECINFO
 from softsgx.supervisor.calls import adds
+from softsgx.supervisor.effects import newmapping
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.patched import ranges
 from softsgx.supervisor.state.run import Run
@@ -60,17 +61,6 @@ def added(run: Run, tracee: Tracee, process: HostProcess, file: EnclaveFile) -> 
     return at_exit
 
 
-def _is_held(tracee: Tracee, source: Any) -> bool:
-    """Whether another mapping in a source's place is seen.
-
-    It is compared at each page. But another thread may run between that and the copying; and
-    mappings of a file are alike though one is of a noexec mount. So they have to stop.
-    """
-    if source.anonymous and len(tracee.space.tracees) < 2:
-        return True
-    return is_watched(tracee.space, source.start, source.end)
-
-
 class Series(Ahead):
     """Pages that are expected. cpus: where we may run when the thread does not share our place."""
 
@@ -82,6 +72,7 @@ class Series(Ahead):
         self._shared: Shared | None = None
         self._with: tuple[Any, ...] = ()
         self._fds = -1
+        self._no_heap: tuple[Any, ...] = ()
         self._params: Any = None
         self.cpus: set[int] = set()
 
@@ -108,6 +99,23 @@ class Series(Ahead):
             return None
         return int(params.src - before.src)
 
+    def _stops(self, process: HostProcess, source: Any) -> bool:
+        """Whether what puts another mapping in a source's place stops."""
+        if not is_watched(process.space, source.start, source.end):
+            return False
+        heap = newmapping.may_be_heap(process, source.start, source.end)
+        return not heap or self._no_heap == (process, source.start, source.end)
+
+    def _is_held(self, process: HostProcess, source: Any) -> bool:
+        """Whether another mapping in a source's place is seen.
+
+        It is compared at each page. But another thread may run between that and the copying; and
+        mappings of a file are alike though one is of a noexec mount. So they have to stop.
+        """
+        if source.anonymous and len(process.space.tracees) < 2:
+            return True
+        return self._stops(process, source)
+
     def prepare(self, tracee: Tracee, process: HostProcess, src: int) -> bool:
         """Before more is expected, from there on: whether the thread is at its call's exit now.
 
@@ -116,8 +124,8 @@ class Series(Ahead):
         run, space = self._run, tracee.space
         source = process.memory.source(src)
         alone = self._may_alone()
-        seen = is_watched(space, source.start, source.end)
-        hold = (alone or not _is_held(tracee, source)) and not seen and may_hold(space)
+        seen = self._stops(process, source)
+        hold = (alone or not self._is_held(process, source)) and not seen and may_hold(space)
         # From now on the thread is bound for moments, which nobody is to see.
         bind = not process.bound and len(os.sched_getaffinity(0)) > 1
         make = alone and (seen or hold) and not adds.is_ready(tracee, run.view[RDI] & _LOW)
@@ -127,6 +135,8 @@ class Series(Ahead):
         with calls(run, tracee) as call:
             if hold:
                 hold_range(call, source.start, source.end)
+                newmapping.over_heap(process, call, source.start, source.end)
+                self._no_heap = process, source.start, source.end
             if bind:
                 process.bound = not install(call, number_program(*_OF_PLACES))
             if make:
@@ -156,7 +166,7 @@ class Series(Ahead):
         asked = memory.asked()
         if asked is None or source.shared or len(secinfo) != SECINFO.size:
             return
-        if not _is_held(tracee, source):
+        if not self._is_held(process, source):
             return
         if any(
             isinstance(v.file, EnclaveFile)
@@ -193,10 +203,12 @@ class Series(Ahead):
         ):  # fmt: skip
             block[name] = value
         block["cpu"], self.cpus = 0, os.sched_getaffinity(0)
-        self._share(tracee, secinfo, source, fd)
+        self._share(tracee, process, secinfo, source, fd)
         self._begin()
 
-    def _share(self, tracee: Tracee, secinfo: bytes, source: Any, fd: int) -> None:
+    def _share(
+        self, tracee: Tracee, process: HostProcess, secinfo: bytes, source: Any, fd: int
+    ) -> None:
         """Let the process add the pages itself, if it may."""
         block, found, params, space = self._block, self._found, self._params, tracee.space
         assert block is not None
@@ -208,7 +220,7 @@ class Series(Ahead):
         start, end = source.start, source.end
         patched = any(a < end and start < b for a, b in ranges(space))
         shared = adds.shared(self._run, tracee)
-        if shared is None or patched or not is_watched(space, start, end):
+        if shared is None or patched or not self._stops(process, source):
             return
         self._shared = shared
         shared.expect(fd, params.flags, (start, end), found.offset, secinfo)

@@ -47,6 +47,7 @@ def _made(flags: int) -> Callable[[Run, Tracee], Any]:
         if run.view[flags] & UFFD_USER_MODE_ONLY:
             fd = to_exit(run, tracee)
             if fd >= 0:
+                tracee.space.userfaults = True
                 _note(run, tracee, fd)
             cont(run, tracee)
             return DONE

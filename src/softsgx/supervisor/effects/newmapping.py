@@ -9,7 +9,7 @@ from softsgx.supervisor.stopped.remote import Remote
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.mman import MADV_DONTDUMP, MADV_DONTFORK, VM_DONTCOPY
 
-__all__ = ["over_heap", "tell", "watch_heap"]
+__all__ = ["may_be_heap", "over_heap", "tell", "watch_heap"]
 
 _MOST_HEAP = 1 << 43
 """No heap is longer: the addresses of a program and of its mappings are further apart."""
@@ -32,10 +32,13 @@ def watch_heap(process: HostProcess, call: Remote) -> None:
     filters.install(call, filterprograms.number_program(nr.NR_brk))
 
 
-def over_heap(process: HostProcess, call: Remote, start: int, end: int) -> None:
-    """Where an enclave comes to lie over the heap, the first one watches it."""
+def may_be_heap(process: HostProcess, start: int, end: int) -> bool:
+    """Whether [start, end) may be of a heap that nobody watches."""
     low = process.start_brk
-    if process.heap_watched or end <= low or start > low + _MOST_HEAP:
-        return
-    if start < call(nr.NR_brk, 0):
+    return not process.heap_watched and low < end and start <= low + _MOST_HEAP
+
+
+def over_heap(process: HostProcess, call: Remote, start: int, end: int) -> None:
+    """Where an enclave comes to lie over the heap, or a source in it, the first one watches it."""
+    if may_be_heap(process, start, end) and start < call(nr.NR_brk, 0):
         watch_heap(process, call)

@@ -29,8 +29,8 @@ class AddressSpace:
     from, as `cpuidcode.Code.roll` takes it; later: what of these is yet to be noted, as (start of a
     mapping, what notes it). translates: the program reads the code that it maps, and does not run
     it. undumpable: the program thinks that it is (PR_SET_DUMPABLE). implies: a thread may have
-    READ_IMPLIES_EXEC; known where an enclave is mapped. paths: what makes its calls on
-    paths without a stop, raw: what makes its ENCLUs so.
+    READ_IMPLIES_EXEC; known where an enclave is mapped. userfaults: there may be a userfaultfd of
+    it. paths: what makes its calls on paths without a stop, raw: what makes its ENCLUs so.
     tracees: those that run in it. watched: the descriptors that a filter stops calls on; mem_fds:
     those of them that are of /proc/PID/mem, or (own_attrs: opened with this mm) of /proc/PID/attr
     under a security module. asked_names: whether the filter of late calls on names
@@ -70,6 +70,7 @@ class AddressSpace:
         "tracees",
         "translates",
         "undumpable",
+        "userfaults",
         "watched",
     )
 
@@ -90,7 +91,7 @@ class AddressSpace:
         self.kept = 0
         self.masks_seen = False
         self.native_cpuid = True
-        self.translates = self.undumpable = self.implies = False
+        self.translates = self.undumpable = self.implies = self.userfaults = False
         self.tracees: set[int] = set()
         self.watched: set[int] = set()
         self.mem_fds: set[int] = set()
@@ -108,6 +109,7 @@ class AddressSpace:
         new._patched, new._led, new._stubs = list(self._patched), list(self._led), list(self._stubs)
         new.native_cpuid, new.translates = self.native_cpuid, self.translates
         new.undumpable, new.implies = self.undumpable, self.implies
+        new.userfaults = self.userfaults
         new.masks_seen = self.masks_seen
         new.watched, new.ranges = set(self.watched), list(self.ranges)
         new.mem_fds, new.asked_names = set(self.mem_fds), self.asked_names

@@ -1,9 +1,10 @@
-"""Processes that share a tracee's memory, and that nobody traces: their calls stop nowhere.
+"""Processes that share a tracee's memory or descriptors, and that nobody traces: their calls stop
+nowhere.
 
 clone3(2) takes its flags from memory, so no filter sees CLONE_UNTRACED there, and what was looked
-at can be changed before the kernel reads it. So the kernel is asked (kcmp(2)) who shares the
-memory, once for each range of enclaves that begins to be watched: a child that comes later has the
-filter of who made it, which refuses where there is no tracer.
+at can be changed before the kernel reads it. So the kernel is asked (kcmp(2)) who shares them,
+once for each range of enclaves, or descriptor, that begins to be watched: a child that comes later
+has the filter of who made it, which refuses where there is no tracer.
 
 Rejected: to stop each clone3, which every thread of a program would pay for.
 """
@@ -23,12 +24,13 @@ __all__ = ["stranger"]
 _LOOKS = 8
 
 
-def stranger(run: Run, tracee: Tracee) -> int:
-    """A process that shares the memory and is not ours, 0 if there is none.
+def stranger(run: Run, tracee: Tracee, what: int = KCMP_VM) -> int:
+    """A process that shares the memory, or what kcmp(2) calls so, and is not ours, 0 if there is
+    none.
 
-    Where the kernel does not say who shares memory (kcmp is forbidden), none is found.
+    Where the kernel does not say who shares it (kcmp is forbidden), none is found.
     """
-    if ptrace.shares(tracee.tid, tracee.tid, KCMP_VM) is None:
+    if ptrace.shares(tracee.tid, tracee.tid, what) is None:
         return 0
     tracer = str(os.getpid()).encode()
     for _ in range(_LOOKS):
@@ -37,7 +39,7 @@ def stranger(run: Run, tracee: Tracee) -> int:
             pid = int(name) if name.isdigit() else 0
             if not pid or pid in run.tracees:
                 continue
-            shared = ptrace.shares(tracee.tid, pid, KCMP_VM)
+            shared = ptrace.shares(tracee.tid, pid, what)
             if shared is None:
                 gone = gone or not os.path.exists(f"/proc/{pid}")  # and its child may be new
             elif shared:
