@@ -33,10 +33,11 @@ def _opened(told: str) -> tuple[set[str], set[str]]:
 
 
 def _start(
-    tree: Path, *, hook: str = "", env: Mapping[str, str] | None = None
+    tree: Path, *, hook: str = "", env: Mapping[str, str] | None = None, then: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """``softsgx run --help`` of a tree's softsgx."""
-    code = f"import sys; sys.path.insert(0, {str(tree)!r})\n{hook}\n{_RUN} main()"
+    """``softsgx run --help`` of a tree's softsgx, and what is done then."""
+    code = f"import sys; sys.path.insert(0, {str(tree)!r})\n{hook}\n{_RUN}"
+    code += f"import os; os._exit = print; main()\n{then}" if then else " main()"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     return subprocess.run(
         [sys.executable, "-I", "-S", "-c", code],
@@ -122,6 +123,33 @@ def test_a_changed_source_is_what_runs(tree: Path) -> None:
         last = _start(tree, hook=_HOOK)
         assert f"a {new} SGX" in last.stdout
         assert "/run.cpython-" not in last.stderr.replace(str(_file(tree)), "")
+
+
+_OPENED = "import softsgx.supervisor.calls.table, softsgx.sgx.late"
+
+
+def test_what_enclaves_take_is_in_it_too(tree: Path) -> None:
+    _start(tree)
+    second = _start(tree, hook=_HOOK, then=_OPENED)
+    # The file twice: for each part.
+    assert second.stderr.splitlines().count(str(_file(tree))) == 2
+    files, _ = _opened(second.stderr)
+    assert files == {"__init__", "entry"}
+
+
+def test_a_source_of_the_second_part_that_changed_is_what_runs(tree: Path) -> None:
+    _start(tree)
+    before = _file(tree).read_bytes()
+    source = tree / "softsgx" / "sgx" / "epcm.py"
+    source.write_text(source.read_text() + "\nCHANGED = 1\n")
+    then = f"{_OPENED}; import softsgx.sgx.epcm; print(softsgx.sgx.epcm.CHANGED)"
+    assert _start(tree, then=then).stdout.endswith("\n1\n")
+    assert not list(tree.rglob("*.modules")), "the next run makes it"
+    _start(tree)
+    assert _file(tree).read_bytes() != before
+    second = _start(tree, hook=_HOOK, then=then)
+    assert second.stdout.endswith("\n1\n")
+    assert _opened(second.stderr)[0] == {"__init__", "entry"}
 
 
 def test_a_file_that_is_not_whole_counts_for_nothing(tree: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from softsgx.host.before import leaf_before, leaf_further_before
+from softsgx.host.before import leaf_before, leaf_further_before, load_before
 from softsgx.host.memfd import Site
 from softsgx.supervisor.state.patched import unpatched
 from softsgx.supervisor.state.tracee import AddressSpace
@@ -69,3 +70,22 @@ def test_a_replaced_leaf_reads_as_the_file_has_it() -> None:
     assert unpatched(space, 0x1002, jump[2:]) == was[2:]
     # Another file's bytes, mapped there since.
     assert unpatched(space, 0x1000, b"hello") == b"hello"
+
+
+def test_what_was_found_is_kept_by_the_bytes_and_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = str(tmp_path / "cache")
+    near = _assembled("mov $4, %eax", tmp_path)
+    far = _assembled("mov $4, %eax\n xor %edx, %edx", tmp_path)
+    cases = [(code, leaf, f) for code in (near, far) for leaf in (2, 4) for f in (False, True)]
+
+    def found() -> list[tuple[int, int]]:
+        return [load_before(code, leaf, cache, further=further) for code, leaf, further in cases]
+
+    first = found()
+    assert first == [(0, 0)] * 2 + [(5, 5)] * 2 + [(0, 0)] * 3 + [(7, 5)]
+    monkeypatch.setitem(sys.modules, "capstone", None)  # it cannot be imported any more
+    assert found() == first
+    with pytest.raises(ImportError):
+        load_before(near[:-5] + b"\x90" + near[-5:], 4, cache, further=True)

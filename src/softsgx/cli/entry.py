@@ -1,9 +1,11 @@
 """Where ``softsgx`` begins: what every ``run`` imports comes out of one file.
 
-To find, open and read some seventy files costs a start 3 ms more than to read one. That file is a
-cache like the byte code beside it, and believed as that is: the first run that may write there
-makes it, and it counts for nothing as soon as one source has another size or time. Rejected: to
-ship it (the byte code of each Python is another), and a zip file, which is read no faster.
+To find, open and read some seventy files costs a start 3 ms more than to read one, and a program
+that opens the device as much again. That file is a cache like the byte code beside it, and believed
+as that is: the first run that may write there makes it, and it counts for nothing as soon as one
+source has another size or time. Its second part, what enclaves take, is looked at when something
+of it is imported. Rejected: to ship it (the byte code of each Python is another), and a zip file,
+which is read no faster.
 """
 
 # No annotations are evaluated later: __future__ is one of those files.
@@ -16,15 +18,17 @@ from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader, cache_fro
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from io import FileIO
     from types import CodeType, ModuleType
 
-    from softsgx.host.basefilter import Key
-    from softsgx.host.bpf import Template
+    # Name, source, whether it is a package, time and size of the source, where its byte code is.
+    Row = tuple[str, str, bool, int, int, str]
 
 __all__ = ["main", "path_of"]
 
-_HEAD = b"softsgx modules 3\0" + MAGIC_NUMBER
+_HEAD = b"softsgx modules 4\0" + MAGIC_NUMBER
+_PARTS = 4  # sizes behind it: of rows and codes, and of both for the second part
 
 
 def main() -> int:
@@ -49,9 +53,6 @@ def main() -> int:
         return 130
     except Exception:
         return command()  # which tells of it
-    finally:
-        if modules is not None:
-            sys.meta_path.remove(modules)
     if modules is not None:
         from softsgx.host.basefilter import KNOWN
 
@@ -60,7 +61,7 @@ def main() -> int:
         imported = set(sys.modules) - before
         from softsgx.cli.modules import write
 
-        write(path, _HEAD, imported)
+        write(path, _HEAD, imported, before)
     return command()
 
 
@@ -83,10 +84,14 @@ class _Loader(SourceFileLoader):
 class _Modules:
     """A finder of what is in the file. known: of `softsgx.host.basefilter`, which were made."""
 
-    def __init__(
-        self, found: "dict[str, tuple[str, bool, str, CodeType]]", known: "dict[Key, Template]"
-    ) -> None:
-        self._found, self.known = found, known
+    _found: "dict[str, tuple[Row, CodeType | bytes]]"
+
+    def __init__(self, path: str, sizes: "list[int]", rows: "list[Row]", code: memoryview) -> None:
+        self._path, self._sizes = path, sizes
+        codes, self.known = marshal.loads(code)
+        # What has no code is what something known was made by.
+        self._found = {row[0]: (row, code) for row, code in zip(rows, codes, strict=False)}
+        self._later = sizes[2] > 0
 
     def find_spec(
         self,
@@ -96,37 +101,71 @@ class _Modules:
     ) -> "ModuleSpec | None":
         """What the import system asks (`importlib.abc.MetaPathFinder`)."""
         if fullname not in self._found:
-            return None
-        path, is_package, cached, code = self._found[fullname]
+            if not self._later or not fullname.startswith("softsgx."):
+                return None
+            self._later = False
+            self._load()
+            return self.find_spec(fullname, None)
+        (_, path, is_package, _, _, cached), code = self._found.pop(fullname)
         loader = _Loader(fullname, path)
-        loader.code = code
+        loader.code = marshal.loads(code) if isinstance(code, bytes) else code
         spec = ModuleSpec(fullname, loader, origin=path, is_package=is_package)
         if is_package:
             spec.submodule_search_locations = [os.path.dirname(path)]
         spec.has_location, spec.cached = True, cached  # to find it out takes long
         return spec
 
+    def _load(self) -> None:
+        """Find what the second part has, too; if it is not of the sources as they are, it goes."""
+        first_rows, first_codes, size, _ = self._sizes
+        try:
+            with open(self._path, "rb", buffering=0) as f:
+                if _sizes(f) != self._sizes:
+                    return
+                f.seek(first_rows + first_codes, 1)
+                rows = marshal.loads(f.read(size))
+                if not _is_now(row for row, _ in rows):
+                    os.unlink(self._path)  # the next run makes it again
+                    return
+                for row, size in rows:
+                    if row[0] in sys.modules:
+                        f.seek(size, 1)
+                    else:
+                        self._found[row[0]] = row, f.read(size)
+        except (OSError, EOFError, ValueError, TypeError):
+            return
+
+
+def _sizes(f: "FileIO") -> "list[int] | None":
+    """The sizes of a file's parts, which begin where it is read next; None if it is not whole."""
+    head = f.read(len(_HEAD) + 8 * _PARTS)
+    if not head.startswith(_HEAD) or len(head) < len(_HEAD) + 8 * _PARTS:
+        return None
+    starts = range(len(_HEAD), len(head), 8)
+    sizes = [int.from_bytes(head[at : at + 8], "little") for at in starts]
+    return sizes if os.fstat(f.fileno()).st_size == len(head) + sum(sizes) else None
+
+
+def _is_now(rows: "Iterable[Row]") -> bool:
+    """Whether sources are as they were."""
+    for _, source, _, mtime_ns, size, _ in rows:
+        now = os.stat(source)
+        if now.st_mtime_ns != mtime_ns or now.st_size != size:
+            return False
+    return True
+
 
 def _read(path: str) -> "_Modules | None":
-    """The file, if it is whole and of the sources as they are now."""
+    """The file, if it is whole and its first part of the sources as they are now."""
     try:
         with open(path, "rb", buffering=0) as f:
-            raw = f.read()
-        if not raw.startswith(_HEAD) or len(raw) < len(_HEAD) + 16:
-            return None
-        at = len(_HEAD) + 16
-        codes_at = at + int.from_bytes(raw[at - 16 : at - 8], "little")
-        if len(raw) != int.from_bytes(raw[at - 8 : at], "little"):
-            return None
-        rows = marshal.loads(raw[at:codes_at])
-        for _, source, _, mtime_ns, size, _ in rows:
-            now = os.stat(source)
-            if now.st_mtime_ns != mtime_ns or now.st_size != size:
+            sizes = _sizes(f)
+            if sizes is None:
                 return None
-        codes, known = marshal.loads(memoryview(raw)[codes_at:])
+            raw = f.read(sizes[0] + sizes[1])
+        rows = marshal.loads(raw)
+        if not _is_now(rows):
+            return None
+        return _Modules(path, sizes, rows, memoryview(raw)[sizes[0] :])
     except (OSError, EOFError, ValueError, TypeError):
         return None
-    # What has no code is what something known was made by.
-    rows = rows[: len(codes)]
-    found = {row[0]: (row[1], row[2], row[5], code) for row, code in zip(rows, codes, strict=True)}
-    return _Modules(found, known)

@@ -6,7 +6,8 @@ import marshal
 import os
 import sys
 from _frozen_importlib_external import SourceFileLoader
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from types import CodeType
 
 from softsgx.errors import SoftsgxError
 from softsgx.host import basefilter
@@ -14,43 +15,68 @@ from softsgx.host import basefilter
 __all__ = ["write"]
 
 
-def write(path: str, head: bytes, names: Iterable[str]) -> None:
+# What is imported when a program first opens the device, and loads an enclave.
+_LATER = (
+    "softsgx.supervisor.effects.descriptors",
+    "softsgx.supervisor.calls.table",
+    "softsgx.supervisor.state.device",
+    "softsgx.supervisor.stopped.strangers",
+    "softsgx.sgx.late",
+    "ctypes",
+    "softsgx.designs.linux",  # the default one
+)
+Row = tuple[str, str, bool, int, int, str]
+
+
+def write(path: str, head: bytes, names: set[str], before: set[str]) -> None:
     """Write those of the modules that have a source of ours or Python's own; whole or not at all.
 
-    head: what it begins with. Others, found by way of PYTHONPATH, another run may not have. What
-    cannot be written costs time only.
+    head: what it begins with. names: of the first part; before: what was imported before. Others,
+    found by way of PYTHONPATH, another run may not have. What cannot be written costs time only.
     """
-    folders = tuple(
-        os.path.join(os.path.dirname(os.path.abspath(f)), "")
-        for f in (os.__file__, sys.modules["softsgx"].__file__ or "")
-    )
-    rows, codes = [], []
     fresh = f"{path}.{os.getpid()}"
     try:
-        names, others = sorted(names), _make(set(sys.modules))
-        for name in (*names, *sorted(others)):
-            spec = sys.modules[name].__spec__
-            loader = spec and spec.loader
-            if spec is None or not isinstance(loader, SourceFileLoader):
-                continue
-            if not loader.path.startswith(folders):
-                continue
-            info = os.stat(loader.path)
-            if name not in others:
-                codes.append(loader.get_code(name))
-            of_file = info.st_mtime_ns, info.st_size
-            rows.append((name, loader.path, loader.is_package(name), *of_file, spec.cached or ""))
-        told, code = marshal.dumps(tuple(rows)), marshal.dumps((tuple(codes), basefilter.KNOWN))
-        size = len(head) + 16 + len(told) + len(code)
-        lengths = len(told).to_bytes(8, "little") + size.to_bytes(8, "little")
+        first = list(_sourced(names))
+        made = _make(set(sys.modules))
+        for name in _LATER:
+            __import__(name)
+        more = set(sys.modules) - names - before - {__name__}
+        later = [(row, marshal.dumps(code)) for row, code in _sourced(more)]
+        codes = tuple(code for _, code in first)
+        parts = (
+            marshal.dumps(tuple(row for row, _ in (*first, *_sourced(made)))),
+            marshal.dumps((codes, basefilter.KNOWN)),
+            marshal.dumps(tuple((row, len(code)) for row, code in later)),
+            b"".join(code for _, code in later),
+        )
         with open(fresh, "xb") as f:
-            f.write(head + lengths + told + code)
+            f.write(head + b"".join(len(part).to_bytes(8, "little") for part in parts))
+            f.write(b"".join(parts))
         os.replace(fresh, path)
     except (OSError, SyntaxError, ValueError):
         try:  # noqa: SIM105 - as everywhere before a program runs
             os.unlink(fresh)
         except OSError:
             pass
+
+
+def _sourced(names: Iterable[str]) -> Iterator[tuple[Row, CodeType | None]]:
+    """What is told of modules that have a source, and their code."""
+    folders = tuple(
+        os.path.join(os.path.dirname(os.path.abspath(f)), "")
+        for f in (os.__file__, sys.modules["softsgx"].__file__ or "")
+    )
+    for name in sorted(names):
+        spec = getattr(sys.modules[name], "__spec__", None)
+        loader = spec and spec.loader
+        if spec is None or not isinstance(loader, SourceFileLoader):
+            continue
+        if not loader.path.startswith(folders):
+            continue
+        info = os.stat(loader.path)
+        of_file = info.st_mtime_ns, info.st_size
+        row = (name, loader.path, loader.is_package(name), *of_file, spec.cached or "")
+        yield row, loader.get_code(name)
 
 
 def _make(before: set[str]) -> set[str]:

@@ -6,13 +6,29 @@ instructions; if all of them find the instruction there, it is one. What is not 
 
 Intel's trusted runtime clears its registers between the two for an OCALL. Instructions that are
 the same wherever they stand, and leave RAX alone, can be done elsewhere before the ENCLU.
+
+What was found is kept by the bytes themselves: to import capstone takes 40 ms, more than all else
+that a small enclave needs.
 """
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Iterator
 
-__all__ = ["leaf_before", "leaf_further_before"]
+from softsgx.host import kept
+
+__all__ = ["WINDOW_BYTES", "leaf_before", "leaf_further_before", "load_before"]
+
+WINDOW_BYTES = 96
+"""So much before an ENCLU is looked at."""
+
+# Another number, if what follows would find something else.
+_MAGIC = b"softsgx before 1\0"
+# The bytes, how many; the leaf; whether others may stand between. Where its load is, its length.
+_ROW = struct.Struct(f"<{WINDOW_BYTES}s5B")
+_MOST_KEPT = 256
 
 _LOADS = (bytes.fromhex("48c7c0"), bytes.fromhex("b8"))  # mov $…, %rax and %eax
 _IN_STEP_BYTES = 24
@@ -24,8 +40,27 @@ _NOT_ITS_OWN = ("[", "ax", "al", "ah", "sp", "cr", "dr")
 _SEGMENTS = frozenset(("cs", "ds", "es", "fs", "gs", "ss"))
 
 
+def load_before(code: bytes, leaf: int, cache_dir: str, *, further: bool) -> tuple[int, int]:
+    """What `leaf_further_before` tells, for a load right before the ENCLU, or ``further``.
+
+    code: at most `WINDOW_BYTES`.
+    """
+    path = os.path.join(cache_dir, "before")
+    known = kept.read(path, _MAGIC, _ROW.size) or b""
+    asked = [code.ljust(WINDOW_BYTES, b"\0"), len(code), leaf, further]
+    for *row, at, length in _ROW.iter_unpack(known):
+        if row == asked:
+            return at, length
+    at = length = leaf_before(code, leaf)
+    if not at and further:
+        at, length = leaf_further_before(code, leaf)
+    fresh = _ROW.pack(*asked, at, length)
+    kept.write(path, _MAGIC, (fresh + known)[: _MOST_KEPT * _ROW.size])
+    return at, length
+
+
 def leaf_before(code: bytes, leaf: int) -> int:
-    """How many bytes before the end of ``code`` (some 96 bytes before an ENCLU) it begins.
+    """How many bytes before the end of ``code`` (what is before an ENCLU) it begins.
 
     0 if there is none, or none for sure.
     """

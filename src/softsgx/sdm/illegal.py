@@ -11,15 +11,14 @@ inside, too, and not in the table; INT1 and INT3 are legal inside, and treated a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from softsgx.sdm.prefixes import LEGACY, MAX_BYTES, is_rex
 
 __all__ = ["ILLEGAL", "Illegal", "illegal", "opcode_at"]
 
 
-@dataclass(frozen=True, slots=True)
-class Illegal:
+class Illegal(NamedTuple):
     """A row: opcodes, and what of ModRM has to fit.
 
     reg: its values of ModRM.reg; empty: any, or there is no ModRM. mod: "mem", "reg"

@@ -11,7 +11,7 @@ says of each exception, arch/x86/kernel/traps.c as of Linux 6.12.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from softsgx.sdm import leaves as sdm
 from softsgx.sdm.illegal import illegal, opcode_at
@@ -37,8 +37,7 @@ PERF_TYPE_BREAKPOINT = 5
 _INT1, _INT3, _INT_3, _INT_4 = b"\xf1", b"\xcc", b"\xcd\x03", b"\xcd\x04"
 
 
-@dataclass(frozen=True, slots=True)
-class Raised:
+class Raised(NamedTuple):
     """AEX: vector, -1 for an interrupt, after which the signal goes on as it came.
 
     back: how many bytes RIP has run on behind the instruction. number, si_code: the
@@ -51,15 +50,13 @@ class Raised:
     si_code: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Suppressed:
+class Suppressed(NamedTuple):
     """Nothing happens inside. tf: RFLAGS.TF is 0, since POPF could not have set it."""
 
     tf: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Inside:
+class Inside(NamedTuple):
     """The thread that got the signal.
 
     code: the bytes at RIP, 15 or as many as can be read. before: the two before it.

@@ -7,7 +7,7 @@ from typing import Any
 
 from softsgx.device.files import PathFile
 from softsgx.law.rule import At, Stop
-from softsgx.supervisor.calls import injected, series
+from softsgx.supervisor.calls import series
 from softsgx.supervisor.effects import concerned
 from softsgx.supervisor.state.host_process import process_of, received
 from softsgx.supervisor.state.run import Run
@@ -58,6 +58,8 @@ def _of_device(run: Run, tracee: Tracee, file: Any) -> Any:
     if error:
         answer = -error
     elif run.faults is not None:
+        from softsgx.supervisor.calls import injected
+
         answer, why, at_exit = injected.ioctl(run, tracee, process, file, cmd, arg)
     else:
         with still(run, process, file):

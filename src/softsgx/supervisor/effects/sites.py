@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from softsgx.host import procmaps, ptrace, short
-from softsgx.host.before import leaf_before, leaf_further_before
+from softsgx.host.before import WINDOW_BYTES, load_before
 from softsgx.host.memfd import Site
 from softsgx.sdm.leaves import EENTER, EEXIT, ENCLU_BYTES, PT_REG
 from softsgx.supervisor.state.host_process import HostProcess
@@ -32,7 +32,6 @@ from softsgx.uapi.regs import RIP
 __all__ = ["counted", "mapped", "raw_counted", "restore"]
 
 _OFTEN = 32
-_WINDOW_BYTES = 96
 _JUMP_BYTES = 5
 _REACH_BYTES = (1 << 31) - (1 << 16)
 _MOST_PADS = 1 << 16
@@ -58,9 +57,8 @@ def _replace(run: Run, tracee: Tracee, enclave: Any, at: int) -> None:
     if table is None or process is not _only(run, enclave) or _debugged(enclave):
         return
     memory = enclave.memory
-    window = memory.read(max(at - _WINDOW_BYTES, 0), min(at, _WINDOW_BYTES))
-    before = leaf_before(window, EEXIT)
-    before, load = (before, before) if before else leaf_further_before(window, EEXIT)
+    window = memory.read(max(at - WINDOW_BYTES, 0), min(at, WINDOW_BYTES))
+    before, load = load_before(window, EEXIT, run.cache_dir, further=True)
     if not before:
         return
     start, moved = at - before, window[len(window) - before + load :]
@@ -98,8 +96,8 @@ def _replace_raw(run: Run, tracee: Tracee, at: int) -> None:
     table, raw = space.sgx.table, space.raw
     if table is None or space.translates or not _is_program(space, tracee.tid, at):
         return
-    window = space.peek(at - _WINDOW_BYTES, _WINDOW_BYTES)
-    found = leaf_before(window, EENTER)
+    window = space.peek(at - WINDOW_BYTES, WINDOW_BYTES)
+    found, _ = load_before(window, EENTER, run.cache_dir, further=False)
     if not found:
         return
     start = at - found
@@ -122,7 +120,7 @@ def _replace_raw(run: Run, tracee: Tracee, at: int) -> None:
 
 def _is_program(space: AddressSpace, tid: int, at: int) -> bool:
     """Whether an ENCLU and what stands before it are code of a file that nobody can change here."""
-    first, last = at - _WINDOW_BYTES, at + len(ENCLU_BYTES)
+    first, last = at - WINDOW_BYTES, at + len(ENCLU_BYTES)
     return space.peek(at, len(ENCLU_BYTES)) == ENCLU_BYTES and any(
         m.start <= first and last <= m.end and m.inode and not m.shared and m.prot == _READ_EXEC
         for m in procmaps.maps(tid)

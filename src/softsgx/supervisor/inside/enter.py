@@ -21,7 +21,7 @@ from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.sgx.enclu import Thread, canonical, edeccssa, eenter, eexit, eresume
 from softsgx.sgx.inside import LEAVES, run_leaf
 from softsgx.supervisor.effects.sites import counted, raw_counted, restore
-from softsgx.supervisor.inside import accepts, injected, masks, outside, short
+from softsgx.supervisor.inside import accepts, masks, outside, short
 from softsgx.supervisor.inside.exceptions import (
     abort_page,
     deliver,
@@ -120,8 +120,11 @@ def quick(run: Run, system_call: Callable[[Tracee], None]) -> Callable[[Tracee, 
 def signal(run: Run, tracee: Tracee, number: int) -> None:
     """A signal-delivery stop: an ENCLU, an exception or a signal inside, or not ours."""
     run.regs.load(tracee.tid)
-    if run.faults is not None and number == SIGTRAP and injected.stepped(run, tracee):
-        return
+    if run.faults is not None and number == SIGTRAP:
+        from softsgx.supervisor.inside.injected import stepped
+
+        if stepped(run, tracee):
+            return
     _signal(run, tracee, number)
 
 
@@ -240,8 +243,11 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
     leaf = view[RAX] & 0xFFFFFFFF
     if thread.tcs is not None and not thread.tcs.opted_in:
         view[EFLAGS] &= ~_TF  # whatever POPF made of it
-    if run.faults is not None and injected.before(run, tracee, leaf, _cure):
-        return
+    if run.faults is not None:
+        from softsgx.supervisor.inside.injected import before
+
+        if before(run, tracee, leaf, _cure):
+            return
     if leaf == _EENTER and run.short and thread.tcs is None and not tracee.at_call:
         short.prepare(run, tracee)
         if tracee.slot is not None and not prefixes:
@@ -307,9 +313,11 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
             if view[EFLAGS] & _TF and _stepped(run, tracee, leaf):
                 return
             if run.faults is not None:
+                from softsgx.supervisor.inside.injected import after
+
                 if run.record is not None:
                     run.record.flush()
-                injected.after(run, tracee, leaf)
+                after(run, tracee, leaf)
                 return
             cont_changed(run, tracee)
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from time import monotonic_ns
 from typing import Any
 
 from softsgx.device.files import EnclaveFile, PathFile
@@ -13,6 +15,8 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 
 __all__ = ["close", "collect", "forked", "memory_fd", "open_node", "space_ended", "thread_ended"]
+
+_MOST_HELD = 64 << 20
 
 
 # -- processes -----------------------------------------------------------------------------
@@ -97,7 +101,14 @@ def memory_fd(run: Run, file: EnclaveFile) -> int:
 
 
 def collect(run: Run) -> None:
-    """Free the enclaves that no process maps and no fd names."""
+    """Free the enclaves that no process maps and no fd names.
+
+    Not at once, always: to read /proc/locks the kernel waits for all processors, some 10 ms, in
+    which nobody is served. That takes no more than a twentieth of the time, unless it is about
+    much memory; and nothing is freed when the run ends.
+    """
+    if not run.tracees and not run.early:
+        return
     processes = run.device.processes
     mapped = {f for p in processes for v in p.mm for f in (v.file, v.file.base_file)}
     idle = {k: f for k, f in run.files.items() if f not in mapped}
@@ -106,9 +117,12 @@ def collect(run: Run) -> None:
     for tid in run.tracees:  # each thread may have descriptors of its own
         for key in _open_files(tid):
             idle.pop(key, None)
-    held = locked() if idle else None
-    for key in held or ():
+    if not idle or (monotonic_ns() < run.locks_due and _held_bytes(idle.values()) < _MOST_HELD):
+        return
+    begun = monotonic_ns()
+    for key in locked() or ():
         idle.pop(key, None)
+    run.locks_due = monotonic_ns() + 19 * (monotonic_ns() - begun)
     # An fd of a segment keeps its enclave.
     kept = {f.base_file for k, f in run.files.items() if k not in idle and _enclave(f)}
     for key, file in idle.items():
@@ -127,6 +141,15 @@ def collect(run: Run) -> None:
             if file.enclave.created:
                 file.enclave.measurement.close()
                 file.enclave.memory.close()
+
+
+def _held_bytes(files: Iterable[Any]) -> int:
+    """How much memory enclaves take."""
+    return sum(
+        os.fstat(file.enclave.memory.fd).st_blocks * 512
+        for file in files
+        if _enclave(file) and file.base_file is file and file.enclave.created
+    )
 
 
 def close(run: Run) -> None:
