@@ -8,6 +8,7 @@ import sys
 from _frozen_importlib_external import SourceFileLoader
 from collections.abc import Iterable, Iterator
 from types import CodeType
+from typing import Any
 
 from softsgx.errors import SoftsgxError
 from softsgx.host import basefilter
@@ -36,12 +37,12 @@ def write(path: str, head: bytes, names: set[str], before: set[str]) -> None:
     """
     fresh = f"{path}.{os.getpid()}"
     try:
-        first = list(_sourced(names))
+        first = _in_order(_sourced(names))
         made = _make(set(sys.modules))
         for name in _LATER:
             __import__(name)
         more = set(sys.modules) - names - before - {__name__}
-        later = [(row, marshal.dumps(code)) for row, code in _sourced(more)]
+        later = [(row, marshal.dumps(code)) for row, code in _in_order(_sourced(more))]
         codes = tuple(code for _, code in first)
         parts = (
             marshal.dumps(tuple(row for row, _ in (*first, *_sourced(made)))),
@@ -60,7 +61,7 @@ def write(path: str, head: bytes, names: set[str], before: set[str]) -> None:
             pass
 
 
-def _sourced(names: Iterable[str]) -> Iterator[tuple[Row, CodeType | None]]:
+def _sourced(names: Iterable[str]) -> Iterator[tuple[Row, CodeType]]:
     """What is told of modules that have a source, and their code."""
     folders = tuple(
         os.path.join(os.path.dirname(os.path.abspath(f)), "")
@@ -76,7 +77,35 @@ def _sourced(names: Iterable[str]) -> Iterator[tuple[Row, CodeType | None]]:
         info = os.stat(loader.path)
         of_file = info.st_mtime_ns, info.st_size
         row = (name, loader.path, loader.is_package(name), *of_file, spec.cached or "")
-        yield row, loader.get_code(name)
+        code = loader.get_code(name)
+        if code is not None:
+            yield row, code
+
+
+def _in_order(found: Iterable[tuple[Row, CodeType]]) -> list[tuple[Row, CodeType]]:
+    """Each behind its package and behind what it imports as it is run."""
+    import dis
+
+    left = {row[0]: (row, code) for row, code in found}
+    ordered = []
+
+    def put(name: str) -> None:
+        if name not in left:
+            return
+        row, code = left.pop(name)
+        put(name.rpartition(".")[0])
+        loaded: Any = None
+        for op in dis.get_instructions(code):
+            if op.opname == "IMPORT_NAME":
+                for imported in (op.argval, *(f"{op.argval}.{each}" for each in loaded or ())):
+                    put(imported)
+            elif op.opname == "LOAD_CONST":
+                loaded = op.argval  # the last one before it: what is imported from it
+        ordered.append((row, code))
+
+    for name in list(left):
+        put(name)
+    return ordered
 
 
 def _make(before: set[str]) -> set[str]:
