@@ -172,6 +172,21 @@ def test_modules_of_neither_softsgx_nor_python_stay_out(tree: Path, tmp_path: Pa
     assert str(other) in _start(tree, hook=hook + _HOOK).stderr
 
 
+def test_who_may_not_write_there_imports_nothing_for_it(tree: Path) -> None:
+    _start(tree)
+    _file(tree).unlink()
+    told = (
+        "import builtins, os, sys; real = open\n"
+        "def refused(path, mode='r', *rest, **more):\n"
+        "    if 'x' in mode: raise PermissionError(path)\n"
+        "    return real(path, mode, *rest, **more)\n"
+        "builtins.open = refused\n"
+    )
+    then = "print('threading' in sys.modules, 'softsgx.sgx.late' in sys.modules)"
+    assert _start(tree, hook=told, then=then).stdout.endswith("\nFalse False\n")
+    assert not list(tree.rglob("*.modules*"))
+
+
 def test_who_wants_no_byte_code_gets_none(tree: Path) -> None:
     _start(tree, hook="sys.dont_write_bytecode = True")
     assert not list(tree.rglob("*.modules"))

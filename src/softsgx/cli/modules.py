@@ -37,28 +37,31 @@ def write(path: str, head: bytes, names: set[str], before: set[str]) -> None:
     """
     fresh = f"{path}.{os.getpid()}"
     try:
-        first = _in_order(_sourced(names))
-        made = _make(set(sys.modules))
-        for name in _LATER:
-            __import__(name)
-        more = set(sys.modules) - names - before - {__name__}
-        later = [(row, marshal.dumps(code)) for row, code in _in_order(_sourced(more))]
-        codes = tuple(code for _, code in first)
-        parts = (
-            marshal.dumps(tuple(row for row, _ in (*first, *_sourced(made)))),
-            marshal.dumps((codes, basefilter.KNOWN)),
-            marshal.dumps(tuple((row, len(code)) for row, code in later)),
-            b"".join(code for _, code in later),
-        )
-        with open(fresh, "xb") as f:
-            f.write(head + b"".join(len(part).to_bytes(8, "little") for part in parts))
-            f.write(b"".join(parts))
+        with open(fresh, "xb") as f:  # before all that takes long: many may not write here
+            f.write(head + _parts(names, before))
         os.replace(fresh, path)
     except (OSError, SyntaxError, ValueError):
         try:  # noqa: SIM105 - as everywhere before a program runs
             os.unlink(fresh)
         except OSError:
             pass
+
+
+def _parts(names: set[str], before: set[str]) -> bytes:
+    """The file behind its head: the sizes of its parts, and these."""
+    first = _in_order(_sourced(names))
+    made = _make(set(sys.modules))
+    for name in _LATER:
+        __import__(name)
+    more = set(sys.modules) - names - before - {__name__}
+    later = [(row, marshal.dumps(code)) for row, code in _in_order(_sourced(more))]
+    parts = (
+        marshal.dumps(tuple(row for row, _ in (*first, *_sourced(made)))),
+        marshal.dumps((tuple(code for _, code in first), basefilter.KNOWN)),
+        marshal.dumps(tuple((row, len(code)) for row, code in later)),
+        b"".join(code for _, code in later),
+    )
+    return b"".join((*(len(part).to_bytes(8, "little") for part in parts), *parts))
 
 
 def _sourced(names: Iterable[str]) -> Iterator[tuple[Row, CodeType]]:
