@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from softsgx.host import cpuidboundary, cpuidsites
+from softsgx.host import cpuidboundary, cpuidsites, unwatched
 from tests.cache import ROOT
 
 _LINE = re.compile(r"\s*([0-9a-f]+):\t((?:[0-9a-f]{2} )+)\s*(.*)")
@@ -323,3 +324,14 @@ def test_bytes_follow_the_flow_from_the_entries() -> None:
     assert cpuidsites.sites_in_bytes(bytes.fromhex("7401 0fa2 c3 90 90 90 90 90 90 90"), (0,)) == ()
     assert cpuidsites.sites_in_bytes(code, (-1, 100)) == ()
     assert cpuidboundary.reached_sites(b"", (0,)) == ()
+
+
+def test_file_that_becomes_shorter_is_read_as_zeros(static_program: Path, tmp_path: Path) -> None:
+    short, before = tmp_path / "f", static_program.read_bytes()
+    short.write_bytes(before)
+    with open(short, "r+b") as file:
+        theirs = mmap.mmap(file.fileno(), len(before), prot=mmap.PROT_READ)
+        file.truncate(1 << 13)
+        with pytest.raises(ValueError, match="mmap length"):
+            cpuidsites.search(file.fileno(), (0, 0, len(before)), None)
+        assert bytes(unwatched.copied(theirs)[: 1 << 14]) == before[: 1 << 13] + bytes(1 << 13)

@@ -20,12 +20,21 @@ import struct
 
 from softsgx.host import kept
 
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mmap import mmap
+
 __all__ = [
     "CPUID_BYTES",
     "SEARCH",
     "UD2_BYTES",
     "cpuid_length",
+    "keep",
+    "kept_loads",
+    "key_of",
     "loads",
+    "search",
     "sites",
     "sites_in_bytes",
     "trap_length",
@@ -44,6 +53,7 @@ _PAIR = struct.Struct("<QQ")
 # ELF, by the names of elf(5).
 _EHDR = struct.Struct("<4sBBBB8xHHIQQQIHHHHHH")
 _PHDR = struct.Struct("<IIQQQQQQ")
+_MAGIC = b"\x7fELF"
 _EM_X86_64 = 62
 _PT_LOAD = 1
 _PF_X = 1
@@ -126,33 +136,54 @@ def loads(fd: int, cache_dir: str | None) -> tuple[tuple[int, int], ...]:
     That is an instruction which can be led elsewhere with what stands between it and the site
     (`softsgx.host.cpuidcode`), or the site itself if there is none. The rest is as `sites` has it.
     """
-    info = os.fstat(fd)
-    # ctime too: a file that was edited in place and given its old mtime back is another file.
-    key = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-    entry: str | None = None
+    key = key_of(os.fstat(fd))
+    known = kept_loads(key, cache_dir)
+    if known is not None and all(os.pread(fd, 2, at) == CPUID_BYTES for at, _ in known):
+        return known
+    return search(fd, key, cache_dir)
+
+
+def key_of(info: os.stat_result) -> tuple[int, int, int, int, int]:
+    """What a file is told by.
+
+    ctime too: a file that was edited in place and given its old mtime back is another file.
+    """
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def kept_loads(key: tuple[int, ...], cache_dir: str | None) -> tuple[tuple[int, int], ...] | None:
+    """What `loads` has kept of a file, unless it has not; the file is not looked at."""
+    if cache_dir is None:
+        return None
+    body = kept.read(_entry(key, cache_dir), _cache_head(key), _PAIR.size)
+    return None if body is None else tuple(_PAIR.iter_unpack(body))
+
+
+def keep(key: tuple[int, ...], found: tuple[tuple[int, int], ...], cache_dir: str | None) -> None:
+    """Keep what was found in a file."""
     if cache_dir is not None:
-        entry = os.path.join(cache_dir, "-".join(f"{part:x}" for part in key))
-        body = kept.read(entry, _cache_head(key), _PAIR.size)
-        pairs = _PAIR.iter_unpack(body or b"")
-        known = tuple([(site, start) for site, start in pairs])
-        if body is not None and all(os.pread(fd, 2, at) == CPUID_BYTES for at, _ in known):
-            return known
-    found = _search(fd, info.st_size)
-    if entry is not None:
-        kept.write(entry, _cache_head(key), b"".join([_PAIR.pack(*pair) for pair in found]))
+        body = b"".join([_PAIR.pack(*pair) for pair in found])
+        kept.write(_entry(key, cache_dir), _cache_head(key), body)
+
+
+def search(fd: int, key: tuple[int, ...], cache_dir: str | None) -> tuple[tuple[int, int], ...]:
+    """The same as `loads` of a file that nothing was kept of."""
+    found = _search(fd, key[2]) if key[2] else ()
+    keep(key, found, cache_dir)
     return found
 
 
 def _search(fd: int, size_bytes: int) -> tuple[tuple[int, int], ...]:
-    segments = _executable_segments(fd, size_bytes)
-    if not segments:
-        return ()
-    import mmap
+    from softsgx.host.unwatched import contents
 
-    with mmap.mmap(fd, size_bytes, prot=mmap.PROT_READ) as data:
+    with contents(fd, min(size_bytes, _EHDR.size)) as head:
+        if head[:4] != _MAGIC:
+            return ()
+    with contents(fd, size_bytes) as data:
+        segments = _executable_segments(data)
         candidates: list[int] = []
         for offset, _, segment_bytes in segments:
-            end = min(offset + segment_bytes, size_bytes)
+            end = offset + segment_bytes
             at = data.find(CPUID_BYTES, offset, end)
             while at >= 0:
                 candidates.append(at)
@@ -164,17 +195,17 @@ def _search(fd: int, size_bytes: int) -> tuple[tuple[int, int], ...]:
         return cpuidboundary.true_sites(data, segments, sorted(set(candidates)))
 
 
-def _executable_segments(fd: int, size_bytes: int) -> list[tuple[int, int, int]]:
+def _executable_segments(data: mmap) -> list[tuple[int, int, int]]:
     """Return (file offset, address, bytes in the file) of each executable PT_LOAD."""
-    head = os.pread(fd, _EHDR.size, 0)
+    head, size_bytes = data[: _EHDR.size], len(data)
     if len(head) < _EHDR.size:
         return []
-    (magic, klass, data, _, _, _, machine, _, _, phoff, _, _, _, phentsize, phnum, *_) = (
+    (magic, klass, order, _, _, _, machine, _, _, phoff, _, _, _, phentsize, phnum, *_) = (
         _EHDR.unpack(head)
     )
-    if (magic, klass, data, machine, phentsize) != (b"\x7fELF", 2, 1, _EM_X86_64, _PHDR.size):
+    if (magic, klass, order, machine, phentsize) != (_MAGIC, 2, 1, _EM_X86_64, _PHDR.size):
         return []
-    table = os.pread(fd, phnum * _PHDR.size, phoff) if phoff < size_bytes else b""
+    table = data[phoff : phoff + phnum * _PHDR.size] if phoff < size_bytes else b""
     segments = []
     for kind, flags, offset, vaddr, _, filesz, _, _ in _PHDR.iter_unpack(
         table[: len(table) // _PHDR.size * _PHDR.size]
@@ -182,6 +213,10 @@ def _executable_segments(fd: int, size_bytes: int) -> list[tuple[int, int, int]]
         if kind == _PT_LOAD and flags & _PF_X and offset < size_bytes:
             segments.append((offset, vaddr, min(filesz, size_bytes - offset)))
     return segments
+
+
+def _entry(key: tuple[int, ...], cache_dir: str) -> str:
+    return os.path.join(cache_dir, "-".join(f"{part:x}" for part in key))
 
 
 def _cache_head(key: tuple[int, ...]) -> bytes:

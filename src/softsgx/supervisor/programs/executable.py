@@ -72,7 +72,7 @@ def follow_mmap(run: Run, tracee: Tracee) -> Any:
 def _inode_of(tracee: Tracee, fd: int) -> int:
     """The inode's number of the file behind a descriptor, 0 if there is none."""
     try:
-        return os.stat(f"/proc/{tracee.tgid}/fd/{fd}").st_ino
+        return os.stat(f"/proc/{tracee.tid}/fd/{fd}").st_ino
     except OSError:
         return 0
 

@@ -171,7 +171,8 @@ def _patch(
     for m in code:
         names, plan = names_of(tracee.tgid, m), None
         if traps:
-            key, plan = patch(run, space, names, m.start, m.end, m.offset, lead=bool(answers))
+            whole = [each for each in code if (each.dev, each.inode) == (m.dev, m.inode)]
+            key, plan = patch(run, space, m, names, whole, lead=bool(answers))
         else:
             key = file_key(names)
         known = None if space.translates else run.paths.sites.get(key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from softsgx.host import cpuidcode, cpuidsites, pathcode
+from softsgx.host import cpuidcode, cpuidsites, pathcode, unwatched
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
@@ -20,6 +20,7 @@ from softsgx.uapi.regs import R8, R9, R10, RAX, RDX, RSI
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from softsgx.host.procmaps import Mapping
@@ -29,6 +30,7 @@ __all__ = ["Plan", "file_key", "names_of", "patch", "patch_mapped"]
 _PROT_EXEC, _MAP_ANONYMOUS = 4, 0x20
 _REACH = (1 << 31) - (1 << 20)
 _MOST_PLANS = 256
+_CHUNK_BYTES = 1 << 20
 
 
 class Plan:
@@ -63,19 +65,22 @@ class Plan:
 def patch(
     run: Run,
     space: AddressSpace,
-    paths: tuple[str, ...],
-    start: int,
-    end: int,
-    offset: int,
-    lead: bool = False,
+    m: Mapping,
+    names: tuple[str, ...],
+    whole: Sequence[Mapping],
+    *,
+    lead: bool,
 ) -> tuple[Any, Plan | None]:
-    """Replace the CPUID instructions of an executable file mapping: its file's `file_key`, and how.
+    """Replace the CPUID instructions of what exec has mapped: its file's `file_key`, and how.
 
-    paths: of the file, to be tried in turn. lead: to where they are answered, if that is in reach.
+    names: of the file, to be tried in turn. whole: all mappings of the file's code. lead: to where
+    they are answered, if that is in reach.
     """
-    key, found = _sites_of(run, paths)
-    plan = _patch(run, space, (key, found), start, end, offset, lead) if found else None
-    return key, plan
+    code = _Code(space, [(each.start, each.end, each.offset) for each in whole], whole=True)
+    key, found = _sites_of(run, names, code)
+    if not found:
+        return key, None
+    return key, _patch(run, space, (key, found), m.start, m.end, m.offset, lead)
 
 
 def _patch(
@@ -163,34 +168,83 @@ def _lead(plan: Plan, space: AddressSpace, moved: bytes, start: int, begin: int)
     return jump
 
 
-def _sites_of(run: Run, paths: tuple[str, ...]) -> tuple[Any, tuple[tuple[int, int], ...]]:
-    """What a file is told by, and its CPUID instructions."""
+def _sites_of(
+    run: Run, paths: tuple[str, ...], code: _Code | None, fd: tuple[int, int] | None = None
+) -> tuple[Any, tuple[tuple[int, int], ...]]:
+    """What a file is told by, and its CPUID instructions.
+
+    code: where it is mapped, if it is. fd: a thread, and its descriptor of the file.
+    """
     for path in paths:
         try:
-            key = _key(os.stat(path))
+            key = cpuidsites.key_of(os.stat(path))
         except (OSError, ValueError):
             continue
         found = run.cpuid.sites.get(key)
         if found is not None:
             return key, found
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            return _sites(run, fd)
-        except (OSError, ValueError):
-            break
-        finally:
-            os.close(fd)
+        found = cpuidsites.kept_loads(key, run.cache_dir)
+        if found is None or (code is not None and not code.has(found)):
+            if code is not None and code.lacks():
+                found = ()
+                cpuidsites.keep(key, found, run.cache_dir)
+            else:
+                return _search(run, path, fd)
+        run.cpuid.sites[key] = found
+        return key, found
     return None, ()
 
 
-def _sites(run: Run, fd: int) -> tuple[Any, tuple[tuple[int, int], ...]]:
+def _search(
+    run: Run, path: str, fd: tuple[int, int] | None
+) -> tuple[Any, tuple[tuple[int, int], ...]]:
     """The same of a file that is met first: most processes map the same few."""
-    key = _key(os.fstat(fd))
-    found = run.cpuid.sites[key] = cpuidsites.loads(fd, run.cache_dir)
+    try:
+        ours = unwatched.borrow(*fd) if fd else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None, ()
+    try:
+        key = cpuidsites.key_of(os.fstat(ours))
+        found = run.cpuid.sites[key] = cpuidsites.search(ours, key, run.cache_dir)
+    except (OSError, ValueError):
+        return None, ()
+    finally:
+        os.close(ours)
     return key, found
+
+
+class _Code:
+    """A file's code, as a process maps it: (start, end, offset in the file) of each mapping.
+
+    Looked at there, since whoever watches the file hears of an open, and may have to allow it.
+    whole: whether it is all that the file has.
+    """
+
+    def __init__(
+        self, space: AddressSpace, mapped: Sequence[tuple[int, int, int]], *, whole: bool
+    ) -> None:
+        self._space, self._mapped, self._whole = space, mapped, whole
+
+    def has(self, found: tuple[tuple[int, int], ...]) -> bool:
+        """Whether the CPUIDs that lie there are there."""
+        return all(
+            self._space.peek(start + site - offset, 2) == cpuidsites.CPUID_BYTES
+            for site, _ in found
+            for start, end, offset in self._mapped
+            if offset <= site <= offset + end - start - 2
+        )
+
+    def lacks(self) -> bool:
+        """Whether the file has none for sure."""
+        return self._whole and not any(self._any(start, end) for start, end, _ in self._mapped)
+
+    def _any(self, start: int, end: int) -> bool:
+        for at in range(start, end, _CHUNK_BYTES):
+            wanted = min(_CHUNK_BYTES + 1, end - at)
+            text = self._space.peek(at, wanted)
+            if len(text) < wanted or cpuidsites.CPUID_BYTES in text:
+                return True
+        return False
 
 
 def names_of(tgid: int, m: Mapping) -> tuple[str, str]:
@@ -202,14 +256,10 @@ def file_key(paths: tuple[str, ...]) -> tuple[int, ...] | None:
     """What a file is told by, of the first path that leads to one."""
     for path in paths:
         try:
-            return _key(os.stat(path))
+            return cpuidsites.key_of(os.stat(path))
         except (OSError, ValueError):
             continue
     return None
-
-
-def _key(s: os.stat_result) -> tuple[int, ...]:
-    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
 def patch_mapped(run: Run, tracee: Tracee) -> Any:
@@ -222,9 +272,9 @@ def patch_mapped(run: Run, tracee: Tracee) -> Any:
     if not (wanted and space.native_cpuid and space.image) or space.translates:
         return None
     fd, length, offset = view[R8] & 0xFFFFFFFF, view[RSI], view[R9]
-    paths = (f"/proc/{tracee.tgid}/fd/{fd}",)
+    paths, whose = (f"/proc/{tracee.tid}/fd/{fd}",), (tracee.tid, fd)
     if len(space.tracees) == len(tracee.files) == 1:  # nobody gives the descriptor another file
-        key, found = _sites_of(run, paths)
+        key, found = _sites_of(run, paths, None, whose)
         if not any(offset <= site < offset + length for site, _ in found):
             return None if found or key is None else key
     Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
@@ -232,8 +282,10 @@ def patch_mapped(run: Run, tracee: Tracee) -> Any:
     addr = view[RAX]
     if addr < 1 << 47 and not addr & 0xFFF:
         end = addr + (length + 4095 & -4096)
-        key, plan = patch(run, space, paths, addr, end, offset)
-        if plan is not None and key is not None and run.record is None and key[1]:
+        code = _Code(space, ((addr, end, offset),), whole=False)
+        key, found = _sites_of(run, paths, code, whose)
+        plan = _patch(run, space, (key, found), addr, end, offset, lead=False) if found else None
+        if plan is not None and run.record is None and key[1]:
             _note_cpuids(run, key, (length, offset, tuple(plan.sites)))
     cont(run, tracee)
     return DONE

@@ -1,0 +1,60 @@
+"""Files of programs, read so that nobody hears of it who watches them (inotify(7), fanotify(7)).
+
+An open, a read and a close are told to watchers, and may wait for their answer; a mapping and what
+is read by it are not. A page of it that is gone, since somebody has made the file shorter, is
+SIGBUS to who loads from it, but EFAULT to a write(2) from there: so it is copied by one.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+from softsgx.host import foreign
+from softsgx.uapi import syscalls as nr
+
+__all__ = ["borrow", "contents", "copied"]
+
+_CHUNK_BYTES = 1 << 20
+_syscall = foreign.PyDLL(None, use_errno=True).syscall
+
+
+def borrow(tid: int, fd: int) -> int:
+    """A thread's descriptor, as one of ours: of the same open file, if the kernel lets us.
+
+    Otherwise of the file, opened once more. Raises OSError.
+    """
+    try:
+        pidfd = os.pidfd_open(tid)
+    except OSError:  # no leader of its threads
+        pidfd = -1
+    if pidfd >= 0:
+        try:
+            got = int(_syscall(nr.NR_pidfd_getfd, pidfd, fd, 0))
+        finally:
+            os.close(pidfd)
+        if got >= 0:
+            return got
+    return os.open(f"/proc/{tid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def contents(fd: int, size_bytes: int) -> mmap.mmap:
+    """What the first so many bytes of a file are. Raises OSError, ValueError: it has no so many."""
+    with mmap.mmap(fd, size_bytes, prot=mmap.PROT_READ) as theirs:
+        return copied(theirs)
+
+
+def copied(theirs: mmap.mmap) -> mmap.mmap:
+    """What is mapped, in memory of our own; zeros from where there is nothing behind it."""
+    ours, at = os.memfd_create("softsgx-read", os.MFD_CLOEXEC), 0
+    try:
+        os.ftruncate(ours, len(theirs))
+        with memoryview(theirs) as view:
+            while at < len(view):
+                try:
+                    at += os.write(ours, view[at : at + _CHUNK_BYTES])
+                except OSError:  # EFAULT
+                    break
+        return mmap.mmap(ours, len(theirs), prot=mmap.PROT_READ)
+    finally:
+        os.close(ours)
