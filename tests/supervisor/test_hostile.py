@@ -68,6 +68,18 @@ def test_where_our_filters_do_not_go_in_no_enclave_is_mapped(
     assert "Cannot allocate memory" in done.stdout
 
 
+@pytest.mark.parametrize("exact", [(), ("--exact",)])
+def test_who_shares_memory_is_asked_of_the_kernel(
+    exact: tuple[str, ...], guest: Guest, softsgx: Softsgx
+) -> None:
+    """What clone3 was given is another as soon as it is read."""
+    done = softsgx(*exact, "--", guest("hidden"))
+    assert _lines(done) == [
+        f"ok {name}" for name in ("args_are_gone", "loaded", "code_stays_code", "entered")
+    ], done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_handler_without_a_stack_is_no_way_to_live(guest: Guest, softsgx: Softsgx) -> None:
     assert softsgx("--", guest("hostile"), "no_frame").returncode == -signal.SIGSEGV
 

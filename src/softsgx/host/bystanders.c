@@ -23,6 +23,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "execs.h"
+#include "shares.h"
 
 /*
  * The block: words of 64 bits, by these names (host/bystanders.py reads them here).
@@ -143,16 +144,6 @@ static uint64_t new_space(void)
 	return ++last;
 }
 
-static bool alone(const struct block *b, const struct row *of)
-{
-	const struct row *row = (const struct row *)b->rows;
-
-	for (uint64_t i = 0; i < b->n_rows; i++, row++)
-		if (row != of && row->space == of->space)
-			return false;
-	return true;
-}
-
 static struct entry *note(struct block *b, uint64_t kind, uint64_t tid)
 {
 	struct entry *entry = (struct entry *)b->log + b->n_log++;
@@ -199,8 +190,11 @@ static bool take_early(struct block *b, pid_t tid, int *status)
 	return false;
 }
 
-/* What a clone, fork or vfork shares, as processes.py has it: false if it is not to be told here. */
-static bool shared(const struct block *b, const struct row *row, uint64_t *flags)
+/*
+ * What a clone, fork or vfork shares, as processes.py has it: false if it is not to be told here. What
+ * clone3 was given can be another by now, if by the kernel itself, which writes a pidfd and tids.
+ */
+static bool shared(const struct row *row, int event, uint64_t *flags, bool *given)
 {
 	struct user_regs_struct regs;
 	unsigned char insn[SYSCALL_BYTES];
@@ -222,8 +216,6 @@ static bool shared(const struct block *b, const struct row *row, uint64_t *flags
 		*flags = regs.rdi;
 		break;
 	case SYS_clone3:
-		if (!alone(b, row))
-			return false; /* who can have changed what it was given? */
 		n = 2;
 		break;
 	default:
@@ -234,8 +226,9 @@ static bool shared(const struct block *b, const struct row *row, uint64_t *flags
 		    != (ssize_t)(SYSCALL_BYTES + (n - 1) * CLONE3_BYTES)
 	    || insn[0] != 0x0f || insn[1] != 0x05)
 		return false;
+	*given = n == 2;
 	return !(*flags & (CLONE_THREAD | CLONE_SIGHAND | CLONE_UNTRACED))
-	       && (!(*flags & CLONE_VM) || *flags & CLONE_VFORK);
+	       && (!(*flags & CLONE_VM) || event == PTRACE_EVENT_VFORK);
 }
 
 static bool bore(struct block *b, struct row *row, int event)
@@ -244,11 +237,12 @@ static bool bore(struct block *b, struct row *row, int event)
 	unsigned long message;
 	struct entry *entry;
 	uint64_t flags;
+	bool given;
 	int status;
 	pid_t tid;
 
 	if (!has_room(b) || ptrace(PTRACE_GETEVENTMSG, (pid_t)row->tid, NULL, &message) < 0
-	    || !shared(b, row, &flags))
+	    || !shared(row, event, &flags, &given))
 		return false;
 	tid = (pid_t)message;
 	if (find(b, (uint64_t)tid))
@@ -257,7 +251,7 @@ static bool bore(struct block *b, struct row *row, int event)
 		if (b->n_early == b->most_early || wait_for(&polls, b, tid, &status) != tid)
 			return false;
 	}
-	if (status != FIRST_STOP) {
+	if (status != FIRST_STOP || (given && !is_so((pid_t)row->tid, tid, flags))) {
 		keep_early(b, tid, status);
 		return false;
 	}
