@@ -51,6 +51,7 @@ _GUESTS = {
     "believe": ((), 48),
     "sgx2": ((), 34),
     "bothaccept": ((), 2),
+    "born": (("processes",), 2),
     "takenover": ((), 1),
     "stopped": ((), 2),
     "sequences": ((), 1),

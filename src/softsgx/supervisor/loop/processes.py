@@ -21,6 +21,7 @@ from softsgx.uapi.sched import (
     CLONE_SIGHAND,
     CLONE_THREAD,
     CLONE_UNTRACED,
+    CLONE_VFORK,
     CLONE_VM,
     KCMP_FILES,
     KCMP_SIGHAND,
@@ -137,8 +138,13 @@ def child(run: Run, parent: Tracee, event: int) -> None:
 
 
 def _reconcile(run: Run, parent: Tracee, new: Tracee) -> None:
-    """Other threads may have changed what a child was born with."""
-    if parent.space.sgx is None or len(parent.space.tracees) < 2:
+    """Others may have changed what a child was born with, between its birth and the news of it:
+    threads, which may have ended since, and processes that share an enclave.
+    """
+    both = parent.space.sgx, new.space.sgx
+    if both[0] is None:
+        return
+    if not parent.space.threaded and all(process in both for process in run.device.processes):
         return
     from contextlib import suppress
 
@@ -162,6 +168,8 @@ def _complete_filters(run: Run, parent: Tracee, new: Tracee) -> None:
 
 def note_born(run: Run, parent: Tracee, tid: int, flags: int) -> Tracee:
     """A new thread or process is known, with what it has of its parent."""
+    if flags & CLONE_VM and not flags & CLONE_VFORK:
+        parent.space.threaded = True
     if flags & CLONE_THREAD:
         new = Tracee(tid, parent.tgid, parent.space)
     elif flags & CLONE_VM:
@@ -233,7 +241,7 @@ def _clone_flags(run: Run, parent: Tracee, tid: int) -> int:
     view = run.view
     call = view[ORIG_RAX]
     if call in (nr.NR_vfork, i386.NR_vfork):
-        return CLONE_VM
+        return CLONE_VM | CLONE_VFORK
     if call in (nr.NR_clone, i386.NR_clone):
         return view[RDI if call == nr.NR_clone else RBX]
     if call == nr.NR_clone3:

@@ -30,7 +30,8 @@ class AddressSpace:
     mapping, what notes it). translates: the program reads the code that it maps, and does not run
     it. undumpable: the program thinks that it is (PR_SET_DUMPABLE). implies: a thread may have
     READ_IMPLIES_EXEC; known where an enclave is mapped. userfaults: there may be a userfaultfd of
-    it. paths: what makes its calls on paths without a stop, raw: what makes its ENCLUs so.
+    it. threaded: more than one thread has run in it at once. paths: what makes its calls on paths
+    without a stop, raw: what makes its ENCLUs so.
     tracees: those that run in it. watched: the descriptors that a filter stops calls on; mem_fds:
     those of them that are of /proc/PID/mem, or (own_attrs: opened with this mm) of /proc/PID/attr
     under a security module. asked_names: whether the filter of late calls on names
@@ -67,6 +68,7 @@ class AddressSpace:
         "raw",
         "sgx",
         "short",
+        "threaded",
         "tracees",
         "translates",
         "undumpable",
@@ -92,6 +94,7 @@ class AddressSpace:
         self.masks_seen = False
         self.native_cpuid = True
         self.translates = self.undumpable = self.implies = self.userfaults = False
+        self.threaded = False
         self.tracees: set[int] = set()
         self.watched: set[int] = set()
         self.mem_fds: set[int] = set()
