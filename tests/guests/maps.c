@@ -191,9 +191,9 @@ static void on_purpose(void)
 		long want = plainly(there, PAGE, EXEC, kinds[i], device, 0);
 		long got = jump_(there, PAGE, EXEC, kinds[i], device, 0);
 
-		check(got == want && got < 0, "device", "kind %x: %ld, expected %ld", kinds[i], got, want);
+		check(got < 0, "device", "kind %x: mapped at %lx", kinds[i], got);
 		got = map_(there, PAGE, EXEC, kinds[i], device, 0);
-		check(got == want, "device_led", "kind %x: %ld, expected %ld", kinds[i], got, want);
+		check(got == want && got < 0, "device_led", "kind %x: %ld, expected %ld", kinds[i], got, want);
 	}
 	/* The tracer's answer: it shows as what it is. */
 	check(is_device(jump_(NULL, PAGE, EXEC, MAP_SHARED, device, 0)), "device_shared", "unseen");

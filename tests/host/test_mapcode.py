@@ -128,7 +128,7 @@ def test_a_file_that_has_changed_is_another(memory: Memory, file: Path) -> None:
 def test_mappings_of_other_kinds_go_the_long_way(memory: Memory, file: Path) -> None:
     map_, fd = _Mapper(memory), os.open(file, os.O_RDWR)
     _tell(memory, _key(fd))
-    for prot in (0, 1, 3, 4, 7, 0xD, _CODE | 1 << 32):
+    for prot in (4, 7, 0xD, _CODE | 1 << 32):
         assert map_(fd, prot=prot) is None
     for flags in (0, MAP_SHARED, 3, MAP_PRIVATE | MAP_ANONYMOUS, MAP_PRIVATE | 8):
         assert map_(fd, flags) is None
@@ -136,6 +136,28 @@ def test_mappings_of_other_kinds_go_the_long_way(memory: Memory, file: Path) -> 
         assert map_(fd, length=length) is None
     for odd in (-1, 999, fd | 1 << 32):
         assert map_(odd) is None
+
+
+def test_a_private_mapping_of_data_is_made_but_of_a_descriptor_that_is_held(
+    memory: Memory, file: Path
+) -> None:
+    map_, fd = _Mapper(memory), os.open(file, os.O_RDWR)
+    _tell(memory, (1, 2, 3, 4, 5))
+    for held in (*range(fd), *range(fd + 1, memory.code.most_held)):
+        memory.map[memory.code.held + held // 8] |= 1 << held % 8
+    for prot in (0, 1, 2, 3):
+        at = map_(fd, prot=prot, offset=_PAGE)
+        assert at is not None
+        assert at > 0
+        assert not prot & 1 or ctypes.string_at(at, 4) == b"...."
+        _libc.munmap(at, _PAGE)
+    high = os.dup2(fd, memory.code.most_held)
+    assert map_(high, prot=1) is None
+    memory.map[memory.code.held + fd // 8] |= 1 << fd % 8
+    for prot in (0, 1, 2, 3):
+        assert map_(fd, prot=prot) is None
+    os.close(high)
+    os.close(fd)
 
 
 def test_a_shared_mapping_of_data_is_made_until_somebody_has_opened_the_device(
@@ -274,17 +296,3 @@ def test_the_filter_lets_a_files_code_be_mapped_there_and_nothing_else() -> None
         for flags in (MAP_SHARED, 3):
             assert says(there, 3, flags) == passes
             assert says(there + 1, 3, flags) == says(base - 2, 0, flags) == bpf.TRACE
-
-
-def test_what_a_device_stops_it_stops_there_too() -> None:
-    """The filters of descriptors and of ELRANGE ask for no address of the instruction's."""
-    from softsgx.host import filterprograms
-
-    place, code = pathcode.new_place(), pathcode.load()
-    base = 0x7F00_0000_0000 // pathcode.ALIGN * pathcode.ALIGN + place
-    of_fd = filterprograms.fd_program(3)
-    for at in (base + code.place_of(0) + end for end in code.ends):
-        for prot in (0, _CODE):
-            args = (0, _PAGE, prot, MAP_PRIVATE, 3, 0)
-            assert filtered(of_fd, nr.NR_mmap, at, *args) == bpf.TRACE
-            assert filtered(of_fd, nr.NR_mmap, at, *args[:4], 4, 0) == bpf.TRACE

@@ -48,7 +48,7 @@ _OPENS = (nr.NR_open, nr.NR_openat)
 # They follow links, and have no sibling of the same arguments that does not.
 _RARE = (
     *(nr.NR_chmod, nr.NR_fchmodat, nr.NR_chown, nr.NR_fchownat, nr.NR_utimes, nr.NR_utime),
-    *(nr.NR_utimensat, nr.NR_truncate, nr.NR_faccessat, nr.NR_chdir),
+    *(nr.NR_utimensat, nr.NR_truncate, nr.NR_faccessat, nr.NR_chdir, nr.NR_listxattr),
 )
 LONG = 0x77  # in AL where the long way was gone
 _SITES = 0x6000  # within the memory, behind the code
@@ -112,7 +112,7 @@ def went_long(call: int, result: int) -> bool:
 def concerns(path: bytes, call: int) -> bool:
     """What the tracer has to see, said once more."""
     parts = path.split(b"/")
-    if not path and call in _RARE:
+    if not path and call in (*_RARE, nr.NR_getxattr):
         return True  # ENOENT
     if len(path) >= 4095 or any(p in ANY for p in parts):
         return True
@@ -148,7 +148,8 @@ def test_a_path_that_matters_goes_the_long_way(
     if path and call != nr.NR_access:
         path = b"/etc/passwd/" + path  # nothing is opened, changed or made there
     where = ctypes.create_string_buffer(path)
-    result = calls[call](*([-1, where] if pathcode.CALLS[call] else [where]))
+    more = [b"user.x"] if call in (nr.NR_getxattr, nr.NR_lgetxattr) else []
+    result = calls[call](*([-1, where] if pathcode.CALLS[call] else [where, *more]))
     assert went_long(call, result) == concerns(path, call)
     assert went_long(call, result) or result < 0 or call == nr.NR_access
 
@@ -166,9 +167,34 @@ def test_no_path_is_a_descriptor_that_matters_once_the_device_is_open() -> None:
     look, fd = memory.function(nr.NR_newfstatat), ctypes.c_void_p(0)
     room, empty = ctypes.create_string_buffer(256), 0x1000
     assert not went_long(nr.NR_newfstatat, look(fd, b"", room, empty))
+    memory.map[memory.code.held] = 1
+    assert not went_long(nr.NR_newfstatat, look(fd, b"", room, empty))
     memory.map[memory.code.opened] = 1
     assert went_long(nr.NR_newfstatat, look(fd, b"", room, empty))
     assert not went_long(nr.NR_newfstatat, look(fd, b"/etc", room, empty))
+    memory.map[memory.code.held] = ~1 & 0xFF
+    assert not went_long(nr.NR_newfstatat, look(fd, b"", room, empty))
+
+
+def test_a_call_on_a_descriptor_goes_the_long_way_if_it_is_held() -> None:
+    memory, most = Memory(bytes((0xB0, LONG))), pathcode.load().most_held
+    asked = {call: memory.function(call) for call in sorted(pathcode.ON_DESCRIPTORS)}
+    numbers = (*range(200, 210), most - 1)  # of none
+    for fd in numbers:
+        for call, ask in asked.items():
+            assert not went_long(call, ask(ctypes.c_void_p(fd))), call
+    for fd in numbers:
+        word, bit = memory.code.held + fd // 8, 1 << fd % 8
+        memory.map[word] |= bit
+        assert went_long(nr.NR_fstat, asked[nr.NR_fstat](ctypes.c_void_p(fd | 1 << 32)))
+        for call, ask in asked.items():
+            assert went_long(call, ask(ctypes.c_void_p(fd)))
+            other = ask(ctypes.c_void_p(fd ^ 256))
+            assert not went_long(call, other)
+            assert other in {-errno.EBADF, -errno.EFAULT}
+        memory.map[word] &= ~bit
+    for fd in (most, most + 1, 1 << 31, -1):
+        assert went_long(nr.NR_fstat, asked[nr.NR_fstat](ctypes.c_void_p(fd)))
 
 
 def test_what_shows_mappings_matters_once_the_device_is_open() -> None:
@@ -256,6 +282,8 @@ def test_a_link_to_what_is_not_there_goes_the_long_way(
     assert calls[nr.NR_lstat](link, room) == 0
     for call in _RARE:
         assert went_long(call, calls[call](*([at, link] if pathcode.CALLS[call] else [link])))
+    assert went_long(nr.NR_getxattr, calls[nr.NR_getxattr](link, b"user.x", room, 256))
+    assert calls[nr.NR_lgetxattr](link, b"user.x", room, 256) == -errno.ENODATA
 
 
 def test_a_buffer_that_is_no_processs_goes_the_long_way(
@@ -466,3 +494,37 @@ def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
     finally:
         child.close()
     assert len(seen) > 60
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_so_it_does_at_a_call_on_a_descriptor(held: int, tmp_path: Path) -> None:
+    (tmp_path / "there").write_bytes(b"there")
+    fd = os.open(tmp_path / "there", os.O_RDONLY)
+    memory = Memory(b"\x0f\x05")
+    memory.map[memory.code.held + fd // 8] = held << fd % 8
+    room = ctypes.create_string_buffer(256)
+    child = Stepper()
+    seen = set()
+    try:
+        for call in (nr.NR_fstat, nr.NR_pread64, nr.NR_fcntl):
+            led, plain = memory.site(call), memory.site(call, led=False)
+            # The child got its memory when it was made: what is new is written there.
+            assert ptrace.write_memory(child.pid, memory.base, memory.map[:]) == len(memory.map)
+            args = {
+                nr.NR_fstat: (fd, ctypes.addressof(room), 0),
+                nr.NR_pread64: (fd, ctypes.addressof(room), 4, 1),
+                nr.NR_fcntl: (fd, fcntl.F_GETFD, 0),
+            }[call]
+            for flags in _FLAGS:
+                before, *_, after = child.steps(plain, flags, args, 0)
+                for regs in child.steps(led, flags, args, 0):
+                    at = regs[RIP] - memory.base
+                    seen.add(at)
+                    if 0 <= at < pathcode.SIZE:
+                        memory.code.roll(regs, memory.base, memory.sites)
+                    assert_around(regs, before, after, led)
+                assert after[RAX] == {nr.NR_fstat: 0, nr.NR_pread64: 4, nr.NR_fcntl: 1}[call]
+    finally:
+        child.close()
+        os.close(fd)
+    assert len(seen) > 20

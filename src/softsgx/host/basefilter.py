@@ -36,7 +36,7 @@ def base_program(cookie: int, executable: bool = False, place: int | None = None
     """
     numbers = [cookie & 0xFFFFFFFF, cookie >> 32, vdso.load_image().aep & 0xFFF]
     if place is not None:
-        numbers += [(place + end) & pathcode.MASK for end in pathcode.load().ends]
+        numbers += pathcode.passing(place)
     key = executable, len(numbers) - 3, place is not None or ptrace.cpuid_faulting()
     if key not in KNOWN:
         from softsgx.host.filterprograms import base_template

@@ -6,11 +6,14 @@ Its words have 32 bits, so that comparisons of 64 are two.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
+from softsgx.host import pathcode
 from softsgx.host.bpf import ALLOW, TRACE, X86_64, Template
 from softsgx.uapi import syscalls as nr
 
-__all__ = ["Program", "arg", "by_x86_64", "less"]  # and the numbers below, linux/bpf_common.h
+# And the numbers below: linux/bpf_common.h.
+__all__ = ["Program", "arg", "by_x86_64", "less", "looked"]
 
 LD, JEQ, JGT, JGE, JSET, RET, JA = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06, 0x05
 AND, ADDX, ST, LDM, LDI, TAX, JGEX = 0x54, 0x0C, 0x02, 0x60, 0x00, 0x07, 0x3D
@@ -102,6 +105,19 @@ def by_x86_64() -> Program:
     p.label("number")
     p.op(LD, NR)
     return p
+
+
+def looked(p: Program, places: Sequence[int]) -> None:
+    """A call stops, but at these places of the code for paths, whose thread has looked itself.
+
+    places: as `pathcode.passing` has them.
+    """
+    if places:
+        p.op(LD, IP_LO)
+        p.op(AND, pathcode.MASK)
+        for place in places:
+            p.op(JEQ, place, "allow")
+    p.op(RET, TRACE)
 
 
 def less(p: Program, slot: int, bound: int, target: str) -> None:

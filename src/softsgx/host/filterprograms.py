@@ -1,8 +1,8 @@
 """The programs of the seccomp filters: which system calls stop, and which run at full speed.
 
 A base filter from the start (`base_template`), one more for each descriptor of the device
-(`fd_program`) and for each ELRANGE when it becomes known (`range_program`): filters only ever
-add stops. Which calls they are is read off the table of all calls (`softsgx.uapi.syscalls`).
+(`fdprograms.fd_program`) and for each ELRANGE when it becomes known (`range_program`): filters only
+ever add stops. Which calls they are is read off the table of all calls (`softsgx.uapi.syscalls`).
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from softsgx.host.bpfprogram import (
     arg,
     by_x86_64,
     less,
+    looked,
 )  # fmt: skip
 from softsgx.uapi import i386
 from softsgx.uapi import syscalls as nr
@@ -57,23 +58,12 @@ from softsgx.uapi.syscalls import SYSCALLS
 from softsgx.uapi.userfaultfd import UFFDIO_REGISTER, USERFAULTFD_IOC_NEW
 
 __all__ = [
-    "base_template", "directory_program", "fd_program", "masks_program", "names_program",
-    "number_program", "range_program",
+    "base_template", "masks_program", "names_program", "number_program", "range_program",
 ]  # fmt: skip
 
 _IN_BASE = (nr.NR_ioctl, nr.NR_shmat, nr.NR_io_uring_setup)
 _TRACEME, _ATTACH, _SEIZE = 0, 16, 0x4206
 _COOKIE_LOW, _COOKIE_HIGH, _AEP, _PLACES = ~0, ~1, ~2, ~3  # what a template leaves out
-
-
-def _looked(p: Program, places: Sequence[int]) -> None:
-    """A call stops, but at these places of the code for paths, whose thread has looked itself."""
-    if places:
-        p.op(LD, IP_LO)
-        p.op(AND, pathcode.MASK)
-        for place in places:
-            p.op(JEQ, place, "allow")
-    p.op(RET, TRACE)
 
 
 def base_template(executable: bool, paths: int, faults: bool) -> Template:
@@ -91,7 +81,7 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     wanted |= {nr.NR_seccomp: "seccomp", nr.NR_prctl: "prctl", nr.NR_ptrace: "ptrace"}
     wanted |= {nr.NR_utimensat: "utimensat", nr.NR_connect: "connect"}
     if paths:
-        wanted |= dict.fromkeys(pathcode.CALLS, "looked")
+        wanted |= {n: "looked" for n in pathcode.CALLS if n in wanted}
         wanted[nr.NR_utimensat] = "utimensat"
     if executable:
         wanted |= {nr.NR_mprotect: "prot", nr.NR_pkey_mprotect: "prot", nr.NR_mremap: "trace"}
@@ -165,7 +155,7 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.op(LD, arg(1, True))
     p.op(JEQ, 0, "allow", "looked")
     p.label("looked")
-    _looked(p, range(_PLACES, _PLACES - paths, -1))
+    looked(p, range(_PLACES, _PLACES - paths, -1))
     p.label("connect")  # by the length of a sockaddr_un that may end in our socket's name
     p.op(LD, arg(2))
     p.op(JGE, SUN_PATH + len(AESM_SOCKET.rpartition("/")[2]), "", "allow")
@@ -216,50 +206,16 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     return p.template()
 
 
-def names_program() -> bytes:
-    """For a process that has asked about a node's name: the calls of the table that are late."""
-    p = by_x86_64()
-    late = [n for n, row in SYSCALLS.items() if row.path is not None and row.path.late]
-    p.by_number(dict.fromkeys(late, "trace"), "allow")
-    p.ends()
-    return p.assemble()
+def names_program(places: Sequence[int] = ()) -> bytes:
+    """For a process that has asked about a node's name: the calls of the table that are late.
 
-
-def directory_program(fd: int) -> bytes:
-    """For a process in which ``fd`` is /dev: what lists it."""
-    p = by_x86_64()
-    p.op(JEQ, nr.NR_getdents64, "fd")
-    p.op(JEQ, nr.NR_getdents, "fd", "allow")
-    p.label("fd")
-    p.op(LD, arg(0))
-    p.op(JEQ, fd, "trace", "allow")
-    p.ends()
-    return p.assemble()
-
-
-def fd_program(fd: int, calls: dict[int, tuple[int, ...]] | None = None) -> bytes:
-    """For a process in which ``fd`` is the device's: what can be done to it.
-
-    calls: others than that, each with its arguments that may be the fd; it stops if it has none.
+    places: as `pathcode.passing` has them.
     """
     p = by_x86_64()
-    kinds = calls or {
-        n: row.of_kind("fd", "pidfd") for n, row in SYSCALLS.items()
-        if row.file is not None and row.file.stops and n != nr.NR_mmap
-    }  # fmt: skip
-    wanted = {n: f"fd {indices}" if indices else "trace" for n, indices in kinds.items()}
-    if not calls:
-        wanted[nr.NR_mmap] = "mmap"
-    p.by_number(wanted, "allow")
-    p.label("mmap")
-    p.op(LD, arg(3))
-    p.op(JSET, 0x20, "allow", "trace")
-    for indices in sorted({*kinds.values()}):
-        p.label(f"fd {indices}")
-        for index in indices:
-            p.op(LD, arg(index))
-            p.op(JEQ, fd, "trace")
-        p.op(JA, 0, "allow")
+    late = [n for n, row in SYSCALLS.items() if row.path is not None and row.path.late]
+    p.by_number({n: "looked" if n in pathcode.LED else "trace" for n in late}, "allow")
+    p.label("looked")
+    looked(p, places)
     p.ends()
     return p.assemble()
 
@@ -278,7 +234,7 @@ def masks_program(places: Sequence[int] = ()) -> bytes:
     p.op(LD, arg(1, True))
     p.op(JEQ, 0, "allow", "looked")
     p.label("looked")
-    _looked(p, places)
+    looked(p, places)
     p.label("allow")
     p.op(RET, ALLOW)
     return p.assemble()

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "ALIGN", "BEFORE", "CALLS", "JUMP", "LED", "MASK", "SIZE", "Code", "Filled", "available",
-    "load", "new_place", "replaceable", "replaced",
+    "ALIGN", "BEFORE", "CALLS", "JUMP", "LED", "MASK", "ON_DESCRIPTORS", "SIZE", "Code", "Filled",
+    "available", "load", "new_place", "passing", "replaceable", "replaced",
 ]  # fmt: skip
 
 SIZE = 0x4000
@@ -67,18 +67,31 @@ _KINDS = {
     nr.NR_access: ("file0", 5),
     **dict.fromkeys((nr.NR_lstat, nr.NR_readlink, nr.NR_mkdir, nr.NR_lchown), ("name0", 6)),
     **dict.fromkeys((nr.NR_readlinkat, nr.NR_mkdirat), ("name1", 6)),
+    **dict.fromkeys((nr.NR_lgetxattr, nr.NR_llistxattr, nr.NR_unlink, nr.NR_rmdir), ("name0", 6)),
+    nr.NR_unlinkat: ("name1", 6),
     **dict.fromkeys((nr.NR_chmod, nr.NR_chown, nr.NR_utimes, nr.NR_utime), ("file0", 6)),
     **dict.fromkeys((nr.NR_truncate, nr.NR_chdir), ("file0", 6)),
+    **dict.fromkeys((nr.NR_getxattr, nr.NR_listxattr), ("file0", 6)),
     nr.NR_statfs: ("told0", 7),
     **dict.fromkeys((nr.NR_faccessat, nr.NR_fchmodat, nr.NR_fchownat), ("file1", 6)),
     nr.NR_utimensat: ("file1", 6),
+    **dict.fromkeys((nr.NR_fstat, nr.NR_fstatfs, nr.NR_fgetxattr, nr.NR_fcntl), ("fd0", 6)),
+    **dict.fromkeys((nr.NR_fchmod, nr.NR_fchown, nr.NR_dup, nr.NR_dup2, nr.NR_dup3), ("fd0", 6)),
+    **dict.fromkeys((nr.NR_read, nr.NR_readv, nr.NR_write, nr.NR_writev), ("fd0", 6)),
+    **dict.fromkeys((nr.NR_pread64, nr.NR_preadv, nr.NR_preadv2, nr.NR_lseek), ("fd0", 6)),
+    **dict.fromkeys((nr.NR_pwrite64, nr.NR_pwritev, nr.NR_pwritev2, nr.NR_fsync), ("fd0", 6)),
+    **dict.fromkeys((nr.NR_fdatasync, nr.NR_ftruncate, nr.NR_fallocate), ("fd0", 6)),
+    **dict.fromkeys((nr.NR_readahead, nr.NR_getdents, nr.NR_getdents64), ("fd0", 6)),
     nr.NR_mmap: ("maps", 6),
     nr.NR_rt_sigprocmask: ("masks", 6),
 }
 LED = frozenset(_KINDS)
-"""The calls that are led: those on paths; mmap, of files without CPUID instructions; and what
-blocks signals."""
-_NO_PATHS = (nr.NR_mmap, nr.NR_rt_sigprocmask)
+"""The calls that are led: those on paths; those on descriptors; mmap, of files without CPUID
+instructions; and what blocks signals."""
+ON_DESCRIPTORS = frozenset([n for n, (entry, _) in _KINDS.items() if entry == "fd0"])
+"""Those of them that concern the tracer where their descriptor is the device's, or of a folder that
+lists it."""
+_NO_PATHS = (nr.NR_mmap, nr.NR_rt_sigprocmask, *ON_DESCRIPTORS)
 _BY_ANOTHER = dict.fromkeys((nr.NR_stat, nr.NR_access, nr.NR_statfs), nr.NR_lstat)
 CALLS = {n: SYSCALLS[n].of_kind("path")[0] for n in _KINDS if n not in _NO_PATHS}
 """The calls on paths, each with its path's argument: frequent ones, of which nothing but the
@@ -210,7 +223,8 @@ class Code:
         self.ends = tuple([at for kind, at in self._fields[1] if kind == ord("C")])
         self.most = (SIZE - len(self.contents)) // self.stub_bytes
         self.off, self.opened, self.alone = at["off"], at["opened"], at["alone"]
-        self.files, self.slots = at["files"], at["slots"]
+        self.files, self.slots, self.held = at["files"], at["slots"], at["held"]
+        self.most_held = 8 * (self.slots - self.held)
         self.most_files = (at["files_end"] - self.files) // _FILE.size
         self.library, leads, fixes = at["library"], at["leads"], at["fixes"]
         self.most_leads, self.most_fixes = (fixes - leads) // 16, (at["fixes_end"] - fixes) // 2
@@ -403,6 +417,11 @@ class Code:
         if at >= self._at["restored"] or any(0 <= at - start <= 7 for start in entered):
             return
         give_back(view, view[RAX])
+
+
+def passing(place: int | None) -> list[int]:
+    """Where calls of the code at a place end, modulo `MASK`: filters let them pass there."""
+    return [] if place is None else [(place + end) & MASK for end in load().ends]
 
 
 _code: Code | None = None

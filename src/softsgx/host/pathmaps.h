@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Part of paths.S: an mmap of a file's code, which comes there since the filter sees a descriptor and
- * not its file. A shared one that is not executable concerns nobody before the device is opened. That
- * of a file in which no CPUID has to be replaced is made from the stub as a call on a path is. What the file is told by fstat says, below the red zone, where a signal could write at any
+ * not its file. One that is not executable concerns nobody but who holds the device, and a shared one
+ * who may hold it: nobody before it is opened. That of a file in which no CPUID has to be replaced is made from the stub as a call on a path is. What the file is told by fstat says, below the red zone, where a signal could write at any
  * time. As no register is left that a call keeps, the arguments hold it all meanwhile: the protection
  * is known, so RDX has the length (bits 0-31), the flags (32-47) and the stub's offset (48-63), and
  * RDI and R8 change places.
@@ -69,10 +69,29 @@
 	syscall
 	.endm
 
+#define HELD	1024			/* descriptors that are known one by one */
+
+	/* A call on a descriptor: is it, or may it be, one that concerns the tracer? */
+	.macro	held	fd
+	cmp	$HELD, %\fd
+	jae	slow
+	bt	%\fd, softsgx_paths_held(%rip)
+	jc	slow
+	.endm
+
+	enter	fd0, rdi
+	bts	$NO_LINK_BIT, %rax
+	held	edi
+	jmp	fast
+
 softsgx_paths_enter_maps:
 	lahf
 	seto	%al
-	cmpb	$0, softsgx_paths_off(%rip)
+	test	$MAP_SHARED, %r10b
+	jnz	1f
+	test	$PROT_EXEC, %dl
+	jz	data
+1:	cmpb	$0, softsgx_paths_off(%rip)
 	jne	slow
 	cmpb	$0, softsgx_paths_alone(%rip)
 	jne	slow
@@ -104,6 +123,10 @@ softsgx_paths_packed:
 	xchg	%rdi, %r8
 softsgx_paths_swapped:
 	lea	-(RED_ZONE + STAT_BYTES)(%rsp), %rsi
+	jmp	stat
+	.balign	128
+	.skip	plain1 - stub1		/* the filter lets it pass here */
+stat:
 	mov	$NR_FSTAT, %eax
 	syscall
 	test	$TF, %r11d		/* who steps would be ended by a trap where all is blocked */
@@ -295,6 +318,10 @@ softsgx_paths_final:
 	mov	OFFSET, %r9
 	jmp	*WAY
 softsgx_paths_finished:
+data:
+	bts	$NO_LINK_BIT, %rax
+	held	r8d
+	jmp	fast
 shared:
 	cmpb	$0, softsgx_paths_opened(%rip)
 	jne	slow

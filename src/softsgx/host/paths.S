@@ -18,7 +18,7 @@
  *
  * RAX while a path is looked at: bits 0-15 the flags (LAHF; overflow in bit 0), from 16 on how many
  * bytes were seen, bit 29 that a file is made, bit 30 that nothing is opened, bit 31 that nothing can be followed, bits 32-63
- * the stub's offset. Mappings of files are pathmaps.h's.
+ * the stub's offset. Mappings of files, and other calls on descriptors, are pathmaps.h's.
  */
 	.text
 	.balign	64
@@ -262,7 +262,7 @@ ask:
 	movzwl	%r10w, %r10d
 softsgx_paths_created:
 	jmp	softsgx_paths_unpacked
-empty:	/* no path at all is a descriptor's (AT_EMPTY_PATH): never the device's if nobody has it */
+empty:	/* no path at all is a descriptor's (AT_EMPTY_PATH) */
 	mov	%eax, %r11d
 	shr	$16, %r11d
 	and	$0xfff, %r11d
@@ -270,6 +270,8 @@ empty:	/* no path at all is a descriptor's (AT_EMPTY_PATH): never the device's i
 	jne	slow
 	cmpb	$0, softsgx_paths_opened(%rip)
 	je	fast
+	held	edi
+	jmp	fast
 slow:
 	mov	%rax, %rcx
 	shr	$32, %rcx
@@ -298,6 +300,8 @@ softsgx_paths_opened:			/* not 0: somebody may have a descriptor of the device *
 softsgx_paths_alone:			/* not 0: make no call but the program's; it has a filter of its own */
 	.byte	0
 	.balign	8
+softsgx_paths_held:			/* a bit each: a descriptor of the device, or of what is watched so */
+	.fill	HELD / 64, 8, 0
 softsgx_paths_slots:			/* of the short way, or 0 */
 	.quad	0
 softsgx_paths_files:	/* st_ino, st_dev, st_size, st_mtim and st_ctim in ns, plan; up to an inode 0 */

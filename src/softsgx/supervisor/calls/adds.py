@@ -11,7 +11,7 @@ import struct
 
 from softsgx.complaints import complain
 from softsgx.host import adds, pathcode
-from softsgx.host.filterprograms import fd_program
+from softsgx.host.fdprograms import fd_program
 from softsgx.host.procmaps import covering
 from softsgx.host.signals import SIGKILL
 from softsgx.sdm.leaves import PAGE_SIZE

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["HANDLERS", "I386", "answer"]
 
 _CAP_SYS_PTRACE = 19
-_PROT_EXEC, _MAP_SHARED, _MAP_ANONYMOUS = 4, 1, 0x20
+_PROT_EXEC, _MAP_ANONYMOUS = 4, 0x20
 
 
 def _filter(run: Run, tracee: Tracee) -> Any:
@@ -89,12 +89,12 @@ def _dumpable(tracee: Tracee, option: int, value: int) -> Any:
 def _mmap(run: Run, tracee: Tracee) -> Any:
     """Code of a file is patched, and under a security module what is executable is noted.
 
-    A shared mapping of data is nobody's before there is a device.
+    A mapping of data, private or shared, is nobody's here.
     """
     if run.lsm is None:
         view = run.view
-        if view[R10] & (_MAP_SHARED | _MAP_ANONYMOUS) == _MAP_SHARED and not view[RDX] & _PROT_EXEC:
-            return paths.hurry_shared(run, tracee) if pathsites.tells(run) else None
+        if not view[R10] & _MAP_ANONYMOUS and not view[RDX] & _PROT_EXEC:
+            return paths.hurry_data(run, tracee) if pathsites.tells(run) else None
         answer = patch_mapped(run, tracee)
         if answer is None or answer is DONE:
             return answer
@@ -130,6 +130,11 @@ def _personality(run: Run, tracee: Tracee) -> Any:
     return follow_personality(run, tracee)
 
 
+def _listed(run: Run, tracee: Tracee) -> Any:
+    value = folders.listed(run, tracee)
+    return paths.hurry_descriptor(run, tracee) if value is None else value
+
+
 def _ptrace(run: Run, tracee: Tracee) -> None:
     """A tracer among the programs."""
     from softsgx.supervisor.calls.tracing import tried
@@ -152,7 +157,7 @@ HANDLERS[nr.NR_personality] = _personality
 HANDLERS[nr.NR_rt_sigaction] = sigaction
 HANDLERS[nr.NR_rt_sigprocmask], HANDLERS[nr.NR_rt_sigreturn] = _masks, sigreturn
 HANDLERS |= others.HANDLERS
-HANDLERS[nr.NR_getdents] = HANDLERS[nr.NR_getdents64] = folders.listed
+HANDLERS[nr.NR_getdents] = HANDLERS[nr.NR_getdents64] = _listed
 
 I386: dict[int, Callable[[Run, Tracee], Any]] = {
     **others.I386,

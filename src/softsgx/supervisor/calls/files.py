@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from softsgx.device.files import PathFile
+from softsgx.host.pathcode import ON_DESCRIPTORS
 from softsgx.supervisor.calls import nodes, pairs, paths, peeks
 from softsgx.supervisor.calls.ioctl import ioctl
 from softsgx.supervisor.state.node import Creds
@@ -21,6 +22,15 @@ from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.answer import DONE, answered, cont, instead, to_exit
 from softsgx.supervisor.stopped.remote import Remote
 from softsgx.uapi import syscalls as nr
+from softsgx.uapi.fs import (
+    F_ADD_SEALS,
+    F_DUPFD,
+    F_DUPFD_CLOEXEC,
+    F_GET_SEALS,
+    F_GETFL,
+    F_SETFL,
+    F_SETLEASE,
+)
 from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RSI
 from softsgx.uapi.syscalls import SYSCALLS, Syscall
 
@@ -29,8 +39,6 @@ __all__ = ["HANDLERS", "handle"]
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)
 _LOW = 0xFFFFFFFF
 _SEEK_MAX = 4
-_F_DUPFD, _F_DUPFD_CLOEXEC, _F_GETFL, _F_SETFL = 0, 1030, 3, 4
-_F_SETLEASE, _F_ADD_SEALS, _F_GET_SEALS = 1024, 1033, 1034
 _O_ACCMODE, _O_DIRECT = 3, 0o40000
 # Linux, include/uapi/linux/falloc.h: nothing or one mode, with KEEP_SIZE (1) where that goes.
 _FALLOC_MODES = frozenset((0, 1, 3, 8, 0x10, 0x11, 0x20, 0x40, 0x41))
@@ -51,13 +59,14 @@ def handle(run: Run, tracee: Tracee) -> Any:
             return _answer(run, tracee, row, file)
         if fd in tracee.space.mem_fds:
             return _on_memory(run, tracee, row)
-    return None
+        filters.let_go(run, tracee, fd)
+    return paths.hurry_descriptor(run, tracee) if row.nr in ON_DESCRIPTORS else None
 
 
 def _on_memory(run: Run, tracee: Tracee, row: Syscall) -> Any:
     """A call on a descriptor of /proc/PID/mem or of /proc/PID/attr."""
     answer = row.file
-    duplicates = row.nr == nr.NR_fcntl and run.view[RSI] & _LOW in (_F_DUPFD, _F_DUPFD_CLOEXEC)
+    duplicates = row.nr == nr.NR_fcntl and run.view[RSI] & _LOW in (F_DUPFD, F_DUPFD_CLOEXEC)
     if duplicates or (answer is not None and answer.how == "follows"):
         return _followed(run, tracee, tracee.space.mem_fds)
     if run.lsm is not None:
@@ -107,11 +116,11 @@ def _followed(run: Run, tracee: Tracee, also: set[int] | None = None) -> Any:
 def _fcntl(run: Run, tracee: Tracee, file: Any) -> Any:
     view = run.view
     cmd = view[RSI] & _LOW
-    if cmd in (_F_DUPFD, _F_DUPFD_CLOEXEC):
+    if cmd in (F_DUPFD, F_DUPFD_CLOEXEC):
         return _followed(run, tracee)
     if isinstance(file, PathFile):
         return None  # it really is a path's
-    if cmd == _F_GETFL:
+    if cmd == F_GETFL:
         Remote.step(tracee.tid)
         run.regs.load(tracee.tid)
         if view[RAX] < _MAX_ERROR:
@@ -119,13 +128,13 @@ def _fcntl(run: Run, tracee: Tracee, file: Any) -> Any:
             run.regs.store(tracee.tid)
         cont(run, tracee)
         return DONE
-    if cmd in (_F_ADD_SEALS, _F_GET_SEALS):
+    if cmd in (F_ADD_SEALS, F_GET_SEALS):
         return -errno.EINVAL  # memfd_fcntl()
-    if cmd == _F_SETLEASE:
+    if cmd == F_SETLEASE:
         # vfs_setlease(): F_UNLCK, too; the owner's or CAP_LEASE's, then no regular file.
         who, node = Creds(tracee.tid), run.nodes[file.path]
         return -errno.EINVAL if who.uid == node.uid or who.capable(28) else -errno.EACCES
-    if cmd == _F_SETFL and view[RDX] & _O_DIRECT:
+    if cmd == F_SETFL and view[RDX] & _O_DIRECT:
         return -errno.EINVAL  # setfl(): no ->direct_IO
     return None
 

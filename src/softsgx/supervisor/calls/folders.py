@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import struct
 
-from softsgx.host import ptrace
+from softsgx.host import pathcode, ptrace
 from softsgx.supervisor.state.node import Node
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont, instead
-from softsgx.supervisor.stopped.filters import install
+from softsgx.supervisor.stopped.filters import hold, install, let_go
 from softsgx.supervisor.stopped.remote import Remote, calls, scratch
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RAX, RDI, RDX, RSI
@@ -59,11 +59,13 @@ def opened(run: Run, tracee: Tracee) -> Any:
     fd, space = run.view[RAX], tracee.space
     if fd < 1 << 31 and space.image and _is_dev(tracee, fd) and len(space.dir_fds) < _MAX_DIRS:
         if fd not in space.dir_fds:
-            from softsgx.host import filterprograms  # its time is no start's
+            from softsgx.host import fdprograms  # its time is no start's
 
+            places = pathcode.passing(run.paths.place)[:1]
             with calls(run, tracee) as remote:
-                install(remote, filterprograms.directory_program(fd))
+                install(remote, fdprograms.directory_program(fd, places))
         space.dir_fds[fd] = False
+        hold(run, tracee, fd)
     cont(run, tracee)
     return DONE
 
@@ -81,6 +83,7 @@ def listed(run: Run, tracee: Tracee) -> Any:
     view, space = run.view, tracee.space
     call, fd = view[ORIG_RAX], view[RDI] & _LOW
     if fd not in space.dir_fds or not _is_dev(tracee, fd):
+        let_go(run, tracee, fd)
         return None
     where, size = view[RSI], view[RDX] & _LOW
     Remote.step(tracee.tid)

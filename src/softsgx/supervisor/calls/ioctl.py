@@ -14,21 +14,12 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE
 from softsgx.supervisor.stopped.freeze import still
+from softsgx.uapi.fs import VFS_IOCTLS
 from softsgx.uapi.regs import RDI, RDX, RSI
 
 __all__ = ["ioctl"]
 
 _LOW = 0xFFFFFFFF
-# Linux, do_vfs_ioctl(): what the VFS answers before the driver is asked; FIONREAD and
-# FIOQSIZE it answers for regular files, directories and links alone.
-_VFS_IOCTLS = frozenset(
-    (
-        *(0x5451, 0x5450, 0x5421, 0x5452),  # FIOCLEX, FIONCLEX, FIONBIO, FIOASYNC
-        *(2, 0xC0045877, 0xC0045878),  # FIGETBSZ, FIFREEZE, FITHAW
-        *(0x40049409, 0x4020940D, 0xC0189436),  # FICLONE, FICLONERANGE, FIDEDUPERANGE
-        0xC020660B,  # FS_IOC_FIEMAP
-    )
-)
 
 
 def ioctl(run: Run, tracee: Tracee, file: Any) -> Any:
@@ -36,7 +27,7 @@ def ioctl(run: Run, tracee: Tracee, file: Any) -> Any:
     if isinstance(file, PathFile):
         return -errno.EBADF
     cmd = run.view[RSI] & _LOW
-    if cmd not in _VFS_IOCTLS:
+    if cmd not in VFS_IOCTLS:
         return _of_device(run, tracee, file)
     process = process_of(run, tracee.space)
     process.tid = tracee.tid

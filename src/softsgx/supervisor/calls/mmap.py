@@ -26,6 +26,7 @@ from softsgx.supervisor.effects.follow import FOREIGN, believe, borrowed, log, u
 from softsgx.supervisor.state.host_process import HostProcess, process_of, received
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.answer import DONE, answered, cont, to_exit
 from softsgx.supervisor.stopped.remote import Remote, calls, cancel
 from softsgx.uapi import syscalls as nr
@@ -55,6 +56,8 @@ def _mmap(run: Run, tracee: Tracee) -> Any:
     flags = view[R10]
     file = None if flags & MAP_ANONYMOUS else run.file_of(tracee, view[R8] & _LOW)
     if file is None:
+        if not flags & MAP_ANONYMOUS:
+            filters.let_go(run, tracee, view[R8] & _LOW)
         process = tracee.space.sgx
         if process is None or not flags & MAP_FIXED:
             return None

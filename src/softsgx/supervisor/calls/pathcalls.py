@@ -188,14 +188,21 @@ def look_for_links(run: Run) -> None:
             stay_slow(tracee)
 
 
-def catch_up(run: Run, child: Tracee) -> None:
-    """At a child's first stop: its memory may be from before its parent's was told something."""
+def catch_up(run: Run, child: Tracee, *, threads: bool) -> None:
+    """At a child's first stop: its memory may be from before its parent's was told something.
+
+    threads: its parent has others, which may have opened and closed something meanwhile.
+    """
     paths, code = child.space.paths, pathcode.load()
     if paths.base <= 0:
         return
     for at, told in ((code.opened, run.opened), (code.off, run.nodes.linked)):
         if told and child.space.peek(paths.base + at, 1) == b"\0":
             pathsites.write(child, paths.base + at, b"\1")
+    if threads and run.opened:
+        has = child.space.peek(paths.base + code.held, code.most_held // 8)
+        paths.held |= {fd for fd in range(8 * len(has)) if has[fd // 8] >> fd % 8 & 1}
+        pathsites.write(child, paths.base + code.held, b"".join(paths.bits()))
 
 
 def among_descriptors(tgid: int) -> bool:

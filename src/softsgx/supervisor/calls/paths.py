@@ -34,7 +34,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["fstat", "handle", "hurry_masks", "hurry_shared", "is_below", "prepare", "resolve"]
+__all__ = [
+    "fstat", "handle", "hurry_data", "hurry_descriptor", "hurry_masks", "is_below", "prepare",
+    "resolve",
+]  # fmt: skip
 
 _AT_FDCWD = (1 << 32) - 100
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
@@ -103,9 +106,14 @@ def _concern(run: Run) -> tuple[frozenset[bytes], frozenset[bytes], frozenset[by
     return _LAST | run.nodes.folders.last, opened, frozenset(_OF_MAPPINGS)
 
 
-def hurry_shared(run: Run, tracee: Tracee) -> Any:
-    """From the seccomp stop of a shared mapping, before there is a device: None, or DONE."""
+def hurry_data(run: Run, tracee: Tracee) -> Any:
+    """From the seccomp stop of a mapping of a file that is not executable: None, or DONE."""
     return pathcalls.hurry(run, tracee, nr.NR_mmap, _concern(run))
+
+
+def hurry_descriptor(run: Run, tracee: Tracee) -> Any:
+    """From the seccomp stop of a call on a descriptor that is another file's: the same."""
+    return pathcalls.hurry(run, tracee, run.view[ORIG_RAX], _concern(run))
 
 
 def hurry_masks(run: Run, tracee: Tracee) -> Any:
@@ -159,6 +167,8 @@ def _named(run: Run, tracee: Tracee, call: int, dir_arg: int | None, path_arg: i
         if not run.opened or dir_arg is None or at is None or not view[at[0]] & _AT_EMPTY_PATH:
             return None
         file = run.file_of(tracee, dirfd & 0xFFFFFFFF)
+        if file is None:
+            filters.let_go(run, tracee, dirfd & 0xFFFFFFFF)
         return None if file is None else str(file.path)
     if raw[raw.rfind(b"/") + 1 :] not in run.nodes.names:
         return _unusual(run, tracee, call, dirfd, raw)

@@ -47,8 +47,7 @@ def watch_masks(run: Run, call: Remote) -> None:
     space, place = call.tracee.space, run.paths.place
     if space.masks_seen:
         return
-    places = () if place is None else ((place + pathcode.load().ends[0]) & pathcode.MASK,)
-    if install(call, filterprograms.masks_program(places)):
+    if install(call, filterprograms.masks_program(pathcode.passing(place)[:1])):
         return
     space.masks_seen = True
     for tid in space.tracees:

@@ -213,7 +213,7 @@ def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
     if new.space is not parent.space and os.WIFSTOPPED(status):
         _reconcile(run, parent, new)
         if run.opened or run.nodes.linked:
-            catch_up(run, new)
+            catch_up(run, new, threads=len(parent.space.tracees) > 1)
     if new.space is parent.space and new.tgid == tid and os.WIFSTOPPED(status):
         _complete_filters(run, parent, new)
     if run.lsm is not None:
@@ -320,11 +320,13 @@ def renew(run: Run, tracee: Tracee, former: int) -> None:
     tracee.space.tracees.add(tracee.tid)
     tracee.files.discard(tracee.tid)
     tracee.files = {tracee.tid}  # begin_new_exec(): unshare_files()
-    tracee.space.watched, tracee.space.ranges = set(old.watched), list(old.ranges)
+    tracee.space.watched, tracee.space.ranges = dict(old.watched), list(old.ranges)
     tracee.space.masks_seen = old.masks_seen
     tracee.space.like = old.like or (old.image if old.ranges else 0)
     tracee.space.mem_fds, tracee.space.asked_names = set(old.mem_fds), old.asked_names
     tracee.space.dir_fds = dict(old.dir_fds)
+    named = old.watched.keys() | old.dir_fds.keys()
+    tracee.space.paths.held = {fd for fd in named if os.path.lexists(f"/proc/{tracee.tid}/fd/{fd}")}
     tracee.space.paths.off = old.paths.off and among_descriptors(tracee.tgid)
     tracee.thread = tracee.odd = None
     tracee.at_call = False

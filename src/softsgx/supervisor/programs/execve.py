@@ -45,6 +45,8 @@ def exec_stop(run: Run, tracee: Tracee) -> None:
     """From PTRACE_EVENT_EXEC: prepare the new program, then let it run."""
     regs, space = run.regs, tracee.space
     known = _again(run)
+    if space.paths.held:  # what is prepared again knows of no descriptors
+        known = None
     done = known.tried(tracee) if known is not None else None
     if done:
         return

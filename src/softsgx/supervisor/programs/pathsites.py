@@ -69,23 +69,27 @@ def prepare(run: Run, tracee: Tracee, base: int) -> None:
     """Fill in the memory that the code has got."""
     paths = tracee.space.paths
     paths.base = base
-    write(tracee, base, page(run, off=paths.off))
+    write(tracee, base, page(run, off=paths.off, held=b"".join(paths.bits() if paths.held else ())))
     paths.plans = dict(run.paths.plans_made)
     process: Any = tracee.space.sgx
     if process is not None and process.table is not None:
         process.table.tell_paths(paths.base)
 
 
-def page(run: Run, *, off: bool) -> bytes:
-    """What the memory begins with: the code, its flags, and what it knows of files."""
+def page(run: Run, *, off: bool, held: bytes = b"") -> bytes:
+    """What the memory begins with: the code, its flags, and what it knows of files.
+
+    held: of descriptors, as `PathCalls.bits` has them.
+    """
     if run.paths.files_new:
         _tell_files(run)
     made = run.paths.page
-    if run.opened or off or run.confined:
+    if run.opened or off or run.confined or held:
         code = pathcode.load()
         changed = bytearray(made)
         changed[code.off], changed[code.opened] = off, run.opened
         changed[code.alone] = run.confined
+        changed[code.held : code.held + len(held)] = held
         made = bytes(changed)
     return made
 
@@ -156,7 +160,10 @@ def _note_library(run: Run, which: tuple[Any, int, int], nears: list[Near]) -> N
     if run.paths.library != which:
         return
     known = run.paths.library_sites
-    more = {at: (call, was) for n in nears for at, call, was in n.made if at not in known}
+    more = {
+        at: (call, was) for n in nears for at, call, was in n.made
+        if at not in known and call not in pathcode.ON_DESCRIPTORS  # in few processes
+    }  # fmt: skip
     if more:
         known.update(more)
         run.paths.libraries.clear()

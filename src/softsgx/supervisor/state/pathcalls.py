@@ -25,10 +25,11 @@ class PathCalls:
     where in it the CPUIDs are; seen: those that were seen to be mapped,
     before which its sites are nowhere. known: those, and the places that are none. stops: how often
     a call stopped in vain. off: a descriptor or the working directory is in a folder whose entries
-    are descriptors, so that any name may be the device's.
+    are descriptors, so that any name may be the device's. held: the descriptors that concern us, or
+    may.
     """
 
-    __slots__ = ("base", "known", "library", "off", "plans", "seen", "sites", "stops")
+    __slots__ = ("base", "held", "known", "library", "off", "plans", "seen", "sites", "stops")
 
     def __init__(self) -> None:
         self.base = self.stops = 0
@@ -38,6 +39,30 @@ class PathCalls:
         self.library: Library | None = None
         self.plans: dict[int, tuple[int, int, tuple[int, ...]]] = {}
         self.seen: set[int] = set()
+        self.held: set[int] = set()
+
+    def hold(self, fd: int, holds: bool, poke: Callable[[int, bytes], None]) -> None:
+        """A descriptor concerns us, or does no more: the code is told."""
+        if holds == (fd in self.held):
+            return
+        if holds:
+            self.held.add(fd)
+        else:
+            self.held.discard(fd)
+        code = pathcode.load() if self.base > 0 else None
+        if code is not None and fd < code.most_held:
+            try:
+                poke(self.base + code.held + fd // 64 * 8, self.bits()[fd // 64])
+            except OSError:  # it is dead, or the kernel lets nobody write over protections
+                self.base = -1
+
+    def bits(self) -> list[bytes]:
+        """What is held as the code has it: 64 descriptors a word."""
+        words = [0] * (pathcode.load().most_held // 64)
+        for fd in self.held:
+            if fd < 64 * len(words):
+                words[fd // 64] |= 1 << fd % 64
+        return [word.to_bytes(8, "little") for word in words]
 
     def expect(self, library: Library) -> None:
         """The code knows a library, and the next stubs are its."""
@@ -71,7 +96,7 @@ class PathCalls:
     def copy(self) -> PathCalls:
         """What fork does."""
         new = PathCalls()
-        new.base, new.off = self.base, self.off
+        new.base, new.off, new.held = self.base, self.off, set(self.held)
         new.sites, new.known = list(self.sites), set(self.known)
         new.library, new.plans, new.seen = self.library, dict(self.plans), set(self.seen)
         return new

@@ -32,7 +32,8 @@ class AddressSpace:
     READ_IMPLIES_EXEC; known where an enclave is mapped. userfaults: there may be a userfaultfd of
     it. threaded: more than one thread has run in it at once. paths: what makes its calls on paths
     without a stop, raw: what makes its ENCLUs so.
-    tracees: those that run in it. watched: the descriptors that a filter stops calls on; mem_fds:
+    tracees: those that run in it. watched: the descriptors that a filter stops calls on, each with
+    the calls that it spares (`host.spared`); mem_fds:
     those of them that are of /proc/PID/mem, or (own_attrs: opened with this mm) of /proc/PID/attr
     under a security module. asked_names: whether the filter of late calls on names
     is there. dir_fds: descriptors of /dev, and whether the nodes have been listed. executable: how
@@ -96,7 +97,7 @@ class AddressSpace:
         self.translates = self.undumpable = self.implies = self.userfaults = False
         self.threaded = False
         self.tracees: set[int] = set()
-        self.watched: set[int] = set()
+        self.watched: dict[int, frozenset[int]] = {}
         self.mem_fds: set[int] = set()
         self.own_attrs: set[int] = set()
         self.asked_names = False
@@ -114,11 +115,15 @@ class AddressSpace:
         new.undumpable, new.implies = self.undumpable, self.implies
         new.userfaults = self.userfaults
         new.masks_seen = self.masks_seen
-        new.watched, new.ranges = set(self.watched), list(self.ranges)
+        new.watched, new.ranges = dict(self.watched), list(self.ranges)
         new.mem_fds, new.asked_names = set(self.mem_fds), self.asked_names
         new.dir_fds, new.paths, new.raw = dict(self.dir_fds), self.paths.copy(), self.raw.copy()
         new.adds = self.adds and self.adds.copy()
         return new
+
+    def holds(self, fd: int, holds: bool) -> None:
+        """Tell the code for paths whether a descriptor concerns us."""
+        self.paths.hold(fd, holds, self.poke)
 
     def look(self) -> None:
         """Note what the process has done to files itself, as they were mapped."""

@@ -7,7 +7,7 @@ import struct
 from errno import EACCES, ENOMEM
 
 from softsgx.complaints import complain
-from softsgx.host import bpf, vdso
+from softsgx.host import bpf, pathcode, vdso
 from softsgx.host.signals import SIGKILL
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
@@ -15,8 +15,8 @@ from softsgx.supervisor.stopped.remote import Remote, calls, scratch
 from softsgx.uapi import syscalls as nr
 
 __all__ = [
-    "complete", "hold_range", "install", "install_late", "is_watched", "may_hold", "watch",
-    "watch_fd", "watch_names", "watch_range",
+    "complete", "hold", "hold_range", "install", "install_late", "is_watched", "let_go", "may_hold",
+    "watch", "watch_fd", "watch_names", "watch_range",
 ]  # fmt: skip
 
 _TSYNC = 1
@@ -26,20 +26,93 @@ _USER_END = 1 << 47
 
 def watch_fd(run: Run, tracee: Tracee, fd: int) -> None:
     """From the exit stop of a call: hear of what is done to the fd."""
-    space = tracee.space
-    if space.image and fd not in space.watched and len(space.watched) < _MAX_FILTERS:
+    if tracee.space.image:
         with calls(run, tracee) as call:
             watch(call, fd)
 
 
 def watch(call: Remote, fd: int) -> None:
     """The same by remote calls. Behind the last filter the decoy answers for itself."""
-    from softsgx.host import filterprograms  # its time is no start's
+    from softsgx.supervisor.stopped.others import in_thread
 
-    watched = call.tracee.space.watched
-    if fd not in watched and len(watched) < _MAX_FILTERS:
-        watched.add(fd)
-        install(call, filterprograms.fd_program(fd))
+    run, tracee = call.run, call.tracee
+    assert run is not None
+    hold(run, tracee, fd)
+    spared = _spared(run, tracee, fd)
+    _watch_here(call, fd, spared)
+    for tid in tracee.files - tracee.space.tracees:  # CLONE_FILES, and a memory of its own
+        other = run.tracees.get(tid)
+        try:
+            if other is not None and other.space.image and not other.vforking:
+                in_thread(run, other, lambda call: _watch_here(call, fd, spared))
+        except ProcessLookupError:
+            pass
+
+
+def _watch_here(call: Remote, fd: int, spared: frozenset[int]) -> None:
+    """The same for those that share the thread's memory."""
+    run, watched = call.run, call.tracee.space.watched
+    assert run is not None
+    before = watched.get(fd)
+    if before is None and len(watched) < _MAX_FILTERS:
+        watched[fd] = spared
+        install(call, _program(run, fd, spared))
+    elif before is not None and not before <= spared:  # it was one of another kind
+        watched[fd] = before & spared
+        install(call, _program(run, fd, spared))
+
+
+def _program(run: Run, fd: int, spared: frozenset[int]) -> bytes:
+    from softsgx.host import fdprograms  # its time is no start's
+
+    places = pathcode.passing(run.paths.place)[:1]
+    return fdprograms.fd_program(fd, spared=spared, places=places)
+
+
+def _spared(run: Run, tracee: Tracee, fd: int) -> frozenset[int]:
+    """The calls on a descriptor that need no stop, where nobody wants to hear of each."""
+    others = run.record, run.lsm, run.faults, run.debugger, run.options.marks or None
+    file = run.file_of(tracee, fd)
+    if run.options.exact or file is None or any(other is not None for other in others):
+        return frozenset()
+    from softsgx.device.files import PathFile
+    from softsgx.host.spared import spared
+
+    try:
+        dev = os.stat(f"/proc/{tracee.tid}/fd/{fd}").st_dev
+    except OSError:
+        return frozenset()
+    return spared(dev, None if isinstance(file, PathFile) else getattr(file, "fmode", 0))
+
+
+def hold(run: Run, tracee: Tracee, fd: int) -> None:
+    """A descriptor is one that concerns us, for all who may share the thread's."""
+    tids = {*tracee.files, tracee.tid} & run.tracees.keys()
+    for space in {run.tracees[tid].space for tid in tids}:
+        space.holds(fd, True)
+
+
+def let_go(run: Run, tracee: Tracee, fd: int) -> None:
+    """At the stop of a call on a descriptor that is not the device's: the code for paths hears.
+
+    If it is none of those that are watched for what else they are.
+    """
+    space = tracee.space
+    if fd not in space.paths.held or not tracee.files <= space.tracees:
+        return
+    if fd in space.mem_fds or (fd in space.dir_fds and _lists(tracee, fd)):
+        return
+    others = (run.tracees[tid] for tid in space.tracees if tid != tracee.tid)
+    if all(run.file_of(other, fd) is None for other in others):  # a vfork child has its own
+        space.holds(fd, False)
+
+
+def _lists(tracee: Tracee, fd: int) -> bool:
+    """Whether a descriptor may be of the folder that the nodes are in."""
+    try:
+        return os.readlink(f"/proc/{tracee.tid}/fd/{fd}") == "/dev"
+    except OSError:
+        return False
 
 
 def watch_names(call: Remote) -> None:
@@ -49,7 +122,8 @@ def watch_names(call: Remote) -> None:
     space = call.tracee.space
     if not space.asked_names:
         space.asked_names = True
-        install(call, filterprograms.names_program())
+        place = None if call.run is None else call.run.paths.place
+        install(call, filterprograms.names_program(pathcode.passing(place)))
 
 
 def watch_range(call: Remote, start: int, end: int) -> int:
@@ -160,8 +234,8 @@ def complete(run: Run, parent: Tracee, child: Tracee) -> None:
     def do(call: Remote) -> None:
         for start, end in space.ranges:
             _need(call, filterprograms.range_program(start, end, stub))
-        for fd in space.watched:
-            _set(call, filterprograms.fd_program(fd), 0)
+        for fd, spared in space.watched.items():
+            _set(call, _program(run, fd, spared), 0)
 
     at_stop(run, child, do, interrupted=False)
 
