@@ -94,6 +94,29 @@ def test_maps_are_ascending_and_complete() -> None:
     assert {"[stack]", os.path.realpath(sys.executable)} <= names
 
 
+def test_the_mappings_of_some_files_are_not_counted() -> None:
+    fds = [os.memfd_create("counted") for _ in range(2)]
+    files = [(s.st_dev, s.st_ino) for s in map(os.fstat, fds)]
+    prots = (mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE, mmap.PROT_READ)
+    addrs = []
+    try:
+        for fd in fds:
+            os.ftruncate(fd, PAGE)
+            addrs += [do_mmap(PAGE, prot, mmap.MAP_SHARED, fd) for prot in prots]
+        # Memory may come as it is counted.
+        for without, most in (([], 0), (files[:1], 1), (files, 2)):
+            told = procmaps.maps(os.getpid())
+            expected = sum((m.dev, m.inode) not in without for m in told)
+            assert abs(procmaps.count(os.getpid(), without) - expected) <= 1
+            assert len(told) - expected <= 3 * most
+        assert expected <= len(told) - 4
+    finally:
+        for addr in addrs:
+            _libc.munmap(addr, PAGE)
+        for fd in fds:
+            os.close(fd)
+
+
 def test_vmflags_follow_mprotect() -> None:
     # A shared mapping is a VMA of its own, so that the middle page splits off alone.
     addr = do_mmap(3 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
