@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * A thread that has been inside gets SIGILLs that another one sends, while it makes calls on paths so
- * often that softsgx leads them past their stop: each finds it in the program's own code.
+ * often that softsgx leads them past their stop: each finds it in the program's own code. So does one
+ * that meets it before an ENCLU or a CPUID, which are yet to be executed.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -33,6 +34,38 @@ static void on_signal(int number, siginfo_t *info, void *context)
 	caught++;
 	if (looping && (rip < (unsigned long)__executable_start || rip >= (unsigned long)etext))
 		stray = (long)rip;
+}
+
+/* unblock(set): SIGILL, which pends, comes between the call and the instruction behind it */
+asm(".text\n"
+    "unblock_enclu:\n\tmov $14, %eax\n\tmov $8, %r10d\n\tmov %rdi, %rsi\n"
+    "\tmov $1, %edi\n\txor %edx, %edx\n\tsyscall\nenclu:\n\t.byte 0x0f, 0x01, 0xd7\nno_enclu:\n\tret\n"
+    "unblock_cpuid:\n\tpush %rbx\n\tmov $14, %eax\n\tmov $8, %r10d\n\tmov %rdi, %rsi\n"
+    "\tmov $1, %edi\n\txor %edx, %edx\n\tsyscall\n\tcpuid\n\tpop %rbx\n\tret\n");
+long unblock_enclu(const sigset_t *set), unblock_cpuid(const sigset_t *set);
+extern char enclu[], no_enclu[];
+
+static void passes(int number, siginfo_t *info, void *context)
+{
+	greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
+
+	(void)number;
+	caught += info->si_code <= 0;
+	if (regs[REG_RIP] == (greg_t)enclu)
+		regs[REG_RIP] = (greg_t)no_enclu;
+}
+
+static long met(long (*unblock)(const sigset_t *set))
+{
+	sigset_t set;
+	long before = caught;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGILL);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	raise(SIGILL);
+	unblock(&set);
+	return caught - before;
 }
 
 static void *sender(void *arg)
@@ -73,6 +106,10 @@ int main(void)
 	over = 1;
 	pthread_join(t, NULL);
 	check(!wrong && !stray, "signals", "%ld wrong, at %lx", wrong, stray);
+	act.sa_sigaction = passes;
+	sigaction(SIGILL, &act, NULL);
+	CHECK_EQ(met(unblock_enclu), 1, "before_enclu");
+	CHECK_EQ(met(unblock_cpuid), 1, "before_cpuid");
 	check(encl_op(&e, OP_SUM, 3, 4, 0, 0) == mix(3, 4), "inside_again", "%s", e.err);
 	return tap_failed;
 }

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
-from softsgx.host import accepts, short
+from softsgx.host import accepts, ptrace, short
 from softsgx.host.foreign import address_of
-from softsgx.uapi.regs import NAMES, NREGS
+from softsgx.sdm.leaves import EACCEPT
+from softsgx.uapi.regs import EFLAGS, NAMES, NREGS, ORIG_RAX, RAX, RBX, RCX, RIP
+from tests.host.test_pathcode import Stepper
 
 _SOURCE = Path(accepts.__file__).with_name("accepts.c").read_text()
 _CODE = Path(accepts.__file__).with_name("short.S").read_text()
@@ -74,3 +79,29 @@ def test_registers_are_popped_in_the_order_in_which_they_lie() -> None:
 def test_where_a_buffer_lies() -> None:
     buffer = bytearray(b"here")
     assert ctypes.string_at(address_of(buffer), 4) == b"here"
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_signal_that_is_sent_to_a_thread_at_an_enclu_is_no_enclus(*, sent: bool) -> None:
+    memory = mmap.mmap(-1, 3 * mmap.PAGESIZE, prot=7)
+    memory[:6] = b"\x0f\x01\xd7\x0f\x01\xd7"
+    base, kinds = address_of(memory), bytearray((0, 1, 2))
+    child, block = Stepper(), accepts.Block()
+    block.enclave(0, base, len(memory), address_of(kinds), base)
+    block.thread(child.pid)[accepts.TID] = child.pid
+    block.rule(EACCEPT << 32 | 1 << 8 | 2, bytes(64), (3, 0, 0, 0, (1 << 64) - 1, 0, 0))
+    block["most"] = 1
+    view = child.regs.view
+    view[:] = child.start.view
+    view[RAX], view[RBX], view[RCX] = EACCEPT, base + mmap.PAGESIZE, base + 2 * mmap.PAGESIZE
+    view[RIP], view[EFLAGS], view[ORIG_RAX] = base, 0x202, (1 << 64) - 1
+    child.regs.store(child.pid)
+    try:
+        if sent:
+            os.kill(child.pid, signal.SIGILL)
+        ptrace.cont(child.pid)
+        block.run()
+        assert (block["done"], kinds[2]) == ((0, 2) if sent else (1, 3))
+        assert block["got"] == (child.pid if sent else 0)
+    finally:
+        child.close()

@@ -31,7 +31,7 @@ def test_answers_signals_and_the_device_are_as_before(softsgx: Softsgx, guest: G
 def test_a_signal_that_is_sent_finds_a_thread_that_was_inside_in_its_own_code(
     softsgx: Softsgx, guest: Guest
 ) -> None:
-    _assert_all_ok(softsgx("--", guest("sentillegal")), 4)
+    _assert_all_ok(softsgx("--", guest("sentillegal")), 6)
 
 
 def test_exact_leaves_the_code_alone(softsgx: Softsgx, guest: Guest) -> None:

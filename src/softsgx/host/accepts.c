@@ -166,6 +166,14 @@ static struct user_regs_struct over(struct thread *t, uint64_t prot)
 	return first;
 }
 
+/* Whether somebody has sent the signal: it met the thread at an ENCLU, or took the place of its own. */
+static bool is_sent(const struct thread *t)
+{
+	siginfo_t info;
+
+	return ptrace(PTRACE_GETSIGINFO, (pid_t)t->tid, NULL, &info) < 0 || info.si_code <= 0;
+}
+
 static void note(struct block *b, uint64_t enclave, uint64_t rule, uint64_t page)
 {
 	struct run *run = (struct run *)b->runs + b->n_runs - 1;
@@ -194,7 +202,7 @@ static enum taken take(struct block *b, struct thread *t)
 	if (ptrace(PTRACE_GETREGS, (pid_t)t->tid, NULL, &first) < 0)
 		return OTHER;
 	rule = rule_for(b, t, e, &first);
-	if (!rule)
+	if (!rule || is_sent(t))
 		return OTHER;
 	t->regs = first;
 	t->regs.rip += ENCLU_BYTES;

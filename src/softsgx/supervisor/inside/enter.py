@@ -70,7 +70,7 @@ def quick(run: Run, system_call: Callable[[Tracee], None]) -> Callable[[Tracee, 
     that of a call that is none of ours, its registers loaded.
     """
     view, regs = run.view, run.regs
-    load, store_and_cont = regs.load, regs.store_and_cont
+    load, store_and_cont, si_code = regs.load, regs.store_and_cont, ptrace.si_code
 
     def stopped(tracee: Tracee, status: int) -> None:
         tid, thread = tracee.tid, tracee.thread
@@ -86,7 +86,8 @@ def quick(run: Run, system_call: Callable[[Tracee], None]) -> Callable[[Tracee, 
                 stepped = view[EFLAGS] & _TF or thread.tcs.outer_tf
                 if is_enclu and tracee.slot is not None:
                     counted(run, tracee, enclave, at)
-                if is_enclu and not stepped and not eexit(thread, view):
+                usual = is_enclu and not stepped and si_code(tid) > 0
+                if usual and not eexit(thread, view):
                     tracee.stopped = False
                     store_and_cont(tid)
                     return
@@ -134,7 +135,7 @@ def _signal(run: Run, tracee: Tracee, number: int) -> None:
     inside = thread is not None and thread.tcs is not None
     if (tracee.odd is not None or tracee.signals.ignored) and _unusual(run, tracee, number, inside):
         return
-    if number == SIGILL:
+    if number == SIGILL and ptrace.si_code(tracee.tid) > 0:  # an ENCLU's own, and nobody's else
         rip = view[RIP]
         if inside:
             enclave = thread.enclave

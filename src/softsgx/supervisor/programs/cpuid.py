@@ -22,7 +22,7 @@ _SIGILL, _SIGSEGV = 4, 11
 def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
     """From a SIGILL or SIGSEGV outside an enclave: answer if it was a CPUID. Uses ``run.regs``."""
     space, view = tracee.space, run.view
-    if not space.image:
+    if not space.image or ptrace.si_code(tracee.tid) <= 0:
         return False
     rip = view[RIP]
     code = space.peek(rip, 16)
