@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: foreseen heap|straddle|unaligned|userfault|sharer|faults FOLDER
+ * usage: foreseen heap|straddle|unaligned|userfault|sharer|locked|faults FOLDER
  * Pages are added in a row, until a process that softsgx runs adds them itself, and then something
  * comes that makes the next one another. Prints what was answered and, of faults, what is left of
  * their signals' handlers and masks. At the end it sends itself SIGUSR2, for who looks at the enclave.
@@ -219,6 +219,23 @@ static void userfault(void)
 	waitpid(child, NULL, 0);
 }
 
+/* What is locked, which has a limit, is the program's own memory. */
+static void locked(void)
+{
+	char line[256];
+	FILE *status;
+
+	if (mlockall(MCL_FUTURE))
+		bail("mlockall", strerror(errno));
+	row(BEFORE);
+	status = fopen("/proc/self/status", "r");
+	while (status && fgets(line, sizeof(line), status))
+		if (!strncmp(line, "VmLck", 5))
+			fputs(line, stdout);
+	fclose(status);
+	row(2);
+}
+
 static void handler(int number, siginfo_t *si, void *context)
 {
 	(void)si, (void)context;
@@ -361,6 +378,8 @@ int main(int argc, char **argv)
 		unaligned();
 	if (!strcmp(what, "userfault"))
 		userfault();
+	if (!strcmp(what, "locked"))
+		locked();
 	if (!strcmp(what, "faults"))
 		faults(folder);
 	if (!strcmp(what, "sharer"))

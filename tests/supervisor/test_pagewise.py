@@ -59,7 +59,9 @@ def test_the_same_as_each_call_by_python(
         assert short["added"] > taken // 2 or "stretches" in more  # signals leave time for none
 
 
-@pytest.mark.parametrize("case", ["heap", "straddle", "unaligned", "userfault", "sharer", "faults"])
+@pytest.mark.parametrize(
+    "case", ["heap", "straddle", "unaligned", "userfault", "sharer", "locked", "faults"]
+)
 def test_what_makes_the_next_page_another_is_seen(guest: Guest, tmp_path: Path, case: str) -> None:
     """By whoever adds the pages: for some of it no call of the process stops."""
     argv: list[str | Path] = [guest("foreseen"), case, tmp_path]

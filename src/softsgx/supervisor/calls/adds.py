@@ -146,6 +146,7 @@ def _lead(run: Run, tracee: Tracee, call: Remote) -> None:
     except OSError:  # a kernel that lets nobody write over protections
         call(nr.NR_munmap, base, adds.CODE_BYTES)
         return
+    call(nr.NR_munlock, base, adds.CODE_BYTES)  # mlockall(MCL_FUTURE) is of the program's own
     space.led = [*space.led, (site, jump, was)]
     known.base = base
 
@@ -172,5 +173,6 @@ def _share(tracee: Tracee, call: Remote) -> None:
         known.base = -1
         return
     new.mapped()
+    call(nr.NR_munlock, there, length)
     space.poke(there - PAGE_SIZE, struct.pack("<Q", there))
     known.shared = new

@@ -82,6 +82,7 @@ def _open(process: HostProcess, space: AddressSpace, call: Remote) -> None:
         space.entries = _NEVER
         return
     table.tables.mapped()
+    call(nr.NR_munlock, base, image.size)  # mlockall(MCL_FUTURE) is of the program's own
     if space.paths.base > 0:
         table.tell_paths(space.paths.base)
     if inherited:
