@@ -177,6 +177,11 @@ def full(cpu: Cpu) -> None:
     cpu.enclave.tcs_at(BASE).cssa = 2
 
 
+def uninitialized(cpu: Cpu) -> None:
+    cpu.enclave.initialized = 0
+    cpu.enclave.touch()  # no enclave becomes so again, so nothing else tells
+
+
 ENTRY: list[Mistake] = [
     ("thread inside", (GP, 0, 0), inside),
     ("rbx not aligned", (GP, 0, 0), lambda _: {"rbx": BASE + 8}),
@@ -191,7 +196,7 @@ ENTRY: list[Mistake] = [
     ("tcs.OGSBASE", (GP, 0, 0), tcs_field(ogsbase=0x7001)),
     ("tcs.FLAGS", (GP, 0, 0), tcs_field(flags=2)),
     ("tcs.OFSBASE far", (GP, 0, 0), tcs_field(ofsbase=1 << 47)),
-    ("enclave", (GP, 0, 0), lambda c: setattr(c.enclave, "initialized", 0)),
+    ("enclave", (GP, 0, 0), uninitialized),
 ]
 
 

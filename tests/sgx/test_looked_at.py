@@ -1,7 +1,8 @@
-"""What is remembered of entries, as pages change: EENTER answers as if it looked each time."""
+"""What is remembered of entries, as pages change: EENTER and ERESUME answer as if they looked."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +15,7 @@ from softsgx.device.build import Refused, Segment, build_enclave, ioctl, tcs_pag
 from softsgx.sdm import leaves as sdm
 from softsgx.sdm.sigstruct import new_key
 from softsgx.sdm.structs import SECINFO
-from softsgx.sgx.enclu import eenter, eexit
+from softsgx.sgx.enclu import aex, eenter, eexit, eresume
 from softsgx.sgx.inside import run_leaf
 from softsgx.uapi import sgx as uapi
 from softsgx.uapi.regs import RAX, RBX, RCX, RIP
@@ -28,12 +29,12 @@ _PLACE = st.integers(1, _PAGES - 1)
 class _Running:
     """An enclave of two TCSs with an SSA frame each, mapped as its pages allow."""
 
-    def __init__(self) -> None:
+    def __init__(self, nssa: int = 1) -> None:
         device = Device(DEFAULT())
         self.process = device.process()
         segments = [Segment(_CODE << 12, bytes(4096), 7)]
         for tcs, ssa in zip(_TCSS, _SSAS, strict=True):
-            page = tcs_page(0, ssa << 12, nssa=1)
+            page = tcs_page(0, ssa << 12, nssa=nssa)
             segments.append(Segment(tcs << 12, page, tcs=True))
             segments.append(Segment(ssa << 12, bytes(4096), 3))
         segments.append(Segment(_HEAP << 12, SECINFO.pack(flags=0), 3))
@@ -52,11 +53,18 @@ class _Running:
         with suppress(Refused):
             ioctl(self.process, self.fd, cmd, layout.pack(**fields))
 
-    def enter(self, tcs: int) -> int:
-        """EENTER: its answer."""
+    def enter(self, tcs: int, way: Callable[..., int] = eenter) -> int:
+        """EENTER or ERESUME: its answer."""
         self.regs = [0] * 27
         self.regs[RBX] = _BASE + (tcs << 12)
-        return eenter(self.thread, self.enclave, self.regs)
+        return way(self.thread, self.enclave, self.regs)
+
+    def forget(self, tcs: int) -> None:
+        """The next entry looks."""
+        for known in self.enclave.tcs.values():
+            if known.offset == tcs << 12:
+                known.checked = None
+                known.deeper.clear()
 
     def leave(self) -> None:
         """EEXIT."""
@@ -118,12 +126,39 @@ def test_entries_answer_as_if_they_looked_each_time(changes: list[tuple[str, int
             remembered = it.enter(tcs)
             if not remembered:
                 it.leave()
-            for known in it.enclave.tcs.values():
-                known.checked = None if known.offset == tcs << 12 else known.checked
+            it.forget(tcs)
             looked = it.enter(tcs)
             if not looked:
                 it.leave()
             assert remembered == looked
+
+
+@settings(max_examples=150, deadline=None)
+@given(changes=st.lists(_CHANGES, max_size=8), frames=st.integers(1, 2))
+def test_so_do_those_of_frames_that_lie_deeper(
+    changes: list[tuple[str, int, int]], frames: int
+) -> None:
+    """After an exception inside: its handler's entries, and the way back."""
+    it, tcs = _Running(nssa=3), _TCSS[0]
+    for depth in range(frames):
+        assert it.enter(tcs) == 0
+        aex(it.thread, it.regs, sdm.VECTOR_UD)
+        assert it.enclave.tcs_at(_BASE + (tcs << 12)).cssa == depth + 1
+    for change in [None, *changes]:
+        if change is not None and change[0] not in {"accept", "extend"}:
+            _change(it, *change)
+        for way in (eenter, eresume, eenter, eresume):
+            both = []
+            for remembered in (True, False):
+                if not remembered:
+                    it.forget(tcs)
+                error = it.enter(tcs, way)
+                if not error and way is eenter:
+                    it.leave()
+                elif not error:
+                    aex(it.thread, it.regs, sdm.VECTOR_UD)
+                both.append((error, it.thread.fault_addr if error else 0))
+            assert both[0] == both[1], (way, change)
 
 
 def test_what_no_entry_looked_at_changes_none_of_them() -> None:

@@ -238,6 +238,17 @@ def test_computing_under_signals(guest: Guest, softsgx: Softsgx, exact: tuple[st
     _assert_all_ok(softsgx(*exact, "--", guest("bench_inside"), "200", "20000000"), 2)
 
 
+@pytest.mark.parametrize("other", [(), ("other",)])
+@pytest.mark.parametrize("how", [(), ("--exact",), ("--record", "run.jsonl")])
+def test_exceptions_inside_come_to_the_programs_handler(
+    guest: Guest, softsgx: Softsgx, how: tuple[str, ...], other: tuple[str, ...],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The trap number and the error code are the exception's, whether it is looked at or not."""
+    monkeypatch.chdir(tmp_path)
+    _assert_all_ok(softsgx(*how, "--", guest("bench_faults"), "60", *other), 1)
+
+
 def test_the_sample_enclave_speaks(softsgx: Softsgx) -> None:
     output = cache_directory("hello")
     with locked(output):

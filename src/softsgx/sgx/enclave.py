@@ -82,8 +82,9 @@ class Tcs:
     Addresses are linear; ``cssa`` is the live one (the page's copy is what EADD
     loaded). ``entered`` is the thread inside, or None. ``valid``: what EENTER
     and ERESUME ask of OSSA, OFSBASE, OGSBASE and FLAGS holds. ``aexnotify``: ERESUME may
-    notify the enclave of the exit. ``row``: a `Shortcut`, or None; where there is one it knows
-    better than ``entered``.
+    notify the enclave of the exit. ``checked``: what held when an EENTER has found nothing amiss
+    with frame 0, ``deeper``: with others. ``row``: a `Shortcut`, or None; where there is one it
+    knows better than ``entered``.
     """
 
     __slots__ = (
@@ -93,6 +94,7 @@ class Tcs:
         "checked",
         "cssa",
         "debug_optin",
+        "deeper",
         "entered",
         "entry",
         "frame_bytes",
@@ -127,6 +129,7 @@ class Tcs:
         self.outer_fs_base = self.outer_gs_base = self.outer_tf = self.opted_in = 0
         self.entered: Any = None
         self.checked: Any = None
+        self.deeper: dict[int, Any] = {}
         self.row: Shortcut | None = None
 
     @property

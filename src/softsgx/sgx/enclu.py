@@ -213,9 +213,8 @@ def eenter(thread: Thread, enclave: Enclave, regs: Regs) -> int:
     key = (enclave.entries, thread.mm.generation, thread.mm)
     if (
         tcs is None
-        or tcs.checked != key
+        or (tcs.deeper.get(tcs.cssa) if tcs.cssa else tcs.checked) != key
         or tcs.busy
-        or tcs.cssa  # the memory of the checks is for frame 0 only
         or thread.tcs is not None
         or not regs[RCX] < _TOP  # the other half is left to the checks
     ):
@@ -223,9 +222,12 @@ def eenter(thread: Thread, enclave: Enclave, regs: Regs) -> int:
         if error:
             return error
         tcs = enclave.tcs_at(regs[RBX])
-        tcs.checked = None if tcs.cssa else key
+        if tcs.cssa:
+            tcs.deeper[tcs.cssa] = key
+        else:
+            tcs.checked = key
         enclave.looked_at.add(tcs.offset >> 12)
-        enclave.looked_at.update([offset >> 12 for offset in _frame_pages(enclave, tcs, 0)])
+        enclave.looked_at.update([offset >> 12 for offset in _frame_pages(enclave, tcs, tcs.cssa)])
     _enter_at_oentry(thread, enclave, tcs, regs)
     return 0
 
@@ -348,10 +350,12 @@ def eresume(thread: Thread, enclave: Enclave, regs: Regs) -> int:
     An enclave that wants to be notified of the exit is entered at OENTRY instead, as by
     EENTER: the frame below is its handler's to restore (EDECCSSA) or to resume.
     """
-    error = _enter_checks(thread, enclave, regs, resume=True)
-    if error:
-        return error
-    tcs = enclave.tcs_at(regs[RBX])
+    tcs = enclave.tcs.get(regs[RBX] - enclave.base)
+    if tcs is None or not _resumes(thread, enclave, tcs, regs):
+        error = _enter_checks(thread, enclave, regs, resume=True)
+        if error:
+            return error
+        tcs = enclave.tcs_at(regs[RBX])
     thread.notified = _notifies(enclave, tcs)
     if thread.notified:
         _enter_at_oentry(thread, enclave, tcs, regs)
@@ -387,6 +391,15 @@ def eresume(thread: Thread, enclave: Enclave, regs: Regs) -> int:
     regs[RIP] = saved[17]
     regs[FS_BASE], regs[GS_BASE] = fs_base, gs_base
     return 0
+
+
+def _resumes(thread: Thread, enclave: Enclave, tcs: Tcs, regs: Regs) -> bool:
+    """Whether ERESUME would find nothing amiss, by what EENTER has found in the same frame."""
+    if not tcs.cssa or tcs.aexnotify or tcs.busy or thread.tcs is not None:
+        return False
+    frame = tcs.cssa - 1
+    known = tcs.deeper.get(frame) if frame else tcs.checked
+    return known == (enclave.entries, thread.mm.generation, thread.mm) and regs[RCX] < _TOP
 
 
 def edeccssa(thread: Thread, regs: Regs) -> int:

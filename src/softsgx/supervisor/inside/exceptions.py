@@ -34,6 +34,7 @@ from softsgx.supervisor.stopped.answer import cont
 from softsgx.supervisor.stopped.handler import begin
 from softsgx.supervisor.stopped.reaper import raises
 from softsgx.supervisor.stopped.remote import calls
+from softsgx.supervisor.stopped.resume import let_go
 from softsgx.supervisor.stopped.waits import wait_stop
 from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, RAX, RBX, RDI, RDX, RIP, RSI, RSP
 
@@ -166,8 +167,9 @@ def exception(run: Run, tracee: Tracee, number: int, info: bytes) -> bool:
     if was.vector < 0 or perf:
         leave(run, tracee, was.vector, 0, 0)
         return False
+    came = was.vector == _UD and not was.number
     number, si_code = (was.number, was.si_code) if was.number else (number, si_code)
-    raise_inside(run, tracee, was.vector, 0, 0, number, si_code)
+    raise_inside(run, tracee, was.vector, 0, 0, number, si_code, came=came)
     return True
 
 
@@ -275,9 +277,13 @@ def _pte_present(pid: int, addr: int) -> bool:
 
 
 def raise_inside(
-    run: Run, tracee: Tracee, vector: int, code: int, addr: int, number: int = 0, si_code: int = 0
-) -> None:
-    """An exception inside: AEX, then what the kernel does with it at the AEP."""
+    run: Run, tracee: Tracee, vector: int, code: int, addr: int, number: int = 0, si_code: int = 0,
+    *, came: bool = False,
+) -> None:  # fmt: skip
+    """An exception inside: AEX, then what the kernel does with it at the AEP.
+
+    came: it is the processor's own, so the kernel has noted vector and error code for the frame.
+    """
     if run.debugger is not None:
         to_vdso = _fixed_up(tracee, tracee.thread.tcs.aep, vector)
         sent = number or _signal_of(vector, code)[0]
@@ -288,7 +294,7 @@ def raise_inside(
     leave(run, tracee, vector, code, addr)
     if vector not in (sdm.VECTOR_DB, sdm.VECTOR_BP):
         _crashed(run, tracee, (vector, code, addr), number or _signal_of(vector, code)[0], refused)
-    deliver(run, tracee, vector, code, addr, sdm.ERESUME, number, si_code)
+    deliver(run, tracee, vector, code, addr, sdm.ERESUME, number, si_code, came=came)
 
 
 def _crashed(
@@ -317,11 +323,12 @@ def _fixed_up(tracee: Tracee, rip: int, vector: int) -> bool:
 
 def deliver(
     run: Run, tracee: Tracee, vector: int, code: int, addr: int, leaf: int,
-    number: int = 0, si_code: int = 0,
+    number: int = 0, si_code: int = 0, *, came: bool = False,
 ) -> None:  # fmt: skip
     """An exception with RIP at an ENCLU or at the AEP: the vDSO's fixup, or a signal.
 
-    Source: Linux arch/x86/entry/vdso/extable.c, fixup_vdso_exception().
+    came: as `raise_inside` has it. Source: Linux arch/x86/entry/vdso/extable.c,
+    fixup_vdso_exception().
     """
     view, space = run.view, tracee.space
     if vector == _PF:
@@ -357,6 +364,9 @@ def deliver(
         masks.force(run, tracee, number)
         return
     ptrace.set_siginfo(tracee.tid, info.ljust(128, b"\0"))
+    if came and _at_once(run, tracee, number):
+        let_go(run, tracee, number, sure=True)  # inside it was not blocked, so it has reset nothing
+        return
     in_handler(run, tracee, number, (code, vector, addr))
 
 
@@ -366,6 +376,16 @@ def _signal_of(vector: int, code: int) -> tuple[int, int]:
     if vector == _UD:
         return SIGILL, ILL_ILLOPN
     return SIGSEGV, SI_KERNEL
+
+
+def _at_once(run: Run, tracee: Tracee, number: int) -> bool:
+    """Whether a signal is given with no look at its frame: nothing has to be done there.
+
+    Nor may another thread reset the handler meanwhile (`softsgx.supervisor.stopped.handler`).
+    """
+    options = run.record is None and run.faults is None and not run.options.abort_page
+    usual = options and run.debugger is None and tracee.odd is None and not run.pending.dirty
+    return usual and len(tracee.space.tracees) == 1 and tracee.signals.handled(number)
 
 
 def in_handler(

@@ -48,8 +48,10 @@ def _may_be_reset(tracee: Tracee, number: int) -> bool:
     return (number == SIGILL and not alone) or not catches(tracee.tid, number)
 
 
-def let_go(run: Run, tracee: Tracee, number: int, step: bool = False) -> None:
-    """Let it run, whoever debugs. step: one instruction."""
+def let_go(
+    run: Run, tracee: Tracee, number: int, step: bool = False, *, sure: bool = False
+) -> None:
+    """Let it run, whoever debugs. step: one instruction. sure: the signal's handler is there."""
     need(tracee.tid)
     if number and tracee.reaper is not False:
         from softsgx.supervisor.stopped.reaper import CONCERNED, ends, spared  # no start's, mostly
@@ -64,7 +66,7 @@ def let_go(run: Run, tracee: Tracee, number: int, step: bool = False) -> None:
             run.record.signal(tracee.tid, number)
         run.record.flush()
     if number:
-        if tracee.signals.handled(number) and _may_be_reset(tracee, number):
+        if not sure and tracee.signals.handled(number) and _may_be_reset(tracee, number):
             from softsgx.supervisor.stopped.handler import begin
 
             own = ptrace.si_code(tracee.tid) > 0
