@@ -26,6 +26,7 @@ from softsgx.uapi.fs import (
     FIOQSIZE,
     XFS_IOCTLS,
 )
+from softsgx.uapi.mman import MAP_DENYWRITE, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_SHARED
 from softsgx.uapi.syscalls import SYSCALLS
 
 __all__ = ["directory_program", "fd_calls", "fd_program"]
@@ -72,7 +73,13 @@ def fd_program(
     p.op(JSET, 0x20, "allow")  # MAP_ANONYMOUS
     if nr.NR_mmap not in spared:
         p.op(RET, TRACE)
-    p.op(JSET, 1, "trace")  # MAP_SHARED
+    # A private one is EINVAL to the driver (sgx_get_unmapped_area()) and to what stands in for it,
+    # which comes by messages under any number. But that is asked after EEXIST, and when the kernel
+    # has taken away what was there; so what replaces something stops, unless it is a library.
+    p.op(JSET, MAP_SHARED | MAP_FIXED_NOREPLACE, "trace")
+    p.op(JSET, MAP_FIXED, "", "by fd")
+    p.op(JSET, MAP_DENYWRITE, "", "trace")
+    p.label("by fd")
     p.op(LD, arg(4))
     p.op(JEQ, fd, "looked", "allow")
     p.label("led")

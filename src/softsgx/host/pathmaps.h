@@ -16,6 +16,9 @@
 #define PROT_EXEC	4
 #define MAP_SHARED	1		/* and MAP_SHARED_VALIDATE */
 #define MAP_PRIVATE	2
+#define MAP_FIXED	0x10
+#define MAP_DENYWRITE	0x800
+#define MAP_FIXED_NOREPLACE 0x100000
 #define MAP_KINDS	0x2f		/* MAP_TYPE, MAP_ANONYMOUS */
 #define NR_FSTAT	5
 #define TF		0x100
@@ -318,8 +321,14 @@ softsgx_paths_final:
 	mov	OFFSET, %r9
 	jmp	*WAY
 softsgx_paths_finished:
-data:
-	bts	$NO_LINK_BIT, %rax
+data:					/* as fdprograms.py has it */
+	test	$MAP_FIXED_NOREPLACE, %r10d
+	jnz	slow
+	test	$MAP_FIXED, %r10b
+	jz	1f
+	test	$MAP_DENYWRITE, %r10d
+	jz	slow
+1:	bts	$NO_LINK_BIT, %rax
 	held	r8d
 	jmp	fast
 shared:
