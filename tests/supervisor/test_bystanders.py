@@ -21,6 +21,10 @@ pytestmark = pytest.mark.skipif(
 _SHOW = [sys.executable, "-m", "tests.supervisor.bystanders"]
 
 
+# A program with a thread execs what is prepared again.
+_FOUND = ("..[tde({b.i.}.).][..e.].",)
+
+
 def _shown(cache: Path, program: Path, operations: str, *how: str) -> tuple[str, list[str], int]:
     """What it prints, what was known of it, and how many stops Python had."""
     done = subprocess.run(
@@ -55,8 +59,8 @@ def test_nothing_is_known_otherwise(guest: Guest, tmp_path: Path) -> None:
     again = "[.](.)" * 6  # what is worth while from the fourth exec on
     for _ in range(4):
         _shown(learned, program, again + "sdibut<.>{.}e.x", "--each")
-    for n in range(24):
-        operations = again + _operations(chance)
+    chosen = [*_FOUND, *(_operations(chance) for _ in range(24))]
+    for n, operations in enumerate(again + each for each in chosen):
         caches = [shutil.copytree(learned, tmp_path / f"{how}{n}") for how in ("each", "few")]
         bare = subprocess.run([program, operations], capture_output=True, text=True, check=False)
         each, known, stops = _shown(caches[0], program, operations, "--each")
@@ -65,3 +69,45 @@ def test_nothing_is_known_otherwise(guest: Guest, tmp_path: Path) -> None:
         assert few == each, operations
         assert as_well == known, operations
         assert fewer < stops, operations
+
+
+_COUNTED = """
+import sys
+from softsgx.supervisor.loop import bystanders, supervisor
+from softsgx.supervisor.state.options import Options
+told, row = [], bystanders._row
+bystanders._row = lambda *args: told.append(None) or row(*args)
+supervisor._FEW_FORKS = 1
+supervisor.Supervisor(Options()).run(sys.argv[1:])
+print(len(told))
+"""
+_THREADS = """
+import threading
+end = threading.Event()
+threads = [threading.Thread(target=end.wait) for _ in range({})]
+for thread in threads:
+    thread.start()
+end.set()
+for thread in threads:
+    thread.join()
+"""
+_PROCESSES = """
+i=0
+while [ $i -lt {} ]; do
+    sleep 1000 & kids="$kids $!"; i=$((i+1))
+done
+kill $kids
+wait
+"""
+
+
+@pytest.mark.parametrize(
+    "program", [(sys.executable, "-S", "-c", _THREADS), ("/bin/sh", "-c", _PROCESSES)]
+)
+def test_what_is_told_of_one_does_not_grow_with_the_others(program: tuple[str, ...]) -> None:
+    n = 400
+    done = subprocess.run(
+        [sys.executable, "-c", _COUNTED, *program[:-1], program[-1].format(n)],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert int(done.stdout.splitlines()[-1]) < 10 * n

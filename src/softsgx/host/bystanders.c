@@ -55,6 +55,7 @@ EXPORT const char softsgx_bystanders_words[] = WORDS;
 #define ACTION_BYTES 32
 #define SYSCALL_BYTES 2
 #define CLONE3_BYTES 8
+#define PLACES 4096
 
 /*
  * A thread that is known. plain: all that it may do here is done here. space: a number of its memory,
@@ -127,13 +128,20 @@ static pid_t wait_for(struct polls *p, const struct block *b, pid_t tid, int *st
 	return got;
 }
 
+/* Where a thread was found last is where it is, mostly: there may be thousands. */
 static struct row *find(const struct block *b, uint64_t tid)
 {
-	struct row *row = (struct row *)b->rows;
+	static uint32_t places[PLACES];
+	struct row *rows = (struct row *)b->rows;
+	uint32_t *place = &places[tid % PLACES];
 
-	for (uint64_t i = 0; i < b->n_rows; i++, row++)
-		if (row->tid == tid)
-			return row;
+	if (*place < b->n_rows && rows[*place].tid == tid)
+		return rows + *place;
+	for (uint64_t i = 0; i < b->n_rows; i++)
+		if (rows[i].tid == tid) {
+			*place = (uint32_t)i;
+			return rows + i;
+		}
 	return NULL;
 }
 

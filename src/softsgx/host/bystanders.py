@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     """Of a thread: tid, whether it is plain, a number of its memory, where our vDSO and the code
     for paths are in it, and 2 if it waits for its vfork child."""
 
-__all__ = ["ACTION", "BORN", "END", "EXEC", "RUNS", "Block", "available"]
+__all__ = ["ACTION", "BORN", "END", "EXEC", "MOST_ROWS", "RUNS", "Block", "available"]
 
 BORN, EXEC, END, RUNS, ACTION = range(5)
 """What happened: the kinds of entries of the log, as ``bystanders.c`` has them."""
 
 _PATH = path_of("softsgx-execs.so")
-_MOST_ROWS, _MOST_LOG, _MOST_EARLY = 256, 64, 16
+MOST_ROWS = 4096
+"""So many threads at most: with more every stop is Python's."""
+_MOST_LOG, _MOST_EARLY = 64, 16
 _ROW, _HEAD, _ENTRY, _EARLY = 6, 6, 22, 2  # words
 
 
@@ -40,21 +42,21 @@ class Block(Words):
     """
 
     def __init__(self, beat: memoryview | None) -> None:
-        room = _MOST_ROWS * _ROW + _MOST_LOG * _ENTRY + _MOST_EARLY * _EARLY
+        room = MOST_ROWS * _ROW + _MOST_LOG * _ENTRY + _MOST_EARLY * _EARLY
         super().__init__(_PATH, "softsgx_bystanders", room)
         self._rows = len(self._index)
-        self._log = self._rows + _MOST_ROWS * _ROW
+        self._log = self._rows + MOST_ROWS * _ROW
         self._early = self._log + _MOST_LOG * _ENTRY
         for name, first in (("rows", self._rows), ("log", self._log), ("early", self._early)):
             self[name] = self.address + 8 * first
-        self["most_rows"], self["most_log"] = _MOST_ROWS, _MOST_LOG
+        self["most_rows"], self["most_log"] = MOST_ROWS, _MOST_LOG
         self.most_early = _MOST_EARLY
         self._beat = memoryview(bytearray(8)) if beat is None else beat
         self["beat"] = foreign.address_of(self._beat)
 
     def know(self, rows: list[Row]) -> bool:
         """These are the threads, and no others: whether there is room for them."""
-        if len(rows) > _MOST_ROWS:
+        if len(rows) > MOST_ROWS:
             return False
         for n, row in enumerate(rows):
             self._put(n, row)
@@ -74,7 +76,7 @@ class Block(Words):
         for row in rows:
             at = tids.index(row[0]) if row[0] in tids else n
             if row[1] >= 0:
-                if at == _MOST_ROWS:
+                if at == MOST_ROWS:
                     return False
                 self._put(at, row)
                 tids[at:] = tids[at:] or [row[0]]

@@ -81,8 +81,10 @@ def sigaction(run: Run, tracee: Tracee) -> Any:
 
 def shares_handlers(run: Run, tracee: Tracee) -> bool:
     """Whether another thread has the same ones (CLONE_SIGHAND, which shares the memory, too)."""
-    others = tracee.space.tracees.difference((tracee.tid,))
-    return any(run.tracees[tid].signals is tracee.signals for tid in others)
+    signals, tracees = tracee.signals, run.tracees
+    return any(
+        tid != tracee.tid and tracees[tid].signals is signals for tid in tracee.space.tracees
+    )
 
 
 def sigprocmask(run: Run, tracee: Tracee) -> bool:

@@ -42,17 +42,16 @@ class Bystanders:
         block = self._block = bystanders.Block(None if front is None else front.beat)
         block["image_bytes"], block["paths_bytes"] = image.whole, pathcode.SIZE
         block["aep"], block["main"] = image.aep & 0xFFF, run.main_pid
-        self._births, self._last = -1, 0
+        self._last = 0
+        run.changed = None
         self._about: list[int] = []
 
     def wait(self) -> tuple[int, int]:
         """The next event that is Python's, as `waits.wait_any` tells it; (0, 0) if it is over."""
         run, block = self._run, self._block
-        if waits.kept or waits.lost or waits.ending or run.early or not self._usual():
-            self._births = -1
-            return waits.wait_any()
-        if not self._tell():
-            self._births = -1
+        kept = waits.kept or waits.lost or waits.ending or run.early
+        if kept or not self._usual() or not self._tell():
+            run.changed = None
             return waits.wait_any()
         block.run()
         self._note()
@@ -60,7 +59,7 @@ class Bystanders:
         if run.execs:
             run.execs.begun = bool(block["looked"])
         tracee = run.tracees.get(self._last)
-        self._about = [] if tracee is None else list(tracee.space.tracees)
+        self._about = [] if tracee is None else _leaders(run, tracee)
         return self._last, block["status"]
 
     def _usual(self) -> bool:
@@ -79,16 +78,22 @@ class Bystanders:
         block["place"] = _U64 if wanted is None else wanted
         block["polls"] = waits.may_poll()
         block["most_early"] = block.most_early if run.killed is None else 0
-        if self._births != run.births:
-            self._births = run.births
-            return block.know([_row(run, tracee) for tracee in run.tracees.values()])
-        tids, tracee = {self._last, *self._about}, run.tracees.get(self._last)
+        changed, run.changed = run.changed, set()
+        if changed is None:
+            if len(run.tracees) > bystanders.MOST_ROWS:
+                return False
+            found = run.tracees.values()
+            return block.know([_row(run, each) for each in found if each.tid == each.tgid])
+        tids, tracee = {self._last, *self._about, *changed}, run.tracees.get(self._last)
         if tracee is not None:
-            tids |= tracee.space.tracees
+            tids.update(_leaders(run, tracee))
         rows = []
         for tid in tids:
             about = run.tracees.get(tid)
-            rows.append((tid, -1, 0, 0, 0, 0) if about is None else _row(run, about))
+            if about is None:
+                rows.append((tid, -1, 0, 0, 0, 0))
+            elif about.tid == about.tgid:
+                rows.append(_row(run, about))
         return block.change(rows)
 
     def _note(self) -> None:
@@ -112,6 +117,14 @@ class Bystanders:
                 tracees[tid].signals.set(a, more.tobytes())
         for tid, status in block.early():
             processes.unknown(run, tid, status)
+
+
+def _leaders(run: Run, tracee: Tracee) -> list[int]:
+    """The first threads of the processes that have a thread's memory: no other has a row."""
+    space = tracee.space
+    if not space.shared:
+        return [tracee.tgid]
+    return [tid for tid in space.tracees if run.tracees[tid].tgid == tid]
 
 
 def _row(run: Run, tracee: Tracee) -> Row:

@@ -38,6 +38,7 @@ def ended(run: Run, tid: int, status: int) -> None:
     ending.discard(tid)
     if tracee is None:
         return
+    _changed(run, tid, tracee.tgid)
     space = tracee.space
     space.tracees.discard(tid)
     tracee.files.discard(tid)
@@ -65,8 +66,16 @@ def ended(run: Run, tid: int, status: int) -> None:
         _space_ended(run, space)
 
 
+def _changed(run: Run, *tids: int) -> None:
+    """Threads that came, or went, and whom that concerns."""
+    if run.changed is not None:
+        run.changed.update(tids)
+
+
 def _complete(run: Run, space: AddressSpace) -> None:
     """A thread that waited for its vfork child lacks filters: it stops for them."""
+    if not space.shared:
+        return
     for tid in space.tracees:
         if run.tracees[tid].programs:
             try:  # noqa: SIM105 - contextlib costs 3 ms of every start
@@ -174,6 +183,7 @@ def note_born(run: Run, parent: Tracee, tid: int, flags: int) -> Tracee:
         new = Tracee(tid, parent.tgid, parent.space)
     elif flags & CLONE_VM:
         new = Tracee(tid, tid, parent.space)
+        parent.space.shared = True
     else:
         old = parent.space
         space = old.forked(tid)
@@ -199,7 +209,7 @@ def note_born(run: Run, parent: Tracee, tid: int, flags: int) -> Tracee:
 def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
     """A new thread or process at its first status."""
     new = note_born(run, parent, tid, flags)
-    run.births += 1
+    _changed(run, tid, parent.tid, parent.tgid)
     if parent.space.sgx is not None and parent.space.sgx.bound and os.WIFSTOPPED(status):
         # Its parent may have been bound at that moment (`softsgx.supervisor.calls.series`).
         try:  # noqa: SIM105 - contextlib costs 3 ms of every start
@@ -298,8 +308,8 @@ def executed(run: Run, tracee: Tracee) -> None:
 
 def renew(run: Run, tracee: Tracee, former: int) -> None:
     """What was known of a program that has made another by exec goes. former: the thread's tid."""
-    run.births += former != tracee.tid
     if former != tracee.tid:
+        _changed(run, former, tracee.tid)
         ending.discard(former)
         gone = run.tracees.pop(former, None)
         if gone is not None:

@@ -167,8 +167,9 @@ class Again:
                 ptrace.cont(tid, waits.passes(tid, status))
 
     def note(self, tracee: Tracee, recipe: int, base: int, paths: int, starts: list[int]) -> None:
-        """What is to be known of a program that was prepared: by what, and where that lies."""
+        """What is to be known of a program that was prepared, and runs: by what, and where."""
         run, block, space = self._run, self.block, tracee.space
+        tracee.stopped = False
         space.image = base
         space.aep = base + vdso.load_image().aep
         if paths:

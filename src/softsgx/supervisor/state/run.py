@@ -43,9 +43,10 @@ class Run:
 
     record: the recorder, or None. faults: those on purpose (`softsgx.faults`), or None. debugger:
     what a client of GDB's protocol is served by (`supervisor.debug`), or None.
-    tracees: by tid; births: how often others came, or went by another's exec. early: statuses of
-    children whose parents' events have not come yet. killed:
-    the process that was last ended from outside, or by another thread, whose children may have none
+    tracees: by tid; changed: those that came or went since `supervisor.loop.bystanders` was told,
+    or concern such, None where it has to be told of all. early: statuses of children of whom no
+    parent has told yet. killed: the process that was last ended from outside, or by another thread,
+    whose children may have none
     to tell of them. regs: the registers of the thread that is dealt with, ``view`` of them as a
     list; spare_regs: others, for a while. main_pid, main_status: of the program. sent_illegal:
     whether a SIGILL came that was
@@ -92,7 +93,7 @@ class Run:
         self.ahead: Any = None
         self.lsm = options.lsm
         self.tracees: dict[int, Tracee] = {}
-        self.births = 0
+        self.changed: set[int] | None = None
         self.early: dict[int, int] = {}
         self.killed: Tracee | None = None
         self.regs = ptrace.Registers()

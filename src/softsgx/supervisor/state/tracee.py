@@ -30,8 +30,8 @@ class AddressSpace:
     mapping, what notes it). translates: the program reads the code that it maps, and does not run
     it. undumpable: the program thinks that it is (PR_SET_DUMPABLE). implies: a thread may have
     READ_IMPLIES_EXEC; known where an enclave is mapped. userfaults: there may be a userfaultfd of
-    it. threaded: more than one thread has run in it at once. paths: what makes its calls on paths
-    without a stop, raw: what makes its ENCLUs so.
+    it. threaded: more than one thread has run in it at once; shared: more than one process.
+    paths: what makes its calls on paths without a stop, raw: what makes its ENCLUs so.
     tracees: those that run in it. watched: the descriptors that a filter stops calls on, each with
     the calls that it spares (`host.spared`); mem_fds:
     those of them that are of /proc/PID/mem, or (own_attrs: opened with this mm) of /proc/PID/attr
@@ -68,6 +68,7 @@ class AddressSpace:
         "ranges",
         "raw",
         "sgx",
+        "shared",
         "short",
         "threaded",
         "tracees",
@@ -92,7 +93,7 @@ class AddressSpace:
         self.raw = RawSites()
         self.executable: list[Any] = []
         self.kept = 0
-        self.masks_seen = False
+        self.masks_seen = self.shared = False
         self.native_cpuid = True
         self.translates = self.undumpable = self.implies = self.userfaults = False
         self.threaded = False
