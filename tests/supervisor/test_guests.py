@@ -200,6 +200,47 @@ def test_the_epcs_size_is_told_as_of_linux_5_17(design: str, shown: str, softsgx
     assert bool(done.returncode) == (not shown)
 
 
+def test_the_file_that_tells_it_is_one_of_sysfs(softsgx: Softsgx, tmp_path: Path) -> None:
+    """By each name that it has, for each call: held against an attribute that is there."""
+    node = "/sys/devices/system/node/node0"
+    if not os.path.exists(f"{node}/meminfo") or os.path.exists(f"{node}/x86/sgx_total_bytes"):
+        pytest.skip("the machine has no such folder, or SGX; another one forces this")
+    program = tmp_path / "asks.py"
+    program.write_text(f"""
+import errno, os, stat, sys
+os.chdir("{node}")
+for folder in ("{node}/", "/sys/bus/node/devices/node0/", ""):
+    for name in (folder + n for n in ("meminfo", "x86/sgx_total_bytes")):
+        answers = []
+        for ask in (
+            *(lambda m=m: os.access(name, m) for m in (os.F_OK, os.R_OK, os.W_OK, os.X_OK)),
+            lambda: (lambda s: (s.st_mode, s.st_size, s.st_nlink, s.st_uid, s.st_rdev, s.st_dev))(
+                os.stat(name)),
+            lambda: os.lstat(name).st_size, lambda: os.readlink(name), lambda: os.listdir(name),
+            lambda: os.mkdir(name), lambda: os.stat(name + "/x"),
+            *(lambda f=f: os.close(os.open(name, f)) for f in (
+                os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_DIRECTORY, os.O_CREAT | os.O_EXCL,
+                os.O_NOFOLLOW)),
+        ):
+            try:
+                answers.append(ask())
+            except OSError as e:
+                answers.append(errno.errorcode[e.errno])
+        print(answers)
+    assert "x86" in os.listdir(folder or "."), folder
+    assert [e.is_dir() for e in os.scandir(folder or ".") if e.name == "x86"] == [True]
+    assert os.listdir(folder + "x86") == ["sgx_total_bytes"]
+    assert stat.S_ISDIR(os.stat(folder + "x86").st_mode)
+    fd = os.open(folder + "x86", os.O_RDONLY)
+    assert os.read(os.open("sgx_total_bytes", os.O_RDONLY, dir_fd=fd), 99) == b"67108864\\n"
+""")
+    done = softsgx("--epc", "64M", "--", sys.executable, program)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6
+    assert len(set(lines)) == 1
+
+
 def test_the_interface_of_may_2019(guest: Guest, softsgx: Softsgx) -> None:
     _assert_all_ok(softsgx("--design", "v20", "--", guest("v20")), 14)
 

@@ -1,4 +1,4 @@
-"""What calls on a node's name answer, apart from open and stat: on the model or by /dev/null."""
+"""What calls on a node's name answer, apart from a device's open: on the model or by /dev/null."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import os
 import stat
 import struct
 
-from softsgx.host import vdso
+from softsgx.host import ptrace, vdso
 from softsgx.host.status import status_of
-from softsgx.supervisor.state.node import Creds, Node
+from softsgx.supervisor.state.node import Attribute, Creds, Node
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import instead
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import R10, RDX, RSI
+from softsgx.uapi.regs import R8, R10, RDX, RSI
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["access", "change_xattr", "created", "removed", "stand_in", "utimes"]
+__all__ = [
+    "access", "change_xattr", "created", "open_attribute", "put_stat", "removed", "stand_in",
+    "utimes",
+]  # fmt: skip
 
 _AT_EACCESS = 0x200
 _OPENS = (nr.NR_open, nr.NR_openat, nr.NR_openat2)
@@ -80,6 +83,28 @@ def access(tracee: Tracee, view: Any, call: int, node: Node) -> int:
     effective = call == nr.NR_faccessat2 and view[R10] & _AT_EACCESS
     who = Creds(tracee.tid, real=not effective)
     return 0 if node.permits(who, mode & 7) else -errno.EACCES
+
+
+def open_attribute(run: Run, tracee: Tracee, node: Attribute, flags: int) -> Any:
+    """kernfs_fop_open(): none can be written, whoever asks. O_PATH, which Linux grants, is not."""
+    if flags & os.O_PATH or not tracee.space.image:
+        return -errno.ENXIO
+    if flags & 3 or not node.permits(Creds(tracee.tid), 4):
+        return -errno.EACCES
+    from softsgx.supervisor.calls import views
+
+    return views.show(run, tracee, node.text, flags, node.mode)
+
+
+def put_stat(tracee: Tracee, view: Any, call: int, node: Node) -> int:
+    """What a call of stat's kin says of a node."""
+    if call == nr.NR_statx:
+        buf, where = node.statx(), view[R8]
+    else:
+        buf, where = node.stat(), view[RDX if call == nr.NR_newfstatat else RSI]
+    if ptrace.write_memory(tracee.tid, where, buf) != len(buf):
+        return -errno.EFAULT
+    return 0
 
 
 def stand_in(space: AddressSpace) -> int:

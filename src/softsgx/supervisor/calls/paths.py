@@ -8,18 +8,19 @@ from __future__ import annotations
 import errno
 import os
 
-from softsgx.host import ptrace
 from softsgx.supervisor.calls import folders, links, magic, openat2, pathcalls
 from softsgx.supervisor.calls.nodes import (
     access,
     change_xattr,
     created,
+    open_attribute,
+    put_stat,
     removed,
     stand_in,
     utimes,
 )
 from softsgx.supervisor.calls.roots import as_ours, as_seen
-from softsgx.supervisor.state.node import Creds, Node
+from softsgx.supervisor.state.node import Attribute, Creds, Node
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
@@ -63,11 +64,11 @@ _AT_FLAGS = {
 _TMPFILE, _O_TMPFILE, _O_DIRECT = 0o20000000, 0o20200000, 0o40000
 _NOT_READING = 3 | _O_DIRECTORY | _O_PATH | _O_CREAT
 # What softsgx.supervisor.calls.views has something to say of, by the last component.
-_VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc", b"sgx_total_bytes"))
+_VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc"))
 _OF_MAPPINGS = (b"maps", b"smaps")  # as they are where nobody has an enclave
-_DEV = (b"dev", b"", b".")  # the last component of its name
-_OPENED = (_VIEWS | {b"dev", b".", b"mem"}).difference(_OF_MAPPINGS)
+_OPENED = (_VIEWS | {b".", b"mem"}).difference(_OF_MAPPINGS)
 _NO_LINKS = (b".", b"..")  # by their names
+_NO_NAME = (b"", b".")
 _LAST = frozenset((b"stdin", b"stdout", b"stderr"))
 _MAGIC = (nr.NR_readlink, nr.NR_readlinkat)
 _HEX = b"0123456789abcdef-"  # names in /proc/PID/fd and map_files
@@ -102,7 +103,9 @@ def prepare(run: Run) -> None:
 
 def _concern(run: Run) -> tuple[frozenset[bytes], frozenset[bytes], frozenset[bytes]]:
     """The last components of paths that matter, of paths that are opened, and once a device is."""
-    opened = _OPENED if run.lsm is None else _OPENED | magic.ATTRIBUTES
+    opened = _OPENED | {os.path.basename(parent) for parent in run.nodes.folders.parents}
+    if run.lsm is not None:
+        opened |= magic.ATTRIBUTES
     return _LAST | run.nodes.folders.last, opened, frozenset(_OF_MAPPINGS)
 
 
@@ -205,7 +208,7 @@ def _answer(run: Run, tracee: Tracee, call: int, node: Node, which: int, path_ar
     if call in _OPENS:
         return _open(run, tracee, call, node)
     if "stat" in name:
-        return _stat(tracee, view, call, node)
+        return put_stat(tracee, view, call, node)
     if "access" in name:
         return access(tracee, view, call, node)
     if call in _MAGIC:
@@ -274,7 +277,7 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
         if last in magic.ATTRIBUTES and run.lsm is not None:
             flags = _flags(run, tracee, call)
             return magic.attribute(run, tracee, _of_tracee(tracee, dirfd, raw), flags)
-        if last in _DEV and tracee.space.image and _is_dev(tracee, dirfd, raw):
+        if tracee.space.image and _lists(run, tracee, dirfd, raw, last):
             return folders.opened(run, tracee)
         reading = not _flags(run, tracee, call) & _NOT_READING
         told = run.opened or last not in _OF_MAPPINGS
@@ -345,14 +348,19 @@ def _across(
     return links.across(view, call, run.nodes[found], which, other)
 
 
-def _is_dev(tracee: Tracee, dirfd: int, raw: bytes) -> bool:
+def _lists(run: Run, tracee: Tracee, dirfd: int, raw: bytes, last: bytes) -> bool:
+    """Whether a path is that of a folder with something of ours in it. last: its last component."""
+    parents = run.nodes.folders.parents
+    if last not in _NO_NAME and all(os.path.basename(parent) != last for parent in parents):
+        return False
     where = as_ours(tracee, dirfd, raw)
     try:  # most are another folder, and to follow all links takes ten times as long
-        if not os.path.samestat(os.stat(where), os.stat("/dev")):
+        there = os.stat(where)
+        if not any(os.path.samestat(there, os.stat(parent)) for parent in parents):
             return False
     except (OSError, ValueError):
         pass
-    return os.path.realpath(where) == b"/dev"
+    return os.path.realpath(where) in parents
 
 
 def _of_tracee(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
@@ -401,6 +409,8 @@ def _open(run: Run, tracee: Tracee, call: int, node: Node) -> Any:
         return -errno.EINVAL  # do_dentry_open(): no ->direct_IO
     if flags & _O_CREAT and flags & _O_EXCL:
         return -errno.EEXIST
+    if isinstance(node, Attribute):
+        return open_attribute(run, tracee, node, flags)
     if not node.major:
         return -errno.ENXIO  # sock_no_open(); with O_PATH, which Linux grants, too
     if not tracee.space.image:
@@ -435,14 +445,4 @@ def _open(run: Run, tracee: Tracee, call: int, node: Node) -> Any:
 
 def fstat(run: Run, tracee: Tracee, file: Any) -> int:
     """The fstat of a device's descriptor."""
-    return _stat(tracee, run.view, nr.NR_fstat, run.nodes[file.path])
-
-
-def _stat(tracee: Tracee, view: Any, call: int, node: Node) -> int:
-    if call == nr.NR_statx:
-        buf, where = node.statx(), view[R8]
-    else:
-        buf, where = node.stat(), view[RDX if call == nr.NR_newfstatat else RSI]
-    if ptrace.write_memory(tracee.tid, where, buf) != len(buf):
-        return -errno.EFAULT
-    return 0
+    return put_stat(tracee, run.view, nr.NR_fstat, run.nodes[file.path])

@@ -1,8 +1,8 @@
 """What /proc and /sys tell of the device: a file of our own is opened in place of theirs.
 
 The real mappings of an enclave are of a memfd, page-wise apart; /proc/PID/maps and smaps are
-read through and show the VMAs of Linux's character device instead. /proc/cpuinfo, /proc/misc
-and the EPC's size in /sys are what they are with SGX. Such a file is as of its opening.
+read through and show the VMAs of Linux's character device instead. /proc/cpuinfo and /proc/misc are
+what they are with SGX. Such a file is as of its opening.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ _OF_A_PROCESS = re.compile(rb"/proc/(\d+)(?:/task/\d+)?/(maps|smaps)")
 _OF_ANOTHER_ROOT = re.compile(rb"(/proc/\d+/root/proc)/(?:(\d+)/)?")
 _HEADER = re.compile(rb"[0-9a-f]+-[0-9a-f]+ ")
 _NUMBER = re.compile(rb"(\w+:)( *\d+)")
-_TOTAL = b"/sys/devices/system/node/node0/x86/sgx_total_bytes"
 _KEPT = (b"KernelPageSize:", b"MMUPageSize:")
 # Linux, fs/proc/task_mmu.c, show_smap_vma_flags(): by the bit's number.
 _VM_FLAGS = ((0, "rd"), (1, "wr"), (2, "ex"), (3, "sh"), (4, "mr"), (5, "mw"), (6, "me"), (7, "ms"))
@@ -40,13 +39,6 @@ def contents(run: Run, path: bytes, seen: bytes) -> bytes | None:
 
     seen: a path of ours to what that is from its root, with its mounts.
     """
-    if path == _TOTAL:
-        if os.path.exists(_TOTAL) or not _alike(os.path.dirname(_TOTAL), os.path.dirname(seen)):
-            return None
-        from softsgx.supervisor.state.device import open_device
-
-        shown = open_device(run).design.total_bytes
-        return b"%d\n" % run.options.epc_bytes if shown else None
     if path in (b"/proc/cpuinfo", b"/proc/misc"):
         if not _alike(path, seen):
             return None
@@ -67,8 +59,6 @@ def _alike(path: bytes, seen: bytes) -> bool:
     """Whether a file of /proc or /sys is the same in another mount of it: not all are there, and
     others may be mounted over it.
     """
-    while not os.path.exists(path):  # of a folder that we stand for
-        path, seen = os.path.dirname(path), os.path.dirname(seen)
     try:
         return os.lstat(path).st_ino == os.lstat(seen).st_ino
     except OSError:
@@ -92,10 +82,11 @@ def _process(run: Run, number: int, path: bytes, seen: bytes) -> tuple[Tracee | 
     return None, None
 
 
-def show(run: Run, tracee: Tracee, text: bytes, flags: int) -> Any:
-    """Open a file of ours with this text in place of what the call names."""
+def show(run: Run, tracee: Tracee, text: bytes, flags: int, mode: int = 0o444) -> Any:
+    """Open a file of ours with this text in place of what the call names. mode: its permissions."""
     whole = os.memfd_create("softsgx-view", os.MFD_CLOEXEC)
     os.write(whole, text)
+    os.fchmod(whole, mode)
     own = os.open(f"/proc/self/fd/{whole}", os.O_RDONLY | os.O_CLOEXEC)
     os.close(whole)
     cancel(run, tracee)

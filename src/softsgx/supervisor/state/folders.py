@@ -1,4 +1,4 @@
-"""The folders that the device's nodes are in and that this machine lacks: /dev/sgx, say."""
+"""The folders that the device's nodes are in, some of which this machine lacks: /dev/sgx, say."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ def _same(one: str, other: str) -> bool:
 
 
 class Folders:
-    """The folders of some nodes that are not there. paths: of the nodes."""
+    """The folders of some nodes that are not there. paths: of the nodes.
+
+    last: their names; parents: the folders, which are there, that nodes or they are in.
+    """
 
     def __init__(self, paths: list[str]) -> None:
         self._names: dict[str, list[str]] = {}
@@ -23,6 +26,10 @@ class Folders:
             folder, name = os.path.split(path)
             if not os.path.isdir(folder):
                 self._names.setdefault(folder, []).append(name)
+        self._here = {
+            path for path in (*paths, *self._names) if os.path.isdir(os.path.dirname(path))
+        }
+        self.parents = frozenset(os.path.dirname(path).encode() for path in self._here)
         self.last = frozenset(os.path.basename(folder).encode() for folder in self._names)
         self._made: dict[str, str] = {}
 
@@ -33,6 +40,12 @@ class Folders:
         except OSError:
             return False
         return os.path.samestat(there, own)
+
+    def lacking(self, parent: str) -> tuple[list[str], list[str]]:
+        """What a folder that is there lacks: nodes and folders."""
+        paths = [p for p in sorted(self._here) if os.path.dirname(p) == parent]
+        lacks = [p for p in paths if not os.path.lexists(p)]
+        return [p for p in lacks if p not in self._names], [p for p in lacks if p in self._names]
 
     def named(self, path: bytes) -> str | None:
         """The folder that a path names, or None."""

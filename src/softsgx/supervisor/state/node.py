@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
     from softsgx.supervisor.state.options import Options
 
-__all__ = ["Creds", "Node", "Nodes", "Socket"]
+__all__ = ["Attribute", "Creds", "Node", "Nodes", "Socket"]
 
 _MISC_MAJOR = 10
 _MINORS = {"enclave": 125, "provision": 126}
 _CAP_CHOWN, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_FOWNER = 0, 1, 2, 3
 _KEEP = 0xFFFFFFFF
+_TOTAL = "/sys/devices/system/node/node0/x86/sgx_total_bytes"  # arch_node_attr_group
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
 
@@ -53,7 +54,7 @@ class Creds:
 class Node:
     """One character device. path: its name; mode: permission bits; times in ns."""
 
-    kind = stat.S_IFCHR
+    kind, size = stat.S_IFCHR, 0
 
     def __init__(self, path: str, mode: int = 0o666, uid: int = 0, gid: int = 0) -> None:
         self.path = path
@@ -137,7 +138,7 @@ class Node:
         rdev = os.makedev(self.major, self.minor)
         return struct.pack(
             "<QQQIIIIQqqqqQqQqQ24x", self.device, self.ino, 1, self.kind | self.mode,
-            self.uid, self.gid, 0, rdev, 0, 4096, 0, *a, *m, *c,
+            self.uid, self.gid, 0, rdev, self.size, 4096, 0, *a, *m, *c,
         )  # fmt: skip
 
     def statx(self) -> bytes:
@@ -145,7 +146,7 @@ class Node:
         buf = bytearray(256)
         struct.pack_into(
             "<IIQIIIHHQQQQ", buf, 0, 0xFFF, 4096, 0, 1, self.uid, self.gid,
-            self.kind | self.mode, 0, self.ino, 0, 0, 0,
+            self.kind | self.mode, 0, self.ino, self.size, 0, 0,
         )  # fmt: skip
         for at, which in ((64, 0), (80, 3), (96, 2), (112, 1)):
             struct.pack_into("<qII", buf, at, *divmod(self.times[which], 10**9), 0)
@@ -164,14 +165,35 @@ class Socket(Node):
         self.major = self.minor = 0
 
     def _folder(self) -> str:
-        folder = os.path.dirname(self.path)
-        while not os.path.isdir(folder):
-            folder = os.path.dirname(folder)
-        return folder
+        return _existing(self.path)
+
+
+class Attribute(Node):
+    """A file of sysfs that can be read (Linux fs/sysfs/file.c, sysfs_add_file_mode_ns())."""
+
+    kind, size = stat.S_IFREG, 4096  # whatever is in it: PAGE_SIZE
+
+    def __init__(self, path: str, text: bytes) -> None:
+        super().__init__(path, 0o444)
+        self.major = self.minor = 0
+        self.text = text
+
+    def _folder(self) -> str:
+        return _existing(self.path)
+
+
+def _existing(path: str) -> str:
+    """The nearest folder above that is there."""
+    folder = os.path.dirname(path)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 class Nodes:
     """Which paths are devices, those of the chosen design, and the service's that makes quotes.
+
+    total: the EPC's bytes, if /sys tells them.
 
     paths: the node's path by each name that it goes by. names: last components. by_path:
     the nodes. folders: those of the paths that this machine lacks. linked: whether the programs
@@ -184,6 +206,7 @@ class Nodes:
         aliases: dict[str, str] | None = None,
         node: Callable[[str], Node] = Node,
         aesm: bool = True,
+        total: int = 0,
     ) -> None:
         self.paths = {path: path for path in paths} | (aliases or {})
         self.by_path = {path: node(path) for path in dict.fromkeys(self.paths.values())}
@@ -192,6 +215,10 @@ class Nodes:
             socket = os.path.join(os.path.realpath("/var/run"), *AESM_SOCKET.split("/")[3:])
             self.paths[socket] = socket
             self.by_path[socket] = Socket(socket)
+        memory = os.path.dirname(os.path.dirname(_TOTAL))
+        if total and os.path.isdir(memory) and not os.path.exists(_TOTAL):
+            self.paths[_TOTAL] = _TOTAL
+            self.by_path[_TOTAL] = Attribute(_TOTAL, b"%d\n" % total)
         self.names = frozenset(os.path.basename(p).encode() for p in self.paths)
         self.folders = Folders(list(self.paths))
         self.linked = False
@@ -209,9 +236,10 @@ class Nodes:
 
         design = options.make_design() if options.make_design else None
         if design is None:
-            return cls(node=node, aesm=options.aesm)
+            return cls(node=node, aesm=options.aesm, total=options.epc_bytes)
+        total = options.epc_bytes if design.total_bytes else 0
         if not options.carry_out:
-            return cls(design.paths, design.aliases, node, options.aesm)
+            return cls(design.paths, design.aliases, node, options.aesm, total)
         from softsgx.device.carryout import CarryOut
 
-        return cls(design.paths, CarryOut.aliases(design), node, options.aesm)
+        return cls(design.paths, CarryOut.aliases(design), node, options.aesm, total)

@@ -100,17 +100,18 @@ def let_go(run: Run, tracee: Tracee, fd: int) -> None:
     space = tracee.space
     if fd not in space.paths.held or not tracee.files <= space.tracees:
         return
-    if fd in space.mem_fds or (fd in space.dir_fds and _lists(tracee, fd)):
+    if fd in space.mem_fds or (fd in space.dir_fds and _lists(run, tracee, fd)):
         return
     others = (run.tracees[tid] for tid in space.tracees if tid != tracee.tid)
     if all(run.file_of(other, fd) is None for other in others):  # a vfork child has its own
         space.holds(fd, False)
 
 
-def _lists(tracee: Tracee, fd: int) -> bool:
-    """Whether a descriptor may be of the folder that the nodes are in."""
+def _lists(run: Run, tracee: Tracee, fd: int) -> bool:
+    """Whether a descriptor may be of a folder that nodes are in."""
     try:
-        return os.readlink(f"/proc/{tracee.tid}/fd/{fd}") == "/dev"
+        link = os.readlink(f"/proc/{tracee.tid}/fd/{fd}")
+        return os.fsencode(link) in run.nodes.folders.parents
     except OSError:
         return False
 
