@@ -155,6 +155,7 @@ def _make(run: Run, tracee: Tracee, site: int) -> None:
             got = remote(nr.NR_mmap, base, pathcode.SIZE, _PROT_READ_EXEC, flags, -1, 0)
             if got == base:
                 paths.base = base
+                remote(nr.NR_munlock, base, pathcode.SIZE)  # mlockall(MCL_FUTURE)
                 break
             if got > 0:  # before Linux 4.17
                 remote(nr.NR_munmap, got, pathcode.SIZE)

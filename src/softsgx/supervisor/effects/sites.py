@@ -189,8 +189,8 @@ def _page_near(run: Run, tracee: Tracee, process: HostProcess, behind: int) -> i
         return 0
     with calls(run, tracee) as call:
         got = call(nr.NR_mmap, place, 4096, _READ_EXEC, _PRIVATE_THERE, -1, 0)
-        if got > 0 and got != place:
-            call(nr.NR_munmap, got, 4096)
+        if got > 0:
+            call(nr.NR_munlock if got == place else nr.NR_munmap, got, 4096)
     return place if got == place else 0
 
 
