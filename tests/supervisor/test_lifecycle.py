@@ -353,6 +353,13 @@ def test_threads_may_end_at_any_stop(
     assert "bug" not in done.stderr
 
 
+def test_threads_may_end_on_their_way_over_a_change_of_protection(
+    softsgx: Softsgx, guest: Callable[[str], Path]
+) -> None:
+    done = softsgx("--wait", "--", guest("endaccepts"), "40")
+    assert (done.stdout, done.returncode, done.stderr) == ("ok ended\n", 0, "")
+
+
 def test_a_cpuid_in_a_handler_changes_no_handler(
     softsgx: Softsgx, guest: Callable[[str], Path]
 ) -> None:

@@ -399,7 +399,10 @@ class Accepts:
                 own = known.tracee, way
             else:
                 carried.bring(self._run, known.tracee, way)
-        return own is None or carried.arrived(self._run, own[0], status, own[1])
+        try:
+            return own is None or carried.arrived(self._run, own[0], status, own[1])
+        except ProcessLookupError:
+            return True  # who deals with its stop finds that, too
 
     def _way(self, known: _Thread) -> carried.Way:
         words, kinds = known.words, known.kinds

@@ -83,15 +83,31 @@ def bring(run: Run, tracee: Tracee, way: Way) -> None:
     try:
         ptrace.interrupt(tracee.tid)
         status = waits.wait_stop(tracee.tid)
+        stays = arrived(run, tracee, status, way)
     except ProcessLookupError:
-        way.late()
-    else:
-        if arrived(run, tracee, status, way):
-            waits.keep_stop(tracee.tid, status)
+        if way.underway:
+            way.late()
+        return
+    if stays:
+        waits.keep_stop(tracee.tid, status)
 
 
 def arrived(run: Run, tracee: Tracee, status: int, way: Way) -> bool:
-    """A stop of a thread that has gone on its way: False if it was of that, and it runs again."""
+    """A stop of a thread that has gone on its way: False if it was of that, and it runs again.
+
+    Raises ProcessLookupError if it has been killed in that stop: its end is told later, or kept.
+    """
+    try:
+        return _arrived(run, tracee, status, way)
+    except Exception as e:  # what is asked of a thread that is being killed may fail in many ways
+        if not waits.has_moved(tracee.tid):
+            raise
+        if way.underway:
+            way.late()
+        raise ProcessLookupError(tracee.tid) from e
+
+
+def _arrived(run: Run, tracee: Tracee, status: int, way: Way) -> bool:
     view, underway = run.view, way.underway
     event, number = status >> 16, status >> 8 & 0xFF
     if status & 0xFF != 0x7F or event in (ptrace.EVENT_EXEC, ptrace.EVENT_EXIT):
