@@ -19,8 +19,8 @@ __all__ = ["learn", "plainly"]
 
 
 def learn(space: AddressSpace) -> None:
-    """Whether a thread has it, once a later personality(2) stops."""
-    if not space.implies:
+    """Whether a thread has it, once a later personality(2) stops; asked once of all threads."""
+    if space.implies is None:
         space.implies = any(implies_exec(tid) for tid in space.tracees)
 
 

@@ -29,9 +29,9 @@ class AddressSpace:
     from, as `cpuidcode.Code.roll` takes it; later: what of these is yet to be noted, as (start of a
     mapping, what notes it). translates: the program reads the code that it maps, and does not run
     it. undumpable: the program thinks that it is (PR_SET_DUMPABLE). implies: a thread may have
-    READ_IMPLIES_EXEC; known where an enclave is mapped. userfaults: there may be a userfaultfd of
-    it. threaded: more than one thread has run in it at once; shared: more than one process.
-    paths: what makes its calls on paths without a stop, raw: what makes its ENCLUs so.
+    READ_IMPLIES_EXEC; None: nobody has asked, as long as no enclave is mapped. userfaults: there
+    may be a userfaultfd of it. threaded: more than one thread has run in it at once; shared: more
+    than one process. paths: what makes its calls on paths without a stop, raw: what makes its ENCLUs so.
     tracees: those that run in it. watched: the descriptors that a filter stops calls on, each with
     the calls that it spares (`host.spared`); mem_fds:
     those of them that are of /proc/PID/mem, or (own_attrs: opened with this mm) of /proc/PID/attr
@@ -95,7 +95,8 @@ class AddressSpace:
         self.kept = 0
         self.masks_seen = self.shared = False
         self.native_cpuid = True
-        self.translates = self.undumpable = self.implies = self.userfaults = False
+        self.translates = self.undumpable = self.userfaults = False
+        self.implies: bool | None = None
         self.threaded = False
         self.tracees: set[int] = set()
         self.watched: dict[int, frozenset[int]] = {}
