@@ -31,7 +31,8 @@ class AddressSpace:
     it. undumpable: the program thinks that it is (PR_SET_DUMPABLE). implies: a thread may have
     READ_IMPLIES_EXEC; None: nobody has asked, as long as no enclave is mapped. userfaults: there
     may be a userfaultfd of it. threaded: more than one thread has run in it at once; shared: more
-    than one process. paths: what makes its calls on paths without a stop, raw: what makes its ENCLUs so.
+    than one process. paths: what makes its calls on paths without a stop, raw: what makes its
+    ENCLUs so.
     tracees: those that run in it. watched: the descriptors that a filter stops calls on, each with
     the calls that it spares (`host.spared`); mem_fds:
     those of them that are of /proc/PID/mem, or (own_attrs: opened with this mm) of /proc/PID/attr
