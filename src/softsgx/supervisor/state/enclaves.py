@@ -103,25 +103,24 @@ def memory_fd(run: Run, file: EnclaveFile) -> int:
 def collect(run: Run) -> None:
     """Free the enclaves that no process maps and no fd names.
 
-    Not at once, always: to read /proc/locks the kernel waits for all processors, some 10 ms, in
-    which nobody is served. That takes no more than a twentieth of the time, unless it is about
-    much memory; and nothing is freed when the run ends.
+    Not at once, always: threads may be many, and to read /proc/locks the kernel waits for all
+    processors, some 10 ms, in which nobody is served. That takes no more than a twentieth of the
+    time, unless it is about much memory; and nothing is freed when the run ends.
     """
     if not run.tracees and not run.early:
         return
     processes = run.device.processes
     mapped = {f for p in processes for v in p.mm for f in (v.file, v.file.base_file)}
     idle = {k: f for k, f in run.files.items() if f not in mapped}
-    if not idle:
+    begun = monotonic_ns()
+    if not idle or (begun < run.locks_due and _held_bytes(idle.values()) < _MOST_HELD):
         return
     for tid in run.tracees:  # each thread may have descriptors of its own
         for key in _open_files(tid):
             idle.pop(key, None)
-    if not idle or (monotonic_ns() < run.locks_due and _held_bytes(idle.values()) < _MOST_HELD):
-        return
-    begun = monotonic_ns()
-    for key in locked() or ():
-        idle.pop(key, None)
+    if idle:
+        for key in locked() or ():
+            idle.pop(key, None)
     run.locks_due = monotonic_ns() + 19 * (monotonic_ns() - begun)
     # An fd of a segment keeps its enclave.
     kept = {f.base_file for k, f in run.files.items() if k not in idle and _enclave(f)}

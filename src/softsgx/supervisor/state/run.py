@@ -67,8 +67,8 @@ class Run:
     are in, by (st_dev, st_ino): whose, and what a program has that finds one, a path alone.
     pending: what the model did that processes do not feel yet. traced: processes whose signal
     dispositions were asked for. noexec: the nodes lie on such a mount. allowed: real protections
-    of pages by (VMA's word, page's word). locks_due: when /proc/locks may be read again, as
-    time.monotonic_ns() tells it.
+    of pages by (VMA's word, page's word). locks_due: when it may be asked again who has files
+    of the device, as time.monotonic_ns() tells it.
 
     series: a loader's pages that compiled code takes (`supervisor.calls.series`), or None. accepts:
     an enclave's leaves that it takes (`supervisor.inside.accepts`), or None. ahead: the one of them
