@@ -6,7 +6,10 @@
  */
 #define _GNU_SOURCE
 #include <signal.h>
+#include <linux/io_uring.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -67,6 +70,80 @@ static long wait_ms(int epoll, long timeout, long *behind)
 	return ret;
 }
 
+/* recvmmsg(2) of more than there are. */
+static int some(int fd)
+{
+	char byte;
+	struct iovec iov = {&byte, 1};
+	struct mmsghdr messages[2] = {{.msg_hdr = {.msg_iov = &iov, .msg_iovlen = 1}},
+				      {.msg_hdr = {.msg_iov = &iov, .msg_iovlen = 1}}};
+
+	return recvmmsg(fd, messages, 2, 0, NULL);
+}
+
+/* A socket's timeout: it ends at the first of them behind it, and is as before. */
+static void sockets(void)
+{
+	struct timeval timeout = {.tv_usec = MS * 1000}, behind = {0};
+	socklen_t size = sizeof(behind);
+	struct timespec since;
+	char byte;
+	int fds[2];
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_DGRAM, 0, fds) ||
+	    setsockopt(fds[0], SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)))
+		bail("socketpair", strerror(errno));
+	pid = sender(false);
+	clock_gettime(CLOCK_MONOTONIC, &since);
+	check_errno(recv(fds[0], &byte, 1, 0), EAGAIN, "socket_ends");
+	check(elapsed_ms(&since) >= MS, "socket_not_early", "after %ld ms", elapsed_ms(&since));
+	getsockopt(fds[0], SOL_SOCKET, SO_RCVTIMEO, &behind, &size);
+	CHECK_EQ(behind.tv_sec * 1000000 + behind.tv_usec, MS * 1000, "socket_timeout");
+	check_errno(read(fds[0], &byte, 1), EAGAIN, "socket_read_ends");
+	if (write(fds[1], "x", 1) != 1)
+		abort();
+	CHECK_EQ(recv(fds[0], &byte, 1, 0), 1, "socket_receives");
+	stop(pid);
+	pid = sender(false);
+	if (write(fds[1], "x", 1) != 1)
+		abort();
+	check(some(fds[0]) >= 1, "socket_some", "%s", strerror(errno));
+	check_errno(recv(fds[0], &byte, 1, MSG_DONTWAIT), EAGAIN, "socket_no_error");
+	stop(pid);
+	timeout.tv_sec = 60;
+	setsockopt(fds[0], SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+	pid = sender(true);
+	check_errno(recv(fds[0], &byte, 1, 0), EINTR, "socket_wanted");
+	stop(pid);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* io_uring_enter(2) with a struct io_uring_getevents_arg. */
+static void rings(void)
+{
+	struct io_uring_params params = {0};
+	struct __kernel_timespec spec = {.tv_nsec = MS * 1000000l};
+	struct io_uring_getevents_arg arg = {.ts = (uintptr_t)&spec};
+	int ring = (int)syscall(SYS_io_uring_setup, 4, &params);
+	struct timespec since;
+	pid_t pid;
+
+	if (ring < 0) {
+		skip("ring_ends", strerror(errno));
+		return;
+	}
+	pid = sender(false);
+	clock_gettime(CLOCK_MONOTONIC, &since);
+	check_errno(syscall(SYS_io_uring_enter, ring, 0, 1, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
+			    &arg, sizeof(arg)), ETIME, "ring_ends");
+	check(elapsed_ms(&since) >= MS, "ring_not_early", "after %ld ms", elapsed_ms(&since));
+	CHECK_EQ(spec.tv_sec * 1000000000l + spec.tv_nsec, MS * 1000000l, "ring_spec");
+	stop(pid);
+	close(ring);
+}
+
 int main(int argc, char **argv)
 {
 	const long long_ms = 60000;
@@ -100,6 +177,9 @@ int main(int argc, char **argv)
 	CHECK_EQ(spec.tv_sec * 1000000000l + spec.tv_nsec, MS * 1000000l, "spec");
 	stop(pid);
 
+	sockets();
+
+	handled = 0;
 	pid = sender(true);
 	CHECK_EQ(wait_ms(epoll, long_ms, &behind), -EINTR, "wanted");
 	CHECK_EQ(behind, long_ms, "wanted_register");
@@ -113,5 +193,6 @@ int main(int argc, char **argv)
 	CHECK_EQ(spec.tv_sec * 1000000000l + spec.tv_nsec, long_ms * 1000000l + MS * 1000000l,
 		 "wanted_spec");
 	stop(pid);
+	rings(); /* the last: a ring that is taken down ends waits by EINTR, bare, too */
 	return tap_failed;
 }

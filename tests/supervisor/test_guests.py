@@ -46,7 +46,7 @@ _GUESTS = {
     "big": (("1024",), 5),
     "ioctls": ((), 120),
     "interrupted": ((), 5),
-    "timeouts": (("entered",), 11),
+    "timeouts": (("entered",), 20),
     "mm": ((), 60),
     "believe": ((), 48),
     "sgx2": ((), 34),

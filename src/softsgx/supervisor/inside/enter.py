@@ -157,7 +157,8 @@ def _signal(run: Run, tracee: Tracee, number: int) -> None:
     if not inside:
         if number in (SIGILL, SIGSEGV) and emulate_cpuid(run, tracee, number):
             return
-        if view[RAX] == INTERRUPTED and number not in _SYNCHRONOUS:
+        ends = view[RAX] == INTERRUPTED or view[ORIG_RAX] == nr.NR_recvmmsg
+        if ends and number not in _SYNCHRONOUS:
             interrupted(run, tracee, number)
         if run.pending.dirty:  # what its ioctl has changed: it did not come so far
             _deliver_sent(run, tracee, number)

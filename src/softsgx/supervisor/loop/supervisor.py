@@ -22,7 +22,8 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont, finish
 from softsgx.supervisor.stopped.waits import has_moved, wait_any
-from softsgx.uapi.regs import RAX, RIP
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -186,7 +187,7 @@ class Supervisor:
                 cont(run, tracee)
             else:
                 run.regs.load(tracee.tid)
-                if run.view[RAX] == _INTERRUPTED:
+                if run.view[RAX] == _INTERRUPTED or run.view[ORIG_RAX] == nr.NR_recvmmsg:
                     from softsgx.supervisor.stopped.timed import interrupted
 
                     interrupted(run, tracee, number)

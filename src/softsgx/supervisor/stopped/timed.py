@@ -6,12 +6,15 @@ what is left. When it began first nobody knows; to know it, each would have to s
 
 What it was given is taken back as it ends, hence the stops at its end: the program may rely on it.
 A struct timespec is changed in place if it lies in the frames of the thread that calls; in memory
-that others may read it stays as it is, and with it the timeout.
+that others may read it stays as it is, and with it the timeout. So does that of a socket, which is
+all its calls' (SO_RCVTIMEO): a call that begins again waits as long as ever, but the first signal
+behind the deadline ends it as the timeout would have.
 """
 
 from __future__ import annotations
 
 import struct
+from errno import EAGAIN
 from time import monotonic_ns
 
 from softsgx.host import ptrace, signals
@@ -20,7 +23,7 @@ from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.restart import INTERRUPTED, SYSCALL_BYTES, begun_again, unwanted
 from softsgx.supervisor.stopped.resume import cont
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, R8, R10, RAX, RDX, RIP, RSP
+from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSP
 
 __all__ = ["Timed", "interrupted", "stopped"]
 
@@ -35,33 +38,63 @@ _TIMESPECS = {
     nr.NR_epoll_pwait2: R10, nr.NR_semtimedop: R10, nr.NR_rt_sigtimedwait: RDX,
     nr.NR_io_getevents: R8, nr.NR_io_pgetevents: R8,
 }  # fmt: skip
+_RECEIVES = frozenset((
+    nr.NR_read, nr.NR_readv, nr.NR_recvfrom, nr.NR_recvmsg, nr.NR_recvmmsg, nr.NR_accept,
+    nr.NR_accept4,
+))  # fmt: skip
+_SENDS = frozenset((nr.NR_write, nr.NR_writev, nr.NR_sendto, nr.NR_sendmsg, nr.NR_sendmmsg))
+# Linux, include/uapi/linux/io_uring.h: IORING_ENTER_*, struct io_uring_getevents_arg.
+_EXT_ARG, _ABS_TIMER, _EXT_ARG_REG = 1 << 3, 1 << 5, 1 << 6
+_GETEVENTS_ARG = struct.Struct("<QIIQ")
 
 
 class Timed:
     """A call under way. register: where its timeout or the address of it is, and what that was.
 
-    spec: the timeout as it was in memory, b"" for one in milliseconds. end: of CLOCK_MONOTONIC.
+    spec: the timeout as it was in memory, at ``where``; b"" for one in milliseconds. end: of
+    CLOCK_MONOTONIC.
     """
 
-    __slots__ = ("end", "register", "spec", "was")
+    __slots__ = ("end", "register", "spec", "was", "where")
 
-    def __init__(self, register: int, was: int, spec: bytes, left_ns: int) -> None:
+    def __init__(
+        self, register: int, was: int, spec: bytes, left_ns: int, where: int | None = None
+    ) -> None:
         self.register, self.was, self.spec = register, was, spec
+        self.where = was if where is None else where
         self.end = monotonic_ns() + left_ns
 
     def give(self, tracee: Tracee, view: memoryview) -> None:
         """It begins again: with what is left."""
         left = max(self.end - monotonic_ns(), 0)
         if self.spec:
-            tracee.write(self.was, _TIMESPEC.pack(*divmod(left, _S)))
+            tracee.write(self.where, _TIMESPEC.pack(*divmod(left, _S)))
         else:
             view[self.register] = -(-left // _MS)
 
     def take_back(self, tracee: Tracee, view: memoryview) -> None:
         """It has ended, or is to be seen by the program."""
         if self.spec:
-            tracee.write(self.was, self.spec)
+            tracee.write(self.where, self.spec)
         view[self.register] = self.was
+
+    def over(self) -> int:
+        """The errno that ends it now, 0 while it is to begin again."""
+        return 0
+
+
+class _OfSocket(Timed):
+    """One whose timeout is its socket's: sock_rcvtimeo(), sock_sndtimeo()."""
+
+    def give(self, tracee: Tracee, view: memoryview) -> None:
+        """Others' calls have that timeout, too."""
+
+    def take_back(self, tracee: Tracee, view: memoryview) -> None:
+        """Nothing was given."""
+
+    def over(self) -> int:
+        """EAGAIN, at the first signal behind the deadline."""
+        return EAGAIN if monotonic_ns() >= self.end else 0
 
 
 def _of(tracee: Tracee, view: memoryview) -> Timed | None:
@@ -71,18 +104,65 @@ def _of(tracee: Tracee, view: memoryview) -> Timed | None:
         register = _MILLISECONDS[call]
         left_ms = view[register] & 0xFFFFFFFF
         return None if left_ms >> 31 else Timed(register, view[register], b"", left_ms * _MS)
+    if call in _RECEIVES or call in _SENDS:
+        return _of_socket(tracee, view[RDI] & 0xFFFFFFFF, receives=call in _RECEIVES)
     register = _TIMESPECS.get(call, -1)
-    if register < 0 or not 0 <= view[register] - view[RSP] < _FRAMES_BYTES:
+    where = view[register] if register >= 0 else 0
+    if call == nr.NR_io_uring_enter:
+        register, where = R8, _of_ring(tracee, view)
+    if not 0 <= where - view[RSP] < _FRAMES_BYTES:
         return None
-    spec = tracee.read(view[register], _TIMESPEC.size)
+    spec = tracee.read(where, _TIMESPEC.size)
     if len(spec) < _TIMESPEC.size:
         return None
     seconds, ns = _TIMESPEC.unpack(spec)
-    return Timed(register, view[register], spec, seconds * _S + ns)
+    return Timed(register, view[register], spec, seconds * _S + ns, where)
+
+
+def _of_ring(tracee: Tracee, view: memoryview) -> int:
+    """Where the timeout of an io_uring_enter is, 0 if it has none that is relative."""
+    if view[R10] & (_EXT_ARG | _ABS_TIMER | _EXT_ARG_REG) != _EXT_ARG:
+        return 0
+    raw = tracee.read(view[R8], _GETEVENTS_ARG.size)
+    usual = len(raw) == _GETEVENTS_ARG.size == view[R9]
+    return int(_GETEVENTS_ARG.unpack(raw)[3]) if usual else 0
+
+
+def _of_socket(tracee: Tracee, fd: int, *, receives: bool) -> Timed | None:
+    """A call on what may be a socket, None if that has no timeout."""
+    raw = _ask_socket(tracee, fd, receives=receives)
+    if len(raw) != _TIMESPEC.size:
+        return None
+    seconds, us = _TIMESPEC.unpack(raw)  # struct timeval
+    return _OfSocket(RDI, 0, b"", seconds * _S + us * 1000) if seconds or us else None
+
+
+def _ask_socket(tracee: Tracee, fd: int, *, receives: bool = False, error: bool = False) -> bytes:
+    """A socket's timeout, or the error that waits for its next call and is none then."""
+    import socket
+
+    from softsgx.host.unwatched import borrow
+
+    option = socket.SO_RCVTIMEO if receives else socket.SO_SNDTIMEO
+    try:
+        with socket.socket(fileno=borrow(tracee.tgid, fd)) as theirs:
+            option = socket.SO_ERROR if error else option
+            return theirs.getsockopt(socket.SOL_SOCKET, option, _TIMESPEC.size)
+    except OSError:
+        return b""
 
 
 def interrupted(run: Run, tracee: Tracee, number: int) -> None:
-    """A signal's stop with RAX saying EINTR: a call that the signal does not end begins again."""
+    """A signal's stop with RAX saying EINTR: a call that the signal does not end begins again.
+
+    Or one of a recvmmsg, which has received something: the kernel has noted for the socket's next
+    call what ended this one, do_recvmmsg().
+    """
+    view = run.view
+    if view[ORIG_RAX] == nr.NR_recvmmsg and 0 < view[RAX] < 1 << 31:
+        if unwanted(tracee.tid, number):
+            _ask_socket(tracee, view[RDI] & 0xFFFFFFFF, error=True)
+        return
     if begun_again(tracee.tid, run.regs, number):
         if run.debugger is None and tracee.timed is None:
             tracee.timed = _of(tracee, run.view)
@@ -96,7 +176,11 @@ def stopped(run: Run, tracee: Tracee, number: int) -> bool:
     if number == _AT_CALL:
         if ptrace.syscall_info(tracee.tid)[0] != _ENTRY:
             timed.take_back(tracee, view)
-            if view[RAX] == INTERRUPTED and begun_again(tracee.tid, run.regs):
+            again = view[RAX] == INTERRUPTED and begun_again(tracee.tid, run.regs)
+            if again and (error := timed.over()):
+                view[RAX], view[RIP] = -error & (1 << 64) - 1, view[RIP] + SYSCALL_BYTES
+                tracee.timed = None
+            elif again:
                 timed.give(tracee, view)
             else:
                 tracee.timed = None
