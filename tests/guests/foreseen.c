@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: foreseen heap|straddle|unaligned|userfault|sharer|locked|faults FOLDER
+ * usage: foreseen heap|straddle|unaligned|userfault|sharer|locked|faults|apart FOLDER
  * Pages are added in a row, until a process that softsgx runs adds them itself, and then something
  * comes that makes the next one another. Prints what was answered and, of faults, what is left of
  * their signals' handlers and masks. At the end it sends itself SIGUSR2, for who looks at the enclave.
@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -352,6 +353,32 @@ static void sharer(void)
 	waitpid(child, NULL, 0);
 }
 
+static void *waiting(void *p)
+{
+	pause();
+	return p;
+}
+
+/* Sources so far apart that there is no address where the next one would be. */
+static void apart(void)
+{
+	uint8_t *low = mmap((void *)0x10000, PAGE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	pthread_t t;
+
+	if (low == MAP_FAILED)
+		bail("low", strerror(errno));
+	memset(low, 4, PAGE);
+	for (int threads = 1; threads <= 2; threads++) {
+		for (int i = 0; i < 12; i++)
+			told("apart", add((uint64_t)(i % 3 % 2 ? low : source)));
+		if (threads == 1 && pthread_create(&t, NULL, waiting, NULL))
+			bail("thread", "none");
+	}
+	pthread_cancel(t);
+	pthread_join(t, NULL);
+	row(BEFORE);
+}
 
 int main(int argc, char **argv)
 {
@@ -384,6 +411,8 @@ int main(int argc, char **argv)
 		faults(folder);
 	if (!strcmp(what, "sharer"))
 		sharer();
+	if (!strcmp(what, "apart"))
+		apart();
 	printf("pages %llu\n", (unsigned long long)(next - first) / PAGE);
 	fflush(stdout);
 	raise(SIGUSR2);

@@ -60,7 +60,8 @@ def test_the_same_as_each_call_by_python(
 
 
 @pytest.mark.parametrize(
-    "case", ["heap", "straddle", "unaligned", "userfault", "sharer", "locked", "faults"]
+    "case",
+    ["heap", "straddle", "unaligned", "userfault", "sharer", "locked", "faults", "apart"],
 )
 def test_what_makes_the_next_page_another_is_seen(guest: Guest, tmp_path: Path, case: str) -> None:
     """By whoever adds the pages: for some of it no call of the process stops."""

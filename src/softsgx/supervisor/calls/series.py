@@ -16,6 +16,7 @@ from softsgx.device.foreseen import Foreseen, foresee
 from softsgx.host import bpf, series
 from softsgx.host.adds import Shared, load
 from softsgx.host.filterprograms import number_program
+from softsgx.mm.vma import TASK_SIZE
 from softsgx.sdm.leaves import PAGE_SIZE
 from softsgx.sdm.structs import SECINFO
 from softsgx.supervisor.calls import adds
@@ -56,7 +57,7 @@ def added(run: Run, tracee: Tracee, process: HostProcess, file: EnclaveFile) -> 
     step = series.follows(tracee, file, params)
     if step is None:
         return False
-    at_exit = series.prepare(tracee, process, params.src + step & _U64)
+    at_exit = series.prepare(tracee, process, params.src + step)
     series.expect(tracee, process, file, params, step)
     return at_exit
 
@@ -97,7 +98,9 @@ class Series(Ahead):
         inside = tracee.slot is not None or (thread is not None and thread.tcs is not None)
         if inside or not possible(self._run, series):
             return None
-        return int(params.src - before.src)
+        step = int(params.src - before.src)
+        # Sources of pages that only follow each other may lie anywhere.
+        return step if 0 <= params.src + step <= TASK_SIZE - params.length else None
 
     def _stops(self, process: HostProcess, source: Any) -> bool:
         """Whether what puts another mapping in a source's place stops."""
@@ -198,7 +201,7 @@ class Series(Ahead):
             ("device", at.st_dev), ("inode", at.st_ino), ("page_flags", params.flags),
             ("length", params.length), ("copier", copier.address),
             ("next", found.offset), ("secinfo", params.secinfo), ("maps", maps),
-            ("source", params.src + step & _U64), ("step", step & _U64),
+            ("source", params.src + step), ("step", step & _U64),
             ("memory", pages.fd), ("most", found.calls),
         ):  # fmt: skip
             block[name] = value
