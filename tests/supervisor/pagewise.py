@@ -54,6 +54,7 @@ class Looker(Supervisor):
                 (m.start - e.base, m.end - e.base, m.prot)
                 for m in procmaps.maps(tid)
                 if e.base <= m.start < e.end
+                and m.inode  # what is reserved is one with its neighbours
             ],
         }
 
