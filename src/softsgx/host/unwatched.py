@@ -7,11 +7,15 @@ SIGBUS to who loads from it, but EFAULT to a write(2) from there: so it is copie
 
 from __future__ import annotations
 
-import mmap
 import os
 
 from softsgx.host import foreign
 from softsgx.uapi import syscalls as nr
+
+# A library to be loaded, which most starts do without.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mmap import mmap
 
 __all__ = ["borrow", "contents", "copied"]
 
@@ -38,14 +42,18 @@ def borrow(tid: int, fd: int) -> int:
     return os.open(f"/proc/{tid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def contents(fd: int, size_bytes: int) -> mmap.mmap:
+def contents(fd: int, size_bytes: int) -> mmap:
     """What the first so many bytes of a file are. Raises OSError, ValueError: it has no so many."""
-    with mmap.mmap(fd, size_bytes, prot=mmap.PROT_READ) as theirs:
+    from mmap import PROT_READ, mmap
+
+    with mmap(fd, size_bytes, prot=PROT_READ) as theirs:
         return copied(theirs)
 
 
-def copied(theirs: mmap.mmap) -> mmap.mmap:
+def copied(theirs: mmap) -> mmap:
     """What is mapped, in memory of our own; zeros from where there is nothing behind it."""
+    from mmap import PROT_READ, mmap
+
     ours, at = os.memfd_create("softsgx-read", os.MFD_CLOEXEC), 0
     try:
         os.ftruncate(ours, len(theirs))
@@ -55,6 +63,6 @@ def copied(theirs: mmap.mmap) -> mmap.mmap:
                     at += os.write(ours, view[at : at + _CHUNK_BYTES])
                 except OSError:  # EFAULT
                     break
-        return mmap.mmap(ours, len(theirs), prot=mmap.PROT_READ)
+        return mmap(ours, len(theirs), prot=PROT_READ)
     finally:
         os.close(ours)
