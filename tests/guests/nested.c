@@ -125,6 +125,8 @@ int main(void)
 	encl_op(&e, OP_NOP, 0, 0, 0, 0);
 	mended("ud2", F_UD2, 0, 2, 6, 0);
 	mended("divide", F_DIV, 0, 2, 0, 0);
+	mended("x87", F_X87, 0, 1, 16, 0);
+	mended("sse", F_SSE, 0, 4, 19, 0);
 	mended("hlt", F_HLT, 0, 1, 13, 0);
 	mended("read_null", F_READ, 0x10, 3, 14, 4);
 	mended("write_code", F_WRITE, e.base + 8, 3, 14, 7);

@@ -126,6 +126,9 @@ int main(void)
 	const struct row rows[] = {
 		{"ud2", F_UD2, 0, 2, SIGILL, ILL_ILLOPN, AEP, 6, 0, HW(6)},
 		{"divide", F_DIV, 0, 2, SIGFPE, FPE_INTDIV, AEP, 0, 0, HW(0)},
+		/* What the AEX leaves is an invalid operation, whatever it was (SDM; fpu__exception_code()). */
+		{"x87", F_X87, 0, 1, SIGFPE, FPE_FLTINV, AEP, 16, 0, HW(16)},
+		{"sse", F_SSE, 0, 4, SIGFPE, FPE_FLTINV, AEP, 19, 0, HW(19)},
 		/* The low 12 bits of the address are hidden (SDM, "Page fault reporting"). */
 		{"unmapped", F_READ, hole + 0x123, 3, SIGSEGV, SEGV_MAPERR, hole, 14, 4, HW(14)},
 		{"write_code", F_WRITE, e.base + 8, 3, SIGSEGV, SEGV_ACCERR, e.base, 14, 7, HW(14)},

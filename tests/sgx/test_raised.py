@@ -38,15 +38,37 @@ def undefined(back: int = 0) -> Raised:
         (BUS, SI_KERNEL, b"\x48\x8b\x45\x00", Raised(sdm.VECTOR_SS)),
         (BUS, SI_KERNEL, b"\x8e\xd0", undefined()),  # MOV to SS: #SS or #NP elsewhere
         (FPE, 1, b"\xf7\xf3", Raised(sdm.VECTOR_DE)),
-        (FPE, 3, b"\x9b", Raised(sdm.VECTOR_MF)),
-        (FPE, 3, b"\x64\x41\xd8\x00", Raised(sdm.VECTOR_MF)),
-        (FPE, 3, b"\x0f\x5e\xc1", Raised(sdm.VECTOR_XM)),
-        (FPE, 3, b"\xc5\xd8\x5e\xc1", Raised(sdm.VECTOR_XM)),
+        (FPE, 3, b"\x9b", Raised(sdm.VECTOR_MF, 0, FPE, 7)),
+        (FPE, 3, b"\x64\x41\xd8\x00", Raised(sdm.VECTOR_MF, 0, FPE, 7)),
+        (FPE, 3, b"\x0f\x5e\xc1", Raised(sdm.VECTOR_XM, 0, FPE, 7)),
+        (FPE, 3, b"\xc5\xd8\x5e\xc1", Raised(sdm.VECTOR_XM, 0, FPE, 7)),
     ],
 )
 def test_faults(number: int, si_code: int, code: bytes, expected: Raised) -> None:
     assert raised(number, si_code, Inside(code, opt_in=True)) == expected
     assert raised(number, si_code, Inside(code)) == expected
+
+
+def _exception_code(fcw: int, fsw: int, mxcsr: int, vector: int) -> int:
+    """si_code as Linux arch/x86/kernel/fpu/core.c, fpu__exception_code() (v6.12) has it."""
+    error = fsw & ~fcw if vector == sdm.VECTOR_MF else ~(mxcsr >> 7) & mxcsr
+    codes = ((0x01, 7), (0x04, 3), (0x08, 4), (0x12, 5), (0x20, 6))  # FLTINV, DIV, OVF, UND, RES
+    return next((code for bits, code in codes if error & bits), 0)
+
+
+@pytest.mark.parametrize("flag", [0, 2, 3, 4, 5])
+def test_floating_point_exceptions_are_told_apart_by_what_is_not_masked(flag: int) -> None:
+    """An MMX instruction waits for x87's, too; what is told is what the AEX leaves (SDM)."""
+    for code in (b"\x9b", b"\x0f\x5e\xc1", b"\x0f\x6f\xc1"):
+        x87 = (0x37F & ~(1 << flag), 0x8080 | 1 << flag, 0x1F80 | 0x3F)
+        sse = (0x37F, 0x3F, 0x1F80 & ~(1 << flag + 7) | 1 << flag)
+        for state, vector in ((x87, sdm.VECTOR_MF), (sse, sdm.VECTOR_XM)):
+            came = _exception_code(*state, vector)
+            assert came
+            left = {sdm.VECTOR_MF: (0x37E, 0x8081, 0), sdm.VECTOR_XM: (0, 0, 0x1F01)}[vector]
+            told = _exception_code(*left, vector)
+            at = Inside(code, floating=lambda state=state: state)  # type: ignore[misc]
+            assert raised(FPE, came, at) == Raised(vector, 0, FPE, told)
 
 
 def test_rdtsc_is_illegal_with_sgx1_only() -> None:

@@ -30,7 +30,8 @@ __all__ = [
 
 _SIGILL, _SIGTRAP, _SIGBUS, _SIGFPE, _SIGSEGV, _SIGSYS = 4, 5, 7, 8, 11, 31
 SI_KERNEL, ILL_ILLOPN = 0x80, 2
-_FPE_INTDIV, _FPE_INTOVF, _BUS_ADRALN = 1, 2, 1
+_FPE_INTDIV, _FPE_INTOVF, _FPE_FLTINV, _BUS_ADRALN = 1, 2, 7, 1
+_FLAGS = 0x3F  # of the exceptions of x87 and SSE, in FSW and MXCSR
 _TRAP_BRKPT, _TRAP_TRACE, _TRAP_BRANCH, _TRAP_HWBKPT, TRAP_PERF = 1, 2, 3, 4, 6
 _SYS_SECCOMP, _SYS_USER_DISPATCH = 1, 2
 PERF_TYPE_BREAKPOINT = 5
@@ -62,7 +63,7 @@ class Inside(NamedTuple):
     code: the bytes at RIP, 15 or as many as can be read. before: the two before it.
     opt_in: TCS.FLAGS.DBGOPTIN at the entry. sgx2: whether the processor has it.
     general: whether the instruction at RIP raises #GP by its operands; asked if there
-    is doubt.
+    is doubt. floating: FCW, FSW and MXCSR; asked at a floating-point exception.
     """
 
     code: bytes
@@ -70,6 +71,7 @@ class Inside(NamedTuple):
     opt_in: bool = False
     sgx2: bool = True
     general: Callable[[], bool] = lambda: False
+    floating: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0)
 
 
 PAGE_FAULT = Raised(sdm.VECTOR_PF)
@@ -102,7 +104,7 @@ def raised(
     if number == _SIGFPE:
         if si_code in (_FPE_INTDIV, _FPE_INTOVF):
             return Raised(sdm.VECTOR_DE)
-        return Raised(sdm.VECTOR_MF if _is_x87(at.code) else sdm.VECTOR_XM)
+        return _floating(at)
     if number == _SIGTRAP:
         return _trap(si_code, at, breakpoint_inside)
     if number == _SIGSYS and si_code in (_SYS_SECCOMP, _SYS_USER_DISPATCH):
@@ -118,6 +120,19 @@ def _general(at: Inside) -> Raised:
     if at.before == _INT_4 and not at.general():
         return _undefined(2)
     return Raised(sdm.VECTOR_GP)
+
+
+def _floating(at: Inside) -> Raised:
+    """#MF or #XM: which of the two has an exception that is not masked (fpu__exception_code()).
+
+    The kernel says by FSW or MXCSR what it was, and the AEX has left there an invalid operation
+    (SDM, "Synthetic State for Asynchronous Enclave Exit"), whatever it was inside.
+    """
+    fcw, fsw, mxcsr = at.floating()
+    x87, sse = fsw & ~fcw & _FLAGS, mxcsr & ~(mxcsr >> 7) & _FLAGS
+    is_x87 = _is_x87(at.code) if bool(x87) == bool(sse) else bool(x87)
+    vector = sdm.VECTOR_MF if is_x87 else sdm.VECTOR_XM
+    return Raised(vector, 0, _SIGFPE, _FPE_FLTINV)
 
 
 def _is_x87(code: bytes) -> bool:

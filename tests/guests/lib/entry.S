@@ -172,6 +172,29 @@ fault:
 	.balign	16
 	in	$0x80, %al		/* 2 */
 	ret
+	.balign	16
+	jmp	3f			/* 1: #MF at the FWAIT */
+	.balign	16
+	jmp	4f			/* 4: #XM at the DIVSS */
+3:	fninit
+	movl	$0x37b, -8(%rsp)	/* by zero is no masked exception */
+	fldcw	-8(%rsp)
+	movl	$0, -4(%rsp)
+	fld1
+	fidivs	-4(%rsp)
+	fwait
+	fnclex
+	fninit
+	ret
+4:	movl	$0x1d80, -8(%rsp)	/* the same */
+	ldmxcsr	-8(%rsp)
+	mov	$0x3f800000, %edx
+	movd	%edx, %xmm0
+	pxor	%xmm1, %xmm1
+	divss	%xmm1, %xmm0
+	movl	$0x1f80, -8(%rsp)
+	ldmxcsr	-8(%rsp)
+	ret
 
 /*
  * vectors(struct vectors *v, int avx, volatile uint64_t *stop): the registers hold the pattern for

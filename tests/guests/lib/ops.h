@@ -48,7 +48,8 @@ enum op {
 	OP_LAST
 };
 
-enum fault { F_UD2, F_DIV, F_READ, F_WRITE, F_JUMP, F_INT3, F_HLT, F_CPUID, F_SYSCALL, F_IN, F_LAST };
+enum fault { F_UD2, F_DIV, F_READ, F_WRITE, F_JUMP, F_INT3, F_HLT, F_CPUID, F_SYSCALL, F_IN, F_X87, F_SSE,
+	     F_LAST };
 
 /* What an enclave that is notified does, and what it has seen: in memory outside. */
 struct notes {

@@ -57,6 +57,7 @@ _MAX_RETRIES = 100
 
 SIGILL, SIGTRAP, SIGFPE, SIGSEGV = 4, 5, 8, 11
 _PF, _GP, _UD = sdm.VECTOR_PF, sdm.VECTOR_GP, sdm.VECTOR_UD
+_FXSAVE = struct.Struct("<HH20xI")  # FCW, FSW, MXCSR
 _TF, _PUSHF = 1 << 8, b"\x9c"
 _TOP = 1 << 47
 _UCONTEXT_ERR, _UCONTEXT_TRAPNO, _UCONTEXT_CR2 = 192, 200, 216
@@ -145,6 +146,7 @@ def exception(run: Run, tracee: Tracee, number: int, info: bytes) -> bool:
         opt_in=bool(tcs.opted_in),
         sgx2=bool(run.device.design.sgx2),
         general=lambda: _faults_by_operands(at.code, rip, view),
+        floating=lambda: _FXSAVE.unpack_from(ptrace.get_xstate(tracee.tid)),
     )
     _, _, si_code, addr, _, perf_type = struct.unpack_from("<iiixxxxQQI", info)
     perf = number == SIGTRAP and si_code == TRAP_PERF
