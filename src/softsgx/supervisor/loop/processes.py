@@ -150,10 +150,12 @@ def _reconcile(run: Run, parent: Tracee, new: Tracee) -> None:
     """Others may have changed what a child was born with, between its birth and the news of it:
     threads, which may have ended since, and processes that share an enclave.
     """
-    both = parent.space.sgx, new.space.sgx
-    if both[0] is None:
+    process = parent.space.sgx
+    if process is None:
         return
-    if not parent.space.threaded and all(process in both for process in run.device.processes):
+    others = run.device.processes.difference((process, new.space.sgx))
+    shared = any(other.native.keys() & process.native.keys() for other in others)
+    if not parent.space.threaded and not shared:
         return
     from contextlib import suppress
 
