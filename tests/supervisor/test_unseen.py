@@ -95,3 +95,10 @@ def test_who_is_asked_about_a_program_is_asked_once(softsgx: Softsgx, plain: Pat
         pytest.skip("no permission events here: force it as root, on a kernel that has them")
     done = softsgx("--", *program)
     assert (done.returncode, done.stdout) == (0, bare.stdout)
+
+
+def test_what_is_shown_in_proc_is_nobodys_to_write(softsgx: Softsgx) -> None:
+    program = ["sh", "-c", "stat -L -c %A /proc/self/fd/3 3< /proc/cpuinfo"]
+    bare = subprocess.run(program, capture_output=True, text=True, check=True)
+    done = softsgx("--", *program)
+    assert (done.returncode, done.stdout) == (0, bare.stdout)
