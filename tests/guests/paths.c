@@ -5,6 +5,7 @@
  *
  * usage: paths          the checks; `ok led` if the instructions were led
  *        paths steps    where single steps through a hot call stop, and what they find
+ *        paths folder   the current folder, opened by the C library's instructions of opendir(3)
  *        paths scribble writes over what softsgx has put into the process, and calls on
  */
 #define _GNU_SOURCE
@@ -36,6 +37,11 @@
 SITE(openat_, 257);
 SITE(fstatat_, 262);
 SITE(stat_, 4);
+
+/* opendir(3): what a jump takes the place of does not load RAX. */
+asm(".text\nfolder_:\n\tmov $257, %eax\n\tmov %rdi, %rsi\n\tmov $-100, %edi\n"
+    "\tsyscall\n\tret\n");
+long folder_(const char *path, long unused, long flags, long mode);
 
 static char room[256];
 static volatile long caught, stray;
@@ -336,6 +342,15 @@ int main(int argc, char **argv)
 
 	handled = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (!strcmp(what, "folder")) {
+		for (int i = 0; i < HOT; i++) {
+			long fd = folder_(".", 0, O_RDONLY | O_DIRECTORY, 0);
+
+			if (fd < 0 || close((int)fd))
+				printf("the %dth is %ld\n", i, fd);
+		}
+		return 0;
+	}
 	heat();
 	if (!strcmp(what, "steps")) {
 		steps();

@@ -39,6 +39,11 @@ def test_exact_leaves_the_code_alone(softsgx: Softsgx, guest: Guest) -> None:
     assert {name for name, line in checks.items() if line != "ok"} == {"led"}
 
 
+def test_a_folder_is_opened_by_the_instructions_of_opendir(softsgx: Softsgx, guest: Guest) -> None:
+    done = softsgx("--", guest("paths"), "folder")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_single_steps_are_those_of_the_program(softsgx: Softsgx, guest: Guest) -> None:
     bare = subprocess.run([guest("paths"), "steps"], capture_output=True, text=True, check=True)
     assert bare.stdout.count("rax") == 2

@@ -20,7 +20,7 @@ from softsgx.supervisor.stopped.forced import put_back
 from softsgx.supervisor.stopped.remote import calls, cancel
 from softsgx.supervisor.stopped.resume import OF_CALLS, out_of_ours
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import RIP
+from softsgx.uapi.regs import RAX, RIP
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -97,7 +97,7 @@ def hurry(run: Run, tracee: Tracee, call: int, last: tuple[frozenset[bytes], ...
     _make(run, tracee, site)
     if paths.base > 0:
         pathsites.lead(run, tracee, site, call)
-    run.view[RIP] = site  # either way the call is made anew
+    run.view[RAX], run.view[RIP] = call, site  # either way the call is made anew
     run.regs.store(tracee.tid)
     cont(run, tracee)
     return DONE
