@@ -85,7 +85,6 @@ def _process(run: Run, number: int, path: bytes, seen: bytes) -> tuple[Tracee | 
 def show(run: Run, tracee: Tracee, text: bytes, flags: int, mode: int = 0o444) -> Any:
     """Open a file of ours with this text in place of what the call names. mode: its permissions."""
     whole = os.memfd_create("softsgx-view", os.MFD_CLOEXEC)
-    os.fchmod(whole, 0o444)  # as theirs
     os.write(whole, text)
     os.fchmod(whole, mode)
     own = os.open(f"/proc/self/fd/{whole}", os.O_RDONLY | os.O_CLOEXEC)
