@@ -44,7 +44,10 @@ def stranger(run: Run, tracee: Tracee, what: int = KCMP_VM) -> int:
                 gone = gone or not os.path.exists(f"/proc/{pid}")  # and its child may be new
             elif shared:
                 try:
-                    if status_of(pid)[b"TracerPid"] != tracer:  # or its event is still to come
+                    told = status_of(pid)
+                    if b"VmSize" not in told:
+                        continue  # the kernel's own, or dead: so is the tracee then, and has none
+                    if told[b"TracerPid"] != tracer:  # or its event is still to come
                         return pid
                 except OSError:
                     gone = True
