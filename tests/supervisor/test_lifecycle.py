@@ -23,18 +23,6 @@ from tests.command import Softsgx
 RUN = [sys.executable, "-m", "softsgx", "run", "--"]
 
 
-@pytest.fixture(autouse=True)
-def signals_are_not_ignored() -> Iterator[None]:
-    """As a terminal's shell starts programs; nohup and a script's & leave some ignored."""
-    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-    ignored = [n for n in numbers if signal.getsignal(n) == signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, signal.SIG_DFL)
-    yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
-
-
 @contextmanager
 def _start(*program: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     pipe = subprocess.PIPE
