@@ -125,7 +125,20 @@ def test_a_changed_source_is_what_runs(tree: Path) -> None:
         assert "/run.cpython-" not in last.stderr.replace(str(_file(tree)), "")
 
 
-_OPENED = "import softsgx.supervisor.calls.table, softsgx.sgx.late"
+_OPENED = (
+    "from softsgx.supervisor.effects import descriptors; import softsgx.supervisor.calls.table"
+)
+
+
+def test_what_other_programs_take_later_brings_nothing_of_enclaves(tree: Path) -> None:
+    _start(tree)
+    then = (
+        "import softsgx.supervisor.loop.bystanders, softsgx.supervisor.programs.again, sys;"
+        "print('softsgx.device' in sys.modules, 'typing' in sys.modules)"
+    )
+    done = _start(tree, hook=_HOOK, then=then)
+    assert done.stdout.endswith("\nFalse False\n")
+    assert done.stderr.splitlines().count(str(_file(tree))) == 1
 
 
 def test_what_enclaves_take_is_in_it_too(tree: Path) -> None:

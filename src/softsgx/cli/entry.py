@@ -3,8 +3,8 @@
 To find, open and read some seventy files costs a start 3 ms more than to read one, and a program
 that opens the device as much again. That file is a cache like the byte code beside it, and believed
 as that is: the first run that may write there makes it, and it counts for nothing as soon as one
-source has another size or time. Its second part, what enclaves take, is looked at when something
-of it is imported. Rejected: to ship it (the byte code of each Python is another), and a zip file,
+source has another size or time. Its second part, what enclaves take, is looked at when a program
+opens the device. Rejected: to ship it (the byte code of each Python is another), and a zip file,
 which is read no faster.
 """
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["main", "path_of"]
 
 _HEAD = b"softsgx modules 5\0" + MAGIC_NUMBER
+_OPENED = "softsgx.supervisor.effects.descriptors"  # what the first open of the device imports
 _PARTS = 4  # sizes behind it: of rows and codes, and of both for the second part
 
 
@@ -136,13 +137,12 @@ class _Modules:
         _target: "ModuleType | None" = None,
     ) -> "ModuleSpec | None":
         """What the import system asks (`importlib.abc.MetaPathFinder`)."""
-        if fullname not in self._found:
-            if not self._later or not fullname.startswith("softsgx."):
-                return None
+        if fullname == _OPENED and self._later:
             self._later = False
             self._load()
-            return self.find_spec(fullname, None)
-        self.run(before=fullname)
+            self.run(before=fullname)
+        if fullname not in self._found:
+            return None
         return self._spec(fullname)
 
     def _spec(self, name: str) -> "ModuleSpec":
