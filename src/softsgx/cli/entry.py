@@ -102,7 +102,6 @@ class _Modules:
         codes, self.known = marshal.loads(code)
         # What has no code is what something known was made by.
         self._found = {row[0]: (row, code) for row, code in zip(rows, codes, strict=False)}
-        self._later = sizes[2] > 0
 
     def run(self, before: str = "") -> None:
         """Run what it has, as imports would; or what comes before one."""
@@ -137,8 +136,7 @@ class _Modules:
         _target: "ModuleType | None" = None,
     ) -> "ModuleSpec | None":
         """What the import system asks (`importlib.abc.MetaPathFinder`)."""
-        if fullname == _OPENED and self._later:
-            self._later = False
+        if fullname == _OPENED:
             self._load()
             self.run(before=fullname)
         if fullname not in self._found:

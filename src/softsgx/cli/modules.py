@@ -8,10 +8,13 @@ import sys
 from _frozen_importlib_external import SourceFileLoader
 from collections.abc import Iterable, Iterator
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from softsgx.errors import SoftsgxError
 from softsgx.host import basefilter
+
+if TYPE_CHECKING:
+    from softsgx.cli.entry import Row
 
 __all__ = ["write"]
 
@@ -26,7 +29,6 @@ _LATER = (
     "ctypes",
     "softsgx.designs.linux",  # the default one
 )
-Row = tuple[str, str, bool, int, int, str]
 
 
 def write(path: str, head: bytes, names: set[str], before: set[str]) -> None:

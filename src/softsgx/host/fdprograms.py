@@ -26,7 +26,13 @@ from softsgx.uapi.fs import (
     FIOQSIZE,
     XFS_IOCTLS,
 )
-from softsgx.uapi.mman import MAP_DENYWRITE, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_SHARED
+from softsgx.uapi.mman import (
+    MAP_ANONYMOUS,
+    MAP_DENYWRITE,
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MAP_SHARED,
+)
 from softsgx.uapi.syscalls import SYSCALLS
 
 __all__ = ["directory_program", "fd_calls", "fd_program"]
@@ -70,7 +76,7 @@ def fd_program(
     p.by_number(wanted, "allow")
     p.label("mmap")
     p.op(LD, arg(3))
-    p.op(JSET, 0x20, "allow")  # MAP_ANONYMOUS
+    p.op(JSET, MAP_ANONYMOUS, "allow")
     if nr.NR_mmap not in spared:
         p.op(RET, TRACE)
     # A private one is EINVAL to the driver (sgx_get_unmapped_area()) and to what stands in for it,
