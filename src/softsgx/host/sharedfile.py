@@ -10,8 +10,8 @@ from softsgx.host.foreign import address_of
 
 __all__ = ["SharedFile"]
 
-# Nobody changes how long it is: we would read behind its end (Linux, fcntl.h).
-_F_ADD_SEALS, _SEALS = 1033, 1 | 2 | 4
+# Nobody changes how long it is: we would read behind its end.
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
 class SharedFile:
@@ -27,7 +27,7 @@ class SharedFile:
         self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self.fd, length)
-            fcntl.fcntl(self.fd, _F_ADD_SEALS, _SEALS)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
             self._map = mmap.mmap(self.fd, length, mmap.MAP_SHARED)
         except OSError:
             os.close(self.fd)
