@@ -47,6 +47,7 @@ _GUESTS = {
     "ioctls": ((), 120),
     "interrupted": ((), 5),
     "timeouts": (("entered",), 20),
+    "unwanted": ((), 17),
     "mm": ((), 60),
     "believe": ((), 48),
     "sgx2": ((), 34),

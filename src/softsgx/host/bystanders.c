@@ -56,14 +56,16 @@ EXPORT const char softsgx_bystanders_words[] = WORDS;
 #define SYSCALL_BYTES 2
 #define CLONE3_BYTES 8
 #define PLACES 4096
+#define MOST_ALIKE 3
 
 /*
  * A thread that is known. plain: all that it may do here is done here. space: a number of its memory,
  * image, paths: what of ours is there, 0 for nothing. waits: whether its vfork child runs: 1 if that is
- * in the log, 2 if Python knows.
+ * in the log, 2 if Python knows. rip, alike: where signals came last, and how many there, with nothing
+ * else between.
  */
 struct row {
-	uint64_t tid, plain, space, image, paths, waits;
+	uint64_t tid, plain, space, image, paths, waits, rip, alike;
 };
 
 /*
@@ -310,8 +312,11 @@ static bool executed(struct block *b, struct row *row)
 	return true;
 }
 
-/* A signal that is no exception's, nor stops, in code of the program's own. */
-static bool delivered(const struct block *b, const struct row *row, int number)
+/*
+ * A signal that is no exception's, nor stops, in code of the program's own. One more at the same place
+ * may be of those that leave a thread no time at all (storms.py).
+ */
+static bool delivered(const struct block *b, struct row *row, int number)
 {
 	struct user_regs_struct regs;
 
@@ -322,6 +327,10 @@ static bool delivered(const struct block *b, const struct row *row, int number)
 	if (ptrace(PTRACE_GETREGS, (pid_t)row->tid, NULL, &regs) < 0
 	    || regs.rax == (unsigned long long)-EINTR
 	    || regs.rip - row->image < b->image_bytes || regs.rip - row->paths < b->paths_bytes)
+		return false;
+	row->alike = row->rip == regs.rip ? row->alike + 1 : 0;
+	row->rip = regs.rip;
+	if (row->alike >= MOST_ALIKE)
 		return false;
 	ptrace(PTRACE_CONT, (pid_t)row->tid, NULL, (void *)(uintptr_t)number);
 	return true;
@@ -400,6 +409,8 @@ static bool take(struct block *b, struct row *row, int status)
 
 	if ((status & 0xff) != 0x7f)
 		return ended(b, row, status);
+	if (event)
+		row->rip = 0;
 	switch (event) {
 	case 0:
 		return delivered(b, row, number);

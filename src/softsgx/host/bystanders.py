@@ -27,7 +27,7 @@ _PATH = path_of("softsgx-execs.so")
 MOST_ROWS = 4096
 """So many threads at most: with more every stop is Python's."""
 _MOST_LOG, _MOST_EARLY = 64, 16
-_ROW, _HEAD, _ENTRY, _EARLY = 6, 6, 22, 2  # words
+_ROW, _HEAD, _ENTRY, _EARLY = 8, 6, 22, 2  # words
 
 
 def available() -> bool:

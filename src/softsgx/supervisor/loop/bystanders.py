@@ -140,7 +140,7 @@ def _is_plain(run: Run, tracee: Tracee) -> bool:
     space = tracee.space
     if tracee.tid != tracee.tgid or tracee.exits or tracee.dispatches or tracee.programs:
         return False
-    odd: tuple[Any, ...] = tracee.timed, tracee.odd, tracee.thread, tracee.slot
+    odd: tuple[Any, ...] = tracee.timed, tracee.spared, tracee.odd, tracee.thread, tracee.slot
     if any(each is not None for each in (*odd, space.sgx, space.adds)):
         return False
     if tracee.tid in run.untraced:

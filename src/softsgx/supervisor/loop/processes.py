@@ -140,6 +140,10 @@ def child(run: Run, parent: Tracee, event: int) -> None:
         # By exec another thread takes a leader's number: not while we deal with the leader.
         ptrace.trace_also(parent.tid, ptrace.EVENT_EXIT)
         parent.exits = True
+    if parent.spared is not None:
+        from softsgx.supervisor.stopped.storms import let_in
+
+        let_in(parent)
     parent.vforking = event == ptrace.EVENT_VFORK
     if run.debugger is not None:
         run.debugger.forked(parent, tid, event)
@@ -200,7 +204,7 @@ def note_born(run: Run, parent: Tracee, tid: int, flags: int) -> Tracee:
         new.signals = parent.signals.fresh()
     else:
         new.signals = parent.signals.copy()
-    new.may_block = parent.may_block
+    new.may_block, new.spared = parent.may_block, parent.spared
     if flags & CLONE_FILES:
         new.files = parent.files
         new.files.add(tid)

@@ -116,7 +116,12 @@ class Supervisor:
             try:
                 if tracee is None:
                     processes.unknown(run, tid, status)
-                elif tracee.thread is not None and status in _QUICK and self.quick is not None:
+                elif (
+                    tracee.thread is not None
+                    and status in _QUICK
+                    and self.quick is not None
+                    and tracee.spared is None
+                ):
                     tracee.stopped, tracee.vforking = True, False
                     self.quick(tracee, status)
                 else:
@@ -159,6 +164,14 @@ class Supervisor:
         tracee.stopped = True
         tracee.vforking = False
         event, number = status >> 16, status >> 8 & 0xFF
+        if tracee.spared is not None or (event == 0 and number not in FORCED):
+            from softsgx.supervisor.stopped import storms
+
+            if tracee.spared is not None:
+                if storms.stopped(run, tracee, event, number):
+                    return
+            elif storms.spared(run, tracee, number):
+                return
         if tracee.timed is not None and event == 0:
             from softsgx.supervisor.stopped import timed
 

@@ -208,6 +208,9 @@ class Tracee:
     calls (PR_SET_SYSCALL_USER_DISPATCH). refused: of the page fault that is being raised: access,
     why, the page's fields, the rule. exits: it stops before it ends. odd: an `Odd`, None nearly
     always. timed: a wait that is begun again (`softsgx.supervisor.stopped.timed`), or None.
+    spared: its mask while more signals are blocked (`softsgx.supervisor.stopped.storms`), or None;
+    storms: outside of enclaves and inside, its registers when a signal came last, how often it was
+    there, and what is often.
     slot: its `softsgx.supervisor.state.short.Slot`, or None. signals: what its process
     does with those of exceptions. may_block: what it blocks outside of enclaves, or may: what is
     not there it does not. programs: filters that it lacks yet. reaper: whether its process is the
@@ -230,7 +233,9 @@ class Tracee:
         "signals",
         "slot",
         "space",
+        "spared",
         "stopped",
+        "storms",
         "tgid",
         "thread",
         "tid",
@@ -248,6 +253,8 @@ class Tracee:
         self.at_call = self.exits = self.dispatches = False
         self.odd: Any = None
         self.timed: Any = None
+        self.spared: int | None = None
+        self.storms = [(b"", 0, 0), (b"", 0, 0)]
         self.slot: Any = None
         self.programs: list[bytes] = []
         self.reaper: bool | None = None
@@ -265,6 +272,10 @@ class Tracee:
             signals.delivered(number)
         if self.slot is not None:
             self.slot.hide()
+
+    def tells_calls(self) -> bool:
+        """Whether it stops at each call that it makes."""
+        return self.timed is not None or self.spared is not None
 
     def read(self, addr: int, length: int) -> bytes:
         """Memory as the thread itself could read it; fewer bytes if it could not."""

@@ -112,5 +112,5 @@ def _go_on(run: Run, tid: int) -> None:
     regs.load(tid)
     if begun_again(tid, regs):
         regs.store(tid)
-    again = ptrace.cont if run.tracees[tid].timed is None else ptrace.syscall_step
+    again = ptrace.syscall_step if run.tracees[tid].tells_calls() else ptrace.cont
     again(tid)

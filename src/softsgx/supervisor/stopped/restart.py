@@ -10,7 +10,7 @@ from softsgx.host.status import is_reaper, mask_of, status_of
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
 
-__all__ = ["INTERRUPTED", "SYSCALL_BYTES", "begun_again", "prepare", "unwanted"]
+__all__ = ["INTERRUPTED", "SYSCALL_BYTES", "begun_again", "nobody_wants", "prepare", "unwanted"]
 
 _U64 = (1 << 64) - 1
 _RESTART = {-512 & _U64, -513 & _U64, -514 & _U64}
@@ -59,7 +59,12 @@ def begun_again(tid: int, regs: ptrace.Registers, number: int = 0) -> bool:
 
 def unwanted(tid: int, number: int) -> bool:
     """Whether a signal is one that the kernel would have dropped, but for the tracer."""
-    return bool(_nobody(status_of(tid)) >> number - 1 & 1)
+    return bool(nobody_wants(tid) >> number - 1 & 1)
+
+
+def nobody_wants(tid: int) -> int:
+    """All signals of a thread that the kernel would have dropped, as a mask."""
+    return _nobody(status_of(tid))
 
 
 def _nobody(status: dict[bytes, bytes]) -> int:

@@ -29,7 +29,7 @@ def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
 def cont_changed(run: Run, tracee: Tracee) -> None:
     """The same with the registers in ``run.regs``."""
     usual = run.record is None and run.faults is None and run.debugger is None
-    if usual and tracee.timed is None and not lost and not ending:
+    if usual and not tracee.tells_calls() and not lost and not ending:
         tracee.stopped = False
         run.regs.store_and_cont(tracee.tid)
     else:
@@ -84,7 +84,7 @@ def let_go(
         ptrace.interrupt(tracee.tid)
     if step or (run.faults is not None and run.faults.steps(tracee)):
         ptrace.singlestep(tracee.tid, number)  # inside: a fault may hit at each instruction
-    elif tracee.timed is not None:
+    elif tracee.tells_calls():
         ptrace.syscall_step(tracee.tid, number)
     else:
         ptrace.cont(tracee.tid, number)
