@@ -8,8 +8,8 @@
 #define _GNU_SOURCE
 #include <cpuid.h>
 #include <signal.h>
-#include <sys/time.h>
 #include <ucontext.h>
+#include "again.h"
 #include "loader.h"
 #include "tap.h"
 
@@ -74,6 +74,7 @@ static void handler(int sig, siginfo_t *info, void *context)
 	mcontext_t *m = &((ucontext_t *)context)->uc_mcontext;
 
 	(void)sig, (void)info;
+	again();
 	/* At the AEP itself: not outside, and not amid the instructions of the spoiling AEP. */
 	if (m->gregs[REG_RAX] != ERESUME || m->gregs[REG_RBX] != (greg_t)(e.base + e.tcs[0])
 	    || m->gregs[REG_RIP] != m->gregs[REG_RCX])
@@ -87,7 +88,6 @@ static void handler(int sig, siginfo_t *info, void *context)
 static void run(const char *name, int way)
 {
 	static struct call c __attribute__((aligned(64)));
-	struct itimerval each_ms = {{0, 1000}, {0, 1000}}, off = {0};
 	struct vectors out;
 	uint64_t tcs = e.base + e.tcs[0];
 	char full[80];
@@ -100,10 +100,10 @@ static void run(const char *name, int way)
 	memcpy(c.buf, &pattern, sizeof(pattern));
 	stop = 0;
 	interrupts = leaks = 0;
-	setitimer(ITIMER_REAL, &each_ms, NULL);
+	again_begin(1000);
 	left = way == 0 ? encl_do(&e, 0, &c)
 	     : way == 1 ? encl_raw_enter(&c, tcs, EENTER) == 0 : encl_raw_enter_spoil(&c, tcs, EENTER) == 0;
-	setitimer(ITIMER_REAL, &off, NULL);
+	again_end();
 	memcpy(&out, c.buf, sizeof(out));
 	snprintf(full, sizeof(full), "%s_entered", name);
 	check(left && interrupts >= 20, full, "%d interrupts; %s", interrupts, e.err);

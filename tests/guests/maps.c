@@ -8,6 +8,7 @@
  *        maps steps    where single steps through one stop, and what they find
  */
 #define _GNU_SOURCE
+#include "again.h"
 #include "tap.h"
 
 #include <fcntl.h>
@@ -19,7 +20,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/time.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 
@@ -99,6 +99,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
 	unsigned long rip = (unsigned long)r[REG_RIP];
 
 	(void)info;
+	again();
 	caught++;
 	if (number != SIGTRAP)
 		stray |= rip < (unsigned long)__executable_start || rip >= (unsigned long)etext;
@@ -203,19 +204,18 @@ static void on_purpose(void)
 
 static void storm(void)
 {
-	struct itimerval often = { { 0, 400 }, { 0, 400 } }, never = { { 0, 0 }, { 0, 0 } };
 	long wrong = 0;
 
 	handle(SIGALRM);
 	caught = stray = 0;
-	setitimer(ITIMER_REAL, &often, NULL);
+	again_begin(400);
 	while (caught < 300) {
 		long got = map_(NULL, PAGE, EXEC, MAP_PRIVATE, file, 0);
 
 		wrong += got < 0 || memcmp((void *)got, answer, sizeof(answer));
 		unmap(got);
 	}
-	setitimer(ITIMER_REAL, &never, NULL);
+	again_end();
 	check(!wrong && !stray, "signals", "%ld wrong, %ld astray", wrong, stray);
 }
 

@@ -14,8 +14,8 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/statvfs.h>
-#include <sys/time.h>
 #include <sys/wait.h>
+#include "again.h"
 #include "loader.h"
 #include "tap.h"
 
@@ -77,7 +77,8 @@ static void *thread(void *p)
 
 static void handler(int number)
 {
-	(void)number;
+	if (number == SIGALRM)
+		again();
 }
 
 /* Chance bytes over what softsgx shares with this process. */
@@ -253,10 +254,8 @@ int main(int argc, char **argv)
 	scribbles = argc > 3 && !strcmp(argv[3], "scribble");
 	signal(SIGUSR1, handler);
 	if (argc > 3 && !strcmp(argv[3], "storm")) {
-		struct itimerval often = {{0, 3000}, {0, 3000}};
-
 		sigaction(SIGALRM, &(struct sigaction){.sa_handler = handler, .sa_flags = SA_RESTART}, NULL);
-		setitimer(ITIMER_REAL, &often, NULL);
+		again_begin(3000);
 	}
 	sched_getaffinity(0, sizeof(places), &places);
 	sources = map((SOURCES + LONGEST) * PAGE, PROT_READ | PROT_WRITE, -1);

@@ -84,18 +84,22 @@ static void long_call(bool raw, int fd, long ms)
 	struct call c = {.op = OP_SUM, .a = 7, .b = rounds};
 	const char *how = raw ? "raw" : "vdso";
 	char name[40];
+	uint64_t sum = mix(7, rounds);
+	int tries = 0;
 	bool left;
 
 	profs = traps = other = inside = 0;
 	setitimer(ITIMER_PROF, &each_ms, NULL);
 	if (fd >= 0)
 		on(fd, true);
-	left = raw ? encl_raw_enter(&c, e.base + e.tcs[0], EENTER) == 0 : encl_do(&e, 0, &c);
+	do /* what was calibrated on a busy machine is soon done */
+		left = raw ? encl_raw_enter(&c, e.base + e.tcs[0], EENTER) == 0 : encl_do(&e, 0, &c);
+	while (left && c.ret == sum && (profs < 4 || (fd >= 0 && traps < 4)) && ++tries < 64);
 	if (fd >= 0)
 		on(fd, false);
 	setitimer(ITIMER_PROF, &off, NULL);
 	snprintf(name, sizeof(name), "%s_result", how);
-	check(left && c.ret == mix(7, rounds), name, "ret %#lx; %s", c.ret, e.err);
+	check(left && c.ret == sum, name, "ret %#lx; %s", c.ret, e.err);
 	snprintf(name, sizeof(name), "%s_profiled", how);
 	check(profs > 3, name, "%ld SIGPROF", profs);
 	snprintf(name, sizeof(name), "%s_sampled", how);

@@ -9,10 +9,10 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
-#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "again.h"
 #include "loader.h"
 #include "tap.h"
 
@@ -50,7 +50,8 @@ static uint64_t next(void)
 
 static void handler(int sig)
 {
-	(void)sig;
+	if (sig == SIGALRM)
+		again();
 }
 
 static void *caller(void *arg)
@@ -98,7 +99,6 @@ static void scribble(void)
 
 static int attempt(long milliseconds)
 {
-	struct itimerval each = {{0, 500}, {0, 500}};
 	struct timespec begin, now;
 	pthread_t t[THREADS];
 
@@ -111,7 +111,7 @@ static int attempt(long milliseconds)
 		return 2;
 	for (intptr_t i = 0; i < THREADS; i++)
 		pthread_create(&t[i], NULL, caller, (void *)i);
-	setitimer(ITIMER_REAL, &each, NULL);
+	again_begin(500);
 	clock_gettime(CLOCK_MONOTONIC, &begin);
 	do {
 		for (int i = 0; i < 20; i++)

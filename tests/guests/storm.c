@@ -10,10 +10,10 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "again.h"
 #include "loader.h"
 #include "rawsig.h"
 #include "tap.h"
@@ -47,7 +47,8 @@ static void handler(int sig)
 	long n = __atomic_add_fetch(&handled, 1, __ATOMIC_RELAXED);
 	int how, status = 0;
 
-	(void)sig;
+	if (sig == SIGALRM)
+		again();
 	if (own < 0 || depth >= NSSA)
 		return;
 	depth++;
@@ -86,23 +87,23 @@ static void *caller(void *arg)
 
 static void pestered(long milliseconds, int threads)
 {
-	struct itimerval each = {{0, 2000}, {0, 2000}}, off = {0};
-	struct timespec pause = {.tv_nsec = 1000000}, begin, now;
+	struct timespec begin, now;
 	pthread_t t[MAX_THREADS];
 	void *why, *first = NULL;
 
 	for (intptr_t n = 0; n < threads; n++)
 		pthread_create(&t[n], NULL, caller, (void *)n);
-	setitimer(ITIMER_REAL, &each, NULL);
+	again_begin(2000);
 	clock_gettime(CLOCK_MONOTONIC, &begin);
-	for (long i = 0;; i++) {
-		pthread_kill(t[i % threads], SIGUSR1);
-		nanosleep(&pause, NULL);
+	for (unsigned int i = 0;; i++) {
+		pthread_kill(t[i % (unsigned int)threads], SIGUSR1);
+		usleep((useconds_t)again_pause_us(i / (unsigned int)threads + 1, 1000));
 		clock_gettime(CLOCK_MONOTONIC, &now);
-		if ((now.tv_sec - begin.tv_sec) * 1000 + (now.tv_nsec - begin.tv_nsec) / 1000000 >= milliseconds)
+		if ((now.tv_sec - begin.tv_sec) * 1000 + (now.tv_nsec - begin.tv_nsec) / 1000000 >= milliseconds
+		    && handled > 3 && nested)
 			break;
 	}
-	setitimer(ITIMER_REAL, &off, NULL);
+	again_end();
 	over = 1;
 	for (int n = 0; n < threads; n++) {
 		pthread_join(t[n], &why);

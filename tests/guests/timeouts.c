@@ -27,7 +27,8 @@ static void handle(int number)
 	handled++;
 }
 
-/* SIGWINCH four times in each timeout, until it is killed; SIGUSR1 after a few of them. */
+/* SIGWINCH four times in each timeout, until it is killed; SIGUSR1 after each few of them: one that comes
+ * before the wait begins ends none. */
 static pid_t sender(bool wanted)
 {
 	pid_t parent = getpid(), pid = fork();
@@ -36,7 +37,7 @@ static pid_t sender(bool wanted)
 		return pid;
 	for (int i = 0; getppid() == parent; i++) {
 		nanosleep(&(struct timespec){.tv_nsec = MS * 1000000l / 4}, NULL);
-		kill(parent, wanted && i == FEW ? SIGUSR1 : SIGWINCH);
+		kill(parent, wanted && i % (FEW + 1) == FEW ? SIGUSR1 : SIGWINCH);
 	}
 	_exit(0);
 }
@@ -153,7 +154,6 @@ int main(int argc, char **argv)
 	long behind, ret;
 	pid_t pid;
 
-	alarm(50);
 	if (argc > 1 && !strcmp(argv[1], "entered")) {
 		static struct encl e;
 
@@ -183,7 +183,7 @@ int main(int argc, char **argv)
 	pid = sender(true);
 	CHECK_EQ(wait_ms(epoll, long_ms, &behind), -EINTR, "wanted");
 	CHECK_EQ(behind, long_ms, "wanted_register");
-	CHECK_EQ(handled, 1, "handled");
+	check(handled > 0, "handled", "none");
 	stop(pid);
 
 	pid = sender(true);

@@ -9,8 +9,8 @@
 #define _GNU_SOURCE
 #include <cpuid.h>
 #include <signal.h>
-#include <sys/time.h>
 #include <ucontext.h>
+#include "again.h"
 #include "loader.h"
 #include "tap.h"
 
@@ -108,6 +108,7 @@ static void handler(int sig, siginfo_t *info, void *context)
 	struct registers spoilt;
 
 	(void)sig, (void)info;
+	again();
 	mcontext_t *m = &((ucontext_t *)context)->uc_mcontext;
 	if (m->gregs[REG_RAX] != ERESUME || m->gregs[REG_RBX] != (greg_t)(e.base + e.tcs[0]))
 		return;
@@ -140,7 +141,6 @@ int main(void)
 	sigaction(SIGALRM, &act, NULL);
 	static const uint64_t extras[] = {0, AVX, AVX | AVX512, 0x200, AVX | 0x200, AVX | AVX512 | 0x200};
 	for (size_t i = 0; i < sizeof(extras) / sizeof(*extras); i++) {
-		struct itimerval each_ms = {{0, 1000}, {0, 1000}}, off = {0};
 		static struct call call __attribute__((aligned(64)));
 
 		xfrm = 3 | extras[i];
@@ -155,11 +155,11 @@ int main(void)
 		call = (struct call){.op = OP_SPIN, .a = (uint64_t)&words[0], .b = (uint64_t)&words[1]};
 		words[0] = words[1] = 0;
 		interrupts = bad = 0;
-		setitimer(ITIMER_REAL, &each_ms, NULL);
+		again_begin(1000);
 		load(&set);
 		int ret = encl_raw_enter(&call, e.base + e.tcs[0], EENTER);
 		store(&got);
-		setitimer(ITIMER_REAL, &off, NULL);
+		again_end();
 		check(ret == 0 && interrupts >= 5, name, "left %d, %d interrupts", ret, interrupts);
 		snprintf(name, sizeof(name), "xfrm_%lx_synthetic", xfrm);
 		check(!bad, name, "a handler saw the enclave's registers, or not its own");
