@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["Softsgx"]
+__all__ = ["PATIENCE", "Softsgx"]
+
+PATIENCE = 300
+"""Seconds that only a hang takes: how long a run takes says how slow the machine is, not whether it
+is right. Below pytest's own limit, so that what the run has printed is shown."""
 
 
 def _environment() -> dict[str, str]:
@@ -32,7 +36,7 @@ class Softsgx:
     def __call__(
         self,
         *args: str | Path,
-        timeout: float = 60,
+        timeout: float = PATIENCE,
         stdin: str = "",
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
@@ -43,7 +47,7 @@ class Softsgx:
     def command(
         self,
         *args: str | Path,
-        timeout: float = 60,
+        timeout: float = PATIENCE,
         stdin: str = "",
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,

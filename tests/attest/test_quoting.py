@@ -21,6 +21,7 @@ from softsgx.sdm.structs import REPORT, REPORT_BODY, TARGETINFO
 from softsgx.sgx.report import ereport as make_report
 from tests.attest.quoted import NOW, ROOT_KEY, collateral, device, ereport, quote, verify
 from tests.cache import ROOT
+from tests.command import PATIENCE
 
 _SIG = QUOTE_HEADER.size + REPORT_BODY.size + 4
 _AUTH = _SIG + SIGNATURE.size
@@ -228,6 +229,6 @@ def test_fmspc_and_ppid_can_be_chosen() -> None:
 def test_the_examples_run(example: str, lines: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / f"{example}.py"],
-        capture_output=True, text=True, check=True, timeout=60,
+        capture_output=True, text=True, check=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.stdout.splitlines()[-len(lines) :] == lines

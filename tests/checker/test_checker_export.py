@@ -24,6 +24,7 @@ from softsgx.designs.registry import make_design
 from softsgx.errors import UsageError
 from softsgx.law.values import Value
 from tests.checker.needs import needs_abc
+from tests.command import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = needs_abc
@@ -33,7 +34,7 @@ SMALL = ["--pages", "1", "--processes", "1", "--jobs", "1", *HELD]
 
 def _confirm(directory: Path, *more: str) -> tuple[int, str]:
     command = [sys.executable, str(ROOT / "tools/confirm.py"), str(directory), "--jobs", "1", *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -198,10 +199,10 @@ def test_spin_says_the_same(one: Path, tmp_path: Path) -> None:
             ["spin", "-a", "question.pml"],
             ["gcc", "-O1", "-w", "-DSAFETY", "-DNOREDUCE", "-o", "pan", "pan.c"],
         ):
-            subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+            subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE)
         done = subprocess.run(
             ["./pan", "-m100000"], cwd=tmp_path, check=True, capture_output=True, text=True,
-            timeout=120,
+            timeout=PATIENCE,
         )  # fmt: skip
         index = json.loads((path.parent / "index.json").read_text())
         assert "max search depth too small" not in done.stdout

@@ -19,7 +19,7 @@ from softsgx.cli.main import main
 from softsgx.host.platform import load_platform
 from softsgx.sdm.quote import QUOTE_HEADER
 from softsgx.sgx.report import ereport
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 
 Capture = pytest.CaptureFixture[str]
 
@@ -188,10 +188,10 @@ def test_a_pccs_says_where_it_is_and_ends_when_it_is_told(tmp_path: Path, tls: b
         assert url.startswith(f"http{'s' if tls else ''}://127.0.0.1:")
         root = Quoting(load_platform()).certificates.root
         trusting = ssl.create_default_context(cadata=root.chain) if tls else None
-        with urlopen(f"{url}rootcacrl", timeout=30, context=trusting) as answer:
+        with urlopen(f"{url}rootcacrl", timeout=PATIENCE, context=trusting) as answer:
             crl = x509.load_der_x509_crl(bytes.fromhex(answer.read().decode()))
         assert crl.issuer == root.certificate.subject
         pccs.send_signal(signal.SIGINT)
-        assert pccs.wait(30) == 130
+        assert pccs.wait(PATIENCE) == 130
         assert pccs.stderr
         assert pccs.stderr.read() == ""

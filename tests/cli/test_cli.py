@@ -18,7 +18,7 @@ from softsgx.cli.run import parse_size
 from softsgx.designs.registry import DESIGNS, make_design
 from softsgx.errors import InternalError, UsageError
 from softsgx.law.rule import rules_of
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 
 Guest = Callable[[str], Path]
 
@@ -201,7 +201,7 @@ def test_a_mistake_of_the_user_is_no_bug(capsys: pytest.CaptureFixture[str]) -> 
 def test_output_that_nobody_reads_is_no_error(softsgx: Softsgx) -> None:
     command = f"{sys.executable} -m softsgx designs linux-6.0 | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
+        ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     assert done.stdout.splitlines()[0].startswith("linux-6.0: ")
     assert done.stderr == ""
@@ -326,7 +326,7 @@ def test_doctor_tells_of_ptrace_that_is_not_allowed(softsgx: Softsgx) -> None:
 def test_doctor_tells_of_memory_files_that_are_too_small(softsgx: Softsgx) -> None:
     script = f"ulimit -f 1000; trap '' XFSZ; exec {sys.executable} -m softsgx doctor"
     done = subprocess.run(
-        ["sh", "-c", script], capture_output=True, text=True, check=False, timeout=60
+        ["sh", "-c", script], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 1
     assert any(line.startswith("missing memfd_create") for line in done.stdout.splitlines())
@@ -337,7 +337,7 @@ def test_doctor_leaves_nothing_running() -> None:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         assert _processes(process.pid) == set()
 
 

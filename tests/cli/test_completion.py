@@ -16,6 +16,7 @@ from softsgx.cli.main import COMMANDS, main
 from softsgx.cli.manual import PLACES, manual, write_all
 from softsgx.cli.texts import options_of
 from softsgx.designs.registry import DESIGNS
+from tests.command import PATIENCE
 
 _BREAKS = "\"'><=;|&(:"
 _PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
@@ -28,7 +29,7 @@ def _in(shell: str, code: str, cwd: Path) -> list[str]:
         pytest.skip(f"no {shell} here; to run it: apt-get install {shell}")
     flags = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}[shell]
     done: subprocess.CompletedProcess[str] = subprocess.run(
-        [program, *flags, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=120,
+        [program, *flags, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=PATIENCE,
         env=os.environ | {"PATH": _PATH, "HOME": str(cwd)}, check=False,
     )  # fmt: skip
     assert done.stderr == "", done.stderr

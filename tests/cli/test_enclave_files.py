@@ -15,7 +15,7 @@ import pytest
 from softsgx.cli import main as cli
 from softsgx.sdm import sigstruct
 from tests.cache import ROOT, build, cache_directory, locked
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 from tests.images import elves
 from tests.images.plain import RW, RX, TCS, Plain
 
@@ -65,7 +65,7 @@ def test_a_stream_from_standard_input(stream: tuple[Path, str]) -> None:
     with path.open("rb") as f:
         done = subprocess.run(
             [sys.executable, "-m", "softsgx", "measure", "-"],
-            stdin=f, capture_output=True, text=True, check=True, timeout=60,
+            stdin=f, capture_output=True, text=True, check=True, timeout=PATIENCE,
         )  # fmt: skip
     assert done.stdout == f"{mrenclave}\n"
 

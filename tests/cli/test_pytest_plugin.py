@@ -10,6 +10,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tests.command import PATIENCE
+
 Guest = Callable[[str], Path]
 
 _SUITE = """
@@ -67,7 +69,7 @@ def _pytest(folder: Path, guest: Guest, *args: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *usual, *args],
         cwd=folder, env=os.environ | {"GUESTS": str(guest("sgx2").parent)},
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 

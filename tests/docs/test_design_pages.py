@@ -35,7 +35,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.timeout(240)  # 8 s of a whole processor
 def test_the_committed_pages_are_what_the_rules_say(written: Path) -> None:
     there = {path.name: path.read_text() for path in PAGES.iterdir()}
     assert set(there) == {f"{name}.md" for name in DESIGNS} | {"README.md", "sgx-instructions.md"}
@@ -44,7 +43,6 @@ def test_the_committed_pages_are_what_the_rules_say(written: Path) -> None:
     )
 
 
-@pytest.mark.timeout(240)
 def test_a_page_that_is_not_current_is_told(
     softsgx: Softsgx, written: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from softsgx.policy.selinux import MINIMAL, SELinuxPolicy
 from tests.cache import ROOT
+from tests.command import PATIENCE
 
 PAGE = (ROOT / "docs" / "policies.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
@@ -49,7 +50,7 @@ def shell(
         block = block.replace(POLICY, "./policy.33").replace(CONTEXTS, "./file_contexts")
         return subprocess.run(
             ["bash", "-eo", "pipefail", "-c", block], cwd=tmp_path, capture_output=True,
-            text=True, timeout=120, env=os.environ | {"PATH": path}, check=False,
+            text=True, timeout=PATIENCE, env=os.environ | {"PATH": path}, check=False,
         )  # fmt: skip
 
     return run

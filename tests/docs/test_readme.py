@@ -11,6 +11,7 @@ import pytest
 
 from softsgx.cli import main as cli
 from tests.cache import ROOT
+from tests.command import PATIENCE
 
 README = (ROOT / "README.md").read_text()
 
@@ -21,7 +22,7 @@ def test_the_library_example_is_the_file_and_runs() -> None:
     assert source.endswith(shown)
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / "library.py"],
-        capture_output=True, text=True, check=True, timeout=60,
+        capture_output=True, text=True, check=True, timeout=PATIENCE,
     )  # fmt: skip
     assert "EEXIT: 0" in done.stdout
 

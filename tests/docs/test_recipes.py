@@ -15,6 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.cache import ROOT
+from tests.command import PATIENCE
 from tests.docs.pages import clone, held
 from tools.console import sessions
 
@@ -74,7 +75,7 @@ def _run(command: str, project: Path, **env: str) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run(
         ["bash", "-eo", "pipefail", "-c", command], cwd=project, capture_output=True, text=True,
-        env=kept | {"PATH": path} | env, timeout=120, check=False,
+        env=kept | {"PATH": path} | env, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 

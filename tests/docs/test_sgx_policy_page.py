@@ -16,7 +16,7 @@ from softsgx.policy.labels import PathLabels
 from softsgx.policy.selinux import MINIMAL, SELinuxPolicy
 from softsgx.policy.why import why
 from tests.cache import ROOT
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 from tests.debian_policy import find_policy
 
 PAGE = (ROOT / "docs" / "sgx-policy.md").read_text()
@@ -42,7 +42,7 @@ def _shell(code: str, cwd: Path) -> str:
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:{_SBIN}"
     done = subprocess.run(
         ["bash", "-eo", "pipefail", "-c", code], cwd=cwd, capture_output=True, text=True,
-        timeout=120, env=os.environ | {"PATH": path}, check=False,
+        timeout=PATIENCE, env=os.environ | {"PATH": path}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout, done.stderr)
     return done.stdout

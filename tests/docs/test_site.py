@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from tests.cache import ROOT, locked
+from tests.command import PATIENCE
 
 _DOCS = ROOT / "docs"
 
@@ -24,7 +25,7 @@ def _sphinx(docs: Path, out: Path) -> subprocess.CompletedProcess[str]:
     (flags,) = re.findall(r"sphinx-build (.*) docs \$\(SITE\)$", makefile, re.MULTILINE)
     return subprocess.run(
         [sys.executable, "-m", "sphinx", *flags.split(), docs, out],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from softsgx.host.before import leaf_before, leaf_further_before, load_before
 from softsgx.host.memfd import Site
 from softsgx.supervisor.state.patched import unpatched
 from softsgx.supervisor.state.tracee import AddressSpace
+from tests.command import PATIENCE
 
 _CODE = "push %rbp\n mov %rsp, %rbp\n push %rbx\n lea 8(%rip), %rcx\n test %rdi, %rdi\n"
 _ROWS = [
@@ -30,9 +31,11 @@ def _assembled(last: str, tmp_path: Path) -> bytes:
     """96 bytes of code that end in an instruction."""
     out = tmp_path / "code"
     text = _CODE * 8 + last + "\n"
-    subprocess.run(["as", "-o", out, "-"], input=text, text=True, check=True, timeout=20)
+    subprocess.run(["as", "-o", out, "-"], input=text, text=True, check=True, timeout=PATIENCE)
     raw = tmp_path / "raw"
-    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", out, raw], check=True, timeout=20)
+    subprocess.run(
+        ["objcopy", "-O", "binary", "-j", ".text", out, raw], check=True, timeout=PATIENCE
+    )
     return raw.read_bytes()[-96:]
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from softsgx.host import ptrace, start
 from softsgx.uapi.sched import KCMP_VM
+from tests.command import PATIENCE
 
 _RUN = "sys.argv = ['softsgx', 'run', *sys.argv[1:]]; from softsgx.cli.entry import main; main()"
 _SHARED, _APART = "", "from softsgx.host import start; start.may_share = lambda: False; "
@@ -58,7 +59,7 @@ def test_the_front_and_the_tracer_share_their_memory(how: str, shared: bool) -> 
         assert found is shared
         process.stdin.write("\n")
         process.stdin.flush()
-        assert process.wait(20) == 5
+        assert process.wait(PATIENCE) == 5
 
 
 @pytest.mark.parametrize("how", [_SHARED, _APART])
@@ -68,7 +69,7 @@ def test_a_tracer_that_stands_still_keeps_no_signal_from_the_program(how: str) -
         process.stdout.readline()
         os.kill(_child_of(process.pid), signal.SIGSTOP)
         process.terminate()
-        assert process.wait(60) == -signal.SIGTERM
+        assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
 def test_a_tracer_that_spins_ends_by_a_signal() -> None:
@@ -76,14 +77,14 @@ def test_a_tracer_that_spins_ends_by_a_signal() -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == "spins\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == -signal.SIGINT
+        assert process.wait(PATIENCE) == -signal.SIGINT
 
 
 @pytest.mark.parametrize("how", [_SHARED, _APART])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGSEGV])
 def test_it_ends_as_the_program_does(how: str, number: signal.Signals) -> None:
     with _started(how, "sh", "-c", f"kill -{number.name[3:]} $$") as process:
-        assert process.wait(20) == -number
+        assert process.wait(PATIENCE) == -number
 
 
 @pytest.mark.parametrize("how", [_SHARED, _APART])
@@ -95,7 +96,7 @@ def test_what_is_left_behind_by_a_crash_is_served(
     os.mkfifo(fifo)
     served = f"read x < {fifo}; {guest('manyenclaves')} 2 > /dev/null; echo served $? > {fifo}"
     with _started(how, "sh", "-c", f"({served}) > /dev/null 2>&1 & kill -SEGV $$") as process:
-        assert process.wait(20) == -signal.SIGSEGV
+        assert process.wait(PATIENCE) == -signal.SIGSEGV
     fifo.write_text("go\n")
     assert fifo.read_text() == "served 0\n"
 

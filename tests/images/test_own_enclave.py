@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from tests.cache import ROOT
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 
 EXAMPLE = ROOT / "examples" / "own_enclave.py"
 
@@ -17,7 +17,7 @@ def test_on_the_device_and_without(softsgx: Softsgx) -> None:
     assert inside.returncode == 0, inside.stderr
     assert "the enclave says: 20 + 22 = 42\n" in inside.stdout
     alone = subprocess.run(
-        [sys.executable, EXAMPLE], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, EXAMPLE], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     assert "loaded; 'softsgx run" in alone.stdout
     # The same file gives the same enclave, whoever signed it.

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from softsgx.cli.manual import PLACES
 from tests.cache import ROOT, build, build_environment, cache_directory, locked
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 
 _SOURCE = ROOT / "src"
 MODULES = {str(path.relative_to(_SOURCE)) for path in _SOURCE.rglob("*.py")}
@@ -122,8 +122,8 @@ def installed(plain: Path, tmp_path: Path, state_directory: Path) -> Plain:
 
     def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [plain, *args], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False,
-            env=build_environment() | {"SOFTSGX_STATE_DIR": str(state_directory)},
+            [plain, *args], capture_output=True, text=True, check=False, timeout=PATIENCE,
+            env=build_environment() | {"SOFTSGX_STATE_DIR": str(state_directory)}, cwd=tmp_path,
         )  # fmt: skip
 
     return run

@@ -29,7 +29,7 @@ from softsgx.report.text import Formatter
 from softsgx.sdm import leaves as sdm
 from softsgx.uapi.designs import DESIGN_IOC_NAMES
 from tests.cache import ROOT
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 
 Guest = Callable[[str], Path]
 
@@ -174,7 +174,7 @@ def test_everything_that_was_written_before_a_kill_can_be_read(
             if line == "ready\n":
                 break
         process.send_signal(signal.SIGKILL)
-        process.wait(20)
+        process.wait(PATIENCE)
     assert path.read_bytes().endswith(b"\n")
     events = list(read(str(path)))
     enters = [e for e in events if e.get("event") == "enclu" and e["leaf"] == sdm.EENTER]
@@ -312,7 +312,7 @@ def test_nobody_reading_standard_error_does_not_end_the_run(guest: Guest) -> Non
     read_end, write_end = os.pipe()
     os.close(read_end)
     argv = [sys.executable, "-m", "softsgx", "run", "-v", "--", str(guest("plain")), "exit", "9"]
-    done = subprocess.run(argv, stderr=write_end, check=False, timeout=60)
+    done = subprocess.run(argv, stderr=write_end, check=False, timeout=PATIENCE)
     os.close(write_end)
     assert done.returncode == 9
 

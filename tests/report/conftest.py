@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import PATIENCE
 from tests.report.browser import Browser, find_chromium
 
 
@@ -45,7 +46,9 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
         # Whole: the ends of those that the program leaves behind, too.
         argv = [sys.executable, "-m", "softsgx", "run", "--wait", "--record", str(path)]
         argv += map(str, args)
-        subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+        subprocess.run(
+            argv, input=stdin, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
         return path
 
     return run

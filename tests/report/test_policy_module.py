@@ -20,7 +20,7 @@ from softsgx.cli.main import main
 from softsgx.policy.native import compile_cil
 from softsgx.policy.selinux import MINIMAL, SELinuxPolicy
 from softsgx.report.policymodule import module_name
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 
 _SBIN = "/usr/bin:/bin:/usr/sbin:/sbin"
 _DEVEL = Path("/usr/share/selinux/devel/Makefile")
@@ -79,7 +79,7 @@ def _printed(capsys: pytest.CaptureFixture[str], *args: str | Path) -> str:
 def _run(folder: Path, *command: str | Path, stdin: str = "") -> str:
     """Run a tool that must succeed: its standard output."""
     done = subprocess.run(
-        command, cwd=folder, input=stdin, capture_output=True, text=True, timeout=120,
+        command, cwd=folder, input=stdin, capture_output=True, text=True, timeout=PATIENCE,
         env=os.environ | {"PATH": _SBIN}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, (command, done.stdout, done.stderr)

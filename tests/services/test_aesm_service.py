@@ -13,6 +13,7 @@ from softsgx.attest.messages import Request, Response
 from softsgx.services import aesm
 from softsgx.services.aesm import MAX_MESSAGE, AesmService
 from tests.attest.quoted import device
+from tests.command import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def service() -> AesmService:
 def connect(to: AesmService) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
     client.connect(to.address)  # waits where the queue is full; with a timeout: EAGAIN
-    client.settimeout(30)
+    client.settimeout(PATIENCE)
     return client
 
 
@@ -89,7 +90,11 @@ def test_a_request_cut_short_by_its_end_is_none(service: AesmService, said: byte
         assert receive(client) == b""
 
 
-def test_who_never_ends_holds_up_nobody(service: AesmService) -> None:
+def test_who_never_ends_holds_up_nobody(
+    service: AesmService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aesm, "_SILENCE_SECONDS", 2 * PATIENCE)
+    monkeypatch.setattr(aesm, "_MESSAGE_SECONDS", 2 * PATIENCE)
     slow = [connect(service) for _ in range(100)]
     for client in slow[:50]:
         client.sendall(struct.pack("<I", MAX_MESSAGE) + b"x")

@@ -20,8 +20,10 @@ from cryptography import x509
 
 from softsgx.attest.collateral import Conditions
 from softsgx.errors import UsageError
+from softsgx.services import pccs as service
 from softsgx.services.pccs import Server
 from tests.attest.quoted import device, quote
+from tests.command import PATIENCE
 
 V4 = "/sgx/certification/v4/"
 
@@ -43,6 +45,13 @@ def serving(*, tls: bool = False, **conditions: Any) -> Iterator[Server]:
             thread.join()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends no connection of itself while anybody waits here."""
+    monkeypatch.setattr(service, "_TIMEOUT_SECONDS", 2 * PATIENCE)
+    monkeypatch.setattr(service._Handler, "timeout", 2 * PATIENCE)
+
+
 @pytest.fixture(scope="module")
 def pccs() -> Iterator[Server]:
     with serving() as server:
@@ -50,7 +59,7 @@ def pccs() -> Iterator[Server]:
 
 
 def get(server: Server, path: str) -> tuple[HTTPResponse, bytes]:
-    connection = HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", server.server_port, timeout=PATIENCE)
     connection.request("GET", path)
     response = connection.getresponse()
     body = response.read()
@@ -135,6 +144,7 @@ def test_mistakes_have_the_numbers_of_a_pccs(pccs: Server, path: str, status: in
     assert get(pccs, path)[0].status == status
 
 
+@pytest.mark.usefixtures("patient")
 def test_clients_that_say_nothing_or_nonsense_hold_up_nobody(pccs: Server) -> None:
     silent = [socket.create_connection(("127.0.0.1", pccs.server_port)) for _ in range(20)]
     silent[0].sendall(b"GET")
@@ -146,6 +156,7 @@ def test_clients_that_say_nothing_or_nonsense_hold_up_nobody(pccs: Server) -> No
         sock.close()
 
 
+@pytest.mark.usefixtures("patient")
 def test_tls_is_under_the_same_root() -> None:
     root = device().quoting.certificates.root
     with serving(tls=True) as server:
@@ -153,11 +164,13 @@ def test_tls_is_under_the_same_root() -> None:
         # One that never begins its handshake holds up nobody.
         silent = socket.create_connection(("127.0.0.1", server.server_port))
         trusting = ssl.create_default_context(cadata=root.chain)
-        connection = HTTPSConnection("127.0.0.1", server.server_port, timeout=10, context=trusting)
+        connection = HTTPSConnection(
+            "127.0.0.1", server.server_port, timeout=PATIENCE, context=trusting
+        )
         connection.request("GET", f"{V4}rootcacrl")
         assert connection.getresponse().status == 200
         connection.close()
-        stranger = HTTPSConnection("127.0.0.1", server.server_port, timeout=10)
+        stranger = HTTPSConnection("127.0.0.1", server.server_port, timeout=PATIENCE)
         with pytest.raises(ssl.SSLCertVerificationError):
             stranger.request("GET", "/")
         silent.close()

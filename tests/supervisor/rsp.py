@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.command import PATIENCE
+
 __all__ = ["Client", "client", "gdb"]
 
 SUPPORTED = "qSupported:multiprocess+;swbreak+;hwbreak+;fork-events+;vfork-events+;exec-events+"
-_PATIENCE = 120
 
 
 class Client:
@@ -31,7 +32,7 @@ class Client:
         """Once more: the connection that there was is ended."""
         self.socket.close()
         self._acks = True
-        self.socket = socket.create_connection(self.address, timeout=_PATIENCE)
+        self.socket = socket.create_connection(self.address, timeout=PATIENCE)
         self._buffer = b""
 
     def send(self, packet: str | bytes) -> None:
@@ -80,7 +81,7 @@ class Client:
         """softsgx's exit status, with what it said in `said`."""
         assert self.process.stderr is not None
         self.said += self.process.stderr.read().decode()
-        return self.process.wait(_PATIENCE)
+        return self.process.wait(PATIENCE)
 
 
 @contextmanager
@@ -119,7 +120,7 @@ def gdb(cwd: Path, commands: Sequence[str], *argv: str | Path, native: Path | No
         text=True, start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            out, _ = process.communicate(timeout=240)
+            out, _ = process.communicate(timeout=PATIENCE)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise

@@ -14,6 +14,7 @@ import pytest
 from softsgx.host import execs, procmaps
 from softsgx.uapi import syscalls as nr
 from tests.cache import ROOT
+from tests.command import PATIENCE
 
 _PREPARED = f"call {nr.NR_exit}"  # what ends the calls of a program that Python prepares
 _SHOW = r"""
@@ -73,7 +74,7 @@ def _run(how: str, script: str, cache: Path, **more: str) -> tuple[bytes, dict[s
     """What a shell script writes, and the counts of its stops."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.supervisor.execs", how, "sh", "-c", script],
-        cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=60,
+        cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=PATIENCE,
         env=os.environ | {"XDG_CACHE_HOME": str(cache)} | more,
     )  # fmt: skip
     out, _, counts = done.stdout.rpartition(b"{")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from softsgx.sdm.quote import parse_quote
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 from tests.supervisor.test_guests import Guest
 
 ASKS = Path(__file__).with_name("asks.py")
@@ -95,7 +95,7 @@ def test_connects_are_answered_as_by_a_real_socket(softsgx: Softsgx, short: Path
         (folder / "aesm.socket").chmod(0o777)
         real = subprocess.run(
             [sys.executable, ASKS, folder / "aesm.socket"],
-            capture_output=True, text=True, check=True, timeout=60,
+            capture_output=True, text=True, check=True, timeout=PATIENCE,
         )  # fmt: skip
     ours = softsgx("--", sys.executable, ASKS, SOCKET)
     assert ours.returncode == 0, ours.stderr
@@ -189,9 +189,9 @@ def test_a_strangers_process_is_not_answered(softsgx: Softsgx, tmp_path: Path) -
         assert run.stdout
         name = run.stdout.readline().strip()
         with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.settimeout(30)
+            stranger.settimeout(30)  # less than the service's own patience with who says nothing
             stranger.connect("\0" + name[1:])
             assert stranger.recv(1) == b""
         run.stdin.write("\n")
         run.stdin.close()
-        assert run.wait(30) == 0
+        assert run.wait(PATIENCE) == 0

@@ -15,17 +15,17 @@ from softsgx.host.short import why_not
 from softsgx.host.signals import SIGILL
 from softsgx.uapi import syscalls as nr
 from tests.cache import ROOT
+from tests.command import PATIENCE
 
 Guest = Callable[[str], Path]
 
 _SYSCALL_STOP = str(0x85)
-_SECONDS = 60
 
 
 def _run(module: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"tests.supervisor.{module}", *map(str, args)]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=_SECONDS
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
 
 

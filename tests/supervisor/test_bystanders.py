@@ -13,6 +13,7 @@ import pytest
 
 from softsgx.host import bystanders
 from tests.cache import ROOT
+from tests.command import PATIENCE
 from tests.supervisor.test_guests import Guest
 
 pytestmark = pytest.mark.skipif(
@@ -29,7 +30,7 @@ def _shown(cache: Path, program: Path, operations: str, *how: str) -> tuple[str,
     """What it prints, what was known of it, and how many stops Python had."""
     done = subprocess.run(
         ["setarch", "-R", *_SHOW, *how, program, operations],
-        cwd=ROOT, capture_output=True, check=False, timeout=60, text=True,
+        cwd=ROOT, capture_output=True, check=False, timeout=PATIENCE, text=True,
         env=os.environ | {"XDG_CACHE_HOME": str(cache)},
     )  # fmt: skip
     assert not done.stderr
@@ -108,6 +109,6 @@ def test_what_is_told_of_one_does_not_grow_with_the_others(program: tuple[str, .
     n = 400
     done = subprocess.run(
         [sys.executable, "-c", _COUNTED, *program[:-1], program[-1].format(n)],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=PATIENCE,
     )  # fmt: skip
     assert int(done.stdout.splitlines()[-1]) < 10 * n

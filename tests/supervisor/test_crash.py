@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cache import ROOT, build
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 from tests.orders import load
 
 _CRASH = """\
@@ -117,7 +117,7 @@ def test_a_crash_that_ends_the_program_is_told(killed: Path, softsgx: Softsgx) -
 def test_a_crash_with_standard_error_closed_is_told_to_nobody(killed: Path) -> None:
     argv = shlex.join([sys.executable, "-m", "softsgx", "run", "--", str(killed / "hello"), "you"])
     closed = subprocess.run(
-        ["sh", "-c", f"exec {argv} 2>&-"], check=False, timeout=60, stdout=subprocess.PIPE
+        ["sh", "-c", f"exec {argv} 2>&-"], check=False, timeout=PATIENCE, stdout=subprocess.PIPE
     )
     assert (closed.returncode, closed.stdout) == (-11, b"")
 

@@ -15,6 +15,7 @@ import pytest
 from softsgx.host import pathcode
 from softsgx.uapi import syscalls as nr
 from tests.cache import ROOT
+from tests.command import PATIENCE
 
 _SOURCE = ROOT / "tests" / "guests" / "lib" / "atentry.S"
 _PATHS = frozenset(f"call {n}" for n in (*pathcode.CALLS, nr.NR_openat, nr.NR_open))
@@ -24,7 +25,9 @@ _EXECS = "i=0; while [ $i -lt {} ]; do /bin/true; i=$((i+1)); done"
 def _run(*args: str | Path, cache: Path | None = None) -> bytes:
     command = [sys.executable, "-m", "tests.supervisor.execs", *args]
     env = dict(os.environ) | ({"XDG_CACHE_HOME": str(cache)} if cache else {})
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60, env=env)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, check=True, timeout=PATIENCE, env=env
+    )
     return done.stdout
 
 

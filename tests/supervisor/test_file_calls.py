@@ -17,7 +17,7 @@ import pytest
 
 from softsgx.supervisor.calls.files import HANDLERS
 from softsgx.uapi.syscalls import SYSCALLS, NR_fcntl, NR_mmap, Syscall
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 from tests.supervisor.test_guests import Guest
 
 # Misc devices that can seek and whose drivers have ioctl and llseek alone, or nearly so.
@@ -82,7 +82,7 @@ def _answers_alike(softsgx: Softsgx, program: Path, lines: list[str]) -> str:
     assert device is not None
     text = "\n".join(lines) + "\n"
     real = subprocess.run(
-        [program, device], input=text, capture_output=True, text=True, check=True, timeout=60
+        [program, device], input=text, capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     ours = softsgx("--", program, "/dev/sgx_enclave", stdin=text)
     assert ours.returncode == 0, ours.stderr

@@ -17,7 +17,7 @@ from softsgx.host.forbidden import why_no_ptrace
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.syscalls import SYSCALLS
 from tests.cache import ROOT
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 
 _DATA = ROOT / "tests" / "data" / "seccomp"
 _NUMBERS = {row.name: number for number, row in SYSCALLS.items()}
@@ -49,7 +49,7 @@ def _filter(
 def _confined(program: bytes, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", _RUN, program.hex(), *args],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
 
 
@@ -134,13 +134,13 @@ def test_a_tracer_that_is_there_already_is_named(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "softsgx", "run", "--", "sh", "-c", "exit 4"]
     log = ["-o", str(tmp_path / "log")]
     followed = subprocess.run(
-        ["strace", "-f", *log, *argv], capture_output=True, text=True, timeout=60, check=False
+        ["strace", "-f", *log, *argv], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert followed.returncode == 2
     assert "traces this one and its children" in followed.stderr
     assert "softsgx run -v" in followed.stderr
     assert followed.stderr.count("\n") == 1
-    alone = subprocess.run(["strace", *log, *argv], timeout=60, check=False)
+    alone = subprocess.run(["strace", *log, *argv], timeout=PATIENCE, check=False)
     assert alone.returncode == 4
 
 
@@ -183,7 +183,7 @@ def test_valgrind_runs(tmp_path: Path) -> None:
         pytest.skip("no valgrind here; install it to force this")
     done = subprocess.run(
         [sys.executable, "-m", "softsgx", "run", "--", "valgrind", "-q", "/bin/sh", "-c", "exit 3"],
-        capture_output=True, timeout=120, check=False,
+        capture_output=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (3, b"")
 
@@ -191,7 +191,7 @@ def test_valgrind_runs(tmp_path: Path) -> None:
 def test_a_translator_that_stumbles_is_told_of_the_option() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "softsgx", "run", "--", "sh", "-c", "kill -ILL $$"],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == -4
     assert "--no-cpuid" in done.stderr

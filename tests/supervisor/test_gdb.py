@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from softsgx.sdm.structs import GPRSGX
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 from tests.supervisor.rsp import SUPPORTED, Client, client
 
 Guest = Callable[[str], Path]
@@ -456,7 +456,7 @@ def test_on_standard_input_the_program_has_none(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write(wanted)
         process.stdin.flush()
-        assert process.wait(60) == 5
+        assert process.wait(PATIENCE) == 5
         assert process.stdout is not None
         assert process.stderr is not None
         said = process.stdout.read().decode()

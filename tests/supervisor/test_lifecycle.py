@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 
 RUN = [sys.executable, "-m", "softsgx", "run", "--"]
 
@@ -45,7 +45,7 @@ def _wait_gone(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        assert select.select([fd], [], [], 20)[0], f"{pid} lives on"
+        assert select.select([fd], [], [], PATIENCE)[0], f"{pid} lives on"
     finally:
         os.close(fd)
 
@@ -54,7 +54,7 @@ def test_killing_softsgx_kills_what_it_runs() -> None:
     with _start("sh", "-c", "sleep 1000 & echo $!; echo $$; wait") as process:
         pids = [int(_line(process)), int(_line(process))]
         process.kill()
-        process.wait(20)
+        process.wait(PATIENCE)
         for pid in pids:
             _wait_gone(pid)
 
@@ -66,14 +66,14 @@ def test_a_signal_to_softsgx_reaches_the_program(number: signal.Signals) -> None
         assert _line(process) == "ready"
         process.send_signal(number)
         assert _line(process) == "got"
-        assert process.wait(20) == 7
+        assert process.wait(PATIENCE) == 7
 
 
 def test_an_untrapped_signal_kills_both_alike() -> None:
     with _start("sh", "-c", "echo ready; exec sleep 1000") as process:
         assert _line(process) == "ready"
         process.terminate()
-        assert process.wait(20) == -signal.SIGTERM
+        assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
 def _pty_shell(script: str) -> tuple[int, int]:
@@ -87,7 +87,7 @@ def _pty_shell(script: str) -> tuple[int, int]:
 def _until(fd: int, pattern: str) -> str:
     seen = b""
     while not re.search(pattern, seen.decode()):
-        assert select.select([fd], [], [], 30)[0], f"no {pattern!r} after {seen!r}"
+        assert select.select([fd], [], [], PATIENCE)[0], f"no {pattern!r} after {seen!r}"
         try:
             piece = os.read(fd, 4096)
         except OSError:
@@ -136,7 +136,7 @@ def test_nothing_is_left_stopped() -> None:
         pid = int(_line(process))
         assert _line(process) == "stopped"
         assert _line(process) == str(128 + signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
         _wait_gone(pid)
 
 
@@ -147,7 +147,7 @@ def test_the_environment_and_descriptors_pass_through(tmp_path: Path) -> None:
             pass_fds=(write,), cwd=tmp_path, env={**os.environ, "GREETING": "hello"},
     ) as process:  # fmt: skip
         os.close(write)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
         with os.fdopen(read) as f:
             assert f.read().split() == ["hello", str(tmp_path)]
 
@@ -155,7 +155,7 @@ def test_the_environment_and_descriptors_pass_through(tmp_path: Path) -> None:
 def test_a_closed_standard_input_stays_closed() -> None:
     process = subprocess.run(
         [*RUN, "sh", "-c", "read x || echo no input"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert process.stdout.strip() == "no input"
     assert not process.stderr
@@ -180,7 +180,7 @@ def test_the_readers_of_what_the_program_closed_do_not_wait_for_a_tracer() -> No
         [*RUN, "sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!; exit 4"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (4, "")
     os.kill(int(out), signal.SIGTERM)
     _wait_gone(int(out))
@@ -197,7 +197,7 @@ def test_wait_ends_with_the_last_descendant() -> None:
         process.stdin.write("x\n")
         process.stdin.flush()
         assert _line(process) == "last"
-        assert process.wait(20) == 3
+        assert process.wait(PATIENCE) == 3
         _wait_gone(pid)
 
 
@@ -211,7 +211,7 @@ def test_a_signal_ends_a_wait_for_descendants(number: signal.Signals) -> None:
     ) as process:
         pid = int(_line(process))
         process.send_signal(number)
-        assert process.wait(20) == -number
+        assert process.wait(PATIENCE) == -number
         _wait_gone(pid)
 
 
@@ -226,7 +226,7 @@ def test_a_stopped_program_stops_softsgx_and_both_go_on() -> None:
         assert Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "Tt"
         process.send_signal(signal.SIGCONT)
         assert _line(process) == "on"
-        assert process.wait(20) == 6
+        assert process.wait(PATIENCE) == 6
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
@@ -240,7 +240,7 @@ def test_who_stops_and_continues_the_program_need_not_know_of_softsgx(
         _, stopped = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WSTOPSIG(stopped) == number
         os.kill(pid, getattr(signal, f"SIG{then}"))
-        assert process.wait(20) == status
+        assert process.wait(PATIENCE) == status
 
 
 def test_a_program_that_is_continued_at_once_leaves_nothing_stopped() -> None:
@@ -249,7 +249,7 @@ def test_a_program_that_is_continued_at_once_leaves_nothing_stopped() -> None:
         "for i in 1 2 3 4 5 6 7 8; do kill -TSTP $$; kill -STOP $$; done"
     )
     with _start("sh", "-c", script, process_group=0) as process:
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
@@ -262,19 +262,19 @@ def test_closed_standard_streams_stay_closed(streams: str, tmp_path: Path) -> No
     for prefix in ([], RUN):
         argv = " ".join(map(shlex.quote, [*prefix, sys.executable, "-c", program]))
         done = subprocess.run(
-            ["sh", "-c", f"{argv} {streams}"], cwd=tmp_path, check=False, timeout=30
+            ["sh", "-c", f"{argv} {streams}"], cwd=tmp_path, check=False, timeout=PATIENCE
         )
         shown.append((done.returncode, (tmp_path / "fds").read_text()))
     assert shown[0] == shown[1]
     assert subprocess.run(
-        ["sh", "-c", f"{shlex.join(RUN)} sh -c 'exit 5' {streams}"], check=False, timeout=30
+        ["sh", "-c", f"{shlex.join(RUN)} sh -c 'exit 5' {streams}"], check=False, timeout=PATIENCE
     ).returncode == 5  # fmt: skip
 
 
 def test_a_mistake_with_standard_error_closed_is_told_to_nobody(tmp_path: Path) -> None:
     done = subprocess.run(
         ["sh", "-c", f"{shlex.join(RUN)} {tmp_path}/nothing 2>&-"],
-        check=False, timeout=30, stdout=subprocess.PIPE,
+        check=False, timeout=PATIENCE, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, b"")
 
@@ -313,7 +313,7 @@ def test_limits_umask_niceness_and_mask_are_the_callers() -> None:
     shown = [
         subprocess.run(
             ["nice", "-n", "3", "bash", "-c", script + shlex.join([*prefix, "bash", "-c", look])],
-            capture_output=True, text=True, timeout=30, check=True,
+            capture_output=True, text=True, timeout=PATIENCE, check=True,
         ).stdout
         for prefix in ([], RUN)
     ]  # fmt: skip
@@ -325,7 +325,11 @@ def test_more_enclaves_than_the_programs_limit_of_descriptors(
 ) -> None:
     script = f'ulimit -Sn 24; exec "$@" {guest("manyenclaves")} 64'
     done = subprocess.run(
-        ["sh", "-c", script, "sh", *RUN], capture_output=True, text=True, timeout=60, check=False
+        ["sh", "-c", script, "sh", *RUN],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "64\n", "")
 
@@ -359,7 +363,7 @@ def test_ignored_signals_are_those_that_the_caller_ignores() -> None:
     shown = [
         subprocess.run(
             [*prefix, "grep", "Sig[IB]", "/proc/self/status"],
-            capture_output=True, text=True, timeout=30, check=True,
+            capture_output=True, text=True, timeout=PATIENCE, check=True,
         ).stdout
         for prefix in ([], RUN)
     ]  # fmt: skip

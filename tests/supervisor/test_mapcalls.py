@@ -18,7 +18,7 @@ from softsgx.supervisor.state.options import Options
 from softsgx.supervisor.state.run import Run
 from softsgx.uapi import syscalls as nr
 from tests.cache import ROOT
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 from tests.supervisor.test_guests import Guest, _assert_all_ok, _checks
 
 pytestmark = pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
@@ -58,7 +58,7 @@ def _mappings(tmp_path: Path, *args: str | Path) -> int:
     command = [sys.executable, "-m", "tests.supervisor.execs", *args]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, check=True, timeout=60, env=env
+        command, cwd=tmp_path, capture_output=True, check=True, timeout=PATIENCE, env=env
     )
     counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     return counts.get(f"call {nr.NR_mmap}", 0)

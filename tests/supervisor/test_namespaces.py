@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 from tests.supervisor.test_guests import Guest, _assert_all_ok
 
 
 def test_what_ends_the_first_process_of_a_pid_namespace(softsgx: Softsgx, guest: Guest) -> None:
-    bare = subprocess.run([guest("reaper")], capture_output=True, text=True, check=True, timeout=60)
+    bare = subprocess.run(
+        [guest("reaper")], capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
     done = softsgx("--", guest("reaper"))
     assert (done.stdout, done.stderr) == (bare.stdout, "")
     assert done.stdout.count("ok ") == 13
@@ -43,7 +45,7 @@ def test_memory_by_another_mount_of_proc(
     user = "r" if os.geteuid() else ""
     script = 'mount -t proc none "$0" && exec "$@"'
     mounts: list[str | Path] = ["unshare", f"-mf{user}{pids}", "sh", "-c", script, tmp_path]
-    bare = subprocess.run([*mounts, "true"], capture_output=True, check=False, timeout=60)
+    bare = subprocess.run([*mounts, "true"], capture_output=True, check=False, timeout=PATIENCE)
     if bare.returncode:
         pytest.skip(f"no namespaces of a user's own here: {bare.stderr.decode()}")
     done = softsgx("--", *mounts, guest("peeks"), tmp_path)

@@ -19,7 +19,7 @@ import pytest
 from softsgx.host import accepts
 from softsgx.host.short import why_not
 from tests.cache import ROOT
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 from tests.supervisor.pagewise import WAY, WAYS
 
 Guest = Callable[[str], Path]
@@ -30,7 +30,7 @@ _OF_STRETCHES, _STRETCHES = 6000, 15
 def _run(*argv: str | Path) -> tuple[str, dict[str, Any]]:
     command = [sys.executable, "-m", "tests.supervisor.pagewise", *argv]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])

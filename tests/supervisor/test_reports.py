@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 from tests.supervisor.test_guests import _assert_all_ok
 
 Guest = Callable[[str], Path]
@@ -109,7 +109,7 @@ def test_a_limit_of_the_size_of_files_is_named(limit: str, status: int, program:
             *(*_LOWERED, "prlimit", f"--fsize={limit}"),
             *(sys.executable, "-m", "softsgx", "run", "--", program),
         ],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     told = [line for line in done.stderr.splitlines() if line.startswith("softsgx:")]
     assert done.returncode == status, done.stderr

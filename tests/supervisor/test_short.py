@@ -18,7 +18,7 @@ import pytest
 from softsgx.host import short
 from softsgx.sdm.structs import GPRSGX
 from tests.cache import ROOT
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 
 pytestmark = pytest.mark.skipif(bool(short.why_not()), reason=short.why_not() or "-")
 
@@ -32,7 +32,7 @@ _Seen = list[dict[str, Any]]
 def _step(*argv: str | Path) -> _Seen:
     command = [sys.executable, "-m", "tests.supervisor.stepper", *argv]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     told = json.loads(done.stderr.splitlines()[-1])
     assert (told["status"], done.stdout) == (0, "ok wrong\nok positions\n"), done.stderr
@@ -143,7 +143,7 @@ def test_more_threads_than_processors(guest: Guest, softsgx: Softsgx) -> None:
 def test_an_entry_after_an_exit_and_its_resume_stops_no_more(guest: Guest) -> None:
     command = [sys.executable, "-m", "tests.supervisor.execs", str(guest("bench_inside"))]
     done = subprocess.run(
-        [*command, "1000", "20000000"], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        [*command, "1000", "20000000"], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 
 Guest = Callable[[str], Path]
 
@@ -43,7 +43,7 @@ def test_a_protection_that_is_not_carried_out_is_found(guest: Guest) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", lie, "run", "--verify", "--", guest("intel_like")],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 70
     assert "the kernel has" in done.stderr

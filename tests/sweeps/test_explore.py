@@ -15,7 +15,7 @@ Guest = Callable[[str], Path]
 
 
 def _explored(softsgx: Softsgx, *args: str | Path, status: int) -> dict[str, Any]:
-    done = softsgx.command("explore", "--json", "--times", "1", "--steps", "2", *args, timeout=200)
+    done = softsgx.command("explore", "--json", "--times", "1", "--steps", "2", *args)
     assert done.returncode == status, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found

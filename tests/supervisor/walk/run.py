@@ -22,7 +22,7 @@ from tests.supervisor.walk.model import EXIT, FORK, RECV, SEND, THREAD, Call, Tw
 __all__ = ["DESIGNS", "Divergence", "Walk", "known_advice"]
 
 DESIGNS = (*REGISTERED, *(f"{n}:repaired" for n, law in REGISTERED.items() if law.repaired))
-_PATIENCE = 20  # and a second for each 50 calls
+_PATIENCE = 120  # and a second for each 10 calls: what only a hang takes
 
 
 def known_advice() -> frozenset[int]:
@@ -130,7 +130,7 @@ class Walk:
                 argv, stdin=orders, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
                 text=True, start_new_session=True,
             ) as process:  # fmt: skip
-                patience = _PATIENCE + len(calls) // 50
+                patience = _PATIENCE + len(calls) // 10
                 try:
                     out, err = process.communicate(timeout=patience)
                 except subprocess.TimeoutExpired:
