@@ -39,7 +39,7 @@
  * poll_ns: how long to poll before a wait blocks, 0 after a poll in vain. together: whether the
  * thread is to run where we do, 0 from where it cannot; cpu: where that is, from 1 on. shared: the
  * address here of what the process adds pages to itself (adds.h), 0 if it does not; armed: how many it
- * may add now.
+ * may add now. slot: the address here of its word on the short way, or 0.
  * Told: done: calls taken; added: those of them that the process has made itself; got, status: of
  * whoever had something else to tell, 0 if nobody; lost: whether pages that the process has added could
  * not be kept.
@@ -47,7 +47,8 @@
 #define WORDS \
 	F(tid) F(call) F(cmd) F(fd) F(rip) F(arch) F(fds) F(device) F(inode) F(length) F(page_flags) F(next) \
 	F(secinfo) F(source) F(step) F(secinfo_at) F(vma_at) F(patched) F(n_patched) F(maps) \
-	F(memory) F(copier) F(most) F(poll_ns) F(together) F(cpu) F(shared) F(armed) F(done) F(added) F(got) F(status) F(lost)
+	F(memory) F(copier) F(most) F(poll_ns) F(together) F(cpu) F(shared) F(armed) F(slot) \
+	F(done) F(added) F(got) F(status) F(lost)
 
 #include "await.h"
 
@@ -56,6 +57,7 @@ EXPORT const char softsgx_series_words[] = WORDS;
 #undef F
 
 #define PAGE 4096
+#define LONG_WAY 1 /* short.S: what is more in a slot is the row that its thread is inside by */
 #define USER_END (1ull << 47)
 #define SECCOMP_STOP (PTRACE_EVENT_SECCOMP << 16 | SIGTRAP << 8 | 0x7f)
 
@@ -106,6 +108,8 @@ static bool is_call(const struct block *b, struct user_regs_struct *regs)
 	} info;
 
 	if (ptrace(PTRACE_GETREGS, (pid_t)b->tid, NULL, regs) < 0)
+		return false;
+	if (b->slot && *(const volatile uint64_t *)b->slot > LONG_WAY)
 		return false;
 	if (regs->orig_rax != b->call || regs->rip != b->rip || (uint32_t)regs->rdi != b->fd
 	    || (uint32_t)regs->rsi != b->cmd)

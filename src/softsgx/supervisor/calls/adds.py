@@ -50,7 +50,7 @@ def wanted(run: Run, tracee: Tracee, length: int) -> bool:
     one = len(space.tracees) == 1 and len(tracee.files) == 1 and tracee.tgid == space.pid
     usual = one and not tracee.dispatches and not run.options.exact and not run.confined
     # Another process may end a fault of the code's own access, and of none of the kernel's.
-    usual = usual and not space.userfaults
+    usual = usual and not space.userfaults and tracee.slot is None
     return usual and length == PAGE_SIZE and adds.available()
 
 

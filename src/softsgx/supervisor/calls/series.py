@@ -95,7 +95,7 @@ class Series(Ahead):
         if self._skipped():
             return None
         thread = tracee.thread
-        inside = tracee.slot is not None or (thread is not None and thread.tcs is not None)
+        inside = thread is not None and thread.tcs is not None
         if inside or not possible(self._run, series):
             return None
         step = int(params.src - before.src)
@@ -205,6 +205,8 @@ class Series(Ahead):
             ("memory", pages.fd), ("most", found.calls),
         ):  # fmt: skip
             block[name] = value
+        slot = tracee.slot
+        block["slot"] = slot.table.tables.address + slot.at * 8 if slot is not None else 0
         block["cpu"], self.cpus = 0, os.sched_getaffinity(0)
         self._share(tracee, process, secinfo, source, fd)
         self._begin()
