@@ -8,6 +8,7 @@ from errno import EACCES, ENOMEM
 
 from softsgx.complaints import complain
 from softsgx.host import bpf, pathcode, vdso
+from softsgx.host.procmaps import maps
 from softsgx.host.signals import SIGKILL
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
@@ -20,8 +21,9 @@ __all__ = [
 ]  # fmt: skip
 
 _TSYNC = 1
-_MAX_FILTERS = 16
+_MAX_FILTERS, _FEW_FILTERS = 16, 4
 _USER_END = 1 << 47
+_MOST_AROUND = 1 << 32  # a filter outlives an exec, and what lies there then
 
 
 def watch_fd(run: Run, tracee: Tracee, fd: int) -> None:
@@ -134,15 +136,42 @@ def watch_range(call: Remote, start: int, end: int) -> int:
     """
     if is_watched(call.tracee.space, start, end):
         return 0
-    if len(call.tracee.space.ranges) >= _MAX_FILTERS:
-        start, end = 4096, _USER_END
-    error, other = _watch(call, start, end)
+    error, other = _watch(call, *_around(call, start, end))
     if other:
         complain(
             f"process {call.tracee.tgid} cannot map its enclave: process {other} shares its memory"
             " and is not traced (CLONE_UNTRACED)"
         )
     return error
+
+
+def _around(call: Remote, start: int, end: int) -> tuple[int, int]:
+    """What is watched for the sake of [start, end).
+
+    A process with many enclaves maps the next one beside the last. So from the fifth range on the
+    room around is watched as well, twice as much each time, and filters are few. Never what is of
+    use there already: all calls of code that lies in a range stop, and calls on memory.
+    """
+    run, space = call.run, call.tracee.space
+    assert run is not None
+    n = len(space.ranges)
+    if n >= _MAX_FILTERS:
+        return 4096, _USER_END
+    if n < _FEW_FILTERS:
+        return start, end
+    more = min(end - start << n, _MOST_AROUND)
+    low, high = max(start - more, 4096), min(end + more, _USER_END)
+    for m in maps(call.tid):
+        if not m.prot or (m.dev, m.inode) in run.memories:  # a reservation; an enclave's
+            continue
+        if m.start < end and start < m.end:
+            return start, end
+        if m.end <= start:
+            low = max(low, m.end)
+        else:
+            high = min(high, m.start)
+            break
+    return low, high
 
 
 def hold_range(call: Remote, start: int, end: int) -> bool:
