@@ -32,6 +32,7 @@ int main(void)
 	sigset_t mask;
 	uint64_t wrong = 0;
 
+	check_errno(sigaction(SIGUSR1, &action, NULL), 0, "sigaction");
 	if (encl_load(&e, &(struct encl_opts){.threads = 1, .heap = PAGES * PAGE}))
 		bail("load", e.err);
 
@@ -39,7 +40,7 @@ int main(void)
 		.offset = e.heap, .length = PAGES * PAGE, .permissions = SI_R };
 
 	check_errno(ioctl(e.fd, SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS, &restricted), 0, "restrict");
-	check_errno(sigaction(SIGUSR1, &action, NULL), 0, "sigaction");
+	handled = 0; /* what met its mappings */
 	for (uint64_t i = 0; i < PAGES; i++) {
 		uint64_t page = e.base + e.heap + i * PAGE;
 

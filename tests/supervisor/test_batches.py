@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from softsgx.host import accepts, pathcode
+from softsgx.host import accepts, pathcode, series
 from softsgx.host.short import why_not
 from softsgx.host.signals import SIGILL
 from softsgx.uapi import syscalls as nr
@@ -29,12 +29,12 @@ def _run(module: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _more(program: Path, *how: str) -> dict[str, int]:
-    """Stops of each kind that 100 pages more make."""
+def _more(program: Path, *how: str, n: tuple[int, int] = (50, 150)) -> dict[str, int]:
+    """Stops of each kind that 100 pages more make, or from some to some others."""
     # The first one learns what CPUID answers.
     _, few, many = (
         json.loads(_run("execs", *how, program, str(pages)).stdout.splitlines()[-1])
-        for pages in (50, 50, 150)
+        for pages in (n[0], *n)
     )
     return {kind: many.get(kind, 0) - few.get(kind, 0) for kind in many}
 
@@ -59,6 +59,17 @@ def test_a_mask_that_blocks_no_exceptions_signal_takes_no_stop(guest: Guest) -> 
     call = f"call {nr.NR_rt_sigprocmask}"
     assert _more(guest("swaps"))[call] == 0
     assert _more(guest("swaps"), "--exact")[call] == 200
+
+
+@pytest.mark.skipif(not series.available(), reason="series.c is not built")
+def test_many_enclaves_of_one_thread_are_as_cheap_as_few(guest: Guest) -> None:
+    more = _more(guest("inturn"), n=(10, 40))
+    # 200 pages and some each: by compiled code though the thread has been inside, and none of its
+    # other calls stop for the sake of so many places.
+    assert 0 < more[f"call {nr.NR_ioctl}"] < 30 * 60
+    assert f"call {nr.NR_getpid}" not in more
+    # Six mappings each: cancelled, given a descriptor, and made together.
+    assert more[_SYSCALL_STOP] < 30 * 6 * 5
 
 
 @pytest.mark.parametrize("name", ["sgx2", "reports"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,8 +40,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
 def run() -> Any:
     """A run of one process, which has one file of the device's."""
     return SimpleNamespace(
-        tracees={os.getpid(): None}, early={}, locks_due=0, early_memory={}, memories={},
-        device=SimpleNamespace(processes=set()), files={(0, 1): PathFile("/dev/sgx_enclave")},
+        tracees={os.getpid(): None}, early={}, locks_due=0, mapped_due=0, early_memory={},
+        memories={}, device=SimpleNamespace(processes=set()),
+        files={(0, 1): PathFile("/dev/sgx_enclave")},
     )  # fmt: skip
 
 
@@ -67,6 +69,32 @@ def test_much_memory_does_not_wait(
     for _ in range(10):
         enclaves.collect(run)
     assert clock.reads == 10
+
+
+@pytest.mark.parametrize(("files", "share"), [(1, 1), (200, 20)])
+def test_many_enclaves_are_looked_through_as_seldom(
+    run: Any, clock: _Clock, files: int, share: int
+) -> None:
+    looks = 0
+
+    def mapped() -> Iterator[Any]:
+        nonlocal looks
+        looks += 1
+        clock.now_ns += _MS
+        return iter(())
+
+    class Process:
+        mm = property(lambda _: mapped())
+
+    run.device.processes.add(Process())
+    run.files.update({(0, n): PathFile("/dev/sgx_enclave") for n in range(files)})
+    clock.held = set(run.files)
+    run.locks_due = 1 << 60
+    for _ in range(1000):
+        enclaves.collect(run)
+        if clock.now_ns < run.mapped_due:
+            clock.now_ns += _MS
+    assert looks == pytest.approx(1000 / (share - 1 or 1), abs=1)
 
 
 def test_the_end_of_a_run_frees_nothing(run: Any, clock: _Clock) -> None:

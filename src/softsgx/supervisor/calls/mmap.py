@@ -28,7 +28,7 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.answer import DONE, answered, cont, to_exit
-from softsgx.supervisor.stopped.remote import Remote, calls, cancel
+from softsgx.supervisor.stopped.remote import Remote, calls, cancel, goes_on
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.mman import (
     MAP_ANONYMOUS,
@@ -103,6 +103,7 @@ def _map_enclave(run: Run, tracee: Tracee, file: EnclaveFile) -> Any:
     size = room.page_align(length)
     cancel(run, tracee)
     with calls(run, tracee) as call:
+        call.quick = goes_on(run, tracee) and not run.filtered
         placed, got = None, 0
         mappings.ask_mdwe(process, call, prot & PROT_WRITE and prot)
         error, why = received(run, process, file)

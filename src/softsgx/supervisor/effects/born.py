@@ -17,6 +17,7 @@ from softsgx.mm.mm_struct import MmStruct
 from softsgx.mm.vma_list import VmaList
 from softsgx.supervisor.effects import mappings
 from softsgx.supervisor.state.host_process import HostProcess
+from softsgx.supervisor.state.native import Native
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.others import in_thread
@@ -44,7 +45,7 @@ def reconcile(run: Run, parent: HostProcess, child: Tracee) -> None:
         if nearest is not parent.mm.vmas:
             process.mm = _forked(parent.mm, nearest, process)
             process.mm_changed()
-    process.native.clear()
+    process.native = Native()
     for m, file in real:
         e = file.enclave
         lo, hi = max(m.start, e.base), min(m.end, e.end)
@@ -103,8 +104,21 @@ def _difference(some: list[_Span], others: list[_Span]) -> int:
 def _outside(spans: list[_Span], known: list[_Span]) -> list[tuple[int, int]]:
     """The parts of spans that are not known to be of the same file."""
     edges = sorted({edge for start, end, _ in (*spans, *known) for edge in (start, end)})
+    mine, theirs = _files_at(edges, spans), _files_at(edges, known)
+    return [
+        (a, b)
+        for (a, b), file, other in zip(pairwise(edges), mine, theirs, strict=False)
+        if file not in (None, other)
+    ]
 
-    def of(at: int, where: list[_Span]) -> Any:
-        return next((file for start, end, file in where if start <= at < end), None)
 
-    return [(a, b) for a, b in pairwise(edges) if of(a, spans) not in (None, of(a, known))]
+def _files_at(edges: list[int], spans: list[_Span]) -> list[Any]:
+    """The file at each of some addresses in order, None where there is none."""
+    found: list[Any] = []
+    index = 0
+    for edge in edges:
+        while index < len(spans) and spans[index][1] <= edge:
+            index += 1
+        there = index < len(spans) and spans[index][0] <= edge
+        found.append(spans[index][2] if there else None)
+    return found

@@ -22,12 +22,23 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import answered
 from softsgx.supervisor.stopped.others import in_process
-from softsgx.supervisor.stopped.remote import Remote, calls, cancel
+from softsgx.supervisor.stopped.remote import Remote, calls, cancel, goes_on
 
 __all__ = ["abandoned", "answer", "flush"]
 
 
 def _concerned(run: Run, file: EnclaveFile) -> list[HostProcess]:
+    """The processes that map an enclave's pages."""
+    e = file.enclave
+    return [
+        p
+        for p in run.device.processes
+        if any(enclave_of(v) is e for v in p.mm.overlapping(e.base, e.end))
+    ]
+
+
+def _mapping(run: Run, file: EnclaveFile) -> list[HostProcess]:
+    """Those that map an enclave anywhere, as they may before ECREATE."""
     e = file.enclave
     return [p for p in run.device.processes if any(enclave_of(v) is e for v in p.mm)]
 
@@ -41,7 +52,7 @@ def answer(
     stands at the exit already.
     """
     pending = run.pending
-    pending.remap = [f for f in pending.remap if _concerned(run, f)]
+    pending.remap = [f for f in pending.remap if _mapping(run, f)]
     pending.dirty = [d for d in pending.dirty if _concerned(run, d[0])]
     if not (pending.dirty or pending.remap or pending.effects or pending.new_fd):
         told(value)
@@ -49,6 +60,7 @@ def answer(
     if not at_exit:
         cancel(run, tracee)
     with calls(run, tracee) as call:
+        call.quick = goes_on(run, tracee) and not run.filtered
         value = _settle(run, call, value)
         flush(run, tracee, call)
     told(value)
@@ -114,7 +126,7 @@ def _flush(
             in_process(run, process, None, None, what)
 
     for file in remap:
-        for process in _concerned(run, file):
+        for process in _mapping(run, file):
             do(process, _remapping(run, process, file))
     for file, first, last in dirty:
         sites.restore(run, file.enclave, first, last)

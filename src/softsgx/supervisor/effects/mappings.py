@@ -80,10 +80,8 @@ def allowed(run: Run, process: HostProcess, file: EnclaveFile, vma_word: int, wo
 def native(process: HostProcess, file: EnclaveFile) -> PageTable:
     """The real protections of an enclave's pages in a process."""
     file = file.base_file
-    table: PageTable | None = process.native.get(file)
-    if table is None:
-        table = process.native[file] = PageTable(file.enclave.pages.n_pages)
-    return table
+    table = process.native.get(file)
+    return table or process.native.add(file, PageTable(file.enclave.pages.n_pages))
 
 
 def wanted(
@@ -191,7 +189,8 @@ def _map_again(
         error = min(own(nr.NR_mmap, start, length, mask, _SHARED_FIXED, fd, first << 12), 0)
         own(nr.NR_close, fd)
     if not error:
-        newmapping.tell(process, call, start, start + length)
+        for row in newmapping.told(process, start, start + length):
+            call(*row)
     return error
 
 
@@ -259,18 +258,25 @@ def map_vma(
             fd = own.give(memory, cloexec=True, spare=True)
         if fd < 0:
             return fd
-        for a, b, offset in pieces:
-            error = min(own(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, offset), 0)
+        # Together where that may be; what was not answered so says its error when it is made again.
+        rows: list[tuple[int, ...]]
+        rows = [(nr.NR_mmap, a, b - a, 0, _SHARED_FIXED, fd, at, a) for a, b, at in pieces]
+        rows += [(nr.NR_close, fd), *newmapping.told(process, start, end)]
+        made = call.together(rows) if own is call and call.quick and not run.rings else 0
+        for index, (a, b, offset) in enumerate(pieces):
+            error = 0 if index < made else min(own(*rows[index][:7]), 0)
             if error:
                 break
             _note(run, "mmap", process, a, b, offset)
             done = end
-        own(nr.NR_close, fd)
+        if made <= len(pieces):
+            own(nr.NR_close, fd)
     if done > start:
         unmapped(process, start, done)
     if not error:
         newmapping.over_heap(process, call, start, end)
-        newmapping.tell(process, call, start, end)
+        for row in rows[max(made, len(pieces) + 1) :]:
+            call(*row)
         error = _protect_vma(run, process, call, file, start, end)
     if error and done > start:
         unmapped(process, start, done)  # all of it or nothing
@@ -367,11 +373,10 @@ def _note(run: Run, call: str, process: HostProcess, start: int, end: int, value
 
 def unmapped(process: HostProcess, start: int, end: int) -> None:
     """Nothing of an enclave is mapped in [start, end) any more: forget its protections."""
-    for file, table in process.native.items():
+    for file, table in process.native.within(start, end):
         e = file.enclave
         lo, hi = max(start, e.base), min(end, e.end)
-        if lo < hi:
-            table.fill(lo - e.base >> 12, hi - e.base >> 12, 0)
+        table.fill(lo - e.base >> 12, hi - e.base >> 12, 0)
 
 
 def _place(effect: Any) -> tuple[int, int]:

@@ -9,21 +9,23 @@ from softsgx.supervisor.stopped.remote import Remote
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.mman import MADV_DONTDUMP, MADV_DONTFORK, VM_DONTCOPY
 
-__all__ = ["may_be_heap", "over_heap", "tell", "watch_heap"]
+__all__ = ["may_be_heap", "over_heap", "told", "watch_heap"]
 
 _MOST_HEAP = 1 << 43
 """No heap is longer: the addresses of a program and of its mappings are further apart."""
 
 
-def tell(process: HostProcess, call: Remote, start: int, end: int) -> None:
-    """What the VMAs of [start, end) are: not inherited, not dumped, never locked."""
-    call(nr.NR_madvise, start, end - start, MADV_DONTDUMP)  # VM_DONTDUMP: sgx_mmap()
+def told(process: HostProcess, start: int, end: int) -> list[tuple[int, ...]]:
+    """Calls that say what the VMAs of [start, end) are: not inherited, not dumped, never locked."""
+    found: list[tuple[int, ...]] = []
+    found.append((nr.NR_madvise, start, end - start, MADV_DONTDUMP))  # VM_DONTDUMP: sgx_mmap()
     for vma in process.mm.overlapping(start, end):
         if vma.flags & VM_DONTCOPY:
             a, b = max(start, vma.start), min(end, vma.end)
-            call(nr.NR_madvise, a, b - a, MADV_DONTFORK)
+            found.append((nr.NR_madvise, a, b - a, MADV_DONTFORK))
     if process.locks_future:
-        call(nr.NR_munlock, start, end - start)  # mlock_fixup(): not a driver's memory
+        found.append((nr.NR_munlock, start, end - start))  # mlock_fixup(): not a driver's memory
+    return found
 
 
 def watch_heap(process: HostProcess, call: Remote) -> None:

@@ -40,6 +40,7 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.threads import thread_of
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
+from softsgx.supervisor.stopped.remote import goes_on
 from softsgx.supervisor.stopped.restart import INTERRUPTED
 from softsgx.supervisor.stopped.resume import cont_changed, out_of_ours
 from softsgx.supervisor.stopped.timed import interrupted
@@ -306,7 +307,7 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
                 file = _file(run, thread)
                 if file is not None:
                     run.pending.pages_changed(file, changed, changed + 1)
-                    flush(run, tracee, quick=_goes_on(run, tracee))
+                    flush(run, tracee, quick=goes_on(run, tracee))
             if leaf in accepts.LEAVES and not prefixes:
                 accepts.taken(run, tracee, leaf)
             abort_page(run, tracee)
@@ -333,12 +334,6 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
         raise_inside(run, tracee, vector, code, addr)
     else:
         deliver(run, tracee, vector, code, addr, leaf)
-
-
-def _goes_on(run: Run, tracee: Tracee) -> bool:
-    """Whether a thread whose ENCLU is done runs on with no signal and no step."""
-    usual = run.faults is None and run.debugger is None and not run.options.abort_page
-    return usual and tracee.odd is None and not run.view[EFLAGS] & _TF
 
 
 def _stepped(run: Run, tracee: Tracee, leaf: int) -> bool:

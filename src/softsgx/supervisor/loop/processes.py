@@ -158,7 +158,7 @@ def _reconcile(run: Run, parent: Tracee, new: Tracee) -> None:
     if process is None:
         return
     others = run.device.processes.difference((process, new.space.sgx))
-    shared = any(other.native.keys() & process.native.keys() for other in others)
+    shared = any(other.native.shares(process.native) for other in others)
     if not parent.space.threaded and not shared:
         return
     from contextlib import suppress

@@ -37,9 +37,12 @@ class HostDevice(Device):
         super().__init__(**options)
         self.of = of
         self.cpus = os.sched_getaffinity(0)
+        self._early: set[EnclaveFile] = set()
 
     def make_memory(self, file: EnclaveFile, size_bytes: int) -> EnclaveMemory:
         """A memfd, which mappings made before ECREATE have already."""
+        if file in self.of.early_memory:
+            self._early.add(file)
         fd = memory_fd(self.of, file)
         del self.of.early_memory[file]
         try:
@@ -69,7 +72,9 @@ class HostDevice(Device):
     def on_create(self, process: Any, file: EnclaveFile) -> None:  # noqa: ARG002
         """Mappings made before ECREATE get their place in the memory now."""
         self.of.allowed.clear()
-        self.of.pending.remap.append(file)
+        if file in self._early:
+            self._early.remove(file)
+            self.of.pending.remap.append(file)
 
     def on_mm(self, process: Any, effects: Any) -> None:
         """Note what an ioctl did to mappings: it is carried out before the guest runs on."""

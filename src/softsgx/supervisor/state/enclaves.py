@@ -17,6 +17,7 @@ from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 __all__ = ["close", "collect", "forked", "memory_fd", "open_node", "space_ended", "thread_ended"]
 
 _MOST_HELD = 64 << 20
+_FEW = 100  # enclaves, whose mappings are looked through at once
 
 
 # -- processes -----------------------------------------------------------------------------
@@ -27,7 +28,7 @@ def forked(run: Run, parent: AddressSpace, child: AddressSpace) -> None:
     process = HostProcess(run, child)
     process.mm = parent.sgx.mm.fork(process)
     process.pads, process.far = list(parent.sgx.pads), dict(parent.sgx.far)
-    process.native = {e: t.copy() for e, t in parent.sgx.native.items()}
+    process.native = parent.sgx.native.copy()
     child.sgx = process
     if parent.pid in run.traced:
         run.traced.add(child.pid)
@@ -105,14 +106,17 @@ def collect(run: Run) -> None:
 
     Not at once, always: threads may be many, and to read /proc/locks the kernel waits for all
     processors, some 10 ms, in which nobody is served. That takes no more than a twentieth of the
-    time, unless it is about much memory; and nothing is freed when the run ends.
+    time, unless it is about much memory. So it is with the mappings of many enclaves. Nothing is
+    freed when the run ends.
     """
-    if not run.tracees and not run.early:
+    begun = monotonic_ns()
+    if (not run.tracees and not run.early) or begun < run.mapped_due:
         return
     processes = run.device.processes
     mapped = {f for p in processes for v in p.mm for f in (v.file, v.file.base_file)}
     idle = {k: f for k, f in run.files.items() if f not in mapped}
-    begun = monotonic_ns()
+    if len(run.files) > _FEW:
+        run.mapped_due = monotonic_ns() + 19 * (monotonic_ns() - begun)
     if not idle or (begun < run.locks_due and _held_bytes(idle.values()) < _MOST_HELD):
         return
     for tid in run.tracees:  # each thread may have descriptors of its own
@@ -134,7 +138,7 @@ def collect(run: Run) -> None:
             os.close(run.early_memory.pop(file))
         if _enclave(file) and file.base_file is file:
             for process in processes:
-                process.native.pop(file, None)
+                process.native.drop(file)
                 if process.table is not None:
                     process.table.forget(file.enclave)
             if file.enclave.created:

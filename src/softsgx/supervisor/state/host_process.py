@@ -13,6 +13,7 @@ from softsgx.host.interrupted import signal_pending
 from softsgx.host.status import implies_exec, status_of
 from softsgx.mm.vma_list import VmaList
 from softsgx.sdm.leaves import PF_I, PF_U, PF_W
+from softsgx.supervisor.state.native import Native
 from softsgx.supervisor.state.patched import unpatched
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.sources import written
@@ -199,7 +200,7 @@ class HostProcess(Process):
         # What the model says of foreign memory has to be what this kernel does.
         self.mm.version = _release()
         self.mm.vmas.merge_unfaulted = self.mm.version >= (6, 16)
-        self.native: dict[Any, Any] = {}
+        self.native = Native()
         self.hidden = run.options.abort_page
         self.tcs_enclaves: dict[int, Any] = {}
         self.locks_future = False

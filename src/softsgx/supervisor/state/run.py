@@ -68,7 +68,7 @@ class Run:
     pending: what the model did that processes do not feel yet. traced: processes whose signal
     dispositions were asked for. noexec: the nodes lie on such a mount. allowed: real protections
     of pages by (VMA's word, page's word). locks_due: when it may be asked again who has files
-    of the device, as time.monotonic_ns() tells it.
+    of the device, as time.monotonic_ns() tells it; mapped_due: and what processes map.
 
     series: a loader's pages that compiled code takes (`supervisor.calls.series`), or None. accepts:
     an enclave's leaves that it takes (`supervisor.inside.accepts`), or None. ahead: the one of them
@@ -121,7 +121,7 @@ class Run:
         self.pending = Pending()
         self.allowed: dict[tuple[int, int], int] = {}
         self.traced: set[int] = set()
-        self.locks_due = 0
+        self.locks_due = self.mapped_due = 0
 
     @property
     def opened(self) -> bool:

@@ -18,7 +18,7 @@ from softsgx.host import notify, ptrace, vdso
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.waits import need, passes, poll_stop, wait_stop
-from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, R13, RAX, RBP, RBX, RDI, RDX, RIP, RSI
+from softsgx.uapi.regs import EFLAGS, ORIG_RAX, R8, R9, R10, R13, RAX, RBP, RBX, RDI, RDX, RIP, RSI
 from softsgx.uapi.syscalls import NR_mmap, NR_open
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "Remote", "calls", "cancel", "ensure", "is_there", "leave_call", "rows_of", "run_rows",
-    "scratch", "signed",
+    "Remote", "calls", "cancel", "ensure", "goes_on", "is_there", "leave_call", "rows_of",
+    "run_rows", "scratch", "signed",
 ]  # fmt: skip
 
 _READ_EXEC, _PRIVATE_ANONYMOUS = 5, 0x22
@@ -44,6 +44,7 @@ _ARGS = (RDI, RSI, RDX, R10, R8, R9)
 _ALL = (1 << 64) - 1
 _RESTART = -512  # ERESTARTSYS
 _MINUS_1 = (1 << 64) - 1
+_TF = 1 << 8
 
 
 def scratch(space: AddressSpace) -> int:
@@ -67,14 +68,20 @@ def run_rows(tid: int, work: ptrace.Registers, where: int, n: int, code: int) ->
     image = vdso.load_image()
     view[RBX], view[RBP], view[R13], view[RIP] = where, n, code - image.batch + image.stop, code
     work.store(tid)
-    signal = 0
+    made, signal = code - image.batch + image.syscall + 2, 0
     while True:
         ptrace.cont(tid, signal)
         status = wait_stop(tid)
-        if status >> 8 == _SECCOMP or status >> 8 in _FAULTS:
+        if status >> 8 == _SECCOMP:
+            work.load(tid)
+            if view[RIP] != made:
+                break
+            signal = 0  # a filter lets the call stop, which passes
+        elif status >> 8 in _FAULTS:
+            work.load(tid)
             break
-        signal = passes(tid, status)
-    work.load(tid)
+        else:
+            signal = passes(tid, status)
     return status >> 8 == _SECCOMP, (view[RBX] - where) // _ROW.size
 
 
@@ -153,11 +160,11 @@ class Remote:
         self.step(self.tid)  # exit
         return self.result()
 
-    def together(self, calls: list[tuple[int, ...]]) -> int:
-        """Make several calls with one stop, until one does not answer 0: how many did.
+    def together(self, calls: Sequence[tuple[int, ...]]) -> int:
+        """Make several calls with one stop, until one does not answer as is said: how many did.
 
-        calls: the number, then up to six arguments. Not where a filter of the program's own may
-        answer them.
+        calls: the number, six arguments, the answer; 0 for what is left out. Not where a filter of
+        the program's own may answer them.
         """
         done = 0
         image = vdso.load_image()
@@ -165,7 +172,7 @@ class Remote:
         while done < len(calls):
             some = calls[done : done + _MOST_ROWS]
             self.tracee.space.poke(where, rows_of(some))
-            self.prepare(0)
+            self._stand()
             code = self.insn + image.batch - image.syscall
             there, made = run_rows(self.tid, self.work, where, len(some), code)
             self.tracee.at_call = there
@@ -175,6 +182,15 @@ class Remote:
             if made < len(some):
                 break
         return done
+
+    def _stand(self) -> None:
+        """Its registers are those that it goes on with, and it may be sent anywhere."""
+        need(self.tid)
+        self._begin()
+        view = self.work.view
+        view[:] = self.regs.view
+        view[ORIG_RAX] = _MINUS_1  # a call at whose entry it stands is not made
+        self.tracee.at_call = False
 
     def prepare(self, nr: int, *args: int) -> None:
         """Let the thread stand before the call."""
@@ -286,6 +302,12 @@ class Remote:
                     " program has changed what is there, or its protection"
                 )
             signal = passes(tid, status)
+
+
+def goes_on(run: Run, tracee: Tracee) -> bool:
+    """Whether a thread whose call or ENCLU is answered runs on with no signal and no step."""
+    usual = run.faults is None and run.debugger is None and not run.options.abort_page
+    return usual and tracee.odd is None and not run.view[EFLAGS] & _TF
 
 
 def signed(result: int) -> int:
