@@ -52,7 +52,9 @@ class PathCalls:
         code = pathcode.load() if self.base > 0 else None
         if code is not None and fd < code.most_held:
             try:
-                poke(self.base + code.held + fd // 64 * 8, self.bits()[fd // 64])
+                beside = range(fd & -64, (fd & -64) + 64)
+                word = sum(1 << n % 64 for n in beside if n in self.held)
+                poke(self.base + code.held + fd // 64 * 8, word.to_bytes(8, "little"))
             except OSError:  # it is dead, or the kernel lets nobody write over protections
                 self.base = -1
 
