@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -172,14 +173,47 @@ static void *filtered(void *unused)
 	return (void *)(intptr_t)waits(unused);
 }
 
+/* A child that nobody traces has the enclave, too: what a page loses it can no longer do either. */
+static void untraced_late(void)
+{
+	volatile int *over = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct clone_args args = {.flags = CLONE_UNTRACED, .exit_signal = SIGCHLD};
+	struct sgx_enclave_restrict_permissions less = {.offset = e.heap, .length = 4096, .permissions = SI_R};
+	volatile uint64_t *page = (uint64_t *)(e.base + e.heap);
+	pid_t child;
+
+	encl_op(&e, OP_POKE, (uint64_t)page, 7, 0, 0);
+	child = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+	if (child < 0) { /* as C libraries do */
+		check_errno(child, ENOSYS, "clone3");
+		child = fork();
+	}
+	if (!child) {
+		while (!*over)
+			sched_yield();
+		*page = EVIL;
+		_exit(0);
+	}
+	if (ioctl(e.fd, SGX_IOC_ENCLAVE_RESTRICT_PERMISSIONS, &less))
+		bail("restrict", strerror(errno));
+	*over = 1;
+	waitpid(child, NULL, 0);
+	CHECK_EQ(encl_op(&e, OP_PEEK, (uint64_t)page, 0, 0, 0), 7, "restricted");
+}
+
 /* For the descriptor that a mapping is made by. */
-static void *races(void *fd)
+static void races_once(int fd)
 {
 	uint64_t evil = EVIL;
 
+	for (int i = 0; i < 4; i++)
+		hits += pwrite(fd + i, &evil, 8, (off_t)(target - e.base)) == 8;
+}
+
+static void *races(void *fd)
+{
 	while (!stop)
-		for (int i = 0; i < 4; i++)
-			hits += pwrite((int)(intptr_t)fd + i, &evil, 8, (off_t)(target - e.base)) == 8;
+		races_once((int)(intptr_t)fd);
 	return NULL;
 }
 
@@ -203,6 +237,10 @@ int main(int argc, char **argv)
 			bail("load", e.err);
 		for (go = 1; go != 2;)
 			sched_yield();
+	} else if (!strcmp(way, "untraced_late")) {
+		if (!load())
+			bail("load", e.err);
+		untraced_late();
 	} else if (!strncmp(way, "untraced", 8) || !strncmp(way, "i386", 4)) { /* not to be heard of */
 		int vm = CLONE_VM | CLONE_UNTRACED, thread_too = vm | CLONE_SIGHAND | CLONE_THREAD;
 		long made = -1;
@@ -300,25 +338,39 @@ int main(int argc, char **argv)
 			fd = open(path, O_RDWR);
 			check(fd < 0 || pwrite(fd, &evil, 8, (off_t)(target - e.base)) < 0, "map_files_write", "it went through");
 		}
-	} else if (!strcmp(way, "race_thread") || !strcmp(way, "race_process")) {
-		int fd = open("/dev/null", O_RDONLY), pid, failed = 0;
+	} else if (!strncmp(way, "race_", 5)) {
+		int fd = open("/dev/null", O_RDONLY), pid = 0, failed = 0, ended = 0;
 
 		close(fd); /* the lowest number that is free; the device takes it */
 		if (!load())
 			bail("load", e.err);
 		if (way[5] == 't')
 			pthread_create(&thread, NULL, races, (void *)(intptr_t)(fd + 1));
-		else /* a process with the same descriptors */
+		else if (way[5] == 'p') /* a process with the same descriptors */
 			pid = clone(races_beside, stack + sizeof(stack), CLONE_VM | CLONE_FILES | SIGCHLD,
 				    (void *)(intptr_t)(fd + 1));
+		else { /* one that nobody traces, with a memory of its own */
+			struct clone_args args = {.flags = CLONE_FILES | CLONE_UNTRACED, .exit_signal = SIGCHLD};
+
+			pid = (int)syscall(SYS_clone3, &args, sizeof(args));
+			if (!pid) {
+				while (getppid() != 1 && !hits)
+					races_once(fd + 1);
+				_exit(1);
+			}
+		}
 		for (int i = 0; i < 500; i++)
 			failed += mmap((void *)(e.base + e.heap), 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
 				       e.fd, 0) == MAP_FAILED;
 		stop = 1;
 		if (way[5] == 't')
 			pthread_join(thread, NULL);
-		else
-			waitpid(pid, NULL, 0);
+		else {
+			if (way[5] == 'u' && !waitpid(pid, NULL, WNOHANG))
+				kill(pid, SIGKILL);
+			waitpid(pid, &ended, 0);
+		}
+		hits += WIFEXITED(ended) && WEXITSTATUS(ended);
 		check(!failed, "mmap", "%d failed", failed);
 		check(!hits, "found", "it wrote %d times", hits);
 	} else if (!strcmp(way, "no_thread")) { /* descriptors are shared, and no thread can be made that maps */

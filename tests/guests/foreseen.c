@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: foreseen heap|straddle|unaligned|userfault|sharer|locked|faults|apart FOLDER
+ * usage: foreseen heap|straddle|unaligned|userfault|sharer|locked|faults|apart|ring|late_ring FOLDER
  * Pages are added in a row, until a process that softsgx runs adds them itself, and then something
  * comes that makes the next one another. Prints what was answered and, of faults, what is left of
  * their signals' handlers and masks. At the end it sends itself SIGUSR2, for who looks at the enclave.
@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include "loader.h"
 #include "noexec.h"
+#include "ring.h"
 #include "tap.h"
 
 #define BEFORE 100 /* pages, by when the process adds them itself */
@@ -353,6 +354,45 @@ static void sharer(void)
 	waitpid(child, NULL, 0);
 }
 
+/* A ring closes the descriptor, in whose process it was not made, or not yet. */
+static void by_ring(bool late)
+{
+	struct io_uring_sqe closes = {.opcode = IORING_OP_CLOSE, .fd = e.fd};
+	int ends[2], to[2], pid = 0, is = -1;
+
+	if (pipe(ends) || pipe(to))
+		bail("pipe", strerror(errno));
+	if (!late) { /* its parameters come along with it */
+		pid = fork();
+		if (!pid) {
+			is = begin_ring();
+			close(ends[1]);
+			if (write(to[1], &is, sizeof(is)) < 0 || write(to[1], &ring.params, sizeof(ring.params)) < 0
+			    || read(ends[0], &is, 1))
+				_exit(1);
+			_exit(0);
+		}
+		if (read(to[0], &is, sizeof(is)) != sizeof(is)
+		    || read(to[0], &ring.params, sizeof(ring.params)) != sizeof(ring.params))
+			bail("pipe", strerror(errno));
+	}
+	row(BEFORE);
+	if (late)
+		is = begin_ring();
+	if (is < 0) {
+		printf("none\n");
+		return;
+	}
+	if (!late)
+		map_ring((int)syscall(SYS_pidfd_getfd, syscall(SYS_pidfd_open, pid, 0), is, 0));
+	row(BEFORE);
+	printf("closed %d\n", through_ring(closes));
+	told("closed", add((uint64_t)source));
+	close(ends[1]);
+	if (!late)
+		waitpid(pid, NULL, 0);
+}
+
 static void *waiting(void *p)
 {
 	pause();
@@ -413,6 +453,8 @@ int main(int argc, char **argv)
 		sharer();
 	if (!strcmp(what, "apart"))
 		apart();
+	if (!strcmp(what, "ring") || !strcmp(what, "late_ring"))
+		by_ring(!strcmp(what, "late_ring"));
 	printf("pages %llu\n", (unsigned long long)(next - first) / PAGE);
 	fflush(stdout);
 	raise(SIGUSR2);

@@ -8,7 +8,6 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/filter.h>
-#include <linux/io_uring.h>
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
@@ -24,6 +23,7 @@
 #include <sys/wait.h>
 #include "filters.h"
 #include "loader.h"
+#include "ring.h"
 #include "tap.h"
 
 #define RW (PROT_READ | PROT_WRITE)
@@ -193,48 +193,16 @@ static void advises(void)
 
 /* -- rings -------------------------------------------------------------------------------- */
 
-static struct io_uring_params params;
-static char *submitted, *completed;
-static struct io_uring_sqe *entries;
-static int ring;
-
-static void begin_ring(void)
-{
-	ring = (int)syscall(SYS_io_uring_setup, 8, &params);
-	if (ring < 0) {
-		skip("io_uring", strerror(errno));
-		exit(0);
-	}
-	submitted = mmap(NULL, params.sq_off.array + 4 * params.sq_entries, RW, MAP_SHARED, ring, IORING_OFF_SQ_RING);
-	completed = mmap(NULL, params.cq_off.cqes + sizeof(struct io_uring_cqe) * params.cq_entries, RW,
-			 MAP_SHARED, ring, IORING_OFF_CQ_RING);
-	entries = mmap(NULL, params.sq_entries * sizeof(*entries), RW, MAP_SHARED, ring, IORING_OFF_SQES);
-}
-
-static int through_ring(struct io_uring_sqe entry)
-{
-	unsigned *tail = (unsigned *)(submitted + params.sq_off.tail), *array = (unsigned *)(submitted + params.sq_off.array);
-	unsigned *head = (unsigned *)(completed + params.cq_off.head), at = *tail & (params.sq_entries - 1);
-	struct io_uring_cqe *all = (struct io_uring_cqe *)(completed + params.cq_off.cqes);
-	int answer;
-
-	entries[at] = entry;
-	array[at] = at;
-	__atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
-	if (syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) < 0)
-		return -errno;
-	answer = all[*head & (params.cq_entries - 1)].res;
-	__atomic_store_n(head, *head + 1, __ATOMIC_RELEASE);
-	return answer;
-}
-
 static void rings(void)
 {
 	struct io_uring_sqe none = {.opcode = IORING_OP_NOP};
 	struct io_uring_sqe empties = {.opcode = IORING_OP_MADVISE, .len = 4096, .fadvise_advice = MADV_REMOVE};
 	uint64_t heap;
 
-	begin_ring();
+	if (begin_ring() < 0) {
+		skip("io_uring", strerror(errno));
+		exit(0);
+	}
 	check(!through_ring(none), "ring", "no answer");
 	load();
 	heap = e.base + e.heap;

@@ -116,6 +116,16 @@ def _io_uring_setup(run: Run, tracee: Tracee) -> Any:
     return None
 
 
+def _clone3(run: Run, tracee: Tracee) -> Any:  # noqa: ARG001
+    """None where an enclave is mapped, or was: C libraries use clone(2) then.
+
+    Its flags lie in memory, where they can be changed once somebody has looked. A child that
+    nobody traces has the enclave with it, and what becomes of the pages' permissions it does not
+    hear; and where it shares descriptors it finds the ones that are mapped by.
+    """
+    return -errno.ENOSYS if tracee.space.ranges else None
+
+
 def _wait(run: Run, tracee: Tracee) -> None:  # noqa: ARG001
     """A wait for one child that does not block, after a pidfd has told that it has ended.
 
@@ -141,6 +151,7 @@ def _arch_prctl(run: Run, tracee: Tracee) -> Any:
 HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_arch_prctl: _arch_prctl,
     nr.NR_clone: _clone(RDI),
+    nr.NR_clone3: _clone3,
     **userfault.HANDLERS,
     nr.NR_io_uring_setup: _io_uring_setup,
     nr.NR_pidfd_getfd: _pidfd_getfd(RDI),
@@ -153,6 +164,7 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
 
 I386: dict[int, Callable[[Run, Tracee], Any]] = {
     i386.NR_clone: _clone(RBX),
+    i386.NR_clone3: _clone3,
     **userfault.I386,
     i386.NR_io_uring_setup: _io_uring_setup,
     i386.NR_pidfd_getfd: _pidfd_getfd(RBX),

@@ -41,7 +41,8 @@ class AddressSpace:
     memory became so, a `sources.Note` each, under a security module; kept: how many there were when
     they were last thinned. short: where the code of the short way (`softsgx.host.short`) is, 0
     while it is not. entries: EENTERs that stopped. adds: what adds pages without a stop, an
-    `adds.Adds`, None while nothing does.
+    `adds.Adds`, None while nothing does. alone: of a thread that has mapped an enclave, whether
+    nobody who is not traced shares its table of descriptors.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class AddressSpace:
         "_stubs",
         "adds",
         "aep",
+        "alone",
         "asked_names",
         "dir_fds",
         "entries",
@@ -91,6 +93,7 @@ class AddressSpace:
         self.later: list[tuple[int, Any]] = []
         self.paths = PathCalls()
         self.adds: Any = None
+        self.alone: dict[int, bool] = {}
         self.raw = RawSites()
         self.executable: list[Any] = []
         self.kept = 0

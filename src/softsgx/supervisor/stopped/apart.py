@@ -4,7 +4,8 @@ The descriptor of an enclave's memory writes to every page of it, code among the
 threads share the table of descriptors with the one that maps (CLONE_FILES), a thread of the
 tracer's own does it: of the same process, so that it maps into the same memory, with a table of
 its own, with all signals blocked, and with no code to run. It is gone before the call is answered.
-So it is where a ring of io_uring may make calls for the one that maps.
+So it is where a ring of io_uring may make calls for the one that maps, or who is not traced has its
+table.
 
 Rejected: to stop the others meanwhile, whose events then come in the middle of a call and whose
 interrupted calls are not all restarted (signal(7): epoll_wait, semop); unshare(2) in the thread
@@ -16,8 +17,10 @@ from __future__ import annotations
 
 from softsgx.host import ptrace
 from softsgx.supervisor.stopped.remote import Remote
+from softsgx.supervisor.stopped.strangers import stranger
 from softsgx.supervisor.stopped.waits import passes, wait_end, wait_first, wait_stop
 from softsgx.uapi import syscalls as nr
+from softsgx.uapi.sched import KCMP_FILES
 
 __all__ = ["Apart"]
 
@@ -46,7 +49,7 @@ class Apart:
 
     def __enter__(self) -> Remote | None:
         call = self._call
-        if len(call.tracee.files) < 2 and not (call.run is not None and call.run.rings):
+        if _alone(call):
             return call
         tid = self._made()
         if not tid:
@@ -106,6 +109,20 @@ class Apart:
                 ptrace.cont(own.tid)
         finally:
             wait_end(own.tid)
+
+
+def _alone(call: Remote) -> bool:
+    """Whether nobody else finds the descriptors of the thread that is to map.
+
+    Who shares them and is not traced came before an enclave was mapped here: asked once.
+    """
+    run, tracee = call.run, call.tracee
+    if len(tracee.files) > 1 or run is None or run.rings:
+        return False
+    known = tracee.space.alone
+    if tracee.tid not in known:
+        known[tracee.tid] = not stranger(run, tracee, KCMP_FILES)
+    return known[tracee.tid]
 
 
 def _watched(own: Remote) -> None:

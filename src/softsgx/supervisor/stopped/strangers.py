@@ -3,10 +3,10 @@ nowhere.
 
 clone3(2) takes its flags from memory, so no filter sees CLONE_UNTRACED there, and what was looked
 at can be changed before the kernel reads it. So the kernel is asked (kcmp(2)) who shares them,
-once for each range of enclaves, or descriptor, that begins to be watched: a child that comes later
-has the filter of who made it, which refuses where there is no tracer.
+once for each range of enclaves, or descriptor, that begins to be watched, and once for each table
+of descriptors by which one is mapped. There is no clone3 from then on (`calls.others`).
 
-Rejected: to stop each clone3, which every thread of a program would pay for.
+Rejected: to look at what each clone3 is given, and to copy it where no other thread can write.
 """
 
 from __future__ import annotations
