@@ -395,16 +395,21 @@ def test_apparmor_owner_quiet_and_audit(profiles: AppArmorPolicy) -> None:
     find_policy() is None,
     reason="Debian's policy is not in the cache; to build it: python -m tests.debian_policy",
 )
-def test_debians_policy_decides_within_a_second() -> None:
+def test_debians_policy_decides_in_the_time_of_fifteen_million_additions() -> None:
+    """A second, where both were measured; it takes a third of that."""
     found = find_policy()
     assert found is not None
+    start, total = time.process_time(), 0
+    for i in range(5_000_000):
+        total += i
+    additions = time.process_time() - start
     start = time.process_time()
     policy = SELinuxPolicy.load(str(found[0]))
     labels = PathLabels(policy, file_contexts=str(found[1]), xattrs=False)
     lsm = SELinuxLsm(policy, labels, full_context(policy, "unconfined_t"))
     file = File()
     assert _ask(lsm, "file_open", file, Someone(""), fmode=3) == 0
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 3 * additions
     assert lsm.label == "system_u:system_r:unconfined_t:s0"
     assert file.security is not None
     # Debian knows nothing of SGX.
