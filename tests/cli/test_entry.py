@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -33,14 +33,22 @@ def _opened(told: str) -> tuple[set[str], set[str]]:
 
 
 def _start(
-    tree: Path, *, hook: str = "", env: Mapping[str, str] | None = None, then: str = ""
+    tree: Path,
+    *,
+    hook: str = "",
+    env: Mapping[str, str] | None = None,
+    then: str = "",
+    before: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """``softsgx run --help`` of a tree's softsgx, and what is done then."""
+    """``softsgx run --help`` of a tree's softsgx, and what is done then.
+
+    before: the command that starts Python.
+    """
     code = f"import sys; sys.path.insert(0, {str(tree)!r})\n{hook}\n{_RUN}"
     code += f"import os; os._exit = print; main()\n{then}" if then else " main()"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     return subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code],
+        [*before, sys.executable, "-I", "-S", "-c", code],
         env=environment | dict(env or {}), capture_output=True, text=True, check=True,
     )  # fmt: skip
 
@@ -143,11 +151,13 @@ def test_what_other_programs_take_later_brings_nothing_of_enclaves(tree: Path) -
 
 def test_what_enclaves_take_is_in_it_too(tree: Path) -> None:
     _start(tree)
-    second = _start(tree, hook=_HOOK, then=_OPENED)
+    then = f"{_OPENED}; print(sorted({{'re', 'typing'}} & set(sys.modules)))"
+    second = _start(tree, hook=_HOOK, then=then)
     # The file twice: for each part.
     assert second.stderr.splitlines().count(str(_file(tree))) == 2
     files, _ = _opened(second.stderr)
     assert files == {"__init__", "entry"}
+    assert second.stdout.endswith("\n[]\n"), "what annotations alone need"
 
 
 def test_a_source_of_the_second_part_that_changed_is_what_runs(tree: Path) -> None:
@@ -203,3 +213,77 @@ def test_who_may_not_write_there_imports_nothing_for_it(tree: Path) -> None:
 def test_who_wants_no_byte_code_gets_none(tree: Path) -> None:
     _start(tree, hook="sys.dont_write_bytecode = True")
     assert not list(tree.rglob("*.modules"))
+
+
+@pytest.fixture
+def guarded(tree: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A tree in which nobody may write, and what starts a program that has no way around that."""
+    before = []
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may write anywhere, and there is no setpriv (util-linux)")
+        before = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"]
+    folders = [tree, *(each for each in tree.rglob("*") if each.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    yield tree, before
+    for folder in folders:
+        folder.chmod(0o755)
+
+
+def test_who_may_not_write_there_has_a_file_of_his_own(
+    guarded: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    tree, before = guarded
+    cache = tmp_path / "cache"
+    env = {"XDG_CACHE_HOME": str(cache)}
+    old = os.umask(0)
+    try:
+        said = _start(tree, env=env, before=before).stdout
+    finally:
+        os.umask(old)
+    assert not list(tree.rglob("*.modules*"))
+    (path,) = (cache / "softsgx" / "modules").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    second = _start(tree, hook=_HOOK, env=env, then=_OPENED, before=before)
+    assert second.stdout.startswith(said)
+    assert _opened(second.stderr)[0] == {"__init__", "entry"}
+
+
+@pytest.mark.parametrize("odd", ["file", "folder", "owner", "link", "relative"])
+def test_one_that_others_could_have_written_is_not_run(
+    guarded: tuple[Path, list[str]], tmp_path: Path, odd: str
+) -> None:
+    tree, before = guarded
+    cache = tmp_path / "cache"
+    env = {"XDG_CACHE_HOME": str(cache)}
+    _start(tree, env=env, before=before)
+    folder = cache / "softsgx" / "modules"
+    (path,) = folder.iterdir()
+    usual = _start(tree, hook=_HOOK, env=env, before=before)
+    assert _opened(usual.stderr)[0] == {"__init__", "entry"}
+    if odd == "file":
+        path.chmod(0o620)
+    elif odd == "folder":
+        folder.chmod(0o770)
+    elif odd == "owner":
+        if os.geteuid():
+            pytest.skip("only root can give a file away")
+        path.chmod(0o644)
+        os.chown(path, 65534, -1)
+    elif odd == "link":
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        env = {"XDG_CACHE_HOME": os.path.relpath(cache), "HOME": str(tmp_path)}
+    found = _start(tree, hook=_HOOK, env=env, before=before)
+    assert "run" in _opened(found.stderr)[0], "the usual way"
+
+
+def test_a_copy_of_the_package_runs_its_own_code(tree: Path, tmp_path: Path) -> None:
+    _start(tree)
+    copy = shutil.copytree(tree, tmp_path / "copy")
+    then = "import softsgx.cli.run; print(softsgx.cli.run.__file__)"
+    for _ in range(2):
+        assert _start(copy, then=then).stdout.endswith(f"\n{copy}/softsgx/cli/run.py\n")

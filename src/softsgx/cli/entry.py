@@ -3,14 +3,16 @@
 To find, open and read some seventy files costs a start 3 ms more than to read one, and a program
 that opens the device as much again. That file is a cache like the byte code beside it, and believed
 as that is: the first run that may write there makes it, and it counts for nothing as soon as one
-source has another size or time. Its second part, what enclaves take, is looked at when a program
-opens the device. Rejected: to ship it (the byte code of each Python is another), and a zip file,
-which is read no faster.
+source has another size or time. Who may not write there has one in a folder of his own. Its second
+part, what enclaves take, is looked at when a program opens the device. Rejected: to ship it (the
+byte code of each Python is another), and a zip file, which is read no faster.
 """
 
 # No annotations are evaluated later: __future__ is one of those files.
+import _imp
 import marshal
 import os
+import stat
 import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader, cache_from_source
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
     # Name, source, whether it is a package, time and size of the source, where its byte code is.
     Row = tuple[str, str, bool, int, int, str]
 
-__all__ = ["main", "path_of"]
+__all__ = ["is_own", "main", "own_path_of", "path_of"]
 
-_HEAD = b"softsgx modules 5\0" + MAGIC_NUMBER
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# A copy of the package is not to run what it was copied from: hence where it is.
+_HEAD = b"softsgx modules 6\0" + MAGIC_NUMBER + os.fsencode(_PACKAGE) + b"\0"
 _OPENED = "softsgx.supervisor.effects.descriptors"  # what the first open of the device imports
 _PARTS = 4  # sizes behind it: of rows and codes, and of both for the second part
 
@@ -42,8 +46,11 @@ def main() -> int:
 
     gc.disable()  # what is imported stays; it is on again before anything runs
     before = set(sys.modules)
-    path = path_of()
+    path, own = path_of(), False
     modules = _read(path)
+    if modules is None and not _may_write(path):
+        path, own = own_path_of(), True
+        modules = _read(path, own=True)
     try:
         if modules is not None:
             sys.meta_path.insert(0, modules)
@@ -61,18 +68,55 @@ def main() -> int:
         from softsgx.host.basefilter import KNOWN
 
         KNOWN.update(modules.known)
-    elif not sys.dont_write_bytecode:
+    elif path and not sys.dont_write_bytecode:
         imported = set(sys.modules) - before
         from softsgx.cli.modules import write
 
-        write(path, _HEAD, imported, before)
+        write(path, _HEAD, imported, before, own=own)
     return command()
 
 
 def path_of() -> str:
     """Where the file is: with the byte code of the package, one for each Python."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return cache_from_source(os.path.join(package, "run.py")).removesuffix(".pyc") + ".modules"
+    return cache_from_source(os.path.join(_PACKAGE, "run.py")).removesuffix(".pyc") + ".modules"
+
+
+def own_path_of() -> str:
+    """Where it is for who may not write there; nothing if there is no such place.
+
+    A relative XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification, "Basics").
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.cache")
+    name = f"{_imp.source_hash(0, _HEAD).hex()}-{os.path.basename(path_of())}"
+    return os.path.join(base, "softsgx", "modules", name) if os.path.isabs(base) else ""
+
+
+def is_own(of: os.stat_result, kind: int) -> bool:
+    """Whether a file or folder is ours, and nobody else's to change: what is in it is executed."""
+    mode = of.st_mode
+    return stat.S_IFMT(mode) == kind and of.st_uid == os.geteuid() and not mode & 0o022
+
+
+def _may_write(path: str) -> bool:
+    """Whether a file could be made there; its folder may have to be made first."""
+    folder = os.path.dirname(path)
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    return os.access(folder, os.W_OK)
+
+
+def _open(path: str, *, own: bool) -> "FileIO":
+    """Open the file. Raises OSError, also where another user could have written it."""
+    if not own:
+        return open(path, "rb", buffering=0)
+    folder = os.lstat(os.path.dirname(path))
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not (is_own(os.fstat(fd), stat.S_IFREG) and is_own(folder, stat.S_IFDIR)):
+        os.close(fd)
+        raise PermissionError(path)
+    return open(fd, "rb", buffering=0)
 
 
 _Module = type(sys)
@@ -97,8 +141,10 @@ class _Modules:
 
     _found: "dict[str, tuple[Row, CodeType | bytes]]"
 
-    def __init__(self, path: str, sizes: "list[int]", rows: "list[Row]", code: memoryview) -> None:
-        self._path, self._sizes = path, sizes
+    def __init__(
+        self, where: tuple[str, bool], sizes: "list[int]", rows: "list[Row]", code: memoryview
+    ) -> None:
+        (self._path, self._own), self._sizes = where, sizes
         codes, self.known = marshal.loads(code)
         # What has no code is what something known was made by.
         self._found = {row[0]: (row, code) for row, code in zip(rows, codes, strict=False)}
@@ -157,7 +203,7 @@ class _Modules:
         """Find what the second part has, too; if it is not of the sources as they are, it goes."""
         first_rows, first_codes, size, _ = self._sizes
         try:
-            with open(self._path, "rb", buffering=0) as f:
+            with _open(self._path, own=self._own) as f:
                 if _sizes(f) != self._sizes:
                     return
                 f.seek(first_rows + first_codes, 1)
@@ -193,10 +239,10 @@ def _is_now(rows: "Iterable[Row]") -> bool:
     return True
 
 
-def _read(path: str) -> "_Modules | None":
+def _read(path: str, *, own: bool = False) -> "_Modules | None":
     """The file, if it is whole and its first part of the sources as they are now."""
     try:
-        with open(path, "rb", buffering=0) as f:
+        with _open(path, own=own) as f:
             sizes = _sizes(f)
             if sizes is None:
                 return None
@@ -204,6 +250,6 @@ def _read(path: str) -> "_Modules | None":
         rows = marshal.loads(raw)
         if not _is_now(rows):
             return None
-        return _Modules(path, sizes, rows, memoryview(raw)[sizes[0] :])
+        return _Modules((path, own), sizes, rows, memoryview(raw)[sizes[0] :])
     except (OSError, EOFError, ValueError, TypeError):
         return None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import marshal
 import os
+import stat
 import sys
 from _frozen_importlib_external import SourceFileLoader
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
+from softsgx.cli.entry import is_own
 from softsgx.errors import SoftsgxError
 from softsgx.host import basefilter
 
@@ -18,28 +20,40 @@ if TYPE_CHECKING:
 
 __all__ = ["write"]
 
+_TYPING = b"from typing import "
 
-# What is imported when a program first opens the device, and loads an enclave.
+# What is imported when a program loads an enclave; and last by what its first open of the device is
+# told (`entry`), behind which stands what that may do without.
 _LATER = (
-    "softsgx.supervisor.effects.descriptors",
     "softsgx.supervisor.calls.table",
     "softsgx.supervisor.state.device",
     "softsgx.supervisor.stopped.strangers",
     "softsgx.sgx.late",
     "ctypes",
     "softsgx.designs.linux",  # the default one
+    "softsgx.supervisor.effects.descriptors",
 )
 
 
-def write(path: str, head: bytes, names: set[str], before: set[str]) -> None:
+def write(path: str, head: bytes, names: set[str], before: set[str], *, own: bool) -> None:
     """Write those of the modules that have a source of ours or Python's own; whole or not at all.
 
     head: what it begins with. names: of the first part; before: what was imported before. Others,
-    found by way of PYTHONPATH, another run may not have. What cannot be written costs time only.
+    found by way of PYTHONPATH, another run may not have. own: in a folder of the user's own, which
+    is made if need be. What cannot be written costs time only.
     """
-    fresh = f"{path}.{os.getpid()}"
+    fresh, folder = f"{path}.{os.getpid()}", os.path.dirname(path)
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600 if own else 0o666)
+
     try:
-        with open(fresh, "xb") as f:  # before all that takes long: many may not write here
+        if own:
+            os.makedirs(folder, 0o700, exist_ok=True)
+            if not is_own(os.lstat(folder), stat.S_IFDIR):
+                return
+        # Before all that takes long: many may not write here.
+        with open(fresh, "xb", opener=opener) as f:
             f.write(head + _parts(names, before))
         os.replace(fresh, path)
     except (OSError, SyntaxError, ValueError):
@@ -56,7 +70,7 @@ def _parts(names: set[str], before: set[str]) -> bytes:
     for name in _LATER:
         __import__(name)
     more = set(sys.modules) - names - before - {__name__}
-    later = [(row, marshal.dumps(code)) for row, code in _in_order(_sourced(more))]
+    later = [(row, marshal.dumps(code)) for row, code in _in_order(_sourced(more), _LATER)]
     parts = (
         marshal.dumps(tuple(row for row, _ in (*first, *_sourced(made)))),
         marshal.dumps((tuple(code for _, code in first), basefilter.KNOWN)),
@@ -84,11 +98,41 @@ def _sourced(names: Iterable[str]) -> Iterator[tuple[Row, CodeType]]:
         row = (name, loader.path, loader.is_package(name), *of_file, spec.cached or "")
         code = loader.get_code(name)
         if code is not None:
-            yield row, code
+            yield row, _untyped(code, loader.path) if name.startswith("softsgx.") else code
 
 
-def _in_order(found: Iterable[tuple[Row, CodeType]]) -> list[tuple[Row, CodeType]]:
-    """Each behind its package and behind what it imports as it is run."""
+def _untyped(code: CodeType, path: str) -> CodeType:
+    """A source's code without what it imports from typing for annotations alone.
+
+    To import typing, and re for it, takes 5 ms: a program's first enclave waits for that. Lines are
+    left out, since to take a syntax tree apart takes longer than all else here.
+    """
+    if "typing" not in code.co_names:
+        return code
+    with open(path, "rb") as f:
+        lines = f.read().split(b"\n")
+    names: set[str] = set()
+    for i, line in enumerate(lines):
+        if line.startswith(_TYPING) and b"(" not in line:
+            names.update(line.removeprefix(_TYPING).decode().split(", "))
+            lines[i] = b""
+    untyped: CodeType = compile(b"\n".join(lines), path, "exec", dont_inherit=True)
+    return code if not names or names & _named(untyped) else untyped
+
+
+def _named(code: CodeType) -> set[str]:
+    """All names that some code looks up, and what is defined in it."""
+    inner = (_named(each) for each in code.co_consts if isinstance(each, CodeType))
+    return set(code.co_names).union(*inner)
+
+
+def _in_order(
+    found: Iterable[tuple[Row, CodeType]], first: Sequence[str] = ()
+) -> list[tuple[Row, CodeType]]:
+    """Each behind its package and behind what it imports as it is run.
+
+    first: those that come before all that they do not import.
+    """
     import dis
 
     left = {row[0]: (row, code) for row, code in found}
@@ -102,13 +146,16 @@ def _in_order(found: Iterable[tuple[Row, CodeType]]) -> list[tuple[Row, CodeType
         loaded: Any = None
         for op in dis.get_instructions(code):
             if op.opname == "IMPORT_NAME":
+                # For type checkers, mostly: who needs it finds it.
+                if op.argval == "typing":
+                    continue
                 for imported in (op.argval, *(f"{op.argval}.{each}" for each in loaded or ())):
                     put(imported)
             elif op.opname == "LOAD_CONST":
                 loaded = op.argval  # the last one before it: what is imported from it
         ordered.append((row, code))
 
-    for name in list(left):
+    for name in (*first, *left.copy()):
         put(name)
     return ordered
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -46,7 +45,8 @@ def locked() -> frozenset[tuple[int, int]] | None:
             lines = file.read()
     except OSError:
         return None
-    found = re.findall(rb" ([0-9a-f]+):([0-9a-f]+):([0-9]+) ", lines)
+    # The one word of a line with two colons is MAJOR:MINOR:INODE; no re, whose import takes 3 ms.
+    found = [word.split(b":") for word in lines.split() if word.count(b":") == 2]
     return frozenset([(os.makedev(int(a, 16), int(b, 16)), int(ino)) for a, b, ino in found])
 
 

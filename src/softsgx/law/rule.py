@@ -14,9 +14,17 @@ Python's ``if`` is for options and for the request; never for state.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
 
 from softsgx.law.values import Value, all_
+
+# Not from typing, whose import takes 10 ms: type checkers know the names.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol, TypeVar
+
+    F = TypeVar("F", bound=Callable[..., Any])
+else:
+    Protocol = object
 
 __all__ = [
     "FAULT",
@@ -32,8 +40,6 @@ __all__ = [
     "rule",
     "rules_of",
 ]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 FAULT = 1 << 30
 """An instruction's answer that is an exception: ``FAULT | vector``, as ENCLS wrappers encode it."""

@@ -9,7 +9,6 @@ processes map.
 from __future__ import annotations
 
 import mmap
-from typing import Any, Protocol
 
 from softsgx.sdm.leaves import (
     ATTR_AEXNOTIFY,
@@ -22,6 +21,13 @@ from softsgx.sdm.structs import GPRSGX, TCS
 from softsgx.sdm.xsave import INTEL, XsaveLayout
 from softsgx.sgx.epcm import PageTable
 from softsgx.sgx.keys import CPUSVN
+
+# Not from typing, whose import takes 10 ms: type checkers know the names.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+else:
+    Protocol = object
 
 __all__ = ["Enclave", "EnclaveMemory", "Shortcut", "Tcs"]
 

@@ -9,7 +9,7 @@ the tracee run. The handlers of a call are asked in turn; one that all of them l
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from softsgx.host import bpf, ptrace
 from softsgx.supervisor.calls import early, files, mmap, numa, others, peeks, unknown
@@ -23,7 +23,7 @@ from softsgx.uapi.syscalls import SYSCALLS
 
 __all__ = ["HANDLERS", "Handler", "answer"]
 
-Handler = Callable[[Run, Tracee], Any]
+Handler: TypeAlias = "Callable[[Run, Tracee], Any]"
 
 
 def _handlers() -> dict[int, tuple[Handler, ...]]:

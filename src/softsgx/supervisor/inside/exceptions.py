@@ -7,24 +7,12 @@ from __future__ import annotations
 
 import struct
 from functools import partial
-from typing import Any
 
 from softsgx.device.process import FETCH, READ, WRITE
 from softsgx.errors import InternalError
 from softsgx.host import ptrace, vdso
 from softsgx.sdm import leaves as sdm
-from softsgx.sdm.illegal import illegal
 from softsgx.sgx.enclu import aex
-from softsgx.sgx.raised import (
-    ILL_ILLOPN,
-    PAGE_FAULT,
-    PERF_TYPE_BREAKPOINT,
-    SI_KERNEL,
-    TRAP_PERF,
-    Inside,
-    Suppressed,
-    raised,
-)
 from softsgx.supervisor.effects import concerned
 from softsgx.supervisor.inside import masks
 from softsgx.supervisor.state.host_process import process_of
@@ -37,6 +25,14 @@ from softsgx.supervisor.stopped.remote import calls
 from softsgx.supervisor.stopped.resume import let_go
 from softsgx.supervisor.stopped.waits import wait_stop
 from softsgx.uapi.regs import EFLAGS, NAMES, ORIG_RAX, RAX, RBX, RDI, RDX, RIP, RSI, RSP
+
+# Not from typing, whose import takes 10 ms: type checkers know the name. So it is with what takes
+# NamedTuple from there, which few programs need.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from softsgx.sgx.raised import Inside
 
 __all__ = [
     "Named",
@@ -137,6 +133,15 @@ def exception(run: Run, tracee: Tracee, number: int, info: bytes) -> bool:
 
     info: its siginfo. False if the signal goes on as it came: the AEX has been done.
     """
+    from softsgx.sgx.raised import (
+        PAGE_FAULT,
+        PERF_TYPE_BREAKPOINT,
+        TRAP_PERF,
+        Inside,
+        Suppressed,
+        raised,
+    )
+
     view, space = run.view, tracee.space
     enclave, tcs = tracee.thread.enclave, tracee.thread.tcs
     rip = view[RIP]
@@ -199,6 +204,8 @@ def _clear_tf(tracee: Tracee, view: Any, before: bytes) -> None:
 def _page_fault(run: Run, tracee: Tracee, addr: int, si_code: int, at: Inside) -> None:
     """A #PF at ``addr`` while inside."""
     from softsgx.host import insn
+    from softsgx.sdm.illegal import illegal
+    from softsgx.sgx.raised import ILL_ILLOPN
 
     thread, view = tracee.thread, run.view
     process = process_of(run, tracee.space)
@@ -373,6 +380,8 @@ def deliver(
 
 
 def _signal_of(vector: int, code: int) -> tuple[int, int]:
+    from softsgx.sgx.raised import ILL_ILLOPN, SI_KERNEL
+
     if vector == _PF:
         return SIGSEGV, 2 if code & sdm.PF_P else 1
     if vector == _UD:
