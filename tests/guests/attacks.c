@@ -217,6 +217,27 @@ static void *races(void *fd)
 	return NULL;
 }
 
+/* Another process, that has no enclave, takes descriptors of this one's, and is late. */
+static void races_by_pidfd(int fd, pid_t of, bool i386)
+{
+	int pidfd = (int)syscall(SYS_pidfd_open, of, 0);
+	struct sched_param none = {0};
+	uint64_t evil = EVIL;
+
+	munmap((void *)e.base, e.size);
+	sched_setscheduler(0, SCHED_IDLE, &none);
+	while (!hits && getppid() == of)
+		for (int i = 0; i < 2; i++) {
+			long got = i386 ? call_i386(438, pidfd, fd + i, 0) : syscall(SYS_pidfd_getfd, pidfd, fd + i, 0);
+
+			if (got < 0)
+				continue;
+			hits += pwrite((int)got, &evil, 8, (off_t)(target - e.base)) == 8;
+			close((int)got);
+		}
+	_exit(1);
+}
+
 static int races_beside(void *fd)
 {
 	races(fd);
@@ -349,7 +370,17 @@ int main(int argc, char **argv)
 		else if (way[5] == 'p') /* a process with the same descriptors */
 			pid = clone(races_beside, stack + sizeof(stack), CLONE_VM | CLONE_FILES | SIGCHLD,
 				    (void *)(intptr_t)(fd + 1));
-		else { /* one that nobody traces, with a memory of its own */
+		else if (way[5] == 'g') {
+			pid_t parent = getpid();
+			cpu_set_t one;
+
+			CPU_ZERO(&one); /* where the other one has to wait for its turn */
+			CPU_SET(sched_getcpu(), &one);
+			sched_setaffinity(0, sizeof(one), &one);
+			pid = fork();
+			if (!pid)
+				races_by_pidfd(fd + 1, parent, !strcmp(way, "race_getfd_i386"));
+		} else { /* one that nobody traces, with a memory of its own */
 			struct clone_args args = {.flags = CLONE_FILES | CLONE_UNTRACED, .exit_signal = SIGCHLD};
 
 			pid = (int)syscall(SYS_clone3, &args, sizeof(args));
@@ -366,7 +397,7 @@ int main(int argc, char **argv)
 		if (way[5] == 't')
 			pthread_join(thread, NULL);
 		else {
-			if (way[5] == 'u' && !waitpid(pid, NULL, WNOHANG))
+			if (way[5] != 'p' && !waitpid(pid, NULL, WNOHANG))
 				kill(pid, SIGKILL);
 			waitpid(pid, &ended, 0);
 		}

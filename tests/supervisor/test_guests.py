@@ -350,6 +350,7 @@ def test_without_a_thread_of_its_own_nothing_is_mapped(guest: Guest, softsgx: So
         *("clone_vm", "vfork", "own_filter", "no_room", "map_files", "race_thread", "race_process"),
         *("untraced", "untraced_thread", "untraced_clone3", "i386", "i386_untraced", "i386_thread"),
         *("takes", "false_answers", "race_untraced", "untraced_late"),
+        *("race_getfd", "race_getfd_i386"),
     ],
 )
 def test_code_stays_what_it_was(way: str, guest: Guest, softsgx: Softsgx) -> None:

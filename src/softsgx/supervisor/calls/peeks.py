@@ -25,12 +25,13 @@ from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.answer import DONE, answered, cont, instead, to_exit
 from softsgx.supervisor.stopped.remote import calls, cancel
+from softsgx.uapi import i386
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, R8, R10, RDI, RDX, RSI
+from softsgx.uapi.regs import ORIG_RAX, R8, R10, RBX, RDI, RDX, RSI
 
 __all__ = [
-    "HANDLERS", "READS", "WRITES", "advanced", "enclave_at", "flags_of", "iovecs", "mem_call",
-    "moved", "transfer_of",
+    "HANDLERS", "I386", "READS", "WRITES", "advanced", "enclave_at", "flags_of", "iovecs",
+    "mem_call", "moved", "transfer_of",
 ]  # fmt: skip
 
 _LOW = 0xFFFFFFFF
@@ -307,22 +308,25 @@ def _peek(look: Callable[[Run, Tracee], Any]) -> Callable[[Run, Tracee], Any]:
     return handle
 
 
-def _pidfd_getfd(run: Run, tracee: Tracee) -> Any:
-    """A descriptor of another process's.
+def _pidfd_getfd(register: int) -> Callable[[Run, Tracee], Any]:
+    def handle(run: Run, tracee: Tracee) -> Any:
+        """A descriptor of another process's.
 
-    It runs to its exit, so that nothing is mapped meanwhile, and what came is watched.
-    """
-    if not of_pidfd(tracee, run.view[RDI] & _LOW):
-        return None
-    fd = to_exit(run, tracee)
-    if fd >= 0:
-        if run.file_of(tracee, fd) is not None:
-            filters.watch_fd(run, tracee, fd)
-        elif is_memory(tracee.tid, fd):
-            tracee.space.mem_fds.add(fd)
-            filters.watch_fd(run, tracee, fd)
-    cont(run, tracee)
-    return DONE
+        It runs to its exit, so that nothing is mapped meanwhile, and what came is watched.
+        """
+        if not of_pidfd(tracee, run.view[register] & _LOW):
+            return None
+        fd = to_exit(run, tracee)
+        if fd >= 0:
+            if run.file_of(tracee, fd) is not None:
+                filters.watch_fd(run, tracee, fd)
+            elif is_memory(tracee.tid, fd):
+                tracee.space.mem_fds.add(fd)
+                filters.watch_fd(run, tracee, fd)
+        cont(run, tracee)
+        return DONE
+
+    return handle
 
 
 def _futex(run: Run, tracee: Tracee) -> Any:
@@ -369,7 +373,7 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_process_vm_writev: _peek(_vm),
     nr.NR_vmsplice: _peek(_vmsplice),
     nr.NR_io_uring_register: _peek(_io_uring_register),
-    nr.NR_pidfd_getfd: _peek(_pidfd_getfd),
+    nr.NR_pidfd_getfd: _peek(_pidfd_getfd(RDI)),
     nr.NR_futex: _peek(_futex),
     nr.NR_futex_wake: _peek(_futex2),
     nr.NR_futex_wait: _peek(_futex2),
@@ -377,3 +381,6 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_futex_requeue: _peek(_futex_vector),
 }
 """By number: what the table of all handlers takes from here."""
+
+I386: dict[int, Callable[[Run, Tracee], Any]] = {i386.NR_pidfd_getfd: _pidfd_getfd(RBX)}
+"""By i386's number, for those that `others` lets pass."""

@@ -70,6 +70,8 @@ def answer(run: Run, tracee: Tracee) -> Any:
         value = unknown.handle(run, tracee, call, bool(foreign or call & nr.X32_BIT))
         if value is None and foreign and call in early.I386:
             value = early.I386[call](run, tracee)
+            if value is None and call in peeks.I386:
+                value = peeks.I386[call](run, tracee)
         return value
     for handler in HANDLERS.get(call, ()):
         value = handler(run, tracee)
