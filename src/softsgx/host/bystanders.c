@@ -42,6 +42,7 @@
 	F(got) F(status)
 
 #include "block.h"
+#include "polls.h"
 
 #define F(name) #name " "
 EXPORT const char softsgx_bystanders_words[] = WORDS;
@@ -49,9 +50,6 @@ EXPORT const char softsgx_bystanders_words[] = WORDS;
 
 #define STOPPED(event, number) ((event) << 16 | (number) << 8 | 0x7f)
 #define FIRST_STOP STOPPED(PTRACE_EVENT_STOP, SIGTRAP)
-#define POLL_NS 80000
-#define MOST_SKIPPED 1024
-#define GOOD 16
 #define ACTION_BYTES 32
 #define SYSCALL_BYTES 2
 #define CLONE3_BYTES 8
@@ -86,49 +84,6 @@ struct entry {
 struct early {
 	uint64_t tid, status;
 };
-
-/* Whether to poll before a wait blocks, as waits.py has it: while it is worth its time. */
-struct polls {
-	unsigned int skip, pause, good;
-};
-
-static bool worth(struct polls *p, const struct block *b)
-{
-	if (!p->skip)
-		return b->polls;
-	p->skip--;
-	return false;
-}
-
-static void polled(struct polls *p, bool in_vain)
-{
-	if (in_vain) {
-		p->skip = p->pause = p->pause < MOST_SKIPPED / 2 ? p->pause * 2 : MOST_SKIPPED;
-		p->good = 0;
-	} else if (++p->good == GOOD) {
-		p->good = 0;
-		p->pause = p->pause > 1 ? p->pause / 2 : 1;
-	}
-}
-
-static pid_t wait_for(struct polls *p, const struct block *b, pid_t tid, int *status)
-{
-	uint64_t end;
-	pid_t got;
-
-	if (!worth(p, b))
-		return waitpid(tid, status, __WALL);
-	end = now_ns() + POLL_NS;
-	do {
-		got = waitpid(tid, status, __WALL | WNOHANG);
-		if (now_ns() > end) {
-			polled(p, true);
-			return got ? got : waitpid(tid, status, __WALL);
-		}
-	} while (!got);
-	polled(p, false);
-	return got;
-}
 
 /* Where a thread was found last is where it is, mostly: there may be thousands. */
 static struct row *find(const struct block *b, uint64_t tid)
@@ -258,7 +213,7 @@ static bool bore(struct block *b, struct row *row, int event)
 	if (find(b, (uint64_t)tid))
 		return false;
 	if (!take_early(b, tid, &status)) {
-		if (b->n_early == b->most_early || wait_for(&polls, b, tid, &status) != tid)
+		if (b->n_early == b->most_early || wait_for(&polls, b->polls, tid, &status) != tid)
 			return false;
 	}
 	if (status != FIRST_STOP || (given && !is_so((pid_t)row->tid, tid, flags))) {
@@ -437,7 +392,7 @@ EXPORT void softsgx_bystanders(struct block *b)
 			((struct row *)b->rows)[i].waits = 2;
 	for (;;) {
 		int status;
-		pid_t tid = wait_for(&polls, b, -1, &status);
+		pid_t tid = wait_for(&polls, b->polls, -1, &status);
 		struct row *row;
 
 		if (tid <= 0)
