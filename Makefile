@@ -79,7 +79,7 @@ lint: setup
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy $(CODE)
 	@$(BIN)/lint-imports
-	@git ls-files -z --cached --others --exclude-standard | xargs -0 $(BIN)/codespell
+	@git -c 'safe.directory=*' ls-files -z --cached --others --exclude-standard | xargs -0 $(BIN)/codespell
 
 bench: setup
 	@$(BIN)/python bench/run.py $(ARGS)

@@ -26,6 +26,16 @@ _GUESTS = ROOT / "tests" / "guests"
 _STATE_VARIABLES = ("SOFTSGX_STATE_DIR", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a fixture of a module runs writes nothing to the user's home, which may be read-only."""
+    state = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _STATE_VARIABLES:
+            patch.setenv(name, str(state / name.lower()))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point softsgx's state at a directory of the test's own, not made yet."""

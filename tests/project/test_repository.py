@@ -25,7 +25,11 @@ _TABLES = {"src/softsgx/uapi/syscalls.py"}  # read by row, not from top to botto
 def _tracked() -> list[Path]:
     """Every file that git tracks and that is there."""
     done = subprocess.run(
-        ["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True
+        # Whoever owns it: a container's root, of the clone of a user.
+        ["git", "-c", "safe.directory=*", "-C", ROOT, "ls-files", "-z"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return [path for name in done.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 

@@ -47,7 +47,7 @@ class Browser:
         self._process = subprocess.Popen(
             ["bash", "-c", shell, program, *flags, "about:blank"],
             pass_fds=(there, back), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, env=os.environ | {"HOME": str(profile)},
         )  # fmt: skip
         os.close(there)
         os.close(back)

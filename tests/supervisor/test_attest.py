@@ -29,8 +29,8 @@ assert client.recv(100).endswith(bytes.fromhex("aa010408001001"))
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """A folder whose name leaves room in a sockaddr_un."""
-    with tempfile.TemporaryDirectory(prefix="softsgx-") as folder:
+    """A folder whose name leaves room in a sockaddr_un, which TMPDIR need not."""
+    with tempfile.TemporaryDirectory(prefix="softsgx-", dir="/tmp") as folder:
         yield Path(folder)
 
 
