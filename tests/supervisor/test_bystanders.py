@@ -13,7 +13,7 @@ import pytest
 
 from softsgx.host import bystanders
 from tests.cache import ROOT
-from tests.command import PATIENCE
+from tests.command import PATIENCE, Softsgx
 from tests.supervisor.test_guests import Guest
 
 pytestmark = pytest.mark.skipif(
@@ -112,3 +112,23 @@ def test_what_is_told_of_one_does_not_grow_with_the_others(program: tuple[str, .
         capture_output=True, text=True, check=True, timeout=PATIENCE,
     )  # fmt: skip
     assert int(done.stdout.splitlines()[-1]) < 10 * n
+
+
+_CONTINUED = """
+import os, signal, threading
+signal.signal(signal.SIGCONT, lambda *_: None)
+for _ in range(40):
+    r, w = os.pipe()
+    thread = threading.Thread(target=os.read, args=(r, 1))
+    thread.start()
+    signal.pthread_kill(thread.ident, signal.SIGCONT)
+    os.write(w, b".")
+    thread.join()
+print("joined")
+"""
+
+
+def test_a_thread_that_sigcont_stops_goes_on(softsgx: Softsgx) -> None:
+    """It has no row, as a thread that is new has none: its stop was kept for its birth."""
+    done = softsgx("--", sys.executable, "-c", _CONTINUED)
+    assert done.stdout == "joined\n", done.stderr

@@ -32,6 +32,11 @@ def test_reports(options: list[str], program: Path, softsgx: Softsgx) -> None:
     _assert_all_ok(softsgx(*options, "--", program), 68)
 
 
+@pytest.mark.parametrize("options", [[], ["--exact"]], ids=["", "exact"])
+def test_more_reports(options: list[str], guest: Guest, softsgx: Softsgx) -> None:
+    _assert_all_ok(softsgx(*options, "--", guest("destroyed")), 30)
+
+
 @pytest.mark.parametrize(
     ("mode", "answer"),
     [

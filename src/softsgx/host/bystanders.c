@@ -399,7 +399,9 @@ EXPORT void softsgx_bystanders(struct block *b)
 			return; /* a signal for Python, or nobody is left */
 		++*(uint64_t *)b->beat;
 		row = find(b, (uint64_t)tid);
-		if (!row && status == FIRST_STOP && b->n_early < b->most_early) {
+		/* No first thread of a process: SIGCONT stops one that Python knows alone so, too. */
+		if (!row && status == FIRST_STOP && b->n_early < b->most_early
+		    && (!syscall(SYS_tgkill, tid, tid, 0) || errno != ESRCH)) {
 			keep_early(b, tid, status);
 			continue;
 		}
