@@ -21,7 +21,7 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace
 from softsgx.uapi import syscalls as nr
 from tests.cache import ROOT
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 
 _FAULTS = "cpuid_fault" in Path("/proc/cpuinfo").read_text().split()
 pytestmark = [
@@ -48,7 +48,7 @@ def _stops(execs: int, file: Path) -> int:
     """How many calls on paths stopped while a shell ran so many programs."""
     command = [sys.executable, "-m", "tests.supervisor.execs"]
     command += ["/bin/sh", "-c", _OFTEN.format(execs, f"cat {file}")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=PATIENCE)
     *said, last = done.stdout.decode().splitlines()
     assert said == execs * ["as it is"]
     counts: dict[str, int] = json.loads(last)
@@ -63,7 +63,7 @@ def test_a_program_makes_its_first_call_on_a_path_without_a_stop(file: Path) -> 
 def test_the_next_run_knows_it(file: Path) -> None:
     def stops() -> int:
         command = [sys.executable, "-m", "tests.supervisor.execs", "cat", str(file)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=PATIENCE)
         counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
         return sum(counts.get(f"call {n}", 0) for n in pathcode.CALLS)
 
