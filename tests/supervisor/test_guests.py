@@ -336,6 +336,12 @@ def test_the_folders_of_the_nodes(softsgx: Softsgx) -> None:
     assert not os.path.exists("/dev/sgx")
 
 
+def test_looks_into_memory_are_recorded(guest: Guest, softsgx: Softsgx, tmp_path: Path) -> None:
+    """A call that has let its thread run, as pidfd_getfd, has no answer to record."""
+    done = softsgx("--record", tmp_path / "run.jsonl", "--", guest("peeks"))
+    assert (done.returncode, "not ok" in done.stdout) == (0, False), done.stderr
+
+
 def test_without_a_thread_of_its_own_nothing_is_mapped(guest: Guest, softsgx: Softsgx) -> None:
     """While another thread could find the memory's descriptor, and a filter allows no clone."""
     done = softsgx("--", guest("attacks"), "no_thread")

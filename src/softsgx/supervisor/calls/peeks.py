@@ -373,7 +373,7 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_process_vm_writev: _peek(_vm),
     nr.NR_vmsplice: _peek(_vmsplice),
     nr.NR_io_uring_register: _peek(_io_uring_register),
-    nr.NR_pidfd_getfd: _peek(_pidfd_getfd(RDI)),
+    nr.NR_pidfd_getfd: _pidfd_getfd(RDI),
     nr.NR_futex: _peek(_futex),
     nr.NR_futex_wake: _peek(_futex2),
     nr.NR_futex_wait: _peek(_futex2),
