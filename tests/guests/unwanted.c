@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: unwanted
+ * usage: unwanted [wanted]
  * Timers whose signals the program ignores come each microsecond: Linux drops those, so the program
  * does all that it does without them. What it blocks is what it has blocked, in it, its children, its
- * threads and what it execs; a handler that it sets after all gets them.
+ * threads and what it execs; a handler that it sets after all gets them. wanted: they have a handler
+ * from the first on, and come so often that a tracer has no time for more than them.
  */
 #define _GNU_SOURCE
 #include <poll.h>
@@ -19,6 +20,7 @@
 
 #define BLOCKED SIGUSR2 /* so that a mask of nothing is not taken for the right one */
 #define MANY 20
+#define WANTED_US 10
 
 static volatile sig_atomic_t handled;
 
@@ -102,6 +104,41 @@ static void inside(struct encl *e)
 	}
 }
 
+/* The program gets on, and so do the handlers. */
+static int wanted(void)
+{
+	struct itimerval each = {{0, WANTED_US}, {0, WANTED_US}}, none = {{0, 0}, {0, 0}};
+	volatile uint64_t sum = 0;
+	struct encl e;
+	long before;
+
+	if (encl_load(&e, &(struct encl_opts){.threads = 1}))
+		bail("load", e.err);
+	for (int i = 0; i < 2; i++)
+		encl_op(&e, OP_NOP, 0, 0, 0, 0);
+	signal(SIGALRM, handle);
+	setitimer(ITIMER_REAL, &each, NULL);
+	for (int i = 0; i < 1000000; i++)
+		sum += (uint64_t)i;
+	CHECK_EQ(sum, 499999500000, "computes");
+	check(handled > 0, "handled", "no signal");
+	for (int i = 0; i < MANY; i++)
+		if (!mask_is_own()) {
+			check(false, "mask", "it is another");
+			break;
+		}
+	inside(&e);
+	before = handled;
+	while (handled < before + MANY)
+		;
+	check(mask_is_own(), "mask_after", "it is another");
+	setitimer(ITIMER_REAL, &none, NULL);
+	before = handled;
+	sigsuspend(&(sigset_t){0}); /* SIGUSR2, which has waited all the time */
+	check(handled > before, "what_was_blocked", "was not pending");
+	return tap_failed;
+}
+
 int main(int argc, char **argv)
 {
 	static char stack[1 << 16];
@@ -112,11 +149,16 @@ int main(int argc, char **argv)
 	bool right;
 	int good;
 
-	if (argc > 1)
+	if (argc > 1 && !strcmp(argv[1], "mask"))
 		return !mask_is_own();
 	sigemptyset(&mask);
 	sigaddset(&mask, BLOCKED);
 	sigprocmask(SIG_SETMASK, &mask, NULL);
+	if (argc > 1) {
+		signal(BLOCKED, handle);
+		raise(BLOCKED);
+		return wanted();
+	}
 	signal(SIGALRM, SIG_IGN);
 	setitimer(ITIMER_REAL, &(struct itimerval){{0, 1}, {0, 1}}, NULL);
 	signal(SIGUSR1, SIG_IGN);

@@ -142,6 +142,11 @@ _OLDER = {
 }
 
 
+def test_signals_that_leave_a_tracer_no_time(guest: Guest, softsgx: Softsgx) -> None:
+    for exact in ((), ("--exact",)):
+        _assert_all_ok(softsgx(*exact, "--", guest("unwanted"), "wanted"), 10)
+
+
 @pytest.mark.parametrize("name", ["handlers", "illtogether"])
 def test_guest_with_no_byte_changed(name: str, guest: Guest, softsgx: Softsgx) -> None:
     arguments, at_least = _GUESTS[name]

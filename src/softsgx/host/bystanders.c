@@ -364,7 +364,7 @@ static bool take(struct block *b, struct row *row, int status)
 
 	if ((status & 0xff) != 0x7f)
 		return ended(b, row, status);
-	if (event)
+	if (event && event != PTRACE_EVENT_SECCOMP) /* which a handler's call may be */
 		row->rip = 0;
 	switch (event) {
 	case 0:

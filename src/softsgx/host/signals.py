@@ -16,6 +16,7 @@ from _signal import (  # type: ignore[import-not-found]
     getsignal,
     pthread_sigmask,
     signal,
+    sigtimedwait,
     sigwaitinfo,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "getsignal",
     "pthread_sigmask",
     "signal",
+    "sigtimedwait",
     "sigwaitinfo",
 ]
 

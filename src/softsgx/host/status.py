@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from time import monotonic_ns
 
 from softsgx.uapi.personality import READ_IMPLIES_EXEC
 
 __all__ = [
     "catches", "comm_of", "implies_exec", "is_ending", "is_reaper", "mask_now", "mask_of",
-    "soft_limit", "status_of",
+    "ran_ns", "soft_limit", "status_of",
 ]  # fmt: skip
 
 _PF_EXITING = 4  # <linux/sched.h>
@@ -62,6 +63,20 @@ def mask_now(tid: int, name: bytes) -> int:
 def catches(tid: int, number: int) -> bool:
     """Whether a signal has a handler in a thread's process now. Raises ProcessLookupError."""
     return bool(mask_now(tid, b"SigCgt") >> number - 1 & 1)
+
+
+def ran_ns(tid: int) -> int:
+    """How long a thread has run, in ns: Linux, Documentation/scheduler/sched-stats.rst.
+
+    Of a kernel that does not tell, the time. Raises ProcessLookupError if it is gone.
+    """
+    try:
+        with open(f"/proc/{tid}/schedstat", "rb", buffering=0) as file:
+            return int(file.read().split(None, 1)[0])
+    except FileNotFoundError:
+        if os.path.exists(f"/proc/{tid}"):
+            return monotonic_ns()
+        raise ProcessLookupError(tid) from None
 
 
 def is_reaper(fields: dict[bytes, bytes]) -> bool:

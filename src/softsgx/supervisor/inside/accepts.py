@@ -288,7 +288,7 @@ class Accepts:
             return False
         if len(todo) > 1 or tracee.slot is None or tracee.dispatches or tracee.space.implies:
             return False
-        if run.view[EFLAGS] & _TF or tracee.odd is not None or waits.lost or waits.ending:
+        if run.view[EFLAGS] & _TF or tracee.odd is not None or waits.unusual():
             return False
         assert kinds is not None
         self._send(tracee, kinds, *todo[0], answer)
@@ -352,7 +352,7 @@ class Accepts:
     def _ready(self) -> bool:
         """Bring what the code compares up to now: whether there is anything to take."""
         run = self._run
-        if run.filtered or run.rings or waits.lost or waits.ending:
+        if run.filtered or run.rings or waits.unusual():
             return False
         try:
             for number, kinds in enumerate(self._enclaves):

@@ -49,7 +49,7 @@ class Bystanders:
     def wait(self) -> tuple[int, int]:
         """The next event that is Python's, as `waits.wait_any` tells it; (0, 0) if it is over."""
         run, block = self._run, self._block
-        kept = waits.kept or waits.lost or waits.ending or run.early
+        kept = waits.kept or waits.unusual() or run.early
         if kept or not self._usual() or not self._tell():
             run.changed = None
             return waits.wait_any()

@@ -213,7 +213,8 @@ class Tracee:
     always. timed: a wait that is begun again (`softsgx.supervisor.stopped.timed`), or None.
     spared: its mask while more signals are blocked (`softsgx.supervisor.stopped.storms`), or None;
     storms: outside of enclaves and inside, its registers when a signal came last, how often it was
-    there, and what is often.
+    there, and what is often. slice: how long it had run, in ns, when it was given a
+    time to run last, and for how long that was.
     slot: its `softsgx.supervisor.state.short.Slot`, or None. signals: what its process
     does with those of exceptions. may_block: what it blocks outside of enclaves, or may: what is
     not there it does not. programs: filters that it lacks yet. reaper: whether its process is the
@@ -234,6 +235,7 @@ class Tracee:
         "refused",
         "retries",
         "signals",
+        "slice",
         "slot",
         "space",
         "spared",
@@ -257,6 +259,7 @@ class Tracee:
         self.odd: Any = None
         self.timed: Any = None
         self.spared: int | None = None
+        self.slice = 0, 0
         self.storms = [(b"", 0, 0), (b"", 0, 0)]
         self.slot: Any = None
         self.programs: list[bytes] = []

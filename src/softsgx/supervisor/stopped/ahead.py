@@ -66,7 +66,7 @@ class Ahead:
         block = self._block
         assert block is not None
         got = status = 0
-        while not waits.kept and self._found is not None:
+        while not waits.kept and not waits.slices and self._found is not None:
             poll_ns = block["poll_ns"] = self._poll_ns()
             block.run()
             waits.polled(block["done"], in_vain=poll_ns > 0 and not block["poll_ns"])

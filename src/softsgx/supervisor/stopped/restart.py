@@ -10,13 +10,23 @@ from softsgx.host.status import is_reaper, mask_of, status_of
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RAX, RIP
 
-__all__ = ["INTERRUPTED", "SYSCALL_BYTES", "begun_again", "nobody_wants", "prepare", "unwanted"]
+__all__ = [
+    "INTERRUPTED",
+    "IN_A_CALL",
+    "SYSCALL_BYTES",
+    "begun_again",
+    "dropped",
+    "prepare",
+    "unwanted",
+]
 
 _U64 = (1 << 64) - 1
 _RESTART = {-512 & _U64, -513 & _U64, -514 & _U64}
 _RESTART_BLOCK = -516 & _U64
 INTERRUPTED = -EINTR & _U64
 """What RAX says behind a call that a stop has ended, or that a handler is about to end."""
+IN_A_CALL = frozenset((*_RESTART, _RESTART_BLOCK, INTERRUPTED))
+"""What it says at a signal's stop in the middle of a call."""
 SYSCALL_BYTES = 2
 """Of the instruction."""
 
@@ -46,7 +56,7 @@ def begun_again(tid: int, regs: ptrace.Registers, number: int = 0) -> bool:
     if view[RAX] != INTERRUPTED or view[ORIG_RAX] not in _ENDED_BY_STOPS:
         return False
     status = status_of(tid)
-    nobody = _nobody(status)
+    nobody = dropped(status)
     if number and not nobody >> number - 1 & 1:
         return False
     pending = mask_of(status, b"SigPnd", b"ShdPnd") & ~mask_of(status, b"SigBlk")
@@ -59,16 +69,11 @@ def begun_again(tid: int, regs: ptrace.Registers, number: int = 0) -> bool:
 
 def unwanted(tid: int, number: int) -> bool:
     """Whether a signal is one that the kernel would have dropped, but for the tracer."""
-    return bool(nobody_wants(tid) >> number - 1 & 1)
+    return bool(dropped(status_of(tid)) >> number - 1 & 1)
 
 
-def nobody_wants(tid: int) -> int:
-    """All signals of a thread that the kernel would have dropped, as a mask."""
-    return _nobody(status_of(tid))
-
-
-def _nobody(status: dict[bytes, bytes]) -> int:
-    """The signals that nobody wants."""
+def dropped(status: dict[bytes, bytes]) -> int:
+    """The signals that nobody wants, by a thread's status: the kernel would have dropped them."""
     caught = mask_of(status, b"SigCgt")
     if is_reaper(status):
         return _U64 & ~caught & ~_NEVER_SPARED

@@ -1,25 +1,34 @@
-"""Signals that nobody wants, coming faster than a thread is let go on: it is spared them.
+"""Signals that come faster than a thread is let go on: it is spared them for a while.
 
-The kernel drops such a signal as it is sent, but not a tracee's (sig_ignored()). Where the next one
-is there before the thread has left the kernel it stops anew, and never gets back to its program. So
-one that has come no further blocks them, up to whatever it stops for next, which is its next system
-call at the latest: no program sees that mask. As the call is made they are let in again, and a wait
-ends early and begins anew, as ever. But fork(2) and its like fail as long as a signal is pending
-(copy_process()), and poll(2) and select(2) do not look at the time then (do_poll(), do_select()):
-there the mask stays until it is over.
+The kernel drops a signal that nobody wants as it is sent, but not a tracee's (sig_ignored()).
+Where the next one is there before the thread has left the kernel it stops anew, and never gets
+back to its program. So one that has come no further blocks them, up to whatever it stops for next,
+which is its next system call at the latest: no program sees that mask. As the call is made they
+are let in again, and a wait ends early and begins anew, as ever. But fork(2) and its like fail as
+long as a signal is pending (copy_process()), and poll(2) and select(2) do not look at the time
+then (do_poll(), do_select()): there the mask stays until it is over.
+
+A signal with a handler that comes faster than its stop leaves the thread time for its handler
+alone. It is blocked in the same way where the thread has come no further since that ran last, but
+for a slice of time: it goes back to those that are pending. Where others had the processor for
+most of a slice the next one is twice as long.
 """
 
 from __future__ import annotations
 
+from time import monotonic_ns
+
 from softsgx.host import bpf, ptrace, signals
+from softsgx.host.status import mask_of, ran_ns, status_of
 from softsgx.supervisor.state.dispositions import FORCED_MASK
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.restart import nobody_wants
+from softsgx.supervisor.stopped.restart import IN_A_CALL, dropped
 from softsgx.supervisor.stopped.resume import cont
+from softsgx.supervisor.stopped.waits import need, slices
 from softsgx.uapi import i386
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, R9, R10
+from softsgx.uapi.regs import ORIG_RAX, R9, R10, RAX
 
 __all__ = ["let_in", "spared", "stopped"]
 
@@ -28,6 +37,8 @@ _ENTRY = 1  # PTRACE_SYSCALL_INFO_ENTRY
 _NEVER = FORCED_MASK | 1 << signals.SIGSYS - 1  # one that is forced while it is blocked kills
 _FEW, _FEWER = 4, 2  # stops at one place: so many at first, and amid a storm
 _SELDOM = -60
+_SIGRTMIN = 32  # from which on they queue, in an order that would change
+_SHORTEST_NS, _LONGEST_NS = 250_000, 1_000_000_000
 _FORKS = frozenset((
     nr.NR_fork, nr.NR_vfork, nr.NR_clone, nr.NR_clone3,
     i386.NR_fork, i386.NR_vfork, i386.NR_clone, i386.NR_clone3,
@@ -55,25 +66,47 @@ def spared(run: Run, tracee: Tracee, number: int) -> bool:
     inside = thread is not None and thread.tcs is not None
     before, times, few = tracee.storms[inside]
     if here != before:
-        tracee.storms[inside] = here, 1, few if times > 1 else _FEW
+        tracee.storms[inside] = here, 1, few if times != 1 else _FEW
         return False
     times += 1
     if times < few:
         tracee.storms[inside] = here, times, few
         return False
-    dropped = nobody_wants(tracee.tid) & ~_NEVER
-    if not dropped >> number - 1 & 1:
-        tracee.storms[inside] = here, _SELDOM, _FEW
-        return False
+    status = status_of(tracee.tid)
+    blocked = dropped(status) & ~_NEVER
+    wanted = not blocked >> number - 1 & 1
+    if wanted:
+        blocked |= mask_of(status, b"SigCgt") & ~_NEVER
+        waits_anyway = run.spare_regs.view[RAX] in IN_A_CALL
+        if waits_anyway or number >= _SIGRTMIN or not blocked >> number - 1 & 1:
+            tracee.storms[inside] = here, _SELDOM, _FEW
+            return False
+    tracee.spared = ptrace.get_sigmask(tracee.tid)
+    ptrace.set_sigmask(tracee.tid, tracee.spared | blocked)
+    if run.changed is not None:
+        run.changed.add(tracee.tid)  # compiled code leaves its stops alone
+    if wanted:
+        tracee.storms[inside] = here, 0, _FEWER
+        _begin_slice(tracee, number)
+        return True
     tracee.storms[inside] = b"", _FEWER, _FEWER
     if run.record is not None:
         run.record.signal(tracee.tid, number)
-    tracee.spared = ptrace.get_sigmask(tracee.tid)
-    ptrace.set_sigmask(tracee.tid, tracee.spared | dropped)
-    if run.changed is not None:
-        run.changed.add(tracee.tid)  # compiled code leaves its stops alone
     cont(run, tracee)
     return True
+
+
+def _begin_slice(tracee: Tracee, number: int) -> None:
+    """Go on with a signal that is blocked now: the kernel sends it again (ptrace_signal())."""
+    need(tracee.tid)
+    before, slice_ns = tracee.slice
+    now = ran_ns(tracee.tid)
+    short = slice_ns and now - before < slice_ns // 2
+    slice_ns = min(slice_ns * 2, _LONGEST_NS) if short else _SHORTEST_NS
+    tracee.slice = now, slice_ns
+    slices[tracee.tid] = monotonic_ns() + slice_ns
+    tracee.stopped = False
+    ptrace.syscall_step(tracee.tid, number)
 
 
 def stopped(run: Run, tracee: Tracee, event: int, number: int) -> bool:
@@ -92,6 +125,7 @@ def let_in(tracee: Tracee) -> None:
     assert tracee.spared is not None
     ptrace.set_sigmask(tracee.tid, tracee.spared)
     tracee.spared = None
+    slices.pop(tracee.tid, None)
 
 
 def _is_begun(tracee: Tracee, at_call: bool, event: int) -> bool:
@@ -108,6 +142,8 @@ def _stays(run: Run, tracee: Tracee) -> bool:
     call = view[ORIG_RAX]
     if call in _FORKS:
         return True
+    if tracee.tid in slices:
+        return False
     register = _WAITS.get(call)
     if register is None or ptrace.syscall_info(tracee.tid)[1] != bpf.X86_64:
         return False

@@ -36,7 +36,9 @@ __all__ = [
     "poll_stop",
     "polled",
     "single_step",
+    "slices",
     "take_all",
+    "unusual",
     "wait_any",
     "wait_end",
     "wait_first",
@@ -66,10 +68,19 @@ with nobody, or, if another thread's exec has taken the number, with a program t
 of it."""
 
 
+slices: dict[int, int] = {}
+"""Threads that run for a while in peace (`storms`), and up to when, as monotonic_ns() tells it."""
+
+
 def need(tid: int) -> None:
     """Raises ProcessLookupError if a thread that a handler deals with is among `ending`."""
     if tid in ending:
         raise ProcessLookupError(tid)
+
+
+def unusual() -> bool:
+    """Whether the next event is to be waited for here, and not by compiled code."""
+    return bool(lost or ending or slices)
 
 
 def passes(tid: int, status: int) -> int:
@@ -141,7 +152,36 @@ _next, _answer = _Wait(), _Wait()
 
 def wait_any() -> tuple[int, int]:
     """The next event: a tid and its wait status."""
-    return kept.pop(0) if kept else _next()
+    if kept:
+        return kept.pop(0)
+    return _sliced() if slices else _next()
+
+
+def _sliced() -> tuple[int, int]:
+    """The same while threads have a slice of time, which ends by a stop."""
+    from softsgx.host.signals import SIG_BLOCK, SIG_SETMASK, SIGCHLD, pthread_sigmask, sigtimedwait
+
+    was = pthread_sigmask(SIG_BLOCK, (SIGCHLD,))  # pending then as a stop comes
+    try:
+        while True:
+            found = os.waitpid(-1, _WALL | os.WNOHANG)
+            if found[0]:
+                return found
+            left_ns = min(slices.values(), default=0) - monotonic_ns()
+            if left_ns > 0:
+                sigtimedwait((SIGCHLD,), left_ns / 1e9)
+                continue
+            for tid, due in list(slices.items()):
+                if due <= monotonic_ns():
+                    del slices[tid]
+                    try:  # noqa: SIM105 - contextlib costs 3 ms of every start
+                        ptrace.interrupt(tid)
+                    except ProcessLookupError:
+                        pass
+            if not slices:
+                return _next()
+    finally:
+        pthread_sigmask(SIG_SETMASK, was)
 
 
 def may_poll() -> bool:
