@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from softsgx.host import pathcode, ptrace
@@ -20,6 +21,7 @@ from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RSI
 
 _MARK = b"/proc/self/task/."
+_PIDS = int(Path("/proc/sys/kernel/pid_max").read_text())
 
 
 class _Shows(Supervisor):
@@ -44,7 +46,8 @@ class _Shows(Supervisor):
     def _known(self, asked: Any) -> list[Any]:
         # A thread is joined before its end is told.
         leaders = (t for t in self.state.tracees.values() if t.tid == t.tgid)
-        tracees = sorted(leaders, key=lambda t: t.tid)
+        first = self.state.main_pid  # numbers begin anew behind the last one
+        tracees = sorted(leaders, key=lambda t: (t.tid - first) % _PIDS)
         number = {t.tid: n for n, t in enumerate(tracees)}
         return [
             {
