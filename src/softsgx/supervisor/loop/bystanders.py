@@ -49,18 +49,31 @@ class Bystanders:
     def wait(self) -> tuple[int, int]:
         """The next event that is Python's, as `waits.wait_any` tells it; (0, 0) if it is over."""
         run, block = self._run, self._block
-        kept = waits.kept or waits.unusual() or run.early
-        if kept or not self._usual() or not self._tell():
+        kept = waits.kept or waits.lost or waits.ending or run.early
+        if kept or not self._usual() or (waits.slices and run.changed is None):
             run.changed = None
             return waits.wait_any()
-        block.run()
-        self._note()
-        self._last = block["got"]
-        if run.execs:
-            run.execs.begun = bool(block["looked"])
+        if waits.slices:  # the code waits for no time
+            run.changed.update(self._concerned())
+            self._last, status = waits.wait_any()
+        elif not self._tell():
+            run.changed = None
+            return waits.wait_any()
+        else:
+            block.run()
+            self._note()
+            self._last, status = block["got"], block["status"]
+            if run.execs:
+                run.execs.begun = bool(block["looked"])
         tracee = run.tracees.get(self._last)
         self._about = [] if tracee is None else _leaders(run, tracee)
-        return self._last, block["status"]
+        return self._last, status
+
+    def _concerned(self) -> set[int]:
+        """Whom the last event may have changed."""
+        tracee = self._run.tracees.get(self._last)
+        about = [] if tracee is None else _leaders(self._run, tracee)
+        return {self._last, *self._about, *about}
 
     def _usual(self) -> bool:
         """Whether nothing has happened since that makes their stops others."""
@@ -84,11 +97,8 @@ class Bystanders:
                 return False
             found = run.tracees.values()
             return block.know([_row(run, each) for each in found if each.tid == each.tgid])
-        tids, tracee = {self._last, *self._about, *changed}, run.tracees.get(self._last)
-        if tracee is not None:
-            tids.update(_leaders(run, tracee))
         rows = []
-        for tid in tids:
+        for tid in changed | self._concerned():
             about = run.tracees.get(tid)
             if about is None:
                 rows.append((tid, -1, 0, 0, 0, 0))
