@@ -50,10 +50,12 @@ class Bystanders:
         """The next event that is Python's, as `waits.wait_any` tells it; (0, 0) if it is over."""
         run, block = self._run, self._block
         kept = waits.kept or waits.lost or waits.ending or run.early
-        if kept or not self._usual() or (waits.slices and run.changed is None):
+        if kept or not self._usual():
             run.changed = None
             return waits.wait_any()
         if waits.slices:  # the code waits for no time
+            if run.changed is None:
+                return waits.wait_any()
             run.changed.update(self._concerned())
             self._last, status = waits.wait_any()
         elif not self._tell():
