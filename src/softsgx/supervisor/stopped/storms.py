@@ -125,7 +125,8 @@ def let_in(tracee: Tracee) -> None:
     assert tracee.spared is not None
     ptrace.set_sigmask(tracee.tid, tracee.spared)
     tracee.spared = None
-    slices.pop(tracee.tid, None)
+    if slices.pop(tracee.tid, None) is not None:
+        tracee.slice = 0, 0  # it has done something, and was not too short
 
 
 def _is_begun(tracee: Tracee, at_call: bool, event: int) -> bool:
