@@ -4,14 +4,15 @@
  * An enclave whose pages change in runs that are alike, one leaf a page, between which and in which
  * something else comes by chance: EACCEPT after RESTRICT_PERMISSIONS, MODIFY_TYPES and EAUG, EMODPE,
  * EACCEPTCOPY, removals. Another thread sends it signals and changes pages of its own (not with `quiet`).
- * With `grow` all are added, accepted, trimmed and removed again, and nothing comes between; with `turns`
- * one after the other is. With `short` the runs are as a library OS has them: few pages, mostly from the
+ * With `grow` all are added, accepted, trimmed and removed again, and in between it asks where threads may
+ * run; with `turns` one after the other is. With `short` the runs are as a library OS has them: few pages, mostly from the
  * top down, added by a fault, extended, restricted, trimmed and removed; with `both` two threads do so at
  * once, each with pages of its own. Prints what each leaf and ioctl answered. At the end it sends itself
  * SIGUSR2, for who looks at what the enclave has become.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/ioctl.h>
@@ -33,6 +34,7 @@ static __thread FILE *out;
 static __thread int me; /* whose TCS */
 static int held = -1; /* while it is open a child shares the enclave */
 static atomic_int over;
+static cpu_set_t places;
 static volatile sig_atomic_t ticks;
 static _Atomic uint64_t done;
 
@@ -45,6 +47,40 @@ static uint64_t any(uint64_t n)
 static void handler(int number)
 {
 	ticks += number;
+}
+
+/* Whoever is asked, a thread may run where it could. */
+static void *elsewhere(void *who)
+{
+	cpu_set_t now;
+	pid_t tid = who ? *(pid_t *)who : 0;
+
+	return sched_getaffinity(tid, sizeof(now), &now) || !CPU_EQUAL(&now, &places) ? &places : NULL;
+}
+
+/* So it is after leaves in a row, for the thread that made them and for who is born then. */
+static void where(uint64_t what)
+{
+	pid_t tid = getpid();
+	void *found = NULL;
+	pthread_t t;
+
+	if (what % 3 == 0) {
+		found = elsewhere(NULL);
+	} else if (what % 3 == 1) {
+		if (pthread_create(&t, NULL, elsewhere, what % 2 ? &tid : NULL) || pthread_join(t, &found))
+			bail("thread", strerror(errno));
+	} else {
+		int status = 0;
+		pid_t child = fork();
+
+		if (!child)
+			_exit(elsewhere(NULL) != NULL);
+		if (waitpid(child, &status, 0) != child || status)
+			found = &places;
+	}
+	if (found)
+		bail("places", "a thread may run elsewhere than before");
 }
 
 /* An operation on a thread's TCS; what a fault interrupts is given up. Prints how it ended. */
@@ -256,10 +292,11 @@ int main(int argc, char **argv)
 	bool quiet = argc > 3;
 	uint64_t grow = !quiet ? 0 : argv[3][0] == 'g' ? ZONE : argv[3][0] == 't';
 	pthread_t other, self = pthread_self();
-	uint64_t zone;
+	uint64_t zone, turn = 0;
 	char *told = NULL;
 
 	out = stdout;
+	sched_getaffinity(0, sizeof(places), &places);
 	seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
 	pages = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000;
 	signal(SIGUSR1, handler);
@@ -282,9 +319,13 @@ int main(int argc, char **argv)
 	for (; grow && done < pages; done += grow) {
 		for (uint64_t i = 0; i < grow; i++)
 			leaf_on(0, EACCEPT, zone + i * PAGE, NEW, 0);
+		if (grow > 1)
+			where(turn++);
 		ask(e.free, grow, 1);
 		for (uint64_t i = grow; i-- > 0;)
 			leaf_on(0, EACCEPT, zone + i * PAGE, SI_TRIM | SI_MODIFIED, 0);
+		if (grow > 1)
+			where(turn++);
 		ask(e.free, grow, 2);
 	}
 	if (quiet && argv[3][0] == 'b')

@@ -105,3 +105,33 @@ def test_a_signal_that_is_sent_to_a_thread_at_an_enclu_is_no_enclus(*, sent: boo
         assert block["got"] == (child.pid if sent else 0)
     finally:
         child.close()
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_where_threads_may_run_is_as_it_was(*, ended: bool) -> None:
+    memory = mmap.mmap(-1, 3 * mmap.PAGESIZE, prot=7)
+    memory[: mmap.PAGESIZE - 4] = b"\x0f\x01\xd7" * ((mmap.PAGESIZE - 4) // 3)
+    base, kinds, most = address_of(memory), bytearray((0, 1, 2)), 40
+    child, block, places = Stepper(), accepts.Block(), os.sched_getaffinity(0)
+    block.enclave(0, base, len(memory), address_of(kinds), base)
+    words = block.thread(child.pid)
+    words[accepts.TID], words[accepts.BOUND] = child.pid, 1
+    block.rule(EACCEPT << 32 | 1 << 8 | 2, bytes(64), (2, 0, 0, 0, (1 << 64) - 1, 1, 0))
+    block["most"], block["together"] = most, 1
+    view = child.regs.view
+    view[:] = child.start.view
+    view[RAX], view[RBX], view[RCX] = EACCEPT, base + mmap.PAGESIZE, base + 2 * mmap.PAGESIZE
+    view[RIP], view[EFLAGS], view[ORIG_RAX] = base, 0x202, (1 << 64) - 1
+    if ended:  # by something else, behind some leaves
+        at = 3 * (most // 2)
+        memory[at : at + 2] = b"\x0f\x0b"  # UD2
+    child.regs.store(child.pid)
+    try:
+        ptrace.cont(child.pid)
+        block.run()
+        assert block["done"] == (most // 2 if ended else most)
+        assert block["got"] == (child.pid if ended else 0)
+        assert os.sched_getaffinity(0) == places
+        assert os.sched_getaffinity(child.pid) == places
+    finally:
+        child.close()

@@ -22,15 +22,17 @@
 /*
  * The block: words of 64 bits, by these names (host/accepts.py reads them here).
  * enclaves, threads, rules, runs: addresses here of tables of the structures below. n_rules: how many
- * there are. most: leaves to take. poll_ns: as wait_any() has it.
+ * there are. most: leaves to take. poll_ns: as wait_any() has it. together: whether we may stay where
+ * a thread is.
  * Told: done: leaves taken; n_runs: what they were; got, status: of whoever had something else to tell,
  * 0 if nobody; missed: the key of a rule that there is not, 0 if it was something else.
  */
 #define WORDS \
-	F(enclaves) F(threads) F(rules) F(runs) F(n_rules) F(most) F(poll_ns) F(done) F(n_runs) F(got) \
-	F(status) F(missed)
+	F(enclaves) F(threads) F(rules) F(runs) F(n_rules) F(most) F(poll_ns) F(together) \
+	F(done) F(n_runs) F(got) F(status) F(missed)
 
 #include "await.h"
+#include "together.h"
 
 #define F(name) #name " "
 EXPORT const char softsgx_accepts_words[] = WORDS;
@@ -44,6 +46,7 @@ EXPORT const char softsgx_accepts_words[] = WORDS;
 #define CLEAN_FLAGS 0x202 /* no TF, and no NT, with which IRET faults */
 #define THREADS 64
 #define RUNS 256
+#define ALONE 8 /* leaves in a row of one thread, from which on we stay with it */
 
 /* ELRANGE; kinds, memory: addresses here of the table, a byte a page, and of the enclave's pages.
  * Kind 0: what Python alone knows. */
@@ -56,9 +59,11 @@ struct enclave {
  * calls are made, where it goes on behind them, or if one fails, and where the frame is there
  * (frame_at: here). Told: page, end: what its last leaf was on; rule: that answered it; way: whether it
  * went on by the frame then (1); regs: with which it goes on behind its ENCLU. Python tells the same of
- * a thread that it has sent by the frame (way: 2). */
+ * a thread that it has sent by the frame (way: 2). bound: whether nobody sees where it may run, so that it
+ * can be bound for moments. */
 struct thread {
-	uint64_t tid, enclave, slot, inside[2], batch, carried, stop, frame, frame_at, page, end, rule, way;
+	uint64_t tid, enclave, slot, inside[2], batch, carried, stop, frame, frame_at, bound;
+	uint64_t page, end, rule, way;
 	struct user_regs_struct regs;
 };
 
@@ -192,8 +197,8 @@ static void note(struct block *b, uint64_t enclave, uint64_t rule, uint64_t page
 	b->n_runs++;
 }
 
-/* One leaf, from its stop to where its thread runs on. */
-static enum taken take(struct block *b, struct thread *t)
+/* One leaf, from its stop to where its thread runs on, on this processor if it is not 0. */
+static enum taken take(struct block *b, struct thread *t, uint64_t cpu)
 {
 	const struct enclave *e = (const struct enclave *)b->enclaves + t->enclave;
 	struct user_regs_struct first;
@@ -221,25 +226,31 @@ static enum taken take(struct block *b, struct thread *t)
 	b->done++;
 	first = t->way ? over(t, rule->prot) : t->regs;
 	if (ptrace(PTRACE_SETREGS, (pid_t)t->tid, NULL, &first) < 0
-	    || ptrace(PTRACE_CONT, (pid_t)t->tid, NULL, NULL) < 0)
+	    || !go_on((pid_t)t->tid, cpu))
 		return LOST; /* killed: its end is reported by a later wait */
 	return TAKEN;
 }
 
 /* Wait and take leaves until `most` are taken, or something else has happened. */
-EXPORT void softsgx_accepts(struct block *b)
+static void answer(struct block *b, uint64_t *cpu, cpu_set_t *was)
 {
-	b->done = b->n_runs = b->got = b->status = b->missed = 0;
+	uint64_t last = 0, alike = 0, none = 0;
+
 	while (b->done < b->most && b->n_runs < RUNS) {
 		int status = 0;
-		pid_t tid = wait_any(&b->poll_ns, &status);
+		pid_t tid = wait_any(*cpu ? &none : &b->poll_ns, &status);
 		struct thread *t = (struct thread *)b->threads + (uint64_t)tid % THREADS;
 		enum taken taken = OTHER;
 
 		if (tid <= 0)
 			return; /* a signal for Python, or nobody is left: its own wait says */
-		if ((uint64_t)tid == t->tid && status == SIGILL_STOP)
-			taken = take(b, t);
+		if ((uint64_t)tid == t->tid && status == SIGILL_STOP) {
+			alike = t->tid == last ? alike + 1 : 0;
+			last = t->tid;
+			if (alike == ALONE && b->together && t->bound && !*cpu)
+				*cpu = stay(tid, was);
+			taken = take(b, t, alike >= ALONE && t->bound ? *cpu : 0);
+		}
 		if (taken == OTHER) {
 			b->got = (uint64_t)tid;
 			b->status = (uint64_t)(uint32_t)status;
@@ -247,4 +258,15 @@ EXPORT void softsgx_accepts(struct block *b)
 		if (taken != TAKEN)
 			return;
 	}
+}
+
+EXPORT void softsgx_accepts(struct block *b)
+{
+	uint64_t cpu = 0;
+	cpu_set_t was;
+
+	b->done = b->n_runs = b->got = b->status = b->missed = 0;
+	answer(b, &cpu, &was);
+	if (cpu)
+		sched_setaffinity(0, sizeof(was), &was);
 }

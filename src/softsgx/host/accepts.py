@@ -12,8 +12,8 @@ from softsgx.host.words import Words
 from softsgx.uapi.regs import NREGS
 
 __all__ = [
-    "BATCH", "CARRIED", "ENCLAVES", "END", "FRAME", "INSIDE", "NOBODY", "PAGE", "REGS", "RULE",
-    "RULES", "STOP", "THREADS", "TID", "UNDERWAY", "WAY", "Block", "available",
+    "BATCH", "BOUND", "CARRIED", "ENCLAVES", "END", "FRAME", "INSIDE", "NOBODY", "PAGE", "REGS",
+    "RULE", "RULES", "STOP", "THREADS", "TID", "UNDERWAY", "WAY", "Block", "available",
 ]  # fmt: skip
 
 UNDERWAY = 8 * (8 + 21 + 1)
@@ -21,7 +21,7 @@ UNDERWAY = 8 * (8 + 21 + 1)
 
 ENCLAVES, THREADS, RULES, RUNS = 16, 64, 64, 256
 TID, INSIDE, BATCH, CARRIED, STOP, FRAME = 0, 3, 5, 6, 7, 8
-PAGE, END, RULE, WAY, REGS = 10, 11, 12, 13, 14
+BOUND, PAGE, END, RULE, WAY, REGS = 10, 11, 12, 13, 14, 15
 """Words of a struct thread."""
 NOBODY = (1 << 64) - 1
 """What no word of the short way is."""

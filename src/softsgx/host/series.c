@@ -11,7 +11,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -26,6 +25,7 @@
 #include "adds.h"
 #include "copyin.h"
 #include "procmap.h"
+#include "together.h"
 
 /*
  * The block: words of 64 bits, by these names (host/series.py reads them here).
@@ -244,49 +244,6 @@ static void arm(struct block *b)
 	__atomic_store_n((uint64_t *)(shared + ADDS_STATE), b->armed << 32, __ATOMIC_SEQ_CST);
 }
 
-/*
- * Where a processor is idle the thread is woken there, and we are when it stops: each stop would
- * cross between two, which costs more than all else. So we stay where we are, and it is woken here.
- */
-static void stay(struct block *b)
-{
-	cpu_set_t ours, theirs;
-	int cpu = sched_getcpu();
-
-	if (sched_getaffinity(0, sizeof(ours), &ours)
-	    || sched_getaffinity((pid_t)b->tid, sizeof(theirs), &theirs)) {
-		b->together = 0;
-		return;
-	}
-	CPU_AND(&ours, &ours, &theirs);
-	for (int i = 0; i < CPU_SETSIZE && !(cpu >= 0 && CPU_ISSET(cpu, &ours)); i++)
-		cpu = i;
-	CPU_ZERO(&ours);
-	CPU_SET(cpu, &ours);
-	if (sched_setaffinity(0, sizeof(ours), &ours))
-		b->together = 0;
-	else
-		b->cpu = (uint64_t)cpu + 1;
-}
-
-/* Let it run, where we are: bound for the moment of waking alone. */
-static bool go_on(struct block *b)
-{
-	cpu_set_t here, was;
-	pid_t tid = (pid_t)b->tid;
-	bool bound = false, good;
-
-	if (b->cpu && !sched_getaffinity(tid, sizeof(was), &was) && CPU_ISSET(b->cpu - 1, &was)) {
-		CPU_ZERO(&here);
-		CPU_SET(b->cpu - 1, &here);
-		bound = !CPU_EQUAL(&here, &was) && !sched_setaffinity(tid, sizeof(here), &here);
-	}
-	good = ptrace(PTRACE_CONT, tid, NULL, NULL) >= 0;
-	if (bound)
-		sched_setaffinity(tid, sizeof(was), &was);
-	return good;
-}
-
 /* One call, from its stop to where its thread runs on. Nothing is done that Python could not. */
 static enum taken take(struct block *b)
 {
@@ -315,7 +272,7 @@ static enum taken take(struct block *b)
 	regs.orig_rax = (unsigned long long)-1;
 	arm(b);
 	if (ptrace(PTRACE_SETREGS, (pid_t)b->tid, NULL, &regs) < 0
-	    || !go_on(b))
+	    || !go_on((pid_t)b->tid, b->cpu))
 		return LOST; /* killed: its end is reported by a later wait */
 	return TAKEN;
 }
@@ -345,9 +302,13 @@ static void answer(struct block *b, int stop, enum taken (*take)(struct block *)
 /* Wait and take calls until `most` are taken, or something else has happened. */
 EXPORT void softsgx_series(struct block *b)
 {
+	cpu_set_t was;
+
 	b->done = b->added = b->got = b->status = b->lost = 0;
-	if (b->most && b->together && !b->cpu)
-		stay(b);
+	if (b->most && b->together && !b->cpu) {
+		b->cpu = stay((pid_t)b->tid, &was);
+		b->together = b->cpu != 0;
+	}
 	answer(b, SECCOMP_STOP, take);
 	collect(b);
 }

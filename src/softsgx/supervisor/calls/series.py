@@ -15,7 +15,6 @@ from softsgx.device.files import EnclaveFile
 from softsgx.device.foreseen import Foreseen, foresee
 from softsgx.host import bpf, series
 from softsgx.host.adds import Shared, load
-from softsgx.host.filterprograms import number_program
 from softsgx.mm.vma import TASK_SIZE
 from softsgx.sdm.leaves import PAGE_SIZE
 from softsgx.sdm.structs import SECINFO
@@ -25,8 +24,9 @@ from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.patched import ranges
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped import places
 from softsgx.supervisor.stopped.ahead import Ahead, possible
-from softsgx.supervisor.stopped.filters import hold_range, install, is_watched, may_hold
+from softsgx.supervisor.stopped.filters import hold_range, is_watched, may_hold
 from softsgx.supervisor.stopped.remote import calls, cancel
 from softsgx.uapi import sgx as uapi
 from softsgx.uapi import syscalls as nr
@@ -39,8 +39,6 @@ _LOW, _U64 = 0xFFFFFFFF, (1 << 64) - 1
 # tell of it costs time.
 _FIRST, _MOST = 8 * PAGE_SIZE, 1 << 20
 _MOST_CALLS = 4
-# What tells where a thread may run, and changes it.
-_OF_PLACES = (nr.NR_sched_setaffinity, nr.NR_sched_getaffinity)
 
 
 def added(run: Run, tracee: Tracee, process: HostProcess, file: EnclaveFile) -> bool:
@@ -129,8 +127,7 @@ class Series(Ahead):
         alone = self._may_alone()
         seen = self._stops(process, source)
         hold = (alone or not self._is_held(process, source)) and not seen and may_hold(space)
-        # From now on the thread is bound for moments, which nobody is to see.
-        bind = not process.bound and len(os.sched_getaffinity(0)) > 1
+        bind = places.to_bind(process)
         make = alone and (seen or hold) and not adds.is_ready(tracee, run.view[RDI] & _LOW)
         if not hold and not bind and not make:
             return False
@@ -141,7 +138,7 @@ class Series(Ahead):
                 newmapping.over_heap(process, call, source.start, source.end)
                 self._no_heap = process, source.start, source.end
             if bind:
-                process.bound = not install(call, number_program(*_OF_PLACES))
+                places.bind(call, process)
             if make:
                 adds.prepare(run, tracee, call)
         return True

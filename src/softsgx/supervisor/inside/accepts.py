@@ -23,8 +23,9 @@ from softsgx.supervisor.inside.kinds import FullError, Kind, Kinds, Numbers, alo
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped import waits
+from softsgx.supervisor.stopped import places, waits
 from softsgx.supervisor.stopped.ahead import possible
+from softsgx.supervisor.stopped.remote import calls
 from softsgx.uapi.regs import EFLAGS, ORIG_RAX, RAX, RBX, RCX, RDX, RIP
 from softsgx.uapi.syscalls import NR_mprotect
 
@@ -69,6 +70,7 @@ class _Thread:
         if tcs is None:
             words[accepts.TID] = 0
             return True
+        words[accepts.BOUND] = int(tracee.space.sgx.bound)
         usual = tracee.odd is None and not tracee.signals.ignored
         usual = usual and not (tcs.opted_in or tracee.dispatches or tracee.space.implies)
         inside = self.thread.tcs is tcs
@@ -138,6 +140,9 @@ class Accepts:
             kinds = self._of(tracee)
             if kinds is not None:
                 self._expect(tracee, kinds, leaf)
+                if places.to_bind(kinds.process):
+                    with calls(run, tracee) as call:
+                        places.bind(call, kinds.process)
         except FullError:
             self._forget()
             return
@@ -256,7 +261,7 @@ class Accepts:
         for index, value in enumerate((
             tid, self._enclaves.index(kinds), slot_at, accepts.NOBODY, accepts.NOBODY,
             space.image + image.batch, carried_at, space.image + image.stop, there, frame,
-            0, 0, 0, 0,
+            0, 0, 0, 0, 0,
         )):  # fmt: skip
             words[index] = value
         return known
@@ -328,6 +333,7 @@ class Accepts:
             missed = 0
             if not waits.kept and self._ready():
                 block["most"] = _MOST
+                block["together"] = int(waits.may_poll())
                 poll_ns = block["poll_ns"] = waits.poll_ns()
                 block.run()
                 done = block["done"]
