@@ -8,7 +8,8 @@
  *   e   exec of this program, for the rest     s d i  SIGSEGV handled, default, ignored
  *   b   a handler of SIGBUS, once              u      one of SIGUSR1, which is sent
  *   t   a thread, which is joined              x q    end with 3, killed
- *   .   an open that softsgx looks at
+ *   c   CPUID, at places where it stops        h g f  SIGILL handled, ignored, default
+ *   k   SIGILL is blocked, or not              .      an open that softsgx looks at
  * Prints how often a handler ran, and how processes ended.
  */
 #define _GNU_SOURCE
@@ -105,6 +106,35 @@ static __attribute__((noinline)) void spawn(const char *operations, bool clone3)
 	wait_for(pid);
 }
 
+/* What CPUID answers that is no affair of SGX, and what becomes of SIGILL. */
+static __attribute__((noinline)) void ask(void)
+{
+	unsigned int most = 0, vendor, family = 1, b, c = 0, d;
+	struct sigaction action;
+	sigset_t blocked;
+
+	asm volatile("cpuid" : "+a"(most), "=b"(vendor), "+c"(c), "=d"(d));
+	asm volatile("cpuid" : "+a"(family), "=b"(b), "=c"(c), "=d"(d));
+	sigaction(SIGILL, NULL, &action);
+	sigprocmask(SIG_BLOCK, NULL, &blocked);
+	printf("c%x,%x,%d,%d ", vendor, family,
+	       action.sa_handler == handler ? 2 : action.sa_handler == SIG_IGN,
+	       sigismember(&blocked, SIGILL));
+	fflush(stdout);
+}
+
+static void toggle(int number)
+{
+	sigset_t set;
+
+	sigprocmask(SIG_BLOCK, NULL, &set);
+	if (sigismember(&set, number))
+		sigdelset(&set, number);
+	else
+		sigaddset(&set, number);
+	sigprocmask(SIG_SETMASK, &set, NULL);
+}
+
 static void run(const char *at);
 
 /* Those that live on end now. */
@@ -183,6 +213,21 @@ static void run(const char *at)
 			break;
 		case 'i':
 			act(SIGSEGV, SIG_IGN, 0);
+			break;
+		case 'c':
+			ask();
+			break;
+		case 'h':
+			act(SIGILL, handler, 0);
+			break;
+		case 'g':
+			act(SIGILL, SIG_IGN, 0);
+			break;
+		case 'f':
+			act(SIGILL, SIG_DFL, 0);
+			break;
+		case 'k':
+			toggle(SIGILL);
 			break;
 		case 'b':
 			act(SIGBUS, handler, SA_RESETHAND | SA_NODEFER);

@@ -42,7 +42,8 @@ def _operations(chance: random.Random, depth: int = 0, *, waited: bool = True) -
     """By chance; every process shows itself once at least."""
     made, lives = "", False
     for _ in range(chance.randrange(2, 7 - depth)):
-        kind = chance.choice("sdibu..e" if depth > 2 else "sdibutx.....()()()[][]{}<>eq")
+        few, more = "sdibucchgfk..e", "sdibuccchgfktx.....()()()[][]{}<>eq"
+        kind = chance.choice(few if depth > 2 else more)
         if kind in "([{<":
             close = ")]}>"["([{<".index(kind)]
             lives |= kind == "<"
@@ -57,7 +58,7 @@ def test_nothing_is_known_otherwise(guest: Guest, tmp_path: Path) -> None:
         pytest.skip("no setarch")
     chance = random.Random(os.environ.get("SEED", "bystanders"))
     program, learned = guest("bystanders"), tmp_path / "learned"
-    again = "[.](.)" * 6  # what is worth while from the fourth exec on
+    again = "[.c](.)" * 6  # what is worth while from the fourth exec on
     for _ in range(4):
         _shown(learned, program, again + "sdibut<.>{.}e.x", "--each")
     chosen = [*_FOUND, *(_operations(chance) for _ in range(24))]
@@ -70,6 +71,14 @@ def test_nothing_is_known_otherwise(guest: Guest, tmp_path: Path) -> None:
         assert few == each, operations
         assert as_well == known, operations
         assert fewer < stops, operations
+
+
+def test_a_cpuid_that_stops_is_python_s_a_few_times_only(guest: Guest, tmp_path: Path) -> None:
+    program = guest("bystanders")
+    for operations in ("[c]", "[hc]"):
+        _shown(tmp_path, program, operations * 8)
+        few, many = (_shown(tmp_path, program, operations * n) for n in (12, 36))
+        assert many[2] == few[2], operations
 
 
 _COUNTED = """

@@ -22,6 +22,7 @@
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "cpuids.h"
 #include "execs.h"
 #include "shares.h"
 
@@ -32,14 +33,14 @@
  * execs: the words of execs.c, 0 if nothing is prepared here. place: as they have it.
  * image_bytes, paths_bytes: of our memory in a process; aep: where in a page of the former an ENCLU
  * stands. main: the process whose end is Python's. beat: a word that counts stops. polls: whether there
- * is more than one processor.
+ * is more than one processor. answers: of CPUID, as programs have them; 0 where they have none.
  * Told: looked: whether the exec that is Python's was tried here. got, status: an event that is
  * Python's; 0 if there is none.
  */
 #define WORDS \
 	F(rows) F(n_rows) F(most_rows) F(log) F(n_log) F(most_log) F(early) F(n_early) F(most_early) \
-	F(execs) F(place) F(image_bytes) F(paths_bytes) F(aep) F(main) F(beat) F(polls) F(looked) \
-	F(got) F(status)
+	F(execs) F(place) F(image_bytes) F(paths_bytes) F(aep) F(main) F(beat) F(polls) F(answers) \
+	F(looked) F(got) F(status)
 
 #include "block.h"
 #include "polls.h"
@@ -53,17 +54,18 @@ EXPORT const char softsgx_bystanders_words[] = WORDS;
 #define ACTION_BYTES 32
 #define SYSCALL_BYTES 2
 #define CLONE3_BYTES 8
+#define CLONE_CLEAR_SIGHAND_ (1ull << 32) /* Linux 5.5 */
 #define PLACES 4096
 #define MOST_ALIKE 3
 
 /*
  * A thread that is known. plain: all that it may do here is done here. space: a number of its memory,
  * image, paths: what of ours is there, 0 for nothing. waits: whether its vfork child runs: 1 if that is
- * in the log, 2 if Python knows. rip, alike: where signals came last, and how many there, with nothing
- * else between.
+ * in the log, 2 if Python knows. action: what it does with SIGILL. traps: where CPUIDs are that stop.
+ * rip, alike: where signals came last, and how many there, with nothing else between.
  */
 struct row {
-	uint64_t tid, plain, space, image, paths, waits, rip, alike;
+	uint64_t tid, plain, space, image, paths, waits, action, traps[MOST_TRAPS], rip, alike;
 };
 
 /*
@@ -202,6 +204,7 @@ static bool bore(struct block *b, struct row *row, int event)
 	unsigned long message;
 	struct entry *entry;
 	uint64_t flags;
+	struct row *new;
 	bool given;
 	int status;
 	pid_t tid;
@@ -220,9 +223,15 @@ static bool bore(struct block *b, struct row *row, int event)
 		keep_early(b, tid, status);
 		return false;
 	}
-	((struct row *)b->rows)[b->n_rows++] = (struct row){
-		(uint64_t)tid, 1, flags & CLONE_VM ? row->space : new_space(), row->image,
-		row->paths,    0};
+	new = (struct row *)b->rows + b->n_rows++;
+	*new = *row;
+	new->tid = (uint64_t)tid;
+	new->plain = 1;
+	new->waits = new->rip = new->alike = 0;
+	if (!(flags & CLONE_VM))
+		new->space = new_space();
+	if (flags & CLONE_CLEAR_SIGHAND_ && row->action == HANDLED)
+		new->action = NONE;
 	entry = note(b, BORN, (uint64_t)tid);
 	entry->a = row->tid;
 	entry->b = event == PTRACE_EVENT_VFORK;
@@ -263,6 +272,8 @@ static bool executed(struct block *b, struct row *row)
 	entry->c = row->paths = e->paths;
 	entry->n = e->n_found;
 	memcpy(entry->starts, (const void *)e->starts, e->n_found * sizeof(uint64_t));
+	memcpy(row->traps, (const void *)e->traps, sizeof(row->traps));
+	row->action = row->action == HANDLED ? NONE : row->action;
 	row->space = new_space();
 	return true;
 }
@@ -291,8 +302,16 @@ static bool delivered(const struct block *b, struct row *row, int number)
 	return true;
 }
 
+static enum action action_of(const char *action)
+{
+	uint64_t handler;
+
+	memcpy(&handler, action, sizeof(handler));
+	return handler == (uint64_t)SIG_DFL ? NONE : handler == (uint64_t)SIG_IGN ? ODD : HANDLED;
+}
+
 /* An rt_sigaction: nobody else has these handlers. */
-static bool handled(struct block *b, const struct row *row)
+static bool handled(struct block *b, struct row *row)
 {
 	struct user_regs_struct regs;
 	char action[ACTION_BYTES];
@@ -312,6 +331,8 @@ static bool handled(struct block *b, const struct row *row)
 
 		entry->a = (uint64_t)number;
 		memcpy(entry->action, action, sizeof(action));
+		if (number == SIGILL && row->action != ODD)
+			row->action = action_of(action);
 	}
 	ptrace(PTRACE_CONT, (pid_t)row->tid, NULL, NULL);
 	return true;
@@ -368,6 +389,9 @@ static bool take(struct block *b, struct row *row, int status)
 		row->rip = 0;
 	switch (event) {
 	case 0:
+		if (number == SIGILL && row->image)
+			return asked((pid_t)row->tid, row->traps, (const uint32_t *)b->answers,
+				     row->action);
 		return delivered(b, row, number);
 	case PTRACE_EVENT_SECCOMP:
 		return handled(b, row);

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from softsgx.host import foreign
 from softsgx.host.built import is_built, path_of
+from softsgx.host.execs import MOST_TRAPS
 from softsgx.host.words import Words
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -14,20 +15,27 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    Row = tuple[int, int, int, int, int, int]
+    Row = tuple[int, ...]
     """Of a thread: tid, whether it is plain, a number of its memory, where our vDSO and the code
-    for paths are in it, and 2 if it waits for its vfork child."""
+    for paths are in it, 2 if it waits for its vfork child, what it does with SIGILL (`NONE`,
+    `HANDLED`, `ODD`), and `MOST_TRAPS` places of CPUIDs that stop, or 0."""
 
-__all__ = ["ACTION", "BORN", "END", "EXEC", "MOST_ROWS", "RUNS", "Block", "available"]
+__all__ = [
+    "ACTION", "BORN", "END", "EXEC", "HANDLED", "MOST_ROWS", "NONE", "ODD", "RUNS", "Block",
+    "available",
+]  # fmt: skip
 
 BORN, EXEC, END, RUNS, ACTION = range(5)
 """What happened: the kinds of entries of the log, as ``bystanders.c`` has them."""
+
+NONE, HANDLED, ODD = range(3)
+"""What a thread does with SIGILL: nothing of its own; it has a handler; or Python has to look."""
 
 _PATH = path_of("softsgx-execs.so")
 MOST_ROWS = 4096
 """So many threads at most: with more every stop is Python's."""
 _MOST_LOG, _MOST_EARLY = 64, 16
-_ROW, _HEAD, _ENTRY, _EARLY = 8, 6, 22, 2  # words
+_ROW, _HEAD, _ENTRY, _EARLY = 9 + MOST_TRAPS, 6, 22, 2  # words
 
 
 def available() -> bool:
@@ -51,8 +59,15 @@ class Block(Words):
             self[name] = self.address + 8 * first
         self["most_rows"], self["most_log"] = MOST_ROWS, _MOST_LOG
         self.most_early = _MOST_EARLY
+        self._answers = bytearray()
         self._beat = memoryview(bytearray(8)) if beat is None else beat
         self["beat"] = foreign.address_of(self._beat)
+
+    def answer(self, page: bytes) -> None:
+        """What CPUID answers, as programs look it up themselves; nothing if that is not known."""
+        if page != self._answers:
+            self._answers = bytearray(page)
+            self["answers"] = foreign.address_of(self._answers) if page else 0
 
     def know(self, rows: list[Row]) -> bool:
         """These are the threads, and no others: whether there is room for them."""

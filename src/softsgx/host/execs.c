@@ -23,8 +23,9 @@
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include "procmap.h"
+#include "cpuids.h"
 #include "execs.h"
+#include "procmap.h"
 
 #define WORDS EXECS_WORDS
 #include "block.h"
@@ -60,11 +61,16 @@ struct piece {
 	uint64_t base, offset, size, data, was, numbers, n_numbers;
 };
 
-/* real, low: how far below the interpreter the kernel's vDSO begins, and our memory ends. paths:
+/* traps: CPUIDs that have stopped, MOST_TRAPS of them, each in a mapping; 0 bytes in it is none.
+ * real, low: how far below the interpreter the kernel's vDSO begins, and our memory ends. paths:
  * whether the code for paths goes in. before: the calls, which are over the vDSO's code for a
  * while, the rows first. */
 struct recipe {
-	uint64_t maps, n_maps, real, low, files, n_files, paths, before, n_rows, code, after, pieces, n_pieces;
+	uint64_t maps, n_maps, real, low, files, n_files, paths, before, n_rows, code, after, pieces, n_pieces, traps;
+};
+
+struct trap {
+	uint64_t map, offset;
 };
 
 /* Bases: nothing, our vDSO, the kernel's, the code for paths, then the mappings. */
@@ -299,6 +305,11 @@ static enum stage finish(struct block *b, struct program *p, const struct recipe
 	for (uint64_t i = 0; i < recipe->n_pieces; i++)
 		write_piece(p, piece + i);
 	pwrite(p->mem, &b->base, 8, (off_t)p->slot);
+	for (int i = 0; i < MOST_TRAPS; i++) {
+		const struct trap *trap = (const struct trap *)recipe->traps + i;
+
+		((uint64_t *)b->traps)[i] = trap->offset ? p->bases[MAPS + trap->map] + trap->offset : 0;
+	}
 	if (ptrace(PTRACE_SETREGS, tid, NULL, regs) < 0 || ptrace(PTRACE_CONT, tid, NULL, NULL) < 0)
 		return GONE;
 	return DONE;

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "DONE", "GONE", "MAPS", "NEAR", "NOTHING", "OURS", "PARTLY", "PATHS", "REAL", "UNKNOWN",
-    "WAITING", "Block", "Number", "Piece", "Recipe", "available", "joined",
+    "DONE", "GONE", "MAPS", "MOST_TRAPS", "NEAR", "NOTHING", "OURS", "PARTLY", "PATHS", "REAL",
+    "UNKNOWN", "WAITING", "Block", "Number", "Piece", "Recipe", "available", "joined",
 ]  # fmt: skip
 
 UNKNOWN, WAITING, PARTLY, DONE, GONE = range(5)
@@ -30,6 +30,9 @@ NOTHING, OURS, REAL, PATHS, MAPS = range(5)
 
 NEAR = 1 << 32
 """Mappings within this of the interpreter have to be as far from it as they were."""
+
+MOST_TRAPS = 4
+"""So many CPUIDs of a program that stop are answered by compiled code."""
 
 Number = tuple[int, int, int, int, int]
 """Where in a piece, its bytes (4 or 8), and what it is: a value, and a base less another."""
@@ -88,7 +91,7 @@ class Recipe:
     link) and the five words that it is told by. paths: whether
     the code for paths goes in. before: rows of calls and what makes them, over the kernel's vDSO;
     after: what was there. code: where in the former it begins; rows: how many. told: what is noted
-    of a program that it was done to.
+    of a program that it was done to. traps: CPUIDs that stop, each in a mapping, by its number.
     """
 
     def __init__(
@@ -97,7 +100,9 @@ class Recipe:
         before: Piece, after: bytes, code: int, rows: int, pieces: Sequence[Piece],
     ) -> None:  # fmt: skip
         self.told: Any = None
+        self.traps: list[tuple[int, int]] = []
         self._kept: list[bytearray] = []
+        self._traps = bytearray(16 * MOST_TRAPS)
         files_told = [
             (at, self._put(name.encode(errors="surrogateescape") + b"\0") if name else 0, *key)
             for at, name, key in files
@@ -108,8 +113,15 @@ class Recipe:
             self._table(files_told), len(files_told), paths,
             self._table([self._piece(before)]), rows, code, self._put(after),
             self._table([self._piece(piece) for piece in pieces]), len(pieces),
+            foreign.address_of(self._traps),
         )  # fmt: skip
         self.address = self._table([words])
+
+    def trap(self, number: int, offset: int) -> None:
+        """A CPUID of a mapping has stopped, and was answered: it will stop in the next one, too."""
+        if offset and (number, offset) not in self.traps and len(self.traps) < MOST_TRAPS:
+            struct.pack_into("<2Q", self._traps, 16 * len(self.traps), number, offset)
+            self.traps.append((number, offset))
 
     def _put(self, data: bytes | bytearray) -> int:
         if not data:
@@ -134,7 +146,7 @@ class Block(Words):
     """What the code is told and tells, by the names of ``execs.c``, and its recipes."""
 
     def __init__(self) -> None:
-        room = _MOST_MAPS * (_MAP.size // 8 + 1) + _MOST_RECIPES
+        room = _MOST_MAPS * (_MAP.size // 8 + 1) + _MOST_RECIPES + MOST_TRAPS
         super().__init__(_PATH, "softsgx_execs", room)
         first = len(self._index)
         self._found, self._starts = first, first + _MOST_MAPS * _MAP.size // 8
@@ -142,6 +154,7 @@ class Block(Words):
         self["found"] = self.address + 8 * self._found
         self["starts"] = self.address + 8 * self._starts
         self["recipes"] = self.address + 8 * self._table
+        self["traps"] = self.address + 8 * (self._table + _MOST_RECIPES)
         self.known: list[Recipe] = []
         self._real = bytearray()
 

@@ -7,8 +7,11 @@ is dealt with. From the first open of the device on every stop is Python's.
 from __future__ import annotations
 
 from softsgx.host import bystanders, pathcode, vdso
+from softsgx.host.execs import MOST_TRAPS
+from softsgx.host.signals import SIGILL
 from softsgx.supervisor.calls.signals import shares_handlers
 from softsgx.supervisor.loop import processes
+from softsgx.supervisor.programs import answers
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import waits
@@ -19,10 +22,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from softsgx.host.bystanders import Row
+    from softsgx.supervisor.state.dispositions import Dispositions
 
 __all__ = ["Bystanders", "bystanders_of"]
 
 _U64 = (1 << 64) - 1
+_NO_TRAPS = (0,) * MOST_TRAPS
 
 
 def bystanders_of(run: Run) -> Bystanders | None:
@@ -92,6 +97,7 @@ class Bystanders:
         wanted = run.paths.place if run.paths.sites else None
         block["place"] = _U64 if wanted is None else wanted
         block["polls"] = waits.may_poll()
+        block.answer(answers.page(run) if run.options.cpuid else b"")
         block["most_early"] = block.most_early if run.killed is None else 0
         changed, run.changed = run.changed, set()
         if changed is None:
@@ -99,11 +105,11 @@ class Bystanders:
                 return False
             found = run.tracees.values()
             return block.know([_row(run, each) for each in found if each.tid == each.tgid])
-        rows = []
+        rows: list[Row] = []
         for tid in changed | self._concerned():
             about = run.tracees.get(tid)
             if about is None:
-                rows.append((tid, -1, 0, 0, 0, 0))
+                rows.append((tid, -1))
             elif about.tid == about.tgid:
                 rows.append(_row(run, about))
         return block.change(rows)
@@ -143,8 +149,15 @@ def _row(run: Run, tracee: Tracee) -> Row:
     space = tracee.space
     return (
         tracee.tid, _is_plain(run, tracee), id(space), space.image, max(space.paths.base, 0),
-        2 * tracee.vforking,
+        2 * tracee.vforking, _action(tracee.signals), *space.traps, *_NO_TRAPS[len(space.traps) :],
     )  # fmt: skip
+
+
+def _action(signals: Dispositions) -> int:
+    """What a thread does with SIGILL."""
+    if SIGILL in signals.ignored or signals.resets.get(SIGILL):
+        return bystanders.ODD
+    return bystanders.HANDLED if SIGILL in signals.actions else bystanders.NONE
 
 
 def _is_plain(run: Run, tracee: Tracee) -> bool:

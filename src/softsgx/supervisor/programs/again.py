@@ -16,7 +16,7 @@ from softsgx.supervisor.programs import patches, pathsites
 from softsgx.supervisor.programs.patches import Plan
 from softsgx.supervisor.programs.pathsites import Near
 from softsgx.supervisor.state.run import Run
-from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped import waits
 from softsgx.supervisor.stopped.atexec import place_of
 from softsgx.supervisor.stopped.remote import rows_of, signed
@@ -174,7 +174,9 @@ class Again:
         space.aep = base + vdso.load_image().aep
         if paths:
             space.paths.base = paths
-        space.native_cpuid, prepared, library, plans = block.known[recipe].told
+        made = block.known[recipe]
+        space.native_cpuid, prepared, library, plans = made.told
+        space.made, space.traps = (made, starts), [starts[i] + at for i, at in made.traps]
         space.paths.plans = dict(plans)
         for i, plan, nears in prepared:
             if plan is not None:
@@ -183,6 +185,18 @@ class Again:
                 pathsites.made(run, tracee, starts[i], near)
         if library is not None:
             space.paths.expect(library)
+
+    def trapped(self, space: AddressSpace, site: int) -> None:
+        """A CPUID has stopped, and was answered: compiled code does that the next time."""
+        if site in space.traps or len(space.traps) == execs.MOST_TRAPS:
+            return
+        space.traps.append(site)
+        if space.made is None:
+            return
+        recipe, starts = space.made
+        for i, plan, _ in recipe.told[1]:
+            if plan is not None and site - starts[i] in plan.sites:
+                recipe.trap(i, site - starts[i])
 
     def seen(
         self, tracee: Tracee, interpreter: int, real: tuple[int, bytes], calls: Sequence[Call],

@@ -48,6 +48,8 @@ def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
     view[RIP] = rip + length
     if run.record is not None:
         run.record.cpuid(tracee.tid, leaf, subleaf, answer)
+    if number == _SIGILL and run.execs:
+        run.execs.trapped(space, rip + length - 2)
     put_back(run, tracee, number)
     cont_changed(run, tracee)
     return True

@@ -27,15 +27,16 @@ class AddressSpace:
     until it meets the device. patched: CPUID sites by address (two bytes each). led: jumps to what
     answers a CPUID there, as (address, our bytes, the file's); stubs: where each of them comes
     from, as `cpuidcode.Code.roll` takes it; later: what of these is yet to be noted, as (start of a
-    mapping, what notes it). translates: the program reads the code that it maps, and does not run
-    it. undumpable: the program thinks that it is (PR_SET_DUMPABLE). implies: a thread may have
-    READ_IMPLIES_EXEC; None: nobody has asked, as long as no enclave is mapped. userfaults: there
-    may be a userfaultfd of it. threaded: more than one thread has run in it at once; shared: more
-    than one process. paths: what makes its calls on paths without a stop, raw: what makes its
-    ENCLUs so.
-    tracees: those that run in it. watched: the descriptors that a filter stops calls on, each with
-    the calls that it spares (`host.spared`); mem_fds:
-    those of them that are of /proc/PID/mem, or (own_attrs: opened with this mm) of /proc/PID/attr
+    mapping, what notes it). traps: some of the CPUIDs that have stopped (`execs.MOST_TRAPS`);
+    made: by which recipe compiled code prepared it, and where its mappings begin, or None.
+    translates: the program reads the code that it maps, and does not run it. undumpable: the
+    program thinks that it is (PR_SET_DUMPABLE). implies: a thread may have READ_IMPLIES_EXEC;
+    None: nobody has asked, as long as no enclave is mapped. userfaults: there may be a userfaultfd
+    of it. threaded: more than one thread has run in it at once; shared: more than one process.
+    paths: what makes its calls on paths without a stop, raw: what makes its ENCLUs so. tracees:
+    those that run in it. watched: the descriptors that a filter stops calls on, each with the
+    calls that it spares (`host.spared`); mem_fds: those of them that are of /proc/PID/mem, or
+    (own_attrs: opened with this mm) of /proc/PID/attr
     under a security module. asked_names: whether the filter of late calls on names
     is there. dir_fds: descriptors of /dev, and whether the nodes have been listed. executable: how
     memory became so, a `sources.Note` each, under a security module; kept: how many there were when
@@ -61,6 +62,7 @@ class AddressSpace:
         "kept",
         "later",
         "like",
+        "made",
         "masks_seen",
         "mem_fd",
         "mem_fds",
@@ -76,6 +78,7 @@ class AddressSpace:
         "threaded",
         "tracees",
         "translates",
+        "traps",
         "undumpable",
         "userfaults",
         "watched",
@@ -91,6 +94,8 @@ class AddressSpace:
         self._led: list[tuple[int, bytes, bytes]] = []
         self._stubs: list[tuple[int, bytes]] = []
         self.later: list[tuple[int, Any]] = []
+        self.traps: list[int] = []
+        self.made: Any = None
         self.paths = PathCalls()
         self.adds: Any = None
         self.alone: dict[int, bool] = {}
@@ -117,6 +122,7 @@ class AddressSpace:
         new.like = self.like
         new.executable, new.later = list(self.executable), list(self.later)
         new._patched, new._led, new._stubs = list(self._patched), list(self._led), list(self._stubs)
+        new.traps, new.made = list(self.traps), self.made
         new.native_cpuid, new.translates = self.native_cpuid, self.translates
         new.undumpable, new.implies = self.undumpable, self.implies
         new.userfaults = self.userfaults
