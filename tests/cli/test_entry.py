@@ -146,6 +146,7 @@ def test_what_other_programs_take_later_brings_nothing_of_enclaves(tree: Path) -
     )
     done = _start(tree, hook=_HOOK, then=then)
     assert done.stdout.endswith("\nFalse False\n")
+    assert _opened(done.stderr)[0] == {"__init__", "entry"}
     assert done.stderr.splitlines().count(str(_file(tree))) == 1
 
 

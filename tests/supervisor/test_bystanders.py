@@ -58,7 +58,7 @@ def test_nothing_is_known_otherwise(guest: Guest, tmp_path: Path) -> None:
         pytest.skip("no setarch")
     chance = random.Random(os.environ.get("SEED", "bystanders"))
     program, learned = guest("bystanders"), tmp_path / "learned"
-    again = "[.c](.)" * 6  # what is worth while from the fourth exec on
+    again = "[.c](.)" * 6  # what is worth while from the third exec on
     for _ in range(4):
         _shown(learned, program, again + "sdibut<.>{.}e.x", "--each")
     chosen = [*_FOUND, *(_operations(chance) for _ in range(24))]

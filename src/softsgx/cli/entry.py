@@ -3,7 +3,8 @@
 To find, open and read some seventy files costs a start 3 ms more than to read one, and a program
 that opens the device as much again. That file is a cache like the byte code beside it, and believed
 as that is: the first run that may write there makes it, and it counts for nothing as soon as one
-source has another size or time. Who may not write there has one in a folder of his own. Its second
+source has another size or time. Who may not write there has one in a folder of his own. What
+programs with children take lies in it as it is until it is imported. Its second
 part, what enclaves take, is looked at when a program opens the device. Rejected: to ship it (the
 byte code of each Python is another), and a zip file, which is read no faster.
 """
@@ -31,7 +32,7 @@ __all__ = ["is_own", "main", "own_path_of", "path_of"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # A copy of the package is not to run what it was copied from: hence where it is.
-_HEAD = b"softsgx modules 6\0" + MAGIC_NUMBER + os.fsencode(_PACKAGE) + b"\0"
+_HEAD = b"softsgx modules 7\0" + MAGIC_NUMBER + os.fsencode(_PACKAGE) + b"\0"
 _OPENED = "softsgx.supervisor.effects.descriptors"  # what the first open of the device imports
 _PARTS = 4  # sizes behind it: of rows and codes, and of both for the second part
 
@@ -148,6 +149,7 @@ class _Modules:
         codes, self.known = marshal.loads(code)
         # What has no code is what something known was made by.
         self._found = {row[0]: (row, code) for row, code in zip(rows, codes, strict=False)}
+        self._waits = {name for name, (_, code) in self._found.items() if isinstance(code, bytes)}
 
     def run(self, before: str = "") -> None:
         """Run what it has, as imports would; or what comes before one."""
@@ -155,6 +157,8 @@ class _Modules:
         for name in list(self._found):
             if name == before:
                 return
+            if name in self._waits:
+                continue
             parent, _, child = name.rpartition(".")
             # A package imports its own modules while it runs.
             if name in modules or name not in self._found or (parent and parent not in modules):

@@ -22,6 +22,13 @@ __all__ = ["write"]
 
 _TYPING = b"from typing import "
 
+# What is imported when programs have children.
+_WITH_CHILDREN = (
+    "softsgx.supervisor.stopped.storms",
+    "softsgx.supervisor.stopped.reaper",
+    "softsgx.supervisor.programs.again",
+    "softsgx.supervisor.loop.bystanders",
+)
 # What is imported when a program loads an enclave; and last by what its first open of the device is
 # told (`entry`), behind which stands what that may do without.
 _LATER = (
@@ -67,13 +74,18 @@ def _parts(names: set[str], before: set[str]) -> bytes:
     """The file behind its head: the sizes of its parts, and these."""
     first = _in_order(_sourced(names))
     made = _make(set(sys.modules))
+    known = set(sys.modules)
+    for name in _WITH_CHILDREN:
+        __import__(name)
+    soon = set(sys.modules) - known
     for name in _LATER:
         __import__(name)
-    more = set(sys.modules) - names - before - {__name__}
+    more = set(sys.modules) - names - before - soon - {__name__}
+    waiting = [(row, marshal.dumps(code)) for row, code in _in_order(_sourced(soon))]
     later = [(row, marshal.dumps(code)) for row, code in _in_order(_sourced(more), _LATER)]
     parts = (
-        marshal.dumps(tuple(row for row, _ in (*first, *_sourced(made)))),
-        marshal.dumps((tuple(code for _, code in first), basefilter.KNOWN)),
+        marshal.dumps(tuple(row for row, _ in (*first, *waiting, *_sourced(made)))),
+        marshal.dumps((tuple(code for _, code in (*first, *waiting)), basefilter.KNOWN)),
         marshal.dumps(tuple((row, len(code)) for row, code in later)),
         b"".join(code for _, code in later),
     )

@@ -36,7 +36,7 @@ __all__ = ["Supervisor"]
 
 _SECCOMP_STOP = ptrace.EVENT_SECCOMP << 16 | signals.SIGTRAP << 8 | 0x7F
 _INTERRUPTED = -EINTR & (1 << 64) - 1
-_FEW_FORKS = 12
+_FEW_FORKS = 6
 _QUICK = (signals.SIGILL << 8 | 0x7F, _SECCOMP_STOP)  # as wait statuses
 
 

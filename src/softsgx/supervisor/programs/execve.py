@@ -37,7 +37,7 @@ _TRANSLATORS = "/valgrind/"
 _STACK_BYTES = 3072  # for most programs: the addresses of arguments and environment, and all else
 _MINUS_1 = (1 << 64) - 1
 _WORD = struct.Struct("<Q")
-_FEW = 4
+_FEW = 3
 _contents = b""
 
 

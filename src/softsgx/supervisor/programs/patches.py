@@ -30,7 +30,7 @@ __all__ = ["Plan", "file_key", "names_of", "patch", "patch_mapped"]
 _PROT_EXEC, _MAP_ANONYMOUS = 4, 0x20
 _REACH = (1 << 31) - (1 << 20)
 _MOST_PLANS = 256
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES, _NEAR_BYTES = 1 << 20, 1 << 14
 
 
 class Plan:
@@ -227,12 +227,16 @@ class _Code:
 
     def has(self, found: tuple[tuple[int, int], ...]) -> bool:
         """Whether the CPUIDs that lie there are there."""
-        return all(
-            self._space.peek(start + site - offset, 2) == cpuidsites.CPUID_BYTES
-            for site, _ in found
-            for start, end, offset in self._mapped
-            if offset <= site <= offset + end - start - 2
-        )
+        for start, end, offset in self._mapped:
+            first, text = 0, b""  # what was read: most are near each other
+            for at in [start + site - offset for site, _ in found if offset <= site]:
+                if at > end - 2:
+                    continue
+                if not first <= at <= first + len(text) - 2:
+                    first, text = at, self._space.peek(at, min(_NEAR_BYTES, end - at))
+                if text[at - first : at - first + 2] != cpuidsites.CPUID_BYTES:
+                    return False
+        return True
 
     def lacks(self) -> bool:
         """Whether the file has none for sure."""
