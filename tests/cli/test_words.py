@@ -81,6 +81,8 @@ def test_help_alone_names_every_command(capsys: Capture) -> None:
         (["help", "run", "show"], "help run takes no argument 'show'"),
         (["--version", "x"], "--version takes no argument 'x'"),
         (["--help", "x"], "--help takes no argument 'x'"),
+        (["completion", "a\nb\x1b"], r"and no 'a\nb\x1b'"),
+        (["show", "a\nb\x1b"], r"a\nb\x1b: No such file"),
         (["completion"], "completion needs one of bash, zsh and fish"),
         (["completion", "tcsh"], "completion knows bash, zsh, fish, and no 'tcsh'"),
         (["attest"], "attest needs one of root, collateral"),

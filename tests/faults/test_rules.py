@@ -119,9 +119,16 @@ def test_rules_of_a_file_and_of_a_recording(tmp_path: Path) -> None:
         "INIT:nth=2:EIO",
         "INIT:nth=5:EIO",
     ]
-    path.write_text(head)
-    with pytest.raises(UsageError, match="no fault was injected"):
-        read_rules([str(path)], design)
+    for odd in (
+        "",
+        "[1]\n",
+        '{"event":"inject"}\n',
+        '{"event":"inject","exact":[]}\n',
+        "[" * 100_000,
+    ):
+        path.write_text(head + odd)
+        with pytest.raises(UsageError, match="no fault was injected"):
+            read_rules([str(path)], design)
 
 
 def _hits(faults: Faults, place: str, times: int, **facts: int) -> list[int]:

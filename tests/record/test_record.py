@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def test_a_recording_is_a_header_and_a_line_an_event(tmp_path: Path) -> None:
     events = list(read(str(path)))
     assert [encode(e) for e in events] == lines
     header, child, mprotect, end = events
-    assert tuple(header) == HEADER
+    assert tuple(header) == tuple(HEADER)
     assert header["softsgx"] == VERSION
     assert header["argv"] == ["prog"]
     assert header["program"] == metadata.version("softsgx")
@@ -119,6 +119,12 @@ def test_a_last_line_that_was_cut_short_is_left_out(
     assert names == [None, "child", "mm", None, "child", "mm", "exit"]
 
 
+_HEAD = (
+    '{"softsgx": 1, "program": "", "time": "", "argv": [], "design": "", "options": {},'
+    ' "epc_bytes": 0, "lsm": "", "kernel": ""}\n'
+)
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
@@ -128,9 +134,22 @@ def test_a_last_line_that_was_cut_short_is_left_out(
         ("[1]\n", "line 1: not a recording"),
         ('{"softsgx": 2}\n', "version 2; this softsgx reads version 1"),
         ('{"softsgx": "1"}\n', "version '1'"),
-        ('{"softsgx": 1}\n{"event": "x", "pid\n{"event": "y"}\n', "line 2: not an event"),
-        ('{"softsgx": 1}\n{"softsgx": 99}\n', "version 99"),
+        (_HEAD + '{"event": "x", "pid\n{"event": "y"}\n', "line 2: not an event"),
+        (_HEAD + '{"softsgx": 99}\n', "version 99"),
         ("\x00\xff\x80", "line 1: not a recording"),
+        ("[" * 100_000 + "\n", "line 1: not a recording"),
+        ('{"softsgx": 1}\n', "line 1: not an event: program is missing"),
+        (_HEAD + '{"event": []}\n', "line 2: not an event: event is not a text"),
+        (_HEAD + '{"event": "x", "us": 1e3, "pid": 1}\n{}\n', "line 2: not an event"),
+        (_HEAD + '{"event": "exit", "us": 1, "pid": 1}\n', "not an event: status is missing"),
+        (
+            _HEAD + '{"event": "exit", "us": 1, "pid": 1, "status": true}\n',
+            "status is not a number of 64 bits",
+        ),
+        (
+            _HEAD + '{"event": "effects", "us": 1, "pid": 1, "effects": [["mmap", 1, 2, 3]]}\n',
+            "effects[0] has 4 elements, not 5",
+        ),
     ],
 )
 def test_what_is_no_recording_is_refused_in_one_line(
@@ -197,6 +216,58 @@ def _run(softsgx: Softsgx, tmp_path: Path, *argv: str | Path) -> tuple[list[Any]
     as_json = softsgx.command("show", "--json", path)
     assert as_json.stdout == path.read_text()
     return list(read(str(path))), shown.stdout
+
+
+_LIES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    1 << 64,
+    "",
+    "\ud800",
+    [],
+    [[1]],
+    {},
+    {"a": "b"},
+    {"a": None},
+)
+
+
+def _places(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
+    """The ways to all that is in an object, one element a list."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value[:1])
+    for key, part in parts:
+        yield (*path, key)
+        if isinstance(part, dict | list):
+            yield from _places(part, *path, key)
+
+
+def test_whatever_a_line_says_it_is_printed_or_refused(
+    softsgx: Softsgx, tmp_path: Path, guest: Guest
+) -> None:
+    path = tmp_path / "lies"
+    events, _ = _run(softsgx, tmp_path, guest("nested"))
+    lines = {tuple(_places(e)): json.dumps(e) for e in events}
+    assert len(lines) > 10
+    for places, line in lines.items():
+        for place in places:
+            for lie in (*_LIES, _LIES):
+                told = json.loads(line)
+                at = told
+                for key in place[:-1]:
+                    at = at[key]
+                if lie is _LIES:
+                    del at[place[-1]]
+                else:
+                    at[place[-1]] = lie
+                path.write_text(_HEAD + json.dumps(told) + "\n")
+                text = Formatter(registers=True)
+                try:
+                    for event in read(str(path)):
+                        text(event)
+                        encode(event)
+                except UsageError:
+                    continue
 
 
 def test_every_event_has_its_fields(softsgx: Softsgx, tmp_path: Path, guest: Guest) -> None:

@@ -39,6 +39,13 @@ _PARTS = 4  # sizes behind it: of rows and codes, and of both for the second par
 
 def main() -> int:
     """Run the command line; its exit status."""
+    try:
+        return _main()
+    except KeyboardInterrupt:  # also one that comes before the command has begun
+        return 130
+
+
+def _main() -> int:
     if sys.argv[1:2] != ["run"]:
         from softsgx.cli.main import main as command
 
@@ -57,8 +64,6 @@ def main() -> int:
             sys.meta_path.insert(0, modules)
             modules.run()
         import softsgx.cli.run  # noqa: F401 - what the command imports, as long as the file counts
-    except KeyboardInterrupt:
-        return 130
     except Exception:
         from softsgx.cli.main import main as command
 

@@ -18,11 +18,13 @@ def rules_of_recording(path: str, text: str) -> list[str]:
     for line in text.splitlines():
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # cut short
+        if not isinstance(event, dict):
+            continue
         if "softsgx" in event:
             found = []
-        elif event.get("event") == "inject":
+        elif event.get("event") == "inject" and isinstance(event.get("exact"), str):
             found.append(event["exact"])
     if not found:
         raise UsageError(f"--inject {path}: a recording of a run that no fault was injected into")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from softsgx.errors import UsageError
+from softsgx.record.forms import wrong
 from softsgx.record.schema import VERSION
 
 __all__ = ["read"]
@@ -71,8 +72,8 @@ def _lines(
     begun = False
     for number, line in enumerate(lines, 1):
         try:
-            found = json.loads(line)
-        except ValueError:
+            found = json.loads(line, parse_float=_none, parse_constant=_none)
+        except (ValueError, RecursionError):
             found = None
         good = isinstance(found, dict) and ("softsgx" in found or (begun and "event" in found))
         if good and "softsgx" in found:
@@ -85,6 +86,8 @@ def _lines(
             what = "not a recording of softsgx" if not begun else "not an event"
             raise UsageError(f"{path}: line {broken or number}: {what}")
         if good:
+            if where := wrong(found):
+                raise UsageError(f"{path}: line {number}: not an event: {where}")
             yield found
         else:
             broken = number
@@ -92,6 +95,10 @@ def _lines(
         cut(broken)
     if not begun:
         raise UsageError(f"{path}: empty; not a recording of softsgx")
+
+
+def _none(text: str) -> Any:
+    raise ValueError(text)  # no recording has such a number
 
 
 def _check_version(path: str, version: object) -> None:

@@ -11,71 +11,126 @@ new ones are added at the end.
 
 from __future__ import annotations
 
-__all__ = ["EVENTS", "HEADER", "OPTIONAL", "VERSION", "encode"]
+__all__ = ["EVENTS", "HEADER", "OPTIONAL", "VERSION", "May", "Or", "encode"]
 
 VERSION = 1
 """Of the form, in every header. A reader refuses others."""
 
-HEADER = ("softsgx", "program", "time", "argv", "design", "options", "epc_bytes", "lsm", "kernel")
+
+class Or:
+    """A field that may be of one of these forms."""
+
+    __slots__ = ("forms",)
+
+    def __init__(self, *forms: object) -> None:
+        self.forms = forms
+
+
+class May(Or):
+    """One that may be missing."""
+
+    __slots__ = ()
+
+
+_INTS = {str: int}
+_DECISION = {"rule": str, "law": str, "source": str}
+_VERDICT = {
+    "pid": int, "lsm": str, "hook": str, "subject": str, "target": str, "tclass": str,
+    "asked": [str], "denied": [str], "permissive": bool, "path": May(str), "cmd": May(int, None),
+    "rule": May(str), "law": May(str),
+}  # fmt: skip
+_SETUP = {
+    "policy": (str, ...), "rules": {str: str}, "booleans": May({str: bool}),
+    "enforcing": May(bool), "context": May(str), "file_contexts": May(str), "profile": May(str),
+}  # fmt: skip
+
+HEADER: dict[str, object] = {
+    "softsgx": int, "program": str, "time": str, "argv": [str], "design": str,
+    "options": {str: Or(int, str)}, "epc_bytes": int, "lsm": str, "kernel": str,
+}  # fmt: skip
 """``softsgx``: VERSION. ``program``: of softsgx. ``time``: UTC, ISO 8601."""
 
-EVENTS: dict[str, tuple[str, ...]] = {
+EVENTS: dict[str, dict[str, object]] = {
     # A program begins, a child appears, a process ends (``status`` is waitpid's).
-    "exec": ("path", "argv"),
-    "child": ("child", "what"),
-    "exit": ("status",),
+    "exec": {"path": str, "argv": [str]},
+    "child": {"child": int, "what": str},
+    "exit": {"status": int},
     # A signal reaches the guest.
-    "signal": ("signal",),
+    "signal": {"signal": int},
     # Calls on the device's paths: ``answer`` is what the call returned, -errno on failure.
-    "open": ("path", "fmode", "answer", "why"),
-    "path": ("call", "path", "answer"),
+    "open": {"path": str, "fmode": int, "answer": int, "why": str},
+    "path": {"call": str, "path": str, "answer": int},
     # A call without a row in the table of them all, or a 32-bit one, that named an enclave.
-    "refused": ("call", "args", "answer", "why"),
+    "refused": {"call": int, "args": [int], "answer": int, "why": str},
     # ``args``: the argument's structure after the call, by its field names.
-    "ioctl": ("fd", "enclave", "name", "cmd", "arg", "args", "answer", "why"),
+    "ioctl": {
+        "fd": int,
+        "enclave": int,
+        "name": str,
+        "cmd": int,
+        "arg": int,
+        "args": Or(None, _INTS),
+        "answer": int,
+        "why": str,
+    },
     # mmap, mprotect, munmap, mremap, madvise; "replace": foreign memory over an enclave.
-    "mm": ("call", "args", "answer", "why"),
+    "mm": {"call": str, "args": [int], "answer": int, "why": str},
     # ``error``: 0, or FAULT | vector; registers as the instruction left them.
-    "enclu": ("leaf", "error", "rax", "rbx", "rcx", "rip"),
+    "enclu": {"leaf": int, "error": int, "rax": int, "rbx": int, "rcx": int, "rip": int},
     # EENTERs that are told by their number: ``counts`` is [TCS, number] for each.
-    "entered": ("counts",),
-    "aex": ("vector", "code", "addr", "rip"),
+    "entered": {"counts": [(int, int)]},
+    "aex": {"vector": int, "code": int, "addr": int, "rip": int},
     # A page fault inside: ``access`` 0 read, 1 write, 2 fetch; ``signal`` 0: mended.
-    "fault": ("addr", "access", "signal", "code", "page", "why"),
+    "fault": {
+        "addr": int,
+        "access": int,
+        "signal": int,
+        "code": int,
+        "page": Or(None, _INTS),
+        "why": str,
+    },
     # An absent page that an ENCLU's operand needed was added; the instruction is tried again.
-    "augment": ("addr", "page"),
-    "notify": ("tcs", "cssa"),
+    "augment": {"addr": int, "page": Or(None, _INTS)},
+    "notify": {"tcs": int, "cssa": int},
     # An exception as the program sees it: ``to`` is "vdso" or "signal".
-    "exception": ("vector", "code", "addr", "to", "signal", "leaf"),
+    "exception": {"vector": int, "code": int, "addr": int, "to": str, "signal": int, "leaf": int},
     # An exception inside that ends the process, in full; ``ssa``: the registers that AEX saved.
-    "crash": (
-        "vector",
-        "code",
-        "addr",
-        "place",
-        "access",
-        "why",
-        "rule",
-        "page",
-        "frames",
-        "ssa",
-        "symbols",
-    ),
-    "cpuid": ("leaf", "subleaf", "eax", "ebx", "ecx", "edx"),
+    "crash": {
+        "vector": int,
+        "code": int,
+        "addr": int,
+        "place": str,
+        "access": Or(None, int),
+        "why": str,
+        "rule": str,
+        "page": Or(None, _INTS),
+        "frames": [str],
+        "ssa": _INTS,
+        "symbols": str,
+    },
+    "cpuid": {"leaf": int, "subleaf": int, "eax": int, "ebx": int, "ecx": int, "edx": int},
     # The LSM of the run: "selinux" or "apparmor"; ``setup``: its policy and the options.
-    "lsm": ("kind", "setup"),
+    "lsm": {"kind": str, "setup": _SETUP},
     # Faults on purpose: the rules of the run and their seed; then each that is carried out, as the
     # rule says it, and as one that fires at that time alone.
-    "faults": ("rules", "seed"),
-    "inject": ("rule", "exact"),
+    "faults": {"rules": [str], "seed": int},
+    "inject": {"rule": str, "exact": str},
     # Effects (or verdicts, as at an exec) that belong to no call.
-    "effects": (),
+    "effects": {},
 }
-"""Fields by event, after ``event``, ``us`` and ``pid``."""
+"""Fields by event, after ``event``, ``us`` and ``pid``, and the form of each: see `forms`."""
 
-OPTIONAL = (
-    "decided", "asked", "effects", "verdicts", "elranges", "pages", "sources", "vmas", "registers",
-)  # fmt: skip
+OPTIONAL: dict[str, object] = {
+    "decided": _DECISION,
+    "asked": [(str, {str: Or(int, str)}, Or(None, int))],
+    "effects": [(str, int, int, int, int)],
+    "verdicts": [_VERDICT],
+    "elranges": [(int, int, int, int)],
+    "pages": [(int, int, int, _INTS)],
+    "sources": [(int, int, int, int, str, int)],
+    "vmas": [(int, int, int, int, Or(None, _INTS))],
+    "registers": _INTS,
+}
 """decided: {rule, law, source} of the refusal. asked: [hook, {what}, answer or null, rule, law] for
 each question (null: no LSM; rule and law of the design). effects: [call, pid, start, end, prot or
 offset] for each. verdicts: each access vector that the LSM's policy was asked for: {pid, lsm, hook,
