@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,28 @@ def test_memory_by_another_mount_of_proc(
         pytest.skip(f"no namespaces of a user's own here: {bare.stderr.decode()}")
     done = softsgx("--", *mounts, guest("peeks"), tmp_path)
     _assert_all_ok(done, 35)
+
+
+@pytest.mark.parametrize(
+    ("own", "script", "said"),
+    [
+        ("pf", 'exec "$@"', "/proc is of another pid namespace"),
+        ("mf", 'mount -t tmpfs none /proc && exec "$@"', "/proc cannot be read"),
+    ],
+    ids=["another's", "none"],
+)
+def test_a_proc_that_tells_nothing_of_us(own: str, script: str, said: str) -> None:
+    user = "r" if os.geteuid() else ""
+    inside = ["unshare", f"-{own}{user}", "sh", "-c", script, "sh"]
+    bare = subprocess.run([*inside, "true"], capture_output=True, check=False, timeout=PATIENCE)
+    if bare.returncode:
+        pytest.skip(f"no namespaces of a user's own here: {bare.stderr.decode()}")
+    for args, status in ((("run", "--", "true"), 2), (("doctor",), 1)):
+        done = subprocess.run(
+            [*inside, sys.executable, "-m", "softsgx", *args],
+            capture_output=True, text=True, check=False, timeout=PATIENCE,
+        )  # fmt: skip
+        assert done.returncode == status, done.stdout + done.stderr
+        assert said in (done.stderr if args[0] == "run" else done.stdout)
+        assert "mount -t proc proc /proc" in done.stdout + done.stderr
+        assert done.stderr.count("\n") == (args[0] == "run")

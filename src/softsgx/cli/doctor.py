@@ -94,6 +94,13 @@ def _machine() -> Result:
     return good, what if good else f"{what}; softsgx needs a 64-bit Python on x86-64 Linux"
 
 
+def _proc() -> Result:
+    from softsgx.host.forbidden import why_no_proc
+
+    why = why_no_proc()
+    return not why, why
+
+
 def _stopped_child(body: Callable[[], None], parent: Callable[[int], Result]) -> Result:
     """Have ``parent`` look after a seized child that does ``body`` once it is seized."""
     from softsgx.host import ptrace
@@ -340,6 +347,7 @@ def _paths() -> Result:
 _STOP = 2  # needed by every check that comes after
 _CHECKS: tuple[tuple[str, int, Callable[[], Result]], ...] = (
     ("x86-64 Linux", _STOP, _machine),
+    ("/proc", _STOP, _proc),
     ("ptrace of a child", 1, _ptrace),
     ("seccomp filter that stops for the tracer", 1, _seccomp),
     ("seccomp user notification", 0, _listener),
