@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import struct
 import threading
@@ -10,6 +11,7 @@ import threading
 import pytest
 
 from softsgx.attest.messages import Request, Response
+from softsgx.errors import UnsupportedError
 from softsgx.services import aesm
 from softsgx.services.aesm import MAX_MESSAGE, AesmService
 from tests.attest.quoted import device
@@ -56,6 +58,26 @@ def test_a_connection_carries_one_request_or_more(service: AesmService) -> None:
     with connect(service) as client:
         assert answered(client)
         assert answered(client)
+
+
+def test_where_there_is_no_room_for_it_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    quoting, before = device().quoting, resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    for more in range(4):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, before[1]))
+        try:
+            with pytest.raises(UnsupportedError, match=r"Too many open files.*ulimit -n"):
+                AesmService(quoting, bool)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(UnsupportedError, match=r"can't start new thread; .*ulimit -u"):
+        AesmService(quoting, bool)
 
 
 def test_pieces_of_a_request_are_a_request(service: AesmService) -> None:

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softsgx.errors import InternalError
+from softsgx.sdm.leaves import PAGE_SIZE
 from softsgx.sgx import measure
 from softsgx.sgx.late import LateMeasurement
 from softsgx.sgx.measure import Measurement, measured_flags
@@ -214,6 +215,24 @@ def test_late_keeps_what_was_added() -> None:
     late.add_pages(0, RW_REG, data)
     data[:] = bytes(len(data))
     assert late.digest() == expected
+    late.close()
+
+
+def test_where_no_thread_can_be_made_who_adds_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under ``ulimit -u``."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    data = os.urandom(100 * PAGE_SIZE)
+    now, late = Measurement(), LateMeasurement(max_kept_bytes=len(data))
+    for each in (now, late):
+        each.ecreate(1, 1 << 20)
+        for n in range(3):
+            each.add_pages(n * len(data), 0x203, data)
+        each.add_page_masked(1 << 19, 0x203, data[:PAGE_SIZE], 0xF)
+    assert late.digest() == now.digest()
     late.close()
 
 

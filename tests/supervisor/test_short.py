@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -138,6 +139,17 @@ def test_storm(how: str, by: str, guest: Guest, softsgx: Softsgx) -> None:
 def test_more_threads_than_processors(guest: Guest, softsgx: Softsgx) -> None:
     done = softsgx("--", guest("storm"), "100", "64")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_where_a_limit_leaves_no_room_for_tables_the_long_way_is_gone(guest: Guest) -> None:
+    lowered = ["setpriv", "--bounding-set", "-sys_resource"] if not os.getuid() else []
+    done = subprocess.run(
+        [*lowered, "prlimit", f"--fsize={1 << 20}", sys.executable, "-m", "softsgx", "run", "--",
+         guest("storm"), "20", "2"],
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.count("ok ") == 8
 
 
 def test_an_entry_after_an_exit_and_its_resume_stops_no_more(guest: Guest) -> None:

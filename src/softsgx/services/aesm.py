@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from softsgx.attest.aesm import Aesm
 from softsgx.attest.quoting import Quoting
+from softsgx.errors import UnsupportedError
 
 __all__ = ["MAX_MESSAGE", "AesmService"]
 
@@ -26,6 +27,7 @@ MAX_MESSAGE = 1 << 16
 _SILENCE_SECONDS = 60
 _MESSAGE_SECONDS = 10
 _MOST_CLIENTS = 1024
+_OF_A_LOOP = 3  # descriptors
 _BACKLOG = 32  # linux-sgx, UnixServerSocket::init()
 
 
@@ -37,10 +39,24 @@ class AesmService:
         self._clients = 0
         self.address = b"\0softsgx-aesm-" + os.urandom(16).hex().encode()
         """Where it listens: a name in the abstract namespace."""
+        try:
+            self._begin()
+        except (OSError, RuntimeError) as e:
+            raise UnsupportedError(
+                f"AESM cannot be served: {e}; is it a limit (ulimit -n, ulimit -u)?"
+            ) from None
+
+    def _begin(self) -> None:
+        """Raises OSError or RuntimeError where descriptors or a thread are missing."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.bind(self.address)
-        self._socket.listen(_BACKLOG)
-        threading.Thread(target=self._run, name="aesm", daemon=True).start()
+        try:
+            _find_descriptors(self._socket.fileno())
+            self._socket.bind(self.address)
+            self._socket.listen(_BACKLOG)
+            threading.Thread(target=self._run, name="aesm", daemon=True).start()
+        except (OSError, RuntimeError):
+            self._socket.close()
+            raise
 
     def _run(self) -> None:
         asyncio.run(self._serve())
@@ -80,6 +96,17 @@ class AesmService:
         writer.write(len(answer).to_bytes(4, "little") + answer)
         await writer.drain()
         return True
+
+
+def _find_descriptors(fd: int) -> None:
+    """Raises OSError where too few are free for a loop, which would leave a traceback behind."""
+    spare: list[int] = []
+    try:
+        while len(spare) < _OF_A_LOOP:
+            spare.append(os.dup(fd))
+    finally:
+        for each in spare:
+            os.close(each)
 
 
 def _peer(writer: asyncio.StreamWriter) -> int:

@@ -141,15 +141,26 @@ class LateMeasurement:
                 self._jobs.append(job)
             if self._pages < BATCH_PAGES:
                 return
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="softsgx-measure", daemon=True
-                )
-                self._thread.start()
+            if self._thread is None and not self._begin():
+                while self._jobs and self._failure is None:
+                    job = self._take()
+                    self._kept_bytes -= job.kept_bytes
+                    self._run(job)
+                return
             if not self._busy:
                 self._changed.notify_all()
             while self._kept_bytes > self._max_kept_bytes and self._failure is None:
                 self._changed.wait()
+
+    def _begin(self) -> bool:
+        """Have the thread; where none can be made (``ulimit -u``) who adds has to hash, too."""
+        thread = threading.Thread(target=self._work, name="softsgx-measure", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._thread = thread
+        return True
 
     def _take(self) -> _Job:
         job = self._jobs.popleft()

@@ -66,7 +66,12 @@ def _open(process: HostProcess, space: AddressSpace, call: Remote) -> None:
             space.entries = _NEVER
             return
     where += base
-    table = Table(process, base)
+    table = _table(process, base)
+    if table is None:
+        if not inherited:
+            call(nr.NR_munmap, base, image.size)
+        space.entries = _NEVER
+        return
     fd = call.give(table.tables.fd, cloexec=True, spare=True)
     there = -1
     if fd >= 0:
@@ -95,6 +100,14 @@ def _open(process: HostProcess, space: AddressSpace, call: Remote) -> None:
     space.poke(base + image.head, short.head(base, long_way, after))
     space.poke(space.image + vdso_image.short_enter, struct.pack("<Q", base + image.enter))
     space.poke(space.image + vdso_image.short_open, b"\1")
+
+
+def _table(process: HostProcess, base: int) -> Table | None:
+    """None where a limit of ours leaves no room for it: ``ulimit -f``, ``-n`` or ``-v``."""
+    try:
+        return Table(process, base)
+    except (OSError, MemoryError):
+        return None
 
 
 def _number(run: Run, tracee: Tracee) -> None:
