@@ -163,6 +163,21 @@ def test_what_is_no_recording_is_refused_in_one_line(
     assert str(path) in str(caught.value)
 
 
+def test_a_pipe_whose_reader_goes_ends_the_recording_and_not_the_run(
+    tmp_path: Path, softsgx: Softsgx
+) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with subprocess.Popen(["head", "-n", "1", path], stdout=subprocess.PIPE) as reader:
+        # More than a pipe holds.
+        script = "i=0; while [ $i -lt 400 ]; do /bin/true; i=$((i+1)); done; exit 3"
+        done = softsgx("--record", path, "--", "sh", "-c", script)
+        assert reader.stdout is not None
+        assert reader.stdout.read().startswith(b'{"softsgx":1,')
+    assert done.returncode == 3
+    assert done.stderr == f"softsgx: {path}: Broken pipe; recording ends here\n"
+
+
 def test_two_runs_at_once_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "r"
     first = Recorder(str(path))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -353,12 +354,22 @@ def _program_version() -> str:
     return "unknown"
 
 
+def _is_pipe(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 def _open(path: str) -> int:
     try:
+        append = os.O_APPEND | os.O_CLOEXEC
         try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # Who could read a pipe as well would not hear that its reader has gone.
+            way = os.O_WRONLY if _is_pipe(path) else os.O_RDWR
+            fd = os.open(path, way | append | os.O_CREAT, 0o644)
         except PermissionError:
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            fd = os.open(path, os.O_WRONLY | append)
     except OSError as e:
         raise UsageError(f"--record {path}: {e.strerror}") from None
     try:
