@@ -14,6 +14,7 @@ from softsgx.sgx.enclave import EnclaveMemory
 __all__ = ["MemfdMemory", "Site", "decoy", "locked", "new_memory", "reader"]
 
 _SEALED = 0xF  # SEAL, SHRINK, GROW, WRITE
+_OF_ITS_SIZE = 7  # SEAL, SHRINK, GROW
 
 
 def decoy(secret: bool = True) -> int:
@@ -56,7 +57,7 @@ def new_memory(path: str) -> int:
     Of mode 0: a program that finds its name in /proc cannot open it, unless it has
     CAP_DAC_OVERRIDE.
     """
-    fd = os.memfd_create(path, os.MFD_CLOEXEC)
+    fd = os.memfd_create(path, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.fchmod(fd, 0)
     return fd
 
@@ -93,7 +94,9 @@ class Site:
 
 
 class MemfdMemory(EnclaveMemory):
-    """``fd`` is ours from now on; the file becomes ``size_bytes`` long, sparse.
+    """``fd`` is ours from now on; the file becomes ``size_bytes`` long, sparse, and stays so.
+
+    A truncate(2) opens nothing, so a guard does not see it.
 
     exits: how often the ENCLU at an offset stopped for EEXIT. sites: a `Site` each; `read` gives
     what was there.
@@ -103,6 +106,7 @@ class MemfdMemory(EnclaveMemory):
         self.exits: dict[int, int] = {}
         self.sites = {}
         os.ftruncate(fd, size_bytes)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _OF_ITS_SIZE)
         self.fd = fd
         self._map = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED)
         self.view = memoryview(self._map)

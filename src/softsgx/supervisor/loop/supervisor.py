@@ -70,6 +70,8 @@ class Supervisor:
         run.tracees[pid].signals = Dispositions(origin.ignored(FORCED))
         if run.options.front is not None:
             run.options.front.launched(pid)
+            if run.listener is not None:  # else descriptors are found in /proc
+                ptrace.prctl(bpf.PR_SET_DUMPABLE, 0)  # nobody's without CAP_SYS_PTRACE
         if run.options.gdb is not None:
             from softsgx.supervisor.debug.debugger import Debugger
 

@@ -96,9 +96,29 @@ def memory_fd(run: Run, file: EnclaveFile) -> int:
         return fd
     if file not in run.early_memory:
         fd = run.early_memory[file] = new_memory(file.path)
+        guard = _guard(run)
+        if guard is not None:
+            guard.keep(fd)
         s = os.fstat(fd)
         run.memories[s.st_dev, s.st_ino] = file, PathFile(file.path)
     return run.early_memory[file]
+
+
+def _guard(run: Run) -> Any:
+    """What says no to who opens an enclave's memory by its name, or None.
+
+    Where descriptors are given by that (`host.notify`), the processes have to be able to.
+    """
+    if run.guard is None and run.listener is not None:
+        from softsgx.host.guard import Guard
+
+        run.guard = Guard.begun() or False
+    return run.guard or None
+
+
+def _forget(run: Run, fd: int) -> None:
+    if run.guard:
+        run.guard.forget(fd)
 
 
 def collect(run: Run) -> None:
@@ -135,7 +155,9 @@ def collect(run: Run) -> None:
         for memory in [k for k, (whose, _) in run.memories.items() if whose is file]:
             del run.memories[memory]
         if file in run.early_memory:
-            os.close(run.early_memory.pop(file))
+            fd = run.early_memory.pop(file)
+            _forget(run, fd)
+            os.close(fd)
         if _enclave(file) and file.base_file is file:
             for process in processes:
                 process.native.drop(file)
@@ -143,6 +165,7 @@ def collect(run: Run) -> None:
                     process.table.forget(file.enclave)
             if file.enclave.created:
                 file.enclave.measurement.close()
+                _forget(run, file.enclave.memory.fd)
                 file.enclave.memory.close()
 
 

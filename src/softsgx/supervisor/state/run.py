@@ -42,33 +42,33 @@ class Run:
     """One program and everything that it starts.
 
     record: the recorder, or None. faults: those on purpose (`softsgx.faults`), or None. debugger:
-    what a client of GDB's protocol is served by (`supervisor.debug`), or None.
-    tracees: by tid; changed: those that came or went since `supervisor.loop.bystanders` was told,
-    or concern such, None where it has to be told of all. early: statuses of children of whom no
-    parent has told yet. killed: the process that was last ended from outside, or by another thread,
-    whose children may have none
-    to tell of them. regs: the registers of the thread that is dealt with, ``view`` of them as a
-    list; spare_regs: others, for a while. main_pid, main_status: of the program. sent_illegal:
-    whether a SIGILL came that was
-    no instruction's. tracer_told: whether a program that wants to trace was told what takes its
-    place. filtered: whether any process has a seccomp filter that is not ours; confined: whether it
-    is a program's of this run. untraced: the register that a thread's CLONE_UNTRACED was taken out
-    of, and the flags. userfaults: whose memory a userfaultfd is of, by its (st_dev, st_ino). rings:
-    whether any process has made a ring of io_uring. listener: what gives descriptors to processes.
-    aesm: what makes quotes, once it was asked. lsm: the security module. nodes: the device's, and
-    AESM's socket. paths, cpuid: what was learned of files. programs: how many exec has made.
-    execs: what prepares one again by compiled code (`programs.again`), None while nobody has asked,
-    False where nothing does.
+    what a client of GDB's protocol is served by (`supervisor.debug`), or None. tracees: by tid;
+    changed: those that came or went since `supervisor.loop.bystanders` was told, or concern such,
+    None where it has to be told of all. early: statuses of children of whom no parent has told yet.
+    killed: the process that was last ended from outside, or by another thread, whose children may
+    have none to tell of them. regs: the registers of the thread that is dealt with, ``view`` of
+    them as a list; spare_regs: others, for a while. main_pid, main_status: of the program.
+    sent_illegal: whether a SIGILL came that was no instruction's. tracer_told: whether a program
+    that wants to trace was told what takes its place. filtered: whether any process has a seccomp
+    filter that is not ours; confined: whether it is a program's of this run. untraced: the register
+    that a thread's CLONE_UNTRACED was taken out of, and the flags. userfaults: whose memory a
+    userfaultfd is of, by its (st_dev, st_ino). rings: whether any process has made a ring of
+    io_uring; beside: whether one would be beside enclaves; rings_told: that it is less than it was.
+    listener: what gives descriptors to processes. aesm: what makes quotes, once it was asked. lsm:
+    the security module. nodes: the device's, and AESM's socket. paths, cpuid: what was learned of
+    files. programs: how many exec has made. execs: what prepares one again by compiled code
+    (`programs.again`), None while nobody has asked, False where nothing does.
 
     short: whether enclaves may be entered without a stop.
 
     Of enclaves: files: the device's, by (st_dev, st_ino) of the descriptor that stands for one.
-    early_memory: fds of enclaves that are mapped before ECREATE. memories: the files that pages
-    are in, by (st_dev, st_ino): whose, and what a program has that finds one, a path alone.
+    early_memory: fds of enclaves that are mapped before ECREATE. memories: the files that pages are
+    in, by (st_dev, st_ino): whose, and what a program has that finds one, a path alone. guard: what
+    says no to who opens these, None while nobody has asked, False where the kernel asks nobody.
     pending: what the model did that processes do not feel yet. traced: processes whose signal
-    dispositions were asked for. noexec: the nodes lie on such a mount. allowed: real protections
-    of pages by (VMA's word, page's word). locks_due: when it may be asked again who has files
-    of the device, as time.monotonic_ns() tells it; mapped_due: and what processes map.
+    dispositions were asked for. noexec: the nodes lie on such a mount. allowed: real protections of
+    pages by (VMA's word, page's word). locks_due: when it may be asked again who has files of the
+    device, as time.monotonic_ns() tells it; mapped_due: and what processes map.
 
     series: a loader's pages that compiled code takes (`supervisor.calls.series`), or None. accepts:
     an enclave's leaves that it takes (`supervisor.inside.accepts`), or None. ahead: the one of them
@@ -106,7 +106,7 @@ class Run:
         self.listener: Listener | None = None
         self.aesm: AesmService | None = None
         self.filtered = self.confined = False
-        self.rings = False
+        self.rings = self.beside = self.rings_told = False
         self.untraced: dict[int, tuple[int, int]] = {}
         self.userfaults: dict[tuple[int, int], AddressSpace] = {}
         self.paths = Paths()
@@ -118,6 +118,7 @@ class Run:
         self.files: dict[tuple[int, int], Any] = {}
         self.early_memory: dict[Any, int] = {}
         self.memories: dict[tuple[int, int], tuple[EnclaveFile, PathFile]] = {}
+        self.guard: Any = None
         self.pending = Pending()
         self.allowed: dict[tuple[int, int], int] = {}
         self.traced: set[int] = set()
