@@ -355,9 +355,9 @@ def test_the_filter_lets_the_codes_calls_pass_and_no_other() -> None:
     assert filtered(program, nr.NR_symlink, base + code.place_of(0) + code.ends[0]) == bpf.TRACE
 
 
-def filtered(program: bytes, call: int, ip: int, *args: int) -> int:
+def filtered(program: bytes, call: int, ip: int, *args: int, arch: int = bpf.X86_64) -> int:
     """What a filter says of a call (a BPF of the few instructions in use)."""
-    data = struct.pack("<IIQ6Q", call, bpf.X86_64, ip, *args, *(6 - len(args)) * (0,))
+    data = struct.pack("<IIQ6Q", call, arch, ip, *args, *(6 - len(args)) * (0,))
     at, a = 0, 0
     while True:
         op, yes, no, k = struct.unpack_from("<HBBI", program, 8 * at)

@@ -11,9 +11,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from softsgx.host import pathcode
-from softsgx.host.bpf import TRACE
-from softsgx.host.bpfprogram import AND, JA, JEQ, JSET, LD, RET, arg, by_x86_64, looked
-from softsgx.host.spared import LED
+from softsgx.host.bpf import ALLOW, I386, TRACE, X86_64
+from softsgx.host.bpfprogram import (
+    AND,
+    ARCH,
+    JA,
+    JEQ,
+    JGE,
+    JSET,
+    LD,
+    NR,
+    RET,
+    Program,
+    arg,
+    by_x86_64,
+    looked,
+)  # fmt: skip
+from softsgx.host.spared import FOREIGN, LED
+from softsgx.uapi import i386, x32
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.fs import (
     F_ADD_SEALS,
@@ -59,9 +74,11 @@ def fd_program(
 
     calls: others than that, each with its arguments that may be the fd; it stops if it has none.
     spared: calls that need no stop; of ioctl and fcntl few commands do then, and mappings of other
-    descriptors do not. places: as `pathcode.passing` has them, where `LED` is among those.
+    descriptors do not; without `FOREIGN` it is no device's, and other numberings' calls that read,
+    write or duplicate it stop, too. places: as `pathcode.passing` has them, where `LED` is among
+    those.
     """
-    p = by_x86_64()
+    p = by_x86_64() if FOREIGN in spared or calls else _by_any(fd)
     kinds = calls or fd_calls()
     wanted = {n: f"fd {indices}" if indices else "trace" for n, indices in kinds.items()}
     if LED in spared and places:
@@ -116,6 +133,37 @@ def fd_program(
         p.op(JA, 0, "allow")
     p.ends()
     return p.assemble()
+
+
+def _by_any(fd: int) -> Program:
+    """A program of the same calls, before which i386's on the fd, and x32's, are looked at."""
+    p = Program()
+    p.op(LD, ARCH)
+    p.op(JEQ, X86_64, "x86-64")
+    p.op(JEQ, I386, "i386", "other")
+    p.label("i386")
+    p.op(LD, NR)
+    for number in i386.ON_MEMORY:
+        p.op(JEQ, number, "other fd")
+    p.op(RET, ALLOW)
+    p.label("x86-64")
+    p.op(LD, NR)
+    p.op(JGE, nr.X32_BIT, "x32", "number")
+    p.label("x32")
+    p.op(AND, nr.X32_BIT - 1)
+    for number in x32.ON_MEMORY:
+        p.op(JEQ, number, "other fd")
+    p.label("other")
+    p.op(RET, ALLOW)
+    p.label("other fd")
+    p.op(LD, arg(0))
+    p.op(JEQ, fd, "other traced", "other allowed")
+    p.label("other traced")
+    p.op(RET, TRACE)
+    p.label("other allowed")
+    p.op(RET, ALLOW)
+    p.label("number")
+    return p
 
 
 def fd_calls() -> dict[int, tuple[int, ...]]:

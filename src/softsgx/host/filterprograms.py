@@ -50,8 +50,9 @@ from softsgx.host.bpfprogram import (
     less,
     looked,
 )  # fmt: skip
-from softsgx.uapi import i386
+from softsgx.uapi import i386, x32
 from softsgx.uapi import syscalls as nr
+from softsgx.uapi.io_uring import IORING_REGISTER_RING_FDS, IORING_REGISTER_USE_REGISTERED_RING
 from softsgx.uapi.sched import CLONE_UNTRACED
 from softsgx.uapi.sockets import AESM_SOCKET, SUN_PATH, SUN_PATH_SIZE
 from softsgx.uapi.syscalls import SYSCALLS
@@ -88,6 +89,7 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
         wanted[nr.NR_personality] = "trace"
     wanted[nr.NR_arch_prctl] = "arch_prctl"
     wanted |= {nr.NR_clone: "clone", nr.NR_userfaultfd: "trace", nr.NR_io_uring_setup: "trace"}
+    wanted[nr.NR_io_uring_register] = "register"
     p.op(LD, ARCH)
     p.op(JEQ, X86_64, "number")
     p.op(JEQ, I386, "i386")
@@ -95,10 +97,7 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.label("i386")
     p.op(LD, NR)
     p.op(JEQ, i386.NR_clone, "i386 clone")
-    for number in (
-        i386.NR_pidfd_getfd, i386.NR_process_vm_readv, i386.NR_process_vm_writev,
-        i386.NR_userfaultfd, i386.NR_seccomp, i386.NR_prctl, i386.NR_io_uring_setup,
-    ):  # fmt: skip
+    for number in i386.LOOKED_AT:
         p.op(JEQ, number, "i386 traced")
     p.op(JEQ, i386.NR_ioctl, "i386 ioctl")
     p.op(RET, ALLOW)
@@ -117,7 +116,14 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.op(LD, NR)
     p.by_number(wanted, "unknown")
     p.label("unknown")
-    p.op(JGE, nr.X32_BIT, "allow", "trace")
+    p.op(JGE, nr.X32_BIT, "x32", "trace")
+    p.label("x32")
+    p.op(AND, nr.X32_BIT - 1)
+    p.op(JEQ, nr.NR_clone, "clone")
+    p.op(JEQ, x32.NR_ioctl, "ioctl")
+    for number in x32.LOOKED_AT:
+        p.op(JEQ, number, "trace")
+    p.op(RET, ALLOW)
     p.label("clone")  # with CLONE_UNTRACED nobody would hear of what the child does
     p.op(LD, arg(0))
     p.op(JSET, CLONE_UNTRACED, "trace", "allow")
@@ -188,6 +194,10 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     for option in (PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_SYSCALL_USER_DISPATCH):
         p.op(JEQ, option, "trace")
     p.op(JEQ, PR_SET_SECCOMP, "trace", "allow")
+    p.label("register")  # what finds a ring again that has no descriptor
+    p.op(LD, arg(1))
+    p.op(AND, ~IORING_REGISTER_USE_REGISTERED_RING & 0xFFFFFFFF)
+    p.op(JEQ, IORING_REGISTER_RING_FDS, "trace", "allow")
     p.label("shmat")
     p.op(LD, arg(2))
     p.op(JSET, 0o40000, "trace", "allow")  # SHM_REMAP

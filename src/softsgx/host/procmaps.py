@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Mapping", "Told", "auxv", "count", "covering", "executable", "is_memory", "maps", "parse_maps",
-    "query", "smaps_field", "smaps_vmflags",
+    "query", "smaps_field", "smaps_vmflags", "starts_with_flag",
 ]  # fmt: skip
 
 # Large enough that the maps of most processes come in few reads (the kernel gives at most a
@@ -202,6 +202,18 @@ def smaps_vmflags(pid: int, addr: int) -> frozenset[str] | None:
     """
     found = smaps_field(pid, addr, b"VmFlags:")
     return None if found is None else frozenset(found.decode("ascii").split())
+
+
+def starts_with_flag(pid: int, flag: str) -> set[int]:
+    """Where the VMAs begin that have one of the VmFlags."""
+    found, start, wanted = set(), 0, flag.encode()
+    with open(f"/proc/{pid}/smaps", "rb") as file:
+        for line in file:
+            if line[:1] in b"0123456789abcdef":
+                start = int(line.partition(b"-")[0], 16)
+            elif line.startswith(b"VmFlags:") and wanted in line.split():
+                found.add(start)
+    return found
 
 
 def smaps_field(pid: int, addr: int, name: bytes) -> bytes | None:

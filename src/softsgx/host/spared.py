@@ -16,10 +16,13 @@ from softsgx.host import ptrace
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.syscalls import SYSCALLS
 
-__all__ = ["LED", "spared"]
+__all__ = ["FOREIGN", "LED", "spared"]
 
 LED = -1
 """In the place of a number: calls pass where the code for paths makes them (`host.pathcode`)."""
+
+FOREIGN = -2
+"""The same: calls by i386's and x32's numberings need no stop."""
 
 _BYTE = bytearray(1)
 _O_DIRECT = os.O_DIRECT

@@ -135,11 +135,10 @@ def _listed(run: Run, tracee: Tracee) -> Any:
     return paths.hurry_descriptor(run, tracee) if value is None else value
 
 
-def _ptrace(run: Run, tracee: Tracee) -> None:
-    """A tracer among the programs."""
-    from softsgx.supervisor.calls.tracing import tried
+def _takes_i386(run: Run, tracee: Tracee) -> Any:
+    from softsgx.supervisor.calls import foreign
 
-    tried(run, tracee)
+    return foreign.I386[run.view[ORIG_RAX]](run, tracee)
 
 
 HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
@@ -150,7 +149,6 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
 """By number: what the table of all handlers takes from here."""
 HANDLERS[nr.NR_connect] = sockets.connect
 HANDLERS[nr.NR_seccomp], HANDLERS[nr.NR_prctl] = _filter, _prctl(RDI, RSI)
-HANDLERS[nr.NR_ptrace] = _ptrace
 HANDLERS[nr.NR_mmap] = _mmap
 HANDLERS[nr.NR_mprotect] = HANDLERS[nr.NR_pkey_mprotect] = HANDLERS[nr.NR_mremap] = _change
 HANDLERS[nr.NR_personality] = _personality
@@ -161,6 +159,7 @@ HANDLERS[nr.NR_getdents] = HANDLERS[nr.NR_getdents64] = _listed
 
 I386: dict[int, Callable[[Run, Tracee], Any]] = {
     **others.I386,
+    **dict.fromkeys(i386.TAKES, _takes_i386),
     i386.NR_seccomp: _filter,
     i386.NR_prctl: _prctl(RBX, RCX),
 }
@@ -171,6 +170,10 @@ def answer(run: Run, tracee: Tracee) -> Any:
     """A call at its seccomp stop: the value for RAX, None to let it run, or DONE."""
     call = run.view[ORIG_RAX]
     handler = HANDLERS.get(call)
+    if call & nr.X32_BIT:
+        from softsgx.supervisor.calls import foreign
+
+        return foreign.by_x32(run, tracee, HANDLERS)
     if call in I386 and ptrace.syscall_info(tracee.tid)[1] != bpf.X86_64:
         handler = I386[call]
     return None if handler is None else handler(run, tracee)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from softsgx.host import ptrace
+from softsgx.host.status import status_of
+from softsgx.supervisor.calls.roots import as_ours, as_seen, is_our_memory
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
@@ -19,21 +22,107 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["ATTRIBUTES", "as_theirs", "attribute", "link_text", "memory", "of_ours"]
+__all__ = ["ATTRIBUTES", "as_theirs", "attribute", "had", "link_text", "of_tracee"]
 
 ATTRIBUTES = frozenset((b"current", b"prev", b"exec", b"fscreate", b"keycreate", b"sockcreate"))
 """The last names of paths in /proc/PID/attr, which matter under a security module."""
 
+_HEX = b"0123456789abcdef-"  # names in /proc/PID/fd and map_files, and the former
 _MOST_LINKS = 40  # Linux MAXSYMLINKS
+_PROC_ROOT = 1  # Linux PROC_ROOT_INO
+_SELVES = (b"self", b"thread-self")
 
 
-def of_ours(path: bytes) -> bool:
-    """Whether a file lies among softsgx's own in /proc: memory and descriptors are nobody's.
+def _of_ours(path: bytes) -> bool:
+    """Whether a file lies among softsgx's own in /proc.
 
     path: as one of ours. A link there leads to what it is, so its folder says it.
     """
     where = os.path.realpath(os.path.dirname(path))
     return where.startswith(b"/proc/%d/" % os.getpid()) or where == b"/proc/%d" % os.getpid()
+
+
+def of_tracee(tracee: Tracee, path: bytes) -> bytes:
+    """A path of ours that a tracee gave, which through ``self`` would lead to ours."""
+    return as_theirs(tracee, path) if _of_ours(path) else path
+
+
+def had(run: Run, tracee: Tracee, dirfd: int, raw: bytes, *, opens: bool) -> Any:
+    """A call by which a file can be had, now or later, by its name: -EACCES, DONE, or None.
+
+    Softsgx's own memory, descriptors and mappings are nobody's, nor are the folders of these.
+    opens: it opens the file, and that of a process's memory is watched from then on.
+    """
+    last = raw[raw.rfind(b"/") + 1 :]
+    if last not in (b"mem", b"map_files") and last.strip(_HEX):
+        return None
+    if _own(tracee, dirfd, raw):
+        return -errno.EACCES
+    return _memory(run, tracee) if opens and last == b"mem" else None
+
+
+def _own(tracee: Tracee, dirfd: int, raw: bytes) -> bool:
+    """Whether such a name is that of softsgx's own, by whatever mount of whatever proc."""
+    folder, last = _walked(tracee, dirfd, raw)
+    if last == b"mem":
+        return is_our_memory(folder + b"mem")
+    # Such a folder is mounted nowhere else (`paths`), so it lies in that of its process.
+    return is_our_memory(folder + b"mem") or is_our_memory(folder + b"../mem")
+
+
+def _walked(tracee: Tracee, dirfd: int, raw: bytes) -> tuple[bytes, bytes]:
+    """The folder of a path, as one of ours that ends with a slash, and the last name.
+
+    With the links, root and mounts that a tracee finds on its way; its number for a ``self``. What
+    /proc leads to by more than a text (its cwd, root and fd) stays a link.
+    """
+    before, _, last = raw.rpartition(b"/")
+    root = done = as_seen(tracee, dirfd, b"/")[:-1]
+    if not raw.startswith(b"/"):
+        done = as_ours(tracee, dirfd, b"")[:-1]
+    rest, links = before.split(b"/"), 0
+    while rest:
+        name = rest.pop(0)
+        if name in (b"", b"."):
+            continue
+        number = _number_for(tracee, done, name) if name in _SELVES else None
+        at = done + b"/" + (number or name)
+        try:
+            text = b"" if number or name == b".." or not _is_text(at) else os.readlink(at)
+        except (OSError, ValueError):
+            text = b""
+        links += bool(text)
+        if not text or links > _MOST_LINKS:
+            done = at
+            continue
+        done = root if text.startswith(b"/") else done
+        rest[:0] = text.split(b"/")
+    return done + b"/", last
+
+
+def _is_text(at: bytes) -> bool:
+    """Whether a file is a symbolic link that is no more than a text: those that are have no size
+    (proc_pid_link_inode_operations).
+    """
+    s = os.lstat(at)
+    return stat.S_ISLNK(s.st_mode) and s.st_size > 0
+
+
+def _number_for(tracee: Tracee, folder: bytes, name: bytes) -> bytes | None:
+    """What ``self`` or ``thread-self`` is to a tracee, if a folder is that of a proc."""
+    try:
+        if os.stat(folder or b"/").st_ino != _PROC_ROOT:
+            return None
+        level = _numbers(os.getpid()).index(os.readlink(folder + b"/self"))
+        tgid = _numbers(tracee.tgid)[level]
+        return tgid if name == b"self" else tgid + b"/task/" + _numbers(tracee.tid)[level]
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _numbers(tid: int) -> list[bytes]:
+    """A thread's in its pid namespaces, the outermost first."""
+    return status_of(tid).get(b"NSpid", b"").split()
 
 
 def as_theirs(tracee: Tracee, path: bytes) -> bytes:
@@ -66,10 +155,10 @@ def as_theirs(tracee: Tracee, path: bytes) -> bytes:
     return os.path.join(done, last)
 
 
-def memory(run: Run, tracee: Tracee) -> Any:
+def _memory(run: Run, tracee: Tracee) -> Any:
     """The open of /proc/PID/mem: what is done to the descriptor may concern an enclave.
 
-    It is not softsgx's own (`of_ours`).
+    It is not softsgx's own (`_own`).
     """
     Remote.step(tracee.tid)  # to the exit: the entry comes before seccomp
     run.regs.load(tracee.tid)

@@ -18,7 +18,7 @@ from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped.waits import take_all
 from softsgx.uapi import i386
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import RBX, RDI
+from softsgx.uapi.regs import ORIG_RAX, RBX, RCX, RDI, RSI
 from softsgx.uapi.sched import CLONE_UNTRACED
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["HANDLERS", "I386", "named", "of_pidfd"]
+__all__ = ["HANDLERS", "I386", "named", "of_pidfd", "ptrace", "vm_unread"]
 
 _LOW = 0xFFFFFFFF
 
@@ -80,14 +80,31 @@ def _vm(register: int) -> Callable[[Run, Tracee], Any]:
     return handle
 
 
-def _vm_i386(run: Run, tracee: Tracee) -> Any:
-    """The same of 32-bit calls, whose iovecs nobody here reads: no process with enclaves."""
-    pid = run.view[RBX] & _LOW
-    if _ours(run, pid):
-        return -errno.EPERM
-    found = named(run, tracee, pid) if run.opened else None
-    process = None if found is None else found.space.sgx
-    return -errno.ENOSYS if process is not None and len(process.mm) else None
+def vm_unread(register: int) -> Callable[[Run, Tracee], Any]:
+    """What looks at process_vm_readv(2) and its kin. register: of the process."""
+
+    def handle(run: Run, tracee: Tracee) -> Any:
+        """The same of calls whose iovecs nobody here reads, i386's: no process with enclaves."""
+        pid = run.view[register] & _LOW
+        if _ours(run, pid):
+            return -errno.EPERM
+        found = named(run, tracee, pid) if run.opened else None
+        process = None if found is None else found.space.sgx
+        return -errno.ENOSYS if process is not None and len(process.mm) else None
+
+    return handle
+
+
+def ptrace(request: int, tid: int) -> Callable[[Run, Tracee], Any]:
+    """What looks at who traces whom. By the registers of the first arguments."""
+
+    def handle(run: Run, tracee: Tracee) -> Any:
+        """A tracer among the programs: not of softsgx's threads."""
+        from softsgx.supervisor.calls.tracing import tried
+
+        return tried(run, tracee, run.view[request], run.view[tid] & _LOW)
+
+    return handle
 
 
 def _clone(register: int) -> Callable[[Run, Tracee], Any]:
@@ -104,16 +121,17 @@ def _clone(register: int) -> Callable[[Run, Tracee], Any]:
     return handle
 
 
-def _io_uring_setup(run: Run, tracee: Tracee) -> Any:
-    """What a ring does no filter sees: none is begun where an enclave is mapped.
+def _ring(run: Run, tracee: Tracee) -> Any:
+    """What concerns a ring of io_uring, which few programs have."""
+    from softsgx.supervisor.calls import rings
 
-    One that there is makes calls in a process of its choice, by threads that are not traced.
-    """
-    process = tracee.space.sgx
-    if process is not None and len(process.mm):
-        return -errno.EPERM
-    run.rings = True
-    return None
+    return rings.HANDLERS[run.view[ORIG_RAX]](run, tracee)
+
+
+def _ring_i386(run: Run, tracee: Tracee) -> Any:
+    from softsgx.supervisor.calls import rings
+
+    return rings.made_otherwise(run, tracee)
 
 
 def _clone3(run: Run, tracee: Tracee) -> Any:  # noqa: ARG001
@@ -152,11 +170,12 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_arch_prctl: _arch_prctl,
     nr.NR_clone: _clone(RDI),
     nr.NR_clone3: _clone3,
+    **dict.fromkeys((nr.NR_io_uring_setup, nr.NR_io_uring_register), _ring),
     **userfault.HANDLERS,
-    nr.NR_io_uring_setup: _io_uring_setup,
     nr.NR_pidfd_getfd: _pidfd_getfd(RDI),
     nr.NR_process_vm_readv: _vm(RDI),
     nr.NR_process_vm_writev: _vm(RDI),
+    nr.NR_ptrace: ptrace(RDI, RSI),
     nr.NR_wait4: _wait,
     nr.NR_waitid: _wait,
 }
@@ -165,10 +184,11 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
 I386: dict[int, Callable[[Run, Tracee], Any]] = {
     i386.NR_clone: _clone(RBX),
     i386.NR_clone3: _clone3,
+    i386.NR_io_uring_setup: _ring_i386,
     **userfault.I386,
-    i386.NR_io_uring_setup: _io_uring_setup,
     i386.NR_pidfd_getfd: _pidfd_getfd(RBX),
-    i386.NR_process_vm_readv: _vm_i386,
-    i386.NR_process_vm_writev: _vm_i386,
+    i386.NR_process_vm_readv: vm_unread(RBX),
+    i386.NR_process_vm_writev: vm_unread(RBX),
+    i386.NR_ptrace: ptrace(RBX, RCX),
 }
 """By i386's number."""

@@ -46,6 +46,7 @@ _O_CLOEXEC, _O_DIRECTORY, _O_CREAT, _O_EXCL = 0o2000000, 0o200000, 0o100, 0o200
 _O_NOFOLLOW, _O_TRUNC, _O_WRONLY = 0o400000, 0o1000, 1
 _O_PATH, _FLAGS_KEPT, _F_SETFL = 0o10000000, 0o6000, 4  # O_APPEND, O_NONBLOCK
 _OPENS = (nr.NR_open, nr.NR_openat, nr.NR_openat2, nr.NR_creat)
+_TAKES = (*_OPENS, nr.NR_open_tree, nr.NR_open_tree_attr, nr.NR_mount)
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)
 _STAT = _AT_SYMLINK_NOFOLLOW | 0x800 | _AT_EMPTY_PATH | 0x6000  # NO_AUTOMOUNT, STATX_SYNC_TYPE
 _PLAIN = _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH
@@ -71,7 +72,6 @@ _NO_LINKS = (b".", b"..")  # by their names
 _NO_NAME = (b"", b".")
 _LAST = frozenset((b"stdin", b"stdout", b"stderr"))
 _MAGIC = (nr.NR_readlink, nr.NR_readlinkat)
-_HEX = b"0123456789abcdef-"  # names in /proc/PID/fd and map_files
 _DECOYS = (b"/secretmem", b"/memfd:softsgx", b"/memfd:/dev/sgx")  # as /proc shows them
 _CREATES = frozenset(
     (
@@ -267,13 +267,10 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
         file = _magic_link(run, tracee, dirfd, raw)
         if file is not None:
             return magic.link_text(tracee, view, call, file)
+    last = raw[raw.rfind(b"/") + 1 :]
+    if (value := _had(run, tracee, call, dirfd, raw)) is not None:
+        return value
     if call in _OPENS:
-        last = raw[raw.rfind(b"/") + 1 :]
-        if last == b"mem" or not last.strip(_HEX):
-            if magic.of_ours(_of_tracee(tracee, dirfd, raw)):
-                return -errno.EACCES
-            if last == b"mem":
-                return magic.memory(run, tracee)
         if last in magic.ATTRIBUTES and run.lsm is not None:
             flags = _flags(run, tracee, call)
             return magic.attribute(run, tracee, _of_tracee(tracee, dirfd, raw), flags)
@@ -301,6 +298,10 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
     return _through_links(run, tracee, call, dirfd, raw) if follows else None
 
 
+def _had(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any:
+    return magic.had(run, tracee, dirfd, raw, opens=call in _OPENS) if call in _TAKES else None
+
+
 def _through_links(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any:
     """The device that links lead to, an answer, or None."""
     allowed = True
@@ -317,16 +318,13 @@ def _through_links(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) 
         if run.opened and link.startswith(_DECOYS):
             file = _magic_link(run, tracee, dirfd, raw) if allowed else None
             return None if file is None else str(file.path)
-        if link.startswith(b"/proc/") and call in _OPENS:
-            if magic.of_ours(_of_tracee(tracee, dirfd, link)):
-                return -errno.EACCES
-            if link.endswith(b"/mem"):
-                return magic.memory(run, tracee)
-            if link[link.rfind(b"/") + 1 :] in magic.ATTRIBUTES and run.lsm is not None:
-                flags = _flags(run, tracee, call)
-                return magic.attribute(run, tracee, _of_tracee(tracee, dirfd, link), flags)
-        raw = os.path.join(os.path.dirname(raw), link)
-        if link[link.rfind(b"/") + 1 :] in run.nodes.names:
+        last, raw = link[link.rfind(b"/") + 1 :], os.path.join(os.path.dirname(raw), link)
+        if (value := _had(run, tracee, call, dirfd, raw)) is not None:
+            return value
+        if call in _OPENS and run.lsm is not None and last in magic.ATTRIBUTES:
+            flags = _flags(run, tracee, call)
+            return magic.attribute(run, tracee, _of_tracee(tracee, dirfd, raw), flags)
+        if last in run.nodes.names:
             pathcalls.look_for_links(run)
             return resolve(run, tracee, dirfd, raw)
     return None
@@ -365,8 +363,7 @@ def _lists(run: Run, tracee: Tracee, dirfd: int, raw: bytes, last: bytes) -> boo
 
 def _of_tracee(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
     """A path of ours to what a path in /proc means to the tracee."""
-    path = as_ours(tracee, dirfd, raw)
-    return magic.as_theirs(tracee, path) if magic.of_ours(path) else path
+    return magic.of_tracee(tracee, as_ours(tracee, dirfd, raw))
 
 
 def _magic_link(run: Run, tracee: Tracee, dirfd: int, raw: bytes) -> Any:
@@ -421,10 +418,13 @@ def _open(run: Run, tracee: Tracee, call: int, node: Node) -> Any:
         mask = (fmode & 1) << 2 | fmode & 2 if flags & 3 != 3 else 6
         if not node.permits(Creds(tracee.tid), mask):
             return -errno.EACCES
+    from softsgx.supervisor.calls.rings import in_the_way
     from softsgx.supervisor.effects.descriptors import install_fd
     from softsgx.supervisor.state.device import open_device
     from softsgx.supervisor.state.enclaves import open_node
 
+    if in_the_way(run, tracee):
+        return -errno.EPERM
     open_device(run)
     file, error = open_node(run, tracee, node.path, fmode, path_only=path_only)
     if error:

@@ -31,7 +31,7 @@ from softsgx.uapi.regs import ORIG_RAX, R8, R10, RBX, RDI, RDX, RSI
 
 __all__ = [
     "HANDLERS", "I386", "READS", "WRITES", "advanced", "enclave_at", "flags_of", "iovecs",
-    "mem_call", "moved", "transfer_of",
+    "mem_call", "moved", "pidfd_getfd", "position_of", "target_of", "transfer_of",
 ]  # fmt: skip
 
 _LOW = 0xFFFFFFFF
@@ -78,7 +78,7 @@ def mem_call(run: Run, tracee: Tracee, call: int) -> Any:
     if call not in READS and call not in WRITES:
         return None
     fd = view[RDI] & _LOW
-    target = _target(run, tracee, fd)
+    target = target_of(run, tracee, fd)
     if target is None:
         return None
     asked = transfer_of(run, tracee, call)
@@ -99,8 +99,8 @@ def mem_call(run: Run, tracee: Tracee, call: int) -> Any:
     return advanced(run, tracee, fd, start, done) if own_position else done
 
 
-def _target(run: Run, tracee: Tracee, fd: int) -> Any:
-    """The process with enclaves whose memory a descriptor is, or None."""
+def target_of(run: Run, tracee: Tracee, fd: int) -> Any:
+    """The process with enclaves whose /proc/PID/mem a thread's descriptor is, or None."""
     if not is_memory(tracee.tid, fd):
         return None
     try:
@@ -146,7 +146,7 @@ def transfer_of(
     own = call in _OWN_POSITION or (
         call in (nr.NR_preadv2, nr.NR_pwritev2) and view[R10] == (1 << 64) - 1
     )
-    return parts, _position(tracee, view[RDI] & _LOW) if own else view[R10], own
+    return parts, position_of(tracee, view[RDI] & _LOW) if own else view[R10], own
 
 
 def moved(parts: list[tuple[int, int]], move: Callable[[int, int, int], int]) -> int:
@@ -181,7 +181,8 @@ def flags_of(tracee: Tracee, fd: int) -> int:
         return int(info.read().split(b"flags:")[1].split()[0], 8)
 
 
-def _position(tracee: Tracee, fd: int) -> int:
+def position_of(tracee: Tracee, fd: int) -> int:
+    """Where a thread's descriptor stands. Raises OSError if there is none."""
     with open(f"/proc/{tracee.tid}/fdinfo/{fd}", "rb") as info:
         return int(info.readline().split()[1])
 
@@ -308,7 +309,9 @@ def _peek(look: Callable[[Run, Tracee], Any]) -> Callable[[Run, Tracee], Any]:
     return handle
 
 
-def _pidfd_getfd(register: int) -> Callable[[Run, Tracee], Any]:
+def pidfd_getfd(register: int) -> Callable[[Run, Tracee], Any]:
+    """What watches a descriptor that is taken of another process. register: of the pidfd."""
+
     def handle(run: Run, tracee: Tracee) -> Any:
         """A descriptor of another process's.
 
@@ -373,7 +376,7 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_process_vm_writev: _peek(_vm),
     nr.NR_vmsplice: _peek(_vmsplice),
     nr.NR_io_uring_register: _peek(_io_uring_register),
-    nr.NR_pidfd_getfd: _pidfd_getfd(RDI),
+    nr.NR_pidfd_getfd: pidfd_getfd(RDI),
     nr.NR_futex: _peek(_futex),
     nr.NR_futex_wake: _peek(_futex2),
     nr.NR_futex_wait: _peek(_futex2),
@@ -382,5 +385,5 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
 }
 """By number: what the table of all handlers takes from here."""
 
-I386: dict[int, Callable[[Run, Tracee], Any]] = {i386.NR_pidfd_getfd: _pidfd_getfd(RBX)}
+I386: dict[int, Callable[[Run, Tracee], Any]] = {i386.NR_pidfd_getfd: pidfd_getfd(RBX)}
 """By i386's number, for those that `others` lets pass."""

@@ -1,14 +1,21 @@
-"""A tracee's paths as ones of ours: it may have another root, and other mounts."""
+"""A tracee's paths as ones of ours: it may have another root, and other mounts.
+
+And what is ours, whatever its name.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
 
+from softsgx.host.foreign import addressof, create_string_buffer
 from softsgx.supervisor.state.tracee import Tracee
 
-__all__ = ["as_ours", "as_seen"]
+__all__ = ["as_ours", "as_seen", "is_our_memory"]
 
 _AT_FDCWD = (1 << 32) - 100
+_COOKIE = os.urandom(16)
+_cookie_at = addressof(_kept := create_string_buffer(_COOKIE, len(_COOKIE)))
 
 
 def as_ours(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
@@ -35,3 +42,20 @@ def as_seen(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
     if raw.startswith(b"/") and _has_other_root(tracee):
         return b"/proc/%d/root" % tracee.tid + path
     return path
+
+
+def is_our_memory(path: bytes) -> bool:
+    """Whether a file gives what lies at an address of ours, which is drawn by chance."""
+    try:
+        s = os.stat(path)
+        if not stat.S_ISREG(s.st_mode) or s.st_size or os.major(s.st_dev):
+            return False  # none of proc's
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        return False
+    try:
+        return os.pread(fd, len(_COOKIE), _cookie_at) == _COOKIE
+    except (OSError, OverflowError):
+        return False
+    finally:
+        os.close(fd)

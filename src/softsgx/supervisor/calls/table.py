@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from softsgx.host import bpf, ptrace
 from softsgx.supervisor.calls import early, files, mmap, numa, others, peeks, unknown
+from softsgx.supervisor.calls import foreign as foreign_
 from softsgx.supervisor.inside.enter import syscall_inside
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -63,15 +64,18 @@ def answer(run: Run, tracee: Tracee) -> Any:
     call = run.view[ORIG_RAX]
     known = call in SYSCALLS
     # Not by the filter's message: of a filter of the program's own, the latest one's would count.
-    foreign = (tracee.space.ranges or call in early.I386) and (
+    space = tracee.space
+    foreign = (space.ranges or space.mem_fds or call in early.I386) and (
         ptrace.syscall_info(tracee.tid)[1] != bpf.X86_64
     )
     if not known or foreign:
         value = unknown.handle(run, tracee, call, bool(foreign or call & nr.X32_BIT))
-        if value is None and foreign and call in early.I386:
-            value = early.I386[call](run, tracee)
-            if value is None and call in peeks.I386:
-                value = peeks.I386[call](run, tracee)
+        if value is None and foreign:
+            for kind in (early.I386, peeks.I386, foreign_.I386_ON_MEMORY):
+                if value is None and call in kind:
+                    value = kind[call](run, tracee)
+        elif value is None and call & nr.X32_BIT:
+            value = foreign_.by_x32(run, tracee, early.HANDLERS)
         return value
     for handler in HANDLERS.get(call, ()):
         value = handler(run, tracee)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["HANDLERS", "I386"]
+__all__ = ["HANDLERS", "I386", "ioctl"]
 
 _LOW, _PAGE = 0xFFFFFFFF, 4096
 _ROOM = (3, 0x22, -1, 0)  # PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS
@@ -60,7 +60,9 @@ def _made(flags: int) -> Callable[[Run, Tracee], Any]:
     return handle
 
 
-def _ioctl(fd: int, cmd: int, arg: int) -> Callable[[Run, Tracee], Any]:
+def ioctl(fd: int, cmd: int, arg: int) -> Callable[[Run, Tracee], Any]:
+    """What looks at the commands of userfaultfds. By the registers of the arguments."""
+
     def handle(run: Run, tracee: Tracee) -> Any:
         """The same by /dev/userfaultfd; and what is registered."""
         asked = run.view[cmd] & _LOW
@@ -142,13 +144,13 @@ def _registered(run: Run, tracee: Tracee, fd: int, arg: int, mapped: list[Any]) 
 
 
 HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
-    nr.NR_ioctl: _ioctl(RDI, RSI, RDX),
+    nr.NR_ioctl: ioctl(RDI, RSI, RDX),
     nr.NR_userfaultfd: _made(RDI),
 }
 """By number: what the table of all handlers takes from here."""
 
 I386: dict[int, Callable[[Run, Tracee], Any]] = {
-    i386.NR_ioctl: _ioctl(RBX, RCX, RDX),
+    i386.NR_ioctl: ioctl(RBX, RCX, RDX),
     i386.NR_userfaultfd: _made(RBX),
 }
 """By i386's number."""

@@ -18,6 +18,7 @@ from softsgx.device.files import EnclaveFile
 from softsgx.errors import InternalError, UnsupportedError
 from softsgx.host import signals
 from softsgx.host.memfd import reader
+from softsgx.host.procmaps import Mapping
 from softsgx.law.rule import At
 from softsgx.mm.vma import Vma
 from softsgx.model.effect import Advise, Map, Move, Protect, Unmap
@@ -40,6 +41,7 @@ __all__ = [
     "carry_out",
     "differs",
     "enclave_of",
+    "map_as_it_is",
     "map_vma",
     "native",
     "protect",
@@ -178,6 +180,20 @@ def _map_again(
     0 or -errno.
     """
     start, length = file.enclave.base + (first << 12), last - first << 12
+    return _map(run, process, call, file, start, length, mask, first << 12)
+
+
+def map_as_it_is(
+    run: Run, process: HostProcess, call: Remote, file: EnclaveFile, m: Mapping
+) -> int:
+    """A real mapping made anew, with what `_memory` says of its protection: 0 or -errno."""
+    return _map(run, process, call, file, m.start, m.end - m.start, m.prot, m.offset)
+
+
+def _map(
+    run: Run, process: HostProcess, call: Remote, file: EnclaveFile,
+    start: int, length: int, mask: int, offset: int,
+) -> int:  # fmt: skip
     apart = Apart(call)
     with apart as own:
         if own is None:
@@ -186,7 +202,7 @@ def _map_again(
             fd = own.give(memory, cloexec=True, spare=True)
         if fd < 0:
             return fd
-        error = min(own(nr.NR_mmap, start, length, mask, _SHARED_FIXED, fd, first << 12), 0)
+        error = min(own(nr.NR_mmap, start, length, mask, _SHARED_FIXED, fd, offset), 0)
         own(nr.NR_close, fd)
     if not error:
         for row in newmapping.told(process, start, start + length):

@@ -157,15 +157,20 @@ def _reconcile(run: Run, parent: Tracee, new: Tracee) -> None:
     process = parent.space.sgx
     if process is None:
         return
+    from contextlib import suppress
+
+    if run.rings:
+        from softsgx.supervisor.effects.shielded import shield
+
+        with suppress(FileNotFoundError, ProcessLookupError):  # it is dead already
+            shield(run, new.space.sgx)
     others = run.device.processes.difference((process, new.space.sgx))
     shared = any(other.native.shares(process.native) for other in others)
     if not parent.space.threaded and not shared:
         return
-    from contextlib import suppress
-
     from softsgx.supervisor.effects.born import reconcile
 
-    with suppress(FileNotFoundError, ProcessLookupError):  # it is dead already
+    with suppress(FileNotFoundError, ProcessLookupError):
         reconcile(run, parent.space.sgx, new)
 
 

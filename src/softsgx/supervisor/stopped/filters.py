@@ -73,18 +73,21 @@ def _program(run: Run, fd: int, spared: frozenset[int]) -> bytes:
 
 def _spared(run: Run, tracee: Tracee, fd: int) -> frozenset[int]:
     """The calls on a descriptor that need no stop, where nobody wants to hear of each."""
+    from softsgx.host.spared import FOREIGN, spared
+
+    foreign = frozenset(() if fd in tracee.space.mem_fds else (FOREIGN,))
     others = run.record, run.lsm, run.faults, run.debugger, run.options.marks or None
     file = run.file_of(tracee, fd)
     if run.options.exact or file is None or any(other is not None for other in others):
-        return frozenset()
+        return foreign
     from softsgx.device.files import PathFile
-    from softsgx.host.spared import spared
 
     try:
         dev = os.stat(f"/proc/{tracee.tid}/fd/{fd}").st_dev
     except OSError:
-        return frozenset()
-    return spared(dev, None if isinstance(file, PathFile) else getattr(file, "fmode", 0))
+        return foreign
+    mode = None if isinstance(file, PathFile) else getattr(file, "fmode", 0)
+    return foreign | spared(dev, mode)
 
 
 def hold(run: Run, tracee: Tracee, fd: int) -> None:

@@ -1,0 +1,156 @@
+"""Files by other numberings than x86-64's: i386's, by ``int 0x80`` or a 32-bit program, and x32's.
+
+Such a call sees no device. An open is looked at for what it must not find, softsgx's own memory and
+descriptors, and for what is heard of from then on, a process's memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from softsgx.supervisor.calls import magic, others, rings, userfault
+from softsgx.supervisor.calls.roots import as_ours
+from softsgx.supervisor.state.run import Run
+from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped import filters
+from softsgx.supervisor.stopped.answer import DONE, cont, to_exit
+from softsgx.uapi import i386, x32
+from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import ORIG_RAX, R10, RBX, RCX, RDI, RDX, RSI
+
+# Not from typing, whose import takes 10 ms: type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["I386", "I386_ON_MEMORY", "by_x32"]
+
+_LOW = 0xFFFFFFFF
+_AT_FDCWD = (1 << 32) - 100
+_MOST_LINKS = 40  # Linux MAXSYMLINKS
+
+
+def _takes(folder: int | None, path: int, *, opens: bool = True) -> Callable[[Run, Tracee], Any]:
+    def handle(run: Run, tracee: Tracee) -> Any:
+        """A call that gives a file, or another name of one. folder, path: the registers."""
+        view = run.view
+        raw = tracee.read_string(view[path] & _LOW)
+        dirfd = _AT_FDCWD if folder is None else view[folder] & _LOW
+        for _ in range(_MOST_LINKS):
+            if not raw:
+                return None
+            value = magic.had(run, tracee, dirfd, raw, opens=opens)
+            if value is not None:
+                return value
+            try:
+                link = os.readlink(as_ours(tracee, dirfd, raw))
+            except (OSError, ValueError):
+                return None
+            raw = os.path.join(os.path.dirname(raw), link)
+        return None
+
+    return handle
+
+
+def _moves(
+    fd: int, count: int | None = None, low: int | None = None, high: int | None = None
+) -> Callable[[Run, Tracee], Any]:
+    def handle(run: Run, tracee: Tracee) -> Any:
+        """A read or write of /proc/PID/mem: not of an enclave, DEBUG or not.
+
+        The registers of the descriptor, of how much, and from where, None at its position. A vector
+        of a process that maps one is not read.
+        """
+        from softsgx.supervisor.calls import peeks
+
+        view = run.view
+        number = view[fd] & _LOW
+        target = peeks.target_of(run, tracee, number) if number in tracee.space.mem_fds else None
+        if target is None:
+            return None
+        if count is None:
+            return -errno.EIO
+        if low is None:
+            start = peeks.position_of(tracee, number)
+        else:
+            start = view[low] if high is None else view[low] & _LOW | (view[high] & _LOW) << 32
+        found = peeks.enclave_at(target, start, start + (view[count] & _LOW))
+        return None if found is None else -errno.EIO
+
+    return handle
+
+
+def _duplicates(fd: int) -> Callable[[Run, Tracee], Any]:
+    def handle(run: Run, tracee: Tracee) -> Any:
+        """A second descriptor of it; of fcntl's commands all that give a number may be that."""
+        if run.view[fd] & _LOW not in tracee.space.mem_fds:
+            return None
+        from softsgx.host.procmaps import is_memory
+
+        got = to_exit(run, tracee)
+        if got >= 0 and is_memory(tracee.tid, got):
+            tracee.space.mem_fds.add(got)
+            filters.watch_fd(run, tracee, got)
+        cont(run, tracee)
+        return DONE
+
+    return handle
+
+
+I386: dict[int, Callable[[Run, Tracee], Any]] = {
+    i386.NR_open: _takes(None, RBX),
+    i386.NR_creat: _takes(None, RBX),
+    i386.NR_openat: _takes(RBX, RCX),
+    i386.NR_openat2: _takes(RBX, RCX),
+    i386.NR_open_tree: _takes(RBX, RCX, opens=False),
+    i386.NR_open_tree_attr: _takes(RBX, RCX, opens=False),
+    i386.NR_mount: _takes(None, RBX, opens=False),
+}
+"""By i386's number."""
+
+_X32: dict[int, Callable[[Run, Tracee], Any]] = {  # without its bit
+    x32.NR_ioctl: userfault.ioctl(RDI, RSI, RDX),
+    nr.NR_io_uring_setup: rings.made_otherwise,
+    x32.NR_process_vm_readv: others.vm_unread(RDI),
+    x32.NR_process_vm_writev: others.vm_unread(RDI),
+    x32.NR_ptrace: others.ptrace(RDI, RSI),
+    nr.NR_open: _takes(None, RDI),
+    nr.NR_creat: _takes(None, RDI),
+    nr.NR_openat: _takes(RDI, RSI),
+    nr.NR_openat2: _takes(RDI, RSI),
+    nr.NR_open_tree: _takes(RDI, RSI, opens=False),
+    nr.NR_open_tree_attr: _takes(RDI, RSI, opens=False),
+    nr.NR_mount: _takes(None, RDI, opens=False),
+}
+
+I386_ON_MEMORY: dict[int, Callable[[Run, Tracee], Any]] = {
+    **dict.fromkeys(i386.ON_MEMORY, _moves(RBX)),
+    **dict.fromkeys((i386.NR_read, i386.NR_write), _moves(RBX, RDX)),
+    **dict.fromkeys((i386.NR_pread64, i386.NR_pwrite64), _moves(RBX, RDX, RSI, RDI)),
+    **dict.fromkeys((i386.NR_dup, i386.NR_dup2, i386.NR_dup3), _duplicates(RBX)),
+    **dict.fromkeys((i386.NR_fcntl, i386.NR_fcntl64), _duplicates(RBX)),
+}
+"""By i386's number, in a process that has opened a /proc/PID/mem."""
+
+_X32_ON_MEMORY: dict[int, Callable[[Run, Tracee], Any]] = {
+    **dict.fromkeys(x32.ON_MEMORY, _moves(RDI)),
+    **dict.fromkeys((nr.NR_read, nr.NR_write), _moves(RDI, RDX)),
+    **dict.fromkeys((nr.NR_pread64, nr.NR_pwrite64), _moves(RDI, RDX, R10)),
+    **dict.fromkeys((nr.NR_dup, nr.NR_dup2, nr.NR_dup3, nr.NR_fcntl), _duplicates(RDI)),
+}
+
+
+def by_x32(run: Run, tracee: Tracee, handlers: dict[int, Callable[[Run, Tracee], Any]]) -> Any:
+    """A call by x32's numbering, as a handler answers. handlers: of x86-64's."""
+    number = run.view[ORIG_RAX] & ~nr.X32_BIT
+    handler = _X32.get(number) or (handlers[number] if number in x32.ALIKE else None)
+    value = None if handler is None else handler(run, tracee)
+    if value is None and number == nr.NR_pidfd_getfd and run.opened:
+        from softsgx.supervisor.calls import peeks
+
+        value = peeks.pidfd_getfd(RDI)(run, tracee)
+    if value is None and tracee.space.mem_fds and number in _X32_ON_MEMORY:
+        value = _X32_ON_MEMORY[number](run, tracee)
+    return value

@@ -1,0 +1,36 @@
+"""io_uring(7): what is asked of a ring when it is made.
+
+Source: Linux include/uapi/linux/io_uring.h.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "FLAGS_AT", "IORING_OPENERS", "IORING_REGISTER_ENABLE_RINGS", "IORING_REGISTER_PROBE",
+    "IORING_REGISTER_RESTRICTIONS", "IORING_REGISTER_RING_FDS",
+    "IORING_REGISTER_USE_REGISTERED_RING", "IORING_RESTRICTION_REGISTER_OP",
+    "IORING_RESTRICTION_SQE_FLAGS_ALLOWED", "IORING_RESTRICTION_SQE_OP",
+    "IORING_SETUP_REGISTERED_FD_ONLY", "IORING_SETUP_R_DISABLED", "KNOWN_OPS", "KNOWN_REGISTERS",
+    "PARAMS_BYTES", "PROBE_BYTES", "PROBE_OPS", "RESTRICTION",
+]  # fmt: skip
+
+PARAMS_BYTES, FLAGS_AT = 120, 8
+"""struct io_uring_params, and where in it the flags are."""
+
+IORING_SETUP_R_DISABLED, IORING_SETUP_REGISTERED_FD_ONLY = 1 << 6, 1 << 15
+IORING_REGISTER_PROBE, IORING_REGISTER_RESTRICTIONS, IORING_REGISTER_ENABLE_RINGS = 8, 11, 12
+IORING_REGISTER_RING_FDS, IORING_REGISTER_USE_REGISTERED_RING = 20, 1 << 31
+IORING_RESTRICTION_REGISTER_OP, IORING_RESTRICTION_SQE_OP = 0, 1
+IORING_RESTRICTION_SQE_FLAGS_ALLOWED = 2
+
+PROBE_OPS, PROBE_BYTES = 128, 16 + 128 * 8
+"""How much a probe can tell: struct io_uring_probe with so many struct io_uring_probe_op."""
+
+RESTRICTION = "<HB13x"
+"""struct io_uring_restriction: its kind, and the number or the flags."""
+
+IORING_OPENERS = (18, 28)
+"""IORING_OP_OPENAT and IORING_OP_OPENAT2."""
+
+KNOWN_OPS, KNOWN_REGISTERS = 65, 37
+"""How many IORING_OP_* and IORING_REGISTER_* there are in v6.19: what comes later may open, too."""
