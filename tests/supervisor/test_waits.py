@@ -99,3 +99,19 @@ print(missed)
 def test_who_a_pidfd_has_told_the_end_of_is_there_to_be_waited_for(softsgx: Softsgx) -> None:
     done = softsgx("--", sys.executable, "-c", PIDFDS)
     assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr
+
+
+def test_a_stop_is_told_before_the_end_that_came_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread that is killed in a stop which somebody else waited for: the loop hears of it twice.
+
+    In the other order the stop was that of an unknown child, which never ends.
+    """
+    others = [(8, 0x57F), (7, 9), (9, 0x57F)]
+    monkeypatch.setattr(waits, "kept", list(others))
+    waits.keep_stop(7, 0x7057F)
+    assert waits.kept == [(8, 0x57F), (7, 0x7057F), (7, 9), (9, 0x57F)]
+    waits.keep_stop(6, 0x57F)
+    waits.keep_stop(9, 9)
+    assert waits.kept[3:] == [(9, 0x57F), (6, 0x57F), (9, 9)]

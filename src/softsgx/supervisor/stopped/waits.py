@@ -245,8 +245,14 @@ def _kept_stop(tid: int) -> int:
 
 
 def keep_stop(tid: int, status: int) -> None:
-    """A stop that `wait_stop` told of is the loop's after all, and the next one for it."""
-    kept.append((tid, status))
+    """A stop that `wait_stop` told of is the loop's after all, and the next one for it.
+
+    It comes before what is kept of the thread since: one that is killed in its stop tells its end.
+    """
+    at = len(kept)
+    if is_stop(status):
+        at = next((i for i, event in enumerate(kept) if _concerns(*event, tid)), at)
+    kept.insert(at, (tid, status))
 
 
 def poll_stop(tid: int) -> int:
