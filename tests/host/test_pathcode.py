@@ -116,11 +116,13 @@ def concerns(path: bytes, call: int) -> bool:
         return True  # ENOENT
     if len(path) >= 4095 or any(p in ANY for p in parts):
         return True
+    if path and not path.strip(b"/"):
+        return call in _OPENS
     if path.endswith(b"/"):
-        parts = [b".."] if path.strip(b"/") == b"" else path.rstrip(b"/").split(b"/")
+        parts = path.rstrip(b"/").split(b"/")
         if parts[-1] == b"..":
             return True
-    return parts[-1] in LAST or (call in _OPENS and parts[-1] in OPENED)
+    return parts[-1] in LAST or (call in _OPENS and parts[-1] in (*OPENED, b".."))
 
 
 parts = st.sampled_from(
@@ -139,6 +141,8 @@ anything = st.binary(max_size=40).filter(lambda b: b"\0" not in b)
 @example(b"a//" * 1360 + b"aa", nr.NR_stat)
 @example(b"a//" * 1360 + b"aaa", nr.NR_stat)
 @example(b"//dev//", nr.NR_openat)
+@example(b"//", nr.NR_access)
+@example(b"/" * 4095, nr.NR_access)
 @example(b"x/..//", nr.NR_openat)
 @example(b"x/.", nr.NR_newfstatat)
 @example(b"x/.", nr.NR_openat)

@@ -44,6 +44,33 @@ def test_a_folder_is_opened_by_the_instructions_of_opendir(softsgx: Softsgx, gue
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+_LISTED = """
+import os
+def here(folder, name):
+    os.chdir(folder)
+    return any(each.startswith("sgx") for each in os.listdir(name))
+assert not any(here("/usr", name) for name in (".", "..") * 20)
+print(here("/dev", "."), here("/dev/shm", ".."), here("/usr", "."))
+"""
+
+
+def test_folders_are_listed_by_dots_without_a_stop_and_as_they_are(softsgx: Softsgx) -> None:
+    if not os.path.isdir("/dev/shm"):
+        pytest.skip("no /dev/shm")
+    listed = "cd /dev/shm; ls .. | grep -c ^sgx; cd ..; ls | grep -c ^sgx; ls . | grep -c ^sgx"
+    several = set(softsgx("--", "sh", "-c", listed).stdout.split())
+    assert several
+    assert "0" not in several
+    assert softsgx("--", sys.executable, "-c", _LISTED).stdout == "True True False\n"
+
+    def stops(count: int) -> int:
+        opens = f"import os; [os.listdir(name) for name in ('.', '..') * {count}]"
+        return _opens_that_stop(sys.executable, "-S", "-c", opens)
+
+    few, many = stops(20), stops(220)
+    assert many - few < 10
+
+
 def test_single_steps_are_those_of_the_program(softsgx: Softsgx, guest: Guest) -> None:
     bare = subprocess.run([guest("paths"), "steps"], capture_output=True, text=True, check=True)
     assert bare.stdout.count("rax") == 2
@@ -55,15 +82,20 @@ def test_who_writes_over_the_code_hurts_nobody_else(softsgx: Softsgx, guest: Gue
     assert (done.returncode, done.stdout, done.stderr) == (0, "scribbled\n", "")
 
 
+def _opens_that_stop(*program: str) -> int:
+    command = [sys.executable, "-m", "tests.supervisor.execs", *program]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, check=True)
+    counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return counts.get(f"call {nr.NR_openat}", 0)
+
+
 def test_files_are_made_without_a_stop(tmp_path: Path) -> None:
     def stops(count: int) -> int:
         made = f"i=0; while [ $i -lt {count} ]; do : >made$i; i=$((i + 1)); done"
-        command = [sys.executable, "-m", "tests.supervisor.execs", "/bin/sh", "-c", made]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=True)
+        found = _opens_that_stop("/bin/sh", "-c", made)
         assert len(list(tmp_path.glob("made*"))) >= count
-        counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-        return counts.get(f"call {nr.NR_openat}", 0)
+        return found
 
     few, many = stops(20), stops(220)
     assert many - few < 10

@@ -97,7 +97,7 @@ CALLS = {n: SYSCALLS[n].of_kind("path")[0] for n in _KINDS if n not in _NO_PATHS
 """The calls on paths, each with its path's argument: frequent ones, of which nothing but the
 components of the path decides whether they are the device's."""
 
-_ANY, _LAST, _OPENED_LAST, _MAPPINGS_LAST = 8, 8, 16, 4  # slots of the code's lists
+_ANY, _LAST, _OPENED_LAST, _MAPPINGS_LAST, _FOLDERS = 8, 8, 16, 4, 8  # slots of the code's lists
 _ENOENT = -2 & (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
 _U64 = (1 << 64) - 1
@@ -237,14 +237,19 @@ class Code:
 
     def page(
         self, anywhere: frozenset[bytes], last: frozenset[bytes], opened: frozenset[bytes],
-        mappings: frozenset[bytes] = frozenset(),
+        mappings: frozenset[bytes] = frozenset(), *, folders: Sequence[tuple[int, int]] = (),
     ) -> bytes:  # fmt: skip
         """The code, with the components that matter, anywhere in a path and at its end.
 
         opened: those that matter at the end of what is opened; mappings: so once somebody has
-        opened the device. Raises UnsupportedError where they are too many.
+        opened the device; folders: those that nodes are in, by st_ino and st_dev. Raises
+        UnsupportedError where they are too many.
         """
         page = bytearray(self.contents)
+        if len(folders) > _FOLDERS:
+            raise UnsupportedError(f"nodes in {len(folders)} folders, with room for {_FOLDERS}")
+        words = [part & _U64 for folder in folders for part in folder]
+        struct.pack_into(f"<{len(words)}Q", page, self._at["folders"], *words)
         for name, names, slots in (
             *(("any", anywhere, _ANY), ("last", last, _LAST)),
             *(("opened_last", opened, _OPENED_LAST), ("mappings_last", mappings, _MAPPINGS_LAST)),
@@ -339,6 +344,11 @@ class Code:
                 packed = view[R10]
                 view[RAX] = packed >> 48 << 32 | packed >> 32 & 0xFFFF
                 view[R10], view[RDX] = packed & 0xFFFF, view[RDX] & 0xFFFFFFFF
+            elif self._at["dotting"] <= at < self._at["undotted"]:
+                if self._at["dotted"] <= at < self._at["asked"]:
+                    view[RDX] = view[R10] >> 32
+                packed, view[R10] = view[RDI] >> 32, 0
+                view[RDI], view[RAX] = view[RDI] & 0xFFFFFFFF, packed >> 16 << 32 | packed & 0xFFFF
             stub = ((view[RAX] >> 32) - len(self.contents)) // self.stub_bytes
             if over:
                 stub = ((view[RCX] >> 48) - len(self.contents)) // self.stub_bytes

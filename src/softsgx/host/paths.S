@@ -33,7 +33,6 @@ softsgx_paths:
 #define CREATE_BIT	29
 #define NO_OPEN_BIT	30
 #define NO_LINK_BIT	31
-#define CRC_OF_DOTS	0x90bc85c	/* of ".." */
 #define NR_READLINKAT	267
 #define ENOENT		2
 #define EINVAL		22
@@ -102,6 +101,7 @@ softsgx_paths_enter_\name:
 	enter_file	file1, rsi
 
 #include "pathmaps.h"
+#include "pathdots.h"
 
 /*
  * rt_sigprocmask: it concerns the tracer if it blocks a signal of exceptions, or if the thread may block
@@ -170,7 +170,7 @@ more:
 	bt	$PATH_MAX_BIT, %eax
 	jc	slow
 	cmp	$-1, %r11d
-	je	slow
+	je	root
 	cmp	$CRC_OF_DOTS, %r11d
 	je	slow
 	jmp	ended
@@ -192,6 +192,7 @@ ended:
 	.endr
 	bt	$NO_OPEN_BIT, %eax
 	jc	fast
+	dots
 	.rept	16
 	cmp	softsgx_paths_any + at(%rip), %r11d
 	je	slow
@@ -304,6 +305,8 @@ softsgx_paths_held:			/* a bit each: a descriptor of the device, or of what is w
 	.fill	HELD / 64, 8, 0
 softsgx_paths_slots:			/* of the short way, or 0 */
 	.quad	0
+softsgx_paths_folders:			/* st_ino, st_dev of those with nodes in them; up to an inode 0 */
+	.fill	FOLDERS * 2 + 1, 8, 0
 softsgx_paths_files:	/* st_ino, st_dev, st_size, st_mtim and st_ctim in ns, plan; up to an inode 0 */
 	.fill	FILES * FILE_BYTES / 8, 8, 0
 softsgx_paths_files_end:

@@ -166,7 +166,8 @@ def _make(run: Run, tracee: Tracee, site: int) -> None:
 def _page(run: Run, last: tuple[frozenset[bytes], ...]) -> bytes:
     if not pathcode.available():
         try:
-            return pathcode.load().page(run.nodes.names.union(_FOLDERS), *last)
+            names, folders = run.nodes.names.union(_FOLDERS), run.nodes.folders.told_by()
+            return pathcode.load().page(names, *last, folders=folders)
         except UnsupportedError:
             pass  # too many names
     run.paths.place = None

@@ -67,9 +67,9 @@ _NOT_READING = 3 | _O_DIRECTORY | _O_PATH | _O_CREAT
 # What softsgx.supervisor.calls.views has something to say of, by the last component.
 _VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc"))
 _OF_MAPPINGS = (b"maps", b"smaps")  # as they are where nobody has an enclave
-_OPENED = (_VIEWS | {b".", b"mem"}).difference(_OF_MAPPINGS)
+_OPENED = (_VIEWS | {b"mem"}).difference(_OF_MAPPINGS)  # and "." and "..", which the code knows
 _NO_LINKS = (b".", b"..")  # by their names
-_NO_NAME = (b"", b".")
+_NO_NAME = (b"", b".", b"..")
 _LAST = frozenset((b"stdin", b"stdout", b"stderr"))
 _MAGIC = (nr.NR_readlink, nr.NR_readlinkat)
 _DECOYS = (b"/secretmem", b"/memfd:softsgx", b"/memfd:/dev/sgx")  # as /proc shows them

@@ -41,6 +41,11 @@ class Folders:
             return False
         return os.path.samestat(there, own)
 
+    def told_by(self) -> list[tuple[int, int]]:
+        """What `parents` are told by: st_ino and st_dev of each."""
+        found = [os.stat(parent) for parent in self.parents if os.path.isdir(parent)]
+        return [(info.st_ino, info.st_dev) for info in found]
+
     def lacking(self, parent: str) -> tuple[list[str], list[str]]:
         """What a folder that is there lacks: nodes and folders."""
         paths = [p for p in sorted(self._here) if os.path.dirname(p) == parent]
