@@ -65,7 +65,7 @@ def test_folders_are_listed_by_dots_without_a_stop_and_as_they_are(softsgx: Soft
 
     def stops(count: int) -> int:
         opens = f"import os; [os.listdir(name) for name in ('.', '..') * {count}]"
-        return _opens_that_stop(sys.executable, "-S", "-c", opens)
+        return _stops(nr.NR_openat, sys.executable, "-S", "-c", opens)
 
     few, many = stops(20), stops(220)
     assert many - few < 10
@@ -82,18 +82,43 @@ def test_who_writes_over_the_code_hurts_nobody_else(softsgx: Softsgx, guest: Gue
     assert (done.returncode, done.stdout, done.stderr) == (0, "scribbled\n", "")
 
 
-def _opens_that_stop(*program: str) -> int:
+_CONNECTS = """
+import socket, sys
+def connected(name):
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        made.connect(name)
+    except OSError as error:
+        return error.strerror
+    return made.getpeername() != ""
+told = {{connected("/nowhere/socket") for _ in range({0})}}
+aesm = connected("/var/run/aesmd/aesm.socket")
+print(told, aesm, connected("/var/run/aesmd/aesm.socket/x"), file=sys.stderr)
+"""
+
+
+def test_connects_are_made_without_a_stop_but_for_aesms(softsgx: Softsgx) -> None:
+    done = softsgx("--", sys.executable, "-c", _CONNECTS.format(40))
+    assert done.stderr == "{'No such file or directory'} True Not a directory\n"
+    few, many = (
+        _stops(nr.NR_connect, sys.executable, "-S", "-c", _CONNECTS.format(count))
+        for count in (20, 220)
+    )
+    assert many - few < 10
+
+
+def _stops(call: int, *program: str) -> int:
     command = [sys.executable, "-m", "tests.supervisor.execs", *program]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/src"}
     done = subprocess.run(command, env=env, capture_output=True, check=True)
     counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return counts.get(f"call {nr.NR_openat}", 0)
+    return counts.get(f"call {call}", 0)
 
 
 def test_files_are_made_without_a_stop(tmp_path: Path) -> None:
     def stops(count: int) -> int:
         made = f"i=0; while [ $i -lt {count} ]; do : >made$i; i=$((i + 1)); done"
-        found = _opens_that_stop("/bin/sh", "-c", made)
+        found = _stops(nr.NR_openat, "/bin/sh", "-c", made)
         assert len(list(tmp_path.glob("made*"))) >= count
         return found
 

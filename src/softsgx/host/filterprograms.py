@@ -155,6 +155,10 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.op(LD, IP_LO)
     p.op(AND, 0xFFF)
     p.op(JEQ, _AEP, "trace", "allow")
+    p.label("connect")  # by the length of a sockaddr_un that may end in our socket's name
+    p.op(LD, arg(2))
+    p.op(JGE, SUN_PATH + len(AESM_SOCKET.rpartition("/")[2]), "", "allow")
+    p.op(JGT, SUN_PATH + SUN_PATH_SIZE, "allow", "looked")
     p.label("utimensat")  # with no name it is the descriptor's
     p.op(LD, arg(1))
     p.op(JEQ, 0, "", "looked")
@@ -162,10 +166,6 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.op(JEQ, 0, "allow", "looked")
     p.label("looked")
     looked(p, range(_PLACES, _PLACES - paths, -1))
-    p.label("connect")  # by the length of a sockaddr_un that may end in our socket's name
-    p.op(LD, arg(2))
-    p.op(JGE, SUN_PATH + len(AESM_SOCKET.rpartition("/")[2]), "", "allow")
-    p.op(JGT, SUN_PATH + SUN_PATH_SIZE, "allow", "trace")
     p.label("seccomp")  # filters of the program's own
     p.op(LD, arg(0))
     p.op(JEQ, SET_MODE_FILTER, "trace", "allow")

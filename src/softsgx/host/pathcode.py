@@ -83,15 +83,16 @@ _KINDS = {
     **dict.fromkeys((nr.NR_fdatasync, nr.NR_ftruncate, nr.NR_fallocate), ("fd0", 6)),
     **dict.fromkeys((nr.NR_readahead, nr.NR_getdents, nr.NR_getdents64), ("fd0", 6)),
     nr.NR_mmap: ("maps", 6),
+    nr.NR_connect: ("connect", 6),
     nr.NR_rt_sigprocmask: ("masks", 6),
 }
 LED = frozenset(_KINDS)
 """The calls that are led: those on paths; those on descriptors; mmap, of files without CPUID
-instructions; and what blocks signals."""
+instructions; connect; and what blocks signals."""
 ON_DESCRIPTORS = frozenset([n for n, (entry, _) in _KINDS.items() if entry == "fd0"])
 """Those of them that concern the tracer where their descriptor is the device's, or of a folder that
 lists it."""
-_NO_PATHS = (nr.NR_mmap, nr.NR_rt_sigprocmask, *ON_DESCRIPTORS)
+_NO_PATHS = (nr.NR_mmap, nr.NR_connect, nr.NR_rt_sigprocmask, *ON_DESCRIPTORS)
 _BY_ANOTHER = dict.fromkeys((nr.NR_stat, nr.NR_access, nr.NR_statfs), nr.NR_lstat)
 CALLS = {n: SYSCALLS[n].of_kind("path")[0] for n in _KINDS if n not in _NO_PATHS}
 """The calls on paths, each with its path's argument: frequent ones, of which nothing but the

@@ -101,7 +101,7 @@ softsgx_paths_enter_\name:
 	enter_file	file1, rsi
 
 #include "pathmaps.h"
-#include "pathdots.h"
+#include "pathnames.h"
 
 /*
  * rt_sigprocmask: it concerns the tracer if it blocks a signal of exceptions, or if the thread may block

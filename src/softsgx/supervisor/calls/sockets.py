@@ -16,7 +16,7 @@ import struct
 
 from softsgx.complaints import complain
 from softsgx.errors import SoftsgxError
-from softsgx.supervisor.calls.paths import is_below, resolve
+from softsgx.supervisor.calls.paths import hurry_descriptor, is_below, resolve
 from softsgx.supervisor.state.node import Creds
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -43,12 +43,13 @@ def connect(run: Run, tracee: Tracee) -> Any:
     size = view[RDX] & 0xFFFFFFFF
     address = tracee.read(view[RSI], size)
     if len(address) < size or struct.unpack_from("<H", address) != (AF_UNIX,):
-        return None
+        return hurry_descriptor(run, tracee)
     name = address[SUN_PATH:].split(b"\0", 1)[0]
     if not tracee.space.image:
         return None
     if name[name.rfind(b"/") + 1 :] not in run.nodes.names:
-        return -errno.ENOTDIR if is_below(run, tracee, _AT_FDCWD, name) else None
+        below = is_below(run, tracee, _AT_FDCWD, name)
+        return -errno.ENOTDIR if below else hurry_descriptor(run, tracee)
     found = resolve(run, tracee, _AT_FDCWD, name)
     if found is None or run.nodes[found].gone:
         return None

@@ -1,10 +1,11 @@
-"""Opens of "." and "..", by the code that looks at paths: see test_pathcode.py."""
+"""Opens of "." and "..", and connect, by the code that looks at paths: see test_pathcode.py."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from softsgx.errors import UnsupportedError
 from softsgx.host import pathcode, ptrace
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RAX, RIP
+from softsgx.uapi.sockets import AF_UNIX
 from tests.host.test_pathcode import (
     _CWD,
     _FLAGS,
@@ -30,6 +32,7 @@ from tests.host.test_pathcode import (
 pytestmark = pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
 
 _HERE = (1 << 32) - 100
+_AF_INET6, _NO_FD = 10, (1 << 64) - 1
 _LISTS = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -162,3 +165,60 @@ def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
         child.close()
     names = {"dotting", "dotted", "asked", "undotted"}
     assert {memory.code._at[name] for name in names} <= seen
+
+
+def _address(path: bytes, family: int = AF_UNIX) -> bytes:
+    return struct.pack("<H", family) + path
+
+
+_CONCERNED = (
+    _address(b"/x/sgx_enclave\0"), _address(b"sgx_enclave\0"), _address(b"/sgx_enclave/x\0"),
+    _address(b"/x/stdin\0"), _address(b"/x/stdin\0".ljust(108, b"x")), _address(b"/x/sgx_enclave"),
+    _address(b"/x/sgx_enclave".ljust(108, b"x")), _address(b"/x/y, without an end"),
+    _address(b"ten bytes\0"), _address(b"".ljust(109, b"\0")), _address(b"..//////////////\0"),
+)  # fmt: skip
+_OTHERS = (
+    _address(b"/run/nscd/socket\0"), _address(b"/run/nscd/socket\0".ljust(108, b"\xff")),
+    _address(b"\0abstract sgx_enclave"), _address(b"/x/sgx_enclav\0"), _address(b"/////////////\0"),
+    _address(b"sgx_enclave".ljust(14, b"\0"), _AF_INET6), _address(b"x" * 107 + b"\0"),
+)  # fmt: skip
+
+
+def test_a_connect_goes_the_long_way_where_its_address_may_be_ours(memory: Memory) -> None:
+    connect = memory.function(nr.NR_connect)
+
+    def asked(address: bytes, size: int) -> int:
+        room = ctypes.create_string_buffer(address + b"/sgx_enclave", 4096)
+        return connect(ctypes.c_void_p(_NO_FD), room, ctypes.c_void_p(size))
+
+    for address in _CONCERNED:
+        assert went_long(nr.NR_connect, asked(address, len(address))), address
+    for address in _OTHERS:
+        assert asked(address, len(address)) == -errno.EBADF, address
+        assert went_long(nr.NR_connect, asked(address, len(address) | 1 << 32)), "the filter's"
+    memory.map[memory.code.off] = 1
+    assert went_long(nr.NR_connect, asked(_OTHERS[0], len(_OTHERS[0])))
+
+
+@pytest.mark.parametrize("address", [_CONCERNED[0], _CONCERNED[7], *_OTHERS[:3], _OTHERS[5], b""])
+def test_so_does_a_signal_at_any_instruction_of_a_connect(address: bytes) -> None:
+    memory = Memory(b"\x0f\x05")
+    led, plain = memory.site(nr.NR_connect), memory.site(nr.NR_connect, led=False)
+    room = ctypes.create_string_buffer(address)
+    child, seen = Stepper(), set()
+    try:
+        where = ctypes.addressof(room)
+        assert ptrace.write_memory(child.pid, where, room.raw) == len(room.raw)
+        for flags in _FLAGS:
+            args = _NO_FD, where, len(address)
+            before, *_, after = child.steps(plain, flags, args, 0)
+            assert after[RAX] == -errno.EBADF & _NO_FD
+            for regs in child.steps(led, flags, args, 0):
+                at = regs[RIP] - memory.base
+                seen.add(at)
+                if 0 <= at < pathcode.SIZE:
+                    assert memory.code.roll(regs, memory.base, memory.sites)
+                assert_around(regs, before, after, led)
+    finally:
+        child.close()
+    assert len(seen) > 20

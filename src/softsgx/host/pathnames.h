@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Part of paths.S: an open of "." or "..", as all make that list the folder where they are. It concerns
+ * Part of paths.S: other names than a path that is followed.
+ *
+ * An open of "." or "..", as all make that list the folder where they are. It concerns
  * the tracer if that is one with something of ours in it, /dev above all. So fstatat is asked which it is, and
  * writes below the red zone, as for a mapping. Another thread that goes elsewhere at that moment makes
  * the program list a folder as the machine has it; what is opened in that is looked at as ever.
@@ -92,3 +94,31 @@ softsgx_paths_asked:
 	mov	%edi, %edi
 softsgx_paths_undotted:
 	jmp	softsgx_paths_unpacked
+
+/*
+ * connect: it concerns the tracer if its address may be a name of a socket of ours. Of one that ends within
+ * its size alone the code sees what the kernel sees. Other sizes are the filter's.
+ */
+#define AF_UNIX		1
+#define LEAST_SIZE	13		/* struct sockaddr_un with the name of AESM's socket */
+#define MOST_SIZE	110
+
+	enter	connect, rsi
+	bts	$NO_OPEN_BIT, %rax
+	bts	$NO_LINK_BIT, %rax
+	lea	-LEAST_SIZE(%rdx), %r11
+	cmp	$(MOST_SIZE - LEAST_SIZE), %r11
+	ja	slow
+	cmpw	$AF_UNIX, (%rcx)
+	jne	fast
+	mov	$2, %r11d
+within:
+	cmpb	$0, (%rcx, %r11)
+	je	ends
+	inc	%r11
+	cmp	%rdx, %r11
+	jb	within
+	jmp	slow
+ends:
+	add	$2, %rcx
+	jmp	scan
