@@ -319,7 +319,7 @@ static void scribble(void)
 		char perms[8];
 
 		if (sscanf(line, "%lx-%lx %7s %*x %*x:%*x %lu", &start, &end, perms, &inode) != 4 ||
-		    inode || strcmp(perms, "r-xp") || strstr(line, "[v") || end - start != 0x4000)
+		    inode || strcmp(perms, "r-xp") || strstr(line, "[v") || end - start != 0x8000)
 			continue;
 		for (int round = 0; round < 30; round++) {
 			if (!fork()) {
@@ -328,7 +328,7 @@ static void scribble(void)
 				/* INT3 and what is no instruction: nobody wants random system calls. */
 				srand((unsigned)round);
 				for (int i = 0; i < 1 << round % 12; i++)
-					((volatile char *)start)[(unsigned)rand() % 0x4000] =
+					((volatile char *)start)[(unsigned)rand() % 0x8000] =
 						rand() % 2 ? 0x06 : (char)0xcc;
 				ualarm(100000, 0);
 				heat();

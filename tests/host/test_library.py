@@ -222,7 +222,7 @@ def test_where_nobody_may_write_to_code_nothing_is_done_to_it(cpuids: bool, file
     child = os.fork()
     if child == 0:
         try:
-            _libc.mprotect(page, 0x8000, _CODE)
+            _libc.mprotect(page, len(memory.map), _CODE)
             if _libc.prctl(65, 1, 0, 0, 0):
                 os._exit(77)
             got = map_(fd, _LIBRARY, length=_SIZE, addr=at)

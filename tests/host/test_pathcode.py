@@ -51,8 +51,8 @@ _RARE = (
     *(nr.NR_utimensat, nr.NR_truncate, nr.NR_faccessat, nr.NR_chdir, nr.NR_listxattr),
 )
 LONG = 0x77  # in AL where the long way was gone
-_SITES = 0x6000  # within the memory, behind the code
-_ENTRIES = 0x7400
+_SITES = pathcode.SIZE + 0x2000  # within the memory, behind the code
+_ENTRIES = pathcode.SIZE + 0x3400
 _CWD = b"\xbf\x9c\xff\xff\xff"  # mov $AT_FDCWD, %edi
 _CRC = b"\xf2\x48\x0f\x38\xf1\xc7\xc3"  # crc32 rax, rdi; ret
 
@@ -63,7 +63,9 @@ class Memory:
     def __init__(self, long_way: bytes) -> None:
         self.code = pathcode.load()
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self.map = mmap.mmap(-1, 0x8000, flags, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        self.map = mmap.mmap(
+            -1, pathcode.SIZE + 0x4000, flags, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+        )
         self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
         self.map[: len(self.code.contents)] = self.code.page(ANY, LAST, OPENED)
         self.long_way = long_way

@@ -29,7 +29,7 @@ __all__ = [
     "available", "load", "new_place", "passing", "replaceable", "replaced",
 ]  # fmt: skip
 
-SIZE = 0x4000
+SIZE = 0x8000
 """Bytes of the memory in a process: the code, then its stubs."""
 
 ALIGN = 1 << 30

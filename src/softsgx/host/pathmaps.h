@@ -24,7 +24,7 @@
 #define TF		0x100
 #define RED_ZONE	128
 #define STAT_BYTES	144
-#define FILES		64
+#define FILES		144
 #define FILE_BYTES	48
 #define FIXES		320
 #define LEADS		40
@@ -36,7 +36,7 @@
 #define SIG_SETMASK	2
 #define SET_BYTES	8
 #define PROT_ALL	7
-#define SIZE		0x4000
+#define SIZE		0x8000
 #define REACH		(1 << 30)
 #define REACH_BITS	31
 #define MASK		-(RED_ZONE + STAT_BYTES)(%rsp)	/* where fstat has written before */

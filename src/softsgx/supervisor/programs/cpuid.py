@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from softsgx.host import cpuidsites, ptrace, vdso
 from softsgx.supervisor.programs.answers import answered
 from softsgx.supervisor.state.run import Run
@@ -41,6 +43,8 @@ def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
     leaf, subleaf = view[RAX] & 0xFFFFFFFF, view[RCX] & 0xFFFFFFFF
 
     def execute(leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        if run.cpuid.ask is not None and _may_be_here(tracee):
+            return run.cpuid.ask(leaf, subleaf)
         return _execute(run, tracee, leaf, subleaf)
 
     answer = answered(run, leaf, subleaf, execute)
@@ -53,6 +57,14 @@ def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
     put_back(run, tracee, number)
     cont_changed(run, tracee)
     return True
+
+
+def _may_be_here(tracee: Tracee) -> bool:
+    """Whether the thread could run wherever we do: on no core of its own."""
+    try:
+        return os.sched_getaffinity(0) <= os.sched_getaffinity(tracee.tid)
+    except OSError:
+        return False
 
 
 def _execute(run: Run, tracee: Tracee, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
