@@ -57,6 +57,7 @@ EXPORT const char softsgx_bystanders_words[] = WORDS;
 #define CLONE_CLEAR_SIGHAND_ (1ull << 32) /* Linux 5.5 */
 #define PLACES 4096
 #define MOST_ALIKE 3
+#define MOST_ENDS 1000
 
 /*
  * A thread that is known. plain: all that it may do here is done here. space: a number of its memory,
@@ -280,7 +281,8 @@ static bool executed(struct block *b, struct row *row)
 
 /*
  * A signal that is no exception's, nor stops, in code of the program's own. One more at the same place
- * may be of those that leave a thread no time at all (storms.py).
+ * may be of those that leave a thread no time at all (storms.py); but a shell waits for many children at
+ * one place, of each of which it hears once.
  */
 static bool delivered(const struct block *b, struct row *row, int number)
 {
@@ -296,7 +298,7 @@ static bool delivered(const struct block *b, struct row *row, int number)
 		return false;
 	row->alike = row->rip == regs.rip ? row->alike + 1 : 0;
 	row->rip = regs.rip;
-	if (row->alike >= MOST_ALIKE)
+	if (row->alike >= (number == SIGCHLD ? MOST_ENDS : MOST_ALIKE))
 		return false;
 	ptrace(PTRACE_CONT, (pid_t)row->tid, NULL, (void *)(uintptr_t)number);
 	return true;
