@@ -270,7 +270,10 @@ class Code:
         Of each st_dev, st_ino, which is not 0, st_size, and the times of its contents and of its
         inode in nanoseconds; and where its plan is, or 0. plans: `most_plans` of them.
         """
-        rows = [_FILE.pack(*[part & _U64 for part in (f[1], f[0], *f[2:], at)]) for f, at in files]
+        try:
+            rows = [_FILE.pack(*told, at) for told, at in files]
+        except struct.error:  # a time before 1970
+            rows = [_FILE.pack(*[part & _U64 for part in told], at) for told, at in files]
         table = b"".join(rows).ljust(self.most_files * _FILE.size, b"\0")
         page = page[: self.files] + table + page[self.files + len(table) :]
         made = b"".join(plans).ljust(self.most_plans * self.plan_bytes, b"\0")

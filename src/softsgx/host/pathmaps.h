@@ -98,7 +98,7 @@ softsgx_paths_enter_maps:
 	jne	slow
 	cmpb	$0, softsgx_paths_alone(%rip)
 	jne	slow
-	cmpq	$0, softsgx_paths_files(%rip)
+	cmpq	$0, softsgx_paths_files + 8(%rip)
 	je	slow
 	test	$MAP_SHARED, %r10b
 	jnz	shared
@@ -140,12 +140,12 @@ stat:
 	lea	softsgx_paths_files - FILE_BYTES(%rip), %rcx
 file:
 	add	$FILE_BYTES, %rcx
-	mov	(%rcx), %rax
+	mov	8(%rcx), %rax
 	test	%rax, %rax
 	jz	told
 	cmp	8(%rsi), %rax		/* st_ino */
 	jne	file
-	mov	8(%rcx), %rax
+	mov	(%rcx), %rax
 	cmp	(%rsi), %rax		/* st_dev */
 	jne	file
 	mov	16(%rcx), %rax

@@ -307,10 +307,10 @@ softsgx_paths_slots:			/* of the short way, or 0 */
 	.quad	0
 softsgx_paths_folders:			/* st_ino, st_dev of those with nodes in them; up to an inode 0 */
 	.fill	FOLDERS * 2 + 1, 8, 0
-softsgx_paths_files:	/* st_ino, st_dev, st_size, st_mtim and st_ctim in ns, plan; up to an inode 0 */
+softsgx_paths_files:	/* st_dev, st_ino, st_size, st_mtim and st_ctim in ns, plan; up to an inode 0 */
 	.fill	FILES * FILE_BYTES / 8, 8, 0
 softsgx_paths_files_end:
-	.quad	0
+	.quad	0, 0
 softsgx_paths_all:
 	.quad	-1
 softsgx_paths_plans:

@@ -29,12 +29,13 @@ _LENGTH = 32
 
 def recall(run: Run) -> None:
     """What earlier runs have learned."""
-    body = kept.read(_path(run), _MAGIC, _ROW.size) or b""
-    for *words, at, call in _ROW.iter_unpack(body):
-        key = tuple(words)
-        if (at, call) == _NO_CPUID:
-            if len(run.paths.files) < pathcode.load().most_files:
-                run.paths.files[key] = None
+    body, most = kept.read(_path(run), _MAGIC, _ROW.size) or b"", pathcode.load().most_files
+    files = run.paths.files
+    for row in _ROW.iter_unpack(body):
+        key, at, call = row[:5], row[5], row[6]
+        if at == 0 and call == _ALL:
+            if len(files) < most:
+                files[key] = None
                 run.paths.files_new = True
         elif call == _LIBRARY:
             run.paths.library = key, at >> _LENGTH, at & (1 << _LENGTH) - 1

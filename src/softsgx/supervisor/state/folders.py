@@ -43,8 +43,14 @@ class Folders:
 
     def told_by(self) -> list[tuple[int, int]]:
         """What `parents` are told by: st_ino and st_dev of each."""
-        found = [os.stat(parent) for parent in self.parents if os.path.isdir(parent)]
-        return [(info.st_ino, info.st_dev) for info in found]
+        found = []
+        for parent in self.parents:
+            try:
+                info = os.stat(parent)
+            except OSError:  # it is there no more
+                continue
+            found.append((info.st_ino, info.st_dev))
+        return found
 
     def lacking(self, parent: str) -> tuple[list[str], list[str]]:
         """What a folder that is there lacks: nodes and folders."""
