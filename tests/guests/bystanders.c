@@ -9,7 +9,8 @@
  *   b   a handler of SIGBUS, once              u      one of SIGUSR1, which is sent
  *   t   a thread, which is joined              x q    end with 3, killed
  *   c   CPUID, at places where it stops        h g f  SIGILL handled, ignored, default
- *   k   SIGILL is blocked, or not              .      an open that softsgx looks at
+ *   k   SIGILL is blocked, or not: where it    .      an open that softsgx looks at
+ *       is handled, since nothing tells elsewhere
  * Prints how often a handler ran, and how processes ended.
  */
 #define _GNU_SOURCE
@@ -68,8 +69,29 @@ static const char *inner(const char *from, const char *end)
 	return text;
 }
 
+static void block(bool blocks)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGILL);
+	sigprocmask(blocks ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
+}
+
+static void toggle(void)
+{
+	struct sigaction action;
+	sigset_t set;
+
+	sigaction(SIGILL, NULL, &action);
+	sigprocmask(SIG_BLOCK, NULL, &set);
+	if (action.sa_handler == handler)
+		block(!sigismember(&set, SIGILL));
+}
+
 static void become(const char *operations)
 {
+	block(false);
 	execl(self, self, operations, (char *)NULL);
 	_exit(99);
 }
@@ -121,18 +143,6 @@ static __attribute__((noinline)) void ask(void)
 	       action.sa_handler == handler ? 2 : action.sa_handler == SIG_IGN,
 	       sigismember(&blocked, SIGILL));
 	fflush(stdout);
-}
-
-static void toggle(int number)
-{
-	sigset_t set;
-
-	sigprocmask(SIG_BLOCK, NULL, &set);
-	if (sigismember(&set, number))
-		sigdelset(&set, number);
-	else
-		sigaddset(&set, number);
-	sigprocmask(SIG_SETMASK, &set, NULL);
 }
 
 static void run(const char *at);
@@ -221,13 +231,15 @@ static void run(const char *at)
 			act(SIGILL, handler, 0);
 			break;
 		case 'g':
+			block(false);
 			act(SIGILL, SIG_IGN, 0);
 			break;
 		case 'f':
+			block(false);
 			act(SIGILL, SIG_DFL, 0);
 			break;
 		case 'k':
-			toggle(SIGILL);
+			toggle();
 			break;
 		case 'b':
 			act(SIGBUS, handler, SA_RESETHAND | SA_NODEFER);

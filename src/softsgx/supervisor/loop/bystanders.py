@@ -54,11 +54,11 @@ class Bystanders:
     def wait(self) -> tuple[int, int]:
         """The next event that is Python's, as `waits.wait_any` tells it; (0, 0) if it is over."""
         run, block = self._run, self._block
-        kept = waits.kept or waits.lost or waits.ending or run.early
-        if kept or not self._usual():
+        if not self._usual():
             run.changed = None
             return waits.wait_any()
-        if waits.slices:  # the code waits for no time
+        # What the code does not wait for: no time, and nothing that a handler has heard of.
+        if waits.slices or waits.kept or waits.lost or waits.ending or run.early:
             if run.changed is None:
                 return waits.wait_any()
             run.changed.update(self._concerned())
