@@ -138,7 +138,8 @@ def build_interleave(root: Path) -> Path:
     Raises BuildError.
     """
     flags = [*_USUAL, "-ffreestanding", "-nostdlib"]
-    return _compile(root, _INTERLEAVE, _INTERLEAVE_OBJECT, flags)
+    more = [_INTERLEAVE.with_name(name) for name in ("follow.c", "sha256.c")]
+    return _compile(root, _INTERLEAVE, _INTERLEAVE_OBJECT, flags, *more)
 
 
 def build_series(root: Path) -> Path:

@@ -12,6 +12,7 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,9 +23,23 @@ from softsgx.sdm.leaves import PAGE_SIZE
 from softsgx.sgx import measure
 from softsgx.sgx.late import LateMeasurement
 from softsgx.sgx.measure import Measurement, measured_flags
-from softsgx.sgx.scatter import Sha256
+from softsgx.sgx.scatter import OwnSha256, Sha256
 
 RX_REG, RW_REG, TCS = 0x205, 0x203, 0x100
+
+COMPILED = [OwnSha256, Sha256]
+HASHES = [*COMPILED, hashlib.sha256]
+
+
+@pytest.fixture
+def hashing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What measures: where a processor has no instructions for it, or nothing is built."""
+    try:
+        request.param()
+    except LookupError as why:
+        pytest.skip(f"{request.param.__name__}: {why}; a processor with SHA extensions forces it")
+    monkeypatch.setattr(measure, "_found", request.param)
+    return request.param
 
 
 def u64(value: int) -> bytes:
@@ -87,10 +102,12 @@ def test_record_by_record() -> None:
 
 
 # The runs cross multiples of 16, 64 and 4096 pages, where other bytes of the offset change.
+@pytest.mark.parametrize("hashing", HASHES, indirect=True)
 @pytest.mark.parametrize(
     ("first_page", "n_pages"),
     [(0, 1), (15, 2), (63, 1), (60, 10), (1, 200), (4090, 80), ((1 << 24) - 3, 70)],
 )
+@pytest.mark.usefixtures("hashing")
 def test_bulk(memfd: int, first_page: int, n_pages: int) -> None:
     offset, data = first_page * 4096, contents(n_pages)
     os.pwrite(memfd, data, 0x5000)
@@ -111,35 +128,57 @@ def test_bulk(memfd: int, first_page: int, n_pages: int) -> None:
     )
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("hashing", HASHES, indirect=True)
 @pytest.mark.parametrize(("first_page", "n_pages"), [(0, 64), (63, 65), (4090, 200)])
-def test_as_it_lies_in_a_mapping(
-    memfd: int, first_page: int, n_pages: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("hashing")
+def test_as_it_lies_in_a_mapping(memfd: int, first_page: int, n_pages: int) -> None:
     offset, data = first_page * 4096, contents(n_pages)
-    os.ftruncate(memfd, 0x5000 + len(data) + (100 << 12))
-    os.pwrite(memfd, data, 0x5000)
+    os.ftruncate(memfd, offset + len(data) + (100 << 12))
+    os.pwrite(memfd, data, offset)
     stream = ecreate(2, 1 << 40) + records(offset, RX_REG, data)
     stream += records(offset, RW_REG, data + bytes(100 << 12))
-    if not compiled:
-        monkeypatch.setattr(measure, "_found", hashlib.sha256)
     with mmap.mmap(memfd, 0) as mapped, memoryview(mapped) as view:
         m = Measurement()
         m.ecreate(2, 1 << 40)
-        m.add_pages_from_fd(memfd, 0x5000, offset, n_pages, RX_REG, True, view)
+        m.add_pages_from_fd(memfd, offset, offset, n_pages, RX_REG, True, view)
         # The second one has a hole, which measuring does not fill.
-        m.add_pages_from_fd(memfd, 0x5000, offset, n_pages + 100, RW_REG, True, view)
+        m.add_pages_from_fd(memfd, offset, offset, n_pages + 100, RW_REG, True, view)
         assert m.digest() == openssl_sha256(stream)
-    assert os.lseek(memfd, 0x5000, os.SEEK_HOLE) == 0x5000 + len(data)
+    assert os.lseek(memfd, offset, os.SEEK_HOLE) == offset + len(data)
 
 
-def test_the_compiled_hash_is_sha256() -> None:
-    found, expected = Sha256(), hashlib.sha256()
-    for n in (0, 1, 63, 64, 65, 5184, 100_000):
+@pytest.mark.parametrize("hashing", COMPILED, indirect=True)
+def test_the_compiled_hash_is_sha256(hashing: Any) -> None:
+    found, expected = hashing(), hashlib.sha256()
+    for n in (0, 1, 54, 1, 63, 64, 65, 5184, 100_000):
         data = random.Random(n).randbytes(n)
         found.update(memoryview(data)[n // 2 :])
         expected.update(data[n // 2 :])
         assert found.digest() == expected.digest()
+
+
+@given(st.lists(st.binary(max_size=200), max_size=20))
+def test_the_processors_hash_is_sha256_of_any_pieces(pieces: list[bytes]) -> None:
+    try:
+        found = OwnSha256()
+    except LookupError as why:
+        pytest.skip(f"{why}; a processor with SHA extensions forces it")
+    for piece in pieces:
+        found.update(piece)
+    assert found.digest() == hashlib.sha256(b"".join(pieces)).digest()
+
+
+def test_pages_behind_no_whole_block() -> None:
+    """Nothing of the device does so; the records are hashed as bytes then."""
+    expected = hashlib.sha256(b"abc" + records(0x3000, RX_REG, contents(2)))
+    for hashing in COMPILED:
+        try:
+            m = Measurement(hashing)
+        except LookupError:
+            continue
+        m._hash.update(b"abc")
+        m.add_pages(0x3000, RX_REG, contents(2))
+        assert m.digest() == expected.digest()
 
 
 @pytest.mark.parametrize("n_pages", [1, 63, 1500])
@@ -257,6 +296,84 @@ def test_late_goes_on_after_a_digest() -> None:
     stream = records(0, RW_REG, data) + records(0x80000, RX_REG, data[:4096])
     assert late.digest() == openssl_sha256(stream)
     late.close()
+
+
+def _file(memfd: int, data: bytes | bytearray) -> tuple[mmap.mmap, int]:
+    """With ``data`` from some offset on, and what maps all of it."""
+    offset = 0x7000
+    os.ftruncate(memfd, offset + len(data))
+    return mmap.mmap(memfd, 0), offset
+
+
+@pytest.mark.parametrize("hashing", COMPILED, indirect=True)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.usefixtures("hashing")
+def test_late_follows_what_comes(memfd: int, seed: int) -> None:
+    """By pieces, some of which are zero and stay holes, and others are unlike before and behind."""
+    chance = random.Random(seed)
+    data = bytearray(contents(300))
+    late = LateMeasurement()
+    late.ecreate(1, 1 << 30)
+    late.add_pages(0x3000, RX_REG, data[:4096])
+    mapped, offset = _file(memfd, data)
+    with mapped, memoryview(mapped) as view:
+        assert late.follow(memfd, offset, RW_REG, view)
+        followed = late._followed
+        assert followed is not None
+        at = told = 0
+        while at < 300:
+            n = min(chance.choice((1, 16, 100)), 300 - at)
+            start, end = at << 12, at + n << 12
+            if chance.random() < 0.3:
+                data[start:end] = bytes(end - start)
+                followed.holes()
+            else:
+                os.pwrite(memfd, data[start:end], offset + start)
+            followed.tell(offset + end)
+            at += n
+            if chance.random() < 0.5 or at == 300:  # several times what was told is added at once
+                args = offset + (told << 12), at - told
+                late.add_pages_from_fd(memfd, args[0], *args, RW_REG, True, view)
+                told = at
+        late.add_pages_unmeasured(0x200000, RW_REG, 2)
+        assert late._followed is None
+        stream = ecreate(1, 1 << 30) + records(0x3000, RX_REG, contents(1))
+        stream += records(offset, RW_REG, bytes(data))
+        stream += b"".join(eadd(0x200000 + 4096 * i, RW_REG) for i in range(2))
+        assert late.digest() == openssl_sha256(stream)
+        assert view[offset:] == data
+    late.close()
+
+
+def test_late_that_follows_can_be_closed(memfd: int) -> None:
+    """Also while it waits, and before all that came is measured."""
+    mapped, offset = _file(memfd, contents(4000))
+    with mapped, memoryview(mapped) as view:
+        for ready in (offset, len(view)):
+            late = LateMeasurement()
+            if not late.follow(memfd, offset, RW_REG, view):
+                pytest.skip("interleave.c is not built: python hatch_build.py")
+            followed, thread = late._followed, late._thread
+            assert followed is not None
+            assert thread is not None
+            followed.tell(ready)
+            late.close()
+            assert not thread.is_alive()
+
+
+def test_late_that_measured_what_was_not_added_says_so(memfd: int) -> None:
+    mapped, offset = _file(memfd, contents(64))
+    with mapped, memoryview(mapped) as view:
+        late = LateMeasurement()
+        if not late.follow(memfd, offset, RW_REG, view):
+            pytest.skip("interleave.c is not built: python hatch_build.py")
+        followed = late._followed
+        assert followed is not None
+        followed.tell(offset + 0x2000)
+        late.add_pages_from_fd(memfd, offset, offset, 1, RW_REG, True, view)
+        with pytest.raises(InternalError, match="0x9000 came, 0x8000 were added"):
+            late.digest()
+        late.close()
 
 
 @pytest.mark.parametrize("n_pages", [1, 100])

@@ -23,18 +23,26 @@ def available() -> bool:
 class Copier:
     """For the file ``fd`` of ``size_bytes``. Made where the code is `available` alone.
 
-    try_after: how many bytes come before the kernel is asked for large pages.
+    view: the address here of a mapping of all of it, which stays. try_after: how many bytes come
+    before the kernel is asked for large pages.
     """
 
-    def __init__(self, fd: int, size_bytes: int, try_after: int = _MUCH) -> None:
+    def __init__(self, fd: int, size_bytes: int, view: int, try_after: int = _MUCH) -> None:
         self._words = words = Words(_PATH, "softsgx_copyin")
-        words["file"], words["size"] = fd, size_bytes
+        words["file"], words["size"], words["view"] = fd, size_bytes, view
         words["large"], words["collapse"], words["try_after"] = _NONE, 1, try_after
 
     @property
     def collapses(self) -> bool:
         """Whether large pages are asked for: the kernel has some, at a price."""
         return bool(self._words["collapse"])
+
+    def beside(self, reads: bool, follow: int = 0) -> None:
+        """Whether somebody reads what has come by the mapping, on another processor.
+
+        follow: the address of what tells how far, or 0.
+        """
+        self._words["beside"], self._words["follow"] = int(reads), follow
 
     @property
     def address(self) -> int:

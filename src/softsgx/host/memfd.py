@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from softsgx.host import copyin, ptrace
+from softsgx.host.foreign import address_of
 from softsgx.sgx.enclave import EnclaveMemory
 
 __all__ = ["MemfdMemory", "Site", "decoy", "locked", "new_memory", "reader"]
 
+_LARGE = 2 << 20
 _SEALED = 0xF  # SEAL, SHRINK, GROW, WRITE
 _OF_ITS_SIZE = 7  # SEAL, SHRINK, GROW
 
@@ -76,6 +78,28 @@ def reader(fd: int) -> Iterator[int]:
         os.close(reads)
 
 
+def _mapped(fd: int, size_bytes: int) -> mmap.mmap:
+    """All of a file. The large pages that it may get are seen as such where its mapping begins at
+    a multiple of theirs; else each of ours is a page fault, for whoever copies and measures.
+
+    The kernel has no such place for a file of small pages. But it takes the highest one that is
+    free: a mapping longer by what is too much begins lower by as much.
+    """
+    mapped = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED)
+    more = address_of(mapped) % _LARGE
+    if size_bytes < _LARGE or not more:
+        return mapped
+    try:
+        os.ftruncate(fd, size_bytes + more)
+        mapped.close()
+        longer = mmap.mmap(fd, size_bytes + more, mmap.MAP_SHARED)
+    except OSError:  # as large as files may be
+        longer = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED)
+    finally:
+        os.ftruncate(fd, size_bytes)
+    return longer
+
+
 class Site:
     """A replaced instruction: it began at ``start``, the ENCLU behind it at ``enclu``.
 
@@ -108,8 +132,8 @@ class MemfdMemory(EnclaveMemory):
         os.ftruncate(fd, size_bytes)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _OF_ITS_SIZE)
         self.fd = fd
-        self._map = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED)
-        self.view = memoryview(self._map)
+        self._map = _mapped(fd, size_bytes)
+        self.view = memoryview(self._map)[:size_bytes]
         self._copier: copyin.Copier | None = None
 
     def copy_in(self, tid: int, addr: int, length: int, offset: int) -> bool:
@@ -120,7 +144,8 @@ class MemfdMemory(EnclaveMemory):
     def copier(self) -> copyin.Copier | None:
         """What copies pages into it; None where it is not built."""
         if self._copier is None and copyin.available():
-            self._copier = copyin.Copier(self.fd, len(self.view))
+            self._copier = copyin.Copier(self.fd, len(self.view), address_of(self._map))
+            self._copier.beside(len(os.sched_getaffinity(0)) > 1)
         return self._copier
 
     def write(self, offset: int, data: bytes | memoryview) -> None:

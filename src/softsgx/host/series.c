@@ -22,6 +22,7 @@
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <unistd.h>
+#include "../sgx/follow.h"
 #include "adds.h"
 #include "copyin.h"
 #include "procmap.h"
@@ -39,7 +40,8 @@
  * poll_ns: how long to poll before a wait blocks, 0 after a poll in vain. together: whether the
  * thread is to run where we do, 0 from where it cannot; cpu: where that is, from 1 on. shared: the
  * address here of what the process adds pages to itself (adds.h), 0 if it does not; armed: how many it
- * may add now. slot: the address here of its word on the short way, or 0.
+ * may add now. slot: the address here of its word on the short way, or 0. follow:
+ * the address of what is told to who measures what comes (follow.h), or 0.
  * Told: done: calls taken; added: those of them that the process has made itself; got, status: of
  * whoever had something else to tell, 0 if nobody; lost: whether pages that the process has added could
  * not be kept.
@@ -47,7 +49,7 @@
 #define WORDS \
 	F(tid) F(call) F(cmd) F(fd) F(rip) F(arch) F(fds) F(device) F(inode) F(length) F(page_flags) F(next) \
 	F(secinfo) F(source) F(step) F(secinfo_at) F(vma_at) F(patched) F(n_patched) F(maps) \
-	F(memory) F(copier) F(most) F(poll_ns) F(together) F(cpu) F(shared) F(armed) F(slot) \
+	F(memory) F(copier) F(most) F(poll_ns) F(together) F(cpu) F(shared) F(armed) F(slot) F(follow) \
 	F(done) F(added) F(got) F(status) F(lost)
 
 #include "await.h"
@@ -244,6 +246,18 @@ static void arm(struct block *b)
 	__atomic_store_n((uint64_t *)(shared + ADDS_STATE), b->armed << 32, __ATOMIC_SEQ_CST);
 }
 
+/* Whoever measures may go on. */
+static void told(const struct block *b)
+{
+	struct follow *f = (struct follow *)b->follow;
+
+	if (!f)
+		return;
+	if (((const struct copyin *)b->copier)->holes)
+		f->holes = 1;
+	follow_tell(f, &f->ready, b->next);
+}
+
 /* One call, from its stop to where its thread runs on. Nothing is done that Python could not. */
 static enum taken take(struct block *b)
 {
@@ -264,6 +278,7 @@ static enum taken take(struct block *b)
 	b->secinfo = p.add.secinfo;
 	b->next += b->length;
 	b->done++;
+	told(b);
 	p.add.count = b->length;
 	theirs.iov_base = (void *)regs.rdx;
 	regs.rax = 0;

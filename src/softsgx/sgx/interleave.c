@@ -6,6 +6,8 @@
  * of such records (.sgxs) is read as far as it is regular; where this was not built, record by record.
  */
 #include <stddef.h>
+#include "measure.h"
+#include "sha256.h"
 
 #define RECORD 64
 #define CHUNK 256
@@ -35,37 +37,45 @@ void softsgx_interleave(unsigned char *records, const unsigned char *pages, size
 	}
 }
 
-/* What hashes: EVP_DigestUpdate() of libcrypto. */
-typedef int update(void *context, const void *data, size_t bytes);
-
-/*
- * The same with the hash, a page at a time, which stays in a first-level cache: pages that lie one
- * behind the other, from `offset` in the enclave on, as an EADD and 16 EEXTEND records each. Those
- * are given with offset 0; it is their second word. Returns 0 if the hash fails.
- */
-__attribute__((visibility("default")))
-int softsgx_measure(update *hash, void *context, const unsigned char *pages, size_t n_pages,
-		    word offset, const unsigned char *eadd, const unsigned char *eextend)
+/* With the hash, a page at a time, which stays in a first-level cache. */
+int measure_pages(const struct measure *m, const unsigned char *pages, size_t n_pages,
+		  uint64_t offset, size_t step)
 {
-	unsigned char records[RECORD + CHUNKS * (RECORD + CHUNK)], *to = records;
+	unsigned char records[RECORD + CHUNKS * (RECORD + CHUNK)] __attribute__((aligned(LINE)));
+	unsigned char *to = records;
+	struct sha256 *own = m->hash == softsgx_sha256_update ? m->context : NULL;
 
+	if (own && own->bytes % RECORD == 0) {
+		sha256_pages(own, pages, n_pages, offset, step, m->eadd, m->eextend);
+		return 1;
+	}
 	for (int i = 0; i < RECORD; i++)
-		to[i] = eadd[i];
+		to[i] = m->eadd[i];
 	for (int chunk = 0; chunk < CHUNKS; chunk++)
 		for (int i = 0; i < RECORD; i++)
-			to[RECORD + chunk * (RECORD + CHUNK) + i] = eextend[i];
-	for (; n_pages; n_pages--, pages += PAGE, offset += PAGE) {
+			to[RECORD + chunk * (RECORD + CHUNK) + i] = m->eextend[i];
+	for (; n_pages; n_pages--, pages += step, offset += PAGE) {
 		((word *)to)[1] = offset;
 		for (int chunk = 0; chunk < CHUNKS; chunk++)
 			((word *)(to + RECORD + chunk * (RECORD + CHUNK)))[1] = offset + chunk * CHUNK;
 		softsgx_interleave(records, pages, 1);
-		/* The next page comes while this one is hashed. */
+		/* The next page comes while this one is hashed, not into the cache that has this one. */
 		for (size_t i = 0; n_pages > 1 && i < PAGE; i += LINE)
-			__builtin_prefetch(pages + PAGE + i);
-		if (!hash(context, records, sizeof(records)))
+			__builtin_prefetch(pages + step + i, 0, 2);
+		if (!m->hash(m->context, records, sizeof(records)))
 			return 0;
 	}
 	return 1;
+}
+
+/* The same of pages that lie one behind the other. */
+__attribute__((visibility("default")))
+int softsgx_measure(update *hash, void *context, const unsigned char *pages, size_t n_pages,
+		    word offset, const unsigned char *eadd, const unsigned char *eextend)
+{
+	const struct measure m = {hash, context, eadd, eextend};
+
+	return measure_pages(&m, pages, n_pages, offset, PAGE);
 }
 
 /* Where a record differs from one of this tag, offset and flags with nothing behind them. */

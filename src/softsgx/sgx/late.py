@@ -10,8 +10,10 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 
+from softsgx.errors import InternalError
 from softsgx.sdm.leaves import PAGE_SIZE
 from softsgx.sgx.measure import BATCH_PAGES, Buffer, Measurement
+from softsgx.sgx.scatter import Followed
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -57,16 +59,22 @@ class LateMeasurement:
         self._jobs: deque[_Job] = deque()
         self._pages = 0
         self._kept_bytes = 0
-        self._busy = False
+        self._job: _Job | None = None
         self._flush = False
         self._closed = False
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
+        # What comes and is measured meanwhile; fd and flags of it, and up to where it was added.
+        self._followed: Followed | None = None
+        self._expected: tuple[Any, ...] = ()
 
     def ecreate(self, ssa_frame_pages: int, size_bytes: int) -> None:
-        """Start: SECS.SSAFRAMESIZE (in pages) and SECS.SIZE."""
-        self._put(_Job("ecreate", [ssa_frame_pages, size_bytes], 0, 0))
+        """Start, before all else: SECS.SSAFRAMESIZE (in pages) and SECS.SIZE.
+
+        What hashes is looked for here, so that the thread does not begin with it.
+        """
+        self._measurement.ecreate(ssa_frame_pages, size_bytes)
 
     def add_page_masked(self, offset_bytes: int, flags: int, data: Buffer, mrmask: int) -> None:
         """:meth:`Measurement.add_page_masked`; ``data`` is copied."""
@@ -99,14 +107,48 @@ class LateMeasurement:
 
         ``fd`` has to stay open until :meth:`digest` or :meth:`close`, and so does ``view``.
         """
+        if self._followed is not None:
+            known_fd, known_flags, at = self._expected
+            if measured and (known_fd, known_flags, at, at) == (
+                fd, flags, file_offset, offset_bytes,
+            ):  # fmt: skip
+                self._expected = fd, flags, at + n_pages * PAGE_SIZE
+                return
         if not measured:
             self.add_pages_unmeasured(offset_bytes, flags, n_pages)
             return
         args = [fd, file_offset, offset_bytes, n_pages, flags, measured, view]
         self._put(_Job("add_pages_from_fd", args, n_pages, 0))
 
+    def follow(self, fd: int, offset_bytes: int, flags: int, view: memoryview) -> int:
+        """Measured pages are about to come in a file, at the offset that they have in the enclave:
+        they are measured meanwhile. view: a mapping of the whole file.
+
+        The address of what compiled code tells where it is (``follow.h``); 0 where there is none.
+        They are added by `add_pages_from_fd` as others are, before anything else is.
+        """
+        self.unfollow()
+        if not self._measurement.follows:
+            return 0
+        followed = Followed(offset_bytes)
+        self._put(_Job("follow", [fd, followed, flags, view], BATCH_PAGES, 0))
+        self._followed, self._expected = followed, (fd, flags, offset_bytes)
+        return followed.address
+
+    def unfollow(self) -> None:
+        """No more come; all that did were added."""
+        followed, self._followed = self._followed, None
+        if followed is None:
+            return
+        end = self._expected[2]
+        if followed.ready != end:
+            told = f"{followed.ready:#x} came, {end:#x} were added"
+            self._failure = self._failure or InternalError(told)
+        followed.end(end)
+
     def digest(self) -> bytes:
         """MRENCLAVE (32 bytes) after every call so far; waits for the thread."""
+        self.unfollow()
         with self._changed:
             if self._thread is None:
                 while self._jobs and self._failure is None:
@@ -125,6 +167,9 @@ class LateMeasurement:
         """Drop what is not hashed yet and end the thread; more than once does no harm."""
         with self._changed:
             self._closed = True
+            for job in (*self._jobs, self._job):
+                if job is not None and job.method == "follow":
+                    job.args[1].end(0)
             self._jobs.clear()
             self._changed.notify_all()
             thread = self._thread
@@ -132,6 +177,7 @@ class LateMeasurement:
             thread.join()
 
     def _put(self, job: _Job) -> None:
+        self.unfollow()
         with self._changed:
             if self._failure is not None or self._closed:
                 return
@@ -147,7 +193,7 @@ class LateMeasurement:
                     self._kept_bytes -= job.kept_bytes
                     self._run(job)
                 return
-            if not self._busy:
+            if self._job is None:
                 self._changed.notify_all()
             while self._kept_bytes > self._max_kept_bytes and self._failure is None:
                 self._changed.wait()
@@ -188,11 +234,10 @@ class LateMeasurement:
                     self._changed.wait()
                 if self._closed:
                     return
-                job = self._take()
-                self._busy = True
+                self._job = job = self._take()
             self._run(job)
             with self._changed:
-                self._busy = False
+                self._job = None
                 self._kept_bytes -= job.kept_bytes
                 if self._failure is not None:
                     self._jobs.clear()

@@ -20,7 +20,16 @@ from struct import Struct
 
 from softsgx.errors import InternalError
 from softsgx.sdm.leaves import PAGE_SIZE, SECINFO_PT_MASK, SECINFO_RWX_MASK, SECINFO_TCS
-from softsgx.sgx.scatter import CHUNK_SIZE, CHUNKS, PAGE_RECORDS, RECORD, Scatter, Sha256
+from softsgx.sgx.scatter import (
+    CHUNK_SIZE,
+    CHUNKS,
+    PAGE_RECORDS,
+    RECORD,
+    Followed,
+    OwnSha256,
+    Scatter,
+    Sha256,
+)
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -86,7 +95,7 @@ class _Batch:
             self._set_flags(flags)
         done = self._scatter.read(fd, file_offset, slot, n)
         if done != n * PAGE_SIZE:
-            raise InternalError(f"measured {n} pages at {file_offset:#x}, file has {done} bytes")
+            raise _short(n, file_offset, done)
         return self._view[slot * PAGE_RECORDS : (slot + n) * PAGE_RECORDS]
 
     def _set_offsets(self, slot: int, offset_bytes: int, n: int) -> None:
@@ -133,14 +142,17 @@ _MOST_SPARE = 2
 
 
 def _usual() -> Hashing:
-    """SHA-256, the one that compiled code can use where that is to be had."""
+    """SHA-256, the quickest that is to be had here."""
     global _found  # noqa: PLW0603 - looked for once a process
     if _found is None:
-        try:
-            Sha256()
-            _found = Sha256
-        except LookupError:
-            _found = sha256
+        _found = sha256
+        for hashing in (OwnSha256, Sha256):
+            try:
+                hashing()
+            except LookupError:
+                continue
+            _found = hashing
+            break
     return _found
 
 
@@ -155,6 +167,7 @@ class Measurement:
         self._hashing = hashing or _usual()
         self._hash = self._hashing(b"")
         self._batch: _Batch | None = None
+        self._pages_read = bytearray()
         self._scratch = -1
 
     def ecreate(self, ssa_frame_pages: int, size_bytes: int) -> None:
@@ -240,16 +253,42 @@ class Measurement:
             self.add_pages_unmeasured(offset_bytes, flags, n_pages)
             return
         shift = file_offset - offset_bytes
-        if (
-            view is not None
-            and n_pages >= BATCH_PAGES
-            and isinstance(self._hash, Sha256)
-            and _is_there(fd, view, file_offset, n_pages * PAGE_SIZE)
-        ):
-            self._pages(self._hash, view, file_offset, offset_bytes, n_pages, flags)
-            return
+        if view is not None and n_pages >= BATCH_PAGES and not shift and self.follows:
+            end = offset_bytes + n_pages * PAGE_SIZE
+            if not offset_bytes % PAGE_SIZE and end <= len(view):
+                self.follow(fd, Followed(offset_bytes, end), flags, view)
+                return
         for first, n in _batches(offset_bytes, n_pages):
-            self._measure(fd, first + shift, first, n, flags)
+            if isinstance(self._hash, Sha256):
+                view = self._read(fd, first + shift, n)
+                self._pages(self._hash, view, 0, first, n, flags)
+            else:
+                self._measure(fd, first + shift, first, n, flags)
+
+    @property
+    def follows(self) -> bool:
+        """Whether there is compiled code for `follow`."""
+        return isinstance(self._hash, Sha256)
+
+    def follow(self, fd: int, followed: Followed, flags: int, view: memoryview) -> None:
+        """The same of measured pages at the same offsets, as they come, until no more do.
+
+        view: a mapping of the whole file. Where there is compiled code for it alone.
+        """
+        digest = self._hash
+        assert isinstance(digest, Sha256)
+        digest.follow(view, fd, followed, _EADD.pack(EADD_TAG, 0, measured_flags(flags)), _EXTENDS)
+
+    def _read(self, fd: int, file_offset: int, n_pages: int) -> memoryview:
+        """Pages of a file, in memory that the next ones are read into as well."""
+        size = n_pages * PAGE_SIZE
+        if len(self._pages_read) < size:
+            self._pages_read = bytearray(size)
+        view = memoryview(self._pages_read)[:size]
+        done = os.preadv(fd, [view], file_offset)
+        if done != size:
+            raise _short(n_pages, file_offset, done)
+        return view
 
     @staticmethod
     def _pages(
@@ -263,7 +302,7 @@ class Measurement:
     def digest(self) -> bytes:
         """MRENCLAVE (32 bytes) of what has been measured so far; measuring may go on."""
         digest: bytes = self._hash.digest()
-        batch, self._batch = self._batch, None
+        batch, self._batch, self._pages_read = self._batch, None, bytearray()
         if batch is not None and len(_spare) < _MOST_SPARE:
             _spare.append(batch)
         return digest
@@ -277,10 +316,8 @@ class Measurement:
         self._hash.update(self._batch.fill(fd, file_offset, offset_bytes, n, measured_flags(flags)))
 
 
-def _is_there(fd: int, view: memoryview, start: int, length: int) -> bool:
-    """Whether a range of a file has no hole, which a look at its mapping would fill."""
-    end = start + length
-    return end <= len(view) and os.lseek(fd, start, os.SEEK_HOLE) >= end
+def _short(n_pages: int, file_offset: int, done: int) -> InternalError:
+    return InternalError(f"measured {n_pages} pages at {file_offset:#x}, file has {done} bytes")
 
 
 def _batches(offset_bytes: int, n_pages: int) -> Iterable[tuple[int, int]]:

@@ -2,9 +2,10 @@
 
 :class:`Alike` looks the other way, at records that somebody wrote.
 
-Two ways, without the GIL. ``interleave.c``, where it was built, after one read of all pages; what
-is mapped needs none, and :class:`Sha256` hashes it as well. Else ``preadv`` with a list of 1,024
-pieces that is made once, which costs three times as much.
+Three ways, without the GIL. :class:`OwnSha256` hashes pages as they lie, and where a processor has
+no instructions for it :class:`Sha256` page by page. ``interleave.c`` where it was built, after one
+read of all pages. Else ``preadv`` with a list of 1,024 pieces that is made once, which costs three
+times as much.
 Rejected: slices of memoryviews in a loop (half the speed of preadv), ``os.preadv`` (it looks at
 1,024 Python objects each time: some 10 % slower than the bare call).
 This is the one file of the room that uses ctypes.
@@ -23,11 +24,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["CHUNKS", "CHUNK_SIZE", "PAGE_RECORDS", "RECORD", "Alike", "Scatter", "Sha256"]
+__all__ = [
+    "CHUNKS", "CHUNK_SIZE", "PAGE_RECORDS", "RECORD", "Alike", "Followed", "OwnSha256", "Scatter",
+    "Sha256",
+]  # fmt: skip
 
 RECORD, CHUNK_SIZE = 64, 256
 CHUNKS = PAGE_SIZE // CHUNK_SIZE
 PAGE_RECORDS = RECORD + CHUNKS * (RECORD + CHUNK_SIZE)
+_NONE = (1 << 64) - 1
 _NATIVE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "softsgx-interleave.so")
 
 
@@ -102,25 +107,59 @@ class Scatter:
         return done
 
 
+class Followed:
+    """What has come of a file's pages, for `Sha256.follow`: ``struct follow`` of ``follow.h``.
+
+    address: where compiled code tells it. end: of what is there already, and has holes, maybe; no
+    more comes.
+    """
+
+    def __init__(self, at: int, end: int | None = None) -> None:
+        ready, last, holes = (at, _NONE, 0) if end is None else (end, end, 1)
+        self._words = array("Q", (ready, last, holes, at, 0))
+        self.address = self._words.buffer_info()[0]
+
+    @property
+    def ready(self) -> int:
+        """Up to where it was told."""
+        return self._words[0]
+
+    def holes(self) -> None:
+        """From now on some of what is there may be a hole of the file."""
+        self._words[2] = 1
+
+    def tell(self, ready: int) -> None:
+        """All is there up to there."""
+        _ours("softsgx_follow_ready")(self.address, ready)
+
+    def end(self, at: int) -> None:
+        """No more comes than up to there; 0: what is not measured yet is not wanted, either."""
+        _ours("softsgx_follow_end")(self.address, at)
+
+
 class Sha256:
     """SHA-256 of hashlib's own library, which compiled code can call: no GIL from page to page.
 
-    As `hashlib.sha256`, with :meth:`pages`. Raises LookupError where the code is not built, or
-    Python's libcrypto is not to be had.
+    As `hashlib.sha256`, with :meth:`pages` and :meth:`follow`. Raises LookupError where the code is
+    not built, or Python's libcrypto is not to be had.
     """
 
-    _functions: Any = None
+    _library: tuple[Any, ...] = ()
 
     def __init__(self, data: bytes = b"") -> None:
         import weakref
 
-        found = Sha256._functions = Sha256._functions or _libcrypto()
-        self._update, self._measure, new, free, sha256, init, self._copy, self._final = found
-        self._new, self._free = new, free
-        self._context = new()
-        weakref.finalize(self, free, self._context)
-        if not init(self._context, sha256(), None):
+        Sha256._library = Sha256._library or _libcrypto()
+        update, new, self._free, sha256, init, *self._ends = Sha256._library
+        self._new, context = new, new()
+        weakref.finalize(self, self._free, context)
+        if not init(context, sha256(), None):
             raise InternalError("EVP_DigestInit_ex() fails")
+        self._begin(update, context, data)
+
+    def _begin(self, update: Any, context: Any, data: bytes) -> None:
+        self._update, self._context = update, context
+        self._measure, self._follow = _ours("softsgx_measure"), _ours("softsgx_follow")
         self.update(data)
 
     def update(self, data: bytes | memoryview) -> None:
@@ -144,31 +183,101 @@ class Sha256:
         if not self._measure(self._update, self._context, start, n_pages, offset, eadd, eextend):
             raise InternalError("EVP_DigestUpdate() fails")
 
+    def follow(
+        self, view: memoryview, fd: int, followed: Followed, eadd: bytes, eextend: bytes
+    ) -> None:
+        """The same of a file's pages that come, until their end is told. view: of all of it."""
+        args = _address(view), fd, followed.address, eadd, eextend
+        if not self._follow(self._update, self._context, *args):
+            raise InternalError("EVP_DigestUpdate() fails")
+
     def digest(self) -> bytes:
         """The hash of all so far; more may follow."""
         import ctypes
 
-        out, copy = ctypes.create_string_buffer(32), self._new()
+        out, copy, (copies, final) = ctypes.create_string_buffer(32), self._new(), self._ends
         try:
-            if not self._copy(copy, self._context) or not self._final(copy, out, None):
+            if not copies(copy, self._context) or not final(copy, out, None):
                 raise InternalError("EVP_DigestFinal_ex() fails")
         finally:
             self._free(copy)
         return out.raw
 
 
+class OwnSha256(Sha256):
+    """The same by the processor's own instructions (``sha256.c``): pages are hashed as they lie.
+
+    Raises LookupError where it has none.
+    """
+
+    def __init__(self, data: bytes = b"") -> None:
+        import ctypes
+
+        if not _ours("softsgx_sha256_is")():
+            raise LookupError("no SHA extensions")
+        context = ctypes.create_string_buffer(_CONTEXT_BYTES)
+        _ours("softsgx_sha256_init")(context)
+        self._begin(_ours("softsgx_sha256_update"), context, data)
+
+    def digest(self) -> bytes:
+        """The hash of all so far; more may follow."""
+        import ctypes
+
+        out = ctypes.create_string_buffer(32)
+        _ours("softsgx_sha256_digest")(self._context, out)
+        return out.raw
+
+
+_CONTEXT_BYTES = 104  # struct sha256
+
+
+def _ours(name: str) -> Any:
+    """A function of ``softsgx-interleave.so``. Raises LookupError."""
+    if _NATIVE not in _found:
+        _found[_NATIVE] = _natives()
+    return _found[_NATIVE][name]
+
+
+_found: dict[str, dict[str, Any]] = {}
+
+
+def _natives() -> dict[str, Any]:
+    """Functions by their names; none where it is not built."""
+    import ctypes
+
+    pointer, size, number, word = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint64
+    try:
+        library = ctypes.CDLL(_NATIVE)
+        return {
+            how[0]: _function(library, *how)
+            for how in (
+                ("softsgx_measure", number, pointer, pointer, pointer, size, word, pointer,
+                 pointer),
+                ("softsgx_follow", number, pointer, pointer, pointer, number, pointer, pointer,
+                 pointer),
+                ("softsgx_follow_ready", None, pointer, word),
+                ("softsgx_follow_end", None, pointer, word),
+                ("softsgx_sha256_is", number),
+                ("softsgx_sha256_init", None, pointer),
+                ("softsgx_sha256_update", number, pointer, pointer, size),
+                ("softsgx_sha256_digest", None, pointer, pointer),
+            )
+        }  # fmt: skip
+    except (OSError, AttributeError):
+        return {}
+
+
 def _libcrypto() -> tuple[Any, ...]:
-    """Its functions that `Sha256` calls, ours behind the first. Raises LookupError."""
+    """Its functions that `Sha256` calls. Raises LookupError."""
     import ctypes
     from importlib.util import find_spec
 
     pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     spec = find_spec("_hashlib")
     try:
-        ours = ctypes.CDLL(_NATIVE).softsgx_measure
         # What a module is linked with is found by it.
         library = ctypes.CDLL(None if spec is None else spec.origin)
-        found = [
+        return tuple(
             _function(library, *how)
             for how in (
                 ("EVP_DigestUpdate", number, pointer, pointer, size),
@@ -179,12 +288,9 @@ def _libcrypto() -> tuple[Any, ...]:
                 ("EVP_MD_CTX_copy_ex", number, pointer, pointer),
                 ("EVP_DigestFinal_ex", number, pointer, pointer, pointer),
             )
-        ]
+        )
     except (OSError, AttributeError) as error:
         raise LookupError(str(error)) from None
-    ours.argtypes = [pointer, pointer, pointer, size, ctypes.c_uint64, pointer, pointer]
-    ours.restype = number
-    return (found[0], ours, *found[1:])
 
 
 def _function(library: Any, name: str, result: Any, *takes: Any) -> Any:

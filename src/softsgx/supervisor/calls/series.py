@@ -39,6 +39,7 @@ _LOW, _U64 = 0xFFFFFFFF, (1 << 64) - 1
 # tell of it costs time.
 _FIRST, _MOST = 8 * PAGE_SIZE, 1 << 20
 _MOST_CALLS = 4
+_MOST_AT_ONCE = 64  # where they are hashed as they come, or not at all
 
 
 def added(run: Run, tracee: Tracee, process: HostProcess, file: EnclaveFile) -> bool:
@@ -205,8 +206,20 @@ class Series(Ahead):
         slot = tracee.slot
         block["slot"] = slot.table.tables.address + slot.at * 8 if slot is not None else 0
         block["cpu"], self.cpus = 0, os.sched_getaffinity(0)
+        self._follow(file, copier, found)
         self._share(tracee, process, secinfo, source, fd)
         self._begin()
+
+    def _follow(self, file: EnclaveFile, copier: Any, found: Foreseen) -> None:
+        """Who measures is to hear of what comes from the code that copies it."""
+        block, pages = self._block, file.enclave.memory
+        assert block is not None
+        follow = 0
+        if found.measure and found.length > PAGE_SIZE:
+            measurement: Any = file.enclave.measurement
+            follow = measurement.follow(pages.fd, found.offset, found.flags, pages.view)
+        block["follow"] = follow
+        copier.beside(found.measure and len(self.cpus) > 1, follow)
 
     def _share(
         self, tracee: Tracee, process: HostProcess, secinfo: bytes, source: Any, fd: int
@@ -257,11 +270,16 @@ class Series(Ahead):
             return True
         if self._may_alone() and not adds.is_ready(self._last[0], block["fd"]):
             return True  # the next one stops for it
-        self._most = min(self._most * 2, max(_MOST, _MOST_CALLS * found.length))
+        self._most = min(max(self._most, found.length) * 2, self._at_most(found))
         more = self._foresee()
         if more is not None:
             block["next"], block["most"] = more.offset, more.calls
         return False
+
+    def _at_most(self, found: Foreseen) -> int:
+        assert self._block is not None
+        at_once = self._block["follow"] or not found.measure
+        return max(_MOST, (_MOST_AT_ONCE if at_once else _MOST_CALLS) * found.length)
 
     def _took(self, n: int) -> None:
         """``n`` pages have come."""
@@ -287,6 +305,10 @@ class Series(Ahead):
             self._took(block["done"])
         self._shared = None
         super()._end(missed=missed)
+        if block is not None and block["follow"]:
+            measurement: Any = self._with[1].enclave.measurement
+            measurement.unfollow()
+            block["follow"] = 0
         self._with = ()
         os.close(self._fds)
         if self._block is not None and self._block["cpu"]:
