@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from softsgx.host import copyin
 from softsgx.host.copyin import Copier
 from softsgx.host.memfd import MemfdMemory
+from softsgx.sgx.late import LateMeasurement
+from softsgx.sgx.measure import Measurement
 
 if not copyin.available():
     pytest.skip("copyin.c is not built: python hatch_build.py", allow_module_level=True)
 
 _PAGE, _MIB, _NONE = 4096, 1 << 20, (1 << 64) - 1
 _SIZE = 8 * _MIB
+_FLAGS = 0x203
 
 
 @pytest.fixture
@@ -86,6 +91,60 @@ def test_what_comes_is_what_was_there(
         at += length
     assert os.pread(memory.fd, _SIZE, 0) == bytes(first) + source[:]
     assert memory.view == bytes(first) + source[:]
+
+
+def _measured(memory: MemfdMemory, hashing: Any, pages: list[tuple[int, int]]) -> bytes:
+    """MRENCLAVE of these pages, (first, number), as they are there, by hashlib."""
+    m = Measurement(hashing)
+    for first, n in pages:
+        m.add_pages(first * _PAGE, _FLAGS, memory.view[first * _PAGE : (first + n) * _PAGE])
+    return m.digest()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("try_after", [0, 2 * _MIB])
+def test_where_there_is_one_processor_who_copies_measures(
+    memory: MemfdMemory, seed: int, try_after: int
+) -> None:
+    """Now and then something cannot be read, and nothing of it is measured."""
+    chance = random.Random(seed)
+    source = _source(seed, _SIZE)
+    addr = source[1]
+    copier = _copier(memory, try_after)
+    late = LateMeasurement(cpus={min(os.sched_getaffinity(0))})
+    late.add_pages_from_fd(memory.fd, 0, 0, 3, _FLAGS, True, memory.view)
+    pages, at = [(0, 3)], 16
+    short = os.memfd_create("short")
+    os.ftruncate(short, _MIB)
+    beyond = mmap.mmap(short, _MIB)
+    os.ftruncate(short, 80 * _PAGE)
+    os.pwrite(short, b"y" * 80 * _PAGE, 0)
+    while at < _SIZE // _PAGE:
+        follow = late.follow(memory.fd, at * _PAGE, _FLAGS, memory.view)
+        followed = late._followed
+        assert followed is not None
+        copier.beside(False, follow)
+        for _ in range(chance.randrange(1, 4)):
+            n = min(chance.choice((1, 100, 256)), _SIZE // _PAGE - at)
+            if n > 80 and chance.random() < 0.5:
+                assert not copier.copy(os.getpid(), _address(beyond), n * _PAGE, at * _PAGE)
+            if n:
+                assert copier.copy(os.getpid(), addr + at * _PAGE, n * _PAGE, at * _PAGE)
+                followed.tell((at + n) * _PAGE)
+                start = at * _PAGE
+                late.add_pages_from_fd(memory.fd, start, start, n, _FLAGS, True, memory.view)
+                pages.append((at, n))
+                at += n
+        late.unfollow()
+        if chance.random() < 0.3 and at < _SIZE // _PAGE:
+            memory.write(at * _PAGE, b"z" * _PAGE)
+            start = at * _PAGE
+            late.add_pages_from_fd(memory.fd, start, start, 1, _FLAGS, True, memory.view)
+            pages.append((at, 1))
+            at += 1
+    assert late.digest() == _measured(memory, hashlib.sha256, pages)
+    os.close(short)
+    late.close()
 
 
 def test_zeros_have_no_memory(memory: MemfdMemory) -> None:

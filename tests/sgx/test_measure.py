@@ -275,6 +275,28 @@ def test_where_no_thread_can_be_made_who_adds_hashes(monkeypatch: pytest.MonkeyP
     late.close()
 
 
+@pytest.mark.parametrize("hashing", COMPILED, indirect=True)
+def test_where_no_thread_can_be_made_nobody_is_waited_for(
+    memfd: int, hashing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever copies measures, or it is measured as it is added."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    mapped, offset = _file(memfd, contents(100))
+    with mapped, memoryview(mapped) as view:
+        late = LateMeasurement()
+        follow = late.follow(memfd, offset, RW_REG, view)
+        assert bool(follow) == (hashing is OwnSha256)
+        if not follow:
+            view[offset:] = contents(100)
+            late.add_pages_from_fd(memfd, offset, offset, 100, RW_REG, True, view)
+            assert late.digest() == openssl_sha256(records(offset, RW_REG, contents(100)))
+        late.close()
+
+
 def test_late_waits_for_room() -> None:
     data = contents(64)
     late = LateMeasurement(max_kept_bytes=len(data))
@@ -342,6 +364,25 @@ def test_late_follows_what_comes(memfd: int, seed: int) -> None:
         stream += b"".join(eadd(0x200000 + 4096 * i, RW_REG) for i in range(2))
         assert late.digest() == openssl_sha256(stream)
         assert view[offset:] == data
+    late.close()
+
+
+@pytest.mark.parametrize("hashing", HASHES, indirect=True)
+@pytest.mark.usefixtures("hashing")
+def test_late_on_one_cpu_has_no_thread(memfd: int) -> None:
+    os.pwrite(memfd, contents(200), 0)
+    threads = threading.active_count()
+    late = LateMeasurement(cpus={min(os.sched_getaffinity(0))}, max_kept_bytes=1 << 18)
+    late.ecreate(1, 1 << 30)
+    late.add_pages_from_fd(memfd, 0, 0, 100, RW_REG)
+    for i in range(130):
+        late.add_pages(0x100000 + (i << 12), RX_REG, contents(1))
+    late.add_pages_from_fd(memfd, 0x64000, 0x64000, 100, RW_REG)
+    assert threading.active_count() == threads
+    stream = ecreate(1, 1 << 30) + records(0, RW_REG, contents(200)[:0x64000])
+    stream += b"".join(records(0x100000 + (i << 12), RX_REG, contents(1)) for i in range(130))
+    stream += records(0x64000, RW_REG, contents(200)[0x64000:])
+    assert late.digest() == openssl_sha256(stream)
     late.close()
 
 

@@ -2,10 +2,11 @@
 accepting.c).
 
 ``python -m tests.supervisor.pagewise [--each] GUEST ARGS…``: prints, as JSON, how many pages and
-leaves compiled code took, how many pages the process added itself and, of each enclave, its pages'
-states, content and measurement, and what is mapped of it. With ``--each`` every page and leaf is
-Python's. With ``--step`` a thread that goes on over a change of protection is stopped on its way,
-each time an instruction further, with a signal or without.
+leaves compiled code took, how many pages the process added itself and, of each enclave, its
+pages' states, content and measurement, and what is mapped of it. With ``--each`` every page and
+leaf is Python's. With ``--alone`` there is one processor for all. With ``--step`` a thread that
+goes on over a change of protection is stopped on its way, each time an instruction further, with
+a signal or without.
 """
 
 from __future__ import annotations
@@ -126,6 +127,9 @@ def _sent(run: Any, tracee: Any, words: memoryview, call: tuple[int, ...]) -> No
 def main() -> None:
     """Run a guest."""
     argv = sys.argv[1:]
+    if argv[0] == "--alone":
+        argv.pop(0)
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if argv[0] == "--each":
         argv.pop(0)
         series.available = accepts.available = lambda: False

@@ -59,6 +59,17 @@ def test_the_same_as_each_call_by_python(
         assert short["added"] > taken // 2 or "stretches" in more  # signals leave time for none
 
 
+def test_the_same_on_one_processor(guest: Guest) -> None:
+    """Where who copies measures."""
+    argv: list[str | Path] = [guest("pagewise"), "1", str(_OF_STRETCHES), "stretches"]
+    answers, short = _run("--alone", *argv)
+    by_python, long = _run("--each", *argv)
+    assert answers.splitlines() == by_python.splitlines()
+    assert short["enclaves"] == long["enclaves"]
+    if short["possible"]:
+        assert short["taken"] > _STRETCHES
+
+
 @pytest.mark.parametrize(
     "case",
     [

@@ -34,7 +34,8 @@ EXPORT const char softsgx_copyin_words[] = COPYIN_WORDS;
 #define WORTH (LARGE / 4)
 #define LEAD (8 * LARGE) /* some 11 ms for who measures */
 #define SMALL_NS 800 /* what a small page takes, until some were written */
-#define MOST_LOST_NS 10000000
+#define MOST_LOST_NS 5000000
+#define MOST_CONTEXT 128 /* struct sha256 */
 #define AROUND (16 * PAGE) /* what one fault maps, fault_around_bytes */
 #define COLLAPSE 25 /* MADV_COLLAPSE, which older headers do not have */
 
@@ -71,10 +72,25 @@ static int64_t now_ns(void)
 	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+static struct follow *follow(const struct copyin *b)
+{
+	return (struct follow *)b->follow;
+}
+
+/* What nobody measures beside us is measured here, where it is in a cache. */
+static bool measured(const struct copyin *b, const void *data, uint64_t at, size_t size)
+{
+	struct follow *f = follow(b);
+
+	return !f || !f->measure
+	       || ((follow_measure *)f->measure)(f->hash, f->context, data, size / PAGE, at, f->eadd,
+						 f->eextend);
+}
+
 /* Whether somebody measures beside us, and is so far behind that he does not wait for us. */
 static bool leads(const struct copyin *b, uint64_t at, uint64_t by)
 {
-	const struct follow *f = (const struct follow *)b->follow;
+	const struct follow *f = follow(b);
 
 	return b->beside && (!f || at >= __atomic_load_n(&f->at, __ATOMIC_RELAXED) + by);
 }
@@ -165,9 +181,11 @@ static bool copy(struct copyin *b, uint64_t start, uint64_t from, uint64_t to, u
 				size = PIECE;
 			}
 		}
-		if (seen)
-			return fetch(b, seen_at(b, to), from, end - to);
-		if (!fetch(b, buffer, from, size) || !put(b, to, size))
+		if (seen && (!fetch(b, seen_at(b, to), from, size)
+			     || !measured(b, seen_at(b, to), to, size)))
+			return false;
+		if (!seen && (!fetch(b, buffer, from, size) || !measured(b, buffer, to, size)
+			      || !put(b, to, size)))
 			return false;
 		from += size;
 		to += size;
@@ -175,10 +193,20 @@ static bool copy(struct copyin *b, uint64_t start, uint64_t from, uint64_t to, u
 	return true;
 }
 
+static void save(unsigned char *to, const unsigned char *from, size_t size)
+{
+	while (size--)
+		*to++ = *from++;
+}
+
 EXPORT void softsgx_copyin(struct copyin *b)
 {
 	uint64_t to = b->to, from = b->from, end = to + b->bytes;
+	struct follow *f = follow(b);
+	unsigned char before[MOST_CONTEXT], *context = NULL;
 
+	if (f && f->measure && f->context_bytes <= MOST_CONTEXT)
+		save(before, context = (unsigned char *)f->context, f->context_bytes);
 	b->done = 0;
 	if (b->view % LARGE)
 		b->collapse = 0;
@@ -187,6 +215,8 @@ EXPORT void softsgx_copyin(struct copyin *b)
 		uint64_t stop = start + LARGE < end ? start + LARGE : end;
 
 		if (!copy(b, start, from, to, stop)) {
+			if (context)
+				save(context, before, f->context_bytes);
 			fallocate((int)b->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 				  (off_t)b->to, (off_t)b->bytes);
 			return;

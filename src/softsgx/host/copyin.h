@@ -16,7 +16,8 @@
  * pages are tried. small_ns, small: what it took to write small ones, and how many. lost_ns: what large
  * ones cost more than those, negative if they cost less; pause, skip: after one that cost twice as much,
  * how many are not tried, and how many of those are left. beside: whether somebody reads what has come by
- * the view, on another processor; follow: the address of what tells how far he is (follow.h), or 0.
+ * the view, on another processor; follow: the address of what tells how far he is, or
+ * how we measure (follow.h), or 0.
  * holes: whether something was zero, and not written.
  * Told: done: 1 if all is there; else nothing is.
  */

@@ -11,11 +11,17 @@
  * Offsets in the enclave, which are those in its file. ready: all below is there. end: no more comes,
  * once it is told. holes: some of it may be a hole of the file, which reads as zero. at: what is below
  * is measured. news, waits: how often something was told, and whether somebody waits for the next time.
+ * Where nobody is beside, whoever copies measures by these: measure: of softsgx_measure(), else 0; hash,
+ * context, eadd, eextend: what it takes; context_bytes: of which a copy is a state to go back to.
  */
 struct follow {
 	uint64_t ready, end, holes, at;
 	uint32_t news, waits;
+	uint64_t measure, hash, context, context_bytes, eadd, eextend;
 };
+
+typedef int follow_measure(uint64_t hash, uint64_t context, const void *pages, uint64_t n_pages,
+			   uint64_t offset, uint64_t eadd, uint64_t eextend);
 
 #define FOLLOW_FUTEX 202
 #define FOLLOW_WAIT 128 /* FUTEX_WAIT_PRIVATE */

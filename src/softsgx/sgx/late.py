@@ -46,6 +46,7 @@ class LateMeasurement:
     Jobs are hashed in the order of the calls. Neighbouring ranges with the same flags become one,
     and the thread is woken only for 64 pages or more: a loader that adds page by page costs no
     switch of threads for each, and a small enclave costs no thread at all. It ends with the digest.
+    Where there is but one CPU there is none: 64 pages are hashed when they are there.
     ``cpus`` are the CPUs that the thread may use; a new thread has its maker's, which a tracer has
     narrowed to one.
 
@@ -55,6 +56,7 @@ class LateMeasurement:
     def __init__(self, cpus: Iterable[int] | None = None, max_kept_bytes: int = 64 << 20) -> None:
         self._measurement = Measurement()
         self._cpus = None if cpus is None else set(cpus)
+        self._alone = self._cpus is not None and len(self._cpus) == 1
         self._max_kept_bytes = max_kept_bytes
         self._jobs: deque[_Job] = deque()
         self._pages = 0
@@ -130,8 +132,16 @@ class LateMeasurement:
         self.unfollow()
         if not self._measurement.follows:
             return 0
-        followed = Followed(offset_bytes)
-        self._put(_Job("follow", [fd, followed, flags, view], BATCH_PAGES, 0))
+        followed = None
+        with self._changed:
+            if self._thread is None and (self._alone or not self._begin()):
+                self._all()
+                followed = self._measurement.here(offset_bytes, flags)
+                if followed is None and not (self._alone and self._begin()):
+                    return 0
+        if followed is None:
+            followed = Followed(offset_bytes)
+            self._put(_Job("follow", [fd, followed, flags, view], BATCH_PAGES, 0))
         self._followed, self._expected = followed, (fd, flags, offset_bytes)
         return followed.address
 
@@ -151,8 +161,7 @@ class LateMeasurement:
         self.unfollow()
         with self._changed:
             if self._thread is None:
-                while self._jobs and self._failure is None:
-                    self._run(self._take())
+                self._all()
             else:
                 self._flush = True
                 self._changed.notify_all()
@@ -187,11 +196,8 @@ class LateMeasurement:
                 self._jobs.append(job)
             if self._pages < BATCH_PAGES:
                 return
-            if self._thread is None and not self._begin():
-                while self._jobs and self._failure is None:
-                    job = self._take()
-                    self._kept_bytes -= job.kept_bytes
-                    self._run(job)
+            if self._thread is None and (self._alone or not self._begin()):
+                self._all()
                 return
             if self._job is None:
                 self._changed.notify_all()
@@ -212,6 +218,13 @@ class LateMeasurement:
         job = self._jobs.popleft()
         self._pages -= job.n_pages
         return job
+
+    def _all(self) -> None:
+        """What waits, by this thread: there is no other."""
+        while self._jobs and self._failure is None:
+            job = self._take()
+            self._run(job)
+            self._kept_bytes -= job.kept_bytes
 
     def _run(self, job: _Job) -> None:
         try:

@@ -270,6 +270,14 @@ class Measurement:
         """Whether there is compiled code for `follow`."""
         return isinstance(self._hash, Sha256)
 
+    def here(self, offset_bytes: int, flags: int) -> Followed | None:
+        """The same by whoever has the pages come; None where there is no compiled code for it."""
+        digest = self._hash
+        if not isinstance(digest, OwnSha256):
+            return None
+        eadd = _EADD.pack(EADD_TAG, 0, measured_flags(flags))
+        return Followed(offset_bytes, here=digest.here(eadd, _EXTENDS))
+
     def follow(self, fd: int, followed: Followed, flags: int, view: memoryview) -> None:
         """The same of measured pages at the same offsets, as they come, until no more do.
 

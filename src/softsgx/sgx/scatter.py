@@ -111,12 +111,14 @@ class Followed:
     """What has come of a file's pages, for `Sha256.follow`: ``struct follow`` of ``follow.h``.
 
     address: where compiled code tells it. end: of what is there already, and has holes, maybe; no
-    more comes.
+    more comes. here: `OwnSha256.here`, if whoever copies is to measure.
     """
 
-    def __init__(self, at: int, end: int | None = None) -> None:
+    def __init__(self, at: int, end: int | None = None, here: tuple[Any, ...] = ()) -> None:
         ready, last, holes = (at, _NONE, 0) if end is None else (end, end, 1)
-        self._words = array("Q", (ready, last, holes, at, 0))
+        numbers = [part if isinstance(part, int) else _address(part) for part in here]
+        self._kept = here
+        self._words = array("Q", (ready, last, holes, at, 0, *(numbers or [0] * 6)))
         self.address = self._words.buffer_info()[0]
 
     @property
@@ -218,6 +220,15 @@ class OwnSha256(Sha256):
         context = ctypes.create_string_buffer(_CONTEXT_BYTES)
         _ours("softsgx_sha256_init")(context)
         self._begin(_ours("softsgx_sha256_update"), context, data)
+
+    def here(self, eadd: bytes, eextend: bytes) -> tuple[Any, ...]:
+        """What compiled code measures by: two functions, what is hashed to, and the records."""
+        import ctypes
+
+        functions = [ctypes.cast(f, ctypes.c_void_p).value for f in (self._measure, self._update)]
+        records = [ctypes.create_string_buffer(record, len(record)) for record in (eadd, eextend)]
+        views = [memoryview(buffer) for buffer in (self._context, *records)]
+        return (*functions, views[0], _CONTEXT_BYTES, *views[1:])
 
     def digest(self) -> bytes:
         """The hash of all so far; more may follow."""

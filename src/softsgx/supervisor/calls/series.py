@@ -309,6 +309,7 @@ class Series(Ahead):
             measurement: Any = self._with[1].enclave.measurement
             measurement.unfollow()
             block["follow"] = 0
+            self._with[1].enclave.memory.copier().beside(len(self.cpus) > 1)
         self._with = ()
         os.close(self._fds)
         if self._block is not None and self._block["cpu"]:
