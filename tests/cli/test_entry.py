@@ -116,6 +116,17 @@ def test_modules_say_of_themselves_what_they_say_without_it(tree: Path) -> None:
     assert found == usual
 
 
+def test_a_bug_is_shown_with_its_lines(tree: Path) -> None:
+    """The file has none, which saves a fifth of it."""
+    _start(tree)
+    lines = "from softsgx.cli import run; print(len(list(run.run.__code__.co_lines())))"
+    before = _file(tree).read_bytes()
+    assert _start(tree, then=lines).stdout.endswith("\n0\n")
+    debugged = _start(tree, then=lines, env={"SOFTSGX_DEBUG": "1"}).stdout
+    assert int(debugged.splitlines()[-1]) > 10
+    assert _file(tree).read_bytes() == before
+
+
 def test_a_changed_source_is_what_runs(tree: Path) -> None:
     _start(tree)
     source = tree / "softsgx" / "cli" / "run.py"

@@ -13,7 +13,7 @@ import pytest
 
 from softsgx.host import copyin
 from softsgx.host.copyin import Copier
-from softsgx.host.memfd import MemfdMemory
+from softsgx.host.memfd import MemfdMemory, new_memory
 from softsgx.sgx.late import LateMeasurement
 from softsgx.sgx.measure import Measurement
 
@@ -27,7 +27,7 @@ _FLAGS = 0x203
 
 @pytest.fixture
 def memory() -> Iterator[MemfdMemory]:
-    found = MemfdMemory(os.memfd_create("softsgx-copied"), _SIZE)
+    found = MemfdMemory(new_memory("softsgx-copied"), _SIZE)
     yield found
     found.close()
 
@@ -209,7 +209,7 @@ def test_some_are_left_out_behind_one_that_cost_much(memory: MemfdMemory) -> Non
 def test_a_file_that_ends_between_large_pages() -> None:
     source = mmap.mmap(-1, 3 * _MIB)
     source.write(b"x" * (3 * _MIB))
-    memory = MemfdMemory(os.memfd_create("softsgx-copied"), 3 * _MIB)
+    memory = MemfdMemory(new_memory("softsgx-copied"), 3 * _MIB)
     assert _copier(memory).copy(os.getpid(), _address(source), 3 * _MIB, 0)
     assert memory.view == source[:]
     memory.close()
@@ -217,6 +217,8 @@ def test_a_file_that_ends_between_large_pages() -> None:
 
 def test_a_mapping_of_large_pages_begins_where_one_could(memory: MemfdMemory) -> None:
     """Where it does not, nothing but time is lost."""
+    with pytest.raises(PermissionError):
+        os.ftruncate(memory.fd, 2 * _SIZE)
     assert os.fstat(memory.fd).st_size == len(memory.view) == _SIZE
     source = mmap.mmap(-1, _SIZE)
     source.write(b"x" * _SIZE)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from io import FileIO
     from types import CodeType, ModuleType
+    from typing import Any
 
     # Name, source, whether it is a package, time and size of the source, where its byte code is.
     Row = tuple[str, str, bool, int, int, str]
@@ -32,7 +33,7 @@ __all__ = ["is_own", "main", "own_path_of", "path_of"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # A copy of the package is not to run what it was copied from: hence where it is.
-_HEAD = b"softsgx modules 7\0" + MAGIC_NUMBER + os.fsencode(_PACKAGE) + b"\0"
+_HEAD = b"softsgx modules 8\0" + MAGIC_NUMBER + os.fsencode(_PACKAGE) + b"\0"
 _OPENED = "softsgx.supervisor.effects.descriptors"  # what the first open of the device imports
 _PARTS = 4  # sizes behind it: of rows and codes, and of both for the second part
 
@@ -55,8 +56,10 @@ def _main() -> int:
     gc.disable()  # what is imported stays; it is on again before anything runs
     before = set(sys.modules)
     path, own = path_of(), False
-    modules = _read(path)
-    if modules is None and not _may_write(path):
+    if "SOFTSGX_DEBUG" in os.environ:  # whose lines the file does not have
+        path = ""
+    modules = _read(path) if path else None
+    if path and modules is None and not _may_write(path):
         path, own = own_path_of(), True
         modules = _read(path, own=True)
     try:
@@ -148,10 +151,10 @@ class _Modules:
     _found: "dict[str, tuple[Row, CodeType | bytes]]"
 
     def __init__(
-        self, where: tuple[str, bool], sizes: "list[int]", rows: "list[Row]", code: memoryview
+        self, where: tuple[str, bool], sizes: "list[int]", rows: "list[Row]", codes: "list[Any]"
     ) -> None:
         (self._path, self._own), self._sizes = where, sizes
-        codes, self.known = marshal.loads(code)
+        self.known = codes.pop()
         # What has no code is what something known was made by.
         self._found = {row[0]: (row, code) for row, code in zip(rows, codes, strict=False)}
         self._waits = {name for name, (_, code) in self._found.items() if isinstance(code, bytes)}
@@ -177,7 +180,8 @@ class _Modules:
             if spec.submodule_search_locations is not None:
                 module.__path__ = spec.submodule_search_locations
             try:
-                loader.exec_module(module)
+                code, loader.code = loader.code, None
+                exec(code, module.__dict__)  # type: ignore[arg-type] # as loaders do
             except BaseException:
                 del modules[name]
                 raise
@@ -255,10 +259,16 @@ def _read(path: str, *, own: bool = False) -> "_Modules | None":
             sizes = _sizes(f)
             if sizes is None:
                 return None
-            raw = f.read(sizes[0] + sizes[1])
-        rows = marshal.loads(raw)
-        if not _is_now(rows):
-            return None
-        return _Modules((path, own), sizes, rows, memoryview(raw)[sizes[0] :])
+            rows, pieces = marshal.loads(f.read(sizes[0]))
+            if not _is_now(rows):
+                return None
+            # Each in the same memory: new memory costs a page fault a page.
+            codes: list[Any] = []
+            room = memoryview(bytearray(max(pieces)))
+            for size in pieces:
+                if f.readinto(room[:size]) != size:
+                    return None
+                codes += marshal.loads(room)
+        return _Modules((path, own), sizes, rows, codes)
     except (OSError, EOFError, ValueError, TypeError):
         return None

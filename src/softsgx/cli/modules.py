@@ -22,6 +22,9 @@ __all__ = ["write"]
 
 _TYPING = b"from typing import "
 
+# How much of the codes is read at a time.
+_PIECE_BYTES = 128 << 10
+
 # What is imported when programs have children.
 _WITH_CHILDREN = (
     "softsgx.supervisor.stopped.storms",
@@ -81,15 +84,37 @@ def _parts(names: set[str], before: set[str]) -> bytes:
     for name in _LATER:
         __import__(name)
     more = set(sys.modules) - names - before - soon - {__name__}
-    waiting = [(row, marshal.dumps(code)) for row, code in _in_order(_sourced(soon))]
-    later = [(row, marshal.dumps(code)) for row, code in _in_order(_sourced(more), _LATER)]
+    waiting = [(row, marshal.dumps(_lean(code))) for row, code in _in_order(_sourced(soon))]
+    later = [(row, marshal.dumps(_lean(code))) for row, code in _in_order(_sourced(more), _LATER)]
+    codes = [*(_lean(code) for _, code in first), *(code for _, code in waiting)]
+    pieces = list(_pieces([*codes, basefilter.KNOWN]))
+    rows = tuple(row for row, _ in (*first, *waiting, *_sourced(made)))
     parts = (
-        marshal.dumps(tuple(row for row, _ in (*first, *waiting, *_sourced(made)))),
-        marshal.dumps((tuple(code for _, code in (*first, *waiting)), basefilter.KNOWN)),
+        marshal.dumps((rows, tuple(map(len, pieces)))),
+        b"".join(pieces),
         marshal.dumps(tuple((row, len(code)) for row, code in later)),
         b"".join(code for _, code in later),
     )
     return b"".join((*(len(part).to_bytes(8, "little") for part in parts), *parts))
+
+
+def _pieces(codes: list[Any]) -> Iterator[bytes]:
+    """The codes in order, so many at a time."""
+    some: list[Any] = []
+    size = 0
+    for code in codes:
+        some.append(code)
+        size += len(marshal.dumps(code))
+        if size >= _PIECE_BYTES:
+            yield marshal.dumps(tuple(some))
+            some, size = [], 0
+    yield marshal.dumps(tuple(some))
+
+
+def _lean(code: CodeType) -> CodeType:
+    """Code that has no lines, which a traceback alone shows: a fifth of what is unpacked."""
+    inner = [_lean(each) if isinstance(each, CodeType) else each for each in code.co_consts]
+    return code.replace(co_consts=tuple(inner), co_linetable=b"")
 
 
 def _sourced(names: Iterable[str]) -> Iterator[tuple[Row, CodeType]]:

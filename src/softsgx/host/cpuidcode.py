@@ -68,6 +68,8 @@ def loaded(instruction: bytes) -> tuple[int, int] | None:
 
 def first_length(code: bytes) -> int:
     """How long the instruction at the start of some bytes is, 0 if it cannot be led elsewhere."""
+    if code and code[0] & 0xF8 == 0xB8:  # mov of an immediate to EAX to EDI: most are
+        return JUMP_BYTES if len(code) >= JUMP_BYTES else 0
     if _is_jump(code):
         return _JCC_BYTES
     stores = store(code)

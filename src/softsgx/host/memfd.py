@@ -91,13 +91,13 @@ def _mapped(fd: int, size_bytes: int) -> mmap.mmap:
         return mapped
     try:
         os.ftruncate(fd, size_bytes + more)
-        mapped.close()
-        longer = mmap.mmap(fd, size_bytes + more, mmap.MAP_SHARED)
     except OSError:  # as large as files may be
-        longer = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED)
+        return mapped
+    try:
+        mapped.close()
+        return mmap.mmap(fd, size_bytes + more, mmap.MAP_SHARED)
     finally:
         os.ftruncate(fd, size_bytes)
-    return longer
 
 
 class Site:
@@ -130,9 +130,9 @@ class MemfdMemory(EnclaveMemory):
         self.exits: dict[int, int] = {}
         self.sites = {}
         os.ftruncate(fd, size_bytes)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _OF_ITS_SIZE)
         self.fd = fd
         self._map = _mapped(fd, size_bytes)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _OF_ITS_SIZE)
         self.view = memoryview(self._map)[:size_bytes]
         self._copier: copyin.Copier | None = None
 

@@ -89,7 +89,10 @@ class Syscall:
 
     def of_kind(self, *kinds: str) -> tuple[int, ...]:
         """The indices of the arguments of these kinds."""
-        return tuple([i for i, arg in enumerate(self.args) if arg.kind in kinds])
+        if ":" not in self._args:
+            return ()
+        texts = enumerate(self._args.split())
+        return tuple([i for i, text in texts if text.partition(":")[2] in kinds])
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(arg.name for arg in self.args)})"
