@@ -47,6 +47,7 @@ _GUESTS = {
     "ioctls": ((), 120),
     "interrupted": ((), 5),
     "timeouts": (("entered",), 20),
+    "sigwaits": ((), 24),
     "unwanted": ((), 17),
     "mm": ((), 60),
     "believe": ((), 48),
@@ -140,6 +141,11 @@ _OLDER = {
         "mmap_anywhere": "success",
     },
 }
+
+
+def test_what_waits_for_signals_come_to_is_the_kernels_answer(guest: Guest) -> None:
+    done = subprocess.run([guest("sigwaits")], check=False, capture_output=True, text=True)
+    _assert_all_ok(done, 24)
 
 
 def test_signals_that_leave_a_tracer_no_time(guest: Guest, softsgx: Softsgx) -> None:

@@ -78,7 +78,8 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     }
     wanted |= {nr.NR_ioctl: "ioctl", nr.NR_mmap: "mmap", nr.NR_exit: "exit", nr.NR_shmat: "shmat"}
     wanted |= {nr.NR_wait4: "wait4", nr.NR_waitid: "waitid"}
-    wanted[nr.NR_rt_sigaction] = "sigaction"
+    # What it waits for lies in memory: see `supervisor.calls.sigwaits`.
+    wanted |= {nr.NR_rt_sigaction: "sigaction", nr.NR_rt_sigtimedwait: "trace"}
     wanted |= {nr.NR_seccomp: "seccomp", nr.NR_prctl: "prctl", nr.NR_ptrace: "ptrace"}
     wanted |= {nr.NR_utimensat: "utimensat", nr.NR_connect: "connect"}
     if paths:

@@ -153,6 +153,13 @@ def _wait(run: Run, tracee: Tracee) -> None:  # noqa: ARG001
     take_all()
 
 
+def _sigtimedwait(run: Run, tracee: Tracee) -> None:
+    """A wait for signals, maybe for ones that it does not block."""
+    from softsgx.supervisor.calls.sigwaits import sigtimedwait
+
+    sigtimedwait(run, tracee)
+
+
 def _arch_prctl(run: Run, tracee: Tracee) -> Any:
     """Linear address masking: the kernel takes an address with a tag for the one without, and
     filters, which see the tag, would take it for one that is no enclave's.
@@ -176,6 +183,7 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_process_vm_readv: _vm(RDI),
     nr.NR_process_vm_writev: _vm(RDI),
     nr.NR_ptrace: ptrace(RDI, RSI),
+    nr.NR_rt_sigtimedwait: _sigtimedwait,
     nr.NR_wait4: _wait,
     nr.NR_waitid: _wait,
 }

@@ -16,6 +16,7 @@ __all__ = [
     "SYSCALL_BYTES",
     "begun_again",
     "dropped",
+    "not_pending",
     "prepare",
     "unwanted",
 ]
@@ -43,6 +44,10 @@ connect(2), the last of that list, goes on by itself: it cannot be begun again.
 
 
 _LEFT_ALONE = frozenset((17, 18, 23, 28))  # by default: SIGCHLD, SIGCONT, SIGURG, SIGWINCH
+# By default they stop, or dump core, which is done when they are delivered: they do become pending
+# (Linux kernel/signal.c, complete_signal(): sig_fatal(), sig_kernel_coredump()). SIGKILL (9) is
+# waited for by nobody.
+_BECOME_PENDING = sum(1 << n - 1 for n in (3, 4, 5, 6, 7, 8, 9, 11, 19, 20, 21, 22, 24, 25, 31))
 _NEVER_SPARED = 1 << SIGKILL - 1 | 1 << SIGSTOP - 1  # the first process of a pid namespace
 
 
@@ -79,6 +84,15 @@ def dropped(status: dict[bytes, bytes]) -> int:
         return _U64 & ~caught & ~_NEVER_SPARED
     left = sum(1 << n - 1 for n in _LEFT_ALONE if not caught >> n - 1 & 1)
     return mask_of(status, b"SigIgn") | left
+
+
+def not_pending(tid: int) -> int:
+    """The signals that never become pending for a thread that does not block them, but for the
+    tracer: they are dropped as they are sent, or end the process.
+    """
+    status = status_of(tid)
+    fatal = _U64 & ~(mask_of(status, b"SigIgn", b"SigCgt") | _BECOME_PENDING)
+    return dropped(status) | fatal
 
 
 def prepare(tid: int, regs: ptrace.Registers) -> None:

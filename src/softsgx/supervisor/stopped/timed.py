@@ -25,13 +25,15 @@ from softsgx.supervisor.stopped.resume import cont
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSP
 
-__all__ = ["Timed", "interrupted", "stopped"]
+__all__ = ["SECOND_NS", "TIMESPEC", "Timed", "interrupted", "stopped"]
 
 _AT_CALL = signals.SIGTRAP | 0x80
 _ENTRY = 1  # PTRACE_SYSCALL_INFO_ENTRY
-_TIMESPEC = struct.Struct("<qq")
+TIMESPEC = struct.Struct("<qq")
+"""struct timespec."""
+SECOND_NS = 1_000_000_000
 _FRAMES_BYTES = 1 << 16
-_S, _MS = 1_000_000_000, 1_000_000
+_MS = 1_000_000
 
 _MILLISECONDS = {nr.NR_epoll_wait: R10, nr.NR_epoll_pwait: R10}
 _TIMESPECS = {
@@ -64,11 +66,15 @@ class Timed:
         self.where = was if where is None else where
         self.end = monotonic_ns() + left_ns
 
+    def left_ns(self) -> int:
+        """Up to its deadline, 0 behind it."""
+        return max(self.end - monotonic_ns(), 0)
+
     def give(self, tracee: Tracee, view: memoryview) -> None:
         """It begins again: with what is left."""
-        left = max(self.end - monotonic_ns(), 0)
+        left = self.left_ns()
         if self.spec:
-            tracee.write(self.where, _TIMESPEC.pack(*divmod(left, _S)))
+            tracee.write(self.where, TIMESPEC.pack(*divmod(left, SECOND_NS)))
         else:
             view[self.register] = -(-left // _MS)
 
@@ -112,11 +118,11 @@ def _of(tracee: Tracee, view: memoryview) -> Timed | None:
         register, where = R8, _of_ring(tracee, view)
     if not 0 <= where - view[RSP] < _FRAMES_BYTES:
         return None
-    spec = tracee.read(where, _TIMESPEC.size)
-    if len(spec) < _TIMESPEC.size:
+    spec = tracee.read(where, TIMESPEC.size)
+    if len(spec) < TIMESPEC.size:
         return None
-    seconds, ns = _TIMESPEC.unpack(spec)
-    return Timed(register, view[register], spec, seconds * _S + ns, where)
+    seconds, ns = TIMESPEC.unpack(spec)
+    return Timed(register, view[register], spec, seconds * SECOND_NS + ns, where)
 
 
 def _of_ring(tracee: Tracee, view: memoryview) -> int:
@@ -131,10 +137,10 @@ def _of_ring(tracee: Tracee, view: memoryview) -> int:
 def _of_socket(tracee: Tracee, fd: int, *, receives: bool) -> Timed | None:
     """A call on what may be a socket, None if that has no timeout."""
     raw = _ask_socket(tracee, fd, receives=receives)
-    if len(raw) != _TIMESPEC.size:
+    if len(raw) != TIMESPEC.size:
         return None
-    seconds, us = _TIMESPEC.unpack(raw)  # struct timeval
-    return _OfSocket(RDI, 0, b"", seconds * _S + us * 1000) if seconds or us else None
+    seconds, us = TIMESPEC.unpack(raw)  # struct timeval
+    return _OfSocket(RDI, 0, b"", seconds * SECOND_NS + us * 1000) if seconds or us else None
 
 
 def _ask_socket(tracee: Tracee, fd: int, *, receives: bool = False, error: bool = False) -> bytes:
@@ -147,7 +153,7 @@ def _ask_socket(tracee: Tracee, fd: int, *, receives: bool = False, error: bool 
     try:
         with socket.socket(fileno=borrow(tracee.tgid, fd)) as theirs:
             option = socket.SO_ERROR if error else option
-            return theirs.getsockopt(socket.SOL_SOCKET, option, _TIMESPEC.size)
+            return theirs.getsockopt(socket.SOL_SOCKET, option, TIMESPEC.size)
     except OSError:
         return b""
 
