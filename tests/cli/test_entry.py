@@ -101,6 +101,24 @@ def test_nor_does_a_whole_run_of_a_program_open_more(tmp_path: Path) -> None:
     assert libraries <= {"_ctypes", "_struct"}
 
 
+def test_what_calls_take_is_in_the_file_and_waits_for_one(tree: Path) -> None:
+    _start(tree)
+    then = (
+        "before = {name for name in sys.modules if name.startswith('softsgx.supervisor.calls')}\n"
+        f"{_HOOK}\n"
+        "import gc; gc.enable()\n"
+        "from softsgx.supervisor.calls import early\n"
+        "print(gc.isenabled(), early.__file__, early.answer.__module__, *sorted(before))"
+    )
+    done = _start(tree, then=then)
+    last = done.stdout.splitlines()[-1].split()
+    assert last[0] == "True"
+    assert last[1] == str(tree / "softsgx" / "supervisor" / "calls" / "early.py")
+    assert last[2] == "softsgx.supervisor.calls.early"
+    assert not {"softsgx.supervisor.calls.early", "softsgx.supervisor.calls.paths"} & set(last[3:])
+    assert ".py" not in done.stderr
+
+
 def test_modules_say_of_themselves_what_they_say_without_it(tree: Path) -> None:
     _start(tree)
     told = (

@@ -13,6 +13,10 @@ _HEAVY = {
     "typing", "z3",
 }  # fmt: skip
 _LATER = (
+    "softsgx.supervisor.calls.early",
+    "softsgx.supervisor.calls.paths",
+    "softsgx.supervisor.programs.cpuid",
+    "softsgx.supervisor.stopped.filters",
     "softsgx.host.filterprograms",
     "softsgx.device",
     "softsgx.designs",

@@ -33,7 +33,7 @@ __all__ = ["is_own", "main", "own_path_of", "path_of"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # A copy of the package is not to run what it was copied from: hence where it is.
-_HEAD = b"softsgx modules 8\0" + MAGIC_NUMBER + os.fsencode(_PACKAGE) + b"\0"
+_HEAD = b"softsgx modules 9\0" + MAGIC_NUMBER + os.fsencode(_PACKAGE) + b"\0"
 _OPENED = "softsgx.supervisor.effects.descriptors"  # what the first open of the device imports
 _PARTS = 4  # sizes behind it: of rows and codes, and of both for the second part
 
@@ -148,16 +148,19 @@ class _Modules:
     in it has to look for anything, which is a fourth of the time.
     """
 
-    _found: "dict[str, tuple[Row, CodeType | bytes]]"
+    _found: "dict[str, tuple[Row, CodeType | bytes | None]]"
 
     def __init__(
         self, where: tuple[str, bool], sizes: "list[int]", rows: "list[Row]", codes: "list[Any]"
     ) -> None:
         (self._path, self._own), self._sizes = where, sizes
         self.known = codes.pop()
+        self._at_once: bytes = codes.pop()
         # What has no code is what something known was made by.
         self._found = {row[0]: (row, code) for row, code in zip(rows, codes, strict=False)}
-        self._waits = {name for name, (_, code) in self._found.items() if isinstance(code, bytes)}
+        self._together = [name for name, (_, code) in self._found.items() if code is None]
+        waits = {name for name, (_, code) in self._found.items() if isinstance(code, bytes)}
+        self._waits = waits.union(self._together)
 
     def run(self, before: str = "") -> None:
         """Run what it has, as imports would; or what comes before one."""
@@ -188,6 +191,17 @@ class _Modules:
             if parent:
                 setattr(modules[parent], child, module)
 
+    def _run_more(self, before: str) -> None:
+        """The same while something runs: no garbage is looked for, and it stays, too."""
+        import gc
+
+        gc.disable()
+        try:
+            self.run(before)
+        finally:
+            gc.freeze()
+            gc.enable()
+
     def find_spec(
         self,
         fullname: str,
@@ -195,9 +209,16 @@ class _Modules:
         _target: "ModuleType | None" = None,
     ) -> "ModuleSpec | None":
         """What the import system asks (`importlib.abc.MetaPathFinder`)."""
+        if fullname in self._together:  # the others are to come
+            codes = marshal.loads(self._at_once)
+            for name, code in zip(self._together, codes, strict=True):
+                self._found[name] = self._found[name][0], code
+            self._waits.difference_update(self._together)
+            self._together = []
+            self._run_more(fullname)
         if fullname == _OPENED:
             self._load()
-            self.run(before=fullname)
+            self._run_more(fullname)
         if fullname not in self._found:
             return None
         return self._spec(fullname)

@@ -25,6 +25,8 @@ _TYPING = b"from typing import "
 # How much of the codes is read at a time.
 _PIECE_BYTES = 128 << 10
 
+# What is imported when a call or a CPUID of a program stops.
+_WITH_STOPS = ("softsgx.supervisor.calls.early", "softsgx.supervisor.programs.cpuid")
 # What is imported when programs have children.
 _WITH_CHILDREN = (
     "softsgx.supervisor.stopped.storms",
@@ -76,6 +78,10 @@ def write(path: str, head: bytes, names: set[str], before: set[str], *, own: boo
 def _parts(names: set[str], before: set[str]) -> bytes:
     """The file behind its head: the sizes of its parts, and these."""
     first = _in_order(_sourced(names))
+    known = set(sys.modules)
+    for name in _WITH_STOPS:
+        __import__(name)
+    stopping = set(sys.modules) - known
     made = _make(set(sys.modules))
     known = set(sys.modules)
     for name in _WITH_CHILDREN:
@@ -83,12 +89,15 @@ def _parts(names: set[str], before: set[str]) -> bytes:
     soon = set(sys.modules) - known
     for name in _LATER:
         __import__(name)
-    more = set(sys.modules) - names - before - soon - {__name__}
+    more = set(sys.modules) - names - before - soon - stopping - {__name__}
     waiting = [(row, marshal.dumps(_lean(code))) for row, code in _in_order(_sourced(soon))]
     later = [(row, marshal.dumps(_lean(code))) for row, code in _in_order(_sourced(more), _LATER)]
-    codes = [*(_lean(code) for _, code in first), *(code for _, code in waiting)]
-    pieces = list(_pieces([*codes, basefilter.KNOWN]))
-    rows = tuple(row for row, _ in (*first, *waiting, *_sourced(made)))
+    second = _in_order(_sourced(stopping))
+    at_once = marshal.dumps(tuple(_lean(code) for _, code in second))
+    codes: list[Any] = [*(_lean(code) for _, code in first), *(None for _ in second)]
+    codes += [code for _, code in waiting]
+    pieces = list(_pieces([*codes, at_once, basefilter.KNOWN]))
+    rows = tuple(row for row, _ in (*first, *second, *waiting, *_sourced(made)))
     parts = (
         marshal.dumps((rows, tuple(map(len, pieces)))),
         b"".join(pieces),

@@ -9,6 +9,7 @@ import errno
 import os
 
 from softsgx.supervisor.calls import folders, links, magic, openat2, pathcalls
+from softsgx.supervisor.calls.concern import OF_MAPPINGS, VIEWS, concern
 from softsgx.supervisor.calls.nodes import (
     access,
     change_xattr,
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "fstat", "handle", "hurry_data", "hurry_descriptor", "hurry_masks", "is_below", "prepare",
-    "resolve",
+    "fstat", "handle", "hurry_data", "hurry_descriptor", "hurry_masks", "is_below", "resolve",
 ]  # fmt: skip
 
 _AT_FDCWD = (1 << 32) - 100
@@ -64,13 +64,8 @@ _AT_FLAGS = {
 }
 _TMPFILE, _O_TMPFILE, _O_DIRECT = 0o20000000, 0o20200000, 0o40000
 _NOT_READING = 3 | _O_DIRECTORY | _O_PATH | _O_CREAT
-# What softsgx.supervisor.calls.views has something to say of, by the last component.
-_VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc"))
-_OF_MAPPINGS = (b"maps", b"smaps")  # as they are where nobody has an enclave
-_OPENED = (_VIEWS | {b"mem"}).difference(_OF_MAPPINGS)  # and "." and "..", which the code knows
 _NO_LINKS = (b".", b"..")  # by their names
 _NO_NAME = (b"", b".", b"..")
-_LAST = frozenset((b"stdin", b"stdout", b"stderr"))
 _MAGIC = (nr.NR_readlink, nr.NR_readlinkat)
 _DECOYS = (b"/secretmem", b"/memfd:softsgx", b"/memfd:/dev/sgx")  # as /proc shows them
 _CREATES = frozenset(
@@ -96,32 +91,19 @@ def _pairs(call: int) -> tuple[tuple[int | None, int], ...]:
     )
 
 
-def prepare(run: Run) -> None:
-    """Before a run: what its calls on paths are looked at with in its processes."""
-    pathcalls.place(run, _concern(run))
-
-
-def _concern(run: Run) -> tuple[frozenset[bytes], frozenset[bytes], frozenset[bytes]]:
-    """The last components of paths that matter, of paths that are opened, and once a device is."""
-    opened = _OPENED | {os.path.basename(parent) for parent in run.nodes.folders.parents}
-    if run.lsm is not None:
-        opened |= magic.ATTRIBUTES
-    return _LAST | run.nodes.folders.last, opened, frozenset(_OF_MAPPINGS)
-
-
 def hurry_data(run: Run, tracee: Tracee) -> Any:
     """From the seccomp stop of a mapping of a file that is not executable: None, or DONE."""
-    return pathcalls.hurry(run, tracee, nr.NR_mmap, _concern(run))
+    return pathcalls.hurry(run, tracee, nr.NR_mmap, concern(run))
 
 
 def hurry_descriptor(run: Run, tracee: Tracee) -> Any:
     """From the seccomp stop of a call on a descriptor that is another file's: the same."""
-    return pathcalls.hurry(run, tracee, run.view[ORIG_RAX], _concern(run))
+    return pathcalls.hurry(run, tracee, run.view[ORIG_RAX], concern(run))
 
 
 def hurry_masks(run: Run, tracee: Tracee) -> Any:
     """From the seccomp stop of a call that blocks no signal of exceptions: the same."""
-    return pathcalls.hurry(run, tracee, nr.NR_rt_sigprocmask, _concern(run))
+    return pathcalls.hurry(run, tracee, nr.NR_rt_sigprocmask, concern(run))
 
 
 def handle(run: Run, tracee: Tracee) -> Any:
@@ -152,7 +134,7 @@ def handle(run: Run, tracee: Tracee) -> Any:
                 run.record.path(tracee.tid, nr.syscall_name(call), found, answer)
             return _asked(run, tracee, answer)
         return answer
-    return pathcalls.hurry(run, tracee, call, _concern(run))
+    return pathcalls.hurry(run, tracee, call, concern(run))
 
 
 def _named(run: Run, tracee: Tracee, call: int, dir_arg: int | None, path_arg: int) -> Any:
@@ -277,8 +259,8 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
         if tracee.space.image and _lists(run, tracee, dirfd, raw, last):
             return folders.opened(run, tracee)
         reading = not _flags(run, tracee, call) & _NOT_READING
-        told = run.opened or last not in _OF_MAPPINGS
-        if last in _VIEWS and told and reading and tracee.space.image:
+        told = run.opened or last not in OF_MAPPINGS
+        if last in VIEWS and told and reading and tracee.space.image:
             from softsgx.supervisor.calls import views
 
             path = os.path.realpath(_of_tracee(tracee, dirfd, raw))

@@ -1,7 +1,7 @@
 """The loop: one wait, one stop, one handler.
 
-Light on purpose: a program that uses no SGX needs only this file, paths and
-exec. What concerns enclaves is imported when the device is first opened.
+Light on purpose: a program that uses no SGX needs only this file and exec, and its calls on paths
+once one stops. What concerns enclaves is imported when the device is first opened.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from softsgx.errors import UsageError
 from softsgx.host import bpf, ptrace, signals, vdso
 from softsgx.host.origin import Origin
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
-from softsgx.supervisor.calls import early, pathcalls, paths
+from softsgx.supervisor.calls import pathcalls
+from softsgx.supervisor.calls.concern import concern
 from softsgx.supervisor.loop import processes
 from softsgx.supervisor.programs import answers, pathkept
-from softsgx.supervisor.programs.cpuid import emulate_cpuid
 from softsgx.supervisor.programs.launch import launch
 from softsgx.supervisor.state.dispositions import FORCED, Dispositions
 from softsgx.supervisor.state.run import Run
@@ -49,7 +49,7 @@ class Supervisor:
         self._inside: Any = None
         self._bystanders: Any = None
         self._forks = 0
-        self._answer = early.answer
+        self._answer: Any = self._first
         if self.state.lsm is not None:
             self.state.lsm.attach(self.state)
 
@@ -57,7 +57,7 @@ class Supervisor:
         """Run a program to its end, and its children; its wait status."""
         run = self.state
         origin = run.options.origin or Origin()
-        paths.prepare(run)
+        pathcalls.place(run, concern(run))  # what its calls on paths are looked at with
         run.filtered = (
             ptrace.prctl(bpf.PR_GET_SECCOMP) == bpf.MODE_FILTER
         )  # and so are its children
@@ -274,6 +274,13 @@ class Supervisor:
         else:
             finish(run, tracee, answer)
 
+    def _first(self, run: Run, tracee: Tracee) -> Any:
+        """The first call that stops: many a program ends before."""
+        from softsgx.supervisor.calls import early
+
+        self._answer = early.answer
+        return early.answer(run, tracee)
+
     def _asked_by_program(self, tracee: Tracee) -> bool:
         """Whether a filter of the program's own wants a tracer to hear of the call.
 
@@ -294,6 +301,8 @@ class Supervisor:
             if tracee.space.patched and not tracee.space.translates:
                 # No instruction's: what reads code to translate it ends so at what we patched.
                 run.sent_illegal |= ptrace.si_code(tracee.tid) <= 0
+            from softsgx.supervisor.programs.cpuid import emulate_cpuid
+
             if emulate_cpuid(run, tracee, number):
                 return
             if not run.opened and enclu_prefixes(tracee.space.peek(run.view[RIP], MAX_BYTES)) >= 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.filters import watch_names
 from softsgx.supervisor.stopped.remote import Remote, calls
 from softsgx.supervisor.stopped.resume import cont
 from softsgx.supervisor.stopped.waits import need
@@ -80,6 +79,8 @@ def instead(
         run.record.path(tracee.tid, nr.syscall_name(call), named, answer)
     run.regs.store(tracee.tid)
     if not tracee.space.asked_names:
+        from softsgx.supervisor.stopped.filters import watch_names  # no start's
+
         with calls(run, tracee) as remote:
             watch_names(remote)
     cont(run, tracee)
