@@ -11,12 +11,14 @@
 #include <linux/openat2.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/fanotify.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include "loader.h"
 #include "ring.h"
@@ -46,9 +48,15 @@ static long i386(long nr, long a, long b, long c, long d)
 	return (int)ret;
 }
 
-static long x86_64(long nr, long a, long b, long c, long d)
+static long x86_64(long nr, long a, long b, long c, long d, ...)
 {
-	long ret = syscall(nr, a, b, c, d);
+	va_list more;
+	long e, ret;
+
+	va_start(more, d);
+	e = nr == SYS_fanotify_mark ? va_arg(more, long) : 0;
+	va_end(more);
+	ret = syscall(nr, a, b, c, d, e);
 
 	return ret < 0 ? -errno : ret;
 }
@@ -176,6 +184,57 @@ static long by_handle_i386(const char *path, int flags)
 	return by_handle(path, flags, true);
 }
 
+/* i386's fanotify_mark has a sixth argument, in EBP. */
+static long mark_i386(int group, unsigned flags, unsigned mask, const char *path)
+{
+	long ret;
+	char *at = strcpy(low, path);
+
+	__asm__ volatile("push %%rbx\n\tpush %%rbp\n\tmov %k2, %%ebx\n\tmov %k7, %%ebp\n\tint $0x80\n\t"
+			 "pop %%rbp\n\tpop %%rbx"
+			 : "=a"(ret) : "0"(339l), "r"((long)group), "c"((long)flags), "d"((long)mask), "S"(0l),
+			   "D"((long)AT_FDCWD), "r"((long)at)
+			 : "memory", "r8", "r9", "r10", "r11");
+	return (int)ret;
+}
+
+/* Who is asked about an open, or told of it, is given the file. */
+static long by_mark(const char *path, int flags, bool by_i386)
+{
+	struct fanotify_event_metadata event;
+	int group = fanotify_init(FAN_CLASS_PRE_CONTENT | FAN_NONBLOCK, (unsigned)flags & ~O_NONBLOCK), status;
+	pid_t child;
+	long got;
+
+	if (group < 0)
+		return -errno;
+	got = by_i386 ? mark_i386(group, FAN_MARK_ADD, FAN_OPEN_PERM, path)
+		      : x86_64(SYS_fanotify_mark, group, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD, path);
+	if (got < 0)
+		return got;
+	child = fork();
+	if (!child)
+		_exit(i386(5, (long)copied(path), flags, 0, 0) < 0);
+	got = -EAGAIN;
+	while (read(group, &event, sizeof(event)) != sizeof(event))
+		if (waitpid(child, &status, WNOHANG) == child)
+			return got;
+	got = event.fd;
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	return got;
+}
+
+static long by_mark_64(const char *path, int flags)
+{
+	return by_mark(path, flags, false);
+}
+
+static long by_mark_i386(const char *path, int flags)
+{
+	return by_mark(path, flags, true);
+}
+
 /* It is opened anew by its link. */
 static long by_tree(const char *path, int flags)
 {
@@ -195,7 +254,8 @@ static const struct {
 } ways[] = {
 	{"open", by_open}, {"creat", by_creat}, {"openat", by_openat}, {"openat2", by_openat2},
 	{"folder", by_folder}, {"link", by_link}, {"x32", by_x32}, {"ring", by_ring},
-	{"handle", by_handle_64}, {"handle_i386", by_handle_i386}, {"tree", by_tree},
+	{"handle", by_handle_64}, {"handle_i386", by_handle_i386}, {"tree", by_tree}, {"mark", by_mark_64},
+	{"mark_i386", by_mark_i386},
 };
 
 /* -- what is there to be found -------------------------------------------------------------- */
@@ -504,6 +564,34 @@ static void mounts(const char *folder)
 	check(open("/self/mem", O_RDONLY) >= 0, "self_in_chroot", "%s", strerror(errno));
 }
 
+/* By each of its threads, of which one is named as well as by the process. */
+static void threads(void)
+{
+	char path[100], word[8];
+	struct iovec local = {word, 8}, remote = {(void *)path, 8};
+	struct dirent *entry;
+	int found = 0, taken = 0;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", tracer());
+	dir = opendir(path);
+	while (dir && (entry = readdir(dir))) {
+		int tid = atoi(entry->d_name), pidfd;
+
+		if (!tid)
+			continue;
+		if (process_vm_readv(tid, &local, 1, &remote, 1, 0) >= 0 || errno != EPERM)
+			found++;
+		if (ptrace(PTRACE_SEIZE, tid, 0, 0) >= 0 || errno != EPERM)
+			found++;
+		pidfd = (int)syscall(SYS_pidfd_open, tid, O_EXCL /* PIDFD_THREAD */);
+		for (int i = 0; pidfd >= 0 && i < 40; i++)
+			taken += syscall(SYS_pidfd_getfd, pidfd, i, 0) >= 0;
+	}
+	check(!found, "threads", "%d were reached", found);
+	check(!taken, "threads_pidfd", "%d were taken", taken);
+}
+
 static void traces(void)
 {
 	int pid = tracer();
@@ -539,6 +627,17 @@ int main(int argc, char **argv)
 			_exit(tap_failed);
 		}
 		load();
+		waitpid(child, &status, 0);
+		tap_failed |= status != 0;
+	} else if (!strcmp(way, "threads")) {
+		child = fork();
+		if (!child) {
+			until(1);
+			threads();
+			_exit(tap_failed);
+		}
+		load();
+		turn(1);
 		waitpid(child, &status, 0);
 		tap_failed |= status != 0;
 	} else if (!strcmp(way, "traces")) {

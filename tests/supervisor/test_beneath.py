@@ -15,7 +15,7 @@ from tests.command import PATIENCE, Softsgx
 Guest = Callable[[str], Path]
 
 _BY_I386 = ("open", "creat", "openat", "openat2", "folder", "link", "handle_i386", "ends_i386")
-_OTHERS = ("x32", "handle", "tree", "traces", "ends", "mounts")
+_OTHERS = ("x32", "handle", "tree", "traces", "ends", "mounts", "mark", "mark_i386", "threads")
 _RINGS = ("ring_before", "ring_after", "ring_late")
 _AS_USER = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
 
@@ -46,7 +46,7 @@ def test_nothing_is_open(way: str, guest: Guest, softsgx: Softsgx, tmp_path: Pat
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("way", ["open", "x32", "tree", "traces"])
+@pytest.mark.parametrize("way", ["open", "x32", "tree", "traces", "threads"])
 def test_nothing_is_open_to_a_user(way: str, guest: Guest) -> None:
     done = _as_user(guest("beneath"), way)
     _checks(done)

@@ -30,9 +30,9 @@ ALIKE = (nr.NR_clone, nr.NR_prctl, nr.NR_seccomp, nr.NR_userfaultfd, nr.NR_pidfd
 """What is looked at as x86-64's is, by the same registers."""
 
 LOOKED_AT = (
-    *ALIKE[1:], nr.NR_open, nr.NR_creat, nr.NR_mount, nr.NR_openat, nr.NR_io_uring_setup,
-    nr.NR_open_tree, nr.NR_openat2, nr.NR_open_tree_attr, NR_ptrace, NR_process_vm_readv,
-    NR_process_vm_writev,
+    *ALIKE[1:], nr.NR_open, nr.NR_creat, nr.NR_mount, nr.NR_openat, nr.NR_fanotify_mark,
+    nr.NR_io_uring_setup, nr.NR_open_tree, nr.NR_openat2, nr.NR_open_tree_attr, NR_ptrace,
+    NR_process_vm_readv, NR_process_vm_writev,
 )  # fmt: skip
 """What stops in every process, whatever its arguments."""
 

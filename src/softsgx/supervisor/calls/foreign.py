@@ -17,7 +17,7 @@ from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.answer import DONE, cont, to_exit
 from softsgx.uapi import i386, x32
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, R10, RBX, RCX, RDI, RDX, RSI
+from softsgx.uapi.regs import ORIG_RAX, R8, R10, RBP, RBX, RCX, RDI, RDX, RSI
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ def _takes(folder: int | None, path: int, *, opens: bool = True) -> Callable[[Ru
         for _ in range(_MOST_LINKS):
             if not raw:
                 return None
-            value = magic.had(run, tracee, dirfd, raw, opens=opens)
+            value = magic.had(run, tracee, dirfd, raw, opens=opens, knows=False)
             if value is not None:
                 return value
             try:
@@ -107,6 +107,7 @@ I386: dict[int, Callable[[Run, Tracee], Any]] = {
     i386.NR_open_tree: _takes(RBX, RCX, opens=False),
     i386.NR_open_tree_attr: _takes(RBX, RCX, opens=False),
     i386.NR_mount: _takes(None, RBX, opens=False),
+    i386.NR_fanotify_mark: _takes(RDI, RBP, opens=False),
 }
 """By i386's number."""
 
@@ -123,6 +124,7 @@ _X32: dict[int, Callable[[Run, Tracee], Any]] = {  # without its bit
     nr.NR_open_tree: _takes(RDI, RSI, opens=False),
     nr.NR_open_tree_attr: _takes(RDI, RSI, opens=False),
     nr.NR_mount: _takes(None, RDI, opens=False),
+    nr.NR_fanotify_mark: _takes(R10, R8, opens=False),
 }
 
 I386_ON_MEMORY: dict[int, Callable[[Run, Tracee], Any]] = {

@@ -47,23 +47,38 @@ def of_tracee(tracee: Tracee, path: bytes) -> bytes:
     return as_theirs(tracee, path) if _of_ours(path) else path
 
 
-def had(run: Run, tracee: Tracee, dirfd: int, raw: bytes, *, opens: bool) -> Any:
+def had(
+    run: Run, tracee: Tracee, dirfd: int, raw: bytes, *, opens: bool, knows: bool = True
+) -> Any:
     """A call by which a file can be had, now or later, by its name: -EACCES, DONE, or None.
 
     Softsgx's own memory, descriptors and mappings are nobody's, nor are the folders of these.
-    opens: it opens the file, and that of a process's memory is watched from then on.
+    opens: it opens the file, and that of a process's memory is watched from then on. knows: what
+    it is told of an enclave's memory, in the root and mounts that are ours, is the device's.
     """
     last = raw[raw.rfind(b"/") + 1 :]
     if last not in (b"mem", b"map_files") and last.strip(_HEX):
         return None
-    if _own(tracee, dirfd, raw):
+    folder, last = _walked(tracee, dirfd, raw)
+    knows = knows and not folder.startswith(b"/proc/%d/root/" % tracee.tid)
+    if _own(folder, last) or (not knows and _is_an_enclaves(run, folder + last)):
         return -errno.EACCES
     return _memory(run, tracee) if opens and last == b"mem" else None
 
 
-def _own(tracee: Tracee, dirfd: int, raw: bytes) -> bool:
+def _is_an_enclaves(run: Run, path: bytes) -> bool:
+    """Whether a name leads to the file of an enclave's pages."""
+    if not run.memories:
+        return False
+    try:
+        s = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return (s.st_dev, s.st_ino) in run.memories
+
+
+def _own(folder: bytes, last: bytes) -> bool:
     """Whether such a name is that of softsgx's own, by whatever mount of whatever proc."""
-    folder, last = _walked(tracee, dirfd, raw)
     if last == b"mem":
         return is_our_memory(folder + b"mem")
     # Such a folder is mounted nowhere else (`paths`), so it lies in that of its process.

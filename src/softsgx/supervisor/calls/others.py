@@ -58,24 +58,38 @@ def named(run: Run, tracee: Tracee, pid: int) -> Tracee | None:
     return None
 
 
-def _ours(run: Run, pid: int) -> bool:
-    """Whether a process is the tracer, or stands before it."""
-    return pid == os.getpid() or (run.options.front is not None and pid == os.getppid())
+def is_own(run: Run, tid: int) -> bool:
+    """Whether a thread is one of the tracer's, or stands before it: all calls that name a process
+    by its number take that of any thread of it.
+    """
+    if run.options.front is not None and tid == os.getppid():
+        return True
+    return tid == os.getpid() or os.path.exists(f"/proc/self/task/{tid}")
+
+
+def _names_own(run: Run, tracee: Tracee, tid: int) -> bool:
+    """The same of a number that a tracee gives, in whose pid namespace it may be another's."""
+    try:
+        return is_own(run, tid) and (
+            os.readlink(f"/proc/{tracee.tid}/ns/pid") == os.readlink("/proc/self/ns/pid")
+        )
+    except OSError:
+        return True
 
 
 def _pidfd_getfd(register: int) -> Callable[[Run, Tracee], Any]:
     def handle(run: Run, tracee: Tracee) -> Any:
         """pidfd_getfd(2): a descriptor of softsgx's would be an enclave's memory, or its ear."""
         pid = of_pidfd(tracee, run.view[register] & _LOW)
-        return -errno.EPERM if _ours(run, pid) else None
+        return -errno.EPERM if is_own(run, pid) else None
 
     return handle
 
 
 def _vm(register: int) -> Callable[[Run, Tracee], Any]:
-    def handle(run: Run, _tracee: Tracee) -> Any:
+    def handle(run: Run, tracee: Tracee) -> Any:
         """process_vm_readv(2) and its kin: softsgx's own memory is nobody's."""
-        return -errno.EPERM if _ours(run, run.view[register] & _LOW) else None
+        return -errno.EPERM if _names_own(run, tracee, run.view[register] & _LOW) else None
 
     return handle
 
@@ -86,7 +100,7 @@ def vm_unread(register: int) -> Callable[[Run, Tracee], Any]:
     def handle(run: Run, tracee: Tracee) -> Any:
         """The same of calls whose iovecs nobody here reads, i386's: no process with enclaves."""
         pid = run.view[register] & _LOW
-        if _ours(run, pid):
+        if _names_own(run, tracee, pid):
             return -errno.EPERM
         found = named(run, tracee, pid) if run.opened else None
         process = None if found is None else found.space.sgx
@@ -102,7 +116,9 @@ def ptrace(request: int, tid: int) -> Callable[[Run, Tracee], Any]:
         """A tracer among the programs: not of softsgx's threads."""
         from softsgx.supervisor.calls.tracing import tried
 
-        return tried(run, tracee, run.view[request], run.view[tid] & _LOW)
+        what, whom = run.view[request], run.view[tid] & _LOW
+        tried(run, tracee, what, whom)
+        return -errno.EPERM if what and _names_own(run, tracee, whom) else None
 
     return handle
 
