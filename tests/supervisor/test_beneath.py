@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -64,6 +65,24 @@ def test_a_ring_opens_nothing_either(way: str, guest: Guest, softsgx: Softsgx) -
     elif done.stderr:
         assert "opens no files (EACCES)" in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a user's ring is in nobody's way: run as root")
+def test_a_ring_that_the_program_inherits(guest: Guest) -> None:
+    """It was made by no call of the run's."""
+    setup, params = 425, ctypes.create_string_buffer(120)
+    ring = ctypes.CDLL(None).syscall(setup, 1, params)
+    if ring < 0:
+        pytest.skip("no io_uring here (sysctl kernel.io_uring_disabled)")
+    try:
+        command = [sys.executable, "-m", "softsgx", "run", "--", str(guest("beneath")), "traces"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, pass_fds=[ring], timeout=PATIENCE
+        )
+    finally:
+        os.close(ring)
+    assert "not ok load: open /dev/sgx_enclave: Operation not permitted" in done.stdout
+    assert "has a ring of io_uring" in done.stderr
 
 
 @pytest.mark.parametrize("way", _RINGS)

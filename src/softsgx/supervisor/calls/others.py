@@ -58,7 +58,7 @@ def named(run: Run, tracee: Tracee, pid: int) -> Tracee | None:
     return None
 
 
-def is_own(run: Run, tid: int) -> bool:
+def _is_own(run: Run, tid: int) -> bool:
     """Whether a thread is one of the tracer's, or stands before it: all calls that name a process
     by its number take that of any thread of it.
     """
@@ -70,7 +70,7 @@ def is_own(run: Run, tid: int) -> bool:
 def _names_own(run: Run, tracee: Tracee, tid: int) -> bool:
     """The same of a number that a tracee gives, in whose pid namespace it may be another's."""
     try:
-        return is_own(run, tid) and (
+        return _is_own(run, tid) and (
             os.readlink(f"/proc/{tracee.tid}/ns/pid") == os.readlink("/proc/self/ns/pid")
         )
     except OSError:
@@ -81,7 +81,7 @@ def _pidfd_getfd(register: int) -> Callable[[Run, Tracee], Any]:
     def handle(run: Run, tracee: Tracee) -> Any:
         """pidfd_getfd(2): a descriptor of softsgx's would be an enclave's memory, or its ear."""
         pid = of_pidfd(tracee, run.view[register] & _LOW)
-        return -errno.EPERM if is_own(run, pid) else None
+        return -errno.EPERM if _is_own(run, pid) else None
 
     return handle
 

@@ -6,6 +6,7 @@ once one stops. What concerns enclaves is imported when the device is first open
 
 from __future__ import annotations
 
+import os
 from errno import EINTR, ENOSYS
 
 from softsgx.errors import UsageError
@@ -40,6 +41,14 @@ _FEW_FORKS = 6
 _QUICK = (signals.SIGILL << 8 | 0x7F, _SECCOMP_STOP)  # as wait statuses
 
 
+def _is_ring(fd: int) -> bool:
+    """Whether a descriptor that the program is to have is a ring of io_uring."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[io_uring]"
+    except OSError:
+        return False
+
+
 class Supervisor:
     """Runs one program and everything that it starts."""
 
@@ -61,6 +70,7 @@ class Supervisor:
         run.filtered = (
             ptrace.prctl(bpf.PR_GET_SECCOMP) == bpf.MODE_FILTER
         )  # and so are its children
+        run.rings = any(map(_is_ring, (0, 1, 2, *origin.inherited)))
         launched = launch(argv, origin, run.lsm is not None, run.paths.place)
         run.listener = launched.listener
         run.main_pid = pid = launched.pid
