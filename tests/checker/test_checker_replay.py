@@ -384,6 +384,8 @@ def test_what_has_no_order_is_said(tmp_path: Path, capsys: Capture) -> None:
         (["nothing"], "nothing: No such file or directory"),
         (["other.json"], "other.json: not a trace"),
         (["words.json"], "words.json: not a trace"),
+        (["step.json"], "step.json: its steps are none that the checker makes"),
+        (["many.json"], "many.json: not a trace"),
         (["design.json"], "no design 'mine'"),
         (["lsm.json"], "an LSM that is unknown here: 'tomoyo'"),
         ([], "replay needs one trace"),
@@ -406,7 +408,8 @@ def test_mistakes_are_one_line_and_status_2(
     }  # fmt: skip
     changes: dict[str, Any] = {
         "good": {}, "words": {"steps": [{"p": 0}]}, "design": {"design": "mine"},
-        "lsm": {"lsm": "tomoyo"},
+        "lsm": {"lsm": "tomoyo"}, "many": {"processes": 1 << 40},
+        "step": {"steps": [{"step": "add", "p": 0, "i": 0, "source": 0, "perm": [], "words": ""}]},
     }  # fmt: skip
     for name, change in changes.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(good | change))

@@ -143,6 +143,10 @@ _HEAD = (
         (_HEAD + '{"event": "x", "us": 1e3, "pid": 1}\n{}\n', "line 2: not an event"),
         (_HEAD + '{"event": "exit", "us": 1, "pid": 1}\n', "not an event: status is missing"),
         (
+            _HEAD + '{"event": "exit", "us": 1, "pid": 2147483648, "status": 0}\n',
+            "pid is not a number from 0 to 2147483647",
+        ),
+        (
             _HEAD + '{"event": "exit", "us": 1, "pid": 1, "status": true}\n',
             "status is not a number of 64 bits",
         ),

@@ -36,6 +36,9 @@ be broken (of benign-runs: to hold), 1 if not, 2 if the trace cannot be replayed
 """
 
 
+_SIZES = range(1, 9)  # of a world that is checked
+
+
 def replay(args: list[str]) -> int:
     """Replay a trace. Raises UsageError if it cannot be."""
     takes = ("--orders", "--noexec", "--load")
@@ -68,7 +71,8 @@ def _read(path: str) -> dict[str, Any]:
         trace = json.loads(Path(path).read_text(encoding="utf-8"))
         ok = all(isinstance(step["words"], str) and step["p"] >= 0 for step in trace["steps"])
         ok = ok and all(value >= 0 for value in trace["permissions"].values())
-        ok = ok and trace["processes"] > 0 and isinstance(trace["property"], str)
+        ok = ok and trace["processes"] in _SIZES and trace.get("pages", 1) in _SIZES
+        ok = ok and isinstance(trace["property"], str)
         make_design(_design(trace))
     except OSError as e:
         raise UsageError(f"{path}: {e.strerror}") from None
@@ -79,6 +83,11 @@ def _read(path: str) -> dict[str, Any]:
     found: dict[str, Any] = trace
     if found.setdefault("lsm", "selinux") not in ("selinux", "apparmor", "none"):
         raise UsageError(f"{path}: a trace of an LSM that is unknown here: {found['lsm']!r}")
+    try:
+        setup = _Setup("/", found, "/")
+        setup.orders(), setup.policy(), setup.options()
+    except (LookupError, ValueError, TypeError, AttributeError):
+        raise UsageError(f"{path}: its steps are none that the checker makes") from None
     return found
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from softsgx.record.schema import EVENTS, HEADER, OPTIONAL, May, Or
+from softsgx.record.schema import EVENTS, EVERY, HEADER, OPTIONAL, May, Or
 
 __all__ = ["wrong"]
 
-_LEAST, _END = -(1 << 63), 1 << 64
+_ANY = range(-(1 << 63), 1 << 64)
 _WORDS = {int: "a number of 64 bits", str: "a text", bool: "true or false"}
 
 
@@ -25,7 +25,7 @@ def wrong(read: dict[str, Any]) -> str:
         return _wrong_fields(read, HEADER)
     event = read["event"]
     return (
-        _wrong_fields(read, {"event": str, "us": int, "pid": int})
+        _wrong_fields(read, EVERY)
         or _wrong_fields(read, EVENTS.get(event, {}))
         or _wrong_fields(read, {name: OPTIONAL[name] for name in OPTIONAL.keys() & read.keys()})
     )
@@ -45,9 +45,9 @@ def _wrong_fields(fields: dict[str, Any], forms: dict[str, Any]) -> str:
 def _wrong(value: Any, form: Any) -> str:
     """The place below and what it is not, as in "[2][0] is not a text"; "" if nothing is wrong.
 
-    form: None or a type; [form] for a list of any length, a tuple of forms for one that begins so
-    (later versions may have more), with ... for more of the last; {name: form} of these fields,
-    {str: form} of all; `Or`.
+    form: None, a type or a range; [form] for a list of any length, a tuple of forms for one that
+    begins so (later versions may have more), with ... for more of the last; {name: form} of these
+    fields, {str: form} of all; `Or`.
     """
     if form is None:
         return "" if value is None else " is not null"
@@ -55,11 +55,11 @@ def _wrong(value: Any, form: Any) -> str:
         found = [_wrong(value, each) for each in form.forms]
         return "" if "" in found else found[0]
     if isinstance(form, type):
-        if form is int:
-            good = type(value) is int and _LEAST <= value < _END
-        else:
-            good = isinstance(value, form)
+        good = type(value) is int and value in _ANY if form is int else isinstance(value, form)
         return "" if good else f" is not {_WORDS[form]}"
+    if isinstance(form, range):
+        good = type(value) is int and value in form
+        return "" if good else f" is not a number from {form.start} to {form.stop - 1}"
     if isinstance(form, dict):
         return _wrong_object(value, form)
     if not isinstance(value, list):

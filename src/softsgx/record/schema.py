@@ -11,7 +11,7 @@ new ones are added at the end.
 
 from __future__ import annotations
 
-__all__ = ["EVENTS", "HEADER", "OPTIONAL", "VERSION", "May", "Or", "encode"]
+__all__ = ["EVENTS", "EVERY", "HEADER", "OPTIONAL", "VERSION", "May", "Or", "encode"]
 
 VERSION = 1
 """Of the form, in every header. A reader refuses others."""
@@ -32,6 +32,7 @@ class May(Or):
     __slots__ = ()
 
 
+_TID = range(1 << 31)
 _INTS = {str: int}
 _DECISION = {"rule": str, "law": str, "source": str}
 _VERDICT = {
@@ -50,10 +51,13 @@ HEADER: dict[str, object] = {
 }  # fmt: skip
 """``softsgx``: VERSION. ``program``: of softsgx. ``time``: UTC, ISO 8601."""
 
+EVERY: dict[str, object] = {"event": str, "us": range(1 << 53), "pid": _TID}
+"""What each event begins with."""
+
 EVENTS: dict[str, dict[str, object]] = {
     # A program begins, a child appears, a process ends (``status`` is waitpid's).
     "exec": {"path": str, "argv": [str]},
-    "child": {"child": int, "what": str},
+    "child": {"child": _TID, "what": str},
     "exit": {"status": int},
     # A signal reaches the guest.
     "signal": {"signal": int},
