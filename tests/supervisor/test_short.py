@@ -27,6 +27,15 @@ Guest = Callable[[str], Path]
 _SHORT_AT_LEAST = 60  # instructions of short.S in one ECALL
 
 
+_UNDUMPABLE = """
+import os
+from softsgx.host import ptrace, short
+was = short.why_not()
+ptrace.prctl(4, 0)  # PR_SET_DUMPABLE, as the tracer is: what /proc has of it is root's
+os.geteuid() or os.setuid(65534)
+assert short.why_not() == was
+"""
+
 _Seen = list[dict[str, Any]]
 
 
@@ -210,3 +219,7 @@ def test_the_layouts_are_those_of_the_assembler() -> None:
             assert getattr(short, name) == value, name
     assert defined["GPR_URSP"] == GPRSGX.offset("ursp")
     assert defined["GPR_URBP"] == GPRSGX.offset("urbp")
+
+
+def test_it_is_known_where_proc_tells_nothing_of_us() -> None:
+    subprocess.run([sys.executable, "-c", _UNDUMPABLE], check=True, timeout=PATIENCE)

@@ -22,11 +22,11 @@ __all__ = [
     "EVENT_CLONE", "EVENT_EXEC", "EVENT_EXIT", "EVENT_FORK", "EVENT_SECCOMP", "EVENT_STOP",
     "EVENT_VFORK", "EVENT_VFORK_DONE", "Registers", "compiled", "configuration", "cont",
     "cpuid_faulting", "cpuid_function", "detach", "dispatch_of", "event_message", "get_siginfo",
-    "get_sigmask", "get_xstate", "has_thread_area", "interrupt", "ioctl", "is_thread_of", "listen",
-    "memfd_secret", "peek_debug", "poke_debug", "prctl", "punch_hole", "read_memory",
-    "seccomp_filter", "seccomp_listener", "seize", "set_dispatch", "set_siginfo", "set_sigmask",
-    "set_thread_area", "set_xstate", "shares", "si_code", "singlestep", "syscall_info",
-    "syscall_step", "tgkill", "trace_also", "write_memory",
+    "get_sigmask", "get_xstate", "getauxval", "has_thread_area", "interrupt", "ioctl",
+    "is_thread_of", "listen", "memfd_secret", "peek_debug", "poke_debug", "prctl", "punch_hole",
+    "read_memory", "seccomp_filter", "seccomp_listener", "seize", "set_dispatch", "set_siginfo",
+    "set_sigmask", "set_thread_area", "set_xstate", "shares", "si_code", "singlestep",
+    "syscall_info", "syscall_step", "tgkill", "trace_also", "write_memory",
 ]  # fmt: skip
 
 _GETREGS, _SETREGS, _CONT, _SINGLESTEP, _SYSCALL = 12, 13, 7, 9, 24
@@ -36,11 +36,9 @@ _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
 _SEIZE, _INTERRUPT, _LISTEN, _SET_DISPATCH, _GET_DISPATCH = 0x4206, 0x4207, 0x4208, 0x4210, 0x4211
 _GET_THREAD_AREA, _SET_THREAD_AREA, _PEEKUSER, _POKEUSER, _DETACH = 25, 26, 3, 6, 17
 _U_DEBUGREG = 848  # Linux <asm/user_64.h>, struct user
-
 _FILTER_FLAG_NEW_LISTENER, _O_CLOEXEC = 8, 0o2000000
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_VFORK_DONE = 1, 2, 3, 4, 5
 EVENT_EXIT, EVENT_SECCOMP, EVENT_STOP = 6, 7, 128
-
 _O_SYSGOOD, _O_EXITKILL = 1, 0x100000
 _EVENTS = (EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_SECCOMP)
 _OPTIONS = _O_SYSGOOD | _O_EXITKILL | sum([1 << event for event in _EVENTS])
@@ -48,13 +46,11 @@ _OPTIONS = _O_SYSGOOD | _O_EXITKILL | sum([1 << event for event in _EVENTS])
 _libc = ctypes.PyDLL(None, use_errno=True)
 _ptrace = _libc.ptrace
 _ptrace.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-_ptrace.restype = ctypes.c_long
 _readv, _writev = _libc.process_vm_readv, _libc.process_vm_writev
-for _f in (_readv, _writev):
-    _f.argtypes = (ctypes.c_int,) + 5 * (ctypes.c_void_p,)
-    _f.restype = ctypes.c_ssize_t
+_readv.argtypes = _writev.argtypes = (ctypes.c_int,) + 5 * (ctypes.c_void_p,)
+_readv.restype = _writev.restype = ctypes.c_ssize_t
 _syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
+_ptrace.restype = _syscall.restype = ctypes.c_long
 
 
 class _Iovec(ctypes.Structure):
@@ -62,8 +58,7 @@ class _Iovec(ctypes.Structure):
 
 
 def _fail(what: str, pid: int) -> OSError:
-    errno = ctypes.get_errno()
-    return OSError(errno, f"{what} of {pid}: {os.strerror(errno)}")
+    return OSError(number := ctypes.get_errno(), f"{what} of {pid}: {os.strerror(number)}")
 
 
 left: set[int] = set()
@@ -388,6 +383,11 @@ def prctl(option: int, *args: int) -> int:
     """Change a property of our own process (the system call prctl)."""
     words = [ctypes.c_ulong(a) for a in args] + [ctypes.c_ulong(0)] * (4 - len(args))
     return int(_libc.prctl(option, *words))
+
+
+def getauxval(kind: int) -> int:
+    """What the kernel told our own process (getauxval(3)), 32 bits of it; /proc may not say."""
+    return int(_libc.getauxval(kind))
 
 
 def _set_filter(program: bytes, flags: int) -> int:

@@ -9,10 +9,9 @@ a guest's input.
 
 from __future__ import annotations
 
-import os
 import struct
 
-from softsgx.host import procmaps, ptrace, vdso
+from softsgx.host import ptrace, vdso
 from softsgx.host.built import lacks, path_of, read_built
 from softsgx.host.sharedfile import SharedFile
 
@@ -222,7 +221,7 @@ instruction (SDM, "Memory Ordering": loads and stores are not reordered with tho
 
 def why_not() -> str:
     """Why the short way cannot be gone on this machine; "" if it can."""
-    if not procmaps.auxv(os.getpid()).get(_AT_HWCAP2, 0) & _HWCAP2_FSGSBASE:
+    if not ptrace.getauxval(_AT_HWCAP2) & _HWCAP2_FSGSBASE:
         return "a program cannot set its own FS and GS here (FSGSBASE; Linux 5.9)"
     return ""
 
