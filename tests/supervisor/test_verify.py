@@ -28,6 +28,12 @@ def test_threads_that_meet(guest: Guest, softsgx: Softsgx) -> None:
     assert done.stdout.count("ok ") == 6
 
 
+def test_a_thread_that_stops_in_the_midst_of_anothers_mmap(guest: Guest, softsgx: Softsgx) -> None:
+    """The model has the mapping by then, and the process not yet."""
+    done = softsgx("--verify", "--", guest("amid"), "20")
+    assert (done.returncode, done.stdout) == (0, "ok amid\n"), done.stderr
+
+
 def test_what_a_process_changed_that_was_killed_reaches_the_others(
     guest: Guest, softsgx: Softsgx
 ) -> None:

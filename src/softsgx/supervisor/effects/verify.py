@@ -32,7 +32,7 @@ def verify(run: Run, tracee: Tracee) -> None:
     One that has been killed in its stop has no memory any more.
     """
     process = tracee.space.sgx
-    if process is None or run.pending.busy:
+    if process is None or run.pending.busy or run.amid:
         return
     with open(f"/proc/{tracee.tid}/maps", "rb") as f:
         text = f.read()

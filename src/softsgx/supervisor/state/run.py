@@ -75,13 +75,14 @@ class Run:
     that the next wait is for, or None.
 
     dispatch: what is done with a status of a tracee that came while a handler waited for
-    another's; the loop's. nested: how many of these are at work.
+    another's; the loop's. nested: how many of these are at work. amid: how many of them came in the
+    midst of a change, which processes may not feel yet.
     """
 
     def __init__(self, options: Options, dispatch: Callable[[Tracee, int], None]) -> None:
         self.options = options
         self.dispatch = dispatch
-        self.nested = 0
+        self.nested = self.amid = 0
         self.record = options.recorder
         self.faults = options.faults
         self.debugger: Any = None

@@ -91,8 +91,10 @@ def _stop(run: Run, tracee: Tracee) -> int:
             tracee.stopped = True
             return status
         saved = list(run.view)
+        run.amid += 1
         try:
             run.dispatch(tracee, status)
         finally:
+            run.amid -= 1
             run.view[:] = memoryview(struct.pack("27Q", *saved)).cast("Q")
         ptrace.interrupt(tracee.tid)  # any trap clears the one before: ptrace_stop()
