@@ -266,6 +266,8 @@ def _clone_flags(run: Run, parent: Tracee, tid: int) -> int:
     if call in (nr.NR_clone, i386.NR_clone):
         return view[RDI if call == nr.NR_clone else RBX]
     if call == nr.NR_clone3:
+        if ptrace.is_thread_of(tid, parent.tgid):
+            return CLONE_THREAD | CLONE_SIGHAND | CLONE_VM | CLONE_FILES
         foreign = ptrace.syscall_info(parent.tid)[1] != bpf.X86_64
         at = view[RBX] & 0xFFFFFFFF if foreign else view[RDI]
         return _found(parent, tid, int.from_bytes(parent.read(at, 8), "little"))
@@ -282,13 +284,12 @@ def _give_back(run: Run, tids: list[int], register: int, flags: int) -> None:
 
 
 def _found(parent: Tracee, tid: int, flags: int) -> int:
-    """What clone3 did: what it was given can have been changed since by whoever shares the memory.
+    """What clone3 did that made no thread.
 
-    So the kernel is asked. Where it does not say (kcmp(2) is forbidden), the flags are believed,
+    What it was given can have been changed since by whoever shares the memory. So the kernel is
+    asked. Where it does not say (kcmp(2) is forbidden), the flags are believed,
     and the descriptors taken to be shared.
     """
-    if ptrace.is_thread_of(tid, parent.tgid):
-        return flags | CLONE_THREAD | CLONE_SIGHAND | CLONE_VM | CLONE_FILES
     flags = flags & ~CLONE_THREAD | CLONE_FILES
     for bit, what in (
         (CLONE_VM, KCMP_VM), (CLONE_FILES, KCMP_FILES), (CLONE_SIGHAND, KCMP_SIGHAND),
