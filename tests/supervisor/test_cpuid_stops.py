@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +12,14 @@ import pytest
 
 from softsgx.host import cpuidsites, ptrace
 from softsgx.sdm.cpuid import Answer
-from softsgx.supervisor.programs import answers
+from softsgx.supervisor.programs import answers, cpuid
 from softsgx.supervisor.state.options import Options
 from softsgx.supervisor.state.patched import pages, unpatched
 from softsgx.supervisor.state.run import Run
-from softsgx.supervisor.state.tracee import AddressSpace
+from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from tests.cache import ROOT
 from tests.command import Softsgx
+from tests.supervisor.test_guests import Guest
 
 _LD_SO = Path("/lib64/ld-linux-x86-64.so.2")
 _FEATURES = "x86.cpu_features.features"
@@ -72,6 +75,28 @@ def test_what_is_copied_is_the_file_without_our_jumps() -> None:
             assert unpatched(space, 0x10000 + first, ours[first:last]) == theirs[first:last]
     assert pages(space, 0x10000, 0x11000) == {0x10}
     assert unpatched(space.forked(2), 0x10000, ours) == theirs
+
+
+def test_a_core_of_the_tracers_answers_for_a_thread_that_may_run_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracee = Tracee(7, 7, AddressSpace(7))
+    allowed = {0: {1, 2}, 7: {1, 2, 3}}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda tid: allowed[tid])
+    assert cpuid._may_be_here(tracee)
+    for own in ({1}, {2, 3}, {4}):
+        allowed[7] = own
+        assert not cpuid._may_be_here(tracee), own
+
+
+def test_where_a_program_is_bound_its_own_core_answers(softsgx: Softsgx, guest: Guest) -> None:
+    if not shutil.which("taskset"):
+        pytest.skip("no taskset")
+    program = guest("bystanders")
+    bare = subprocess.run([program, "c"], capture_output=True, text=True, check=True).stdout
+    for core in sorted(os.sched_getaffinity(0))[:2]:
+        assert softsgx("--", "taskset", "-c", str(core), program, "c").stdout == bare
+    assert softsgx("--", program, "c").stdout == bare
 
 
 class _Processor:
