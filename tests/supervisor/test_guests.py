@@ -48,6 +48,7 @@ _GUESTS = {
     "interrupted": ((), 5),
     "timeouts": (("entered",), 20),
     "sigwaits": ((), 24),
+    "ownsignals": ((), 12),
     "unwanted": ((), 17),
     "mm": ((), 60),
     "believe": ((), 48),
@@ -143,9 +144,10 @@ _OLDER = {
 }
 
 
-def test_what_waits_for_signals_come_to_is_the_kernels_answer(guest: Guest) -> None:
-    done = subprocess.run([guest("sigwaits")], check=False, capture_output=True, text=True)
-    _assert_all_ok(done, 24)
+@pytest.mark.parametrize("name", ["sigwaits", "ownsignals"])
+def test_what_is_expected_of_signals_is_the_kernels_answer(name: str, guest: Guest) -> None:
+    done = subprocess.run([guest(name)], check=False, capture_output=True, text=True)
+    _assert_all_ok(done, _GUESTS[name][1])
 
 
 def test_signals_that_leave_a_tracer_no_time(guest: Guest, softsgx: Softsgx) -> None:

@@ -12,10 +12,15 @@ A signal with a handler that comes faster than its stop leaves the thread time f
 alone. It is blocked in the same way where the thread has come no further since that ran last, but
 for a slice of time: it goes back to those that are pending. Where others had the processor for
 most of a slice the next one is twice as long.
+
+Not so where it has got as far as the end of a call since, though everything is as it was: its own
+raise(3), the pipe that nobody reads or the mask that it has changed promise that the handler runs
+before the call is over. Nor one that a process of one thread sends itself, in a handler of it.
 """
 
 from __future__ import annotations
 
+import struct
 from time import monotonic_ns
 
 from softsgx.host import bpf, ptrace, signals
@@ -39,6 +44,10 @@ _FEW, _FEWER = 4, 2  # stops at one place: so many at first, and amid a storm
 _SELDOM = -60
 _SIGRTMIN = 32  # from which on they queue, in an order that would change
 _SHORTEST_NS, _LONGEST_NS = 250_000, 1_000_000_000
+_NO_CALL = (1 << 64) - 1
+# siginfo_t: si_code, and si_pid as the receiver's namespace has it, of SI_USER, SI_QUEUE, SI_TKILL.
+_SI_CODE, _CODE_AT, _PID_AT = struct.Struct("<i"), 8, 16
+_BY_CALLS = frozenset((0, -1, -6))
 _FORKS = frozenset((
     nr.NR_fork, nr.NR_vfork, nr.NR_clone, nr.NR_clone3,
     i386.NR_fork, i386.NR_vfork, i386.NR_clone, i386.NR_clone3,
@@ -77,8 +86,10 @@ def spared(run: Run, tracee: Tracee, number: int) -> bool:
     wanted = not blocked >> number - 1 & 1
     if wanted:
         blocked |= mask_of(status, b"SigCgt") & ~_NEVER
-        waits_anyway = run.spare_regs.view[RAX] in IN_A_CALL
-        if waits_anyway or number >= _SIGRTMIN or not blocked >> number - 1 & 1:
+        view = run.spare_regs.view
+        # Behind a handler ORIG_RAX is -1 (Linux restore_sigcontext()): a call is a later one.
+        gets_on = view[RAX] in IN_A_CALL or view[ORIG_RAX] != _NO_CALL or _own(tracee, status)
+        if gets_on or number >= _SIGRTMIN or not blocked >> number - 1 & 1:
             tracee.storms[inside] = here, _SELDOM, _FEW
             return False
     tracee.spared = ptrace.get_sigmask(tracee.tid)
@@ -94,6 +105,15 @@ def spared(run: Run, tracee: Tracee, number: int) -> bool:
         run.record.signal(tracee.tid, number)
     cont(run, tracee)
     return True
+
+
+def _own(tracee: Tracee, status: dict[bytes, bytes]) -> bool:
+    """Whether nobody but the thread itself can have sent the signal that it stopped for."""
+    if len(tracee.space.tracees) > 1:
+        return False
+    info = ptrace.get_siginfo(tracee.tid)
+    code, pid = _SI_CODE.unpack_from(info, _CODE_AT)[0], _SI_CODE.unpack_from(info, _PID_AT)[0]
+    return code in _BY_CALLS and pid == int(status[b"NStgid"].split()[-1])
 
 
 def _begin_slice(tracee: Tracee, number: int) -> None:
