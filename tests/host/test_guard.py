@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 
 from softsgx.host.guard import Guard
 from softsgx.host.memfd import MemfdMemory, new_memory
+from tests.command import PATIENCE
 
 _OPENS = "import os, sys; os.close(os.open(sys.argv[1], os.O_RDWR))"
 
@@ -36,6 +38,29 @@ def test_only_its_own_process_opens_what_it_keeps() -> None:
         assert _opens(fd)
     finally:
         os.close(fd)
+
+
+def test_it_says_no_where_it_has_no_descriptor_left_to_be_asked_by() -> None:
+    guard = Guard.begun()
+    if guard is None:
+        pytest.skip("no permission events of fanotify here: force it as root")
+    fd = new_memory("kept")
+    guard.keep(fd)
+    name = f"/proc/{os.getpid()}/fd/{fd}"
+    waits = "import sys; sys.stdin.read();" + _OPENS
+    argv = [sys.executable, "-c", waits, name]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            assert child.stdin is not None
+            child.stdin.close()
+            assert child.wait(PATIENCE) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            child.kill()
+    assert not _opens(fd)  # and goes on
+    os.close(fd)
 
 
 def test_the_memory_is_as_long_as_it_is() -> None:

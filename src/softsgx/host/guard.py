@@ -66,7 +66,10 @@ class Guard:
         """In a thread of its own: who asks waits for it, and we may wait for who asks."""
         me, group = os.getpid(), self._group
         while True:
-            events = os.read(group, _ROOM)
+            try:
+                events = os.read(group, _ROOM)
+            except OSError:  # no descriptor is left for it: the kernel has said no
+                continue
             for at in range(0, len(events), _EVENT.size):
                 fd, pid = _EVENT.unpack_from(events, at)[5:]
                 with suppress(FileNotFoundError):  # it was killed
