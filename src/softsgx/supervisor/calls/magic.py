@@ -59,6 +59,8 @@ def had(
     last = raw[raw.rfind(b"/") + 1 :]
     if last not in (b"mem", b"map_files") and last.strip(_HEX):
         return None
+    if _of_ours(of_tracee(tracee, as_ours(tracee, dirfd, raw))):
+        return -errno.EACCES  # told apart by its name alone where we cannot open it ourselves
     folder, last = _walked(tracee, dirfd, raw)
     knows = knows and not folder.startswith(b"/proc/%d/root/" % tracee.tid)
     if _own(folder, last) or (not knows and _is_an_enclaves(run, folder + last)):
