@@ -14,7 +14,9 @@ import pytest
 from softsgx.cli.report import report
 from softsgx.errors import UsageError
 from softsgx.record.reader import read
+from softsgx.report.asked import asked_rows
 from softsgx.report.intervals import Intervals
+from softsgx.report.runs import runs_of
 from softsgx.sdm.leaves import PT_TCS
 from tests.orders import load
 from tests.report.browser import Browser
@@ -339,6 +341,17 @@ def test_what_a_recording_does_not_tell_is_said(tmp_path: Path, page: Browser) -
     assert "cut short" in said[0]
     assert "ends before the program does" in said[1]
     assert "older softsgx" in said[2]
+
+
+def test_a_question_of_an_older_softsgx_has_no_rule(tmp_path: Path) -> None:
+    asked = [["file_open", {"fmode": 3}, None, *by] for by in ([], ["open"], ["open", "linux-mm"])]
+    path = _write(tmp_path / "r", {"event": "effects", "us": 1, "pid": 5, "asked": asked})
+    (run,) = runs_of(str(path))
+    rows, _ = asked_rows(run, lambda _: None)
+    assert [(row["rule"], row["law"], row["times"]) for row in rows] == [
+        ("", "", 2),
+        ("open", "linux-mm", 1),
+    ]
 
 
 def test_a_hundred_thousand_events_are_few_elements(tmp_path: Path, page: Browser) -> None:

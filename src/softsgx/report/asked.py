@@ -69,7 +69,7 @@ def _without_policy(run: Run) -> list[Row]:
         for hook, facts, _, *by in event.get("asked", ()):
             call = str(event.get("name", ""))
             said = ", ".join(f"{k}={Formatter.fact(k, v, call)}" for k, v in facts.items())
-            rule, law = by or ("", "")
+            rule, law = by[:2] if len(by) > 1 else ("", "")  # none of an older softsgx
             row = found.setdefault(
                 f"{hook}({said}) {rule} {law}",
                 {
