@@ -9,6 +9,7 @@ import ctypes
 import errno
 import mmap
 import os
+import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -138,6 +139,16 @@ def test_mappings_of_other_kinds_go_the_long_way(memory: Memory, file: Path) -> 
         assert map_(odd) is None
 
 
+def _beyond(fd: int, number: int) -> int:
+    """The file by this descriptor, though the usual limit (`ulimit -n`) may end right before."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], number + 1), limits[1]))
+    try:
+        return os.dup2(fd, number)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_a_private_mapping_of_data_is_made_but_of_a_descriptor_that_is_held(
     memory: Memory, file: Path
 ) -> None:
@@ -151,7 +162,7 @@ def test_a_private_mapping_of_data_is_made_but_of_a_descriptor_that_is_held(
         assert at > 0
         assert not prot & 1 or ctypes.string_at(at, 4) == b"...."
         _libc.munmap(at, _PAGE)
-    high = os.dup2(fd, memory.code.most_held)
+    high = _beyond(fd, memory.code.most_held)
     assert map_(high, prot=1) is None
     memory.map[memory.code.held + fd // 8] |= 1 << fd % 8
     for prot in (0, 1, 2, 3):
