@@ -137,12 +137,31 @@ def test_modules_say_of_themselves_what_they_say_without_it(tree: Path) -> None:
 def test_a_bug_is_shown_with_its_lines(tree: Path) -> None:
     """The file has none, which saves a fifth of it."""
     _start(tree)
-    lines = "from softsgx.cli import run; print(len(list(run.run.__code__.co_lines())))"
+    lines = (
+        "from softsgx.cli import run; found = run.run.__code__.co_lines();"
+        "print(len([line for _, _, line in found if line is not None]))"
+    )
     before = _file(tree).read_bytes()
     assert _start(tree, then=lines).stdout.endswith("\n0\n")
     debugged = _start(tree, then=lines, env={"SOFTSGX_DEBUG": "1"}).stdout
     assert int(debugged.splitlines()[-1]) > 10
     assert _file(tree).read_bytes() == before
+
+
+def test_a_mistake_in_code_without_lines_has_a_traceback(tree: Path) -> None:
+    _start(tree)
+    mistaken = """
+import traceback
+from softsgx.cli import run
+try:
+    run.run(None)
+except TypeError as error:
+    traceback.print_exc(file=sys.stdout)
+    print(traceback.extract_tb(error.__traceback__)[-1].name)
+"""
+    told = _start(tree, then=mistaken).stdout
+    assert "Traceback" in told
+    assert told.endswith("\nparse_options\n")
 
 
 def test_a_changed_source_is_what_runs(tree: Path) -> None:

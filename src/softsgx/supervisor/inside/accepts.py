@@ -29,7 +29,7 @@ from softsgx.supervisor.stopped.remote import calls
 from softsgx.uapi.regs import EFLAGS, ORIG_RAX, RAX, RBX, RCX, RDX, RIP
 from softsgx.uapi.syscalls import NR_mprotect
 
-__all__ = ["LEAVES", "Accepts", "taken"]
+__all__ = ["LEAVES", "Accepts", "binds", "taken"]
 
 LEAVES = (EACCEPT, EMODPE, EACCEPTCOPY)
 _PAGE, _ENCLU_BYTES = 4096, 3
@@ -43,6 +43,11 @@ def taken(run: Run, tracee: Tracee, leaf: int) -> None:
     if run.accepts is None:
         run.accepts = Accepts(run)
     run.accepts.taken(tracee, leaf)
+
+
+def binds(run: Run, process: HostProcess) -> bool:
+    """Whether `taken` may have calls of its own to make, as it has once a process."""
+    return places.to_bind(process) and possible(run, accepts)
 
 
 class _Thread:

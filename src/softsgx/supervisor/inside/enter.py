@@ -39,7 +39,6 @@ from softsgx.supervisor.state.odd import odd
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.threads import thread_of
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped import places
 from softsgx.supervisor.stopped.answer import DONE, cont
 from softsgx.supervisor.stopped.remote import goes_on
 from softsgx.supervisor.stopped.restart import INTERRUPTED
@@ -308,7 +307,7 @@ def _enclu(run: Run, tracee: Tracee, may_block: bool = False, prefixes: int = 0)
                 file = _file(run, thread)
                 if file is not None:
                     run.pending.pages_changed(file, changed, changed + 1)
-                    more = places.to_bind(tracee.space.sgx)  # `taken` makes calls of its own
+                    more = leaf in accepts.LEAVES and accepts.binds(run, tracee.space.sgx)
                     flush(run, tracee, quick=not more and goes_on(run, tracee))
             if leaf in accepts.LEAVES and not prefixes:
                 accepts.taken(run, tracee, leaf)

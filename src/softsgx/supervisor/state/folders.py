@@ -44,7 +44,7 @@ class Folders:
     def told_by(self) -> list[tuple[int, int]]:
         """What `parents` are told by: st_ino and st_dev of each."""
         found = []
-        for parent in self.parents:
+        for parent in sorted(self.parents):  # the same in each run
             try:
                 info = os.stat(parent)
             except OSError:  # it is there no more
