@@ -160,7 +160,7 @@ def tried(text):
         return os.write(fd, text)
     except OSError as e:
         return errno.errorcode[e.errno]
-print(tried(name("two")))  # not at its start
+print(tried(name("two")), flush=True)  # not at its start
 os.lseek(fd, 0, 0)
 child = os.fork()
 if child == 0:
