@@ -10,7 +10,7 @@ import os
 from errno import EINTR, ENOSYS
 
 from softsgx.errors import UsageError
-from softsgx.host import bpf, ptrace, signals, vdso
+from softsgx.host import bpf, ptrace, signals, start, vdso
 from softsgx.host.origin import Origin
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.supervisor.calls import pathcalls
@@ -80,7 +80,8 @@ class Supervisor:
         run.tracees[pid].signals = Dispositions(origin.ignored(FORCED))
         if run.options.front is not None:
             run.options.front.launched(pid)
-            if run.listener is not None:  # else descriptors are found in /proc
+            # Else descriptors are found in /proc, or the front reads our memory as others could.
+            if run.listener is not None and start.may_share():
                 ptrace.prctl(bpf.PR_SET_DUMPABLE, 0)  # nobody's without CAP_SYS_PTRACE
         if run.options.gdb is not None:
             from softsgx.supervisor.debug.debugger import Debugger
