@@ -12,13 +12,11 @@ import pytest
 
 from softsgx.host import pathcode, ptrace
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import RIP
 from tests.host.test_pathcode import (
     _FLAGS,
     LONG,
     Memory,
     Stepper,
-    assert_around,
     went_long,
 )  # fmt: skip
 
@@ -113,13 +111,8 @@ def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(path: 
         assert ptrace.write_memory(child.pid, where, room.raw) == len(room.raw)
         for flags in _FLAGS:
             args = -100 & (1 << 64) - 1, where, os.O_CREAT | os.O_WRONLY, 0o640
-            before, *_, after = child.steps(plain, flags, args, 0)
-            for regs in child.steps(led, flags, args, 0):
-                at = regs[RIP] - memory.base
-                seen.add(at)
-                if 0 <= at < pathcode.SIZE:
-                    assert memory.code.roll(regs, memory.base, memory.sites)
-                assert_around(regs, before, after, led, opens=True)
+            found, *_ = child.around(memory, led, plain, flags, args, opens=True)
+            seen |= found
     finally:
         child.close()
     assert {memory.code._at["creating"], memory.code._at["created"]} <= seen

@@ -24,7 +24,6 @@ from tests.host.test_pathcode import (
     LONG,
     Memory,
     Stepper,
-    assert_around,
     filtered,
     went_long,
 )  # fmt: skip
@@ -236,13 +235,8 @@ def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
         for fixed, length, taken, stack in (usual, (0, 0, fd, top)):  # the latter is refused
             args = at, length, _CODE, MAP_PRIVATE | fixed, taken, 0, stack
             for flags in _FLAGS:
-                before, *_, after = child.steps(plain, flags, args, 0)
-                for regs in child.steps(led, flags, args, 0, unseen=True):
-                    where = regs[RIP] - memory.base
-                    seen.add(where)
-                    if 0 <= where < pathcode.SIZE:
-                        assert memory.code.roll(regs, memory.base, memory.sites)
-                    assert_around(regs, before, after, led)
+                found, regs, _ = child.around(memory, led, plain, flags, args, unseen=True)
+                seen |= found
                 assert regs[RAX] == (
                     at if fixed and taken == fd else -errno.EBADF & _U64 if fixed
                     else -errno.EINVAL & _U64

@@ -14,7 +14,7 @@ import pytest
 from softsgx.errors import UnsupportedError
 from softsgx.host import pathcode, ptrace
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import RAX, RIP
+from softsgx.uapi.regs import RAX
 from softsgx.uapi.sockets import AF_UNIX
 from tests.host.test_pathcode import (
     _CWD,
@@ -25,7 +25,6 @@ from tests.host.test_pathcode import (
     OPENED,
     Memory,
     Stepper,
-    assert_around,
     went_long,
 )  # fmt: skip
 
@@ -153,14 +152,9 @@ def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
         for flags in _FLAGS:
             args = _HERE, where, _LISTS, 0, *more
             call = nr.NR_openat if was else 0
-            before, *_, after = child.steps(plain, flags, args, call)
+            found, _, after = child.around(memory, led, plain, flags, args, call, opens=True)
             assert after[RAX] < 1 << 12
-            for regs in child.steps(led, flags, args, call):
-                at = regs[RIP] - memory.base
-                seen.add(at)
-                if 0 <= at < pathcode.SIZE:
-                    assert memory.code.roll(regs, memory.base, memory.sites)
-                assert_around(regs, before, after, led, opens=True)
+            seen |= found
     finally:
         child.close()
     names = {"dotting", "dotted", "asked", "undotted"}
@@ -211,14 +205,9 @@ def test_so_does_a_signal_at_any_instruction_of_a_connect(address: bytes) -> Non
         assert ptrace.write_memory(child.pid, where, room.raw) == len(room.raw)
         for flags in _FLAGS:
             args = _NO_FD, where, len(address)
-            before, *_, after = child.steps(plain, flags, args, 0)
+            found, _, after = child.around(memory, led, plain, flags, args)
             assert after[RAX] == -errno.EBADF & _NO_FD
-            for regs in child.steps(led, flags, args, 0):
-                at = regs[RIP] - memory.base
-                seen.add(at)
-                if 0 <= at < pathcode.SIZE:
-                    assert memory.code.roll(regs, memory.base, memory.sites)
-                assert_around(regs, before, after, led)
+            seen |= found
     finally:
         child.close()
     assert len(seen) > 20

@@ -426,6 +426,25 @@ class Stepper:
                 self.regs.store(self.pid)
             yield list(view)
 
+    def around(
+        self, memory: Memory, led: int, plain: int, flags: int, args: tuple[int, ...],
+        call: int = 0, *, opens: bool = False, unseen: bool = False,
+    ) -> tuple[set[int], list[int], list[int]]:  # fmt: skip
+        """A signal at each instruction of a led site finds the thread around its own call, held
+        against the same instruction, as it was, of a plain one.
+
+        Where in the memory it was, and the registers behind both sites.
+        """
+        before, *_, after = self.steps(plain, flags, args, call)
+        seen = set()
+        for regs in self.steps(led, flags, args, call, unseen):
+            at = regs[RIP] - memory.base
+            seen.add(at)
+            if 0 <= at < pathcode.SIZE:
+                assert memory.code.roll(regs, memory.base, memory.sites)
+            assert_around(regs, before, after, led, opens)
+        return seen, regs, after
+
     def close(self) -> None:
         """Its end."""
         os.kill(self.pid, signal.SIGKILL)
@@ -489,14 +508,10 @@ def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
             # The child got its memory when it was made: what is new is written there.
             assert ptrace.write_memory(child.pid, where, text.raw) == len(text.raw)
             for flags in _FLAGS:
-                before, *_, after = child.steps(plain, flags, args, call if was else 0)
-                for regs in child.steps(led, flags, args, call if was else 0):
-                    at = regs[RIP] - memory.base
-                    seen.add(at)
-                    if 0 <= at < pathcode.SIZE:
-                        memory.code.roll(regs, memory.base, memory.sites)
-                    opens = call in (nr.NR_open, nr.NR_openat)
-                    assert_around(regs, before, after, led, opens)
+                opens = call in (nr.NR_open, nr.NR_openat)
+                loaded = call if was else 0
+                found, *_ = child.around(memory, led, plain, flags, args, loaded, opens=opens)
+                seen |= found
     finally:
         child.close()
     assert len(seen) > 60
@@ -522,13 +537,8 @@ def test_so_it_does_at_a_call_on_a_descriptor(held: int, tmp_path: Path) -> None
                 nr.NR_fcntl: (fd, fcntl.F_GETFD, 0),
             }[call]
             for flags in _FLAGS:
-                before, *_, after = child.steps(plain, flags, args, 0)
-                for regs in child.steps(led, flags, args, 0):
-                    at = regs[RIP] - memory.base
-                    seen.add(at)
-                    if 0 <= at < pathcode.SIZE:
-                        memory.code.roll(regs, memory.base, memory.sites)
-                    assert_around(regs, before, after, led)
+                found, _, after = child.around(memory, led, plain, flags, args)
+                seen |= found
                 assert after[RAX] == {nr.NR_fstat: 0, nr.NR_pread64: 4, nr.NR_fcntl: 1}[call]
     finally:
         child.close()
