@@ -44,12 +44,7 @@ dot:
 	mov	%edi, %r11d
 	cmp	%r11, %rdi
 	jne	slow
-	mov	%rax, %rcx
-	shr	$32, %rcx
-	shl	$16, %rcx
-	movzwl	%ax, %r11d
-	or	%r11, %rcx
-	shl	$32, %rcx
+	keep_above
 	mov	%rdx, %r11
 	shl	$32, %r11
 	or	%rcx, %rdi

@@ -38,6 +38,15 @@ softsgx_paths:
 #define EINVAL		22
 #define INVERTED	1
 
+	.macro	keep_above		/* RCX: the flags in bits 32-47, above them the stub's offset; R11 is gone */
+	mov	%rax, %rcx
+	shr	$32, %rcx
+	shl	$16, %rcx
+	movzwl	%ax, %r11d
+	or	%r11, %rcx
+	shl	$32, %rcx
+	.endm
+
 	.macro	enter name, path
 softsgx_paths_enter_\name:
 	lahf
@@ -231,12 +240,7 @@ create:
 	mov	%edx, %ecx
 	cmp	%rcx, %rdx
 	jne	slow
-	mov	%rax, %rcx
-	shr	$32, %rcx
-	shl	$16, %rcx
-	movzwl	%ax, %r11d
-	or	%r11, %rcx
-	shl	$32, %rcx
+	keep_above
 	lea	0x10000(%rcx, %r10), %r10
 softsgx_paths_creating:
 	bts	$63, %rdx
