@@ -23,7 +23,10 @@ from softsgx.uapi.regs import ORIG_RAX, R8, R10, RBP, RBX, RCX, RDI, RDX, RSI
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
     from typing import Any
+
+    Handler = Callable[[Run, Tracee], Any]
 
 __all__ = ["I386", "I386_ON_MEMORY", "by_x32"]
 
@@ -99,35 +102,41 @@ def _duplicates(fd: int) -> Callable[[Run, Tracee], Any]:
     return handle
 
 
-I386: dict[int, Callable[[Run, Tracee], Any]] = {
-    i386.NR_open: _takes(None, RBX),
-    i386.NR_creat: _takes(None, RBX),
-    i386.NR_openat: _takes(RBX, RCX),
-    i386.NR_openat2: _takes(RBX, RCX),
-    i386.NR_open_tree: _takes(RBX, RCX, opens=False),
-    i386.NR_open_tree_attr: _takes(RBX, RCX, opens=False),
-    i386.NR_mount: _takes(None, RBX, opens=False),
-    i386.NR_fanotify_mark: _takes(RDI, RBP, opens=False),
+# x86-64's calls that give a file: which argument the descriptor is that a path starts at, if there
+# is one, which the path, and whether it is opened.
+_FILES = (
+    ("open", None, 0, True), ("creat", None, 0, True),
+    ("openat", 0, 1, True), ("openat2", 0, 1, True),
+    ("open_tree", 0, 1, False), ("open_tree_attr", 0, 1, False),
+    ("mount", None, 0, False), ("fanotify_mark", 3, 4, False),
+)  # fmt: skip
+
+
+def _of_files(numbers: ModuleType, registers: tuple[int, ...]) -> dict[int, Handler]:
+    """What looks at these calls. registers: of a numbering's arguments."""
+    found: dict[int, Handler] = {}
+    for name, folder, path, opens in _FILES:
+        at = None if folder is None else registers[folder]
+        found[getattr(numbers, f"NR_{name}")] = _takes(at, registers[path], opens=opens)
+    return found
+
+
+I386: dict[int, Handler] = {
+    **_of_files(i386, (RBX, RCX, RDX, RSI, RDI, RBP)),
+    i386.NR_fanotify_mark: _takes(RDI, RBP, opens=False),  # its mask is two arguments
 }
 """By i386's number."""
 
-_X32: dict[int, Callable[[Run, Tracee], Any]] = {  # without its bit
+_X32: dict[int, Handler] = {  # without its bit
     x32.NR_ioctl: userfault.ioctl(RDI, RSI, RDX),
     nr.NR_io_uring_setup: rings.made_otherwise,
     x32.NR_process_vm_readv: others.vm_unread(RDI),
     x32.NR_process_vm_writev: others.vm_unread(RDI),
     x32.NR_ptrace: others.ptrace(RDI, RSI),
-    nr.NR_open: _takes(None, RDI),
-    nr.NR_creat: _takes(None, RDI),
-    nr.NR_openat: _takes(RDI, RSI),
-    nr.NR_openat2: _takes(RDI, RSI),
-    nr.NR_open_tree: _takes(RDI, RSI, opens=False),
-    nr.NR_open_tree_attr: _takes(RDI, RSI, opens=False),
-    nr.NR_mount: _takes(None, RDI, opens=False),
-    nr.NR_fanotify_mark: _takes(R10, R8, opens=False),
+    **_of_files(nr, (RDI, RSI, RDX, R10, R8)),
 }
 
-I386_ON_MEMORY: dict[int, Callable[[Run, Tracee], Any]] = {
+I386_ON_MEMORY: dict[int, Handler] = {
     **dict.fromkeys(i386.ON_MEMORY, _moves(RBX)),
     **dict.fromkeys((i386.NR_read, i386.NR_write), _moves(RBX, RDX)),
     **dict.fromkeys((i386.NR_pread64, i386.NR_pwrite64), _moves(RBX, RDX, RSI, RDI)),
@@ -136,7 +145,7 @@ I386_ON_MEMORY: dict[int, Callable[[Run, Tracee], Any]] = {
 }
 """By i386's number, in a process that has opened a /proc/PID/mem."""
 
-_X32_ON_MEMORY: dict[int, Callable[[Run, Tracee], Any]] = {
+_X32_ON_MEMORY: dict[int, Handler] = {
     **dict.fromkeys(x32.ON_MEMORY, _moves(RDI)),
     **dict.fromkeys((nr.NR_read, nr.NR_write), _moves(RDI, RDX)),
     **dict.fromkeys((nr.NR_pread64, nr.NR_pwrite64), _moves(RDI, RDX, R10)),
@@ -144,7 +153,7 @@ _X32_ON_MEMORY: dict[int, Callable[[Run, Tracee], Any]] = {
 }
 
 
-def by_x32(run: Run, tracee: Tracee, handlers: dict[int, Callable[[Run, Tracee], Any]]) -> Any:
+def by_x32(run: Run, tracee: Tracee, handlers: dict[int, Handler]) -> Any:
     """A call by x32's numbering, as a handler answers. handlers: of x86-64's."""
     number = run.view[ORIG_RAX] & ~nr.X32_BIT
     handler = _X32.get(number) or (handlers[number] if number in x32.ALIKE else None)
