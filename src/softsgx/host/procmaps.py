@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
-    "Mapping", "Told", "auxv", "count", "covering", "executable", "is_memory", "maps", "parse_maps",
-    "query", "smaps_field", "smaps_vmflags", "starts_with_flag",
+    "RING", "Mapping", "Told", "auxv", "count", "covering", "executable", "is_memory", "is_ring",
+    "maps", "parse_maps", "query", "smaps_field", "smaps_vmflags", "starts_with_flag",
 ]  # fmt: skip
 
 # Large enough that the maps of most processes come in few reads (the kernel gives at most a
@@ -277,6 +277,18 @@ def is_memory(tid: int, fd: int) -> bool:
         name = os.readlink(f"/proc/{tid}/fd/{fd}")
         return name.endswith("/mem") and (name.startswith("/proc/") or _is_of_proc(tid, fd))
     except (OSError, StopIteration):
+        return False
+
+
+RING = "anon_inode:[io_uring]"
+"""What /proc says of a ring of io_uring, in a link and in maps."""
+
+
+def is_ring(tid: int, fd: int) -> bool:
+    """Whether a descriptor is of a ring of io_uring."""
+    try:
+        return os.readlink(f"/proc/{tid}/fd/{fd}") == RING
+    except OSError:
         return False
 
 

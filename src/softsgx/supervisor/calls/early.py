@@ -9,7 +9,7 @@ import os
 from errno import EINVAL
 
 from softsgx.host import bpf, ptrace
-from softsgx.host.status import mask_of, status_of
+from softsgx.host.status import mask_now
 from softsgx.supervisor.calls import folders, others, pathcalls, paths, sockets
 from softsgx.supervisor.calls.signals import sigaction, sigprocmask, sigreturn
 from softsgx.supervisor.programs import pathsites
@@ -75,7 +75,7 @@ def _dumpable(tracee: Tracee, option: int, value: int) -> Any:
     ptrace_access_vm() and ptrace_may_access() (Linux 6.1) refuse it memory, maps and descriptors.
     So the process stays dumpable, and is told what it has said.
     """
-    if mask_of(status_of(os.getpid()), b"CapEff") >> _CAP_SYS_PTRACE & 1:
+    if mask_now(os.getpid(), b"CapEff") >> _CAP_SYS_PTRACE & 1:
         return None
     space = tracee.space
     if option == bpf.PR_GET_DUMPABLE:

@@ -18,7 +18,8 @@ import os
 import struct
 
 from softsgx.complaints import complain
-from softsgx.host.status import mask_of, status_of
+from softsgx.host.procmaps import RING, is_ring
+from softsgx.host.status import mask_now
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.uapi import io_uring as api
@@ -36,14 +37,14 @@ __all__ = ["HANDLERS", "in_the_way", "made_otherwise"]
 _LOW = 0xFFFFFFFF
 # Who has one of these opens what is softsgx's, or an enclave's in a process.
 _CAPABILITIES = 1 << 19 | 1 << 21 | 1 << 40  # SYS_PTRACE, SYS_ADMIN, CHECKPOINT_RESTORE
-_RING, _A_RING = "anon_inode:[io_uring]", "a ring of io_uring"
+_A_RING = "a ring of io_uring"
 
 _PAGE, _ROOM = 4096, (3, 0x22, -1, 0)  # PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS
 
 
 def _may_open(run: Run) -> bool:
     """Whether a program of the run may open what is softsgx's, by a ring as by another call."""
-    return run.listener is None or bool(mask_of(status_of(os.getpid()), b"CapEff") & _CAPABILITIES)
+    return run.listener is None or bool(mask_now(os.getpid(), b"CapEff") & _CAPABILITIES)
 
 
 def _setup(run: Run, tracee: Tracee) -> Any:
@@ -65,7 +66,7 @@ def _setup(run: Run, tracee: Tracee) -> Any:
     from softsgx.supervisor.stopped.answer import DONE, cont, to_exit
 
     fd = to_exit(run, tracee)
-    tracee.space.ring |= fd >= 0 and not _is_ring(tracee.tid, fd)  # IORING_SETUP_REGISTERED_FD_ONLY
+    tracee.space.ring |= fd >= 0 and not is_ring(tracee.tid, fd)  # IORING_SETUP_REGISTERED_FD_ONLY
     cont(run, tracee)
     return DONE
 
@@ -150,13 +151,6 @@ def _restrict(call: Any, fd: int, page: int) -> int:
     return error
 
 
-def _is_ring(tid: int, fd: int) -> bool:
-    try:
-        return os.readlink(f"/proc/{tid}/fd/{fd}") == _RING
-    except OSError:
-        return False
-
-
 def in_the_way(run: Run, tracee: Tracee) -> bool:
     """At an open of the device: whether a ring from before can open files, or has opened ours.
 
@@ -189,7 +183,7 @@ def _has(tracee: Tracee) -> str:
             if what:
                 return what
         with open(f"/proc/{tracee.tid}/maps", "rb") as file:
-            return _A_RING if _RING.encode() in file.read() else ""
+            return _A_RING if RING.encode() in file.read() else ""
     except OSError:
         return ""  # it is being killed
 
@@ -201,7 +195,7 @@ def _is_open(name: str) -> str:
         link = os.readlink(name)
     except OSError:
         return ""  # it is closed
-    if link == _RING:
+    if link == RING:
         return _A_RING
     return "that open" if link.endswith("/mem") and is_our_memory(os.fsencode(name)) else ""
 

@@ -12,6 +12,7 @@ from errno import EINTR, ENOSYS
 from softsgx.errors import UsageError
 from softsgx.host import bpf, ptrace, signals, start, vdso
 from softsgx.host.origin import Origin
+from softsgx.host.procmaps import is_ring
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.supervisor.calls import pathcalls
 from softsgx.supervisor.calls.concern import concern
@@ -41,14 +42,6 @@ _FEW_FORKS = 6
 _QUICK = (signals.SIGILL << 8 | 0x7F, _SECCOMP_STOP)  # as wait statuses
 
 
-def _is_ring(fd: int) -> bool:
-    """Whether a descriptor that the program is to have is a ring of io_uring."""
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[io_uring]"
-    except OSError:
-        return False
-
-
 class Supervisor:
     """Runs one program and everything that it starts."""
 
@@ -70,7 +63,7 @@ class Supervisor:
         run.filtered = (
             ptrace.prctl(bpf.PR_GET_SECCOMP) == bpf.MODE_FILTER
         )  # and so are its children
-        run.rings = any(map(_is_ring, (0, 1, 2, *origin.inherited)))
+        run.rings = any(is_ring(os.getpid(), fd) for fd in (0, 1, 2, *origin.inherited))
         launched = launch(argv, origin, run.lsm is not None, run.paths.place)
         run.listener = launched.listener
         run.main_pid = pid = launched.pid
