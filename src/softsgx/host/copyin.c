@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -193,12 +194,6 @@ static bool copy(struct copyin *b, uint64_t start, uint64_t from, uint64_t to, u
 	return true;
 }
 
-static void save(unsigned char *to, const unsigned char *from, size_t size)
-{
-	while (size--)
-		*to++ = *from++;
-}
-
 EXPORT void softsgx_copyin(struct copyin *b)
 {
 	uint64_t to = b->to, from = b->from, end = to + b->bytes;
@@ -206,7 +201,7 @@ EXPORT void softsgx_copyin(struct copyin *b)
 	unsigned char before[MOST_CONTEXT], *context = NULL;
 
 	if (f && f->measure && f->context_bytes <= MOST_CONTEXT)
-		save(before, context = (unsigned char *)f->context, f->context_bytes);
+		memcpy(before, context = (unsigned char *)f->context, f->context_bytes);
 	b->done = 0;
 	if (b->view % LARGE)
 		b->collapse = 0;
@@ -216,7 +211,7 @@ EXPORT void softsgx_copyin(struct copyin *b)
 
 		if (!copy(b, start, from, to, stop)) {
 			if (context)
-				save(context, before, f->context_bytes);
+				memcpy(context, before, f->context_bytes);
 			fallocate((int)b->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 				  (off_t)b->to, (off_t)b->bytes);
 			return;
