@@ -95,7 +95,7 @@ def _machine() -> Result:
 
 
 def _proc() -> Result:
-    from softsgx.host.forbidden import why_no_proc
+    from softsgx.host.status import why_no_proc
 
     why = why_no_proc()
     return not why, why

@@ -11,6 +11,7 @@ from softsgx.complaints import complain
 from softsgx.errors import SoftsgxError, UnsupportedError, UsageError
 from softsgx.host.origin import Origin
 from softsgx.host.signals import SIGILL
+from softsgx.host.status import why_no_proc
 from softsgx.supervisor.loop.supervisor import Supervisor
 from softsgx.supervisor.programs.launch import find_program
 from softsgx.supervisor.state.options import Options
@@ -149,10 +150,9 @@ def run(args: list[str]) -> int:
         return 0
     if not argv:
         raise UsageError("run needs a program; see 'softsgx run --help'")
-    if not _has_proc():
-        from softsgx.host.forbidden import why_no_proc  # no start's, mostly
-
-        raise UnsupportedError(why_no_proc())
+    why = why_no_proc()  # what is traced is looked at there
+    if why:
+        raise UnsupportedError(why)
     verbose = "verbose" in chosen
     gc.freeze()  # what is imported stays
     gc.enable()
@@ -160,14 +160,6 @@ def run(args: list[str]) -> int:
     status = _trace(chosen, argv, origin, tracer)
     tracer.done(status)
     os._exit(0)  # the front waits: nothing is left to be written
-
-
-def _has_proc() -> bool:
-    """Whether /proc is that of our pid namespace: what is traced is looked at there."""
-    try:
-        return os.readlink("/proc/self") == str(os.getpid())
-    except OSError:
-        return False
 
 
 def _trace(chosen: dict[str, Any], argv: list[str], origin: Origin, tracer: Tracer) -> int:

@@ -10,26 +10,12 @@ import os
 
 from softsgx.host.status import comm_of, status_of
 
-__all__ = ["instead", "why_no_filter", "why_no_proc", "why_no_ptrace"]
+__all__ = ["instead", "why_no_filter", "why_no_ptrace"]
 
 _CONTAINER = (
     "a container's seccomp filter may forbid it: docker run --cap-add SYS_PTRACE,"
     " or --security-opt seccomp=unconfined (podman has the same options)"
 )
-
-
-def why_no_proc() -> str:
-    """Why /proc does not tell of us and of what we trace; "" if it does."""
-    try:
-        whose = os.readlink("/proc/self")
-    except OSError as e:
-        return f"/proc cannot be read ({e.strerror}): mount it (mount -t proc proc /proc)"
-    if whose == str(os.getpid()):
-        return ""
-    return (
-        f"/proc is of another pid namespace, where this process is {whose}: mount one of this"
-        " (unshare --mount-proc, or mount -t proc proc /proc)"
-    )
 
 
 def why_no_ptrace(pid: int | None = None, proc: str = "/proc") -> str:

@@ -9,11 +9,25 @@ from softsgx.uapi.personality import READ_IMPLIES_EXEC
 
 __all__ = [
     "catches", "comm_of", "implies_exec", "is_ending", "is_reaper", "mask_now", "mask_of",
-    "ran_ns", "soft_limit", "status_of",
+    "ran_ns", "soft_limit", "status_of", "why_no_proc",
 ]  # fmt: skip
 
 _PF_EXITING = 4  # <linux/sched.h>
 _MOST_BYTES = 4096
+
+
+def why_no_proc() -> str:
+    """Why /proc does not tell of us and of what we trace; "" if it does."""
+    try:
+        whose = os.readlink("/proc/self")
+    except OSError as e:
+        return f"/proc cannot be read ({e.strerror}): mount it (mount -t proc proc /proc)"
+    if whose == str(os.getpid()):
+        return ""
+    return (
+        f"/proc is of another pid namespace, where this process is {whose}: mount one of this"
+        " (unshare --mount-proc, or mount -t proc proc /proc)"
+    )
 
 
 def comm_of(tid: int | str, proc: str = "/proc") -> str:
