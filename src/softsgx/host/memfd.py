@@ -83,19 +83,21 @@ def _mapped(fd: int, size_bytes: int) -> mmap.mmap:
     a multiple of theirs; else each of ours is a page fault, for whoever copies and measures.
 
     The kernel has no such place for a file of small pages. But it takes the highest one that is
-    free: a mapping longer by what is too much begins lower by as much.
+    free: a mapping longer by what is too much begins lower by as much, or, where there is no room
+    for that, in a gap below. So this ends, in the last gap at the latest.
     """
-    mapped = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED)
-    more = address_of(mapped) % _LARGE
-    if size_bytes < _LARGE or not more:
+    mapped, longer = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED), size_bytes
+    if size_bytes < _LARGE:
         return mapped
     try:
-        os.ftruncate(fd, size_bytes + more)
-    except OSError:  # as large as files may be
+        while more := address_of(mapped) % _LARGE:
+            longer += more
+            os.ftruncate(fd, longer)
+            mapped.close()
+            mapped = mmap.mmap(fd, longer, mmap.MAP_SHARED)
         return mapped
-    try:
-        mapped.close()
-        return mmap.mmap(fd, size_bytes + more, mmap.MAP_SHARED)
+    except OSError:  # as large as files may be, or as there is room for
+        return mmap.mmap(fd, size_bytes, mmap.MAP_SHARED)
     finally:
         os.ftruncate(fd, size_bytes)
 
