@@ -13,6 +13,7 @@ import struct
 from softsgx.errors import UnsupportedError
 from softsgx.host import vdso
 from softsgx.host.built import lacks, path_of, read_built
+from softsgx.host.crc import crc32c
 from softsgx.host.lahf import give_back
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RCX, RDI, RDX, RIP, RSI
@@ -99,6 +100,7 @@ CALLS = {n: SYSCALLS[n].of_kind("path")[0] for n in _KINDS if n not in _NO_PATHS
 components of the path decides whether they are the device's."""
 
 _ANY, _LAST, _OPENED_LAST, _MAPPINGS_LAST, _FOLDERS = 8, 8, 16, 4, 8  # slots of the code's lists
+_BITS = 512  # of each of the code's sets of bits
 _ENOENT = -2 & (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
 _U64 = (1 << 64) - 1
@@ -156,25 +158,6 @@ def replaceable(code: bytes, call: int) -> bytes:
 def replaced(call: int) -> bytes:
     """The instruction that a jump takes the place of: ``mov $NR, %eax``."""
     return b"\xb8" + call.to_bytes(4, "little")
-
-
-def _crc(text: bytes) -> int:
-    """What CRC32 makes of ~0 and some bytes (SDM, "CRC32": polynomial 11EDC6F41H)."""
-    crc = 0xFFFFFFFF
-    for byte in text:
-        crc ^= byte
-        crc = crc >> 4 ^ _NIBBLES[crc & 15]
-        crc = crc >> 4 ^ _NIBBLES[crc & 15]
-    return crc
-
-
-def _nibble(value: int) -> int:
-    for _ in range(4):
-        value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-    return value
-
-
-_NIBBLES = [_nibble(value) for value in range(16)]
 
 
 class Filled:
@@ -251,11 +234,19 @@ class Code:
             raise UnsupportedError(f"nodes in {len(folders)} folders, with room for {_FOLDERS}")
         words = [part & _U64 for folder in folders for part in folder]
         struct.pack_into(f"<{len(words)}Q", page, self._at["folders"], *words)
+        anyhow = anywhere | last
+        for name, names in (
+            *(("any", anywhere), ("last", anyhow | {b""})),
+            ("opened", anyhow | opened | mappings | {b"", b".", b".."}),
+        ):
+            bits = sum({1 << crc32c(text) % _BITS for text in names})
+            at = self._at[f"{name}_bits"]
+            page[at : at + _BITS // 8] = bits.to_bytes(_BITS // 8, "little")
         for name, names, slots in (
             *(("any", anywhere, _ANY), ("last", last, _LAST)),
             *(("opened_last", opened, _OPENED_LAST), ("mappings_last", mappings, _MAPPINGS_LAST)),
         ):
-            crcs = sorted({_crc(text) for text in names})
+            crcs = sorted({crc32c(text) for text in names})
             if len(crcs) > slots:
                 raise UnsupportedError(f"{len(crcs)} names of nodes; paths.S has room for {slots}")
             crcs += (crcs[:1] or [0]) * (slots - len(crcs))

@@ -37,6 +37,7 @@ softsgx_paths:
 #define ENOENT		2
 #define EINVAL		22
 #define INVERTED	1
+#define BITS		512
 
 	.macro	keep_above		/* RCX: the flags in bits 32-47, above them the stub's offset; R11 is gone */
 	mov	%rax, %rcx
@@ -47,68 +48,7 @@ softsgx_paths:
 	shl	$32, %rcx
 	.endm
 
-	.macro	enter name, path
-softsgx_paths_enter_\name:
-	lahf
-	seto	%al
-	mov	%\path, %rcx
-	.endm
-
-	.macro	enter_open name, path, flags, creates
-	enter	\name, \path
-	test	$O_PATH, %\flags
-	jnz	slow
-	test	$O_CREAT, %\flags
-	jz	1f
-	test	$O_EXCL_OR_NOFOLLOW, %\flags
-	jz	\creates
-	jmp	2f
-1:	test	$O_NOFOLLOW, %\flags
-	jz	scan
-2:	bts	$NO_LINK_BIT, %rax
-	jmp	scan
-	.endm
-
-	.macro	enter_at name, path, flags
-	enter	\name, \path
-	bts	$NO_OPEN_BIT, %rax
-	test	$AT_SYMLINK_NOFOLLOW, %\flags
-	jz	scan
-	bts	$NO_LINK_BIT, %rax
-	jmp	scan
-	.endm
-
-	.macro	enter_name name, path	/* a link is itself meant */
-	enter	\name, \path
-	bts	$NO_OPEN_BIT, %rax
-	bts	$NO_LINK_BIT, %rax
-	jmp	scan
-	.endm
-
-	.macro	enter_file name, path	/* it is what a link leads to */
-	enter	\name, \path
-	bts	$NO_OPEN_BIT, %rax
-	jmp	scan
-	.endm
-
-	.macro	enter_told name, path, buffer	/* the same, and it writes to an address of ours */
-	enter	\name, \path
-	bts	$NO_OPEN_BIT, %rax
-	test	%\buffer, %\buffer
-	jns	scan
-	jmp	slow
-	.endm
-
-	enter_open	open0, rdi, esi, slow
-	enter_open	open1, rsi, edx, creates
-	enter_at	at_r10, rsi, r10d
-	enter_at	at_rdx, rsi, edx
-	enter_name	name0, rdi
-	enter_name	name1, rsi
-	enter_file	file0, rdi
-	enter_told	told0, rdi, rsi
-	enter_file	file1, rsi
-
+#include "pathfirst.h"
 #include "pathmaps.h"
 #include "pathnames.h"
 
@@ -298,6 +238,13 @@ softsgx_paths_opened_last:		/* and there to what opens it */
 	.fill	16, 4, 0
 softsgx_paths_mappings_last:		/* and to that once somebody has opened the device */
 	.fill	4, 4, 0
+	.balign	64
+softsgx_paths_any_bits:			/* by the CRC's low bits: of one anywhere */
+	.fill	BITS / 64, 8, 0
+softsgx_paths_last_bits:		/* at the end */
+	.fill	BITS / 64, 8, 0
+softsgx_paths_opened_bits:		/* and there of what is opened */
+	.fill	BITS / 64, 8, 0
 softsgx_paths_off:			/* not 0: look at none */
 	.byte	0
 softsgx_paths_opened:			/* not 0: somebody may have a descriptor of the device */
