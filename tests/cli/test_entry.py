@@ -119,6 +119,20 @@ def test_what_calls_take_is_in_the_file_and_waits_for_one(tree: Path) -> None:
     assert ".py" not in done.stderr
 
 
+def test_what_a_handler_takes_comes_alone_and_the_others_after_it(tree: Path) -> None:
+    _start(tree)
+    then = (
+        f"{_HOOK}\n"
+        "from softsgx.supervisor.calls import signals\n"
+        "late = f'{signals.__package__}.paths' in sys.modules\n"
+        "from softsgx.supervisor.calls import early\n"
+        "print(late, early.HANDLERS[13] is signals.sigaction)"
+    )
+    done = _start(tree, then=then)
+    assert done.stdout.splitlines()[-1] == "False True"
+    assert ".py" not in done.stderr
+
+
 def test_modules_say_of_themselves_what_they_say_without_it(tree: Path) -> None:
     _start(tree)
     told = (

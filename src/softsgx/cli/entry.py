@@ -33,7 +33,7 @@ __all__ = ["is_own", "main", "own_path_of", "path_of"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # A copy of the package is not to run what it was copied from: hence where it is.
-_HEAD = b"softsgx modules 10\0" + MAGIC_NUMBER + os.fsencode(_PACKAGE) + b"\0"
+_HEAD = b"softsgx modules 11\0" + MAGIC_NUMBER + os.fsencode(_PACKAGE) + b"\0"
 _OPENED = "softsgx.supervisor.effects.descriptors"  # what the first open of the device imports
 _PARTS = 4  # sizes behind it: of rows and codes, and of both for the second part
 

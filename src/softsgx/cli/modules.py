@@ -25,7 +25,9 @@ _TYPING = b"from typing import "
 # How much of the codes is read at a time.
 _PIECE_BYTES = 128 << 10
 
-# What is imported when a call or a CPUID of a program stops.
+# What is imported alone, at the stop of a call that is all that many programs stop for.
+_ALONE = "softsgx.supervisor.calls.signals"
+# What is imported when another call or a CPUID of a program stops.
 _WITH_STOPS = ("softsgx.supervisor.calls.early", "softsgx.supervisor.programs.cpuid")
 # What is imported when programs have children.
 _WITH_CHILDREN = (
@@ -78,15 +80,10 @@ def write(path: str, head: bytes, names: set[str], before: set[str], *, own: boo
 def _parts(names: set[str], before: set[str]) -> bytes:
     """The file behind its head: the sizes of its parts, and these."""
     first = _in_order(_sourced(names))
-    known = set(sys.modules)
-    for name in _WITH_STOPS:
-        __import__(name)
-    stopping = set(sys.modules) - known
+    alone = _imported(_ALONE)
+    stopping = _imported(*_WITH_STOPS)
     made = _make(set(sys.modules))
-    known = set(sys.modules)
-    for name in _WITH_CHILDREN:
-        __import__(name)
-    soon = set(sys.modules) - known
+    soon = alone | _imported(*_WITH_CHILDREN)
     for name in _LATER:
         __import__(name)
     more = set(sys.modules) - names - before - soon - stopping - {__name__}
@@ -105,6 +102,14 @@ def _parts(names: set[str], before: set[str]) -> bytes:
         b"".join(code for _, code in later),
     )
     return b"".join((*(len(part).to_bytes(8, "little") for part in parts), *parts))
+
+
+def _imported(*names: str) -> set[str]:
+    """Import modules: what came with them."""
+    known = set(sys.modules)
+    for name in names:
+        __import__(name)
+    return set(sys.modules) - known
 
 
 def _pieces(codes: list[Any]) -> Iterator[bytes]:

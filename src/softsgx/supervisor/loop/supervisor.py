@@ -279,7 +279,17 @@ class Supervisor:
             finish(run, tracee, answer)
 
     def _first(self, run: Run, tracee: Tracee) -> Any:
-        """The first call that stops: many a program ends before."""
+        """The first call that stops: many a program ends before.
+
+        Of a handler of SIGSEGV (grep, awk, make) that is all there is: the others' code can wait.
+        """
+        if (
+            run.view[ORIG_RAX] == nr.NR_rt_sigaction
+            and ptrace.syscall_info(tracee.tid)[1] == bpf.X86_64
+        ):
+            from softsgx.supervisor.calls.signals import sigaction
+
+            return sigaction(run, tracee)
         from softsgx.supervisor.calls import early
 
         self._answer = early.answer
