@@ -34,6 +34,7 @@ _STATUS = 0x8D5  # CF PF AF ZF SF OF
 _FREE = (RAX, RBX, RCX, RDX)
 _JUMPED = 0x40
 _DATA = 0x8F00  # where a store to its data goes
+_ELSEWHERE = 0x8A00  # where there are more stubs
 _STORED = 0x12345678
 
 
@@ -58,7 +59,7 @@ _KINDS: dict[str, Callable[[int], bytes]] = {
 class Child:
     """A child before an instruction that leads to the code: `run` lets it go from there."""
 
-    def __init__(self, kind: str, leaf: int) -> None:
+    def __init__(self, kind: str, leaf: int, *, elsewhere: bool) -> None:
         self.code = cpuidcode.load()
         image = vdso.load_image()
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -71,13 +72,18 @@ class Child:
         moved = _KINDS[kind](leaf)
         self.start = self.base + _ORG + 1
         self.site = self.start + len(moved)
-        stub = self.code.stub(1, moved, _ORG + 1)
-        at = self.code.stub_of(1)
+        at = _ELSEWHERE + cpuidcode.STUB_BYTES if elsewhere else self.code.stub_of(1)
+        stub = self.code.stub_at(at, moved, _ORG + 1)
+        assert elsewhere or stub == self.code.stub(1, moved, _ORG + 1)
         self.map[at : at + len(stub)] = stub
-        jump = self.code.jump(1, _ORG + 1)
+        jump = cpuidcode.jump_from(at, _ORG + 1)
+        assert elsewhere or jump == self.code.jump(1, _ORG + 1)
         led = jump + moved[len(jump) :] + b"\xcc\x90"
         self.map[_ORG : _ORG + _JUMPED + 2] = (b"\xcc" + led).ljust(_JUMPED + 2, b"\xcc")
         self.sites = [(0, b""), (self.start, moved)]
+        self.others: list[tuple[int, bytes]] = []
+        if elsewhere:
+            self.sites, self.others = self.others, self.sites
         self.pid = os.fork()
         if self.pid == 0:
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -129,10 +135,13 @@ class Child:
             ptrace.singlestep(self.pid)
             assert self._stop() == signal.SIGTRAP
             rip = self._rip()
-            if not self.code.is_in(rip - self.base):
+            offset = rip - self.base - _ELSEWHERE
+            if not self.code.is_in(rip - self.base) and not 0 <= offset < _DATA - _ELSEWHERE:
                 return "past", list(view)
         if roll_at >= 0:
-            assert self.code.roll(view, self.base, self.sites, self.peek, self.write), hex(rip)
+            others = self.base + _ELSEWHERE, self.others
+            known = self.sites, self.peek, self.write, others
+            assert self.code.roll(view, self.base, *known), hex(rip)
             assert self.start < view[RIP] <= self.start + _JUMPED
             self.regs.store(self.pid)
             if view[RIP] == self.site:
@@ -151,9 +160,9 @@ class Child:
 
 
 @contextlib.contextmanager
-def child(kind: str, leaf: int) -> Iterator[Child]:
+def child(kind: str, leaf: int, *, elsewhere: bool = False) -> Iterator[Child]:
     """One, for a while."""
-    made = Child(kind, leaf)
+    made = Child(kind, leaf, elsewhere=elsewhere)
     try:
         yield made
     finally:
@@ -173,12 +182,15 @@ _CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("kind", sorted(_KINDS))
 @pytest.mark.parametrize(("leaf", "subleaf", "way"), _CASES)
-def test_an_answer_and_what_a_signal_sees(kind: str, leaf: int, subleaf: int, way: str) -> None:
+def test_an_answer_and_what_a_signal_sees(
+    kind: str, leaf: int, subleaf: int, way: str, elsewhere: bool
+) -> None:
     if kind == "eax-rex" and leaf >> 31:
         pytest.skip("it is sign-extended: another leaf's bits are never loaded so")
-    with child(kind, leaf) as c:
+    with child(kind, leaf, elsewhere=elsewhere) as c:
         flags = 0x851  # CF among them: the loop goes on
         came, regs = c.run(leaf, subleaf, flags)
         number = struct.pack("<I", _STORED)

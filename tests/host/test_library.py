@@ -9,11 +9,14 @@ import os
 import signal
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from softsgx.host import pathcode
+from softsgx.host import cpuidcode, pathcode, vdso
+from softsgx.host.cpuidplans import plans_of
 from softsgx.host.library import Library
+from softsgx.supervisor.state.pathcalls import PathCalls
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RAX, RIP
 from tests.host.test_mapcode import _CODE, _PAGE, _U64, _key, _libc, _Mapper, _tell
@@ -25,6 +28,9 @@ from tests.host.test_pathcode import (
     assert_around,
     went_long,
 )  # fmt: skip
+
+if TYPE_CHECKING:
+    from softsgx.host.cpuidplans import Mapped
 
 pytestmark = pytest.mark.skipif(bool(pathcode.available()), reason=pathcode.available())
 
@@ -173,16 +179,23 @@ def _blocked(pid: int) -> bool:
     return mask & 1 << signal.SIGUSR2 - 1 != 0
 
 
-def _cpuids(memory: Memory, key: tuple[int, ...], at: tuple[int, ...] = (0x700, 0x2FFE)) -> None:
-    plan = memory.code.plan(_SIZE, 0, 0, at)
+_Sites = tuple[tuple[int, bytes], ...]
+_BARE: _Sites = ((0x700, b""), (0x2FFE, b""))
+_LEAF = bytes.fromhex("b807000000")  # mov $7, %eax
+
+
+def _cpuids(memory: Memory, key: tuple[int, ...], sites: _Sites = _BARE) -> list[Mapped]:
+    other: Mapped = (_PAGE, 0, ((0x10, _LEAF), (0x20, b"")), 0)
+    plans, made = plans_of(memory.code, [other, (_SIZE, 0, sites, 0)])
     where = memory.code.plans + memory.code.plan_bytes
-    _tell(memory, key, (1, 1, 1, 1, 1), plan=where, plans=[bytes(memory.code.plan_bytes), plan])
+    _tell(memory, key, (1, 1, 1, 1, 1), plan=where, plans=plans)
+    return made
 
 
-def _with_cpuid(file: Path) -> bytes:
+def _with_cpuid(file: Path, sites: _Sites = _BARE) -> bytes:
     code = bytearray(file.read_bytes())
-    for at in (0x700, 0x2FFE):
-        code[at : at + 2] = b"\x0f\xa2"
+    for at, moved in sites:
+        code[at - len(moved) : at + 2] = moved + b"\x0f\xa2"
     file.write_bytes(code)
     return bytes(code)
 
@@ -191,7 +204,7 @@ def test_cpuids_are_replaced_once_a_file_is_mapped(file: Path) -> None:
     memory = Memory(bytes((0xB0, LONG)))
     was = _with_cpuid(file)
     map_, fd = _Mapper(memory), os.open(file, os.O_RDONLY)
-    _cpuids(memory, _key(fd), (0x700, 0x800, 0x2FFE))  # the second is none
+    _cpuids(memory, _key(fd), (_BARE[0], (0x800, b""), _BARE[1]))  # the second is none
     before, at = signal.pthread_sigmask(signal.SIG_BLOCK, ()), _room()
     for changes in ({"length": _PAGE}, {"length": 2 * _SIZE}, {"offset": _PAGE}, {"flags": 2}):
         args = {"flags": _LIBRARY, "length": _SIZE, "addr": at} | changes
@@ -205,6 +218,115 @@ def test_cpuids_are_replaced_once_a_file_is_mapped(file: Path) -> None:
     assert struct.unpack_from("<Q", memory.map, plan) == (at,)
     assert _linked(memory) == 0
     assert map_(fd, _LIBRARY, length=_SIZE, addr=at) is None  # the tracer knows one alone
+
+
+_LED: _Sites = (
+    (0x700, b"\x53" + _LEAF + b"\x31\xc9"),  # push %rbx; xor %ecx, %ecx: not as it was
+    (0x740, _LEAF + b"\x31\xc9"),
+    (0x780, bytes.fromhex("0f8310020000 89f8 89f1")),  # jae; mov %edi, %eax; mov %esi, %ecx
+    (0x7C0, b""),
+    (0x800, bytes.fromhex("8915f8100000 89f8 89f1")),  # mov %edx, data(%rip)
+    (0x840, bytes.fromhex("41bf0d000000 4489f8")),  # mov $13, %r15d; mov %r15d, %eax
+)
+_TABLE = {7: (2, 0xF1BF07AB, 0x405FCE, 0x10)}
+
+
+class _Vdso:
+    """What answers, near some memory."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.code, image = cpuidcode.load(), vdso.load_image()
+        rwx = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+        self.map = mmap.mmap(-1, image.whole, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, rwx)
+        self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        self.map[: len(image.contents)] = image.contents
+        page = self.code.page([], _TABLE, {})
+        self.map[self.code.tables : self.code.tables + len(page)] = page
+        distance = self.base + self.code.lookup - memory.base
+        struct.pack_into("<q", memory.map, memory.code.lookup, distance)
+
+
+def _led_as_it_was(memory: Memory, at: int, image: int, sites: _Sites, first: int) -> bytes:
+    """What becomes of a file's first bytes: as Python makes a stub for each."""
+    code, want = cpuidcode.load(), bytearray(ctypes.string_at(at, _SIZE))
+    number = first
+    for site, moved in sites:
+        want[site : site + 2] = b"\x0f\x0b"
+        if not moved:
+            continue
+        stub = memory.base + memory.code.stub_of_cpuid(number)
+        load = at + site - len(moved)
+        made = code.stub_at(stub - image, moved, load - image).rstrip(b"\xcc")
+        assert ctypes.string_at(stub, len(made)) == made
+        want[site - len(moved) : site - len(moved) + 5] = cpuidcode.jump_from(stub, load)
+        number += 1
+    return bytes(want)
+
+
+def test_cpuids_are_led_to_what_answers_them(file: Path) -> None:
+    memory = Memory(bytes((0xB0, LONG)))
+    led = tuple([(at, moved) for at, moved in _LED if moved[:1] != b"\x53"])
+    begin = b"\x53" + _LED[1][1]  # push %rbx before it, and pop %rbx; ret behind it
+    was = bytearray(_with_cpuid(file, _LED))
+    was[0x740 - len(begin) : 0x744] = begin + bytes.fromhex("0fa2 5bc3")
+    file.write_bytes(was)
+    fd = os.open(file, os.O_RDONLY)
+    made = _cpuids(memory, _key(fd), led)
+    assert [(which[2], which[3]) for which in made] == [(((0x10, _LEAF), (0x20, b"")), 0), (led, 1)]
+    answers, map_, at = _Vdso(memory), _Mapper(memory), _room()
+    assert map_(fd, _LIBRARY, length=_SIZE, addr=at) == at
+    assert ctypes.string_at(at, _SIZE) == _led_as_it_was(memory, at, answers.base, led, 1)
+    assert _mapped(at) == ["r-xp"]
+    ask = ctypes.CFUNCTYPE(ctypes.c_uint)(at + 0x740 - len(begin))
+    assert ask() == _TABLE[7][0]
+    paths = PathCalls()
+    paths.base = memory.base
+    plan = memory.code.plans + memory.code.plan_bytes
+    paths.plans = {plan: made[1]}
+    patched, jumps = paths.look(ctypes.string_at)
+    assert patched == [at + site for site, _ in led]
+    assert all(ctypes.string_at(where, 5) == ours for where, ours, _ in jumps)
+    undone = bytearray(ctypes.string_at(at, _SIZE))
+    for where, _, theirs in jumps:
+        undone[where - at : where - at + 5] = theirs
+    assert undone.replace(b"\x0f\x0b", b"\x0f\xa2") == was
+    assert paths.stubs == [
+        (0, b""), *[(at + site - len(moved), moved) for site, moved in led if moved]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["nothing answers", "far", "other bytes"])
+def test_where_they_cannot_be_led_they_are_replaced(what: str, file: Path) -> None:
+    memory = Memory(bytes((0xB0, LONG)))
+    was = _with_cpuid(file, _LED[1:])
+    told = [(at, b"\xb9" + m[1:] if m and what == "other bytes" else m) for at, m in _LED[1:]]
+    fd, at = os.open(file, os.O_RDONLY), _room()
+    made = _cpuids(memory, _key(fd), tuple(told))
+    if what != "nothing answers":
+        _Vdso(memory)
+    if what == "far":
+        at -= 1 << 33
+    assert _Mapper(memory)(fd, _LIBRARY, length=_SIZE, addr=at) == at
+    assert ctypes.string_at(at, _SIZE) == was.replace(b"\x0f\xa2", b"\x0f\x0b")
+    paths = PathCalls()
+    paths.base = memory.base
+    paths.plans = {memory.code.plans + memory.code.plan_bytes: made[1]}
+    assert paths.look(ctypes.string_at) == ([at + site for site, _ in told], [])
+    assert paths.stubs == []
+    _libc.munmap(at, _SIZE)
+
+
+def test_there_is_room_for_so_many_cpuids() -> None:
+    code = pathcode.load()
+    sites = tuple([(16 * n, _LEAF) for n in range(1, code.most_cpuids + 1)])
+    raw, (made,) = plans_of(code, [(_SIZE, 0, sites, 0)])
+    assert len(raw) <= code.library - code.cpuids
+    led = [at for at, moved in made[2] if moved]
+    assert led == [at for at, _ in sites[: len(led)]]
+    assert code.stub_of_cpuid(len(led)) == pathcode.SIZE
+    for odd in (b"\x31\xc0", b"\xb8", _LEAF + bytes(20), bytes.fromhex("0f8300000040")):
+        assert cpuidcode.fix_in(odd) is None
+        assert plans_of(code, [(_SIZE, 0, ((0x700, odd),), 0)])[1][0][2] == ((0x700, b""),)
 
 
 @pytest.mark.parametrize("cpuids", [False, True])
@@ -238,20 +360,23 @@ def test_where_nobody_may_write_to_code_nothing_is_done_to_it(cpuids: bool, file
 
 
 @pytest.mark.parametrize("refused", [False, True])
-@pytest.mark.parametrize("cpuids", [False, True])
+@pytest.mark.parametrize("cpuids", ["", "bare", "led"])
 def test_a_signal_at_any_instruction_finds_the_thread_around_its_own_call(
-    cpuids: bool, refused: bool, file: Path
+    cpuids: str, refused: bool, file: Path
 ) -> None:
     """Or all signals are blocked, and none is delivered there."""
     memory = Memory(b"\x0f\x05")
     led, plain = memory.site(nr.NR_mmap), memory.site(nr.NR_mmap, led=False)
+    told = _LED[1:] if cpuids == "led" else _BARE
     if cpuids:
-        _with_cpuid(file)
+        _with_cpuid(file, told)
+    if cpuids == "led":
+        _Vdso(memory)
     fd, at = os.open(file, os.O_RDONLY), _room()
     library = _library(2)
     sites, plan = memory.sites + library.at(at), memory.code.library
     if cpuids:
-        _cpuids(memory, _key(fd))
+        _cpuids(memory, _key(fd), told)
         plan = memory.code.plans + memory.code.plan_bytes
     else:
         _expect(memory, library, _key(fd))

@@ -10,7 +10,7 @@ import errno
 import mmap
 import os
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,7 @@ def _key(fd: int) -> Key:
     return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
-def _tell(memory: Memory, *keys: Key, plan: int = 0, plans: Sequence[bytes] = ()) -> None:
+def _tell(memory: Memory, *keys: Key, plan: int = 0, plans: bytes = b"") -> None:
     """The files that the code knows."""
     page = memory.code.with_files(
         memory.map[: len(memory.code.contents)], [(key, plan) for key in keys], plans

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -55,13 +56,18 @@ def libraries(tmp_path: Path) -> dict[str, Path]:
 
 def _mappings(tmp_path: Path, *args: str | Path) -> int:
     """How many mmaps of a program stopped."""
+    return _stops(tmp_path, *args).get(f"call {nr.NR_mmap}", 0)
+
+
+def _stops(tmp_path: Path, *args: str | Path) -> dict[str, int]:
+    """How many stops of each kind it made."""
     command = [sys.executable, "-m", "tests.supervisor.execs", *args]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, check=True, timeout=PATIENCE, env=env
     )
     counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return counts.get(f"call {nr.NR_mmap}", 0)
+    return counts
 
 
 def test_answers_signals_and_the_device_are_as_before(softsgx: Softsgx, guest: Guest) -> None:
@@ -109,6 +115,47 @@ def test_a_library_that_asks_cpuid_is_mapped_without_a_stop_as_well(
     shown = [sys.executable, "-S", "-c", f"{_ASKS.replace('print(', 'assert 1 == (')}"]
     first, *_, last = (_mappings(tmp_path, *shown) for _ in range(4))
     assert last < 2 < first
+
+
+_MANY = """
+import ctypes, signal, sys
+library = ctypes.CDLL("./lib.so")
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 2e-4, 2e-4)
+said = [[0] * 16 for _ in range(int(sys.argv[1]))]
+for n, each in enumerate(said):
+    words = (ctypes.c_uint32 * 16)()
+    library.asked(words)
+    each[:] = words
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(said[0], said.count(said[0]))
+"""
+_ASKED = """
+#include <cpuid.h>
+#define ASK(leaf, subleaf, n) __cpuid_count(leaf, subleaf, w[n], w[n + 1], w[n + 2], w[n + 3])
+static unsigned high;
+void asked(unsigned *w)
+{
+	ASK(0, 0, 0);
+	high = w[0];
+	ASK(7, 0, 4);
+	ASK(0x80000000, 0, 8);
+	ASK(0x12, high ? 0 : 1, 12);
+}
+"""
+
+
+@_without_faulting
+def test_its_cpuids_are_answered_without_a_stop(tmp_path: Path, softsgx: Softsgx) -> None:
+    (tmp_path / "lib.c").write_text(_ASKED)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "lib.c", "-o", "lib.so"], check=True)
+    ask = [sys.executable, "-S", "-c", _MANY]
+    exact = softsgx("--exact", "--", *ask, "300")
+    assert exact.stdout.endswith("] 300\n")
+    for _ in range(4):
+        assert softsgx("--", *ask, "300").stdout == exact.stdout
+    few, many = (_stops(tmp_path, *ask, n).get(str(int(signal.SIGILL)), 0) for n in ("1", "301"))
+    assert many - few < 2 * 300  # of 4 each
 
 
 def test_a_library_that_was_changed_is_another(

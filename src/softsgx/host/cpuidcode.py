@@ -25,17 +25,21 @@ from softsgx.uapi.regs import EFLAGS, RAX, RBX, RCX, RDX, RIP
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from softsgx.sdm.cpuid import Answer
 
-__all__ = ["JUMP_BYTES", "Code", "first_length", "jumps", "load", "loaded"]
+__all__ = [
+    "JUMP_BYTES", "STUB_BYTES", "Code", "first_length", "fix_in", "jump_from", "jumps", "load",
+    "loaded",
+]  # fmt: skip
 
 JUMP_BYTES = 5
+STUB_BYTES = 64
 _OF = 0x800
 _JCC_BYTES = 6
-_STUB_BYTES = 64
+_NEAR = 1 << 29
 # In a stub: what takes an answer, the processor's own CPUID, the way to the program's; its start.
 _TAKES, _NATIVE, _TRAPS, _START = 0, 17, 24, 29
 _LOOK_BYTES = 12  # lea and jmp, behind what was moved
@@ -78,6 +82,25 @@ def first_length(code: bytes) -> int:
     return next((n for n in (5, 6, 7) if loaded(code[:n]) is not None), 0)
 
 
+def fix_in(moved: bytes) -> int | None:
+    """Where in what a stub does is a number that depends on where it is, 0 for none.
+
+    moved: the bytes from the load to CPUID. None if they cannot be led as a file is mapped.
+    """
+    if not 0 < len(moved) <= STUB_BYTES - _START - _LOOK_BYTES or not first_length(moved):
+        return None
+    at = 2 if _is_jump(moved) else 0
+    if not at and (stores := store(moved)) is not None:
+        at = stores.disp_at
+    distance = int.from_bytes(moved[at : at + 4], "little", signed=True) if at else 0
+    return at if -_NEAR <= distance < _NEAR else None
+
+
+def jump_from(stub: int, start: int) -> bytes:
+    """What leads from what loads a leaf to a stub, both by their addresses."""
+    return b"\xe9" + struct.pack("<i", stub + _START - start - JUMP_BYTES)
+
+
 def _is_jump(code: bytes) -> bool:
     """Whether a conditional jump of six bytes is there (SDM, "Jcc": 0F 80 to 0F 8F)."""
     return len(code) >= _JCC_BYTES and code[0] == 0x0F and code[1] & 0xF0 == 0x80
@@ -107,9 +130,9 @@ class Code:
             self._at = {name: image.symbols[f"softsgx_cpuid_{name}"] for name in names}
         except KeyError as e:
             raise lacks(vdso.PATH, e) from e
-        self.tables = self._at["leaves"]
+        self.tables, self.lookup = self._at["leaves"], self._at["lookup"]
         self.stubs = self._at["stubs"]
-        self.most = (self._at["stubs_end"] - self.stubs) // _STUB_BYTES
+        self.most = (self._at["stubs_end"] - self.stubs) // STUB_BYTES
         self._most_answers = (self.stubs - self._at["answers"]) // _ANSWER.size - 2
 
     def page(
@@ -134,16 +157,19 @@ class Code:
 
     def stub_of(self, index: int) -> int:
         """The offset of a stub."""
-        return self.stubs + index * _STUB_BYTES
+        return self.stubs + index * STUB_BYTES
 
     def stub(self, index: int, moved: bytes, start: int) -> bytes:
         """A stub, or nothing if it has no room for ``moved``, the bytes from the load to CPUID.
 
         start: where those are, from the start of the image.
         """
-        if len(moved) > _STUB_BYTES - _START - _LOOK_BYTES:
+        return self.stub_at(self.stub_of(index), moved, start)
+
+    def stub_at(self, at: int, moved: bytes, start: int) -> bytes:
+        """The same of a stub that is elsewhere, ``at`` from there."""
+        if len(moved) > STUB_BYTES - _START - _LOOK_BYTES:
             return b""
-        at = self.stub_of(index)
         site = start + len(moved)
 
         def jump(where: int, to: int) -> bytes:
@@ -165,36 +191,45 @@ class Code:
             *(_TAKE, jump(_TAKEN, site + 2), _CPUID, jump(_NATIVE + 2, site + 2)),
             *(jump(_TRAPS, site), moved, lea, jump(look + 7, self._at["lookup"])),
         )
-        return b"".join(parts).ljust(_STUB_BYTES, b"\xcc")
+        return b"".join(parts).ljust(STUB_BYTES, b"\xcc")
 
     def jump(self, index: int, start: int) -> bytes:
         """What takes the place of the load's first bytes."""
-        return b"\xe9" + struct.pack("<i", self.stub_of(index) + _START - start - JUMP_BYTES)
+        return jump_from(self.stub_of(index), start)
 
     def is_in(self, offset: int) -> bool:
         """Whether an instruction, by its offset from the image, is of a stub or the lookup."""
-        at = self._at
-        return at["lookup"] <= offset < at["end"] or self.stubs <= offset < at["stubs_end"]
+        return self.looks(offset) or self.stubs <= offset < self._at["stubs_end"]
+
+    def looks(self, offset: int) -> bool:
+        """Whether it is of the lookup."""
+        return self._at["lookup"] <= offset < self._at["end"]
 
     def roll(
         self,
         view: Any,
         base: int,
-        sites: list[tuple[int, bytes]],
+        sites: Sequence[tuple[int, bytes]],
         peek: Callable[[int, int], bytes],
         write: Callable[[int, bytes], int],
+        others: tuple[int, Sequence[tuple[int, bytes]]] = (0, ()),
     ) -> bool:
         """Registers that are in the code become those of the program's own around a CPUID.
 
         As if the program had come to the CPUID by itself, or were behind it; only RBX and RDX,
         which it writes over, may differ. base: where the image is. sites: of each stub where its
-        load is, and the bytes from there to the CPUID. peek and write: memory, the latter as the
-        process itself could. False if the thread did not come by one.
+        load is, and the bytes from there to the CPUID; others: where there are more stubs, and the
+        same of these. peek and write: memory, the latter as the process itself could. False if the
+        thread did not come by one.
         """
         offset = view[RIP] - base
-        looking = offset < self._at["end"]
-        stub, within = divmod((view[RBX] - base if looking else offset) - self.stubs, _STUB_BYTES)
-        if not 0 <= stub < len(sites):
+        looking = self.looks(offset)
+        at = view[RBX if looking else RIP]
+        first = base + self.stubs
+        if others[1] and others[0] <= at < others[0] + STUB_BYTES * len(others[1]):
+            first, sites = others
+        stub, within = divmod(at - first, STUB_BYTES)
+        if not 0 <= stub < len(sites) or not sites[stub][0]:
             return False  # a program that wrote over the code, or jumped into it
         start, moved = sites[stub]
         site = start + len(moved)

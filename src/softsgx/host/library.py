@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 
 from softsgx.host import pathcode
+from softsgx.host.cpuidplans import PLAN
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -49,7 +50,7 @@ class Library:
         many |= number + len(sites) > code.most
         if not sites or many or length >= _REACH or max(at for at, _, _ in sites) + 8 > length:
             raise ValueError(len(sites))
-        head = code.plan(length, offset, len(sites), ()) + len(fixes).to_bytes(8, "little")
+        head = PLAN.pack(0, length, offset, len(sites), 0, 0, 0) + len(fixes).to_bytes(8, "little")
         room = code.most_leads * _LEAD.size
         table = head + leads.ljust(room, b"\0") + struct.pack(f"<{len(fixes)}H", *fixes)
         self.writes = [(code.place_of(number), bytes(stubs)), (code.library, table)]

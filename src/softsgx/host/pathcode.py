@@ -11,7 +11,7 @@ import os
 import struct
 
 from softsgx.errors import UnsupportedError
-from softsgx.host import vdso
+from softsgx.host import cpuidcode, cpuidplans, vdso
 from softsgx.host.built import lacks, path_of, read_built
 from softsgx.host.crc import crc32c
 from softsgx.host.lahf import give_back
@@ -105,8 +105,7 @@ _ENOENT = -2 & (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
 _U64 = (1 << 64) - 1
 _PROT_READ_EXEC, _LIBRARY_FLAGS = 5, 0x812
-_FILE, _PLAN = struct.Struct("<6Q"), struct.Struct("<3QII")
-_S32 = struct.Struct("<i")
+_FILE, _S32 = struct.Struct("<6Q"), struct.Struct("<i")
 _CALL_BYTES, _CHANGE_BYTES = 7, 7  # mov and syscall; lea
 _SYSCALL, _TO_EDI, _RDI_TO_RSI = b"\x0f\x05", 0xBF, b"\x48\x89\xfe"
 # Opcodes with a ModRM byte and four bytes of immediate: SDM, vol. 2, "One-byte Opcode Map".
@@ -205,7 +204,8 @@ class Code:
         except (KeyError, ValueError) as e:
             raise lacks(_PATH, e) from e
         self.ends = tuple([at for kind, at in self._fields[1] if kind == ord("C")])
-        self.most = (SIZE - len(self.contents)) // self.stub_bytes
+        self.cpuid_stubs = SIZE - cpuidplans.STUBS * cpuidcode.STUB_BYTES
+        self.most = (self.cpuid_stubs - len(self.contents)) // self.stub_bytes
         self.off, self.opened, self.alone = at["off"], at["opened"], at["alone"]
         self.files, self.slots, self.held = at["files"], at["slots"], at["held"]
         self.most_held = 8 * (self.slots - self.held)
@@ -214,7 +214,8 @@ class Code:
         self.most_leads, self.most_fixes = (fixes - leads) // 16, (at["fixes_end"] - fixes) // 2
         self.plans, self.plan_bytes = at["plans"], at["n_fixes"] - at["library"]
         self.most_plans = (self.library - self.plans) // self.plan_bytes
-        self.most_cpuids = (self.plan_bytes - _PLAN.size) // 4
+        self.lookup, self.cpuids = at["lookup"], at["cpuids"]
+        self.most_cpuids = (self.plans - self.cpuids) // cpuidplans.CPUID.size
         names = ("plain1", "probe1", "changed1", "again1")
         self._stages = tuple([at[name] - at["stub1"] for name in names])
         self._moved = at["moved1"] - first
@@ -254,12 +255,12 @@ class Code:
         return bytes(page)
 
     def with_files(
-        self, page: bytes, files: list[tuple[tuple[int, ...], int]], plans: Sequence[bytes] = ()
+        self, page: bytes, files: list[tuple[tuple[int, ...], int]], plans: bytes = b""
     ) -> bytes:
         """A page with the files whose code is mapped without a stop, `most_files` of them.
 
         Of each st_dev, st_ino, which is not 0, st_size, and the times of its contents and of its
-        inode in nanoseconds; and where its plan is, or 0. plans: `most_plans` of them.
+        inode in nanoseconds; and where its plan is, or 0. plans: as `cpuidplans.plans_of` has them.
         """
         try:
             rows = [_FILE.pack(*told, at) for told, at in files]
@@ -267,13 +268,12 @@ class Code:
             rows = [_FILE.pack(*[part & _U64 for part in told], at) for told, at in files]
         table = b"".join(rows).ljust(self.most_files * _FILE.size, b"\0")
         page = page[: self.files] + table + page[self.files + len(table) :]
-        made = b"".join(plans).ljust(self.most_plans * self.plan_bytes, b"\0")
-        return page[: self.plans] + made + page[self.plans + len(made) :]
+        made = plans.ljust(self.library - self.cpuids, b"\0")
+        return page[: self.cpuids] + made + page[self.library :]
 
-    def plan(self, length: int, offset: int, leads: int, cpuids: Sequence[int]) -> bytes:
-        """What becomes of a file as it is mapped: the CPUIDs are where in the mapping they are."""
-        head = _PLAN.pack(0, length, offset, leads, len(cpuids))
-        return (head + struct.pack(f"<{len(cpuids)}I", *cpuids)).ljust(self.plan_bytes, b"\0")
+    def stub_of_cpuid(self, index: int) -> int:
+        """The offset of a stub for a CPUID of a file that has a plan."""
+        return self.cpuid_stubs + index * cpuidcode.STUB_BYTES
 
     def place_of(self, index: int) -> int:
         """The offset of a stub."""

@@ -7,10 +7,10 @@
  * is known, so RDX has the length (bits 0-31), the flags (32-47) and the stub's offset (48-63), and
  * RDI and R8 change places.
  *
- * A file may have a plan: what is done to it as soon as it is mapped. Its CPUIDs are replaced, or
- * it is the C library, whose instructions are led, since the program's first call on a path would
- * have to stop for that. All signals are blocked meanwhile, and what has to be known is the plan's:
- * no register is.
+ * A file may have a plan: what is done to it as soon as it is mapped. Its CPUIDs are replaced and led to
+ * what answers them (pathcpuids.h), or it is the C library, whose instructions are led, since the
+ * program's first call on a path would have to stop for that. All signals are blocked meanwhile, and
+ * what has to be known is the plan's: no register is.
  */
 #define PROT_READ_EXEC	5
 #define PROT_EXEC	4
@@ -45,16 +45,16 @@
 #define FD		-(RED_ZONE + STAT_BYTES - 24)(%rsp)
 #define LENGTH		-(RED_ZONE + STAT_BYTES - 32)(%rsp)
 #define OFFSET		-(RED_ZONE + STAT_BYTES - 40)(%rsp)
-#define PLANS		7
-#define CPUIDS		12
-#define PLAN_BYTES	(PLAN_CPUIDS + 4 * CPUIDS)
+#define PLANS		15
+#define PLAN_BYTES	40
 #define PLAN_LENGTH	8		/* of a plan: where it is mapped, then what is mapped of it, .. */
 #define PLAN_OFFSET	16		/* .. from where, .. */
 #define PLAN_N_LEADS	24
 #define PLAN_N_CPUIDS	28
-#define PLAN_CPUIDS	32		/* .. and where its CPUIDs are in that */
-#define CPUID		0xa20f
-#define UD2_SECOND	0x0b
+#define PLAN_CPUIDS	32		/* .. and where in our memory its CPUIDs are told of, .. */
+#define PLAN_STUBS	36		/* .. and have their stubs, one after the other */
+
+#include "pathcpuids.h"
 
 	.macro	plan	to		/* of R9; RAX is lost */
 	mov	%r9, %\to
@@ -242,19 +242,7 @@ claim:
 	xor	%eax, %eax
 	lock cmpxchg %r8, (%r10)
 	jne	claimed
-	mov	PLAN_N_CPUIDS(%r10), %ecx
-	lea	PLAN_CPUIDS(%r10), %rsi
-	test	%ecx, %ecx
-	jz	leads
-cpuid:
-	mov	(%rsi), %eax
-	add	%r8, %rax
-	cmpw	$CPUID, (%rax)
-	jne	1f
-	movb	$UD2_SECOND, 1(%rax)
-1:	add	$4, %rsi
-	dec	%ecx
-	jnz	cpuid
+	cpuids	leads
 leads:
 	cmpl	$0, PLAN_N_LEADS(%r10)
 	je	close

@@ -262,8 +262,8 @@ softsgx_paths_files:	/* st_dev, st_ino, st_size, st_mtim and st_ctim in ns, plan
 	.fill	FILES * FILE_BYTES / 8, 8, 0
 softsgx_paths_files_end:
 	.quad	0, 0
-softsgx_paths_all:
-	.quad	-1
+softsgx_paths_all: .quad -1
+	cpuid_data
 softsgx_paths_plans:
 	.fill	PLANS * PLAN_BYTES / 8, 8, 0
 softsgx_paths_library:			/* the plan that has leads */

@@ -240,7 +240,11 @@ class Again:
             told.append((i, plan, nears))
             pieces += _pieces(i, plan, nears)
         if found.answers:
-            pieces.append(Piece(OURS, cpuidcode.load().tables, found.answers))
+            cpuid = cpuidcode.load()
+            pieces.append(Piece(OURS, cpuid.tables, found.answers))
+            if paths:
+                lookup = (0, 8, cpuid.lookup, OURS, PATHS)
+                pieces.append(Piece(PATHS, pathcode.load().lookup, bytes(8), numbers=[lookup]))
         before, after, code = _before(found.calls, real[1], ours, paths)
         if library is not None:
             pieces += [Piece(PATHS, at, data) for at, data in library.writes]

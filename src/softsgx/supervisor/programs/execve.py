@@ -189,6 +189,7 @@ def _patch(
         answers = b""
     elif answers:
         space.poke(space.image + cpuidcode.load().tables, answers)
+        pathsites.tell_lookup(tracee)
     library = None if space.translates else pathsites.expect_library(run, tracee)
     return None if prepared is None else (prepared, answers, library)
 

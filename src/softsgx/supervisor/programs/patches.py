@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from softsgx.host.cpuidplans import Mapped
     from softsgx.host.procmaps import Mapping
 
 __all__ = ["Plan", "file_key", "names_of", "patch", "patch_mapped"]
@@ -290,22 +291,23 @@ def patch_mapped(run: Run, tracee: Tracee) -> Any:
         key, found = _sites_of(run, paths, code, whose)
         plan = _patch(run, space, (key, found), addr, end, offset, lead=False) if found else None
         if plan is not None and run.record is None and key[1]:
-            _note_cpuids(run, key, (length, offset, tuple(plan.sites)))
+            loads = {site - offset: load - offset for site, load in found}
+            sites = [(at, space.peek(addr + loads[at], at - loads[at])) for at in plan.sites]
+            _note_cpuids(run, key, (length, offset, tuple(sites), 0))
     cont(run, tracee)
     return DONE
 
 
-def _note_cpuids(run: Run, key: Any, which: tuple[int, int, tuple[int, ...]]) -> None:
-    """A mapped file's CPUIDs were replaced: programs to come do that themselves (``pathmaps.h``).
-
-    which: length and offset of the mapping, and where in it they are.
-    """
+def _note_cpuids(run: Run, key: Any, which: Mapped) -> None:
+    """A mapped file's CPUIDs were replaced: programs to come do that (`softsgx.host.pathcode`)."""
     known, code = run.paths.cpuids, pathcode.load()
-    length, offset, sites = which
+    length, _, sites, _ = which
     if known.get(key) == which or not sites or len(sites) > code.most_cpuids or length >> 30:
         return
-    if key not in known and len(known) >= code.most_plans:
+    known.pop(key, None)
+    room = code.most_cpuids - len(sites)
+    while len(known) >= code.most_plans or sum(len(of[2]) for of in known.values()) > room:
         del known[next(iter(known))]
-    known[key] = length, offset, sites
+    known[key] = which
     run.paths.files_new = run.paths.learned = True
     run.paths.known += 1

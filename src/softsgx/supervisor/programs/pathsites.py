@@ -11,7 +11,9 @@ and times, and its bytes are compared.
 
 from __future__ import annotations
 
-from softsgx.host import pathcode, procmaps
+import struct
+
+from softsgx.host import cpuidcode, cpuidplans, pathcode, procmaps
 from softsgx.host.library import Library
 from softsgx.supervisor.programs.patches import file_key, names_of
 from softsgx.supervisor.state.run import Run
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOWEST", "SITE_BYTES", "Near", "expect_library", "lead", "lead_known", "learn", "made",
-    "note_file", "page", "place_below", "prepare", "tells", "wanted", "write",
+    "note_file", "page", "place_below", "prepare", "tell_lookup", "tells", "wanted", "write",
 ]  # fmt: skip
 
 SITE_BYTES = pathcode.BEFORE + 7
@@ -94,9 +96,18 @@ def page(run: Run, *, off: bool, held: bytes = b"") -> bytes:
     return made
 
 
+def tell_lookup(tracee: Tracee) -> None:
+    """The code leads CPUIDs from now on, to what answers those of what exec has mapped."""
+    space, code = tracee.space, pathcode.load()
+    if space.paths.base > 0:
+        distance = space.image + cpuidcode.load().lookup - space.paths.base
+        write(tracee, space.paths.base + code.lookup, struct.pack("<q", distance))
+
+
 def _tell_files(run: Run) -> None:
     """Put what is known of files into the code."""
-    code, library, plans = pathcode.load(), run.paths.library, {}
+    code, library = pathcode.load(), run.paths.library
+    plans: dict[int, Any] = {}
     files = [(key, 0) for key in run.paths.files]
     if library is not None:
         files = [(key, code.library if key == library[0] else 0) for key, _ in files]
@@ -107,9 +118,9 @@ def _tell_files(run: Run) -> None:
             files.insert(0, (key, at))
     if not tells(run):
         files, plans = [], {}
-    made = [code.plan(length, offset, 0, sites) for length, offset, sites in plans.values()]
+    made, of = cpuidplans.plans_of(code, list(plans.values()))
     run.paths.page = code.with_files(run.paths.page, files[: code.most_files], made)
-    run.paths.plans_made, run.paths.files_new = plans, False
+    run.paths.plans_made, run.paths.files_new = dict(zip(plans, of, strict=True)), False
 
 
 def tells(run: Run) -> bool:

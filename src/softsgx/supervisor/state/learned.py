@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from softsgx.host.cpuidplans import Mapped
+
     Key = tuple[int, ...]
     """What a file is told by."""
     Answer = tuple[int, int, int, int]
@@ -53,8 +55,8 @@ class Paths:
         self.stops: dict[tuple[int, int], int] = {}
         self.leads: dict[Any, int] = {}
         self.files: dict[Key, None] = {}
-        self.cpuids: dict[Any, tuple[int, int, tuple[int, ...]]] = {}
-        self.plans_made: dict[int, tuple[int, int, tuple[int, ...]]] = {}
+        self.cpuids: dict[Any, Mapped] = {}
+        self.plans_made: dict[int, Mapped] = {}
         self.library: tuple[Any, int, int] | None = None
         self.library_sites: dict[int, tuple[int, bytes]] = {}
         self.libraries: dict[int, Any] = {}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from softsgx.host import pathcode
+from softsgx.host import cpuidcode, pathcode
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from softsgx.host.cpuidplans import Mapped
     from softsgx.host.library import Library
 
 __all__ = ["PathCalls"]
+
+_REACH = 1 << 30
 
 
 class PathCalls:
@@ -21,15 +24,17 @@ class PathCalls:
     instructions that jump to it, each with the number of its call and what it was, in the order
     of the stubs.
     library: the one whose instructions are led as it is mapped; plans: of it and of those whose
-    CPUIDs are replaced then, by where they are in the code: length and offset of the mapping, and
-    where in it the CPUIDs are; seen: those that were seen to be mapped,
-    before which its sites are nowhere. known: those, and the places that are none. stops: how often
-    a call stopped in vain. off: a descriptor or the working directory is in a folder whose entries
-    are descriptors, so that any name may be the device's. held: the descriptors that concern us, or
-    may.
+    CPUIDs are replaced then, by where they are in the code, each as `cpuidplans.plans_of` has
+    it; seen: those that were seen to be mapped, before which its sites are nowhere. stubs: of those
+    CPUIDs that are led where each comes from, as `cpuidcode.Code.roll` takes it. known: the sites,
+    and the places that are none. stops: how often a call stopped in vain. off: a descriptor or the
+    working directory is in a folder whose entries are descriptors, so that any name may be the
+    device's. held: the descriptors that concern us, or may.
     """
 
-    __slots__ = ("base", "held", "known", "library", "off", "plans", "seen", "sites", "stops")
+    __slots__ = (
+        "base", "held", "known", "library", "off", "plans", "seen", "sites", "stops", "stubs",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.base = self.stops = 0
@@ -37,8 +42,9 @@ class PathCalls:
         self.known: set[int] = set()
         self.off = False
         self.library: Library | None = None
-        self.plans: dict[int, tuple[int, int, tuple[int, ...]]] = {}
+        self.plans: dict[int, Mapped] = {}
         self.seen: set[int] = set()
+        self.stubs: list[tuple[int, bytes]] = []
         self.held: set[int] = set()
 
     def hold(self, fd: int, holds: bool, poke: Callable[[int, bytes], None]) -> None:
@@ -69,31 +75,60 @@ class PathCalls:
     def expect(self, library: Library) -> None:
         """The code knows a library, and the next stubs are its."""
         self.library = library
-        self.plans[pathcode.load().library] = library.length, library.offset, ()
+        self.plans[pathcode.load().library] = library.length, library.offset, (), 0
         self.sites += library.placeholders()
 
-    def look(self, peek: Callable[[int, int], bytes]) -> list[int]:
-        """What has been mapped since it was looked for: CPUIDs that were replaced there."""
-        code, found = pathcode.load(), []
+    def look(
+        self, peek: Callable[[int, int], bytes]
+    ) -> tuple[list[int], list[tuple[int, bytes, bytes]]]:
+        """What has been mapped since it was looked for: CPUIDs that were replaced there, and led.
+
+        Of the latter the address of each jump, that, and what it replaces.
+        """
+        found: list[int] = []
+        led: list[tuple[int, bytes, bytes]] = []
         if self.base <= 0 or len(self.seen) == len(self.plans):
-            return []
+            return found, led
+        code = pathcode.load()
         raw = peek(self.base + code.plans, code.library + 8 - code.plans)
-        for plan, (_, _, cpuids) in self.plans.items():
+        for plan, (_, _, cpuids, first) in self.plans.items():
             at = plan - code.plans
             start = int.from_bytes(raw[at : at + 8], "little")
             if not start or plan in self.seen:
                 continue
             self.seen.add(plan)
-            found += [start + cpuid for cpuid in cpuids]
+            found += [start + at for at, _ in cpuids]
+            led += self._led(start, cpuids, first, peek)
             if plan == code.library and self.library is not None:
                 sites, number = self.library.at(start), self.library.number
                 self.sites[number : number + len(sites)] = sites
                 self.known.update([site for site, _, _ in sites])
+        return found, led
+
+    def _led(
+        self, start: int, cpuids: Sequence[tuple[int, bytes]], number: int,
+        peek: Callable[[int, int], bytes],
+    ) -> list[tuple[int, bytes, bytes]]:  # fmt: skip
+        """Note those of a mapping that are led: a jump to a stub of ours tells."""
+        found: list[tuple[int, bytes, bytes]] = []
+        if abs(start - self.base) > _REACH:
+            return found
+        for at, moved in cpuids:
+            if not moved:
+                continue
+            load = start + at - len(moved)
+            stub = self.base + pathcode.load().stub_of_cpuid(number)
+            jump = cpuidcode.jump_from(stub, load)
+            if peek(load, len(jump)) == jump:
+                found.append((load, jump, moved[: len(jump)]))
+                self.stubs += [(0, b"")] * (number + 1 - len(self.stubs))
+                self.stubs[number] = load, moved
+            number += 1
         return found
 
     def mappings(self) -> dict[int, tuple[int, int]]:
         """Length and offset of each plan's mapping, as `pathcode.Code.roll` takes them."""
-        return {plan: (length, offset) for plan, (length, offset, _) in self.plans.items()}
+        return {plan: (length, offset) for plan, (length, offset, *_) in self.plans.items()}
 
     def copy(self) -> PathCalls:
         """What fork does."""
@@ -101,4 +136,5 @@ class PathCalls:
         new.base, new.off, new.held = self.base, self.off, set(self.held)
         new.sites, new.known = list(self.sites), set(self.known)
         new.library, new.plans, new.seen = self.library, dict(self.plans), set(self.seen)
+        new.stubs = list(self.stubs)
         return new

@@ -140,9 +140,10 @@ class AddressSpace:
 
     def look(self) -> None:
         """Note what the process has done to files itself, as they were mapped."""
-        found = self.paths.look(self.peek)
+        found, led = self.paths.look(self.peek)
         if found:
             self.patched = sorted({*self.patched, *found})
+            self.led = [*self.led, *led]
 
     def _noted(self) -> None:
         later, self.later = self.later, []

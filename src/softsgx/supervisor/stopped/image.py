@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 
 from softsgx.errors import InternalError
-from softsgx.host import procmaps, vdso
+from softsgx.host import pathcode, procmaps, vdso
 from softsgx.supervisor.state.tracee import AddressSpace
 
 __all__ = ["found", "instruction", "put_at", "unlead"]
@@ -47,6 +47,10 @@ def put_at(space: AddressSpace, base: int) -> None:
 
 def unlead(space: AddressSpace) -> None:
     """No CPUID is led to where it was any more."""
+    space.look()
+    if space.paths.base > 0:
+        space.poke(space.paths.base + pathcode.load().lookup, bytes(8))
+        space.paths.stubs = []
     for at, ours, was in space.led:
         if space.peek(at, len(ours)) == ours:
             space.poke(at, was)

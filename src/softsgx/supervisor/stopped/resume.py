@@ -104,11 +104,13 @@ def out_of_ours(run: Run, tracee: Tracee) -> int:
     if 0 < paths.base <= rip < paths.base + pathcode.SIZE:
         space.look()
         code = pathcode.load()
-        where = OF_CALLS * code.roll(regs.view, paths.base, paths.sites, paths.mappings())
+        if rip >= paths.base + code.cpuid_stubs:
+            where = OF_CPUID * _cpuid(regs.view, tracee)
+        else:
+            where = OF_CALLS * code.roll(regs.view, paths.base, paths.sites, paths.mappings())
     elif space.stubs and cpuidcode.load().is_in(rip - space.image):
-        cpuid = cpuidcode.load()
-        stubs, write = space.stubs, tracee.write
-        where = OF_CPUID * cpuid.roll(regs.view, space.image, stubs, space.peek, write)
+        space.look()
+        where = OF_CPUID * _cpuid(regs.view, tracee)
     elif space.adds is not None and _adds(regs.view, tracee):
         where = OF_CALLS
     else:
@@ -116,6 +118,14 @@ def out_of_ours(run: Run, tracee: Tracee) -> int:
     if where:
         regs.store(tracee.tid)
     return where
+
+
+def _cpuid(view: Any, tracee: Tracee) -> bool:
+    """Whether it was where CPUID is answered."""
+    space, paths = tracee.space, tracee.space.paths
+    others = paths.base + pathcode.load().stub_of_cpuid(0), paths.stubs
+    code = cpuidcode.load()
+    return code.roll(view, space.image, space.stubs, space.peek, tracee.write, others)
 
 
 def _adds(view: Any, tracee: Tracee) -> bool:
