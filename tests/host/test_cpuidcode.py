@@ -35,6 +35,7 @@ _FREE = (RAX, RBX, RCX, RDX)
 _JUMPED = 0x40
 _DATA = 0x8F00  # where a store to its data goes
 _ELSEWHERE = 0x8A00  # where there are more stubs
+_HOLE = 0x30
 _STORED = 0x12345678
 
 
@@ -53,6 +54,7 @@ _KINDS: dict[str, Callable[[int], bytes]] = {
     "stack": lambda _: b"\xc7\x44\x24\xf8" + struct.pack("<I", _STORED) + _MOVES,
     "data": lambda _: b"\x89\x15" + struct.pack("<i", _DATA - _ORG - 1 - 6) + _MOVES,
     "loop": lambda leaf: b"\x0f\x83" + struct.pack("<i", _JUMPED - 6) + bytes.fromhex("89f8 89f1"),
+    "hole": lambda _: b"",  # the CPUID itself is a short jump
 }
 
 
@@ -79,6 +81,11 @@ class Child:
         jump = cpuidcode.jump_from(at, _ORG + 1)
         assert elsewhere or jump == self.code.jump(1, _ORG + 1)
         led = jump + moved[len(jump) :] + b"\xcc\x90"
+        self.hole = 0
+        if not moved:
+            self.hole = self.start + _HOLE
+            jump = cpuidcode.jump_from(at, _ORG + 1 + _HOLE)
+            led = cpuidcode.short_jump(0, _HOLE).ljust(_HOLE, b"\xcc") + jump
         self.map[_ORG : _ORG + _JUMPED + 2] = (b"\xcc" + led).ljust(_JUMPED + 2, b"\xcc")
         self.sites = [(0, b""), (self.start, moved)]
         self.others: list[tuple[int, bytes]] = []
@@ -127,27 +134,40 @@ class Child:
         view[:] = memoryview(struct.pack("27Q", *self.first)).cast("Q")
         view[RDI], view[RSI], view[RAX], view[RBX], view[RDX] = leaf, subleaf, 1, 2, 3
         view[RCX] = 0xABCD_0000_0004
+        if self.hole:
+            view[RAX], view[RCX] = leaf, subleaf
         view[EFLAGS] = view[EFLAGS] & ~_STATUS | flags
         self.regs.store(self.pid)
         self.write(self.first[RSP] - 8, bytes(4))
         self.write(self.base + _DATA, bytes(4))
         for _ in range(roll_at + 1):  # the first step is the jump
             ptrace.singlestep(self.pid)
-            assert self._stop() == signal.SIGTRAP
+            if (number := self._stop()) == signal.SIGILL and self.hole:
+                return "past", list(view)
+            assert number == signal.SIGTRAP
             rip = self._rip()
             offset = rip - self.base - _ELSEWHERE
-            if not self.code.is_in(rip - self.base) and not 0 <= offset < _DATA - _ELSEWHERE:
+            ours = self.code.is_in(rip - self.base) or 0 <= offset < _DATA - _ELSEWHERE
+            if not ours and rip != self.hole:
                 return "past", list(view)
-        if roll_at >= 0:
+        if roll_at >= 0 and rip == self.hole:
+            view[RIP] = self.site
+        elif roll_at >= 0:
             others = self.base + _ELSEWHERE, self.others
             known = self.sites, self.peek, self.write, others
             assert self.code.roll(view, self.base, *known), hex(rip)
-            assert self.start < view[RIP] <= self.start + _JUMPED
+            assert self.start <= view[RIP] <= self.start + _JUMPED
             self.regs.store(self.pid)
-            if view[RIP] == self.site:
+            if view[RIP] == self.site and not self.hole:
                 return "own", list(view)
         ptrace.cont(self.pid)
-        assert self._stop() == signal.SIGTRAP
+        if self._stop() == signal.SIGILL:
+            assert self.hole
+            assert self._rip() != self.site
+            others = self.base + _ELSEWHERE, self.others
+            assert self.code.roll(view, self.base, self.sites, self.peek, self.write, others)
+            assert view[RIP] == self.site
+            return "own", list(view)
         rip = self._rip() - 1
         names = {self.site: "own", self.site + 2: "answered", self.start + _JUMPED: "jumped"}
         view[RIP] = rip

@@ -182,6 +182,7 @@ def _blocked(pid: int) -> bool:
 _Sites = tuple[tuple[int, bytes], ...]
 _BARE: _Sites = ((0x700, b""), (0x2FFE, b""))
 _LEAF = bytes.fromhex("b807000000")  # mov $7, %eax
+_PADDING = bytes.fromhex("662e0f1f840000000000")
 
 
 def _cpuids(memory: Memory, key: tuple[int, ...], sites: _Sites = _BARE) -> list[Mapped]:
@@ -195,7 +196,12 @@ def _cpuids(memory: Memory, key: tuple[int, ...], sites: _Sites = _BARE) -> list
 def _with_cpuid(file: Path, sites: _Sites = _BARE) -> bytes:
     code = bytearray(file.read_bytes())
     for at, moved in sites:
-        code[at - len(moved) : at + 2] = moved + b"\x0f\xa2"
+        hole = cpuidcode.hole(moved)
+        if hole is None:
+            code[at - len(moved) : at] = moved
+        else:
+            code[at + hole : at + hole + 5] = moved[2:]
+        code[at : at + 2] = b"\x0f\xa2"
     file.write_bytes(code)
     return bytes(code)
 
@@ -227,7 +233,13 @@ _LED: _Sites = (
     (0x7C0, b""),
     (0x800, bytes.fromhex("8915f8100000 89f8 89f1")),  # mov %edx, data(%rip)
     (0x840, bytes.fromhex("41bf0d000000 4489f8")),  # mov $13, %r15d; mov %r15d, %eax
+    (0x880, b"\xeb\x6e" + _PADDING[:5]),  # to holes of five bytes
+    (0x8C0, b"\xeb\x33" + _PADDING[5:]),
+    (0x960, b"\xeb\x98" + _PADDING[:5]),
 )
+_HOLES = {
+    at: at + 2 + moved[1] - (moved[1] >> 7 << 8) for at, moved in _LED if moved[:1] == b"\xeb"
+}
 _TABLE = {7: (2, 0xF1BF07AB, 0x405FCE, 0x10)}
 
 
@@ -250,15 +262,19 @@ def _led_as_it_was(memory: Memory, at: int, image: int, sites: _Sites, first: in
     """What becomes of a file's first bytes: as Python makes a stub for each."""
     code, want = cpuidcode.load(), bytearray(ctypes.string_at(at, _SIZE))
     number = first
-    for site, moved in sites:
+    for site, told in sites:
         want[site : site + 2] = b"\x0f\x0b"
-        if not moved:
+        if not told:
             continue
         stub = memory.base + memory.code.stub_of_cpuid(number)
-        load = at + site - len(moved)
-        made = code.stub_at(stub - image, moved, load - image).rstrip(b"\xcc")
+        hole, moved = cpuidcode.hole(told), told
+        if hole is not None:
+            want[site : site + 2], moved = told[:2], b""
+        start = site - len(moved)
+        jump = start if hole is None else site + hole
+        made = code.stub_at(stub - image, moved, at + start - image).rstrip(b"\xcc")
         assert ctypes.string_at(stub, len(made)) == made
-        want[site - len(moved) : site - len(moved) + 5] = cpuidcode.jump_from(stub, load)
+        want[jump : jump + 5] = cpuidcode.jump_from(stub, at + jump)
         number += 1
     return bytes(want)
 
@@ -269,6 +285,8 @@ def test_cpuids_are_led_to_what_answers_them(file: Path) -> None:
     begin = b"\x53" + _LED[1][1]  # push %rbx before it, and pop %rbx; ret behind it
     was = bytearray(_with_cpuid(file, _LED))
     was[0x740 - len(begin) : 0x744] = begin + bytes.fromhex("0fa2 5bc3")
+    bare = b"\x53" + _LEAF + b"\x90"
+    was[0x8C0 - len(bare) : 0x8C4] = bare + bytes.fromhex("0fa2 5bc3")
     file.write_bytes(was)
     fd = os.open(file, os.O_RDONLY)
     made = _cpuids(memory, _key(fd), led)
@@ -277,21 +295,26 @@ def test_cpuids_are_led_to_what_answers_them(file: Path) -> None:
     assert map_(fd, _LIBRARY, length=_SIZE, addr=at) == at
     assert ctypes.string_at(at, _SIZE) == _led_as_it_was(memory, at, answers.base, led, 1)
     assert _mapped(at) == ["r-xp"]
-    ask = ctypes.CFUNCTYPE(ctypes.c_uint)(at + 0x740 - len(begin))
-    assert ask() == _TABLE[7][0]
+    for start in (0x740 - len(begin), 0x8C0 - len(bare)):
+        assert ctypes.CFUNCTYPE(ctypes.c_uint)(at + start)() == _TABLE[7][0]
     paths = PathCalls()
     paths.base = memory.base
     plan = memory.code.plans + memory.code.plan_bytes
     paths.plans = {plan: made[1]}
     patched, jumps = paths.look(ctypes.string_at)
-    assert patched == [at + site for site, _ in led]
-    assert all(ctypes.string_at(where, 5) == ours for where, ours, _ in jumps)
+    assert patched == [at + site for site, _ in led if site not in _HOLES]
+    assert all(ctypes.string_at(where, len(ours)) == ours for where, ours, _ in jumps)
     undone = bytearray(ctypes.string_at(at, _SIZE))
-    for where, _, theirs in jumps:
-        undone[where - at : where - at + 5] = theirs
+    for where, ours, theirs in jumps:
+        undone[where - at : where - at + len(ours)] = theirs
     assert undone.replace(b"\x0f\x0b", b"\x0f\xa2") == was
+    assert paths.holes == {at + hole: at + site for site, hole in _HOLES.items()}
     assert paths.stubs == [
-        (0, b""), *[(at + site - len(moved), moved) for site, moved in led if moved]
+        (0, b""),
+        *[
+            (at + site, b"") if site in _HOLES else (at + site - len(moved), moved)
+            for site, moved in led if moved
+        ],
     ]  # fmt: skip
 
 
@@ -299,7 +322,12 @@ def test_cpuids_are_led_to_what_answers_them(file: Path) -> None:
 def test_where_they_cannot_be_led_they_are_replaced(what: str, file: Path) -> None:
     memory = Memory(bytes((0xB0, LONG)))
     was = _with_cpuid(file, _LED[1:])
-    told = [(at, b"\xb9" + m[1:] if m and what == "other bytes" else m) for at, m in _LED[1:]]
+    told = list(_LED[1:])
+    if what == "other bytes":
+        told = [
+            (at, m[:2] + b"\x77" + m[3:] if at in _HOLES else b"\xb9" + m[1:]) for at, m in told
+        ]
+        told = [(at, m if was else b"") for (at, m), (_, was) in zip(told, _LED[1:], strict=True)]
     fd, at = os.open(file, os.O_RDONLY), _room()
     made = _cpuids(memory, _key(fd), tuple(told))
     if what != "nothing answers":

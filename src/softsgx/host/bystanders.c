@@ -54,6 +54,7 @@ EXPORT const char softsgx_bystanders_words[] = WORDS;
 #define ACTION_BYTES 32
 #define SYSCALL_BYTES 2
 #define CLONE3_BYTES 8
+#define JUMP 0xe9
 #define CLONE_CLEAR_SIGHAND_ (1ull << 32) /* Linux 5.5 */
 #define PLACES 4096
 #define MOST_ALIKE 3
@@ -292,8 +293,10 @@ static bool delivered(const struct block *b, struct row *row, int number)
 					       | 1ull << SIGFPE | 1ull << SIGSEGV | 1ull << SIGSYS
 					       | 1ull << SIGSTOP))
 		return false;
+	/* A jump may be in a hole between the program's functions, and be ours. */
 	if (ptrace(PTRACE_GETREGS, (pid_t)row->tid, NULL, &regs) < 0
 	    || regs.rax == (unsigned long long)-EINTR
+	    || (unsigned char)ptrace(PTRACE_PEEKTEXT, (pid_t)row->tid, (void *)regs.rip, NULL) == JUMP
 	    || regs.rip - row->image < b->image_bytes || regs.rip - row->paths < b->paths_bytes)
 		return false;
 	row->alike = row->rip == regs.rip ? row->alike + 1 : 0;

@@ -16,7 +16,7 @@ The decision, for a candidate that linear decoding finds to be an instruction:
 
 With each comes where the ``mov`` of an immediate before it begins, if one is there for sure and
 what stands between only moves between registers, or a conditional jump, or a store: it can be led
-elsewhere (`softsgx.host.cpuidcode`).
+elsewhere (`softsgx.host.cpuidcode`). Where there is none a hole may be near (`cpuidholes`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from mmap import mmap
 
 from capstone import CS_ARCH_X86, CS_MODE_64, Cs
 
-from softsgx.host.cpuidcode import first_length
+from softsgx.host.cpuidcode import HOLE, first_length
+from softsgx.host.cpuidholes import Holes
 from softsgx.host.elfbounds import STT_OBJECT, Image, Segment
 
 __all__ = ["reached_sites", "true_sites"]
@@ -113,9 +114,13 @@ class _Flow:
             return False
         return start in self.reached or self._plausible(start)
 
+    def is_plain(self, site: int) -> bool:
+        """Whether the instruction there has two bytes."""
+        return self.insns.get(site, (0,))[0] == 2
+
     def load_before(self, site: int) -> int:
         """Where what can be led elsewhere begins before a site, or the site itself."""
-        if self.insns.get(site, (0,))[0] != 2 or site not in self.reached:
+        if not self.is_plain(site) or site not in self.reached:
             return site
         end = site
         while (start := self._ending_at(end)) in self.reached and site - start <= _MOVED_BYTES:
@@ -183,14 +188,15 @@ def true_sites(
 ) -> tuple[tuple[int, int], ...]:
     """Return those file offsets of ``candidates`` (``0f a2`` each) that are CPUID instructions.
 
-    With each that of the load before it, or its own. ``segments`` are the executable ones, as
-    (file offset, address, bytes in the file).
+    With each that of the load before it, or `HOLE` and that of a hole in its reach, or its own.
+    ``segments`` are the executable ones, as (file offset, address, bytes in the file).
     A malformed file has none.
     """
     try:
         image = Image(data, segments)
         flows: dict[tuple[int, int], _Flow] = {}
-        pairs = [(at, _is_site(image, at, flows)) for at in candidates]
+        holes = Holes(image, _goes_on)
+        pairs = [(at, _is_site(image, at, flows, holes)) for at in candidates]
         return tuple((at, start) for at, start in pairs if start >= 0)
     except struct.error:
         return ()
@@ -233,8 +239,10 @@ def reached_sites(code: bytes, entries: Sequence[int]) -> tuple[int, ...]:
     )
 
 
-def _is_site(image: Image, candidate: int, flows: dict[tuple[int, int], _Flow]) -> int:
-    """The offset of the load before a site, its own if there is none; -1 if it is none."""
+def _is_site(
+    image: Image, candidate: int, flows: dict[tuple[int, int], _Flow], holes: Holes
+) -> int:
+    """The offset of the load before a site, a hole's, or its own; -1 if it is none."""
     offset, segment_vaddr, segment_bytes = next(
         each for each in image.segments if each[0] <= candidate < each[0] + each[2]
     )
@@ -285,7 +293,19 @@ def _is_site(image: Image, candidate: int, flows: dict[tuple[int, int], _Flow]) 
     if flow is None:
         code = bytes(image.data[start - segment_vaddr + offset : end - segment_vaddr + offset])
         flow = flows[start, end] = _Flow(code, start, trusted, entries)
-    return flow.load_before(vaddr) - vaddr + candidate if flow.is_site(vaddr) else -1
+    if not flow.is_site(vaddr):
+        return -1
+    load = flow.load_before(vaddr)
+    hole = holes.near(vaddr) if load == vaddr and flow.is_plain(vaddr) else -1
+    return HOLE | candidate + hole - vaddr if hole >= 0 else load - vaddr + candidate
+
+
+def _goes_on(code: bytes, start: int) -> bool:
+    """Whether what ends some code goes on behind it, or is not known."""
+    last, end = "", start
+    for address, size, mnemonic, _ in _disassemble(code, start):
+        last, end = mnemonic, address + size
+    return end != start + len(code) or not _stops(last)
 
 
 @cache

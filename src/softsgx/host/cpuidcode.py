@@ -7,6 +7,9 @@ the CPUID itself stay as they are, so that whatever jumps there traps as ever. A
 replaced and what stands between, then asks the lookup, which is not a call: a program may use what
 is below its stack pointer.
 
+Where no load is, and none of such a length, the CPUID becomes a short jump to a hole near it, which
+has room for the jump to a stub (`softsgx.host.cpuidholes`).
+
 Rejected: what needs the decoder at each exec (where such an instruction is, is kept with the sites,
 `softsgx.host.cpuidsites`), and to move more than one instruction (nobody knows who jumps between).
 """
@@ -31,12 +34,14 @@ if TYPE_CHECKING:
     from softsgx.sdm.cpuid import Answer
 
 __all__ = [
-    "JUMP_BYTES", "STUB_BYTES", "Code", "first_length", "fix_in", "jump_from", "jumps", "load",
-    "loaded",
+    "HOLE", "JUMP_BYTES", "STUB_BYTES", "Code", "first_length", "fix_in", "hole", "jump_from",
+    "jumps", "load", "loaded", "short_jump",
 ]  # fmt: skip
 
 JUMP_BYTES = 5
 STUB_BYTES = 64
+HOLE = 1 << 63
+"""In place of a load a hole is meant."""
 _OF = 0x800
 _JCC_BYTES = 6
 _NEAR = 1 << 29
@@ -47,6 +52,7 @@ _LOOK_BYTES = 12  # lea and jmp, behind what was moved
 _TAKE = bytes.fromhex("8b4108 8b590c 8b5114 8b4910")
 _LAST_LOAD, _TAKEN = 9, 12
 _CPUID = b"\x0f\xa2"
+_TRAP = b"\x0f\x0b\xcc\xcc\xcc"
 _ANSWER = struct.Struct("<6I")
 _END = b"\xff" * _ANSWER.size
 _LEAVES_BYTES, _PAGE = 64, 4096
@@ -94,6 +100,21 @@ def fix_in(moved: bytes) -> int | None:
         at = stores.disp_at
     distance = int.from_bytes(moved[at : at + 4], "little", signed=True) if at else 0
     return at if -_NEAR <= distance < _NEAR else None
+
+
+def short_jump(site: int, hole: int) -> bytes:
+    """What takes the place of a CPUID to lead to a hole."""
+    return b"\xeb" + struct.pack("<b", hole - site - 2)
+
+
+def hole(moved: bytes) -> int | None:
+    """How far behind a CPUID the hole is that it is led to, None if it is led otherwise.
+
+    moved: the jump there, and what is in the hole.
+    """
+    if len(moved) != 2 + JUMP_BYTES or moved[:1] != b"\xeb":
+        return None
+    return 2 + int.from_bytes(moved[1:2], "little", signed=True)
 
 
 def jump_from(stub: int, start: int) -> bytes:
@@ -167,10 +188,14 @@ class Code:
         return self.stub_at(self.stub_of(index), moved, start)
 
     def stub_at(self, at: int, moved: bytes, start: int) -> bytes:
-        """The same of a stub that is elsewhere, ``at`` from there."""
+        """The same of a stub that is elsewhere, ``at`` from there.
+
+        moved: nothing for a CPUID that is led to a hole, which leaves it to a trap of the stub's.
+        """
         if len(moved) > STUB_BYTES - _START - _LOOK_BYTES:
             return b""
         site = start + len(moved)
+        trap = None if moved else _TRAP
 
         def jump(where: int, to: int) -> bytes:
             return b"\xe9" + struct.pack("<i", to - (at + where) - 5)
@@ -189,7 +214,8 @@ class Code:
         lea = b"\x48\x8d\x1d" + struct.pack("<i", -(look + 7))  # lea stub(%rip), %rbx
         parts = (
             *(_TAKE, jump(_TAKEN, site + 2), _CPUID, jump(_NATIVE + 2, site + 2)),
-            *(jump(_TRAPS, site), moved, lea, jump(look + 7, self._at["lookup"])),
+            *(jump(_TRAPS, site) if trap is None else trap, moved, lea),
+            jump(look + 7, self._at["lookup"]),
         )
         return b"".join(parts).ljust(STUB_BYTES, b"\xcc")
 
@@ -258,6 +284,9 @@ class Code:
         self, view: Any, start: int, moved: bytes, write: Callable[[int, bytes], int]
     ) -> None:
         """Do the instruction that was replaced; a store that cannot be is still to come."""
+        view[RIP] = start
+        if not moved:  # from a hole
+            return
         stores = store(moved)
         if stores is not None:
             where, data = stores.done(view, start)

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
     Mapped = tuple[int, int, tuple[tuple[int, bytes], ...], int]
     """Of a file the length and offset of its mapping, where each CPUID is in that, with what is led
-    before it, from there to the CPUID, or nothing; and the first one's stub."""
+    before it, from there to the CPUID, or as `cpuidcode.hole` has it, or nothing; and the first
+    one's stub."""
 
 __all__ = ["CPUID", "PLAN", "STUBS", "plans_of"]
 
 PLAN, CPUID = struct.Struct("<3Q4I"), struct.Struct("<IBBH")
+_HOLE = 0xFF
 STUBS = 64
 """So many there is room for in a process."""
 
@@ -45,6 +47,8 @@ def plans_of(code: Code, files: Sequence[Mapped]) -> tuple[bytes, list[Mapped]]:
 
 def _row(at: int, moved: bytes) -> bytes:
     """What tells how a CPUID is led, nothing if it cannot be."""
+    if cpuidcode.hole(moved) is not None:
+        return CPUID.pack(at, _HOLE, moved[1], int.from_bytes(moved[2:4], "little"))
     fix = cpuidcode.fix_in(moved)
     if fix is None:
         return b""

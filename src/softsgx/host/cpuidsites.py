@@ -43,7 +43,7 @@ __all__ = [
 CPUID_BYTES = b"\x0f\xa2"
 UD2_BYTES = b"\x0f\x0b"
 
-SEARCH = 3
+SEARCH = 4
 """Raised whenever the search finds other sites than before, which makes old entries void."""
 
 _CACHE_MAGIC = b"softsgx cpuid\0"
@@ -134,7 +134,8 @@ def loads(fd: int, cache_dir: str | None) -> tuple[tuple[int, int], ...]:
     """Return all sites of a file, each with where the load before it begins.
 
     That is an instruction which can be led elsewhere with what stands between it and the site
-    (`softsgx.host.cpuidcode`), or the site itself if there is none. The rest is as `sites` has it.
+    (`softsgx.host.cpuidcode`); where there is none a hole in the site's reach, with `HOLE`, or the
+    site itself. The rest is as `sites` has it.
     """
     key = key_of(os.fstat(fd))
     known = kept_loads(key, cache_dir)

@@ -180,6 +180,15 @@ class Image:
             self._symbols = [row[0] for row in rows], [row[1:] for row in rows]
         return self._symbols
 
+    def has_section(self, name: bytes) -> bool:
+        """Whether there is a section of this name."""
+        if self._shstrndx >= len(self.shdrs):
+            return False
+        names = self.shdrs[self._shstrndx][4]
+        wanted = name + b"\0"
+        starts = [names + row[0] for row in self.shdrs]
+        return any(self.data[at : at + len(wanted)] == wanted for at in starts)
+
     def section(self, vaddr: int) -> tuple[int, int, bool] | None:
         """Return (start, end, executable) of the section around ``vaddr``, or None."""
         for _, kind, flags, start, _, size, _, _, _, _ in self.shdrs:

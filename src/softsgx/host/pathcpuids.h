@@ -3,17 +3,23 @@
  * Part of pathmaps.h: the CPUIDs of a file that has been mapped. Each becomes UD2, as whatever exec
  * maps has them (programs/patches.py), and the instruction that loads its leaf, where one can be led,
  * a jump to a stub that is made here, as cpuidcode.py makes them: it answers without a stop. What the
- * stub does in place of that instruction is copied from the library.
+ * stub does in place of that instruction is copied from the library. Or the CPUID itself becomes a
+ * short jump, to a hole that has room for another.
  */
 #define CPUIDS		120
 #define CPUID_BYTES	8
 #define CPUID_BACK	4	/* of a CPUID: where in the mapping it is, how long what is led before it is, .. */
 #define CPUID_FIX	5	/* .. where in that a number is that lacks a distance, or 0, .. */
 #define CPUID_FIRST	6	/* .. and how it begins */
+#define CPUID_HOLE	255	/* in place of that length: it is led to a hole, that far behind a jump to it */
 #define CPUID		0xa20f
+#define SHORT_JUMP	0xeb
+#define INT3		0xcc
+#define TRAP		0xcccc0b0f	/* UD2, and nothing */
 #define UD2_SECOND	0x0b
 #define STUB_BYTES	64	/* of a stub: as cpuidcode.py has them */
 #define STUB_START	29
+#define STUB_TRAPS	24
 
 	.macro	cpuid_data
 softsgx_paths_lookup:			/* how far from here what answers CPUID is (vdso.S), or 0 */
@@ -62,8 +68,13 @@ softsgx_paths_cpuids:
 	test	%r11, %r11
 	jz	.Lstubbed
 	mov	%rax, %rdi
+	cmp	$CPUID_HOLE, %edx
+	je	1f
 	sub	%rdx, %rdi		/* what is led */
-	movzwl	CPUID_FIRST(%rsi), %edx
+	jmp	2f
+1:	movsbq	CPUID_FIX(%rsi), %rdx
+	lea	2(%rdi, %rdx), %rdi	/* the hole */
+2:	movzwl	CPUID_FIRST(%rsi), %edx
 	cmp	%dx, (%rdi)
 	jne	.Lunstubbed
 	.set	at, 0
@@ -72,11 +83,22 @@ softsgx_paths_cpuids:
 	mov	%rdx, at(%r11)
 	.set	at, at + 8
 	.endr
-	sub	%r11d, %eax
+	cmpb	$CPUID_HOLE, CPUID_BACK(%rsi)
+	jne	1f
+	movb	$SHORT_JUMP, (%rax)
+	mov	CPUID_FIX(%rsi), %dl
+	mov	%dl, 1(%rax)
+1:	sub	%r11d, %eax
 	add	%eax, 13(%r11)
 	add	%eax, 20(%r11)
 	add	%eax, 25(%r11)
 	movzbl	CPUID_BACK(%rsi), %edx
+	cmp	$CPUID_HOLE, %edx
+	jne	1f
+	movl	$TRAP, STUB_TRAPS(%r11)
+	movb	$INT3, STUB_TRAPS + 4(%r11)
+	xor	%edx, %edx
+	jmp	3f
 1:	mov	-1(%rdi, %rdx), %al
 	mov	%al, STUB_START - 1(%r11, %rdx)
 	dec	%edx
@@ -88,7 +110,7 @@ softsgx_paths_cpuids:
 	sub	%r11d, %eax
 	add	%eax, STUB_START(%r11, %rdx)
 2:	movzbl	CPUID_BACK(%rsi), %edx
-	lea	STUB_START(%r11, %rdx), %rdx
+3:	lea	STUB_START(%r11, %rdx), %rdx
 	movl	$0x1d8d48, (%rdx)	/* lea stub(%rip), %rbx */
 	lea	-7(%r11), %eax
 	sub	%edx, %eax

@@ -32,7 +32,9 @@ def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
         length = cpuidsites.trap_length(code)
         if length and rip + length - 2 not in space.patched:
             space.look()
-        if not length or rip + length - 2 not in space.patched:
+        if rip in space.paths.holes.values():  # its stub's trap, which was rolled back
+            length = len(cpuidsites.CPUID_BYTES)
+        elif not length or rip + length - 2 not in space.patched:
             return False
     elif number == _SIGSEGV and not space.native_cpuid:
         length = cpuidsites.cpuid_length(code)

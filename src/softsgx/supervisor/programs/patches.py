@@ -121,7 +121,7 @@ def _plan(
     plan = Plan(len(space.stubs))
     # (first byte, last byte + 1, site), from the mapping's start
     wanted = [
-        (load - offset if lead and load >= offset else site - offset, site - offset + 2)
+        (load - offset if lead and offset <= load < site else site - offset, site - offset + 2)
         for site, load in found
         if offset <= site <= offset + end - start - 2
     ]
@@ -291,11 +291,24 @@ def patch_mapped(run: Run, tracee: Tracee) -> Any:
         key, found = _sites_of(run, paths, code, whose)
         plan = _patch(run, space, (key, found), addr, end, offset, lead=False) if found else None
         if plan is not None and run.record is None and key[1]:
-            loads = {site - offset: load - offset for site, load in found}
-            sites = [(at, space.peek(addr + loads[at], at - loads[at])) for at in plan.sites]
+            loads = {site - offset: load for site, load in found}
+            sites = [(at, _moved(space, addr, at, loads[at], offset, end)) for at in plan.sites]
             _note_cpuids(run, key, (length, offset, tuple(sites), 0))
     cont(run, tracee)
     return DONE
+
+
+def _moved(space: AddressSpace, start: int, at: int, load: int, offset: int, end: int) -> bytes:
+    """What is led for a CPUID in a mapping, as a plan takes it (`softsgx.host.pathcode`).
+
+    load: as `cpuidsites.loads` has it. offset: of the mapping.
+    """
+    there = (load & ~cpuidcode.HOLE) - offset
+    if not load & cpuidcode.HOLE:
+        return space.peek(start + there, at - there) if there >= 0 else b""
+    if not 0 <= there <= end - start - cpuidcode.JUMP_BYTES:
+        return b""
+    return cpuidcode.short_jump(at, there) + space.peek(start + there, cpuidcode.JUMP_BYTES)
 
 
 def _note_cpuids(run: Run, key: Any, which: Mapped) -> None:

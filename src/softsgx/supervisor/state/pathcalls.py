@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from softsgx.host import cpuidcode, pathcode
+from softsgx.host import cpuidcode, cpuidsites, pathcode
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -26,14 +26,16 @@ class PathCalls:
     library: the one whose instructions are led as it is mapped; plans: of it and of those whose
     CPUIDs are replaced then, by where they are in the code, each as `cpuidplans.plans_of` has
     it; seen: those that were seen to be mapped, before which its sites are nowhere. stubs: of those
-    CPUIDs that are led where each comes from, as `cpuidcode.Code.roll` takes it. known: the sites,
+    CPUIDs that are led where each comes from, as `cpuidcode.Code.roll` takes it; holes: those that
+    they jump to, each with its CPUID. known: the sites,
     and the places that are none. stops: how often a call stopped in vain. off: a descriptor or the
     working directory is in a folder whose entries are descriptors, so that any name may be the
     device's. held: the descriptors that concern us, or may.
     """
 
     __slots__ = (
-        "base", "held", "known", "library", "off", "plans", "seen", "sites", "stops", "stubs",
+        "base", "held", "holes", "known", "library", "off", "plans", "seen", "sites", "stops",
+        "stubs",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -45,6 +47,7 @@ class PathCalls:
         self.plans: dict[int, Mapped] = {}
         self.seen: set[int] = set()
         self.stubs: list[tuple[int, bytes]] = []
+        self.holes: dict[int, int] = {}
         self.held: set[int] = set()
 
     def hold(self, fd: int, holds: bool, poke: Callable[[int, bytes], None]) -> None:
@@ -97,8 +100,10 @@ class PathCalls:
             if not start or plan in self.seen:
                 continue
             self.seen.add(plan)
-            found += [start + at for at, _ in cpuids]
-            led += self._led(start, cpuids, first, peek)
+            jumps = self._led(start, cpuids, first, peek)
+            led += jumps
+            others = {at for at, _, _ in jumps}
+            found += [start + at for at, _ in cpuids if start + at not in others]
             if plan == code.library and self.library is not None:
                 sites, number = self.library.at(start), self.library.number
                 self.sites[number : number + len(sites)] = sites
@@ -116,13 +121,18 @@ class PathCalls:
         for at, moved in cpuids:
             if not moved:
                 continue
-            load = start + at - len(moved)
+            site, hole = start + at, cpuidcode.hole(moved)
+            load = site - len(moved) if hole is None else site + hole
+            was = moved if hole is None else moved[2:]
             stub = self.base + pathcode.load().stub_of_cpuid(number)
             jump = cpuidcode.jump_from(stub, load)
             if peek(load, len(jump)) == jump:
-                found.append((load, jump, moved[: len(jump)]))
+                found.append((load, jump, was[: len(jump)]))
                 self.stubs += [(0, b"")] * (number + 1 - len(self.stubs))
-                self.stubs[number] = load, moved
+                self.stubs[number] = (load, moved) if hole is None else (site, b"")
+                if hole is not None:
+                    found.append((site, moved[:2], cpuidsites.CPUID_BYTES))
+                    self.holes[load] = site
             number += 1
         return found
 
@@ -136,5 +146,5 @@ class PathCalls:
         new.base, new.off, new.held = self.base, self.off, set(self.held)
         new.sites, new.known = list(self.sites), set(self.known)
         new.library, new.plans, new.seen = self.library, dict(self.plans), set(self.seen)
-        new.stubs = list(self.stubs)
+        new.stubs, new.holes = list(self.stubs), dict(self.holes)
         return new

@@ -50,7 +50,7 @@ def unlead(space: AddressSpace) -> None:
     space.look()
     if space.paths.base > 0:
         space.poke(space.paths.base + pathcode.load().lookup, bytes(8))
-        space.paths.stubs = []
+        space.paths.stubs, space.paths.holes = [], {}
     for at, ours, was in space.led:
         if space.peek(at, len(ours)) == ours:
             space.poke(at, was)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["OF_CALLS", "OF_CPUID", "cont", "cont_changed", "let_go", "out_of_ours"]
 
 OF_CALLS, OF_CPUID = 1, 2
+_JUMP = b"\xe9"
 
 
 def cont(run: Run, tracee: Tracee, number: int = 0) -> None:
@@ -113,6 +114,10 @@ def out_of_ours(run: Run, tracee: Tracee) -> int:
         where = OF_CPUID * _cpuid(regs.view, tracee)
     elif space.adds is not None and _adds(regs.view, tracee):
         where = OF_CALLS
+    elif paths.plans and space.peek(rip, 1) == _JUMP:
+        space.look()
+        where = OF_CPUID * (rip in paths.holes)
+        regs.view[RIP] = paths.holes.get(rip, rip)
     else:
         where = 0
     if where:
