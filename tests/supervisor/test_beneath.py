@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,3 +91,19 @@ def test_a_users_ring_and_enclaves(way: str, guest: Guest) -> None:
     done = _as_user(guest("beneath"), way)
     assert "refused" not in _checks(done)
     assert done.stderr == ""
+
+
+def test_a_user_who_opens_the_pages_ends(guest: Guest) -> None:
+    """A file's mode is its owner's to change, and all are that."""
+    with open("/proc/sys/fs/leases-enable") as file:
+        if file.read().strip() == "0":
+            pytest.skip("no leases here: sysctl fs.leases-enable=1")
+    done = _as_user(guest("reopens"))
+    assert "# written" not in done.stdout
+    if done.returncode == 0:  # the name is there for a moment, which may not have been met
+        assert "# found" not in done.stdout
+        assert not done.stderr
+        return
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    assert "opens the file of an enclave's pages" in done.stderr
+    assert done.stderr.count("\n") == 1

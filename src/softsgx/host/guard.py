@@ -5,7 +5,7 @@ handle, and the capabilities, opens it anew, by calls of any numbering and by ri
 which no filter sees. fanotify(7) has the kernel ask a listener before a file is opened, whoever
 opens it (Linux, do_dentry_open(), fsnotify_open_perm()); this one says no to all but its own
 process. It takes CAP_SYS_ADMIN. Who has no more than a user's rights finds files of mode 0
-(`softsgx.host.memfd`).
+(`softsgx.host.memfd`) with a lease (`softsgx.host.lease`).
 
 Rejected: the immutable flag of the inode (FS_IMMUTABLE_FL), which keeps readers out no more than
 root, and our own holes, too.

@@ -57,7 +57,7 @@ def new_memory(path: str) -> int:
     """The file that an enclave's pages are in, named after its device in /proc/PID/maps.
 
     Of mode 0: a program that finds its name in /proc cannot open it, unless it has
-    CAP_DAC_OVERRIDE.
+    CAP_DAC_OVERRIDE, or changes that (`softsgx.host.lease`).
     """
     fd = os.memfd_create(path, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.fchmod(fd, 0)

@@ -96,29 +96,37 @@ def memory_fd(run: Run, file: EnclaveFile) -> int:
         return fd
     if file not in run.early_memory:
         fd = run.early_memory[file] = new_memory(file.path)
-        guard = _guard(run)
-        if guard is not None:
-            guard.keep(fd)
+        if run.listener is not None:
+            _keep(run, fd)
         s = os.fstat(fd)
         run.memories[s.st_dev, s.st_ino] = file, PathFile(file.path)
     return run.early_memory[file]
 
 
-def _guard(run: Run) -> Any:
-    """What says no to who opens an enclave's memory by its name, or None.
+def _keep(run: Run, fd: int) -> None:
+    """Nobody opens an enclave's memory by its name.
 
-    Where descriptors are given by that (`host.notify`), the processes have to be able to.
+    Not where descriptors are given by that (`host.notify`): the processes have to be able to.
     """
-    if run.guard is None and run.listener is not None:
+    if run.guard is None:
         from softsgx.host.guard import Guard
 
         run.guard = Guard.begun() or False
-    return run.guard or None
+    if run.guard:
+        run.guard.keep(fd)
+        return
+    from softsgx.host import lease
+
+    lease.keep(fd)
 
 
 def _forget(run: Run, fd: int) -> None:
     if run.guard:
         run.guard.forget(fd)
+    elif run.listener is not None:
+        from softsgx.host import lease
+
+        lease.forget(fd)
 
 
 def collect(run: Run) -> None:
