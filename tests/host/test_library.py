@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from softsgx.host import cpuidcode, pathcode, vdso
-from softsgx.host.cpuidplans import plans_of
+from softsgx.host.cpuidplans import STUBS, mapped, plans_of
+from softsgx.host.cpuidplans import sites as sites_of
 from softsgx.host.library import Library
 from softsgx.supervisor.state.pathcalls import PathCalls
 from softsgx.uapi import syscalls as nr
@@ -186,8 +187,8 @@ _PADDING = bytes.fromhex("662e0f1f840000000000")
 
 
 def _cpuids(memory: Memory, key: tuple[int, ...], sites: _Sites = _BARE) -> list[Mapped]:
-    other: Mapped = (_PAGE, 0, ((0x10, _LEAF), (0x20, b"")), 0)
-    plans, made = plans_of(memory.code, [other, (_SIZE, 0, sites, 0)])
+    other = mapped(_PAGE, 0, ((0x10, _LEAF), (0x20, b"")))
+    plans, made = plans_of(memory.code, [other, mapped(_SIZE, 0, sites)])
     where = memory.code.plans + memory.code.plan_bytes
     _tell(memory, key, (1, 1, 1, 1, 1), plan=where, plans=plans)
     return made
@@ -290,7 +291,8 @@ def test_cpuids_are_led_to_what_answers_them(file: Path) -> None:
     file.write_bytes(was)
     fd = os.open(file, os.O_RDONLY)
     made = _cpuids(memory, _key(fd), led)
-    assert [(which[2], which[3]) for which in made] == [(((0x10, _LEAF), (0x20, b"")), 0), (led, 1)]
+    assert [which[4] for which in made] == [0, 1]
+    assert [sites_of(which) for which in made] == [[(0x10, _LEAF), (0x20, b"")], list(led)]
     answers, map_, at = _Vdso(memory), _Mapper(memory), _room()
     assert map_(fd, _LIBRARY, length=_SIZE, addr=at) == at
     assert ctypes.string_at(at, _SIZE) == _led_as_it_was(memory, at, answers.base, led, 1)
@@ -347,14 +349,15 @@ def test_where_they_cannot_be_led_they_are_replaced(what: str, file: Path) -> No
 def test_there_is_room_for_so_many_cpuids() -> None:
     code = pathcode.load()
     sites = tuple([(16 * n, _LEAF) for n in range(1, code.most_cpuids + 1)])
-    raw, (made,) = plans_of(code, [(_SIZE, 0, sites, 0)])
+    raw, (made,) = plans_of(code, [mapped(_SIZE, 0, sites)])
     assert len(raw) <= code.library - code.cpuids
-    led = [at for at, moved in made[2] if moved]
-    assert led == [at for at, _ in sites[: len(led)]]
-    assert code.stub_of_cpuid(len(led)) == pathcode.SIZE
+    assert sites_of(made) == [(at, b"") for at, _ in sites]
+    half = mapped(_SIZE, 0, sites[: STUBS // 2 + 1])
+    assert [sites_of(each) != sites_of(half) for each in plans_of(code, 2 * [half])[1]] == [0, 1]
+    assert code.stub_of_cpuid(STUBS) == pathcode.SIZE
     for odd in (b"\x31\xc0", b"\xb8", _LEAF + bytes(20), bytes.fromhex("0f8300000040")):
         assert cpuidcode.fix_in(odd) is None
-        assert plans_of(code, [(_SIZE, 0, ((0x700, odd),), 0)])[1][0][2] == ((0x700, b""),)
+        assert sites_of(mapped(_SIZE, 0, ((0x700, odd),))) == [(0x700, b"")]
 
 
 @pytest.mark.parametrize("cpuids", [False, True])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from softsgx.host import pathcode
+from softsgx.host.cpuidplans import mapped, sites
 from softsgx.host.library import Library
 from softsgx.supervisor.programs import pathkept, pathsites
 from softsgx.supervisor.state.options import Options
@@ -114,11 +115,12 @@ def test_what_is_kept_of_it_is_what_was() -> None:
     cwd = b"\xbf\x9c\xff\xff\xff"
     was = pathcode.replaced(nr.NR_stat)
     run.paths.library_sites = {0x154FF0: (nr.NR_openat, cwd), 0x20: (nr.NR_stat, was)}
-    led = bytes.fromhex("0f8310020000 89f8 89f1 89f8 89f1 89f8 89f1 89f8 f1")
+    led = bytes.fromhex("0f8310020000 89f8 89f1 89f8 89f1 89f8 89f1 89f8")
     run.paths.cpuids = {
-        (7, 8, 9, 10, 11): (0x5000, 0x1000, ((0x30, b""), (0x400, led), (0x4FFE, led[:7])), 0),
-        (8, 8, 9, 10, 11): (0x1000, 0, ((0x30, led[:6]),), 0),
-    }  # fmt: skip
+        (7, 8, 9, 10, 11): mapped(0x5000, 0x1000, ((0x30, b""), (0x400, led), (0x4FFE, led[:7]))),
+        (8, 8, 9, 10, (1 << 64) - 1): mapped(0x1000, 0, ((0x30, led[:6]),)),
+    }
+    assert sites(run.paths.cpuids[7, 8, 9, 10, 11])[1] == (0x400, led)
     pathkept.remember(run)
     later = Run(Options(), lambda _tracee, _status: None)
     pathkept.recall(later)
@@ -177,8 +179,8 @@ def test_cpuids_are_known_once_they_are_replaced() -> None:
 
     code, space = pathcode.load(), Replaced(os.getpid())
     space.paths.base, space.patched = 0x10000000, [0x20000000]
-    sites = (0x10, b""), (0x20, b"")
-    space.paths.plans[code.plans + 2 * code.plan_bytes] = 0x1000, 0, sites, 0
+    found = mapped(0x1000, 0, ((0x10, b""), (0x20, b"")))
+    space.paths.plans[code.plans + 2 * code.plan_bytes] = found
     assert unpatched(space, 0x12000010, b"\x0f\x0b") == b"\x0f\x0b"
     child = space.forked(1)
     space.start = 0x12000000

@@ -54,6 +54,9 @@ _LAST_LOAD, _TAKEN = 9, 12
 _CPUID = b"\x0f\xa2"
 _TRAP = b"\x0f\x0b\xcc\xcc\xcc"
 _ANSWER = struct.Struct("<6I")
+_BEGIN = struct.Struct("<12sBi2sBiBi")  # what takes an answer, and three jumps
+_LOOK = struct.Struct("<3siBi")
+_LEA, _JUMP = b"\x48\x8d\x1d", 0xE9  # lea ..(%rip), %rbx
 _END = b"\xff" * _ANSWER.size
 _LEAVES_BYTES, _PAGE = 64, 4096
 _LOW = (1 << 32) - 1
@@ -194,30 +197,26 @@ class Code:
         """
         if len(moved) > STUB_BYTES - _START - _LOOK_BYTES:
             return b""
-        site = start + len(moved)
-        trap = None if moved else _TRAP
-
-        def jump(where: int, to: int) -> bytes:
-            return b"\xe9" + struct.pack("<i", to - (at + where) - 5)
-
-        if _is_jump(moved):
-            (to,) = struct.unpack_from("<i", moved, 2)
-            to += start - at - _START
-            if not -(1 << 31) <= to < 1 << 31:
+        to = start + len(moved) - at  # the CPUID
+        begin = _BEGIN.pack(
+            _TAKE, _JUMP, to + 2 - _NATIVE, _CPUID, _JUMP, to + 2 - _TRAPS, _JUMP, to - _START
+        )
+        if not moved:
+            begin = begin[:_TRAPS] + _TRAP
+        elif _is_jump(moved):
+            (where,) = struct.unpack_from("<i", moved, 2)
+            where += start - at - _START
+            if not -(1 << 31) <= where < 1 << 31:
                 return b""
-            moved = moved[:2] + struct.pack("<i", to) + moved[_JCC_BYTES:]
+            moved = moved[:2] + struct.pack("<i", where) + moved[_JCC_BYTES:]
         elif (stores := store(moved)) is not None:
             moved = stores.elsewhere(moved, at + _START - start)
             if not moved:
                 return b""
         look = _START + len(moved)
-        lea = b"\x48\x8d\x1d" + struct.pack("<i", -(look + 7))  # lea stub(%rip), %rbx
-        parts = (
-            *(_TAKE, jump(_TAKEN, site + 2), _CPUID, jump(_NATIVE + 2, site + 2)),
-            *(jump(_TRAPS, site) if trap is None else trap, moved, lea),
-            jump(look + 7, self._at["lookup"]),
-        )
-        return b"".join(parts).ljust(STUB_BYTES, b"\xcc")
+        lookup = self.lookup - at - look - _LOOK_BYTES
+        look_up = _LOOK.pack(_LEA, -look - _LOOK_BYTES + JUMP_BYTES, _JUMP, lookup)
+        return (begin + moved + look_up).ljust(STUB_BYTES, b"\xcc")
 
     def jump(self, index: int, start: int) -> bytes:
         """What takes the place of the load's first bytes."""

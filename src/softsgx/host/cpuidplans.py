@@ -13,35 +13,59 @@ if TYPE_CHECKING:
 
     from softsgx.host.pathcode import Code
 
-    Mapped = tuple[int, int, tuple[tuple[int, bytes], ...], int]
-    """Of a file the length and offset of its mapping, where each CPUID is in that, with what is led
-    before it, from there to the CPUID, or as `cpuidcode.hole` has it, or nothing; and the first
-    one's stub."""
+    Site = tuple[int, bytes]
+    """Where a CPUID is in a mapping, with what is led before it, from there to the CPUID, or as
+    `cpuidcode.hole` has it, or nothing."""
+    Mapped = tuple[int, int, bytes, bytes, int]
+    """Of a file the length and offset of its mapping, its CPUIDs as the code reads them, what is
+    led of each, and the first one's stub: `mapped` makes it, and `sites` tells what is in it."""
 
-__all__ = ["CPUID", "PLAN", "STUBS", "plans_of"]
+__all__ = ["CPUID", "MOVED_BYTES", "PLAN", "STUBS", "mapped", "plans_of", "sites"]
 
 PLAN, CPUID = struct.Struct("<3Q4I"), struct.Struct("<IBBH")
-_HOLE = 0xFF
+_BACK, _HOLE = 4, 0xFF
+_HOLE_BYTES = 7
+MOVED_BYTES = 24
+"""What is led is not longer."""
 STUBS = 64
 """So many there is room for in a process."""
+
+
+def mapped(length: int, offset: int, found: Sequence[Site]) -> Mapped:
+    """A file with its CPUIDs; what cannot be led is not."""
+    rows = [(at, _row(at, moved), moved) for at, moved in found]
+    told = b"".join([row or CPUID.pack(at, 0, 0, 0) for at, row, _ in rows])
+    moved = [(moved if row else b"").ljust(MOVED_BYTES, b"\0") for _, row, moved in rows]
+    return length, offset, told, b"".join(moved), 0
+
+
+def sites(which: Mapped) -> list[Site]:
+    """The CPUIDs of a file."""
+    found, moved = [], which[3]
+    for i, (at, back, _, _) in enumerate(CPUID.iter_unpack(which[2])):
+        begin, size = i * MOVED_BYTES, _HOLE_BYTES if back == _HOLE else back
+        found.append((at, moved[begin : begin + size]))
+    return found
 
 
 def plans_of(code: Code, files: Sequence[Mapped]) -> tuple[bytes, list[Mapped]]:
     """What becomes of files that have CPUIDs: what says so, and the same as it is done.
 
-    There is room for ``code.most_plans`` and ``code.most_cpuids`` of them; what has no stub is not
-    led.
+    There is room for ``code.most_plans`` and ``code.most_cpuids`` of them; a file for whose stubs
+    there is none is not led. At every start, so all at once.
     """
     plans, rows, made, stub = b"", b"", [], 0
-    for length, offset, sites, _ in files:
-        first, cpuids, told = stub, code.cpuids + len(rows), []
-        for at, moved in sites:
-            row = _row(at, moved) if stub < STUBS else b""
-            told.append((at, moved if row else b""))
-            rows += row or CPUID.pack(at, 0, 0, 0)
-            stub += bool(row)
-        plans += PLAN.pack(0, length, offset, 0, len(told), cpuids, code.stub_of_cpuid(first))
-        made.append((length, offset, tuple(told), first))
+    for length, offset, all_told, moved, _ in files:
+        told = all_told
+        led = len(told) // CPUID.size - told[_BACK :: CPUID.size].count(0)
+        if stub + led > STUBS:
+            told = b"".join([CPUID.pack(at, 0, 0, 0) for at, *_ in CPUID.iter_unpack(told)])
+            led = 0
+        where = code.cpuids + len(rows), code.stub_of_cpuid(stub)
+        plans += PLAN.pack(0, length, offset, 0, len(told) // CPUID.size, *where)
+        rows += told
+        made.append((length, offset, told, moved, stub))
+        stub += led
     return rows.ljust(code.plans - code.cpuids, b"\0") + plans, made
 
 

@@ -11,6 +11,7 @@ import os
 import struct
 
 from softsgx.host import foreign as ctypes
+from softsgx.host.built import path_of
 from softsgx.uapi import syscalls as nr
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -412,28 +413,18 @@ def memfd_secret() -> int:
     return int(_syscall(nr.NR_memfd_secret, _O_CLOEXEC))
 
 
-# push rbx; mov eax, esi; mov ecx, edx; cpuid; mov [rdi], eax …; pop rbx; ret
-_CPUID_CODE = bytes.fromhex("53 89f0 89d1 0fa2 8907 895f04 894f08 89570c 5b c3")
-
-
 def cpuid_function() -> Callable[[int, int], tuple[int, int, int, int]] | None:
     """``cpuid(leaf, subleaf)`` -> (EAX, EBX, ECX, EDX) of this processor, run in our own process.
 
-    None where no memory may be made executable, or it traps.
+    None where it traps, or no code is built.
     """
     try:
         if _syscall(nr.NR_arch_prctl, 0x1011, 0) == 0:  # ARCH_GET_CPUID
             return None
-        fd = os.memfd_create("softsgx-cpuid", os.MFD_CLOEXEC)
+        run = ctypes.PyDLL(path_of("softsgx-start.so"))["softsgx_cpuid"]
     except OSError:
         return None
-    os.write(fd, _CPUID_CODE)
-    _libc.mmap.restype = ctypes.c_void_p
-    at = _libc.mmap(None, ctypes.c_size_t(4096), 5, 2, fd, ctypes.c_long(0))  # R | X, PRIVATE
-    os.close(fd)
-    if at in (None, _U64):
-        return None
-    run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)(at)
+    run.argtypes, run.restype = (ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
     answer = (ctypes.c_uint32 * 4)()
 
     def ask(leaf: int, subleaf: int) -> tuple[int, int, int, int]:

@@ -12,6 +12,7 @@
  */
 #include "start.h"
 
+#include <cpuid.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
@@ -19,6 +20,12 @@
 #include <sys/socket.h>
 
 #define EXPORT __attribute__((visibility("default")))
+
+/* What this processor answers: every start asks (programs/answers.py). */
+EXPORT void softsgx_cpuid(uint32_t *answer, uint32_t leaf, uint32_t subleaf)
+{
+	__cpuid_count(leaf, subleaf, answer[0], answer[1], answer[2], answer[3]);
+}
 
 #define F(name) #name " "
 EXPORT const char softsgx_start_words[] = WORDS;

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from softsgx.host import cpuidcode, cpuidsites, pathcode, unwatched
+from softsgx.host import cpuidcode, cpuidplans, cpuidsites, pathcode, unwatched
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.answer import DONE, cont
@@ -293,7 +293,7 @@ def patch_mapped(run: Run, tracee: Tracee) -> Any:
         if plan is not None and run.record is None and key[1]:
             loads = {site - offset: load for site, load in found}
             sites = [(at, _moved(space, addr, at, loads[at], offset, end)) for at in plan.sites]
-            _note_cpuids(run, key, (length, offset, tuple(sites), 0))
+            _note_cpuids(run, key, cpuidplans.mapped(length, offset, sites))
     cont(run, tracee)
     return DONE
 
@@ -314,12 +314,11 @@ def _moved(space: AddressSpace, start: int, at: int, load: int, offset: int, end
 def _note_cpuids(run: Run, key: Any, which: Mapped) -> None:
     """A mapped file's CPUIDs were replaced: programs to come do that (`softsgx.host.pathcode`)."""
     known, code = run.paths.cpuids, pathcode.load()
-    length, _, sites, _ = which
-    if known.get(key) == which or not sites or len(sites) > code.most_cpuids or length >> 30:
+    most, count = code.most_cpuids * cpuidplans.CPUID.size, len(which[2])
+    if known.get(key) == which or not 0 < count <= most or which[0] >> 30:
         return
     known.pop(key, None)
-    room = code.most_cpuids - len(sites)
-    while len(known) >= code.most_plans or sum(len(of[2]) for of in known.values()) > room:
+    while len(known) >= code.most_plans or sum(len(of[2]) for of in known.values()) > most - count:
         del known[next(iter(known))]
     known[key] = which
     run.paths.files_new = run.paths.learned = True

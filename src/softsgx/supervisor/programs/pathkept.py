@@ -8,39 +8,35 @@ from __future__ import annotations
 import os
 import struct
 
-from softsgx.host import cpuidsites, kept, pathcode
+from softsgx.host import cpuidplans, cpuidsites, kept, pathcode
 from softsgx.supervisor.state.run import Run
-
-# Not from typing, whose import takes 10 ms: type checkers know the name.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 __all__ = ["recall", "remember"]
 
 _ALL = (1 << 64) - 1
 _MOST_KEPT = 64  # files
 # Of a file without CPUID instructions a row says that, which is as good as the search for them.
-_MAGIC = b"softsgx paths 5\0" + cpuidsites.SEARCH.to_bytes(2, "little")
+_MAGIC = b"softsgx paths 6\0" + cpuidsites.SEARCH.to_bytes(2, "little")
 # The words: where an instruction is, and its call. Or these: no CPUID is there; of the library that
-# is led as it is mapped, and of a file whose CPUIDs are replaced then, the mapping's offset and
-# length; of each of its instructions where it is in the mapping, what it is, and its call. Behind
-# a file whose CPUIDs are replaced follow these, each where it is in the mapping, and in place of
-# what tells the file how long what is led before it is, and that.
+# is led as it is mapped the mapping's offset and length; of each of its instructions where it is in
+# the mapping, what it is, and its call. The first row has how many others follow, and how many
+# files behind them whose CPUIDs are replaced as they are mapped, each as it is in memory.
 _ROW = struct.Struct("<7Q")
-_NO_CPUID, _LIBRARY, _MAPPED, _CPUID = (0, _ALL), _ALL - 1, _ALL - 2, _ALL - 3
+_NO_CPUID, _LIBRARY = (0, _ALL), _ALL - 1
 _OF_LIBRARY, _WAS, _CALL = 1 << 15, 16, (1 << 15) - 1
 _LENGTH = 32
-_MOVED = struct.Struct("<3Q")
+_FILE = struct.Struct("<8Q")  # what it is told by, the mapping's length and offset, its CPUIDs
 
 
 def recall(run: Run) -> None:
     """What earlier runs have learned."""
     body, most = kept.read(_path(run), _MAGIC, _ROW.size) or b"", pathcode.load().most_files
     files = run.paths.files
-    mapped: dict[Any, tuple[int, int, list[tuple[int, bytes]]]] = {}
-    sites: list[tuple[int, bytes]] = []
-    for row in _ROW.iter_unpack(body):
+    if not body:
+        return
+    rows, n_mapped, *_ = _ROW.unpack_from(body)
+    end = (1 + rows) * _ROW.size
+    for row in _ROW.iter_unpack(body[_ROW.size : end]):
         key, at, call = row[:5], row[5], row[6]
         if at == 0 and call == _ALL:
             if len(files) < most:
@@ -48,19 +44,19 @@ def recall(run: Run) -> None:
                 run.paths.files_new = True
         elif call == _LIBRARY:
             run.paths.library = key, at >> _LENGTH, at & (1 << _LENGTH) - 1
-        elif call == _MAPPED:
-            sites = []
-            mapped[key] = at & (1 << _LENGTH) - 1, at >> _LENGTH, sites
-        elif call == _CPUID:
-            sites.append((at, _MOVED.pack(*key[1:4])[: key[0]]))
         elif call & _OF_LIBRARY:
             if call & _CALL in pathcode.LED:
                 was = (call >> _WAS).to_bytes(6, "little")[:5]
                 run.paths.library_sites[at] = call & _CALL, was
         elif call in pathcode.LED:
             run.paths.sites.setdefault(key, {})[at] = call
-    for key, (length, offset, sites) in mapped.items():
-        run.paths.cpuids[key] = length, offset, tuple(sites), 0
+    for _ in range(n_mapped):
+        row = _FILE.unpack_from(body, end)
+        length, offset, count = row[5:]
+        told = end + _FILE.size
+        moved = told + count * cpuidplans.CPUID.size
+        end = moved + count * cpuidplans.MOVED_BYTES
+        run.paths.cpuids[row[:5]] = length, offset, body[told:moved], body[moved:end], 0
         run.paths.files_new = True
 
 
@@ -79,13 +75,13 @@ def remember(run: Run) -> None:
         rows.append((key, offset << _LENGTH | length, _LIBRARY))
         for at, (call, was) in run.paths.library_sites.items():
             rows.append((key, at, int.from_bytes(was, "little") << _WAS | _OF_LIBRARY | call))
-    for key, (length, offset, sites, _) in run.paths.cpuids.items():
-        rows.append((key, offset << _LENGTH | length, _MAPPED))
-        for at, moved in sites:
-            words = _MOVED.unpack(moved.ljust(_MOVED.size, b"\0")[: _MOVED.size])
-            rows.append(((len(moved), *words, 0), at, _CPUID))
+    rows.insert(0, ((len(rows), len(run.paths.cpuids), 0, 0, 0), 0, 0))
     packed = [_ROW.pack(*[part & _ALL for part in (*key, at, call)]) for key, at, call in rows]
-    kept.write(_path(run), _MAGIC, b"".join(packed))
+    for key, (length, offset, told, moved, _) in run.paths.cpuids.items():
+        count = len(told) // cpuidplans.CPUID.size
+        packed += [_FILE.pack(*[part & _ALL for part in key], length, offset, count), told, moved]
+    whole = b"".join(packed)
+    kept.write(_path(run), _MAGIC, whole + bytes(-len(whole) % _ROW.size))
 
 
 def _path(run: Run) -> str:

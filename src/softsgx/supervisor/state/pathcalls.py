@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from softsgx.host import cpuidcode, cpuidsites, pathcode
+from softsgx.host import cpuidcode, cpuidplans, cpuidsites, pathcode
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from softsgx.host.cpuidplans import Mapped
+    from softsgx.host.cpuidplans import Mapped, Site
     from softsgx.host.library import Library
 
 __all__ = ["PathCalls"]
@@ -78,7 +78,7 @@ class PathCalls:
     def expect(self, library: Library) -> None:
         """The code knows a library, and the next stubs are its."""
         self.library = library
-        self.plans[pathcode.load().library] = library.length, library.offset, (), 0
+        self.plans[pathcode.load().library] = library.length, library.offset, b"", b"", 0
         self.sites += library.placeholders()
 
     def look(
@@ -94,13 +94,14 @@ class PathCalls:
             return found, led
         code = pathcode.load()
         raw = peek(self.base + code.plans, code.library + 8 - code.plans)
-        for plan, (_, _, cpuids, first) in self.plans.items():
+        for plan, which in self.plans.items():
             at = plan - code.plans
             start = int.from_bytes(raw[at : at + 8], "little")
             if not start or plan in self.seen:
                 continue
             self.seen.add(plan)
-            jumps = self._led(start, cpuids, first, peek)
+            cpuids = cpuidplans.sites(which)
+            jumps = self._led(start, cpuids, which[4], peek)
             led += jumps
             others = {at for at, _, _ in jumps}
             found += [start + at for at, _ in cpuids if start + at not in others]
@@ -111,7 +112,7 @@ class PathCalls:
         return found, led
 
     def _led(
-        self, start: int, cpuids: Sequence[tuple[int, bytes]], number: int,
+        self, start: int, cpuids: Sequence[Site], number: int,
         peek: Callable[[int, int], bytes],
     ) -> list[tuple[int, bytes, bytes]]:  # fmt: skip
         """Note those of a mapping that are led: a jump to a stub of ours tells."""
