@@ -2,9 +2,11 @@
  *
  * usage: bystanders OPERATIONS
  * What programs do that have nothing to do with enclaves, a letter each; pairs of brackets hold what
- * another process does:
+ * another process does, or a thread:
  *   ( ) it is forked, and waited for      [ ] vfork, and exec of this program     { } the same by clone3
  *   < > it is forked, and lives until all is done: what it does it does at once
+ *   / \ a thread does it, and is joined   l   a thread, which lives as long as its process
+ *   m   a thread does the rest, while this one ends: it is its process's first
  *   e   exec of this program, for the rest     s d i  SIGSEGV handled, default, ignored
  *   b   a handler of SIGBUS, once              u      one of SIGUSR1, which is sent
  *   t   a thread, which is joined              x q    end with 3, killed
@@ -42,6 +44,13 @@ static void *thread(void *unused)
 	return unused;
 }
 
+static void *lives(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
+}
+
 static void act(int number, void (*how)(int), int flags)
 {
 	struct sigaction action = {.sa_handler = how, .sa_flags = flags};
@@ -55,8 +64,8 @@ static const char *end_of(const char *from)
 	int depth = 0;
 
 	do {
-		depth += strchr("([{<", *from) != NULL;
-		depth -= strchr(")]}>", *from) != NULL;
+		depth += strchr("([{</", *from) != NULL;
+		depth -= strchr(")]}>\\", *from) != NULL;
 	} while (depth && *++from);
 	return from;
 }
@@ -185,6 +194,64 @@ static void live_on(const char *operations)
 	close(ready[1]);
 }
 
+struct task {
+	void *(*what)(void *);
+	const char *operations;
+	pid_t tid;
+};
+
+static void *by_thread(void *given)
+{
+	struct task *task = given;
+
+	task->tid = gettid();
+	return task->what(task);
+}
+
+/* Up to when who traces it has heard of its end. */
+static void is_no_more(pid_t thread)
+{
+	while (!syscall(SYS_tgkill, getpid(), thread, 0))
+		sched_yield();
+}
+
+static void in_thread(struct task task)
+{
+	pthread_t made;
+
+	pthread_create(&made, NULL, by_thread, &task);
+	pthread_join(made, NULL);
+	is_no_more(task.tid);
+}
+
+static void *operates(void *given)
+{
+	run(((struct task *)given)->operations);
+	return NULL;
+}
+
+/* By the end of who made it. */
+static void *goes_on(void *given)
+{
+	struct task *before = given;
+
+	if (before->tid != getpid())
+		is_no_more(before->tid);
+	run(before->operations);
+	finish();
+	_exit(0);
+}
+
+static void go_on(const char *operations)
+{
+	static struct task before;
+	pthread_t made;
+
+	before = (struct task){NULL, operations, gettid()};
+	pthread_create(&made, NULL, goes_on, &before);
+	syscall(SYS_exit, 0);
+}
+
 static void run(const char *at)
 {
 	pthread_t made;
@@ -251,8 +318,16 @@ static void run(const char *at)
 			fflush(stdout);
 			break;
 		case 't':
-			pthread_create(&made, NULL, thread, NULL);
-			pthread_join(made, NULL);
+			in_thread((struct task){thread, NULL, 0});
+			break;
+		case '/':
+			in_thread((struct task){operates, strdup(what), 0});
+			break;
+		case 'l':
+			pthread_create(&made, NULL, lives, NULL);
+			break;
+		case 'm':
+			go_on(strdup(at + 1));
 			break;
 		case 'x':
 			_exit(3);

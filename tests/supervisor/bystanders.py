@@ -44,18 +44,18 @@ class _Shows(Supervisor):
         super().dispatch(tracee, status)
 
     def _known(self, asked: Any) -> list[Any]:
-        # A thread is joined before its end is told.
-        leaders = (t for t in self.state.tracees.values() if t.tid == t.tgid)
         first = self.state.main_pid  # numbers begin anew behind the last one
-        tracees = sorted(leaders, key=lambda t: (t.tid - first) % _PIDS)
+        tracees = sorted(self.state.tracees.values(), key=lambda t: (t.tid - first) % _PIDS)
         number = {t.tid: n for n, t in enumerate(tracees)}
         return [
             {
                 "asks": t is asked,
                 "stopped": t.stopped and t is not asked,
                 "vforking": t.vforking,
-                "memory": sorted(number[tid] for tid in t.space.tracees if tid in number),
-                "files": sorted(number[tid] for tid in t.files if tid in number),
+                "first": number[t.tgid],
+                "memory": sorted(number[tid] for tid in t.space.tracees),
+                "threaded": t.space.threaded,
+                "files": sorted(number[tid] for tid in t.files),
                 "actions": {n: a.hex() for n, a in sorted(t.signals.actions.items())},
                 "ignored": sorted(t.signals.ignored),
                 "exits": t.exits,
@@ -80,7 +80,7 @@ def _main(args: list[str]) -> int:
     status = shows.run(args[each:])
     sys.stdout.flush()
     for known in shows.shown:
-        print("\n" + json.dumps(known), end="")
+        print("\n" + json.dumps(known, default=bytes.hex), end="")
     print(f"\n{shows.count}")
     return os.waitstatus_to_exitcode(status)
 

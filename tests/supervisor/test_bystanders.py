@@ -24,8 +24,9 @@ pytestmark = pytest.mark.skipif(
 _SHOW = [sys.executable, "-m", "tests.supervisor.bystanders"]
 
 
-# A program with a thread execs what is prepared again.
-_FOUND = ("..[tde({b.i.}.).][..e.].",)
+# A program with a thread execs what is prepared again. A process whose first thread is no more has
+# a CPUID that stops.
+_FOUND = "..[tde({b.i.}.).][..e.].", r"(m/tc.\.)"
 
 
 def _shown(cache: Path, program: Path, operations: str, *how: str) -> tuple[str, list[str], int]:
@@ -40,18 +41,25 @@ def _shown(cache: Path, program: Path, operations: str, *how: str) -> tuple[str,
     return f"{printed}{done.returncode}", known, int(stops)
 
 
-def _operations(chance: random.Random, depth: int = 0, *, waited: bool = True) -> str:
-    """By chance; every process shows itself once at least."""
-    made, lives = "", False
+_CLOSES = {"(": ")", "[": "]", "{": "}", "<": ">", "/": "\\"}
+
+
+def _operations(
+    chance: random.Random, depth: int = 0, within: str = "", *, ends: bool = False
+) -> str:
+    """By chance; every process shows itself once at least. ends: it may end without a word."""
+    made = ""
     for _ in range(chance.randrange(2, 7 - depth)):
-        few, more = "sdibucchgfk..e", "sdibuccchgfktx.....()()()[][]{}<>eq"
+        few, more = "sdibucchgfkltx..e", "sdibuccchgfkltmx.....(((([[[{<///eq"
         kind = chance.choice(few if depth > 2 else more)
-        if kind in "([{<":
-            close = ")]}>"["([{<".index(kind)]
-            lives |= kind == "<"
-            made += kind + _operations(chance, depth + 1, waited=kind != "<") + close
-        elif kind not in ")]}>" and (kind not in "xqe" or (depth and waited and not lives)):
-            made += kind  # who ends without a word leaves children whose end nobody waits for
+        if kind in "<m" and within == "/":
+            continue  # it may exec, or be joined
+        if kind in _CLOSES:
+            ends &= kind != "<"  # it leaves children whose end nobody waits for
+            inner = ends if kind == "/" else kind != "<"
+            made += kind + _operations(chance, depth + 1, kind, ends=inner) + _CLOSES[kind]
+        elif (kind not in "xqe" or ends) and (kind != "m" or within != "<"):
+            made += kind
     return made + "."
 
 
@@ -85,11 +93,43 @@ def test_a_cpuid_that_stops_is_python_s_a_few_times_only(guest: Guest, tmp_path:
         assert many[2] < few[2] + 10, operations
 
 
-def test_who_waits_for_many_children_is_none_of_python_s(guest: Guest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        ("", "<>"),  # who waits for many children
+        ("", "t"),
+        ("l", "t"),
+        ("", "/()\\"),
+        ("(q)", "()"),  # one that was killed may have left a child that nobody tells of
+        ("", "(t)"),
+        ("", "(q)"),
+    ],
+)
+def test_what_happens_often_is_none_of_python_s(
+    guest: Guest, tmp_path: Path, first: str, again: str
+) -> None:
     program = guest("bystanders")
-    _shown(tmp_path, program, "<>")
-    few, many = (_shown(tmp_path, program, "<>" * n) for n in (12, 48))
+    _shown(tmp_path, program, first + again)
+    few, many = (_shown(tmp_path, program, first + again * n) for n in (12, 48))
     assert many[2] < few[2] + 10
+
+
+_FROM_THE_FIRST = """
+import os, sys
+from softsgx.supervisor.loop import supervisor
+from softsgx.supervisor.state.options import Options
+supervisor._FEW_FORKS = 1
+sys.exit(os.waitstatus_to_exitcode(supervisor.Supervisor(Options()).run(sys.argv[1:])))
+"""
+
+
+@pytest.mark.parametrize("name", ["timeouts", "interrupted", "unwanted"])
+def test_signals_among_calls(guest: Guest, name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FROM_THE_FIRST, guest(name)],
+        capture_output=True, text=True, check=False, timeout=PATIENCE,
+    )  # fmt: skip
+    assert not done.returncode, done.stdout + done.stderr
 
 
 _COUNTED = """

@@ -5,7 +5,7 @@ Where it is not built there is none, and every stop is Python's.
 
 from __future__ import annotations
 
-from softsgx.host import foreign
+from softsgx.host import foreign, ptrace
 from softsgx.host.built import is_built, path_of
 from softsgx.host.execs import MOST_TRAPS
 from softsgx.host.words import Words
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     Row = tuple[int, ...]
-    """Of a thread: tid, whether it is plain, a number of its memory, where our vDSO and the code
-    for paths are in it, 2 if it waits for its vfork child, what it does with SIGILL (`NONE`,
-    `HANDLED`, `ODD`), and `MOST_TRAPS` places of CPUIDs that stop, or 0."""
+    """Of a thread: tid, that of its process's first one, whether it is plain, whether it stops
+    before it ends, where our vDSO and the code for paths are in its memory, 2 if it waits for its
+    vfork child, what it does with SIGILL (`NONE`, `HANDLED`, `ODD`), and `MOST_TRAPS` places of
+    CPUIDs that stop, or 0. The tid alone of one that is gone."""
 
 __all__ = [
-    "ACTION", "BORN", "END", "EXEC", "HANDLED", "MOST_ROWS", "NONE", "ODD", "RUNS", "Block",
-    "available",
+    "ACTION", "BORN", "END", "EXEC", "EXITS", "HANDLED", "MOST_ROWS", "NONE", "ODD", "RUNS",
+    "Block", "available",
 ]  # fmt: skip
 
-BORN, EXEC, END, RUNS, ACTION = range(5)
-"""What happened: the kinds of entries of the log, as ``bystanders.c`` has them."""
+BORN, EXEC, END, RUNS, ACTION, EXITS = range(6)
+"""What happened: the kinds of entries of the log, as ``bystanders.h`` has them."""
 
 NONE, HANDLED, ODD = range(3)
 """What a thread does with SIGILL: nothing of its own; it has a handler; or Python has to look."""
@@ -34,8 +35,9 @@ NONE, HANDLED, ODD = range(3)
 _PATH = path_of("softsgx-execs.so")
 MOST_ROWS = 4096
 """So many threads at most: with more every stop is Python's."""
+_FEW_ROWS = 64  # at first: to make room for all takes a third of a millisecond
 _MOST_LOG, _MOST_EARLY = 64, 16
-_ROW, _HEAD, _ENTRY, _EARLY = 9 + MOST_TRAPS, 6, 22, 2  # words
+_ROW, _HEAD, _ENTRY, _EARLY = 11 + MOST_TRAPS, 6, 22, 2  # words
 
 
 def available() -> bool:
@@ -44,22 +46,24 @@ def available() -> bool:
 
 
 class Block(Words):
-    """What the code is told and tells, by the names of ``bystanders.c``.
+    """What the code is told and tells, by the names of ``bystanders.h``.
 
     beat: the word that counts stops, or None. Made where the code is `available` alone.
     """
 
     def __init__(self, beat: memoryview | None) -> None:
-        room = MOST_ROWS * _ROW + _MOST_LOG * _ENTRY + _MOST_EARLY * _EARLY
+        room = _MOST_LOG * _ENTRY + _MOST_EARLY * _EARLY
         super().__init__(_PATH, "softsgx_bystanders", room)
-        self._rows = len(self._index)
-        self._log = self._rows + MOST_ROWS * _ROW
+        self._log = len(self._index)
         self._early = self._log + _MOST_LOG * _ENTRY
-        for name, first in (("rows", self._rows), ("log", self._log), ("early", self._early)):
+        for name, first in (("log", self._log), ("early", self._early)):
             self[name] = self.address + 8 * first
-        self["most_rows"], self["most_log"] = MOST_ROWS, _MOST_LOG
-        self.most_early = _MOST_EARLY
+        self["most_log"], self["most_early"] = _MOST_LOG, _MOST_EARLY
+        self._rows = memoryview(b"").cast("Q")
+        self._make_room(_FEW_ROWS)
+        self["options"] = ptrace.OPTIONS
         self._answers = bytearray()
+        self._places: dict[int, int] = {}
         self._beat = memoryview(bytearray(8)) if beat is None else beat
         self["beat"] = foreign.address_of(self._beat)
 
@@ -69,43 +73,50 @@ class Block(Words):
             self._answers = bytearray(page)
             self["answers"] = foreign.address_of(self._answers) if page else 0
 
-    def know(self, rows: list[Row]) -> bool:
-        """These are the threads, and no others: whether there is room for them."""
-        if len(rows) > MOST_ROWS:
-            return False
+    def _make_room(self, n: int) -> None:
+        """So many threads at least have room."""
+        most = self["most_rows"]
+        if n > most:
+            rows = memoryview(bytearray(8 * _ROW * max(n, 2 * most))).cast("Q")
+            rows[: len(self._rows)] = self._rows
+            self._rows, self["rows"] = rows, foreign.address_of(rows)
+            self["most_rows"] = len(rows) // _ROW
+
+    def know(self, rows: list[Row]) -> None:
+        """These are the threads, and no others."""
+        self._make_room(len(rows))
         for n, row in enumerate(rows):
             self._put(n, row)
         self["n_rows"] = len(rows)
-        return True
 
     def _put(self, n: int, row: Row) -> None:
-        at = self._rows + n * _ROW
+        at = n * _ROW
         for word in row:
-            self._view[at] = word
+            self._rows[at] = word
             at += 1
 
-    def change(self, rows: list[Row]) -> bool:
-        """These threads are so now; one of which ``plain`` is negative is gone. Whether all fit."""
-        first, n = self._rows, self["n_rows"]
-        tids = self._view[first : first + n * _ROW : _ROW].tolist()
+    def change(self, rows: list[Row]) -> None:
+        """These threads are so now."""
+        n = self["n_rows"]
+        self._make_room(n + len(rows))
         for row in rows:
-            at = tids.index(row[0]) if row[0] in tids else n
-            if row[1] >= 0:
-                if at == MOST_ROWS:
-                    return False
+            at = self._place(row[0], n)
+            if len(row) > 1:
                 self._put(at, row)
-                tids[at:] = tids[at:] or [row[0]]
+                n = max(n, at + 1)
             elif at < n:
-                last = tids.pop()
-                if at < len(tids):
-                    tids[at] = last
-                    where = first + len(tids) * _ROW
-                    self._view[first + at * _ROW : first + (at + 1) * _ROW] = self._view[
-                        where : where + _ROW
-                    ]
-            n = len(tids)
+                n -= 1
+                to, where = at * _ROW, n * _ROW
+                self._rows[to : to + _ROW] = self._rows[where : where + _ROW]
         self["n_rows"] = n
-        return True
+
+    def _place(self, tid: int, n: int) -> int:
+        """Which row of so many is a thread's, mostly the one that was; ``n`` where none is."""
+        at = self._places.get(tid % MOST_ROWS, n)
+        if at >= n or self._rows[at * _ROW] != tid:
+            tids = self._rows[: n * _ROW : _ROW].tolist()
+            at = self._places[tid % MOST_ROWS] = tids.index(tid) if tid in tids else n
+        return at
 
     def happened(self) -> Iterator[tuple[int, int, int, int, int, memoryview]]:
         """The log: of each entry its kind, the thread, three words, and more. It is empty then."""

@@ -58,4 +58,16 @@ static inline pid_t wait_for(struct polls *p, bool others, pid_t tid, int *statu
 	return got;
 }
 
+/* The same, 0 where nobody comes soon. */
+static inline pid_t poll_for(bool others, pid_t tid, int *status)
+{
+	uint64_t end = now_ns() + POLL_NS;
+	pid_t got;
+
+	do
+		got = waitpid(tid, status, __WALL | WNOHANG);
+	while (!got && others && now_ns() < end);
+	return got;
+}
+
 #endif

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVENT_CLONE", "EVENT_EXEC", "EVENT_EXIT", "EVENT_FORK", "EVENT_SECCOMP", "EVENT_STOP",
-    "EVENT_VFORK", "EVENT_VFORK_DONE", "Registers", "compiled", "configuration", "cont",
+    "EVENT_VFORK", "EVENT_VFORK_DONE", "OPTIONS", "Registers", "compiled", "configuration", "cont",
     "cpuid_faulting", "cpuid_function", "detach", "dispatch_of", "event_message", "get_siginfo",
     "get_sigmask", "get_xstate", "getauxval", "has_thread_area", "interrupt", "ioctl",
     "is_thread_of", "listen", "memfd_secret", "peek_debug", "poke_debug", "prctl", "punch_hole",
@@ -42,7 +42,7 @@ EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_VFORK_DONE = 1, 2, 3, 4,
 EVENT_EXIT, EVENT_SECCOMP, EVENT_STOP = 6, 7, 128
 _O_SYSGOOD, _O_EXITKILL = 1, 0x100000
 _EVENTS = (EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_SECCOMP)
-_OPTIONS = _O_SYSGOOD | _O_EXITKILL | sum([1 << event for event in _EVENTS])
+OPTIONS = _O_SYSGOOD | _O_EXITKILL | sum([1 << event for event in _EVENTS])
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 _ptrace = _libc.ptrace
@@ -121,13 +121,13 @@ def compiled(
 
 def seize(pid: int) -> None:
     """PTRACE_SEIZE with all the options that softsgx needs; children follow."""
-    if _ptrace(_SEIZE, pid, None, _OPTIONS) < 0:
+    if _ptrace(_SEIZE, pid, None, OPTIONS) < 0:
         raise _fail("PTRACE_SEIZE", pid)
 
 
 def trace_also(tid: int, *events: int) -> None:
     """Let a stopped tracee stop for these events, too (EVENT_EXIT: before it ends), no others."""
-    options = _OPTIONS | sum(1 << event for event in events)
+    options = OPTIONS | sum(1 << event for event in events)
     if _ptrace(_SETOPTIONS, tid, None, options) < 0:
         raise ProcessLookupError(tid)
 

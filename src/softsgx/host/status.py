@@ -8,8 +8,8 @@ from time import monotonic_ns
 from softsgx.uapi.personality import READ_IMPLIES_EXEC
 
 __all__ = [
-    "catches", "comm_of", "implies_exec", "is_ending", "is_reaper", "mask_now", "mask_of",
-    "ran_ns", "soft_limit", "status_of", "why_no_proc",
+    "catches", "comm_of", "has_memory", "implies_exec", "is_ending", "is_reaper", "mask_now",
+    "mask_of", "ran_ns", "soft_limit", "status_of", "why_no_proc",
 ]  # fmt: skip
 
 _PF_EXITING = 4  # <linux/sched.h>
@@ -35,6 +35,17 @@ def comm_of(tid: int | str, proc: str = "/proc") -> str:
     with open(f"{proc}/{tid}/comm", encoding="utf-8", errors="replace") as file:
         text = file.read().rstrip("\n")
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def has_memory(tid: int) -> bool:
+    """Whether a thread has its process's memory still: one that has ended has none, as /proc says,
+    though others run in it.
+    """
+    try:
+        with open(f"/proc/{tid}/statm", "rb", buffering=0) as file:
+            return file.read(2) != b"0 "
+    except OSError:
+        return False
 
 
 def status_of(tid: int | str, proc: str = "/proc") -> dict[bytes, bytes]:

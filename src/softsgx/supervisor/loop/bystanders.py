@@ -9,7 +9,6 @@ from __future__ import annotations
 from softsgx.host import bystanders, pathcode, vdso
 from softsgx.host.execs import MOST_TRAPS
 from softsgx.host.signals import SIGILL
-from softsgx.supervisor.calls.signals import shares_handlers
 from softsgx.supervisor.loop import processes
 from softsgx.supervisor.programs import answers
 from softsgx.supervisor.state.run import Run
@@ -73,13 +72,13 @@ class Bystanders:
             if run.execs:
                 run.execs.begun = bool(block["looked"])
         tracee = run.tracees.get(self._last)
-        self._about = [] if tracee is None else _leaders(run, tracee)
+        self._about = [] if tracee is None else _firsts(run, tracee)
         return self._last, status
 
     def _concerned(self) -> set[int]:
         """Whom the last event may have changed."""
         tracee = self._run.tracees.get(self._last)
-        about = [] if tracee is None else _leaders(self._run, tracee)
+        about = [] if tracee is None else _firsts(self._run, tracee)
         return {self._last, *self._about, *about}
 
     def _usual(self) -> bool:
@@ -98,21 +97,19 @@ class Bystanders:
         block["place"] = _U64 if wanted is None else wanted
         block["polls"] = waits.may_poll()
         block.answer(answers.page(run) if run.options.cpuid else b"")
-        block["most_early"] = block.most_early if run.killed is None else 0
+        block["killed"] = run.killed is not None
         changed, run.changed = run.changed, set()
+        if len(run.tracees) > bystanders.MOST_ROWS:
+            return False
         if changed is None:
-            if len(run.tracees) > bystanders.MOST_ROWS:
-                return False
-            found = run.tracees.values()
-            return block.know([_row(run, each) for each in found if each.tid == each.tgid])
+            block.know([_row(run, each) for each in run.tracees.values()])
+            return True
         rows: list[Row] = []
         for tid in changed | self._concerned():
             about = run.tracees.get(tid)
-            if about is None:
-                rows.append((tid, -1))
-            elif about.tid == about.tgid:
-                rows.append(_row(run, about))
-        return block.change(rows)
+            rows.append((tid,) if about is None else _row(run, about))
+        block.change(rows)
+        return True
 
     def _note(self) -> None:
         """What the code has dealt with becomes known."""
@@ -131,14 +128,18 @@ class Bystanders:
                 processes.ended(run, tid, a)
             elif kind == bystanders.RUNS:
                 tracees[tid].vforking = False
+            elif kind == bystanders.EXITS:
+                tracees[tid].exits = tracees[tid].space.threaded = True
             else:
                 tracees[tid].signals.set(a, more.tobytes())
+        if run.changed is not None:
+            run.changed.clear()  # by what it has told itself
         for tid, status in block.early():
             processes.unknown(run, tid, status)
 
 
-def _leaders(run: Run, tracee: Tracee) -> list[int]:
-    """The first threads of the processes that have a thread's memory: no other has a row."""
+def _firsts(run: Run, tracee: Tracee) -> list[int]:
+    """The first threads of the processes that have a thread's memory: their rows tell of it."""
     space = tracee.space
     if not space.shared:
         return [tracee.tgid]
@@ -146,10 +147,13 @@ def _leaders(run: Run, tracee: Tracee) -> list[int]:
 
 
 def _row(run: Run, tracee: Tracee) -> Row:
-    space = tracee.space
+    space, alone, waits = tracee.space, _is_plain_itself(run, tracee), 2 * tracee.vforking
+    if tracee.tid != tracee.tgid:
+        return tracee.tid, tracee.tgid, alone, 0, 0, 0, waits, bystanders.ODD, *_NO_TRAPS
     return (
-        tracee.tid, _is_plain(run, tracee), id(space), space.image, max(space.paths.base, 0),
-        2 * tracee.vforking, _action(tracee.signals), *space.traps, *_NO_TRAPS[len(space.traps) :],
+        tracee.tid, tracee.tgid, alone and _is_plain(run, tracee), tracee.exits, space.image,
+        max(space.paths.base, 0), waits, _action(tracee.signals),
+        *space.traps, *_NO_TRAPS[len(space.traps) :],
     )  # fmt: skip
 
 
@@ -160,17 +164,21 @@ def _action(signals: Dispositions) -> int:
     return bystanders.HANDLED if SIGILL in signals.actions else bystanders.NONE
 
 
-def _is_plain(run: Run, tracee: Tracee) -> bool:
-    """Whether what it stops for is to be noted alone."""
-    space = tracee.space
-    if tracee.tid != tracee.tgid or tracee.exits or tracee.dispatches or tracee.programs:
+def _is_plain_itself(run: Run, tracee: Tracee) -> bool:
+    """Whether what a thread stops for is to be noted alone, by what it has for itself."""
+    if tracee.dispatches or tracee.programs or tracee.tid in run.untraced:
         return False
     odd: tuple[Any, ...] = tracee.timed, tracee.spared, tracee.odd, tracee.thread, tracee.slot
-    if any(each is not None for each in (*odd, space.sgx, space.adds)):
+    return all(each is None for each in odd)
+
+
+def _is_plain(run: Run, tracee: Tracee) -> bool:
+    """The same by what all threads of a process have, whose first it is."""
+    space, signals = tracee.space, tracee.signals
+    if space.sgx is not None or space.adds is not None:
         return False
-    if tracee.tid in run.untraced:
-        return False
-    if shares_handlers(run, tracee):
+    others = (run.tracees[tid] for tid in space.tracees) if space.shared else ()
+    if any(other.signals is signals and other.tgid != tracee.tgid for other in others):
         return False
     filters = space.watched or space.ranges or space.dir_fds or space.mem_fds or space.asked_names
     return not (

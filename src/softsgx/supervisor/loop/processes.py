@@ -135,11 +135,15 @@ def child(run: Run, parent: Tracee, event: int) -> None:
     if parent.tid in run.untraced:
         both = [parent.tid, tid] if os.WIFSTOPPED(status) else [parent.tid]
         _give_back(run, both, *run.untraced.pop(parent.tid))
-    _born(run, parent, tid, flags, status)
     if flags & CLONE_THREAD and parent.tid == parent.tgid and not parent.exits:
-        # By exec another thread takes a leader's number: not while we deal with the leader.
-        ptrace.trace_also(parent.tid, ptrace.EVENT_EXIT)
-        parent.exits = True
+        # By exec another thread takes a leader's number: not while we deal with the leader. So
+        # before the first other one runs.
+        try:
+            ptrace.trace_also(parent.tid, ptrace.EVENT_EXIT)
+            parent.exits = True
+        except ProcessLookupError:
+            pass  # killed
+    _born(run, parent, tid, flags, status)
     if parent.spared is not None:
         from softsgx.supervisor.stopped.storms import let_in
 

@@ -144,6 +144,8 @@ class Supervisor:
         """`dispatch` while another handler waits."""
         run = self.state
         run.nested += 1
+        if run.changed is not None:
+            run.changed.add(tracee.tid)
         try:
             self.dispatch(tracee, status)
         except ProcessLookupError:

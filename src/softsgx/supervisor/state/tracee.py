@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from softsgx.host import ptrace
-from softsgx.host.status import catches
+from softsgx.host.status import catches, has_memory
 from softsgx.supervisor.state.dispositions import ALL_SIGNALS, Dispositions
 from softsgx.supervisor.state.pathcalls import PathCalls
 from softsgx.supervisor.state.rawsites import RawSites
@@ -194,7 +194,10 @@ class AddressSpace:
     def mem(self) -> int:
         """Our descriptor of its memory."""
         if self.mem_fd < 0:
-            self.mem_fd = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+            pid = self.pid
+            if self.threaded:  # its first thread may have ended
+                pid = next(filter(has_memory, (pid, *self.tracees)), pid)
+            self.mem_fd = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         return self.mem_fd
 
     def peek(self, addr: int, length: int) -> bytes:
