@@ -57,6 +57,7 @@ _GUESTS = {
     "born": (("processes",), 2),
     "takenover": ((), 1),
     "stopped": ((), 2),
+    "leaderless": ((), 6),
     "sequences": ((), 1),
     "swaps": (("40",), 21),
     "gramine_like": ((), 7),

@@ -202,7 +202,8 @@ EXPORT void softsgx_bystanders(struct block *b)
 			keep_early(b, tid, status);
 			continue;
 		}
-		if (row && status >> 16 == PTRACE_EVENT_EXIT) {
+		if (row && status >> 16 == PTRACE_EVENT_EXIT && b->n_log < b->most_log) {
+			note(b, OVER, row->tid);
 			ptrace(PTRACE_CONT, tid, NULL, NULL);
 			continue;
 		}

@@ -55,9 +55,9 @@ struct row {
  * BORN: of tid; a: its parent, b: whether that waits for it, c: what they share. EXEC: a: the recipe,
  * b, c: image and paths, then where the mappings begin. END: a: the status. RUNS: tid waits for no
  * vfork child any more. ACTION: a: the signal, then struct sigaction. EXITS: tid has made a thread, and
- * stops before it ends from then on.
+ * stops before it ends from then on. OVER: it has stopped so, and ends.
  */
-enum { BORN, EXEC, END, RUNS, ACTION, EXITS };
+enum { BORN, EXEC, END, RUNS, ACTION, EXITS, OVER };
 
 struct entry {
 	uint64_t kind, tid, a, b, c, n;

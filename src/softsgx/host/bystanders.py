@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     CPUIDs that stop, or 0. The tid alone of one that is gone."""
 
 __all__ = [
-    "ACTION", "BORN", "END", "EXEC", "EXITS", "HANDLED", "MOST_ROWS", "NONE", "ODD", "RUNS",
-    "Block", "available",
+    "ACTION", "BORN", "END", "EXEC", "EXITS", "HANDLED", "MOST_ROWS", "NONE", "ODD", "OVER",
+    "RUNS", "Block", "available",
 ]  # fmt: skip
 
-BORN, EXEC, END, RUNS, ACTION, EXITS = range(6)
+BORN, EXEC, END, RUNS, ACTION, EXITS, OVER = range(7)
 """What happened: the kinds of entries of the log, as ``bystanders.h`` has them."""
 
 NONE, HANDLED, ODD = range(3)

@@ -114,7 +114,7 @@ def _lead(run: Run, tracee: Tracee, call: Remote) -> None:
     """Lead the call's instruction to the code."""
     space, site = tracee.space, run.view[RIP] - 7
     space.adds = known = Adds(-1, site)
-    code, where = adds.load(), covering(tracee.tgid, site)
+    code, where = adds.load(), covering(tracee.tid, site)
     window = space.peek(site - pathcode.BEFORE, pathcode.BEFORE + 7)
     was = pathcode.replaceable(window, nr.NR_ioctl)
     usual = where is not None and where.perms == "r-xp" and site + 7 <= where.end

@@ -25,8 +25,8 @@ def shield(run: Run, *processes: HostProcess) -> int:
 
         def do(call: Remote, process: HostProcess = process) -> None:
             nonlocal error
-            may = procmaps.starts_with_flag(process.space.pid, "mw")
-            for m in procmaps.maps(process.space.pid):
+            may = procmaps.starts_with_flag(process.space.seen, "mw")
+            for m in procmaps.maps(process.space.seen):
                 known = run.memories.get((m.dev, m.inode))
                 if known is not None and not m.prot & PROT_WRITE and m.start in may and not error:
                     error = map_as_it_is(run, process, call, known[0], m)

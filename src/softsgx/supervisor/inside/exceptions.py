@@ -220,11 +220,11 @@ def _page_fault(run: Run, tracee: Tracee, addr: int, si_code: int, at: Inside) -
     vma = process.mm.find(addr)
     if vma is None and not enclave.base <= addr < enclave.end:
         bits = sdm.PF_U | {WRITE: sdm.PF_W, FETCH: sdm.PF_I, READ: 0}[kind]
-        if si_code == 2 and _pte_present(process.space.pid, addr):
+        if si_code == 2 and _pte_present(process.space.seen, addr):
             bits |= sdm.PF_P
         raise_inside(run, tracee, _PF, bits, addr, SIGSEGV, si_code)
         return
-    result = process.page_fault(addr, kind, _pte_present(process.space.pid, addr))
+    result = process.page_fault(addr, kind, _pte_present(process.space.seen, addr))
     decided = getattr(run.device.run, "decided", None)  # while a run is recorded
     if run.record is not None:
         run.record.fault(tracee.tid, addr, kind, result, page_fields(enclave, addr), view)

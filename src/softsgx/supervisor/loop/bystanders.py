@@ -12,7 +12,7 @@ from softsgx.host.signals import SIGILL
 from softsgx.supervisor.loop import processes
 from softsgx.supervisor.programs import answers
 from softsgx.supervisor.state.run import Run
-from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.state.tracee import Tracee, over
 from softsgx.supervisor.stopped import waits
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -128,6 +128,8 @@ class Bystanders:
                 processes.ended(run, tid, a)
             elif kind == bystanders.RUNS:
                 tracees[tid].vforking = False
+            elif kind == bystanders.OVER:
+                over.add(tid)
             elif kind == bystanders.EXITS:
                 tracees[tid].exits = tracees[tid].space.threaded = True
             else:

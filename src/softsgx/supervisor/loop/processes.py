@@ -9,7 +9,7 @@ from softsgx.host.status import status_of
 from softsgx.supervisor.calls.pathcalls import among_descriptors, catch_up
 from softsgx.supervisor.programs.execve import exec_stop
 from softsgx.supervisor.state.run import Run
-from softsgx.supervisor.state.tracee import AddressSpace, Tracee
+from softsgx.supervisor.state.tracee import AddressSpace, Tracee, over
 from softsgx.supervisor.stopped.answer import cont
 from softsgx.supervisor.stopped.waits import ending, has_ended, wait_first
 from softsgx.uapi import i386
@@ -36,6 +36,7 @@ def ended(run: Run, tid: int, status: int) -> None:
     tracee = run.tracees.pop(tid, None)
     run.early.pop(tid, None)
     ending.discard(tid)
+    over.discard(tid)
     if tracee is None:
         return
     _changed(run, tid, tracee.tgid)
@@ -308,6 +309,7 @@ def executed(run: Run, tracee: Tracee) -> None:
     """A new program: what was known of the old one goes, and it gets what it needs."""
     # The thread that called exec has become the leader; the others are gone.
     ending.discard(tracee.tid)
+    over.discard(tracee.tid)
     if run.execs and run.execs.begun:
         former = tracee.tid  # it may have gone on to another stop
     else:

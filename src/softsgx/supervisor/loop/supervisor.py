@@ -21,7 +21,7 @@ from softsgx.supervisor.programs import answers, pathkept
 from softsgx.supervisor.programs.launch import launch
 from softsgx.supervisor.state.dispositions import FORCED, Dispositions
 from softsgx.supervisor.state.run import Run
-from softsgx.supervisor.state.tracee import AddressSpace, Tracee
+from softsgx.supervisor.state.tracee import AddressSpace, Tracee, over
 from softsgx.supervisor.stopped.answer import DONE, cont, finish
 from softsgx.supervisor.stopped.waits import has_moved, wait_any
 from softsgx.uapi import syscalls as nr
@@ -167,6 +167,7 @@ class Supervisor:
             processes.ended(run, tracee.tid, status)
             return
         if status >> 16 == ptrace.EVENT_EXIT:
+            over.add(tracee.tid)
             ptrace.cont(tracee.tid)
             return
         tracee.stopped = True

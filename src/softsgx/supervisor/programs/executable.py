@@ -59,10 +59,10 @@ def follow_mmap(run: Run, tracee: Tracee) -> Any:
     if addr < _TOP:
         end = addr + (length + 4095 & -4096)
         if not inode and how != MAP_PRIVATE:  # shared memory has a file of its own
-            found = _around(space.pid, addr, addr + 1)
+            found = _around(space.seen, addr, addr + 1)
             inode = found[0].inode if found else 0
         if implied:  # unless the file lies on a noexec mount
-            prot |= _executable(space.pid, addr)
+            prot |= _executable(space.seen, addr)
         base = addr if flags & MAP_ANONYMOUS else addr - offset
         note = Note(addr, end, prot & PROT_RWX_MASK, how, inode, base)
         _keep(space, [*cut(space.executable, addr, end), note])
@@ -121,10 +121,10 @@ def _mprotect(run: Run, tracee: Tracee) -> None:
     view, space = run.view, tracee.space
     start, length, asked, rsp = view[RDI], view[RSI], view[RDX], view[RSP]
     end, prot = start + (length + 4095 & -4096), asked & PROT_RWX_MASK | PROT_EXEC
-    before = _around(space.pid, start, end) if end < _TOP else []
+    before = _around(space.seen, start, end) if end < _TOP else []
     if before and asked & PROT_GROWSDOWN:
         start = min(start, before[0].start)
-    start_brk, start_stack = layout(space.pid)
+    start_brk, start_stack = layout(space.seen)
     notes, heaps = [], []
     for vma in before:
         if vma.path == "[vdso]" or vma.path.startswith("[v"):
@@ -147,14 +147,14 @@ def _mprotect(run: Run, tracee: Tracee) -> None:
     run.regs.load(tracee.tid)
     if notes and view[RAX]:
         # Refused at some VMA, or at a hole: those below it have changed.
-        now = {(m.start, m.end): m.prot for m in _around(space.pid, start, end)}
+        now = {(m.start, m.end): m.prot for m in _around(space.seen, start, end)}
         notes = [
             note for note in notes
             if any(a < note.end and note.start < b and now[a, b] == prot for a, b in now)
             and note.before != prot
         ]  # fmt: skip
     if not asked & PROT_EXEC:  # READ_IMPLIES_EXEC: where the VMA may be executable
-        notes = [note for note in notes if _executable(space.pid, note.start)]
+        notes = [note for note in notes if _executable(space.seen, note.start)]
     if heaps and space.image:
         with Remote(tracee, space.image + load_image().syscall, run.regs) as call:
             brk = call(nr.NR_brk, 0)
@@ -198,6 +198,6 @@ def _mremap(run: Run, tracee: Tracee) -> None:
 def _keep(space: AddressSpace, notes: list[Note]) -> None:
     """These are the notes from now on: no more than twice what is needed, and a few."""
     if len(notes) > 2 * space.kept + _FEW:
-        notes = thinned(notes, procmaps.maps(space.pid))
+        notes = thinned(notes, procmaps.maps(space.seen))
         space.kept = len(notes)
     space.executable = notes

@@ -207,7 +207,7 @@ def _known(
     run: Run, tracee: Tracee, where: procmaps.Mapping, site: int, call: int
 ) -> tuple[dict[int, int], Any]:
     """What is known of the file of a mapping, with one more; and what the file is told by."""
-    key = file_key(names_of(tracee.tgid, where))
+    key = file_key(names_of(tracee.tid, where))
     at, files = site - where.start + where.offset, run.paths.sites
     if key is None or key[1] != where.inode or (key not in files and len(files) == _MOST_FILES):
         return {at: call}, None
@@ -322,9 +322,9 @@ def made(run: Run, tracee: Tracee, start: int, near: Near) -> None:
 
 def _mapping(tracee: Tracee, site: int) -> procmaps.Mapping | None:
     """The file's private mapping that an instruction lies in; it may not be one to write to."""
-    m = procmaps.covering(tracee.tgid, site)
-    if m is None or (m.inode and file_key(names_of(tracee.tgid, m)[:1]) is None):
-        found = procmaps.executable(tracee.tgid)[0]  # for its path
+    m = procmaps.covering(tracee.tid, site)
+    if m is None or (m.inode and file_key(names_of(tracee.tid, m)[:1]) is None):
+        found = procmaps.executable(tracee.tid)[0]  # for its path
         m = next((m for m in found if m.start <= site < m.end), None)
     usual = m is not None and m.perms == "r-xp" and m.inode and site + 7 <= m.end
     return m if usual else None

@@ -164,7 +164,7 @@ class Confinement:
         it is: the mmap is asked about, and the mprotect that must have been, if it was written.
         """
         space = process.space
-        found = next((m for m in procmaps.maps(space.pid) if m.start <= addr < m.end), None)
+        found = next((m for m in procmaps.maps(space.seen) if m.start <= addr < m.end), None)
         if found is None or not prot & _X:
             return
         notes = sources.notes_at(space.executable, addr, found)

@@ -75,7 +75,7 @@ class _HostSource(Source):
         """The LSM's to know."""
 
     def _mapping(self) -> Any:
-        mappings = procmaps.maps(self._process.space.pid)
+        mappings = procmaps.maps(self._process.space.seen)
         return next((m for m in mappings if m.start <= self.start < m.end), None)
 
 
@@ -122,7 +122,7 @@ class _HostMemory:
         may = 7
         if inode or shared:
             # Asked each time: mappings of a file at one place differ by mount, and that changes.
-            flags = procmaps.smaps_vmflags(self.process.space.pid, start) or frozenset()
+            flags = procmaps.smaps_vmflags(self.process.space.seen, start) or frozenset()
             may = ("mr" in flags) | ("mw" in flags) << 1 | ("me" in flags) << 2
         if addr < start:
             # find_vma() takes the next one above; its pages below are not mapped.
@@ -147,14 +147,14 @@ class _HostMemory:
         if not inode:
             return ""
         if (dev, inode) not in self._paths:
-            found = (m.path for m in procmaps.maps(self.process.space.pid) if m.start == start)
+            found = (m.path for m in procmaps.maps(self.process.space.seen) if m.start == start)
             self._paths[dev, inode] = next(found, "")
         return self._paths[dev, inode]
 
     def _query_vma(self, addr: int) -> _Found | None:
         """PROCMAP_QUERY (Linux 6.11): one VMA without printing them all."""
         if self._maps_fd < 0:
-            self._maps_fd = os.open(f"/proc/{self.process.space.pid}/maps", os.O_RDONLY)
+            self._maps_fd = os.open(f"/proc/{self.process.space.seen}/maps", os.O_RDONLY)
         try:
             found, self._question = procmaps.query(self._maps_fd, addr)
         except FileNotFoundError:
@@ -166,7 +166,7 @@ class _HostMemory:
         return start, end, flags & 7, flags & _VMA_SHARED, os.makedev(major, minor), inode, offset
 
     def _parse_vma(self, addr: int) -> _Found:
-        for m in procmaps.maps(self.process.space.pid):
+        for m in procmaps.maps(self.process.space.seen):
             if addr < m.end:
                 return m.start, m.end, m.prot, int(m.shared), m.dev, m.inode, m.offset
         return (0, 0, 0, 0, 0, 0, 0)

@@ -141,5 +141,7 @@ def written(space: Any, found: Any) -> bool:
     which may be swapped out by now.
     """
     ours = pages(space, found.start, found.end)
-    kib = [procmaps.smaps_field(space.pid, found.start, name) for name in (b"Anonymous:", b"Swap:")]
+    kib = [
+        procmaps.smaps_field(space.seen, found.start, name) for name in (b"Anonymous:", b"Swap:")
+    ]
     return sum([int(text.split()[0]) for text in kib if text is not None]) > 4 * len(ours)

@@ -15,7 +15,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["AddressSpace", "Tracee"]
+__all__ = ["AddressSpace", "Tracee", "over"]
+
+
+over: set[int] = set()
+"""Threads that stood at their end, and were let go. The leader of others that go on stays so, with
+no memory and no more stops, until they have ended, too (Linux, exit_mm(), delay_group_leader()).
+"""
 
 
 class AddressSpace:
@@ -191,13 +197,23 @@ class AddressSpace:
             os.close(self.mem_fd)
             self.mem_fd = -1
 
+    @property
+    def seen(self) -> int:
+        """A thread in whose files in /proc it is seen, which tell nothing of one that is `over`."""
+        if self.pid in over:
+            others = (tid for tid in self.tracees if tid not in over and has_memory(tid))
+            return next(others, self.pid)
+        return self.pid
+
     def mem(self) -> int:
         """Our descriptor of its memory."""
-        if self.mem_fd < 0:
-            pid = self.pid
-            if self.threaded:  # its first thread may have ended
-                pid = next(filter(has_memory, (pid, *self.tracees)), pid)
-            self.mem_fd = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        while self.mem_fd < 0:
+            tid = self.seen
+            fd = os.open(f"/proc/{tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+            if tid != self.seen:  # it has ended meanwhile
+                os.close(fd)
+                continue
+            self.mem_fd = fd
         return self.mem_fd
 
     def peek(self, addr: int, length: int) -> bytes:

@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 def found(space: AddressSpace) -> int:
     """Where the program has moved it, 0 if it is nowhere."""
     code = vdso.load_image().contents
-    for m in procmaps.maps(space.pid):
+    for m in procmaps.maps(space.seen):
         fits = not m.inode and m.prot & 4 and m.end - m.start >= len(code) and m.start < _USER_END
         if fits and space.peek(m.start, len(code)) == code:
             return m.start
@@ -61,7 +61,7 @@ def instruction(space: AddressSpace, rip: int) -> int:
     """Some system call instruction of the process's: most often the one that it stops at."""
     if space.peek(rip - len(_SYSCALL), len(_SYSCALL)) == _SYSCALL:
         return rip - len(_SYSCALL)
-    for m in procmaps.maps(space.pid):
+    for m in procmaps.maps(space.seen):
         if not m.prot & 4 or m.start >= _USER_END:
             continue
         for start in range(m.start, m.end, _CHUNK):

@@ -20,6 +20,7 @@ from time import monotonic_ns
 
 from softsgx.host import ptrace
 from softsgx.host.signals import SIGSTOP
+from softsgx.supervisor.state.tracee import over
 
 __all__ = [
     "ending",
@@ -208,6 +209,8 @@ def wait_stop(tid: int) -> int:
     Raises ProcessLookupError if it ends instead, or execs, or dies by another's exec; the loop
     is told.
     """
+    if tid in over:  # a leader that stays for the others' sake
+        raise ProcessLookupError(tid)
     while True:
         if kept:
             status = _kept_stop(tid)
@@ -303,6 +306,7 @@ def _keep(other: int, status: int, tid: int) -> None:
     if status >> 16 != _EVENT_EXIT:
         kept.append((other, status))
         return
+    over.add(other)
     _let_end(other)
     ending.add(other)
     if other == tid:
