@@ -36,6 +36,7 @@ _JUMPED = 0x40
 _DATA = 0x8F00  # where a store to its data goes
 _ELSEWHERE = 0x8A00  # where there are more stubs
 _HOLE = 0x30
+_WAY = 0x8F80  # where the lookup's address is, for those that are far from it
 _STORED = 0x12345678
 
 
@@ -61,7 +62,7 @@ _KINDS: dict[str, Callable[[int], bytes]] = {
 class Child:
     """A child before an instruction that leads to the code: `run` lets it go from there."""
 
-    def __init__(self, kind: str, leaf: int, *, elsewhere: bool) -> None:
+    def __init__(self, kind: str, leaf: int, *, elsewhere: str) -> None:
         self.code = cpuidcode.load()
         image = vdso.load_image()
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -75,7 +76,9 @@ class Child:
         self.start = self.base + _ORG + 1
         self.site = self.start + len(moved)
         at = _ELSEWHERE + cpuidcode.STUB_BYTES if elsewhere else self.code.stub_of(1)
-        stub = self.code.stub_at(at, moved, _ORG + 1)
+        way = (_WAY,) if elsewhere == "far" else ()
+        struct.pack_into("<Q", self.map, _WAY, self.base + self.code.lookup)
+        stub = self.code.stub_at(at, moved, _ORG + 1, *way)
         assert elsewhere or stub == self.code.stub(1, moved, _ORG + 1)
         self.map[at : at + len(stub)] = stub
         jump = cpuidcode.jump_from(at, _ORG + 1)
@@ -153,7 +156,7 @@ class Child:
         if roll_at >= 0 and rip == self.hole:
             view[RIP] = self.site
         elif roll_at >= 0:
-            others = self.base + _ELSEWHERE, self.others
+            others = [(self.base + _ELSEWHERE, self.others)]
             known = self.sites, self.peek, self.write, others
             assert self.code.roll(view, self.base, *known), hex(rip)
             assert self.start <= view[RIP] <= self.start + _JUMPED
@@ -164,7 +167,7 @@ class Child:
         if self._stop() == signal.SIGILL:
             assert self.hole
             assert self._rip() != self.site
-            others = self.base + _ELSEWHERE, self.others
+            others = [(self.base + _ELSEWHERE, self.others)]
             assert self.code.roll(view, self.base, self.sites, self.peek, self.write, others)
             assert view[RIP] == self.site
             return "own", list(view)
@@ -180,7 +183,7 @@ class Child:
 
 
 @contextlib.contextmanager
-def child(kind: str, leaf: int, *, elsewhere: bool = False) -> Iterator[Child]:
+def child(kind: str, leaf: int, *, elsewhere: str = "") -> Iterator[Child]:
     """One, for a while."""
     made = Child(kind, leaf, elsewhere=elsewhere)
     try:
@@ -202,11 +205,11 @@ _CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("elsewhere", ["", "elsewhere", "far"])
 @pytest.mark.parametrize("kind", sorted(_KINDS))
 @pytest.mark.parametrize(("leaf", "subleaf", "way"), _CASES)
 def test_an_answer_and_what_a_signal_sees(
-    kind: str, leaf: int, subleaf: int, way: str, elsewhere: bool
+    kind: str, leaf: int, subleaf: int, way: str, elsewhere: str
 ) -> None:
     if kind == "eax-rex" and leaf >> 31:
         pytest.skip("it is sign-extended: another leaf's bits are never loaded so")
@@ -330,6 +333,7 @@ def test_what_has_no_room_is_left_out() -> None:
     with pytest.raises(UnsupportedError, match="16 leaves"):
         code.page(list(range(1, 17)), {}, {})
     assert code.stub(0, _load(7) + b"\x90" * 40, _ORG) == b""
+    assert code.stub_at(0, bytes(23), _ORG) != b"" == code.stub_at(0, bytes(23), _ORG, _WAY)
 
 
 def test_a_thread_that_came_by_no_stub_is_left_alone() -> None:

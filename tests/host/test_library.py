@@ -311,6 +311,9 @@ def test_cpuids_are_led_to_what_answers_them(file: Path) -> None:
         undone[where - at : where - at + len(ours)] = theirs
     assert undone.replace(b"\x0f\x0b", b"\x0f\xa2") == was
     assert paths.holes == {at + hole: at + site for site, hole in _HOLES.items()}
+    assert all(paths.is_hole(hole, ctypes.string_at) for hole in paths.holes)
+    for other in (b"\xe9\0\0\0\0", b"\xe8" + jumps[-2][1][1:], b""):  # nothing of it is there now
+        assert not any(paths.is_hole(hole, lambda *_, text=other: text) for hole in paths.holes)
     assert paths.stubs == [
         (0, b""),
         *[

@@ -12,7 +12,7 @@ import pytest
 
 from softsgx.host import cpuidsites, ptrace
 from softsgx.sdm.cpuid import Answer
-from softsgx.supervisor.programs import answers, cpuid
+from softsgx.supervisor.programs import answers, cpuid, patches
 from softsgx.supervisor.state.options import Options
 from softsgx.supervisor.state.patched import pages, unpatched
 from softsgx.supervisor.state.run import Run
@@ -46,6 +46,95 @@ def test_the_dynamic_linker_is_told_the_same_with_and_without_a_stop(softsgx: So
     assert all("cpuid" in name or "active" in name or "max_cpuid" in name for name in changed)
     assert int(ours[f"{_FEATURES}[0x1].cpuid[0x1]"], 0) & 1 << 2  # leaf 7, EBX: SGX
     assert int(ours["x86.cpu_features.basic.max_cpuid"], 0) >= 0x12
+
+
+_FAR = """
+#include <cpuid.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#define ASK(leaf, n) __cpuid_count(leaf, 0, w[n], w[n + 1], w[n + 2], w[n + 3])
+static void ask(unsigned *w)
+{
+	ASK(0, 0);
+	ASK(7, 4);
+	ASK(0x80000000, 8);
+}
+static void tick(int n) { (void)n; }
+int main(int argc, char **argv)
+{
+	struct itimerval often = {{0, 200}, {0, 200}}, never = {{0, 0}, {0, 0}};
+	unsigned w[12], all = 0;
+
+	signal(SIGALRM, tick);
+	setitimer(ITIMER_REAL, &often, NULL);
+	for (int i = 0; i < atoi(argv[1]); i++) {
+		ask(w);
+		for (int n = 0; n < 12; n++)
+			all += w[n] * (unsigned)(n + 1);
+	}
+	setitimer(ITIMER_REAL, &never, NULL);
+	if (argc < 3 && !fork()) {
+		execl("/proc/self/exe", argv[0], "1", "child", NULL);
+		_exit(1);
+	}
+	while (wait(NULL) > 0)
+		;
+	printf("%x %x\\n", all / (unsigned)atoi(argv[1]), w[5]);
+	return 0;
+}
+"""
+
+
+@pytest.mark.skipif(_FAULTS, reason="CPUID traps by itself here")
+@pytest.mark.parametrize("how", ["-no-pie", "-pie"])
+def test_a_program_far_from_us_is_answered_from_its_own_last_page(
+    softsgx: Softsgx, tmp_path: Path, how: str
+) -> None:
+    (tmp_path / "far.c").write_text(_FAR)
+    far = tmp_path / "far"
+    build: list[str | Path] = [
+        "gcc",
+        "-O1",
+        "-fPIE" if how == "-pie" else "-fno-pie",
+        how,
+        "far.c",
+        "-o",
+        far,
+    ]
+    subprocess.run(build, check=True, cwd=tmp_path)
+    exact = softsgx("--exact", "--", far, "300")
+    assert exact.returncode == 0
+    assert len(exact.stdout.splitlines()) == 2
+    many = f"{far} 300; {far} 300; {far} 300; {far} 300; {far} 300"
+    for _ in range(2):
+        assert softsgx("--", far, "300").stdout == exact.stdout
+        assert softsgx("--", "/bin/sh", "-c", many).stdout == 5 * exact.stdout
+
+    def stops(count: str) -> int:
+        command = [sys.executable, "-m", "tests.supervisor.stopcounter", str(far), count, "alone"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return int(done.stdout.splitlines()[-1])
+
+    assert stops("301") - stops("1") < 2 * 300  # of three each
+
+
+def test_what_lies_in_a_programs_last_page_is_undone_in_copies() -> None:
+    space = AddressSpace(1)
+    space.image = 0x7F0000000000
+    plan = patches.Plan(0, (0x40, 0x1000))
+    theirs = bytes(range(0x48))
+    plan.stubs, plan.was = bytes(0x40), theirs
+    plan.led, plan.moved = [(0x10, b"\xe9abcd", b"\xb8\x07\0\0\0")], [b"\xb8\x07\0\0\0"]
+    plan.note(space, 0x400000)
+    assert space.far == (0x400048, [(0x400010, plan.moved[0])])
+    assert space.stubs == []
+    assert unpatched(space, 0x400040, plan.lookup(space) + plan.stubs) == theirs
+    assert unpatched(space, 0x400010, b"\xe9abcd") == plan.moved[0]
+    assert space.forked(2).far == space.far
 
 
 @pytest.mark.skipif(_FAULTS, reason="CPUID traps by itself here")

@@ -25,10 +25,10 @@ _TYPING = b"from typing import "
 # How much of the codes is read at a time.
 _PIECE_BYTES = 128 << 10
 
-# What is imported alone, at the stop of a call that is all that many programs stop for.
-_ALONE = "softsgx.supervisor.calls.signals"
-# What is imported when another call or a CPUID of a program stops.
-_WITH_STOPS = ("softsgx.supervisor.calls.early", "softsgx.supervisor.programs.cpuid")
+# What is imported alone, at a stop that is of the only kind that many programs make.
+_ALONE = ("softsgx.supervisor.calls.signals", "softsgx.supervisor.programs.cpuid")
+# What is imported when another call of a program stops.
+_WITH_STOPS = ("softsgx.supervisor.calls.early",)
 # What is imported when programs have children.
 _WITH_CHILDREN = (
     "softsgx.supervisor.stopped.storms",
@@ -80,7 +80,7 @@ def write(path: str, head: bytes, names: set[str], before: set[str], *, own: boo
 def _parts(names: set[str], before: set[str]) -> bytes:
     """The file behind its head: the sizes of its parts, and these."""
     first = _in_order(_sourced(names))
-    alone = _imported(_ALONE)
+    alone = _imported(*_ALONE)
     stopping = _imported(*_WITH_STOPS)
     made = _make(set(sys.modules))
     soon = alone | _imported(*_WITH_CHILDREN)

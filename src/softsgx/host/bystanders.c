@@ -26,6 +26,7 @@
 #include "births.h"
 
 #define JUMP 0xe9
+#define PAGE_BYTES 4096
 #define MOST_ALIKE 3
 #define MOST_ENDS 1000
 
@@ -59,6 +60,7 @@ static bool executed(struct block *b, struct row *row)
 	entry = note(b, EXEC, row->tid);
 	entry->a = e->recipe;
 	entry->b = row->image = e->base;
+	row->far = 0;
 	entry->c = row->paths = e->paths;
 	entry->n = e->n_found;
 	memcpy(entry->starts, (const void *)e->starts, e->n_found * sizeof(uint64_t));
@@ -84,7 +86,8 @@ static bool delivered(const struct block *b, struct row *row, const struct row *
 	if (ptrace(PTRACE_GETREGS, (pid_t)row->tid, NULL, &regs) < 0
 	    || regs.rax == (unsigned long long)-EINTR || regs.orig_rax == SYS_recvmmsg
 	    || (unsigned char)ptrace(PTRACE_PEEKTEXT, (pid_t)row->tid, (void *)regs.rip, NULL) == JUMP
-	    || regs.rip - first->image < b->image_bytes || regs.rip - first->paths < b->paths_bytes)
+	    || regs.rip - first->image < b->image_bytes || regs.rip - first->paths < b->paths_bytes
+	    || (first->far && regs.rip - first->far < PAGE_BYTES))
 		return false;
 	row->alike = row->rip == regs.rip ? row->alike + 1 : 0;
 	row->rip = regs.rip;

@@ -41,14 +41,14 @@
 
 /*
  * A thread that is known. first: that of its process, whose row has what all of them have: exits, image,
- * paths, action, traps. plain: all that it may do here is done here, if its first thread's is, too.
+ * paths, far, action, traps. plain: all that it may do here is done here, if its first thread's is, too.
  * exits: it stops before it ends, since it has made threads. image, paths: what of ours is in its memory,
- * 0 for nothing. waits: whether its vfork child runs: 1 if that is in the log, 2 if Python knows. action:
+ * 0 for nothing; far: in the last page of the program's code. waits: whether its vfork child runs: 1 if that is in the log, 2 if Python knows. action:
  * what it does with SIGILL. traps: where CPUIDs are that stop. rip, alike: where signals came last, and
  * how many there, with nothing else between. next: the row behind it of its place, 1 is the first.
  */
 struct row {
-	uint64_t tid, first, plain, exits, image, paths, waits, action, traps[MOST_TRAPS], rip, alike, next;
+	uint64_t tid, first, plain, exits, image, paths, far, waits, action, traps[MOST_TRAPS], rip, alike, next;
 };
 
 /*

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     Row = tuple[int, ...]
     """Of a thread: tid, that of its process's first one, whether it is plain, whether it stops
-    before it ends, where our vDSO and the code for paths are in its memory, 2 if it waits for its
-    vfork child, what it does with SIGILL (`NONE`, `HANDLED`, `ODD`), and `MOST_TRAPS` places of
-    CPUIDs that stop, or 0. The tid alone of one that is gone."""
+    before it ends, where our vDSO, the code for paths and stubs in the program's own page are in
+    its memory, 2 if it waits for its vfork child, what it does with SIGILL (`NONE`, `HANDLED`,
+    `ODD`), and `MOST_TRAPS` places of CPUIDs that stop, or 0. The tid alone of one that is gone."""
 
 __all__ = [
     "ACTION", "BORN", "END", "EXEC", "EXITS", "HANDLED", "MOST_ROWS", "NONE", "ODD", "OVER",
@@ -37,7 +37,7 @@ MOST_ROWS = 4096
 """So many threads at most: with more every stop is Python's."""
 _FEW_ROWS = 64  # at first: to make room for all takes a third of a millisecond
 _MOST_LOG, _MOST_EARLY = 64, 16
-_ROW, _HEAD, _ENTRY, _EARLY = 11 + MOST_TRAPS, 6, 22, 2  # words
+_ROW, _HEAD, _ENTRY, _EARLY = 12 + MOST_TRAPS, 6, 22, 2  # words
 
 
 def available() -> bool:

@@ -55,8 +55,9 @@ _CPUID = b"\x0f\xa2"
 _TRAP = b"\x0f\x0b\xcc\xcc\xcc"
 _ANSWER = struct.Struct("<6I")
 _BEGIN = struct.Struct("<12sBi2sBiBi")  # what takes an answer, and three jumps
-_LOOK = struct.Struct("<3siBi")
-_LEA, _JUMP = b"\x48\x8d\x1d", 0xE9  # lea ..(%rip), %rbx
+_LOOK, _FAR_LOOK = struct.Struct("<3siBi"), struct.Struct("<3si2si")
+_FAR_LOOK_BYTES = 13
+_LEA, _JUMP, _JUMP_BY = b"\x48\x8d\x1d", 0xE9, b"\xff\x25"  # lea ..(%rip), %rbx; jmp *..(%rip)
 _END = b"\xff" * _ANSWER.size
 _LEAVES_BYTES, _PAGE = 64, 4096
 _LOW = (1 << 32) - 1
@@ -190,10 +191,11 @@ class Code:
         """
         return self.stub_at(self.stub_of(index), moved, start)
 
-    def stub_at(self, at: int, moved: bytes, start: int) -> bytes:
+    def stub_at(self, at: int, moved: bytes, start: int, lookup_at: int | None = None) -> bytes:
         """The same of a stub that is elsewhere, ``at`` from there.
 
         moved: nothing for a CPUID that is led to a hole, which leaves it to a trap of the stub's.
+        lookup_at: where the lookup's address lies, if that is too far.
         """
         if len(moved) > STUB_BYTES - _START - _LOOK_BYTES:
             return b""
@@ -214,6 +216,13 @@ class Code:
             if not moved:
                 return b""
         look = _START + len(moved)
+        if lookup_at is not None:
+            behind = look + _FAR_LOOK_BYTES
+            if behind > STUB_BYTES:
+                return b""
+            way = lookup_at - at - behind
+            look_up = _FAR_LOOK.pack(_LEA, -look - _LOOK_BYTES + JUMP_BYTES, _JUMP_BY, way)
+            return (begin + moved + look_up).ljust(STUB_BYTES, b"\xcc")
         lookup = self.lookup - at - look - _LOOK_BYTES
         look_up = _LOOK.pack(_LEA, -look - _LOOK_BYTES + JUMP_BYTES, _JUMP, lookup)
         return (begin + moved + look_up).ljust(STUB_BYTES, b"\xcc")
@@ -237,22 +246,23 @@ class Code:
         sites: Sequence[tuple[int, bytes]],
         peek: Callable[[int, int], bytes],
         write: Callable[[int, bytes], int],
-        others: tuple[int, Sequence[tuple[int, bytes]]] = (0, ()),
+        others: Sequence[tuple[int, Sequence[tuple[int, bytes]]]] = (),
     ) -> bool:
         """Registers that are in the code become those of the program's own around a CPUID.
 
         As if the program had come to the CPUID by itself, or were behind it; only RBX and RDX,
         which it writes over, may differ. base: where the image is. sites: of each stub where its
-        load is, and the bytes from there to the CPUID; others: where there are more stubs, and the
-        same of these. peek and write: memory, the latter as the process itself could. False if the
-        thread did not come by one.
+        load is, and the bytes from there to the CPUID; others: where there are more stubs, each
+        with the same of these. peek and write: memory, the latter as the process itself could.
+        False if the thread did not come by one.
         """
         offset = view[RIP] - base
         looking = self.looks(offset)
         at = view[RBX if looking else RIP]
         first = base + self.stubs
-        if others[1] and others[0] <= at < others[0] + STUB_BYTES * len(others[1]):
-            first, sites = others
+        for begin, of in others:
+            if begin <= at < begin + STUB_BYTES * len(of):
+                first, sites = begin, of
         stub, within = divmod(at - first, STUB_BYTES)
         if not 0 <= stub < len(sites) or not sites[stub][0]:
             return False  # a program that wrote over the code, or jumped into it

@@ -151,10 +151,10 @@ def _firsts(run: Run, tracee: Tracee) -> list[int]:
 def _row(run: Run, tracee: Tracee) -> Row:
     space, alone, waits = tracee.space, _is_plain_itself(run, tracee), 2 * tracee.vforking
     if tracee.tid != tracee.tgid:
-        return tracee.tid, tracee.tgid, alone, 0, 0, 0, waits, bystanders.ODD, *_NO_TRAPS
+        return tracee.tid, tracee.tgid, alone, 0, 0, 0, 0, waits, bystanders.ODD, *_NO_TRAPS
     return (
         tracee.tid, tracee.tgid, alone and _is_plain(run, tracee), tracee.exits, space.image,
-        max(space.paths.base, 0), waits, _action(tracee.signals),
+        max(space.paths.base, 0), space.far[0] if space.far else 0, waits, _action(tracee.signals),
         *space.traps, *_NO_TRAPS[len(space.traps) :],
     )  # fmt: skip
 

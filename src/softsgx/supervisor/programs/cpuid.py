@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from softsgx.host import cpuidsites, ptrace, vdso
+from softsgx.host import cpuidcode, cpuidsites, ptrace, vdso
 from softsgx.supervisor.programs.answers import answered
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -32,7 +32,8 @@ def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
         length = cpuidsites.trap_length(code)
         if length and rip + length - 2 not in space.patched:
             space.look()
-        if rip in space.paths.holes.values():  # its stub's trap, which was rolled back
+        short = code[:1] == cpuidcode.short_jump(0, 0)[:1]
+        if short and rip in space.paths.holes.values():  # its stub's trap, which was rolled back
             length = len(cpuidsites.CPUID_BYTES)
         elif not length or rip + length - 2 not in space.patched:
             return False

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["exec_stop"]
 
-_AT_BASE, _AT_SYSINFO_EHDR = 7, 33
+_AT_PHDR, _AT_PHNUM, _AT_BASE, _AT_SYSINFO_EHDR = 3, 5, 7, 33
+_PHDR, _MOST_PHDRS = struct.Struct("<IIQQQQQQ"), 64  # elf(5)
+_PT_LOAD, _PT_PHDR, _PF_X, _PAGE = 1, 6, 1, 4096
+_FAR = 1 << 30
 _ARCH_SET_CPUID = 0x1012
 _PROT_READ_EXEC, _MAP_PRIVATE_ANONYMOUS, _MAP_FIXED_NOREPLACE = 5, 0x22, 0x100000
 _TRANSLATORS = "/valgrind/"
@@ -174,7 +177,10 @@ def _patch(
         names, plan = names_of(tracee.tgid, m), None
         if traps:
             whole = [each for each in code if (each.dev, each.inode) == (m.dev, m.inode)]
-            key, plan = patch(run, space, m, names, whole, lead=bool(answers))
+            room = None
+            if answers and run.programs < _FEW and abs(m.start - space.image) > _FAR:
+                room = _room(space, run.view[RSP], m)
+            key, plan = patch(run, space, m, names, whole, lead=bool(answers), room=room)
         else:
             key = file_key(names)
         known = None if space.translates else run.paths.sites.get(key)
@@ -185,13 +191,38 @@ def _patch(
             prepared = None
         if prepared is not None:
             prepared.append((m, key, plan, nears or []))
-    if not space.stubs:
+    if not space.stubs and not space.far:
         answers = b""
     elif answers:
         space.poke(space.image + cpuidcode.load().tables, answers)
         pathsites.tell_lookup(tracee)
     library = None if space.translates else pathsites.expect_library(run, tracee)
     return None if prepared is None else (prepared, answers, library)
+
+
+def _room(space: AddressSpace, sp: int, m: procmaps.Mapping) -> tuple[int, int] | None:
+    """What is nobody's in the last page of the program's code, from its mapping's start: (first
+    byte, last byte + 1).
+
+    Its program headers tell where the code ends. The file's next bytes are behind it, or zeros;
+    if they are another segment's, that is mapped elsewhere.
+    """
+    raw = space.peek(sp, _STACK_BYTES)
+    first = _entry(raw, _AT_SYSINFO_EHDR, 8, 8)
+    found = [_entry(raw, kind, first, 16) for kind in (_AT_PHDR, _AT_PHNUM)] if first else [0]
+    if not all(found) or len(raw) < max(found) + 16:
+        return None
+    at, count = (_WORD.unpack_from(raw, where + 8)[0] for where in found)
+    rows = space.peek(at, _PHDR.size * min(count, _MOST_PHDRS))
+    headers = list(_PHDR.iter_unpack(rows[: len(rows) // _PHDR.size * _PHDR.size]))
+    own = next((vaddr for kind, _, _, vaddr, *_ in headers if kind == _PT_PHDR), None)
+    for kind, flags, _, vaddr, _, filesz, memsz, _ in headers:
+        if own is None or kind != _PT_LOAD or not flags & _PF_X or filesz != memsz:
+            continue
+        end = at - own + vaddr + filesz
+        if m.start < end <= m.end and m.end - end < _PAGE:
+            return end + 15 - m.start & -16, m.end - m.start
+    return None
 
 
 def _auxv(space: AddressSpace, sp: int) -> tuple[int, int, int]:

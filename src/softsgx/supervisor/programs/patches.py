@@ -9,6 +9,7 @@ without a stop (`softsgx.host.cpuidcode`).
 from __future__ import annotations
 
 import os
+import struct
 
 from softsgx.host import cpuidcode, cpuidplans, cpuidsites, pathcode, unwatched
 from softsgx.supervisor.state.run import Run
@@ -26,36 +27,51 @@ if TYPE_CHECKING:
     from softsgx.host.cpuidplans import Mapped
     from softsgx.host.procmaps import Mapping
 
+    Room = tuple[int, int]
+
 __all__ = ["Plan", "file_key", "names_of", "patch", "patch_mapped"]
 
 _PROT_EXEC, _MAP_ANONYMOUS = 4, 0x20
 _REACH = (1 << 31) - (1 << 20)
 _MOST_PLANS = 256
 _CHUNK_BYTES, _NEAR_BYTES = 1 << 20, 1 << 14
+_WORD = struct.Struct("<Q")
 
 
 class Plan:
     """What becomes of a mapping, from its start. pieces: (offset, what is there, what will be).
 
     sites: the offsets of the CPUIDs. led: (offset, jump, what it replaces); moved: of each of them
-    the bytes up to its CPUID. stubs: their code, from the first free one on, the ``first``th.
+    the bytes up to its CPUID. stubs: their code, from the first free one on, the ``first``th; or,
+    where that is too far, in the mapping's own room: (first byte, last byte + 1), where the
+    lookup's address is before them. was: what is there.
     """
 
-    __slots__ = ("first", "led", "moved", "pieces", "sites", "stubs")
+    __slots__ = ("first", "led", "moved", "pieces", "room", "sites", "stubs", "was")
 
-    def __init__(self, first: int) -> None:
-        self.first = first
+    def __init__(self, first: int, room: Room | None = None) -> None:
+        self.first, self.room = first, room
         self.pieces: list[tuple[int, bytes, bytes]] = []
         self.sites: list[int] = []
         self.led: list[tuple[int, bytes, bytes]] = []
         self.moved: list[bytes] = []
-        self.stubs = b""
+        self.stubs = self.was = b""
+
+    def lookup(self, space: AddressSpace) -> bytes:
+        """What stands before stubs in the program's own room."""
+        return _WORD.pack(space.image + cpuidcode.load().lookup)
 
     def note(self, space: AddressSpace, start: int) -> None:
         """Note what has become of the mapping that begins there."""
         space.led += [(start + at, ours, was) for at, ours, was in self.led]
         moved = zip(self.led, self.moved, strict=True)
-        space.stubs += [(start + at, code) for (at, _, _), code in moved]
+        stubs = [(start + at, code) for (at, _, _), code in moved]
+        if self.room is None:
+            space.stubs += stubs
+        elif stubs:
+            at, ours = start + self.room[0], self.lookup(space) + self.stubs
+            space.led.append((at, ours, self.was))
+            space.far = at + _WORD.size, stubs
         here = [start + at for at in self.sites]
         if not space.patched or (here and here[0] > space.patched[-1]):
             space.patched += here
@@ -71,17 +87,18 @@ def patch(
     whole: Sequence[Mapping],
     *,
     lead: bool,
+    room: Room | None = None,
 ) -> tuple[Any, Plan | None]:
     """Replace the CPUID instructions of what exec has mapped: its file's `file_key`, and how.
 
     names: of the file, to be tried in turn. whole: all mappings of the file's code. lead: to where
-    they are answered, if that is in reach.
+    they are answered, if that is in reach. room: what is nobody's in the mapping, from its start.
     """
     code = _Code(space, [(each.start, each.end, each.offset) for each in whole], whole=True)
     key, found = _sites_of(run, names, code)
     if not found:
         return key, None
-    return key, _patch(run, space, (key, found), m.start, m.end, m.offset, lead)
+    return key, _patch(run, space, (key, found), m.start, m.end, m.offset, lead, room)
 
 
 def _patch(
@@ -92,16 +109,22 @@ def _patch(
     end: int,
     offset: int,
     lead: bool,
+    room: Room | None = None,
 ) -> Plan:
     key, found = file
-    lead = lead and abs(start - space.image) < _REACH and abs(end - space.image) < _REACH
-    whole = (key, offset, end - start, start - space.image if lead else 0, len(space.stubs))
+    near = abs(start - space.image) < _REACH and abs(end - space.image) < _REACH
+    room = None if near or not lead else room
+    lead = lead and (near or room is not None)
+    at = start - space.image if lead and near else 0
+    whole = (key, offset, end - start, at, len(space.stubs), room)
     plan = run.cpuid.patches.get(whole)
     if plan is None or any(space.peek(start + at, len(was)) != was for at, was, _ in plan.pieces):
-        plan = _plan(space, found, start, end, offset, lead)
+        plan = _plan(space, found, start, end, offset, lead, room)
         if len(run.cpuid.patches) < _MOST_PLANS:
             run.cpuid.patches[whole] = plan
-    if plan.stubs:
+    if plan.stubs and plan.room is not None:
+        space.poke(start + plan.room[0], plan.lookup(space) + plan.stubs)
+    elif plan.stubs:
         code = cpuidcode.load()
         space.poke(space.image + code.stub_of(plan.first), plan.stubs)
     for at, _, new in plan.pieces:
@@ -117,8 +140,9 @@ def _plan(
     end: int,
     offset: int,
     lead: bool,
+    room: Room | None = None,
 ) -> Plan:
-    plan = Plan(len(space.stubs))
+    plan = Plan(len(space.stubs), room)
     # (first byte, last byte + 1, site), from the mapping's start
     wanted = [
         (load - offset if lead and offset <= load < site else site - offset, site - offset + 2)
@@ -132,6 +156,8 @@ def _plan(
             count += 1
         _piece(plan, space, start, wanted[:count])
         del wanted[:count]
+    if room is not None:
+        plan.was = space.peek(start + room[0], _WORD.size + len(plan.stubs))
     return plan
 
 
@@ -157,12 +183,19 @@ def _lead(plan: Plan, space: AddressSpace, moved: bytes, start: int, begin: int)
     """Add a stub for an instruction that loads a leaf: what leads there; nothing without room."""
     code = cpuidcode.load()
     index, at = plan.first + len(plan.led), start + begin - space.image
-    if index >= code.most or not cpuidcode.first_length(moved):
+    if not cpuidcode.first_length(moved):
         return b""
-    stub = code.stub(index, moved, at)
+    if plan.room is not None:
+        at, place = begin, plan.room[0] + _WORD.size + len(plan.stubs)
+        stub = code.stub_at(place, moved, begin, plan.room[0])
+        if place + len(stub) > plan.room[1]:
+            return b""
+    else:
+        place = code.stub_of(index)
+        stub = code.stub(index, moved, at) if index < code.most else b""
     if not stub:
         return b""
-    jump = code.jump(index, at)
+    jump = cpuidcode.jump_from(place, at)
     plan.stubs += stub
     plan.moved.append(moved)
     plan.led.append((begin, jump, moved[: len(jump)]))

@@ -32,24 +32,25 @@ class AddressSpace:
     exec let pass, 0 where there are none. aep: where its ENCLU stands. sgx: the `HostProcess`, None
     until it meets the device. patched: CPUID sites by address (two bytes each). led: jumps to what
     answers a CPUID there, as (address, our bytes, the file's); stubs: where each of them comes
-    from, as `cpuidcode.Code.roll` takes it; later: what of these is yet to be noted, as (start of a
-    mapping, what notes it). traps: some of the CPUIDs that have stopped (`execs.MOST_TRAPS`); made:
-    by which recipe compiled code prepared it, and where its mappings begin, or None. translates:
-    the program reads the code that it maps, and does not run it. undumpable: the program thinks
-    that it is (PR_SET_DUMPABLE). implies: a thread may have READ_IMPLIES_EXEC; None: nobody has
-    asked, as long as no enclave is mapped. userfaults: there may be a userfaultfd of it. ring:
-    there may be a ring of io_uring that no descriptor shows. threaded: more than one thread has run
-    in it at once; shared: more than one process. paths: what makes its calls on paths without a
-    stop, raw: what makes its ENCLUs so. tracees: those that run in it. watched: the descriptors
-    that a filter stops calls on, each with the calls that it spares (`host.spared`); mem_fds: those
-    of them that are of /proc/PID/mem, or (own_attrs: opened with this mm) of /proc/PID/attr under a
-    security module. asked_names: whether the filter of late calls on names is there. dir_fds:
-    descriptors of /dev, and whether the nodes have been listed. executable: how memory became so, a
-    `sources.Note` each, under a security module; kept: how many there were when they were last
-    thinned. short: where the code of the short way (`softsgx.host.short`) is, 0 while it is not.
-    entries: EENTERs that stopped. adds: what adds pages without a stop, an `adds.Adds`, None while
-    nothing does. alone: of a thread that has mapped an enclave, whether nobody who is not traced
-    shares its table of descriptors.
+    from, as `cpuidcode.Code.roll` takes it; far: where those are that lie in the program, and the
+    same of them, or None; later: what of these is yet to be noted, as (start of a mapping, what
+    notes it). traps: some of the CPUIDs that have stopped (`execs.MOST_TRAPS`); made: by which
+    recipe compiled code prepared it, and where its mappings begin, or None. translates: the program
+    reads the code that it maps, and does not run it. undumpable: the program thinks that it is
+    (PR_SET_DUMPABLE). implies: a thread may have READ_IMPLIES_EXEC; None: nobody has asked, as long
+    as no enclave is mapped. userfaults: there may be a userfaultfd of it. ring: there may be a ring
+    of io_uring that no descriptor shows. threaded: more than one thread has run in it at once;
+    shared: more than one process. paths: what makes its calls on paths without a stop, raw: what
+    makes its ENCLUs so. tracees: those that run in it. watched: the descriptors that a filter stops
+    calls on, each with the calls that it spares (`host.spared`); mem_fds: those of them that are of
+    /proc/PID/mem, or (own_attrs: opened with this mm) of /proc/PID/attr under a security module.
+    asked_names: whether the filter of late calls on names is there. dir_fds: descriptors of /dev,
+    and whether the nodes have been listed. executable: how memory became so, a `sources.Note` each,
+    under a security module; kept: how many there were when they were last thinned. short: where the
+    code of the short way (`softsgx.host.short`) is, 0 while it is not. entries: EENTERs that
+    stopped. adds: what adds pages without a stop, an `adds.Adds`, None while nothing does. alone:
+    of a thread that has mapped an enclave, whether nobody who is not traced shares its table of
+    descriptors.
     """
 
     __slots__ = (
@@ -63,6 +64,7 @@ class AddressSpace:
         "dir_fds",
         "entries",
         "executable",
+        "far",
         "image",
         "implies",
         "kept",
@@ -100,6 +102,7 @@ class AddressSpace:
         self._patched: list[int] = []
         self._led: list[tuple[int, bytes, bytes]] = []
         self._stubs: list[tuple[int, bytes]] = []
+        self.far: tuple[int, list[tuple[int, bytes]]] | None = None
         self.later: list[tuple[int, Any]] = []
         self.traps: list[int] = []
         self.made: Any = None
@@ -129,7 +132,7 @@ class AddressSpace:
         new.like = self.like
         new.executable, new.later = list(self.executable), list(self.later)
         new._patched, new._led, new._stubs = list(self._patched), list(self._led), list(self._stubs)
-        new.traps, new.made = list(self.traps), self.made
+        new.traps, new.made, new.far = list(self.traps), self.made, self.far
         new.native_cpuid, new.translates = self.native_cpuid, self.translates
         new.undumpable, new.implies = self.undumpable, self.implies
         new.userfaults = self.userfaults

@@ -54,7 +54,7 @@ def unlead(space: AddressSpace) -> None:
     for at, ours, was in space.led:
         if space.peek(at, len(ours)) == ours:
             space.poke(at, was)
-    space.led, space.stubs = [], []
+    space.led, space.stubs, space.far = [], [], None
 
 
 def instruction(space: AddressSpace, rip: int) -> int:

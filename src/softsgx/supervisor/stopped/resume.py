@@ -97,7 +97,7 @@ def out_of_ours(run: Run, tracee: Tracee) -> int:
     OF_CALLS: it is at the call of its own now, or behind it; OF_CPUID: the CPUID; or 0.
     """
     space, paths = tracee.space, tracee.space.paths
-    if paths.base <= 0 and not space.stubs and space.adds is None:
+    if paths.base <= 0 and not space.stubs and not space.far and space.adds is None:
         return 0
     regs = run.spare_regs
     regs.load(tracee.tid)
@@ -109,15 +109,17 @@ def out_of_ours(run: Run, tracee: Tracee) -> int:
             where = OF_CPUID * _cpuid(regs.view, tracee)
         else:
             where = OF_CALLS * code.roll(regs.view, paths.base, paths.sites, paths.mappings())
-    elif space.stubs and cpuidcode.load().is_in(rip - space.image):
+    elif space.far and 0 <= rip - space.far[0] < cpuidcode.STUB_BYTES * len(space.far[1]):
+        where = OF_CPUID * _cpuid(regs.view, tracee)
+    elif (space.stubs or space.far) and cpuidcode.load().is_in(rip - space.image):
         space.look()
         where = OF_CPUID * _cpuid(regs.view, tracee)
     elif space.adds is not None and _adds(regs.view, tracee):
         where = OF_CALLS
     elif paths.plans and space.peek(rip, 1) == _JUMP:
         space.look()
-        where = OF_CPUID * (rip in paths.holes)
-        regs.view[RIP] = paths.holes.get(rip, rip)
+        where = OF_CPUID * (rip in paths.holes and paths.is_hole(rip, space.peek))
+        regs.view[RIP] = paths.holes[rip] if where else rip
     else:
         where = 0
     if where:
@@ -128,7 +130,8 @@ def out_of_ours(run: Run, tracee: Tracee) -> int:
 def _cpuid(view: Any, tracee: Tracee) -> bool:
     """Whether it was where CPUID is answered."""
     space, paths = tracee.space, tracee.space.paths
-    others = paths.base + pathcode.load().stub_of_cpuid(0), paths.stubs
+    others = [(paths.base + pathcode.load().stub_of_cpuid(0), paths.stubs)]
+    others += [space.far] if space.far else []
     code = cpuidcode.load()
     return code.roll(view, space.image, space.stubs, space.peek, tracee.write, others)
 
