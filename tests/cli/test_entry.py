@@ -133,6 +133,40 @@ def test_what_a_handler_takes_comes_alone_and_the_others_after_it(tree: Path) ->
     assert ".py" not in done.stderr
 
 
+def test_what_a_cpuid_takes_comes_alone(tree: Path) -> None:
+    _start(tree)
+    then = (
+        f"{_HOOK}\n"
+        "before = set(sys.modules)\n"
+        "from softsgx.supervisor.programs import cpuid\n"
+        "print(*set(sys.modules) - before)"
+    )
+    done = _start(tree, then=then)
+    assert done.stdout.splitlines()[-1] == "softsgx.supervisor.programs.cpuid"
+    assert ".py" not in done.stderr
+
+
+def test_what_objects_are_built_of_is_not_read_again(tree: Path) -> None:
+    from softsgx.host import pathcode, vdso
+
+    for path in (vdso.PATH, pathcode._PATH):
+        shutil.copy(path, tree / Path(path).relative_to(ROOT / "src"))
+    _start(tree)
+    then = (
+        "from softsgx.host import pathcode, vdso\n"
+        "parse = vdso.parse_symbols\n"
+        "vdso.parse_symbols = None\n"
+        "image, code = vdso.load_image(), pathcode.load()\n"
+        "print(image.symbols == parse(image.contents), code.most)"
+    )
+    assert _start(tree, then=then).stdout.splitlines()[-1] == f"True {pathcode.load().most}"
+    other = tree / Path(vdso.PATH).relative_to(ROOT / "src")
+    other.write_bytes(other.read_bytes() + b"x")  # it is read anew
+    wanted = "from softsgx.host import vdso; print(len(vdso.SYMBOLS), vdso.load_image().enter > 0)"
+    said = f"{wanted}; print(len(vdso.SYMBOLS))"
+    assert _start(tree, then=said).stdout.split()[-3:] == ["2", "True", "3"]
+
+
 def test_modules_say_of_themselves_what_they_say_without_it(tree: Path) -> None:
     _start(tree)
     told = (

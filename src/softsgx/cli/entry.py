@@ -33,7 +33,7 @@ __all__ = ["is_own", "main", "own_path_of", "path_of"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # A copy of the package is not to run what it was copied from: hence where it is.
-_HEAD = b"softsgx modules 11\0" + MAGIC_NUMBER + os.fsencode(_PACKAGE) + b"\0"
+_HEAD = b"softsgx modules 12\0" + MAGIC_NUMBER + os.fsencode(_PACKAGE) + b"\0"
 _OPENED = "softsgx.supervisor.effects.descriptors"  # what the first open of the device imports
 _PARTS = 4  # sizes behind it: of rows and codes, and of both for the second part
 
@@ -75,8 +75,11 @@ def _main() -> int:
 
     if modules is not None:
         from softsgx.host.basefilter import KNOWN
+        from softsgx.host.vdso import SYMBOLS
 
-        KNOWN.update(modules.known)
+        filters, symbols = modules.known
+        KNOWN.update(filters)
+        SYMBOLS.update(symbols)
     elif path and not sys.dont_write_bytecode:
         imported = set(sys.modules) - before
         from softsgx.cli.modules import write
@@ -142,7 +145,8 @@ class _Loader(SourceFileLoader):
 
 
 class _Modules:
-    """A finder of what is in the file. known: of `softsgx.host.basefilter`, which were made.
+    """A finder of what is in the file. known: of `softsgx.host.basefilter`, which were made, and
+    of `softsgx.host.vdso`, which were read.
 
     What it has is in the order of imports: so it is run from the first to the last, and no import
     in it has to look for anything, which is a fourth of the time.

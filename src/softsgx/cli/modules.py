@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from softsgx.cli.entry import is_own
 from softsgx.errors import SoftsgxError
-from softsgx.host import basefilter
+from softsgx.host import basefilter, pathcode, vdso
 
 if TYPE_CHECKING:
     from softsgx.cli.entry import Row
@@ -93,7 +93,7 @@ def _parts(names: set[str], before: set[str]) -> bytes:
     at_once = marshal.dumps(tuple(_lean(code) for _, code in second))
     codes: list[Any] = [*(_lean(code) for _, code in first), *(None for _ in second)]
     codes += [code for _, code in waiting]
-    pieces = list(_pieces([*codes, at_once, basefilter.KNOWN]))
+    pieces = list(_pieces([*codes, at_once, (basefilter.KNOWN, vdso.SYMBOLS)]))
     rows = tuple(row for row, _ in (*first, *second, *waiting, *_sourced(made)))
     parts = (
         marshal.dumps((rows, tuple(map(len, pieces)))),
@@ -216,9 +216,14 @@ def _in_order(
 
 
 def _make(before: set[str]) -> set[str]:
-    """Make the filter of a usual start: the modules that it takes, and no start needs then."""
+    """Make the filter of a usual start: the modules that it takes, and no start needs then.
+
+    And read the objects that each start takes.
+    """
     try:
         basefilter.base_program(0, place=0)
+        vdso.load_image()
+        pathcode.load()
     except SoftsgxError:  # for want of what is compiled, as a start will say
         return set()
     return set(sys.modules) - before

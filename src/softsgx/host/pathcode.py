@@ -187,7 +187,7 @@ class Code:
 
     def __init__(self, contents: bytes) -> None:
         """Raises UnsupportedError where a symbol is missing."""
-        symbols = vdso.parse_symbols(contents)
+        symbols = vdso.symbols_of(contents)
         try:
             start = symbols["softsgx_paths"]
             self._at = {k[14:]: v - start for k, v in symbols.items() if k[:14] == "softsgx_paths_"}

@@ -8,13 +8,15 @@ a program whose ``clock_gettime`` becomes a system call is no longer the program
 that was to be run.
 
 Where the slots and the tracer's labels lie is read from the object's own symbol
-table at start-up (some 0.1 ms), by the parser that the real vDSO needs anyway: no
+table, by the parser that the real vDSO needs anyway: no
 generated table that could disagree with the object. pyelftools would do the same
-in ten times the start-up that ``run`` may cost.
+in ten times the start-up that ``run`` may cost. A start finds what was read before
+(`softsgx.cli.entry`), by the hash of the object.
 """
 
 from __future__ import annotations
 
+import _imp
 import struct
 
 from softsgx.errors import UnsupportedError
@@ -23,17 +25,22 @@ from softsgx.host.built import lacks, path_of, read_built
 __all__ = [
     "HEAD_BYTES",
     "PATH",
+    "SYMBOLS",
     "Image",
     "find_syscall_insn",
     "load_image",
     "mapped",
     "parse_symbols",
     "slots",
+    "symbols_of",
     "template",
 ]
 
 HEAD_BYTES = 256
 """What is looked at of a vDSO to tell the kernel's own from another: its headers."""
+
+SYMBOLS: dict[bytes, dict[str, int]] = {}
+"""Of built objects, by the hash of their contents."""
 
 _PAGE = 4096
 PATH = path_of("softsgx-vdso.so")
@@ -110,7 +117,7 @@ class Image:
 
         Raises UnsupportedError where a symbol is missing (a stripped object).
         """
-        symbols = parse_symbols(contents)
+        symbols = symbols_of(contents)
         try:
             self.enter = symbols["__vdso_sgx_enter_enclave"]
             self.enclu = symbols["softsgx_enclu"]
@@ -212,6 +219,15 @@ def parse_symbols(elf: bytes) -> dict[str, int]:
         return _symbols(elf, phoff, phnum, (shoff, shentsize, shnum))
     except (struct.error, IndexError, ValueError, OverflowError) as e:
         raise UnsupportedError(f"the vDSO's ELF structures are damaged ({e})") from e
+
+
+def symbols_of(built: bytes) -> dict[str, int]:
+    """The same of an object of ours, read once; not to be changed. Raises UnsupportedError."""
+    key = _imp.source_hash(0, built)
+    found = SYMBOLS.get(key)
+    if found is None:
+        found = SYMBOLS[key] = parse_symbols(built)
+    return found
 
 
 def _symbols(elf: bytes, phoff: int, phnum: int, sections: tuple[int, int, int]) -> dict[str, int]:
