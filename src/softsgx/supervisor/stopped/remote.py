@@ -13,7 +13,6 @@ import os
 import struct
 from errno import EMFILE, EPERM
 
-from softsgx.errors import InternalError, UsageError
 from softsgx.host import notify, ptrace, vdso
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
@@ -289,7 +288,7 @@ class Remote:
     def step(tid: int, signal: int = 0) -> None:
         """To the next system call stop; a seccomp stop on the way is ours and passes.
 
-        Raises UsageError where the thread may not execute what is ours.
+        A process that may not execute what is ours is killed: ProcessLookupError.
         """
         while True:
             ptrace.syscall_step(tid, signal)
@@ -297,10 +296,12 @@ class Remote:
             if status >> 8 == 0x85:
                 return
             if status >> 8 in _FAULTS and ptrace.si_code(tid) > 0:
-                raise UsageError(
-                    f"thread {tid} cannot execute its vDSO any more, which softsgx needs: the"
-                    " program has changed what is there, or its protection"
-                )
+                from softsgx.supervisor.stopped.broken import broken
+
+                raise broken(
+                    tid, "it cannot execute its vDSO any more, which softsgx needs: it has changed"
+                    " what is there, or its protection",
+                )  # fmt: skip
             signal = passes(tid, status)
 
 
@@ -345,7 +346,7 @@ def is_there(space: AddressSpace) -> bool:
 def ensure(tracee: Tracee, regs: Any) -> None:
     """Where a thread can make remote calls: our vDSO is in its process.
 
-    regs: its registers. Raises InternalError where it has no system call instruction.
+    regs: its registers. A process without a system call instruction, or without room, is killed.
     """
     space = tracee.space
     if is_there(space):
@@ -355,10 +356,14 @@ def ensure(tracee: Tracee, regs: Any) -> None:
     base = image.found(space)
     if not base:
         whole = vdso.load_image().whole
-        with Remote(tracee, image.instruction(space, regs.view[RIP]), regs) as call:
-            base = call(NR_mmap, 0, whole, _READ_EXEC, _PRIVATE_ANONYMOUS, -1, 0)
+        insn = image.instruction(space, regs.view[RIP])
+        if insn:
+            with Remote(tracee, insn, regs) as call:
+                base = call(NR_mmap, 0, whole, _READ_EXEC, _PRIVATE_ANONYMOUS, -1, 0)
         if base <= 0:
-            raise InternalError("no memory for our vDSO, which the program has unmapped")
+            from softsgx.supervisor.stopped.broken import broken
+
+            raise broken(tracee.tid, "it has unmapped its vDSO, and leaves no way to make another")
         space.poke(base, vdso.mapped(b"", 0, base))  # what it forwards are system calls there
     image.put_at(space, base)
 
