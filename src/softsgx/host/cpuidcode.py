@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOLE", "JUMP_BYTES", "STUB_BYTES", "Code", "first_length", "fix_in", "hole", "jump_from",
-    "jumps", "load", "loaded", "short_jump",
+    "jumps", "load", "loaded", "short_jump", "target",
 ]  # fmt: skip
 
 JUMP_BYTES = 5
@@ -124,6 +124,13 @@ def hole(moved: bytes) -> int | None:
 def jump_from(stub: int, start: int) -> bytes:
     """What leads from what loads a leaf to a stub, both by their addresses."""
     return b"\xe9" + struct.pack("<i", stub + _START - start - JUMP_BYTES)
+
+
+def target(jump: bytes, at: int) -> int:
+    """Where a jump of five bytes goes; nowhere if it is none."""
+    if len(jump) != JUMP_BYTES or jump[0] != _JUMP:
+        return -1
+    return at + JUMP_BYTES + int.from_bytes(jump[1:], "little", signed=True)
 
 
 def _is_jump(code: bytes) -> bool:

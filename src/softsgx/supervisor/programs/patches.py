@@ -44,10 +44,11 @@ class Plan:
     sites: the offsets of the CPUIDs. led: (offset, jump, what it replaces); moved: of each of them
     the bytes up to its CPUID. stubs: their code, from the first free one on, the ``first``th; or,
     where that is too far, in the mapping's own room: (first byte, last byte + 1), where the
-    lookup's address is before them. was: what is there.
+    lookup's address is before them. was: what is there. holes: those that CPUIDs of ``led`` jump
+    to, (offset, jump, what it replaces, CPUID).
     """
 
-    __slots__ = ("first", "led", "moved", "pieces", "room", "sites", "stubs", "was")
+    __slots__ = ("first", "holes", "led", "moved", "pieces", "room", "sites", "stubs", "was")
 
     def __init__(self, first: int, room: Room | None = None) -> None:
         self.first, self.room = first, room
@@ -55,6 +56,7 @@ class Plan:
         self.sites: list[int] = []
         self.led: list[tuple[int, bytes, bytes]] = []
         self.moved: list[bytes] = []
+        self.holes: list[tuple[int, bytes, bytes, int]] = []
         self.stubs = self.was = b""
 
     def lookup(self, space: AddressSpace) -> bytes:
@@ -64,6 +66,9 @@ class Plan:
     def note(self, space: AddressSpace, start: int) -> None:
         """Note what has become of the mapping that begins there."""
         space.led += [(start + at, ours, was) for at, ours, was in self.led]
+        for at, ours, was, site in self.holes:
+            space.led.append((start + at, ours, was))
+            space.paths.holes[start + at] = start + site
         moved = zip(self.led, self.moved, strict=True)
         stubs = [(start + at, code) for (at, _, _), code in moved]
         if self.room is None:
@@ -143,9 +148,13 @@ def _plan(
     room: Room | None = None,
 ) -> Plan:
     plan = Plan(len(space.stubs), room)
-    # (first byte, last byte + 1, site), from the mapping's start
+    # (first byte, last byte + 1, its hole or -1), from the mapping's start
     wanted = [
-        (load - offset if lead and offset <= load < site else site - offset, site - offset + 2)
+        (
+            load - offset if lead and offset <= load < site else site - offset,
+            site - offset + 2,
+            (load & ~cpuidcode.HOLE) - offset if lead and load & cpuidcode.HOLE else -1,
+        )
         for site, load in found
         if offset <= site <= offset + end - start - 2
     ]
@@ -161,15 +170,18 @@ def _plan(
     return plan
 
 
-def _piece(plan: Plan, space: AddressSpace, start: int, wanted: list[tuple[int, int]]) -> None:
+def _piece(plan: Plan, space: AddressSpace, start: int, wanted: list[tuple[int, int, int]]) -> None:
     """Add what becomes of some instructions that are near each other."""
-    first, last = min(at for at, _ in wanted), wanted[-1][1]
+    first, last = min([at for at, _, _ in wanted]), wanted[-1][1]
     was = space.peek(start + first, last - first)
-    code = bytearray(was)
-    for begin, behind in wanted:
+    code, holes = bytearray(was), len(plan.holes)
+    for begin, behind, hole in wanted:
         site = behind - 2
         here = was[site - first : behind - first]
         if here != cpuidsites.CPUID_BYTES:
+            continue
+        if hole >= 0 and (jump := _lead_by_hole(plan, space, start, site, hole)):
+            code[site - first : behind - first] = jump
             continue
         code[site - first : behind - first] = cpuidsites.UD2_BYTES
         plan.sites.append(site)
@@ -177,29 +189,50 @@ def _piece(plan: Plan, space: AddressSpace, start: int, wanted: list[tuple[int, 
         code[begin - first : begin - first + len(jump)] = jump
     if code != was:
         plan.pieces.append((first, was, bytes(code)))
+    plan.pieces += [(at, there, jump) for at, jump, there, _ in plan.holes[holes:]]
 
 
 def _lead(plan: Plan, space: AddressSpace, moved: bytes, start: int, begin: int) -> bytes:
     """Add a stub for an instruction that loads a leaf: what leads there; nothing without room."""
-    code = cpuidcode.load()
-    index, at = plan.first + len(plan.led), start + begin - space.image
     if not cpuidcode.first_length(moved):
         return b""
+    jump = _stub(plan, space, moved, start, begin, begin)
+    if jump:
+        plan.moved.append(moved)
+        plan.led.append((begin, jump, moved[: len(jump)]))
+    return jump
+
+
+def _lead_by_hole(plan: Plan, space: AddressSpace, start: int, site: int, hole: int) -> bytes:
+    """The same of a CPUID that is led to a hole."""
+    there = space.peek(start + hole, cpuidcode.JUMP_BYTES)
+    whole = len(there) == cpuidcode.JUMP_BYTES
+    jump = _stub(plan, space, b"", start, site, hole) if whole else b""
+    if not jump:
+        return b""
+    short = cpuidcode.short_jump(site, hole)
+    plan.moved.append(b"")
+    plan.led.append((site, short, cpuidsites.CPUID_BYTES))
+    plan.holes.append((hole, jump, there, site))
+    return short
+
+
+def _stub(
+    plan: Plan, space: AddressSpace, moved: bytes, start: int, begin: int, where: int
+) -> bytes:
+    """Add a stub for what is moved from a place: the jump to it from another, if there is room."""
+    code, index = cpuidcode.load(), plan.first + len(plan.led)
     if plan.room is not None:
-        at, place = begin, plan.room[0] + _WORD.size + len(plan.stubs)
+        place = plan.room[0] + _WORD.size + len(plan.stubs)
         stub = code.stub_at(place, moved, begin, plan.room[0])
         if place + len(stub) > plan.room[1]:
             return b""
     else:
-        place = code.stub_of(index)
-        stub = code.stub(index, moved, at) if index < code.most else b""
-    if not stub:
-        return b""
-    jump = cpuidcode.jump_from(place, at)
+        place, away = code.stub_of(index), start - space.image
+        stub = code.stub_at(place, moved, away + begin) if index < code.most else b""
+        place -= away
     plan.stubs += stub
-    plan.moved.append(moved)
-    plan.led.append((begin, jump, moved[: len(jump)]))
-    return jump
+    return cpuidcode.jump_from(place, where) if stub else b""
 
 
 def _sites_of(

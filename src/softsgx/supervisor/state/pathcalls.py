@@ -137,13 +137,6 @@ class PathCalls:
             number += 1
         return found
 
-    def is_hole(self, at: int, peek: Callable[[int, int], bytes]) -> bool:
-        """Whether one of ``holes`` still leads to a stub: its library may be no more."""
-        jump = peek(at, cpuidcode.JUMP_BYTES)
-        to = at + cpuidcode.JUMP_BYTES + int.from_bytes(jump[1:], "little", signed=True)
-        first = self.base + pathcode.load().stub_of_cpuid(0)
-        return jump[:1] == b"\xe9" and first <= to < self.base + pathcode.SIZE
-
     def mappings(self) -> dict[int, tuple[int, int]]:
         """Length and offset of each plan's mapping, as `pathcode.Code.roll` takes them."""
         return {plan: (length, offset) for plan, (length, offset, *_) in self.plans.items()}

@@ -49,11 +49,11 @@ def unlead(space: AddressSpace) -> None:
     space.look()
     if space.paths.base > 0:
         space.poke(space.paths.base + pathcode.load().lookup, bytes(8))
-        space.paths.stubs, space.paths.holes = [], {}
+        space.paths.stubs = []
     for at, ours, was in space.led:
         if space.peek(at, len(ours)) == ours:
             space.poke(at, was)
-    space.led, space.stubs, space.far = [], [], None
+    space.led, space.stubs, space.far, space.paths.holes = [], [], None, {}
 
 
 def instruction(space: AddressSpace, rip: int) -> int:

@@ -116,15 +116,25 @@ def out_of_ours(run: Run, tracee: Tracee) -> int:
         where = OF_CPUID * _cpuid(regs.view, tracee)
     elif space.adds is not None and _adds(regs.view, tracee):
         where = OF_CALLS
-    elif paths.plans and space.peek(rip, 1) == _JUMP:
+    elif (space.stubs or space.far or paths.plans) and space.peek(rip, 1) == _JUMP:
         space.look()
-        where = OF_CPUID * (rip in paths.holes and paths.is_hole(rip, space.peek))
+        where = OF_CPUID * (rip in paths.holes and _is_stub(tracee, rip))
         regs.view[RIP] = paths.holes[rip] if where else rip
     else:
         where = 0
     if where:
         regs.store(tracee.tid)
     return where
+
+
+def _is_stub(tracee: Tracee, rip: int) -> bool:
+    """Whether a jump leads to a stub of ours: the library that had it may be no more."""
+    space, paths, code = tracee.space, tracee.space.paths, pathcode.load()
+    to = cpuidcode.target(space.peek(rip, cpuidcode.JUMP_BYTES), rip)
+    others = [(paths.base + code.stub_of_cpuid(0), paths.base + pathcode.SIZE)]
+    if space.far:
+        others.append((space.far[0], space.far[0] + cpuidcode.STUB_BYTES * len(space.far[1])))
+    return cpuidcode.load().is_in(to - space.image) or any(a <= to < b for a, b in others)
 
 
 def _cpuid(view: Any, tracee: Tracee) -> bool:
