@@ -45,7 +45,7 @@ int main(void)
 {
 	struct encl_opts opts = {.heap = 4 * 4096, .size = 1 << 20};
 	struct encl e = {0};
-	struct stat st;
+	struct stat st, opened;
 	char want[300], start[40], path[64];
 	uint64_t heap;
 	int dir;
@@ -84,6 +84,12 @@ int main(void)
 	dir = open("/proc/self", O_PATH);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d/maps", dir);
 	check(strstr(line_of(path, start, NULL), "/dev/sgx_enclave"), "maps_relative", "%s", path);
+	/* What cp(1) looks at: the file is not another one than its name told of. */
+	if (stat("/proc/self/maps", &st) || (dir = open("/proc/self/maps", O_RDONLY)) < 0 || fstat(dir, &opened))
+		abort();
+	check(opened.st_dev == st.st_dev && opened.st_ino == st.st_ino && opened.st_size == st.st_size,
+	      "maps_opened", "inode %lu, and %lu by name", opened.st_ino, st.st_ino);
+	close(dir);
 	if (munmap((void *)heap, 4096))
 		abort();
 	check(!*line_of("/proc/self/maps", start, NULL), "maps_unmapped", "it is there");

@@ -235,10 +235,14 @@ def test_what_shows_mappings_matters_once_the_device_is_open() -> None:
     fd = look(name, os.O_RDONLY)
     assert os.read(fd, 16)
     os.close(fd)
+    room = ctypes.create_string_buffer(256)
+    told = memory.function(nr.NR_stat)
+    assert told(name, room) == 0
     memory.map[memory.code.opened] = 1
     assert went_long(nr.NR_open, look(name, os.O_RDONLY))
+    assert went_long(nr.NR_stat, told(name, room))
     assert look(b"/etc/passwd/maps2", os.O_RDONLY) == -errno.ENOTDIR
-    assert memory.function(nr.NR_access)(name, os.R_OK) == 0
+    assert told(b"/proc/self/maps2", room) == -errno.ENOENT
 
 
 def test_no_path_goes_the_long_way(calls: dict[int, Callable[..., int]]) -> None:

@@ -102,3 +102,42 @@ def test_what_is_shown_in_proc_is_nobodys_to_write(softsgx: Softsgx) -> None:
     bare = subprocess.run(program, capture_output=True, text=True, check=True)
     done = softsgx("--", *program)
     assert (done.returncode, done.stdout) == (0, bare.stdout)
+
+
+_SAME = """
+import os, sys
+
+def told(s):
+    return s.st_dev, s.st_ino, s.st_mode, s.st_nlink, s.st_size, s.st_blocks, s.st_blksize
+
+# Often, since an instruction that asks often does so by code of softsgx's.
+for _ in range(20):
+    by_name = os.stat(sys.argv[1])
+    fd = os.open(sys.argv[1], os.O_RDONLY)
+    assert told(os.fstat(fd)) == told(by_name)
+    assert os.read(fd, 1)
+    os.close(fd)
+    fd = os.open("/etc/passwd", os.O_RDONLY)  # the same number
+    assert os.path.samestat(os.fstat(fd), os.stat("/etc/passwd"))
+    os.close(fd)
+child = os.fork()
+if not child:
+    fd = os.open(sys.argv[1], os.O_RDONLY)
+    os._exit(told(os.fstat(fd)) != told(os.stat(sys.argv[1])))
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--exact",)])
+@pytest.mark.parametrize("name", ["/proc/cpuinfo", "/proc/misc"])
+def test_what_is_shown_is_the_file_that_its_name_told_of(
+    softsgx: Softsgx, tmp_path: Path, name: str, options: tuple[str, ...]
+) -> None:
+    done = softsgx(*options, "--", sys.executable, "-c", _SAME, name)
+    assert (done.returncode, done.stderr) == (0, "")
+    copy = tmp_path / "copy"
+    for _ in range(2):  # by code that has not asked before, and that has
+        done = softsgx(*options, "--", "cp", name, str(copy))
+        assert (done.returncode, done.stderr) == (0, "")
+        shown = copy.read_text()
+        assert "sgx_enclave" in shown if name == "/proc/misc" else " sgx_lc" in shown

@@ -99,7 +99,7 @@ CALLS = {n: SYSCALLS[n].of_kind("path")[0] for n in _KINDS if n not in _NO_PATHS
 """The calls on paths, each with its path's argument: frequent ones, of which nothing but the
 components of the path decides whether they are the device's."""
 
-_ANY, _LAST, _OPENED_LAST, _MAPPINGS_LAST, _FOLDERS = 8, 8, 16, 4, 8  # slots of the code's lists
+_ANY, _LAST, _OPENED_LAST, _MAPPINGS_LAST, _FOLDERS = 8, 12, 16, 4, 8  # slots of the code's lists
 _BITS = 512  # of each of the code's sets of bits
 _ENOENT = -2 & (1 << 64) - 1
 _MINUS_1 = (1 << 64) - 1
@@ -226,8 +226,8 @@ class Code:
     ) -> bytes:  # fmt: skip
         """The code, with the components that matter, anywhere in a path and at its end.
 
-        opened: those that matter at the end of what is opened; mappings: so once somebody has
-        opened the device; folders: those that nodes are in, by st_ino and st_dev. Raises
+        opened: those that matter at the end of what is opened; mappings: of any path once somebody
+        has opened the device; folders: those that nodes are in, by st_ino and st_dev. Raises
         UnsupportedError where they are too many.
         """
         page = bytearray(self.contents)
@@ -235,10 +235,10 @@ class Code:
             raise UnsupportedError(f"nodes in {len(folders)} folders, with room for {_FOLDERS}")
         words = [part & _U64 for folder in folders for part in folder]
         struct.pack_into(f"<{len(words)}Q", page, self._at["folders"], *words)
-        anyhow = anywhere | last
+        anyhow = anywhere | last | mappings
         for name, names in (
             *(("any", anywhere), ("last", anyhow | {b""})),
-            ("opened", anyhow | opened | mappings | {b"", b".", b".."}),
+            ("opened", anyhow | opened | {b"", b".", b".."}),
         ):
             bits = sum({1 << crc32c(text) % _BITS for text in names})
             at = self._at[f"{name}_bits"]

@@ -134,24 +134,26 @@ last:
 	je	empty
 ended:
 	.set	at, 0
-	.rept	16
-	cmp	softsgx_paths_any + at(%rip), %r11d
-	je	slow
-	.set	at, at + 4
-	.endr
-	bt	$NO_OPEN_BIT, %eax
-	jc	fast
-	dots
-	.rept	16
+	.rept	20
 	cmp	softsgx_paths_any + at(%rip), %r11d
 	je	slow
 	.set	at, at + 4
 	.endr
 	cmpb	$0, softsgx_paths_opened(%rip)
-	je	fast
+	je	nobody
 	.set	at, 0
 	.rept	4
 	cmp	softsgx_paths_mappings_last + at(%rip), %r11d
+	je	slow
+	.set	at, at + 4
+	.endr
+nobody:
+	bt	$NO_OPEN_BIT, %eax
+	jc	fast
+	dots
+	.set	at, 0
+	.rept	16
+	cmp	softsgx_paths_opened_last + at(%rip), %r11d
 	je	slow
 	.set	at, at + 4
 	.endr
@@ -233,10 +235,10 @@ softsgx_paths_restored:
 softsgx_paths_any:			/* CRC-32C of a component, without the last inversion */
 	.fill	8, 4, 0
 softsgx_paths_last:			/* of one that matters at the end alone */
-	.fill	8, 4, 0
+	.fill	12, 4, 0
 softsgx_paths_opened_last:		/* and there to what opens it */
 	.fill	16, 4, 0
-softsgx_paths_mappings_last:		/* and to that once somebody has opened the device */
+softsgx_paths_mappings_last:		/* of one that does so once somebody has opened the device */
 	.fill	4, 4, 0
 	.balign	64
 softsgx_paths_any_bits:			/* by the CRC's low bits: of one anywhere */

@@ -12,8 +12,9 @@ VIEWS = frozenset((b"maps", b"smaps", b"cpuinfo", b"misc"))
 """What `softsgx.supervisor.calls.views` has something to say of."""
 OF_MAPPINGS = (b"maps", b"smaps")
 """As they are where nobody has an enclave."""
-_OPENED = (VIEWS | {b"mem"}).difference(OF_MAPPINGS)  # and "." and "..", which the code knows
-_LAST = frozenset((b"stdin", b"stdout", b"stderr"))
+_OPENED = frozenset((b"mem",))  # and "." and "..", which the code knows
+# What is asked of a view by its name, its descriptor has to answer alike.
+_LAST = frozenset((b"stdin", b"stdout", b"stderr")) | VIEWS.difference(OF_MAPPINGS)
 
 
 def concern(run: Run) -> tuple[frozenset[bytes], frozenset[bytes], frozenset[bytes]]:

@@ -59,6 +59,10 @@ def handle(run: Run, tracee: Tracee) -> Any:
             return _answer(run, tracee, row, file)
         if fd in tracee.space.mem_fds:
             return _on_memory(run, tracee, row)
+        node = tracee.shown(fd)
+        if node is not None:
+            told = row.nr == nr.NR_fstat
+            return nodes.put_stat(tracee, run.view, row.nr, node) if told else None
         filters.let_go(run, tracee, fd)
     return paths.hurry_descriptor(run, tracee) if row.nr in ON_DESCRIPTORS else None
 

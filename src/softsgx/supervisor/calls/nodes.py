@@ -93,7 +93,7 @@ def open_attribute(run: Run, tracee: Tracee, node: Attribute, flags: int) -> Any
         return -errno.EACCES
     from softsgx.supervisor.calls import views
 
-    return views.show(run, tracee, node.text, flags, node.mode)
+    return views.show(run, tracee, node.text, flags, node)
 
 
 def put_stat(tracee: Tracee, view: Any, call: int, node: Node) -> int:

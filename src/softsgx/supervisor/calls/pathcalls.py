@@ -60,7 +60,7 @@ def hurry(run: Run, tracee: Tracee, call: int, last: tuple[frozenset[bytes], ...
     """From the seccomp stop of a call that was of no concern: None, or DONE.
 
     last: the last components of paths that are, whatever folders they are in, of paths that are
-    opened, and of those once somebody has opened the device.
+    opened, and of those that are once somebody has opened the device.
     """
     paths, space = tracee.space.paths, tracee.space
     if (

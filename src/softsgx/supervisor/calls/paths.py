@@ -21,7 +21,7 @@ from softsgx.supervisor.calls.nodes import (
     utimes,
 )
 from softsgx.supervisor.calls.roots import as_ours, as_seen
-from softsgx.supervisor.state.node import Attribute, Creds, Node
+from softsgx.supervisor.state.node import Attribute, Creds, Node, Shown
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
@@ -45,6 +45,7 @@ _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _O_CLOEXEC, _O_DIRECTORY, _O_CREAT, _O_EXCL = 0o2000000, 0o200000, 0o100, 0o200
 _O_NOFOLLOW, _O_TRUNC, _O_WRONLY = 0o400000, 0o1000, 1
 _O_PATH, _FLAGS_KEPT, _F_SETFL = 0o10000000, 0o6000, 4  # O_APPEND, O_NONBLOCK
+_STATS = (nr.NR_stat, nr.NR_lstat, nr.NR_newfstatat, nr.NR_statx)
 _OPENS = (nr.NR_open, nr.NR_openat, nr.NR_openat2, nr.NR_creat)
 _TAKES = (*_OPENS, nr.NR_open_tree, nr.NR_open_tree_attr, nr.NR_mount, nr.NR_fanotify_mark)
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)
@@ -149,10 +150,14 @@ def _named(run: Run, tracee: Tracee, call: int, dir_arg: int | None, path_arg: i
     if not raw:
         # AT_EMPTY_PATH: the fd itself; without it the kernel says ENOENT.
         at = _AT_FLAGS.get(call)
-        if not run.opened or dir_arg is None or at is None or not view[at[0]] & _AT_EMPTY_PATH:
+        asked = run.opened or tracee.space.views
+        if not asked or dir_arg is None or at is None or not view[at[0]] & _AT_EMPTY_PATH:
             return None
         file = run.file_of(tracee, dirfd & 0xFFFFFFFF)
         if file is None:
+            shown = tracee.shown(dirfd & 0xFFFFFFFF)
+            if shown is not None:
+                return put_stat(tracee, view, call, shown) if call in _STATS else None
             filters.let_go(run, tracee, dirfd & 0xFFFFFFFF)
         return None if file is None else str(file.path)
     if raw[raw.rfind(b"/") + 1 :] not in run.nodes.names:
@@ -264,10 +269,16 @@ def _unusual(run: Run, tracee: Tracee, call: int, dirfd: int, raw: bytes) -> Any
             from softsgx.supervisor.calls import views
 
             path = os.path.realpath(_of_tracee(tracee, dirfd, raw))
+            try:
+                node = Shown(os.fsdecode(path), os.stat(path))
+            except OSError:
+                return None  # the kernel says what is wrong with it
             text = views.contents(run, path, as_seen(tracee, dirfd, raw))
-            return (
-                None if text is None else views.show(run, tracee, text, _flags(run, tracee, call))
-            )
+            if text is None:
+                return None
+            return views.show(run, tracee, text, _flags(run, tracee, call), node)
+    elif last in VIEWS and call in _STATS and tracee.space.views is None:
+        tracee.space.views = {}
     missing = run.nodes.folders
     if missing.last and raw.rstrip(b"/").endswith(tuple(missing.last)):
         folder = missing.named(as_seen(tracee, dirfd, raw))

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import re
 
+from softsgx.supervisor.state.node import Node, Shown
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
+from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.answer import answered
 from softsgx.supervisor.stopped.remote import calls, cancel
 
@@ -82,16 +84,21 @@ def _process(run: Run, number: int, path: bytes, seen: bytes) -> tuple[Tracee | 
     return None, None
 
 
-def show(run: Run, tracee: Tracee, text: bytes, flags: int, mode: int = 0o444) -> Any:
-    """Open a file of ours with this text in place of what the call names. mode: its permissions."""
+def show(run: Run, tracee: Tracee, text: bytes, flags: int, node: Node) -> Any:
+    """Open a file of ours with this text in place of what the call names: a node."""
     whole = os.memfd_create("softsgx-view", os.MFD_CLOEXEC)
     os.write(whole, text)
-    os.fchmod(whole, mode)
+    os.fchmod(whole, node.mode)
     own = os.open(f"/proc/self/fd/{whole}", os.O_RDONLY | os.O_CLOEXEC)
     os.close(whole)
     cancel(run, tracee)
     with calls(run, tracee) as remote:
         fd = remote.give(own, cloexec=bool(flags & os.O_CLOEXEC))
+        asked = tracee.space.views
+        if asked is not None and fd >= 0 and isinstance(node, Shown):  # cp compares the two
+            s = os.fstat(own)
+            asked[fd] = s.st_dev, s.st_ino, node
+            filters.watch_stat(remote, fd)
     os.close(own)
     return answered(run, tracee, fd)
 

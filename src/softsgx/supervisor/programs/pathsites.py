@@ -89,7 +89,7 @@ def page(run: Run, *, off: bool, held: bytes = b"") -> bytes:
     if run.opened or off or run.confined or held:
         code = pathcode.load()
         changed = bytearray(made)
-        changed[code.off], changed[code.opened] = off, run.opened
+        changed[code.off], changed[code.opened] = off, run.opened or bool(held)
         changed[code.alone] = run.confined
         changed[code.held : code.held + len(held)] = held
         made = bytes(changed)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from softsgx.supervisor.state.options import Options
 
-__all__ = ["Attribute", "Creds", "Node", "Nodes", "Socket"]
+__all__ = ["Attribute", "Creds", "Node", "Nodes", "Shown", "Socket"]
 
 _MISC_MAJOR = 10
 _MINORS = {"enclave": 125, "provision": 126}
@@ -54,7 +54,7 @@ class Creds:
 class Node:
     """One character device. path: its name; mode: permission bits; times in ns."""
 
-    kind, size = stat.S_IFCHR, 0
+    kind, size, block, known = stat.S_IFCHR, 0, 4096, 0xFFF
 
     def __init__(self, path: str, mode: int = 0o666, uid: int = 0, gid: int = 0) -> None:
         self.path = path
@@ -138,14 +138,14 @@ class Node:
         rdev = os.makedev(self.major, self.minor)
         return struct.pack(
             "<QQQIIIIQqqqqQqQqQ24x", self.device, self.ino, 1, self.kind | self.mode,
-            self.uid, self.gid, 0, rdev, self.size, 4096, 0, *a, *m, *c,
+            self.uid, self.gid, 0, rdev, self.size, self.block, 0, *a, *m, *c,
         )  # fmt: skip
 
     def statx(self) -> bytes:
         """The node's struct statx."""
         buf = bytearray(256)
         struct.pack_into(
-            "<IIQIIIHHQQQQ", buf, 0, 0xFFF, 4096, 0, 1, self.uid, self.gid,
+            "<IIQIIIHHQQQQ", buf, 0, self.known, self.block, 0, 1, self.uid, self.gid,
             self.kind | self.mode, 0, self.ino, self.size, 0, 0,
         )  # fmt: skip
         for at, which in ((64, 0), (80, 3), (96, 2), (112, 1)):
@@ -180,6 +180,26 @@ class Attribute(Node):
 
     def _folder(self) -> str:
         return _existing(self.path)
+
+
+class Shown(Node):
+    """A file of /proc in whose place one of ours is opened: what its name's stat tells."""
+
+    known = 0x7FF  # STATX_BASIC_STATS: procfs knows no birth
+
+    def __init__(self, path: str, real: os.stat_result) -> None:  # it is none of Linux's devices
+        self.path = path
+        self.kind, self.mode = stat.S_IFMT(real.st_mode), stat.S_IMODE(real.st_mode)
+        self.device, self.ino, self.uid, self.gid = (
+            real.st_dev,
+            real.st_ino,
+            real.st_uid,
+            real.st_gid,
+        )
+        self.major = self.minor = 0
+        self.size, self.block = real.st_size, real.st_blksize
+        self.times = [real.st_atime_ns, real.st_mtime_ns, real.st_ctime_ns, 0]
+        self.gone = False
 
 
 def _existing(path: str) -> str:

@@ -67,6 +67,14 @@ class PathCalls:
             except OSError:  # it is dead, or the kernel lets nobody write over protections
                 self.base = -1
 
+    def ask(self, poke: Callable[[int, bytes], None]) -> None:
+        """What is asked of a descriptor without a path concerns us, too: the code is told."""
+        if self.base > 0:
+            try:
+                poke(self.base + pathcode.load().opened, b"\1")
+            except OSError:
+                self.base = -1
+
     def bits(self) -> list[bytes]:
         """What is held as the code has it: 64 descriptors a word."""
         words = [0] * (pathcode.load().most_held // 64)

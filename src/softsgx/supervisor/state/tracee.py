@@ -42,7 +42,9 @@ class AddressSpace:
     of io_uring that no descriptor shows. threaded: more than one thread has run in it at once;
     shared: more than one process. paths: what makes its calls on paths without a stop, raw: what
     makes its ENCLUs so. tracees: those that run in it. watched: the descriptors that a filter stops
-    calls on, each with the calls that it spares (`host.spared`); mem_fds: those of them that are of
+    calls on, each with the calls that it spares (`host.spared`); views: those of them that are of
+    files of ours (`calls.views`), each with its file's st_dev and st_ino and the node that it tells
+    of, None while nobody has asked by name; mem_fds: those that are of
     /proc/PID/mem, or (own_attrs: opened with this mm) of /proc/PID/attr under a security module.
     asked_names: whether the filter of late calls on names is there. dir_fds: descriptors of /dev,
     and whether the nodes have been listed. executable: how memory became so, a `sources.Note` each,
@@ -90,6 +92,7 @@ class AddressSpace:
         "traps",
         "undumpable",
         "userfaults",
+        "views",
         "watched",
     )
 
@@ -119,6 +122,7 @@ class AddressSpace:
         self.threaded = False
         self.tracees: set[int] = set()
         self.watched: dict[int, frozenset[int]] = {}
+        self.views: dict[int, tuple[int, int, Any]] | None = None
         self.mem_fds: set[int] = set()
         self.own_attrs: set[int] = set()
         self.asked_names = False
@@ -139,6 +143,7 @@ class AddressSpace:
         new.masks_seen = self.masks_seen
         new.watched, new.ranges = dict(self.watched), list(self.ranges)
         new.mem_fds, new.asked_names = set(self.mem_fds), self.asked_names
+        new.views = None if self.views is None else dict(self.views)
         new.dir_fds, new.paths, new.raw = dict(self.dir_fds), self.paths.copy(), self.raw.copy()
         new.adds = self.adds and self.adds.copy()
         return new
@@ -312,6 +317,17 @@ class Tracee:
     def tells_calls(self) -> bool:
         """Whether it stops at each call that it makes."""
         return self.timed is not None or self.spared is not None
+
+    def shown(self, fd: int) -> Any:
+        """The node that a descriptor tells of, if it is of a file of ours (`calls.views`)."""
+        found = (self.space.views or {}).get(fd)
+        if found is None:
+            return None
+        try:
+            s = os.stat(f"/proc/{self.tid}/fd/{fd}")
+        except OSError:
+            return None
+        return found[2] if (s.st_dev, s.st_ino) == found[:2] else None
 
     def read(self, addr: int, length: int) -> bytes:
         """Memory as the thread itself could read it; fewer bytes if it could not."""

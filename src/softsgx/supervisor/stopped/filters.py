@@ -17,7 +17,7 @@ from softsgx.uapi import syscalls as nr
 
 __all__ = [
     "complete", "hold", "hold_range", "install", "install_late", "is_watched", "let_go", "may_hold",
-    "watch", "watch_fd", "watch_names", "watch_range",
+    "watch", "watch_fd", "watch_names", "watch_range", "watch_stat",
 ]  # fmt: skip
 
 _TSYNC = 1
@@ -49,6 +49,18 @@ def watch(call: Remote, fd: int) -> None:
                 in_thread(run, other, lambda call: _watch_here(call, fd, spared))
         except ProcessLookupError:
             pass
+
+
+def watch_stat(call: Remote, fd: int) -> None:
+    """Hear of what fstat(2) and its like are asked of a descriptor."""
+    from softsgx.host.fdprograms import fd_calls
+    from softsgx.host.spared import FOREIGN, LED
+
+    assert call.run is not None
+    hold(call.run, call.tracee, fd)
+    space = call.tracee.space
+    space.paths.ask(space.poke)
+    _watch_here(call, fd, frozenset(fd_calls().keys() - {nr.NR_fstat} | {FOREIGN, LED}))
 
 
 def _watch_here(call: Remote, fd: int, spared: frozenset[int]) -> None:
@@ -105,7 +117,11 @@ def let_go(run: Run, tracee: Tracee, fd: int) -> None:
     space = tracee.space
     if fd not in space.paths.held or not tracee.files <= space.tracees:
         return
-    if fd in space.mem_fds or (fd in space.dir_fds and _lists(run, tracee, fd)):
+    if (
+        fd in space.mem_fds
+        or tracee.shown(fd) is not None
+        or (fd in space.dir_fds and _lists(run, tracee, fd))
+    ):
         return
     others = (run.tracees[tid] for tid in space.tracees if tid != tracee.tid)
     if all(run.file_of(other, fd) is None for other in others):  # a vfork child has its own
