@@ -6,6 +6,8 @@
  *   ( ) it is forked, and waited for      [ ] vfork, and exec of this program     { } the same by clone3
  *   < > it is forked, and lives until all is done: what it does it does at once
  *   / \ a thread does it, and is joined   l   a thread, which lives as long as its process
+ *   o   a signal to such a thread          z   the process is stopped, and goes on
+ *   y   the thread has its own descriptors from then on
  *   m   a thread does the rest, while this one ends: it is its process's first
  *   e   exec of this program, for the rest     s d i  SIGSEGV handled, default, ignored
  *   b   a handler of SIGBUS, once              u      one of SIGUSR1, which is sent
@@ -33,6 +35,8 @@
 static volatile int handled;
 static const char *self;
 static int live[64], n_live;
+static pthread_t alive; /* a thread, and of which process */
+static pid_t alive_in;
 
 static void handler(int number)
 {
@@ -242,6 +246,31 @@ static void *goes_on(void *given)
 	_exit(0);
 }
 
+static void send(void)
+{
+	int before = handled;
+
+	if (alive_in != getpid())
+		return;
+	act(SIGUSR1, handler, 0);
+	pthread_kill(alive, SIGUSR1);
+	while (handled == before)
+		sched_yield();
+}
+
+static void be_stopped(void)
+{
+	pid_t self = getpid(), pid = fork();
+
+	if (pid) {
+		wait_for(pid);
+		return;
+	}
+	kill(self, SIGSTOP);
+	kill(self, SIGCONT);
+	_exit(0);
+}
+
 static void go_on(const char *operations)
 {
 	static struct task before;
@@ -324,7 +353,17 @@ static void run(const char *at)
 			in_thread((struct task){operates, strdup(what), 0});
 			break;
 		case 'l':
-			pthread_create(&made, NULL, lives, NULL);
+			pthread_create(&alive, NULL, lives, NULL);
+			alive_in = getpid();
+			break;
+		case 'o':
+			send();
+			break;
+		case 'z':
+			be_stopped();
+			break;
+		case 'y':
+			unshare(CLONE_FILES);
 			break;
 		case 'm':
 			go_on(strdup(at + 1));

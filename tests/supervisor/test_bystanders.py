@@ -50,7 +50,7 @@ def _operations(
     """By chance; every process shows itself once at least. ends: it may end without a word."""
     made = ""
     for _ in range(chance.randrange(2, 7 - depth)):
-        few, more = "sdibucchgfkltx..e", "sdibuccchgfkltmx.....(((([[[{<///eq"
+        few, more = "sdibucchgfkltoyx..e", "sdibuccchgfklltmoozyx.....(((([[[{<///eq"
         kind = chance.choice(few if depth > 2 else more)
         if kind in "<m" and within == "/":
             continue  # it may exec, or be joined

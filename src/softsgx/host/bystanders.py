@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from softsgx.host import foreign, ptrace
 from softsgx.host.built import is_built, path_of
-from softsgx.host.execs import MOST_TRAPS
+from softsgx.host.cpuidcode import MOST_TRAPS
 from softsgx.host.words import Words
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.

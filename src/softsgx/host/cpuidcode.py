@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from softsgx.sdm.cpuid import Answer
 
 __all__ = [
-    "HOLE", "JUMP_BYTES", "STUB_BYTES", "Code", "first_length", "fix_in", "hole", "jump_from",
-    "jumps", "load", "loaded", "short_jump", "target",
+    "HOLE", "JUMP_BYTES", "MOST_TRAPS", "STUB_BYTES", "Code", "first_length", "fix_in", "hole",
+    "jump_from", "jumps", "load", "loaded", "short_jump", "target",
 ]  # fmt: skip
 
+MOST_TRAPS = 4
+"""So many CPUIDs of a program that stop are answered by compiled code (``cpuids.h``)."""
 JUMP_BYTES = 5
 STUB_BYTES = 64
 HOLE = 1 << 63

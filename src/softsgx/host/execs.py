@@ -9,6 +9,7 @@ import struct
 
 from softsgx.host import foreign
 from softsgx.host.built import is_built, path_of
+from softsgx.host.cpuidcode import MOST_TRAPS
 from softsgx.host.words import Words
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "DONE", "GONE", "MAPS", "MOST_TRAPS", "NEAR", "NOTHING", "OURS", "PARTLY", "PATHS", "REAL",
+    "DONE", "GONE", "MAPS", "NEAR", "NOTHING", "OURS", "PARTLY", "PATHS", "REAL",
     "UNKNOWN", "WAITING", "Block", "Number", "Piece", "Recipe", "available", "joined",
 ]  # fmt: skip
 
@@ -30,9 +31,6 @@ NOTHING, OURS, REAL, PATHS, MAPS = range(5)
 
 NEAR = 1 << 32
 """Mappings within this of the interpreter have to be as far from it as they were."""
-
-MOST_TRAPS = 4
-"""So many CPUIDs of a program that stop are answered by compiled code."""
 
 Number = tuple[int, int, int, int, int]
 """Where in a piece, its bytes (4 or 8), and what it is: a value, and a base less another."""

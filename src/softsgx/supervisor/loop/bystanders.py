@@ -7,7 +7,7 @@ is dealt with. From the first open of the device on every stop is Python's.
 from __future__ import annotations
 
 from softsgx.host import bystanders, pathcode, vdso
-from softsgx.host.execs import MOST_TRAPS
+from softsgx.host.cpuidcode import MOST_TRAPS
 from softsgx.host.signals import SIGILL
 from softsgx.supervisor.loop import processes
 from softsgx.supervisor.programs import answers

@@ -188,7 +188,7 @@ class Again:
 
     def trapped(self, space: AddressSpace, site: int) -> None:
         """A CPUID has stopped, and was answered: compiled code does that the next time."""
-        if site in space.traps or len(space.traps) == execs.MOST_TRAPS:
+        if site in space.traps or len(space.traps) == cpuidcode.MOST_TRAPS:
             return
         space.traps.append(site)
         if space.made is None:

@@ -34,7 +34,7 @@ class AddressSpace:
     answers a CPUID there, as (address, our bytes, the file's); stubs: where each of them comes
     from, as `cpuidcode.Code.roll` takes it; far: where those are that lie in the program, and the
     same of them, or None; later: what of these is yet to be noted, as (start of a mapping, what
-    notes it). traps: some of the CPUIDs that have stopped (`execs.MOST_TRAPS`); made: by which
+    notes it). traps: some of the CPUIDs that have stopped (`MOST_TRAPS`); made: by which
     recipe compiled code prepared it, and where its mappings begin, or None. translates: the program
     reads the code that it maps, and does not run it. undumpable: the program thinks that it is
     (PR_SET_DUMPABLE). implies: a thread may have READ_IMPLIES_EXEC; None: nobody has asked, as long
