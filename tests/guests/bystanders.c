@@ -7,7 +7,6 @@
  *   < > it is forked, and lives until all is done: what it does it does at once
  *   / \ a thread does it, and is joined   l   a thread, which lives as long as its process
  *   o   a signal to such a thread          z   the process is stopped, and goes on
- *   y   the thread has its own descriptors from then on
  *   m   a thread does the rest, while this one ends: it is its process's first
  *   e   exec of this program, for the rest     s d i  SIGSEGV handled, default, ignored
  *   b   a handler of SIGBUS, once              u      one of SIGUSR1, which is sent
@@ -234,11 +233,15 @@ static void *operates(void *given)
 	return NULL;
 }
 
-/* By the end of who made it. */
+static volatile int leaving;
+
+/* Behind the end of who made it: the kernel clears the word, which who traces it has let it do. */
 static void *goes_on(void *given)
 {
 	struct task *before = given;
 
+	while (leaving)
+		sched_yield();
 	if (before->tid != getpid())
 		is_no_more(before->tid);
 	run(before->operations);
@@ -277,13 +280,14 @@ static void go_on(const char *operations)
 	pthread_t made;
 
 	before = (struct task){NULL, operations, gettid()};
+	leaving = 1;
+	syscall(SYS_set_tid_address, &leaving);
 	pthread_create(&made, NULL, goes_on, &before);
 	syscall(SYS_exit, 0);
 }
 
 static void run(const char *at)
 {
-	pthread_t made;
 	pid_t pid;
 
 	for (; *at; at++) {
@@ -361,9 +365,6 @@ static void run(const char *at)
 			break;
 		case 'z':
 			be_stopped();
-			break;
-		case 'y':
-			unshare(CLONE_FILES);
 			break;
 		case 'm':
 			go_on(strdup(at + 1));

@@ -50,10 +50,12 @@ def _operations(
     """By chance; every process shows itself once at least. ends: it may end without a word."""
     made = ""
     for _ in range(chance.randrange(2, 7 - depth)):
-        few, more = "sdibucchgfkltoyx..e", "sdibuccchgfklltmoozyx.....(((([[[{<///eq"
+        few, more = "sdibucchgfkltox..e", "sdibuccchgfklltmoozx.....(((([[[{<///eq"
         kind = chance.choice(few if depth > 2 else more)
         if kind in "<m" and within == "/":
             continue  # it may exec, or be joined
+        if kind == "z" and within not in "(<":
+            continue  # who made it hears of that: once or twice, and a while after vfork
         if kind in _CLOSES:
             ends &= kind != "<"  # it leaves children whose end nobody waits for
             inner = ends if kind == "/" else kind != "<"

@@ -56,6 +56,7 @@ _GUESTS = {
     "bothaccept": ((), 2),
     "born": (("processes",), 2),
     "takenover": ((), 1),
+    "firstgone": (("8",), 4),
     "stopped": ((), 2),
     "leaderless": ((), 6),
     "sequences": ((), 1),
