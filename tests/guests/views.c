@@ -6,8 +6,10 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include "loader.h"
 #include "tap.h"
 
@@ -39,6 +41,13 @@ static bool has_word(const char *line, const char *word)
 	snprintf(padded, sizeof(padded), "%s ", line);
 	snprintf(needle, sizeof(needle), " %s ", word);
 	return strstr(padded, needle) != NULL;
+}
+
+static int by_openat2(const char *path, uint64_t resolve)
+{
+	struct open_how how = {.flags = O_RDONLY, .resolve = resolve};
+
+	return (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
 }
 
 int main(void)
@@ -95,6 +104,13 @@ int main(void)
 	check(!*line_of("/proc/self/maps", start, NULL), "maps_unmapped", "it is there");
 	check(has_word(line_of("/proc/cpuinfo", "flags", NULL), "sgx"), "cpuinfo_sgx", "no flag");
 	check(has_word(line_of("/proc/cpuinfo", "flags", NULL), "sgx_lc"), "cpuinfo_sgx_lc", "no flag");
+	dir = open("/proc/cpuinfo", O_RDONLY | O_NONBLOCK);
+	check(fcntl(dir, F_GETFL) & O_NONBLOCK, "cpuinfo_nonblock", "%#x", fcntl(dir, F_GETFL));
+	close(dir);
+	check_errno(by_openat2("/proc/cpuinfo", RESOLVE_BENEATH), EXDEV, "cpuinfo_beneath");
+	check((dir = by_openat2("/proc/cpuinfo", RESOLVE_NO_SYMLINKS)) >= 0, "cpuinfo_openat2", "%s", strerror(errno));
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", dir);
+	check(has_word(line_of(path, "flags", NULL), "sgx"), "cpuinfo_openat2_sgx", "no flag");
 	check(!strcmp(line_of("/proc/misc", "125", NULL), "125 sgx_enclave"), "misc", "not there");
 	check(atol(line_of("/sys/devices/system/node/node0/x86/sgx_total_bytes", "", NULL)) == 64 << 20,
 	      "epc_bytes", "%s", line_of("/sys/devices/system/node/node0/x86/sgx_total_bytes", "", NULL));

@@ -201,7 +201,7 @@ def test_what_can_be_done_to_the_name(guest: Guest, softsgx: Softsgx) -> None:
 
 
 def test_what_proc_and_sys_say(guest: Guest, softsgx: Softsgx) -> None:
-    _assert_all_ok(softsgx("--epc", "64M", "--", guest("views")), 13)
+    _assert_all_ok(softsgx("--epc", "64M", "--", guest("views")), 17)
 
 
 @pytest.mark.parametrize(
