@@ -193,6 +193,27 @@ static void advises(void)
 
 /* -- rings -------------------------------------------------------------------------------- */
 
+/* What a ring is given for good, which is pinned, a driver's memory cannot be. */
+static void registers(uint64_t page)
+{
+	uint64_t region[8] = {page, 4096, 1 /* IORING_MEM_REGION_TYPE_USER */}, of_region[4] = {(uint64_t)region};
+	uint64_t beside[8] = {(uint64_t)evil, 4096, 1}, of_beside[4] = {(uint64_t)beside};
+	struct iovec buffer = {(void *)page, 4096}, own = {evil, 4096};
+	long ret = syscall(SYS_io_uring_register, ring.fd, IORING_REGISTER_BUFFERS, &buffer, 1);
+
+	check_errno((int)ret, EFAULT, "buffers");
+	ret = syscall(SYS_io_uring_register, ring.fd, IORING_REGISTER_BUFFERS, &own, 1);
+	check(!ret || errno == ENOMEM, "own_buffers", "%s", strerror(errno)); /* ulimit -l */
+	ret = syscall(SYS_io_uring_register, ring.fd, 34 /* IORING_REGISTER_MEM_REGION */, of_region, 1);
+	check(ret < 0 && (errno == EFAULT || errno == EINVAL), "region", "%ld", ret); /* Linux 6.13 */
+	ret = syscall(SYS_io_uring_register, ring.fd, 34, of_beside, 1);
+	check(!ret || errno == EINVAL, "own_region", "%s", strerror(errno));
+	ret = syscall(SYS_io_uring_register, ring.fd, 33 /* IORING_REGISTER_RESIZE_RINGS */, region, 1);
+	check_errno((int)ret, EINVAL, "resized");
+	ret = syscall(SYS_io_uring_register, ring.fd, 4096, region, 1);
+	check_errno((int)ret, EINVAL, "unknown");
+}
+
 static void rings(void)
 {
 	struct io_uring_sqe none = {.opcode = IORING_OP_NOP};
@@ -211,6 +232,7 @@ static void rings(void)
 	check(!mprotect((void *)heap, 4096, PROT_READ) && !mprotect((void *)heap, 4096, RW), "mprotect", "%s", strerror(errno));
 	encl_op(&e, OP_POKE, heap, 7, 0, 0);
 	CHECK_EQ(encl_op(&e, OP_PEEK, heap, 0, 0, 0), 7, "data");
+	registers(heap);
 }
 
 /* -- filters ------------------------------------------------------------------------------ */

@@ -47,7 +47,11 @@ _OWN_POSITION = {nr.NR_read, nr.NR_readv, nr.NR_write, nr.NR_writev}
 _FUTEX_PRIVATE, _FUTEX_COMMANDS, _FUTEX_WAITV_MAX = 128, 0x7F, 128
 _TWO_WORDS = (3, 4, 5, 11, 12)  # (CMP_)REQUEUE(_PI), WAKE_OP, WAIT_REQUEUE_PI
 _LAST_COMMAND = 13  # FUTEX_LOCK_PI2; FUTEX_FD is no more
-_REGISTER_BUFFERS, _REGISTER_BUFFERS2, _BUFFERS_UPDATE, _PBUF_RING = 0, 15, 16, 22
+_REGISTER_BUFFERS, _REGISTER_BUFFERS2, _BUFFERS_UPDATE, _PBUF_RING, _MEM_REGION = 0, 15, 16, 22, 34
+_REGION_OF_USER = 1  # IORING_MEM_REGION_TYPE_USER
+# Linux, enum io_uring_register_op: those that pin no memory of who registers. Of the others of
+# v6.19 ZCRX_IFQ and RESIZE_RINGS do, by structures in structures; what comes later may.
+_PIN_NOTHING = {*range(1, 15), *range(17, 22), *range(23, 32), 35}
 
 
 def enclave_at(process: Any, start: int, end: int) -> int | None:
@@ -265,10 +269,15 @@ def _vmsplice(run: Run, tracee: Tracee) -> Any:
 
 
 def _io_uring_register(run: Run, tracee: Tracee) -> Any:
-    """Registered buffers and rings of buffers are pinned."""
+    """Registered buffers, rings of buffers and regions are pinned. What is not known, or takes such
+    memory in another way, is EINVAL beside an enclave, as before it came.
+    """
     view = run.view
     opcode, arg = view[RSI] & 0x7FFFFFFF, view[RDX]
     where, count = arg, view[R10] & _LOW
+    process = tracee.space.sgx
+    if process is None or opcode in _PIN_NOTHING:
+        return None
     if opcode == _REGISTER_BUFFERS2:
         where = int.from_bytes(tracee.read(arg + 16, 8), "little")
         count = int.from_bytes(tracee.read(arg, 4), "little")
@@ -278,15 +287,17 @@ def _io_uring_register(run: Run, tracee: Tracee) -> Any:
     elif opcode == _PBUF_RING:
         ring = int.from_bytes(tracee.read(arg, 8), "little")
         entries = int.from_bytes(tracee.read(arg + 8, 4), "little")
-        process = tracee.space.sgx
-        if process and enclave_at(process, ring, ring + max(16 * entries, 1)) is not None:
-            return -errno.EFAULT
-        return None
+        taken = enclave_at(process, ring, ring + max(16 * entries, 1)) is not None
+        return -errno.EFAULT if taken else None
+    elif opcode == _MEM_REGION:
+        at = int.from_bytes(tracee.read(arg, 8), "little")  # struct io_uring_region_desc
+        start, size, flags = struct.unpack("<QQI", tracee.read(at, 20).ljust(20, b"\0"))
+        taken = enclave_at(process, start, start + size) is not None
+        return -errno.EFAULT if flags & _REGION_OF_USER and taken else None
     elif opcode != _REGISTER_BUFFERS:
-        return None
+        return -errno.EINVAL if len(process.mm) else None
     parts = iovecs(tracee, where, count)
-    process = tracee.space.sgx
-    if parts is None or process is None:
+    if parts is None:
         return None
     taken = any(n and enclave_at(process, start, start + n) is not None for start, n in parts)
     return -errno.EFAULT if taken else None
