@@ -214,6 +214,47 @@ static void registers(uint64_t page)
 	check_errno((int)ret, EINVAL, "unknown");
 }
 
+static void *flips_buffer(void *unused)
+{
+	while (!go) {
+		*(void *volatile *)&advised.iov_base = (void *)target;
+		*(void *volatile *)&advised.iov_base = (void *)elsewhere;
+	}
+	return unused;
+}
+
+/* What is registered is changed between the look at it and the kernel's; or there is more of it. */
+static void registers_others(uint64_t page)
+{
+	static struct iovec many[1025];
+	pthread_t thread;
+	int pinned = 0, ends[2];
+
+	for (int i = 0; i < 1025; i++)
+		many[i] = (struct iovec){i < 1024 ? evil : (void *)page, 8};
+	syscall(SYS_io_uring_register, ring.fd, IORING_UNREGISTER_BUFFERS, 0, 0);
+	check(syscall(SYS_io_uring_register, ring.fd, IORING_REGISTER_BUFFERS, many, 1025), "many", "all are registered");
+	target = page;
+	elsewhere = (uint64_t)evil;
+	advised = (struct iovec){evil, 4096};
+	if (pipe(ends) || pthread_create(&thread, NULL, flips_buffer, NULL))
+		abort();
+	for (int i = 0; i < 1000; i++) {
+		struct io_uring_sqe reads = {.opcode = IORING_OP_READ_FIXED, .fd = ends[0], .addr = page, .len = 8};
+		uint64_t word = 8;
+
+		if (syscall(SYS_io_uring_register, ring.fd, IORING_REGISTER_BUFFERS, &advised, 1))
+			continue;
+		if (write(ends[1], &word, 8) != 8)
+			abort();
+		pinned += through_ring(reads) == 8 || read(ends[0], &word, 8) != 8;
+		syscall(SYS_io_uring_register, ring.fd, IORING_UNREGISTER_BUFFERS, 0, 0);
+	}
+	go = 1;
+	pthread_join(thread, NULL);
+	check(!pinned, "pinned", "%d times", pinned);
+}
+
 static void rings(void)
 {
 	struct io_uring_sqe none = {.opcode = IORING_OP_NOP};
@@ -233,6 +274,8 @@ static void rings(void)
 	encl_op(&e, OP_POKE, heap, 7, 0, 0);
 	CHECK_EQ(encl_op(&e, OP_PEEK, heap, 0, 0, 0), 7, "data");
 	registers(heap);
+	registers_others(heap);
+	target = code + 4088;
 }
 
 /* -- filters ------------------------------------------------------------------------------ */

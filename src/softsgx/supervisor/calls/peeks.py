@@ -1,7 +1,7 @@
 """System calls that look into memory: /proc/PID/mem, process_vm_readv and what pins pages.
 
 A mapping of the device is VM_IO and VM_PFNMAP: the kernel cannot take hold of its pages. So
-process_vm_readv(2), vmsplice(2) and io_uring's registered buffers end with EFAULT there, and
+process_vm_readv(2) and vmsplice(2) end with EFAULT there, and
 /proc/PID/mem asks the driver (`device.debugger`). The real mapping is of a memfd, which all of
 them would read and write; here they get Linux's answers.
 """
@@ -47,11 +47,6 @@ _OWN_POSITION = {nr.NR_read, nr.NR_readv, nr.NR_write, nr.NR_writev}
 _FUTEX_PRIVATE, _FUTEX_COMMANDS, _FUTEX_WAITV_MAX = 128, 0x7F, 128
 _TWO_WORDS = (3, 4, 5, 11, 12)  # (CMP_)REQUEUE(_PI), WAKE_OP, WAIT_REQUEUE_PI
 _LAST_COMMAND = 13  # FUTEX_LOCK_PI2; FUTEX_FD is no more
-_REGISTER_BUFFERS, _REGISTER_BUFFERS2, _BUFFERS_UPDATE, _PBUF_RING, _MEM_REGION = 0, 15, 16, 22, 34
-_REGION_OF_USER = 1  # IORING_MEM_REGION_TYPE_USER
-# Linux, enum io_uring_register_op: those that pin no memory of who registers. Of the others of
-# v6.19 ZCRX_IFQ and RESIZE_RINGS do, by structures in structures; what comes later may.
-_PIN_NOTHING = {*range(1, 15), *range(17, 22), *range(23, 32), 35}
 
 
 def enclave_at(process: Any, start: int, end: int) -> int | None:
@@ -268,41 +263,6 @@ def _vmsplice(run: Run, tracee: Tracee) -> Any:
     return _pinned(tracee.space.sgx, parts, RDX)
 
 
-def _io_uring_register(run: Run, tracee: Tracee) -> Any:
-    """Registered buffers, rings of buffers and regions are pinned. What is not known, or takes such
-    memory in another way, is EINVAL beside an enclave, as before it came.
-    """
-    view = run.view
-    opcode, arg = view[RSI] & 0x7FFFFFFF, view[RDX]
-    where, count = arg, view[R10] & _LOW
-    process = tracee.space.sgx
-    if process is None or opcode in _PIN_NOTHING:
-        return None
-    if opcode == _REGISTER_BUFFERS2:
-        where = int.from_bytes(tracee.read(arg + 16, 8), "little")
-        count = int.from_bytes(tracee.read(arg, 4), "little")
-    elif opcode == _BUFFERS_UPDATE:
-        where = int.from_bytes(tracee.read(arg + 8, 8), "little")
-        count = int.from_bytes(tracee.read(arg + 24, 4), "little")
-    elif opcode == _PBUF_RING:
-        ring = int.from_bytes(tracee.read(arg, 8), "little")
-        entries = int.from_bytes(tracee.read(arg + 8, 4), "little")
-        taken = enclave_at(process, ring, ring + max(16 * entries, 1)) is not None
-        return -errno.EFAULT if taken else None
-    elif opcode == _MEM_REGION:
-        at = int.from_bytes(tracee.read(arg, 8), "little")  # struct io_uring_region_desc
-        start, size, flags = struct.unpack("<QQI", tracee.read(at, 20).ljust(20, b"\0"))
-        taken = enclave_at(process, start, start + size) is not None
-        return -errno.EFAULT if flags & _REGION_OF_USER and taken else None
-    elif opcode != _REGISTER_BUFFERS:
-        return -errno.EINVAL if len(process.mm) else None
-    parts = iovecs(tracee, where, count)
-    if parts is None:
-        return None
-    taken = any(n and enclave_at(process, start, start + n) is not None for start, n in parts)
-    return -errno.EFAULT if taken else None
-
-
 def _peek(look: Callable[[Run, Tracee], Any]) -> Callable[[Run, Tracee], Any]:
     """A handler: look answers -errno, None, or (the call, the registers that differ)."""
 
@@ -386,7 +346,6 @@ HANDLERS: dict[int, Callable[[Run, Tracee], Any]] = {
     nr.NR_process_vm_readv: _peek(_vm),
     nr.NR_process_vm_writev: _peek(_vm),
     nr.NR_vmsplice: _peek(_vmsplice),
-    nr.NR_io_uring_register: _peek(_io_uring_register),
     nr.NR_pidfd_getfd: pidfd_getfd(RDI),
     nr.NR_futex: _peek(_futex),
     nr.NR_futex_wake: _peek(_futex2),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from softsgx.host import bpf, ptrace
-from softsgx.supervisor.calls import early, files, mmap, numa, others, peeks, unknown
+from softsgx.supervisor.calls import early, files, mmap, numa, others, peeks, registers, unknown
 from softsgx.supervisor.calls import foreign as foreign_
 from softsgx.supervisor.inside.enter import syscall_inside
 from softsgx.supervisor.state.run import Run
@@ -34,7 +34,7 @@ def _handlers() -> dict[int, tuple[Handler, ...]]:
         if row.file is not None and row.file.stops and number != nr.NR_mmap
     }
     others_, peeks_, numa_ = others.HANDLERS, peeks.HANDLERS, numa.HANDLERS
-    kinds = (others_, of_files, peeks_, numa_, mmap.HANDLERS, early.HANDLERS)
+    kinds = (others_, of_files, peeks_, registers.HANDLERS, numa_, mmap.HANDLERS, early.HANDLERS)
     numbers = {number for kind in kinds for number in kind}
     return {n: tuple(dict.fromkeys(kind[n] for kind in kinds if n in kind)) for n in numbers}
 
