@@ -66,6 +66,7 @@ def test_polling_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
     wait = waits._Wait()
     monkeypatch.setattr(waits, "monotonic_ns", lambda: kernel.now_us * 1000)
     monkeypatch.setattr(os, "waitpid", kernel.waitpid)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     for phase, after_us in enumerate((100_000, 5)):
         kernel.after_us, kernel.blocked = after_us, 0
         for _ in range(3000):
