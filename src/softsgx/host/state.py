@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from errno import EFBIG
 
 from softsgx.errors import UsageError
 
@@ -48,9 +49,11 @@ def root_key(directory: str | None = None) -> bytes:
             _create(path)
             key = _read(path)
     except OSError as error:
+        remedy = "set SOFTSGX_STATE_DIR to keep it elsewhere"
+        if error.errno == EFBIG:
+            remedy = "raise the limit of what a file may be, ulimit -f"
         raise UsageError(
-            f"{error.filename or path}: {error.strerror} "
-            "(the device's secret; set SOFTSGX_STATE_DIR to keep it elsewhere)"
+            f"{error.filename or path}: {error.strerror} (the device's secret; {remedy})"
         ) from error
     if key is None or len(key) != ROOT_KEY_SIZE:
         raise UsageError(f"{path}: not {ROOT_KEY_SIZE} bytes; remove it to have a new secret made")
