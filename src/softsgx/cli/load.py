@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from softsgx.errors import UsageError
+from softsgx.inputs import opened
 
 __all__ = ["blame", "is_loaded", "load_file", "load_files", "loaded_files"]
 
@@ -63,7 +64,7 @@ def load_files(paths: Iterable[str]) -> list[str]:
 
 def _run(path: str, module: ModuleType) -> None:
     try:
-        with open(path, "rb") as f:
+        with opened(path) as f:
             code = compile(f.read(), path, "exec")
         exec(code, module.__dict__)
     except OSError as e:

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from softsgx.errors import UsageError
+from softsgx.inputs import opened
 from softsgx.policy.apparmor import AppArmorPolicy
 from softsgx.policy.apparmor_lsm import UNCONFINED, AppArmorLsm
 from softsgx.policy.labels import PathLabels
@@ -73,7 +74,7 @@ def load_selinux(files: list[str], booleans: dict[str, bool], enforcing: bool) -
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             return file.read()
     except OSError as error:
         raise UsageError(f"{path}: cannot read the policy: {error.strerror}") from None

@@ -50,12 +50,12 @@ _EX_SOFTWARE = 70  # <sysexits.h>
 _FORBIDDEN = (EPERM, EACCES, ENOSYS)
 # What there was too little of, and what bounds it.
 _SCARCE = {
-    ENOMEM: "memory: is it a limit (ulimit -v, ulimit -d, a cgroup's)?",
-    EFBIG: "room in files, which enclaves are, too: raise the limit (ulimit -f)",
-    EMFILE: "descriptors: raise the limit (ulimit -n)",
-    ENFILE: "open files on this machine (fs.file-max)",
-    EAGAIN: "processes: raise the limit (ulimit -u, a cgroup's)",
-    ENOSPC: "room on the file system",
+    ENOMEM: "little memory: is it a limit (ulimit -v, ulimit -d, a cgroup's)?",
+    EFBIG: "little room in files, which enclaves are, too: raise the limit (ulimit -f)",
+    EMFILE: "few descriptors: raise the limit (ulimit -n)",
+    ENFILE: "few open files on this machine (fs.file-max)",
+    EAGAIN: "few processes: raise the limit (ulimit -u, a cgroup's)",
+    ENOSPC: "little room on the file system",
 }
 
 
@@ -93,11 +93,11 @@ def _status(args: list[str]) -> int:
     except SystemExit as e:  # argparse's --help
         return int(e.code or 0)
     except MemoryError:
-        complain(f"too little {_SCARCE[ENOMEM]}")
+        complain(f"too {_SCARCE[ENOMEM]}")
         return 2
     except OSError as e:
         if e.errno in _SCARCE and not os.environ.get("SOFTSGX_DEBUG"):
-            complain(f"{e}: too little {_SCARCE[e.errno]}")
+            complain(f"{e}: too {_SCARCE[e.errno]}")
             return 2
         if e.errno not in _FORBIDDEN or os.environ.get("SOFTSGX_DEBUG"):
             return _bug(e, f"{type(e).__name__}: {e} (this is a bug in softsgx)")

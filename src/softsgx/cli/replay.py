@@ -12,6 +12,7 @@ from typing import IO, Any
 from softsgx.cli.load import load_files, loaded_files
 from softsgx.cli.options import given, print_json
 from softsgx.errors import UsageError
+from softsgx.inputs import opened
 
 __all__ = ["Replayed", "replay", "replay_trace"]
 
@@ -68,7 +69,8 @@ def _read(path: str) -> dict[str, Any]:
     from softsgx.designs.registry import make_design
 
     try:
-        trace = json.loads(Path(path).read_text(encoding="utf-8"))
+        with opened(path) as file:
+            trace = json.loads(file.read())
         ok = all(isinstance(step["words"], str) and step["p"] >= 0 for step in trace["steps"])
         ok = ok and all(value >= 0 for value in trace["permissions"].values())
         ok = ok and trace["processes"] in _SIZES and trace.get("pages", 1) in _SIZES

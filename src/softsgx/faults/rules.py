@@ -12,6 +12,7 @@ from typing import Any
 
 from softsgx.errors import UsageError
 from softsgx.faults.kinds import FORBIDDEN, Fault, Place, places
+from softsgx.inputs import opened
 
 __all__ = ["Rule", "parse_rule", "read_rules"]
 
@@ -250,8 +251,8 @@ def _hides(first: Rule, other: Rule) -> bool:
 
 def _lines(path: str) -> list[str]:
     try:
-        with open(path, encoding="utf-8", errors="replace") as f:
-            text = f.read()
+        with opened(path) as f:
+            text = f.read().decode(errors="replace")
     except OSError as e:
         raise UsageError(f"--inject {path}: {e.strerror}") from None
     if text.startswith('{"softsgx"'):

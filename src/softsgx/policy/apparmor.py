@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterator
 
 from softsgx.errors import UnsupportedError, UsageError
+from softsgx.inputs import opened
 from softsgx.policy.dfa import Dfa, Item, unpack
 
 __all__ = [
@@ -263,7 +264,7 @@ class AppArmorPolicy:
         Raises UsageError, UnsupportedError.
         """
         try:
-            with open(path, "rb") as file:
+            with opened(path) as file:
                 content = file.read()
         except OSError as error:
             raise UsageError(f"{path}: cannot read the profile: {error.strerror}") from error

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 from softsgx.errors import UsageError
+from softsgx.inputs import opened
 from softsgx.policy.decision import Decision
 from softsgx.policy.image import UNKNOWN_ALLOW, PolicyHeader
 from softsgx.policy.native import compile_cil, image_to_cil, set_booleans
@@ -55,7 +56,7 @@ def read_policy(path: str) -> tuple[bytes, bytes]:
     name ends in ``.cil`` is compiled here. Raises UsageError.
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             content = file.read()
     except OSError as error:
         raise UsageError(f"{path}: cannot read the policy: {error.strerror}") from error

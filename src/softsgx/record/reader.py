@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from softsgx.errors import UsageError
+from softsgx.inputs import opened
 from softsgx.record.forms import wrong
 from softsgx.record.schema import VERSION
 
@@ -34,7 +35,7 @@ def read(
     one of a version that this softsgx does not know.
     """
     try:
-        with open(path, "rb") as f:
+        with opened(path) as f:
             lines = _growing(f) if follow else f
             yield from _lines(path, lines, cut or (lambda _: None))
     except OSError as e:

@@ -15,6 +15,7 @@ from typing import Any
 from softsgx.designs.registry import make_design
 from softsgx.errors import UsageError
 from softsgx.faults.rules import read_rules
+from softsgx.inputs import opened
 
 __all__ = ["Case", "Spec", "read_spec"]
 
@@ -74,7 +75,7 @@ def read_spec(path: str, own: Iterable[str] = ()) -> Spec:
     Raises UsageError, one line, for any mistake in it.
     """
     try:
-        with open(path, "rb") as f:
+        with opened(path) as f:
             spec = tomllib.load(f)
     except OSError as e:
         raise _bad(path, e.strerror or str(e)) from None
