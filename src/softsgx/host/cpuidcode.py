@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from softsgx.sdm.cpuid import Answer
 
 __all__ = [
-    "HOLE", "JUMP_BYTES", "MOST_TRAPS", "STUB_BYTES", "Code", "first_length", "fix_in", "hole",
-    "jump_from", "jumps", "load", "loaded", "short_jump", "target",
+    "HOLE", "JUMP_BYTES", "MOST_TRAPS", "SHORT_JUMP", "STUB_BYTES", "Code", "first_length",
+    "fix_in", "hole", "jump_from", "jumps", "load", "loaded", "short_jump", "target",
 ]  # fmt: skip
 
 MOST_TRAPS = 4
@@ -44,6 +44,8 @@ JUMP_BYTES = 5
 STUB_BYTES = 64
 HOLE = 1 << 63
 """In place of a load a hole is meant."""
+SHORT_JUMP = b"\xeb"
+"""The opcode of what a CPUID becomes that is led to a hole; a signed byte follows."""
 _OF = 0x800
 _JCC_BYTES = 6
 _NEAR = 1 << 29
@@ -110,7 +112,7 @@ def fix_in(moved: bytes) -> int | None:
 
 def short_jump(site: int, hole: int) -> bytes:
     """What takes the place of a CPUID to lead to a hole."""
-    return b"\xeb" + struct.pack("<b", hole - site - 2)
+    return SHORT_JUMP + struct.pack("<b", hole - site - 2)
 
 
 def hole(moved: bytes) -> int | None:
@@ -118,7 +120,7 @@ def hole(moved: bytes) -> int | None:
 
     moved: the jump there, and what is in the hole.
     """
-    if len(moved) != 2 + JUMP_BYTES or moved[:1] != b"\xeb":
+    if len(moved) != 2 + JUMP_BYTES or moved[:1] != SHORT_JUMP:
         return None
     return 2 + int.from_bytes(moved[1:2], "little", signed=True)
 

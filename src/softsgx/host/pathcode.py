@@ -235,19 +235,20 @@ class Code:
             raise UnsupportedError(f"nodes in {len(folders)} folders, with room for {_FOLDERS}")
         words = [part & _U64 for folder in folders for part in folder]
         struct.pack_into(f"<{len(words)}Q", page, self._at["folders"], *words)
-        anyhow = anywhere | last | mappings
+        anyhow, ends = anywhere | last | mappings, {b"", b".", b".."}
+        crc = {text: crc32c(text) for text in anyhow | opened | ends}
         for name, names in (
             *(("any", anywhere), ("last", anyhow | {b""})),
-            ("opened", anyhow | opened | {b"", b".", b".."}),
+            ("opened", crc),
         ):
-            bits = sum({1 << crc32c(text) % _BITS for text in names})
+            bits = sum({1 << crc[text] % _BITS for text in names})
             at = self._at[f"{name}_bits"]
             page[at : at + _BITS // 8] = bits.to_bytes(_BITS // 8, "little")
         for name, names, slots in (
             *(("any", anywhere, _ANY), ("last", last, _LAST)),
             *(("opened_last", opened, _OPENED_LAST), ("mappings_last", mappings, _MAPPINGS_LAST)),
         ):
-            crcs = sorted({crc32c(text) for text in names})
+            crcs = sorted({crc[text] for text in names})
             if len(crcs) > slots:
                 raise UnsupportedError(f"{len(crcs)} names of nodes; paths.S has room for {slots}")
             crcs += (crcs[:1] or [0]) * (slots - len(crcs))

@@ -41,7 +41,6 @@ _BUILDING = (uapi.SGX_IOC_ENCLAVE_ADD_PAGES, uapi.SGX_IOC_ENCLAVE_INIT)
 _MERGED: Any = Linux60()
 _ERRNO = {name: number for number, name in errno.errorcode.items()}
 _SA_RESTART = 0x10000000
-_READ_WRITE, _PRIVATE_ANONYMOUS = 3, 0x22
 _SIGACTION = 32  # bytes of the kernel's struct sigaction
 
 
@@ -208,7 +207,7 @@ def _interrupting(tracee: Tracee, remote: Remote, rule: Rule) -> int:
     # The thread's own mask: all are blocked while we make calls in it.
     usable = mask_of(status_of(tracee.tid), b"SigCgt") & ~remote.mask
     wanted = [signal.Signals[rule.signal]] if rule.signal else [*range(1, 32), *range(34, 65)]
-    page = remote(nr.NR_mmap, 0, PAGE_SIZE, _READ_WRITE, _PRIVATE_ANONYMOUS, -1, 0)
+    page = remote.room(PAGE_SIZE)
     if page < 0:
         return 0
     found = 0

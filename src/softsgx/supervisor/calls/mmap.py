@@ -34,7 +34,6 @@ from softsgx.uapi.mman import (
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
-    MAP_PRIVATE,
     MREMAP_FIXED,
     PROT_WRITE,
     SHM_REMAP,
@@ -354,7 +353,7 @@ def _shmat(run: Run, tracee: Tracee, process: HostProcess) -> Any:
 
 def _segment_bytes(tracee: Tracee, call: Remote, shmid: int) -> int:
     """The size of a segment that the tracee may attach, 0 where it may not."""
-    where = call(nr.NR_mmap, 0, _PAGE, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    where = call.room(_PAGE)
     if where < 0:
         return 0
     size = b""

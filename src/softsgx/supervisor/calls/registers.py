@@ -26,7 +26,6 @@ from softsgx.uapi.regs import R10, RDI, RDX, RSI
 __all__ = ["HANDLERS"]
 
 _LOW, _PAGE = 0xFFFFFFFF, 4096
-_ROOM = (3, 0x22, -1, 0)  # PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS
 _BUFFERS, _BUFFERS2, _BUFFERS_UPDATE, _PBUF_RING, _MEM_REGION = 0, 15, 16, 22, 34
 # Linux, enum io_uring_register_op: those that pin no memory of who registers. Of the others of
 # v6.19 ZCRX_IFQ and RESIZE_RINGS do, by structures in structures; what comes later may.
@@ -82,7 +81,7 @@ def _register(run: Run, tracee: Tracee) -> Any:
     with frozen(run, [tracee.space], tracee.tid):
         cancel(run, tracee)
         with calls(run, tracee) as call:
-            value = page = call(nr.NR_mmap, 0, room, *_ROOM)
+            value = page = call.room(room)
             if page > 0:
                 if size and where:
                     head = head[:at] + struct.pack("<Q", page + size) + head[at + 8 :]

@@ -39,7 +39,7 @@ _LOW = 0xFFFFFFFF
 _CAPABILITIES = 1 << 19 | 1 << 21 | 1 << 40  # SYS_PTRACE, SYS_ADMIN, CHECKPOINT_RESTORE
 _A_RING = "a ring of io_uring"
 
-_PAGE, _ROOM = 4096, (3, 0x22, -1, 0)  # PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS
+_PAGE = 4096
 
 
 def _may_open(run: Run) -> bool:
@@ -102,7 +102,7 @@ def _restricted(run: Run, tracee: Tracee) -> Any:
     told, error = b"", 0
     cancel(run, tracee)
     with calls(run, tracee) as call:
-        fd = page = call(nr.NR_mmap, 0, _PAGE, *_ROOM)
+        fd = page = call.room(_PAGE)
         if page > 0:
             tracee.space.poke(page, bytes(params))
             fd = call(nr.NR_io_uring_setup, entries, page)

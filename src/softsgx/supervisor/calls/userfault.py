@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["HANDLERS", "I386", "ioctl"]
 
 _LOW, _PAGE = 0xFFFFFFFF, 4096
-_ROOM = (3, 0x22, -1, 0)  # PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS
 _IOCTLS = 24  # what the kernel writes: behind range and mode
 
 
@@ -132,7 +131,7 @@ def _registered(run: Run, tracee: Tracee, fd: int, arg: int, mapped: list[Any]) 
     with frozen(run, [tracee.space], tracee.tid):
         cancel(run, tracee)
         with calls(run, tracee) as call:
-            value = page = call(nr.NR_mmap, 0, _PAGE, *_ROOM)
+            value = page = call.room(_PAGE)
             if page > 0:
                 tracee.space.poke(page, raw)
                 value = call(nr.NR_ioctl, fd, UFFDIO_REGISTER, page)

@@ -18,8 +18,6 @@ from softsgx.uapi import syscalls as nr
 
 __all__ = ["learn", "watch_masks"]
 
-_MAP_PRIVATE_ANONYMOUS, _PROT_READ_WRITE = 0x22, 3
-
 
 def learn(run: Run, tracee: Tracee, call: Remote) -> None:
     """A process maps its first enclave: all of its actions by now. From then on they are traced."""
@@ -33,7 +31,7 @@ def learn(run: Run, tracee: Tracee, call: Remote) -> None:
     for number in FORCED:
         action = bytes(SIGACTION_BYTES)
         if told >> number - 1 & 1:
-            page = call(nr.NR_mmap, 0, 4096, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
+            page = call.room(4096)
             if page < 0:
                 continue
             call(nr.NR_rt_sigaction, number, 0, page, 8)

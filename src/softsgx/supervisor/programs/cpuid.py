@@ -32,7 +32,7 @@ def emulate_cpuid(run: Run, tracee: Tracee, number: int) -> bool:
         length = cpuidsites.trap_length(code)
         if length and rip + length - 2 not in space.patched:
             space.look()
-        short = code[:1] == cpuidcode.short_jump(0, 0)[:1]
+        short = code[:1] == cpuidcode.SHORT_JUMP
         if short and rip in space.paths.holes.values():  # its stub's trap, which was rolled back
             length = len(cpuidsites.CPUID_BYTES)
         elif not length or rip + length - 2 not in space.patched:

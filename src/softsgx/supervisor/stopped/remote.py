@@ -32,7 +32,7 @@ __all__ = [
     "run_rows", "scratch", "signed",
 ]  # fmt: skip
 
-_READ_EXEC, _PRIVATE_ANONYMOUS = 5, 0x22
+_READ_WRITE, _READ_EXEC, _PRIVATE_ANONYMOUS = 3, 5, 0x22
 _O_RDWR, _O_CLOEXEC = 0o2, 0o2000000
 
 _SECCOMP = ptrace.EVENT_SECCOMP << 8 | 5
@@ -158,6 +158,10 @@ class Remote:
         self.step(self.tid)  # entry
         self.step(self.tid)  # exit
         return self.result()
+
+    def room(self, length: int) -> int:
+        """Map memory for what a call is given: where it is, or -errno."""
+        return self(NR_mmap, 0, length, _READ_WRITE, _PRIVATE_ANONYMOUS, -1, 0)
 
     def together(self, calls: Sequence[tuple[int, ...]]) -> int:
         """Make several calls with one stop, until one does not answer as is said: how many did.

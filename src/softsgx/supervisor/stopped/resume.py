@@ -109,7 +109,7 @@ def out_of_ours(run: Run, tracee: Tracee) -> int:
             where = OF_CPUID * _cpuid(regs.view, tracee)
         else:
             where = OF_CALLS * code.roll(regs.view, paths.base, paths.sites, paths.mappings())
-    elif space.far and 0 <= rip - space.far[0] < cpuidcode.STUB_BYTES * len(space.far[1]):
+    elif _is_far(tracee, rip):
         where = OF_CPUID * _cpuid(regs.view, tracee)
     elif (space.stubs or space.far) and cpuidcode.load().is_in(rip - space.image):
         space.look()
@@ -131,10 +131,14 @@ def _is_stub(tracee: Tracee, rip: int) -> bool:
     """Whether a jump leads to a stub of ours: the library that had it may be no more."""
     space, paths, code = tracee.space, tracee.space.paths, pathcode.load()
     to = cpuidcode.target(space.peek(rip, cpuidcode.JUMP_BYTES), rip)
-    others = [(paths.base + code.stub_of_cpuid(0), paths.base + pathcode.SIZE)]
-    if space.far:
-        others.append((space.far[0], space.far[0] + cpuidcode.STUB_BYTES * len(space.far[1])))
-    return cpuidcode.load().is_in(to - space.image) or any(a <= to < b for a, b in others)
+    of_libraries = paths.base + code.stub_of_cpuid(0) <= to < paths.base + pathcode.SIZE
+    return of_libraries or _is_far(tracee, to) or cpuidcode.load().is_in(to - space.image)
+
+
+def _is_far(tracee: Tracee, at: int) -> bool:
+    """Whether an address is of a stub that lies in the program."""
+    far = tracee.space.far
+    return far is not None and 0 <= at - far[0] < cpuidcode.STUB_BYTES * len(far[1])
 
 
 def _cpuid(view: Any, tracee: Tracee) -> bool:
