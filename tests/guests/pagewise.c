@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * usage: pagewise SEED PAGES [stretches | storm | scribble]
+ * usage: pagewise SEED PAGES [stretches] [storm | scribble]
  * Two enclaves are loaded a page an ioctl, or a stretch, in runs of what is alike, between which and
  * in which something else comes by chance; in a storm signals come at any moment, and what scribbles writes
  * over what softsgx has in the process to add pages. Prints what each ioctl answered: `ret errno count`. At the end
@@ -26,7 +26,7 @@ static struct encl e[2];
 static int spare[2];
 static uint64_t seed, pages;
 static cpu_set_t places;
-static bool stretches, scribbles;
+static bool stretches, scribbles, storm;
 static uint64_t scribbled;
 static uint8_t *sources, *file, *fixed;
 static struct secinfo info[2];
@@ -250,10 +250,13 @@ int main(int argc, char **argv)
 
 	seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
 	pages = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000;
-	stretches = argc > 3 && !strcmp(argv[3], "stretches");
-	scribbles = argc > 3 && !strcmp(argv[3], "scribble");
+	for (int i = 3; i < argc; i++) {
+		stretches |= !strcmp(argv[i], "stretches");
+		scribbles |= !strcmp(argv[i], "scribble");
+		storm |= !strcmp(argv[i], "storm");
+	}
 	signal(SIGUSR1, handler);
-	if (argc > 3 && !strcmp(argv[3], "storm")) {
+	if (storm) {
 		sigaction(SIGALRM, &(struct sigaction){.sa_handler = handler, .sa_flags = SA_RESTART}, NULL);
 		again_begin(3000);
 	}
@@ -291,7 +294,7 @@ int main(int argc, char **argv)
 			static const uint64_t lengths[] = {2, 2, 3, 5, 16, 16, 17, 64, 256, LONGEST};
 
 			each = lengths[any(10)];
-			n %= each < 64 ? 24 : 8;
+			n %= each < 64 ? 40 : 16;
 		}
 		for (; n && added < pages; n--, at = (at + step * each) % SOURCES) {
 			struct sgx_enclave_add_pages a = {

@@ -49,17 +49,16 @@ class Memory:
         for page in range(1, 4):
             self.own[page * _PAGE : (page + 1) * _PAGE] = bytes((page, 7, 0, 9)) * 1024
 
-    def ask(self, **other: int) -> tuple[int, ...]:
-        """A call's first registers, of the next page but for what is said."""
-        self.shared.expect(
-            _FD, _PAGE_FLAGS, (self.source, self.source + 3 * _PAGE), _OFFSET, _SECINFO
-        )
+    def ask(self, each: int = 1, **other: int) -> tuple[int, ...]:
+        """A call's first registers, of the next page but for what is said; or of ``each`` pages."""
+        source = self.source, self.source + 3 * _PAGE
+        self.shared.expect(_FD, _PAGE_FLAGS, source, _OFFSET, each * _PAGE, _SECINFO)
         self.shared.open(other.get("most", 2))
         if "state" in other:
             self.shared.words[self.code.at["state"] // 8] = other["state"]
         self.own[: _ARGUMENT.size] = _ARGUMENT.pack(
-            other.get("src", self.source + 2 * _PAGE), other.get("offset", _OFFSET),
-            other.get("length", _PAGE), other.get("secinfo", self.secinfo),
+            other.get("src", self.source + (3 - each) * _PAGE), other.get("offset", _OFFSET),
+            other.get("length", each * _PAGE), other.get("secinfo", self.secinfo),
             other.get("flags", _PAGE_FLAGS), _MANY,
         )  # fmt: skip
         return other.get("fd", _FD), other.get("cmd", _CMD), self.argument
@@ -117,7 +116,8 @@ def _through(memory: Memory, child: Stepper, flags: int, args: tuple[int, ...]) 
             memory.code.roll(regs, memory.base, memory.site, memory.shared, write)
             over = regs[RIP] == memory.site + 7
             assert over == (memory.state != opened)
-            told = [(memory.argument + 40, _PAGE.to_bytes(8, "little"))]
+            length = memory.shared.length_bytes
+            told = [(memory.argument + 40, length.to_bytes(8, "little"))]
             assert written == (told if over else [])
             assert_around(regs, before, after, memory.site)
         elif regs[RIP] == memory.site + 5:
@@ -134,6 +134,35 @@ def test_a_page_that_was_foreseen_is_added(memory: Memory, child: Stepper, flags
     assert (memory.state, memory.count) == (2 << 32 | 1, _PAGE)
     assert memory.added(0) == memory.own[3 * _PAGE :]
     assert len(seen) > 100
+
+
+def test_so_are_as_many_as_a_call_adds(memory: Memory, child: Stepper) -> None:
+    seen = _through(memory, child, 0x202, memory.ask(each=2, most=4))
+    assert memory.site + 5 - memory.base not in seen
+    assert (memory.state, memory.count) == (4 << 32 | 2, 2 * _PAGE)
+    assert memory.added(0) + memory.added(1) == memory.own[2 * _PAGE :]
+    args = memory.ask(
+        each=2, most=4, state=4 << 32 | 2, offset=_OFFSET + 2 * _PAGE, src=memory.source
+    )
+    assert _through_to(memory, child, args)
+    assert (memory.state, memory.count) == (4 << 32 | 4, 2 * _PAGE)
+    assert memory.added(2) + memory.added(3) == memory.own[_PAGE : 3 * _PAGE]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"length": _PAGE}, {"length": 3 * _PAGE}, {"src": 2 * _PAGE}, {"state": 4 << 32 | 4}],
+    ids=str,
+)
+def test_calls_of_another_length_or_that_end_elsewhere_go_there(
+    memory: Memory, child: Stepper, other: dict[str, int]
+) -> None:
+    if "src" in other:
+        other = {"src": memory.source + other["src"]}
+    args = memory.ask(each=2, most=4, **other)
+    before = memory.state
+    assert not _through_to(memory, child, args)
+    assert (memory.state, memory.count) == (before, _MANY)
 
 
 def test_the_second_one_is_behind_the_first(memory: Memory, child: Stepper) -> None:

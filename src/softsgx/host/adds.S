@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * ADD_PAGES of a page without a stop: is it the one that the tracer has said will be answered 0?
+ * ADD_PAGES without a stop: is it the call that the tracer has said will be answered 0?
  *
  * The tracer copies softsgx_adds .. softsgx_adds_end into a page of the process, followed by one that
  * says where what they share is (adds.h), and replaces the `mov $NR, %eax` before a system call
@@ -71,7 +71,8 @@ softsgx_adds_kept:
 	add	ADDS_OFFSET(%rcx), %r9
 	cmp	%r9, 8(%rdx)
 	jne	undo
-	cmpq	$4096, 16(%rdx)
+	mov	ADDS_LENGTH(%rcx), %r9
+	cmp	%r9, 16(%rdx)
 	jne	undo
 	mov	ADDS_FLAGS(%rcx), %r9
 	cmp	%r9, 32(%rdx)
@@ -85,7 +86,8 @@ softsgx_adds_kept:
 	.set	at, at + 8
 	.endr
 	lea	ADDS_PAGES(%rcx, %r8), %rdi
-	lea	4096(%rsi), %r8
+	mov	ADDS_LENGTH(%rcx), %r8
+	add	%rsi, %r8
 copy:
 	.set	at, 0
 	.rept	4
@@ -101,11 +103,14 @@ copy:
 	jne	copy
 	lock addq $0, (%rdx)		/* can it be told? The kernel writes all of it */
 	lock addq $0, 40(%rdx)
-	lea	1(%rax), %r8
+	mov	ADDS_LENGTH(%rcx), %r8
+	shr	$12, %r8
+	add	%rax, %r8
 	lock cmpxchg %r8, ADDS_STATE(%rcx)
 softsgx_adds_counted:
 	jne	undo
-	movq	$4096, 40(%rdx)
+	mov	ADDS_LENGTH(%rcx), %r8
+	mov	%r8, 40(%rdx)
 	give_back
 	add	$127, %al		/* overflows if it was 1 */
 	sahf
@@ -139,6 +144,6 @@ softsgx_adds_nr:
 softsgx_adds_end:
 
 softsgx_adds_layout:			/* of what is shared, for host/adds.py */
-	.long	ADDS_STATE, ADDS_FD, ADDS_OFFSET, ADDS_FLAGS, ADDS_SOURCE, ADDS_LAST, ADDS_SECINFO
+	.long	ADDS_STATE, ADDS_FD, ADDS_OFFSET, ADDS_FLAGS, ADDS_SOURCE, ADDS_LAST, ADDS_LENGTH, ADDS_SECINFO
 	.long	ADDS_KEPT, ADDS_PAGES, ADDS_MOST
 softsgx_adds_told:

@@ -1,4 +1,4 @@
-"""ADD_PAGES of a page without a stop: the code of ``adds.S``, for one process.
+"""ADD_PAGES without a stop: the code of ``adds.S``, for one process.
 
 The code says what it does. In memory, at any page near the instruction that is led to it: the code,
 a page that says where what is shared lies (a child that is forked has zeros there), and that, which
@@ -28,7 +28,8 @@ CODE_BYTES = 2 * mmap.PAGESIZE
 
 _PATH = path_of("softsgx-adds.so")
 _JUMP = struct.Struct("<Bi")
-_FIELDS = ("state", "fd", "offset", "flags", "source", "last", "secinfo", "kept", "pages", "most")
+_FIELDS = ("state", "fd", "offset", "flags", "source", "last", "length", "secinfo",
+           "kept", "pages", "most")  # fmt: skip
 _LAYOUT = struct.Struct(f"<{len(_FIELDS)}I")
 _WORDS = struct.Struct("<QQII")  # softsgx_adds_at, behind, cmd, nr
 _KEPT = (RDI, RSI, R8, R9, R10, RSP)
@@ -96,7 +97,8 @@ class Code:
             give_back(view, kept)
         view[ORIG_RAX] = _MINUS_1
         if over:
-            told = write(view[RDX] + _COUNT, mmap.PAGESIZE.to_bytes(8, "little"))
+            length = shared.length_bytes if shared is not None else 0
+            told = write(view[RDX] + _COUNT, length.to_bytes(8, "little"))
             view[RAX] = 0 if told == 8 else _EFAULT
             view[RIP] = view[RCX] = site + 7
             view[R11] = view[EFLAGS]
@@ -105,26 +107,30 @@ class Code:
 
 
 class Shared(SharedFile):
-    """What one process shares with us."""
+    """What one process shares with us. length_bytes: what a call adds."""
 
-    __slots__ = ()
+    __slots__ = ("length_bytes",)
 
     def __init__(self) -> None:
         """Raises OSError where there is no memory for it."""
         super().__init__("softsgx-adds", load().shared_bytes)
+        self.length_bytes = 0
 
     def expect(
-        self, fd: int, flags: int, source: tuple[int, int], offset: int, secinfo: bytes
-    ) -> None:
-        """Pages from ``offset`` on, by calls with these flags and SECINFO, from a range of memory.
+        self, fd: int, flags: int, source: tuple[int, int], offset: int, length: int,
+        secinfo: bytes,
+    ) -> None:  # fmt: skip
+        """Pages from ``offset`` on, by calls with these flags, of as many bytes and with this
+        SECINFO, from a range of memory.
 
         None may come yet: see `open`.
         """
         at, words = load().at, self.words
         start, end = source
+        self.length_bytes = length
         for name, value in (
             ("state", 0), ("fd", fd), ("offset", offset), ("flags", flags), ("source", start),
-            ("last", end - start - mmap.PAGESIZE),
+            ("last", end - start - length), ("length", length),
         ):  # fmt: skip
             words[at[name] // 8] = value
         first = at["secinfo"] // 8

@@ -9,7 +9,7 @@
 
 /*
  * Words of 64 bits, by these names (host/copyin.py reads them in the object).
- * tid, from: a thread of the process, and where in its memory. file, size: ours, and how long it is;
+ * tid, from: a thread of the process, and where in its memory; 0: where in ours, which may change meanwhile. file, size: ours, and how long it is;
  * view: where all of it is mapped here. to, bytes: where in the file, and how much: whole pages.
  * collapse: whether large pages are tried, 0 from the first one on that the kernel has not. large: where
  * the last one begins, NONE if none. copied: bytes so far; try_after: of those, from when on large

@@ -1,4 +1,5 @@
-"""A loader that adds page by page does so without a stop: the code for it, in its process.
+"""A loader that adds again and again as many pages does so without a stop: the code for it, in its
+process.
 
 What it may add is what is foreseen (`softsgx.supervisor.calls.series`). Where nothing is compared
 in the process whatever could change it stops: the source's mapping, and what the descriptor is.
@@ -26,10 +27,11 @@ from softsgx.uapi.mman import MADV_DONTFORK
 from softsgx.uapi.regs import RDI, RIP
 from softsgx.uapi.sched import KCMP_FILES
 
-__all__ = ["WORTH", "is_ready", "lost", "prepare", "shared", "wanted"]
+__all__ = ["WORTH", "WORTH_BYTES", "is_ready", "lost", "prepare", "shared", "wanted"]
 
 WORTH = 32
-"""So many pages have to come in a row: to make it ready costs a dozen stops."""
+"""So many calls have to come in a row, or `WORTH_BYTES`: to make it ready costs a dozen stops."""
+WORTH_BYTES = 4 << 20
 
 _LOW = 0xFFFFFFFF
 _MOST_FDS = 4
@@ -51,7 +53,7 @@ def wanted(run: Run, tracee: Tracee, length: int) -> bool:
     usual = one and not tracee.dispatches and not run.options.exact and not run.confined
     # Another process may end a fault of the code's own access, and of none of the kernel's.
     usual = usual and not space.userfaults and tracee.slot is None
-    return usual and length == PAGE_SIZE and adds.available()
+    return usual and adds.available() and length <= adds.load().most * PAGE_SIZE
 
 
 def is_ready(tracee: Tracee, fd: int) -> bool:

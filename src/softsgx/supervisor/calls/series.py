@@ -147,7 +147,8 @@ class Series(Ahead):
     def _may_alone(self) -> bool:
         """Whether the process may add pages itself, and that is worth while."""
         tracee, length = self._last[0], self._params.length
-        return self._alike >= adds.WORTH and adds.wanted(self._run, tracee, length)
+        much = self._alike >= adds.WORTH or self._alike * length >= adds.WORTH_BYTES
+        return much and adds.wanted(self._run, tracee, length)
 
     def expect(
         self, tracee: Tracee, process: HostProcess, file: EnclaveFile, params: Any, step: int
@@ -235,12 +236,15 @@ class Series(Ahead):
         start, end = source.start, source.end
         patched = any(a < end and start < b for a, b in ranges(space))
         shared = adds.shared(self._run, tracee)
-        if shared is None or patched or not self._stops(process, source):
+        if shared is None or patched or end - start < params.length:
+            return
+        if not self._stops(process, source):
             return
         self._shared = shared
-        shared.expect(fd, params.flags, (start, end), found.offset, secinfo)
+        pages = params.length // PAGE_SIZE
+        shared.expect(fd, params.flags, (start, end), found.offset, params.length, secinfo)
         block["shared"] = shared.address
-        block["armed"] = armed = min(found.calls - 1, load().most)
+        block["armed"] = armed = min(found.calls - 1, load().most // pages) * pages
         shared.open(armed)
 
     def _foresee(self) -> Foreseen | None:
