@@ -7,7 +7,7 @@ lacks something) and for softsgx's own bugs.
 
 from __future__ import annotations
 
-__all__ = ["InternalError", "SoftsgxError", "UnsupportedError", "UsageError"]
+__all__ = ["Ended", "InternalError", "SoftsgxError", "UnsupportedError", "UsageError"]
 
 
 class SoftsgxError(Exception):
@@ -30,3 +30,11 @@ class InternalError(SoftsgxError):
 
     def __init__(self, message: str) -> None:
         super().__init__(f"{message} (this is a bug in softsgx)")
+
+
+class Ended(BaseException):
+    """A signal has come that ends this process, once all is tidied up. number: which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number

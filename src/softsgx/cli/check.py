@@ -8,6 +8,7 @@ from typing import Any
 
 from softsgx.cli.options import print_json
 from softsgx.complaints import complain
+from softsgx.ending import tidied
 from softsgx.errors import UsageError
 
 __all__ = ["check", "parser"]
@@ -193,7 +194,7 @@ def _run(pairs: list[tuple[str, str]], options: Any, jobs: int, files: list[str]
     from softsgx.checker.pool.workers import check_pairs
     from softsgx.report.progress import progress
 
-    with progress(sys.stderr) as tell:
+    with tidied(), progress(sys.stderr) as tell:
         return check_pairs(pairs, options, jobs, tell=tell, own=files)
 
 
@@ -260,5 +261,5 @@ def _replays(results: list[Any], program: str) -> dict[int, Any]:
         return Shown(done.holds, done.evidence, done.orders)
 
     traces = {i: r.trace for i, r in enumerate(results) if r.trace is not None and r.steps}
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with tidied(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return dict(zip(traces, pool.map(one, traces.values()), strict=True))

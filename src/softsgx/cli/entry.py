@@ -17,6 +17,7 @@ import stat
 import sys
 from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader, cache_from_source
+from _signal import SIG_DFL, default_int_handler, getsignal, signal  # type: ignore[import-not-found]
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["is_own", "main", "own_path_of", "path_of"]
 
+_SIGINT = 2
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # A copy of the package is not to run what it was copied from: hence where it is.
 _HEAD = b"softsgx modules 12\0" + MAGIC_NUMBER + os.fsencode(_PACKAGE) + b"\0"
@@ -40,10 +42,9 @@ _PARTS = 4  # sizes behind it: of rows and codes, and of both for the second par
 
 def main() -> int:
     """Run the command line; its exit status."""
-    try:
-        return _main()
-    except KeyboardInterrupt:  # also one that comes before the command has begun
-        return 130
+    if getsignal(_SIGINT) is default_int_handler:  # it may come ignored
+        signal(_SIGINT, SIG_DFL)  # why: softsgx.ending
+    return _main()
 
 
 def _main() -> int:

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from softsgx.cli.options import given, print_json, whole_number
+from softsgx.ending import tidied
 from softsgx.errors import UsageError
 
 __all__ = ["explore"]
@@ -58,10 +59,11 @@ def explore(args: list[str]) -> int:
     loaded = load_files(chosen.get("load", ()))
     design = make_design(chosen["design"] if "design" in chosen else [*loaded, DEFAULT.name][0])
     quiet = "--quiet" in own.flags or not sys.stderr.isatty()
-    found = run_all(
-        argv, options, design, carry_out=bool(chosen.get("carry_out")),
-        told=None if quiet else _progress, **numbers,
-    )  # fmt: skip
+    with tidied():
+        found = run_all(
+            argv, options, design, carry_out=bool(chosen.get("carry_out")),
+            told=None if quiet else _progress, **numbers,
+        )  # fmt: skip
     if not quiet:
         print(end="\r\x1b[K", file=sys.stderr)
     _show(found, own.flags)

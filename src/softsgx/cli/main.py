@@ -8,7 +8,7 @@ import sys
 from errno import EACCES, EAGAIN, EFBIG, EMFILE, ENFILE, ENOMEM, ENOSPC, ENOSYS, EPERM
 
 from softsgx.complaints import complain
-from softsgx.errors import InternalError, SoftsgxError, UsageError
+from softsgx.errors import Ended, InternalError, SoftsgxError, UsageError
 
 __all__ = ["COMMANDS", "main", "usage"]
 
@@ -62,10 +62,16 @@ _SCARCE = {
 def main(argv: list[str] | None = None) -> int:
     """Run a command; its exit status.
 
-    2: the user's mistake, or this machine cannot; 70: a bug in softsgx. The
-    traceback of a bug is printed where SOFTSGX_DEBUG is set.
+    2: the user's mistake, or this machine cannot; 70: a bug in softsgx, whose traceback is
+    printed where SOFTSGX_DEBUG is set. Who was told to end meanwhile (`softsgx.ending`) ends by
+    that signal.
     """
-    status = _status(sys.argv[1:] if argv is None else argv)
+    ended = 0
+    try:
+        status = _status(sys.argv[1:] if argv is None else argv)
+    except Ended as e:
+        ended = e.number
+        status = 128 + ended
     # Who read our output may have gone; the interpreter must not flush into it at its end.
     for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
         try:
@@ -73,6 +79,10 @@ def main(argv: list[str] | None = None) -> int:
                 stream.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+    if ended and argv is None:
+        from softsgx.ending import end_by
+
+        end_by(ended)
     if argv is None and sys.argv[1:2] == ["run"]:
         os._exit(status)  # nothing is left to be done; to take the interpreter down costs 2 ms
     return status
@@ -88,8 +98,6 @@ def _status(args: list[str]) -> int:
         return 2
     except BrokenPipeError:
         return 1
-    except KeyboardInterrupt:
-        return 130
     except SystemExit as e:  # argparse's --help
         return int(e.code or 0)
     except MemoryError:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import tempfile
+from contextlib import suppress
 from typing import Any
 
 from softsgx.cli.load import load_file
 from softsgx.cli.options import print_json
 from softsgx.complaints import complain
+from softsgx.ending import by_default, held, tidied
 from softsgx.errors import UsageError
+from softsgx.host import ptrace
 
 __all__ = ["parser", "repair"]
 
+_PDEATHSIG = 1
 _DESCRIPTION = """\
 For each property that 'softsgx check' refutes, or proves of nothing that can run: the
 smallest sets of the design's options with which it is proved, without losing benign-runs,
@@ -59,14 +66,8 @@ def repair(args: list[str]) -> int:
     options = Options(a.pages, a.processes, timeout_s=a.timeout)
     talks = sys.stderr.isatty()
     tasks = [(text, a.property, options, a.load, talks) for text in texts]
-    if a.jobs == 1 or len(tasks) == 1:
-        found = [_one(task) for task in tasks]
-    else:
-        from concurrent.futures import ProcessPoolExecutor
-        from multiprocessing import get_context
-
-        with ProcessPoolExecutor(min(a.jobs, len(tasks)), mp_context=get_context("fork")) as pool:
-            found = list(pool.map(_one, tasks))
+    with tidied():
+        found = _all(tasks, a.jobs)
     if a.json:
         print_json(
             [{"design": t} | r.as_json() for t, rs in zip(texts, found, strict=True) for r in rs]
@@ -75,6 +76,40 @@ def repair(args: list[str]) -> int:
         for text, repairs in zip(texts, found, strict=True):
             _print(text, repairs)
     return int(any(r.before != "proved" and not r.sets for rs in found for r in rs))
+
+
+def _all(tasks: list[Any], jobs: int) -> list[list[Any]]:
+    """What is found for each, several at a time."""
+    if jobs == 1 or len(tasks) == 1:
+        return [_one(task) for task in tasks]
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import active_children, get_context
+
+    # Workers are killed, with the solvers that they have started: so their files lie in ours.
+    with (
+        tempfile.TemporaryDirectory(prefix="softsgx-") as files,
+        ProcessPoolExecutor(min(jobs, len(tasks)), get_context("fork"), _alone, (files,)) as pool,
+    ):
+        try:
+            with held():  # a worker has our handlers until it takes them back
+                found = pool.map(_one, tasks)
+            return list(found)
+        except BaseException:
+            for worker in active_children():
+                with suppress(ProcessLookupError, PermissionError):  # it may have no group yet
+                    os.killpg(worker.pid or -1, signal.SIGKILL)
+                worker.kill()
+            raise
+
+
+def _alone(files: str) -> None:
+    """Be a process group, so that one kill ends all; a terminal's signals are our parent's."""
+    with suppress(PermissionError):
+        os.setpgid(0, 0)
+    by_default()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    ptrace.prctl(_PDEATHSIG, signal.SIGKILL)
+    tempfile.tempdir = files
 
 
 def _print(text: str, repairs: list[Any]) -> None:

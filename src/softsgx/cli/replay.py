@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from softsgx.cli.load import load_files, loaded_files
 from softsgx.cli.options import given, print_json
+from softsgx.ending import tidied
 from softsgx.errors import UsageError
 from softsgx.inputs import opened
 
@@ -194,7 +194,8 @@ def _print(trace: dict[str, Any], program: str, noexec: str) -> None:
 
 
 def _run(trace: dict[str, Any], program: str, noexec: str, *, as_json: bool) -> int:
-    done = replay_trace(trace, program, noexec)
+    with tidied():
+        done = replay_trace(trace, program, noexec)
     if as_json:
         print_json({name: getattr(done, name) for name in Replayed.__slots__})
         return int(not done.holds)
@@ -267,7 +268,7 @@ def _take(setup: _Setup, orders: list[Any], errors: IO[str]) -> Iterator[Any]:
     ) as run:  # fmt: skip
         assert run.stdin is not None
         assert run.stdout is not None
-        with suppress(BrokenPipeError):  # at the latest at the end: the run ended early
+        try:
             for order in orders:
                 run.stdin.write(order.text + "\n")
                 run.stdin.flush()
@@ -275,6 +276,11 @@ def _take(setup: _Setup, orders: list[Any], errors: IO[str]) -> Iterator[Any]:
                 # An event is written before the process that it is of runs on.
                 lines = recorded.readlines()
                 yield Taken(order, answer, [json.loads(line) for line in lines])
+        except BrokenPipeError:  # at the latest at the end: the run ended early
+            pass
+        except BaseException:
+            run.kill()  # and with it what it traces
+            raise
 
 
 def _judged(trace: dict[str, Any], taken: list[Any], errors: str) -> Replayed:

@@ -10,6 +10,7 @@ from typing import Any
 from softsgx.cli.load import load_files, loaded_files
 from softsgx.cli.options import given, print_json, whole_number
 from softsgx.complaints import complain
+from softsgx.ending import tidied
 
 __all__ = ["sweep"]
 
@@ -65,7 +66,8 @@ def sweep(args: list[str]) -> int:
     quiet = "--quiet" in options.flags or not sys.stderr.isatty()
     out = options.last("-o", name.removesuffix(".toml") + ".sweep")
     start = time.monotonic()
-    results, lost = run_all(spec, out, pool, None if quiet else _progress)
+    with tidied():
+        results, lost = run_all(spec, out, pool, None if quiet else _progress)
     took = time.monotonic() - start
     if not quiet:
         print(end="\r\x1b[K", file=sys.stderr)

@@ -9,9 +9,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -51,14 +53,7 @@ def trial(argv: list[str], options: list[str], timeout: float, cwd: str | None =
     """Run a program under softsgx with options of ``softsgx run``; its input is empty."""
     command = [sys.executable, "-m", "softsgx", "run", *options, "--", *argv]
     start = time.monotonic()
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=cwd,
-        start_new_session=True,
-    ) as process:
+    with _RUNS.begun(command, cwd) as process:
         hung = False
         try:
             out, err = process.communicate(timeout=timeout)
@@ -79,6 +74,52 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+class _Runs:
+    """The runs under way, each a session of its own, whom no terminal's signal reaches."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._over = False
+
+    @contextmanager
+    def begun(self, command: list[str], cwd: str | None) -> Iterator[subprocess.Popen[bytes]]:
+        """Begin one. Raises CancelledError where all are to end."""
+        with self._lock:
+            if self._over:
+                raise CancelledError
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                start_new_session=True,
+            )
+            self._running.add(process)
+        try:
+            with process:
+                yield process
+        finally:
+            self._running.discard(process)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """End those that are under way; meanwhile none begins."""
+        with self._lock:
+            self._over = True
+            for process in self._running:
+                if process.returncode is None:
+                    _end(process)
+        try:
+            yield
+        finally:
+            self._over = False
+
+
+_RUNS = _Runs()
 
 
 def last_line(text: str) -> str:
@@ -111,5 +152,9 @@ def in_pool(jobs: int, do: Callable[[_T], _R], todo: Iterable[_T]) -> Iterator[t
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield running.pop(future), future.result()
+    except BaseException:
+        with _RUNS.ending():
+            pool.shutdown(wait=True, cancel_futures=True)
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

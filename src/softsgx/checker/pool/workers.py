@@ -28,6 +28,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from softsgx import ending
 from softsgx.checker.engines.answer import BOUNDED, PROVED, REFUTED
 from softsgx.checker.engines.limits import bound_myself, out_of_memory, size_words
 from softsgx.checker.pool.prove import Checker
@@ -64,7 +65,8 @@ class _Worker:
         self.process = _context.Process(
             target=_work, args=(theirs, self.pipe, options, own, alive, files)
         )
-        self.process.start()
+        with ending.held():  # it has our handlers until it takes them back
+            self.process.start()
         theirs.close()
 
     def end(self) -> None:
@@ -208,7 +210,8 @@ def _work(
     tempfile.tempdir = files
     with suppress(PermissionError):
         os.setpgid(0, 0)  # so Ctrl-C of the terminal is the parent's, who kills the group
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    ending.by_default()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     faulthandler.disable()  # an end for want of memory is an answer
     parents.close()
     alive[1].close()
