@@ -26,7 +26,7 @@ _TYPING = b"from typing import "
 _PIECE_BYTES = 128 << 10
 
 # What is imported alone, at a stop that is of the only kind that many programs make.
-_ALONE = ("softsgx.supervisor.calls.signals", "softsgx.supervisor.programs.cpuid")
+_ALONE = ("softsgx.supervisor.programs.cpuid",)
 # What is imported when another call of a program stops.
 _WITH_STOPS = ("softsgx.supervisor.calls.early",)
 # What is imported when programs have children.

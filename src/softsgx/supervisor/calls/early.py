@@ -11,7 +11,8 @@ from errno import EINVAL
 from softsgx.host import bpf, ptrace
 from softsgx.host.status import mask_now
 from softsgx.supervisor.calls import folders, others, pathcalls, paths, sockets
-from softsgx.supervisor.calls.signals import sigaction, sigprocmask, sigreturn
+from softsgx.supervisor.calls.sigaction import sigaction
+from softsgx.supervisor.calls.signals import sigprocmask, sigreturn
 from softsgx.supervisor.programs import pathsites
 from softsgx.supervisor.programs.patches import patch_mapped
 from softsgx.supervisor.state.run import Run

@@ -16,6 +16,7 @@ from softsgx.host.procmaps import is_ring
 from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.supervisor.calls import pathcalls
 from softsgx.supervisor.calls.concern import concern
+from softsgx.supervisor.calls.sigaction import sigaction
 from softsgx.supervisor.loop import processes
 from softsgx.supervisor.programs import answers, pathkept
 from softsgx.supervisor.programs.launch import launch
@@ -290,8 +291,6 @@ class Supervisor:
             run.view[ORIG_RAX] == nr.NR_rt_sigaction
             and ptrace.syscall_info(tracee.tid)[1] == bpf.X86_64
         ):
-            from softsgx.supervisor.calls.signals import sigaction
-
             return sigaction(run, tracee)
         from softsgx.supervisor.calls import early
 
