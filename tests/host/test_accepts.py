@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from softsgx.foreign import address_of
 from softsgx.host import accepts, ptrace, short
-from softsgx.host.foreign import address_of
 from softsgx.sdm.leaves import EACCEPT
 from softsgx.uapi.regs import EFLAGS, NAMES, NREGS, ORIG_RAX, RAX, RBX, RCX, RIP
 from tests.host.test_pathcode import Stepper

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from softsgx.host.foreign import address_of
+from softsgx.foreign import address_of
 from softsgx.host.memfd import MemfdMemory, decoy, locked, new_memory
 
 _NOBODY = 65534

@@ -43,7 +43,6 @@ _LATER = (
     "softsgx.supervisor.state.device",
     "softsgx.supervisor.stopped.strangers",
     "softsgx.sgx.late",
-    "ctypes",
     "softsgx.designs.linux",  # the default one
     "softsgx.supervisor.effects.descriptors",
 )

@@ -5,7 +5,8 @@ Where it is not built there is none, and every stop is Python's.
 
 from __future__ import annotations
 
-from softsgx.host import foreign, ptrace
+from softsgx import foreign
+from softsgx.host import ptrace
 from softsgx.host.built import is_built, path_of
 from softsgx.host.cpuidcode import MOST_TRAPS
 from softsgx.host.words import Words

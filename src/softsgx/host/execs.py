@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from softsgx.host import foreign
+from softsgx import foreign
 from softsgx.host.built import is_built, path_of
 from softsgx.host.cpuidcode import MOST_TRAPS
 from softsgx.host.words import Words

@@ -18,7 +18,7 @@ import os
 import struct
 from contextlib import suppress
 
-from softsgx.host import foreign
+from softsgx import foreign
 from softsgx.uapi import syscalls as nr
 
 __all__ = ["Guard"]

@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from softsgx.foreign import address_of
 from softsgx.host import copyin, ptrace
-from softsgx.host.foreign import address_of
 from softsgx.sgx.enclave import EnclaveMemory
 
 __all__ = ["MemfdMemory", "Site", "decoy", "locked", "new_memory", "reader"]

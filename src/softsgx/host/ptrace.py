@@ -10,7 +10,7 @@ import errno
 import os
 import struct
 
-from softsgx.host import foreign as ctypes
+from softsgx import foreign as ctypes
 from softsgx.host.built import path_of
 from softsgx.uapi import syscalls as nr
 

@@ -6,7 +6,7 @@ import fcntl
 import mmap
 import os
 
-from softsgx.host.foreign import address_of
+from softsgx.foreign import address_of
 
 __all__ = ["SharedFile"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from softsgx.host import foreign
+from softsgx import foreign
 from softsgx.uapi import syscalls as nr
 
 # A library to be loaded, which most starts do without.

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Iterable
-from hashlib import sha256
 from struct import Struct
 
 from softsgx.errors import InternalError
@@ -145,14 +144,16 @@ def _usual() -> Hashing:
     """SHA-256, the quickest that is to be had here."""
     global _found  # noqa: PLW0603 - looked for once a process
     if _found is None:
-        _found = sha256
         for hashing in (OwnSha256, Sha256):
             try:
                 hashing()
             except LookupError:
                 continue
             _found = hashing
-            break
+            return _found
+        from hashlib import sha256  # late, since its library takes 2.5 ms
+
+        _found = sha256
     return _found
 
 

@@ -8,7 +8,7 @@ read of all pages. Else ``preadv`` with a list of 1,024 pieces that is made once
 times as much.
 Rejected: slices of memoryviews in a loop (half the speed of preadv), ``os.preadv`` (it looks at
 1,024 Python objects each time: some 10 % slower than the bare call).
-This is the one file of the room that uses ctypes.
+This is the one file of the room that calls compiled code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from __future__ import annotations
 import os
 from array import array
 
+from softsgx import foreign
 from softsgx.errors import InternalError
+from softsgx.foreign import start_of
 from softsgx.sdm.leaves import PAGE_SIZE
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -36,40 +38,21 @@ _NONE = (1 << 64) - 1
 _NATIVE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "softsgx-interleave.so")
 
 
-def _address(view: memoryview) -> int:
-    """Where memory is that stays there; it may be read-only, which ctypes' own way refuses."""
-    import ctypes
-
-    get_buffer = ctypes.pythonapi.PyObject_GetBuffer
-    get_buffer.argtypes = [ctypes.py_object, ctypes.c_void_p, ctypes.c_int]
-    release = ctypes.pythonapi.PyBuffer_Release
-    release.argtypes = [ctypes.c_void_p]
-    release.restype = None
-    buffer = (ctypes.c_void_p * 16)()  # Py_buffer, whose first member is the address
-    get_buffer(view, buffer, 0)
-    start = buffer[0] or 0
-    release(buffer)
-    return start
-
-
 class Scatter:
     """Reads pages into ``records``: ``n_slots`` pages of an EADD and sixteen EEXTEND records."""
 
     def __init__(self, records: bytearray, n_slots: int) -> None:
-        import ctypes
-
-        self._start = ctypes.addressof(ctypes.c_char.from_buffer(records))
-        self._get_errno = ctypes.get_errno
+        self._start = foreign.address_of(records)
         self._native: Any = None
         try:
-            self._native = ctypes.CDLL(_NATIVE).softsgx_interleave
+            self._native = foreign.CDLL(_NATIVE).softsgx_interleave
         except OSError:  # not built
             self._pieces(n_slots)
             return
-        self._native.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+        self._native.argtypes = (foreign.c_void_p, foreign.c_void_p, foreign.c_size_t)
         self._native.restype = None
         self._pages = bytearray(n_slots * PAGE_SIZE)
-        self._pages_at = ctypes.addressof(ctypes.c_char.from_buffer(self._pages))
+        self._pages_at = foreign.address_of(self._pages)
 
     def _pieces(self, n_slots: int) -> None:
         """Make the struct iovec (address and length) of every chunk of every slot."""
@@ -86,6 +69,7 @@ class Scatter:
             ),
         )
         self._iovecs_at = self._iovecs.buffer_info()[0]
+        self._get_errno = ctypes.get_errno
         self._preadv = ctypes.CDLL(None, use_errno=True).preadv64
         self._preadv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
         self._preadv.restype = ctypes.c_ssize_t
@@ -116,7 +100,7 @@ class Followed:
 
     def __init__(self, at: int, end: int | None = None, here: tuple[Any, ...] = ()) -> None:
         ready, last, holes = (at, _NONE, 0) if end is None else (end, end, 1)
-        numbers = [part if isinstance(part, int) else _address(part) for part in here]
+        numbers = [part if isinstance(part, int) else start_of(part) for part in here]
         self._kept = here
         self._words = array("Q", (ready, last, holes, at, 0, *(numbers or [0] * 6)))
         self.address = self._words.buffer_info()[0]
@@ -170,7 +154,7 @@ class Sha256:
             good = self._update(self._context, data, len(data))
         else:
             view = memoryview(data)
-            good = self._update(self._context, _address(view), view.nbytes)
+            good = self._update(self._context, start_of(view), view.nbytes)
         if not good:
             raise InternalError("EVP_DigestUpdate() fails")
 
@@ -181,7 +165,7 @@ class Sha256:
 
         offset: in the enclave, of the first one. eadd, eextend: the records with an offset of 0.
         """
-        start = _address(view) + at
+        start = start_of(view) + at
         if not self._measure(self._update, self._context, start, n_pages, offset, eadd, eextend):
             raise InternalError("EVP_DigestUpdate() fails")
 
@@ -189,15 +173,13 @@ class Sha256:
         self, view: memoryview, fd: int, followed: Followed, eadd: bytes, eextend: bytes
     ) -> None:
         """The same of a file's pages that come, until their end is told. view: of all of it."""
-        args = _address(view), fd, followed.address, eadd, eextend
+        args = start_of(view), fd, followed.address, eadd, eextend
         if not self._follow(self._update, self._context, *args):
             raise InternalError("EVP_DigestUpdate() fails")
 
     def digest(self) -> bytes:
         """The hash of all so far; more may follow."""
-        import ctypes
-
-        out, copy, (copies, final) = ctypes.create_string_buffer(32), self._new(), self._ends
+        out, copy, (copies, final) = foreign.create_string_buffer(32), self._new(), self._ends
         try:
             if not copies(copy, self._context) or not final(copy, out, None):
                 raise InternalError("EVP_DigestFinal_ex() fails")
@@ -213,28 +195,22 @@ class OwnSha256(Sha256):
     """
 
     def __init__(self, data: bytes = b"") -> None:
-        import ctypes
-
         if not _ours("softsgx_sha256_is")():
             raise LookupError("no SHA extensions")
-        context = ctypes.create_string_buffer(_CONTEXT_BYTES)
+        context = foreign.create_string_buffer(_CONTEXT_BYTES)
         _ours("softsgx_sha256_init")(context)
         self._begin(_ours("softsgx_sha256_update"), context, data)
 
     def here(self, eadd: bytes, eextend: bytes) -> tuple[Any, ...]:
         """What compiled code measures by: two functions, what is hashed to, and the records."""
-        import ctypes
-
-        functions = [ctypes.cast(f, ctypes.c_void_p).value for f in (self._measure, self._update)]
-        records = [ctypes.create_string_buffer(record, len(record)) for record in (eadd, eextend)]
+        functions = [foreign.function_at(f) for f in (self._measure, self._update)]
+        records = [foreign.create_string_buffer(record, len(record)) for record in (eadd, eextend)]
         views = [memoryview(buffer) for buffer in (self._context, *records)]
         return (*functions, views[0], _CONTEXT_BYTES, *views[1:])
 
     def digest(self) -> bytes:
         """The hash of all so far; more may follow."""
-        import ctypes
-
-        out = ctypes.create_string_buffer(32)
+        out = foreign.create_string_buffer(32)
         _ours("softsgx_sha256_digest")(self._context, out)
         return out.raw
 
@@ -254,11 +230,10 @@ _found: dict[str, dict[str, Any]] = {}
 
 def _natives() -> dict[str, Any]:
     """Functions by their names; none where it is not built."""
-    import ctypes
-
-    pointer, size, number, word = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint64
+    pointer, size, number = foreign.c_void_p, foreign.c_size_t, foreign.c_int
+    word = foreign.c_uint64
     try:
-        library = ctypes.CDLL(_NATIVE)
+        library = foreign.CDLL(_NATIVE)
         return {
             how[0]: _function(library, *how)
             for how in (
@@ -280,14 +255,13 @@ def _natives() -> dict[str, Any]:
 
 def _libcrypto() -> tuple[Any, ...]:
     """Its functions that `Sha256` calls. Raises LookupError."""
-    import ctypes
     from importlib.util import find_spec
 
-    pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    pointer, size, number = foreign.c_void_p, foreign.c_size_t, foreign.c_int
     spec = find_spec("_hashlib")
     try:
         # What a module is linked with is found by it.
-        library = ctypes.CDLL(None if spec is None else spec.origin)
+        library = foreign.CDLL(None if spec is None else spec.origin)
         return tuple(
             _function(library, *how)
             for how in (
@@ -317,20 +291,18 @@ class Alike:
     """
 
     def __init__(self, stream: memoryview) -> None:
-        import ctypes
-
         self._size = len(stream)
         self._native: Any = None
         if not self._size:
             return
         try:
-            self._native = ctypes.CDLL(_NATIVE).softsgx_alike
+            self._native = foreign.CDLL(_NATIVE).softsgx_alike
         except (OSError, AttributeError):  # not built, or an older one
             return
-        size, word = ctypes.c_size_t, ctypes.c_uint64
-        self._native.argtypes = [ctypes.c_void_p, size, size, word]
+        size, word = foreign.c_size_t, foreign.c_uint64
+        self._native.argtypes = (foreign.c_void_p, size, size, word)
         self._native.restype = size
-        self._start = _address(stream)
+        self._start = start_of(stream)
 
     def count(self, at: int, max_pages: int, tag: bytes) -> int:
         """Pages from byte ``at`` on: EADD records, each with 16 chunks as records of ``tag``.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from softsgx.host.foreign import addressof, create_string_buffer
+from softsgx.foreign import addressof, create_string_buffer
 from softsgx.supervisor.state.tracee import Tracee
 
 __all__ = ["as_ours", "as_seen", "is_our_memory"]

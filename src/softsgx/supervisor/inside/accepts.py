@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from softsgx.device.accepted import SECINFO_BYTES, Accepted, foresee
+from softsgx.foreign import address_of
 from softsgx.host import accepts, vdso
-from softsgx.host.foreign import address_of
 from softsgx.host.short import R_HELD, R_LOCK
 from softsgx.sdm.leaves import EACCEPT, EACCEPTCOPY, EMODPE
 from softsgx.sgx.enclu import STATUS_FLAGS

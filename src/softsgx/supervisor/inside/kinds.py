@@ -12,7 +12,7 @@ import mmap
 from typing import Any
 
 from softsgx.device.files import EnclaveFile
-from softsgx.host.foreign import address_of
+from softsgx.foreign import address_of
 from softsgx.supervisor.effects.mappings import enclave_of, native
 from softsgx.supervisor.state.host_process import HostProcess
 from softsgx.supervisor.state.run import Run

@@ -1,4 +1,4 @@
-"""What `ptrace` needs of ctypes, for every start: a third of what importing ctypes takes.
+"""What a run needs of ctypes: a third of what importing ctypes takes.
 
 By the library below ctypes, whose names are CPython's own and the same from 3.11 on; where one of
 them is missing ctypes itself is taken, which has them all.
@@ -49,12 +49,14 @@ if TYPE_CHECKING or not _light:
         c_void_p,
         create_string_buffer,
         get_errno,
+        py_object,
     )  # fmt: skip
 else:
     # By their letters (the module struct has the same). The ABI is x86-64's.
     c_char, c_char_p, c_void_p, c_int, c_uint, c_long, c_ulong = [
         type(letter, (_SimpleCData,), {"_type_": letter}) for letter in "czPiIlL"
     ]
+    py_object = type("py_object", (_SimpleCData,), {"_type_": "O"})
     c_uint32, c_uint64 = c_uint, c_ulong
     c_size_t, c_ssize_t = c_ulong, c_long
 
@@ -111,8 +113,38 @@ def address_of(buffer: Any) -> int:
     return addressof(c_char.from_buffer(buffer))
 
 
+def function_at(function: Any) -> int:
+    """The address of a library's function."""
+    return c_void_p.from_buffer(function).value or 0
+
+
+def start_of(view: memoryview) -> int:
+    """Where memory is that stays there; it may be read-only, which `address_of` refuses."""
+    get_buffer, release = _buffers()
+    buffer = (c_void_p * 16)()  # Py_buffer, whose first member is the address
+    get_buffer(view, buffer, 0)
+    start = buffer[0] or 0
+    release(buffer)
+    return start
+
+
+_found: list[Any] = []
+
+
+def _buffers() -> list[Any]:
+    """How CPython gives a buffer, and takes it back."""
+    if not _found:
+        python = PyDLL(None)
+        get_buffer, release = python.PyObject_GetBuffer, python.PyBuffer_Release
+        get_buffer.argtypes = (py_object, c_void_p, c_int)
+        release.argtypes, release.restype = (c_void_p,), None
+        _found.extend((get_buffer, release))
+    return _found
+
+
 __all__ = [
     "CDLL", "CFUNCTYPE", "PyDLL", "Structure", "address_of", "addressof", "byref", "c_char",
     "c_char_p", "c_int", "c_long", "c_size_t", "c_ssize_t", "c_uint", "c_uint32", "c_uint64",
-    "c_ulong", "c_void_p", "create_string_buffer", "get_errno", "string_in",
+    "c_ulong", "c_void_p", "create_string_buffer", "function_at", "get_errno", "py_object",
+    "start_of", "string_in",
 ]  # fmt: skip
