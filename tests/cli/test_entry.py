@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from softsgx.sgx.scatter import OwnSha256
 from tests.cache import ROOT
 
 _RUN = "import sys; sys.argv = ['softsgx', 'run', '--help']; from softsgx.cli.entry import main; "
@@ -30,6 +31,15 @@ def _opened(told: str) -> tuple[set[str], set[str]]:
     lines = told.splitlines()
     files = {Path(line).name.split(".")[0] for line in lines if line.endswith((".py", ".pyc"))}
     return files, {line for line in lines if not line.startswith("/")}
+
+
+def _measures_itself() -> bool:
+    """Whether compiled code hashes by the processor's own instructions."""
+    try:
+        OwnSha256()
+    except LookupError:
+        return False
+    return True
 
 
 def _start(
@@ -371,3 +381,23 @@ def test_a_copy_of_the_package_runs_its_own_code(tree: Path, tmp_path: Path) -> 
     then = "import softsgx.cli.run; print(softsgx.cli.run.__file__)"
     for _ in range(2):
         assert _start(copy, then=then).stdout.endswith(f"\n{copy}/softsgx/cli/run.py\n")
+
+
+@pytest.mark.skipif(not _measures_itself(), reason="nothing is built, or no SHA instructions")
+def test_an_enclave_takes_no_library_that_takes_long() -> None:
+    """Neither OpenSSL's nor ctypes."""
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        "from softsgx.supervisor.effects import descriptors\n"
+        "from softsgx.sdm.sigstruct import mrsigner\n"
+        "from softsgx.sgx.measure import Measurement\n"
+        "measurement = Measurement()\n"
+        "measurement.ecreate(1, 4096)\n"
+        "measurement.add_pages(0, 0x201, bytes(4096))\n"
+        "print(measurement.digest() != mrsigner(bytes(384)))\n"
+        "print(*{'ctypes', '_hashlib'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True\n\n"
