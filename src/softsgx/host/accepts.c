@@ -32,6 +32,7 @@
 	F(done) F(n_runs) F(got) F(status) F(missed)
 
 #include "await.h"
+#include "putregs.h"
 #include "together.h"
 
 #define F(name) #name " "
@@ -225,8 +226,7 @@ static enum taken take(struct block *b, struct thread *t, uint64_t cpu)
 	note(b, t->enclave, t->rule, t->page);
 	b->done++;
 	first = t->way ? over(t, rule->prot) : t->regs;
-	if (ptrace(PTRACE_SETREGS, (pid_t)t->tid, NULL, &first) < 0
-	    || !go_on((pid_t)t->tid, cpu))
+	if (!put_regs((pid_t)t->tid, &first) || !go_on((pid_t)t->tid, cpu))
 		return LOST; /* killed: its end is reported by a later wait */
 	return TAKEN;
 }

@@ -19,6 +19,7 @@
 #include <sys/uio.h>
 #include <sys/user.h>
 #include <unistd.h>
+#include "putregs.h"
 
 #define MOST_TRAPS 4
 #define LEAVES 16
@@ -110,7 +111,7 @@ static inline bool asked(pid_t tid, const uint64_t *traps, const uint32_t *table
 	regs.rcx = word[2];
 	regs.rdx = word[3];
 	regs.rip += sizeof(insn);
-	return ptrace(PTRACE_SETREGS, tid, NULL, &regs) >= 0
+	return put_regs(tid, &regs)
 	       && ptrace(PTRACE_CONT, tid, NULL, NULL) >= 0;
 }
 

@@ -353,6 +353,8 @@ class Code:
         if not 0 <= stub < len(sites):
             return False  # a program that wrote over the code, or jumped into it
         site, call, was = sites[stub]
+        if site > _U64:
+            return False  # of a library that is nowhere yet: it jumped into the code, too
         if at >= len(self.contents) and within >= self._moved:
             view[RIP] = site + 5
             if within == self._moved:  # done here, since who steps would come back for ever

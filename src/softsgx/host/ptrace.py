@@ -13,6 +13,7 @@ import struct
 from softsgx import foreign as ctypes
 from softsgx.host.built import path_of
 from softsgx.uapi import syscalls as nr
+from softsgx.uapi.regs import FS_BASE
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -32,7 +33,7 @@ __all__ = [
 
 _GETREGS, _SETREGS, _CONT, _SINGLESTEP, _SYSCALL = 12, 13, 7, 9, 24
 _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
-_GETREGSET, _SETREGSET, _NT_X86_XSTATE = 0x4204, 0x4205, 0x202
+_GETREGSET, _SETREGSET, _NT_PRSTATUS, _NT_X86_XSTATE = 0x4204, 0x4205, 1, 0x202
 _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
 _SEIZE, _INTERRUPT, _LISTEN, _SET_DISPATCH, _GET_DISPATCH = 0x4206, 0x4207, 0x4208, 0x4210, 0x4211
 _GET_THREAD_AREA, _SET_THREAD_AREA, _PEEKUSER, _POKEUSER, _DETACH = 25, 26, 3, 6, 17
@@ -56,6 +57,9 @@ _ptrace.restype = _syscall.restype = ctypes.c_long
 
 class _Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
+
+
+_regs = _Iovec()
 
 
 def _fail(what: str, pid: int) -> OSError:
@@ -87,12 +91,28 @@ class Registers:
             raise ProcessLookupError(tid)
 
     def store(self, tid: int) -> None:
-        """Write them (PTRACE_SETREGS)."""
-        _change(_SETREGS, tid, None, self.address)
+        """Write them (PTRACE_SETREGS).
+
+        What no tracer may write, and a program may have by its own instructions (a base of FS or
+        GS in the kernel's half, a selector with another RPL: putreg(), set_segment_reg()), stays.
+        """
+        if tid in left or (_ptrace(_SETREGS, tid, None, self.address) < 0 and self._refused(tid)):
+            raise ProcessLookupError(tid)
+
+    def _refused(self, tid: int) -> bool:
+        """The same of a thread that is there: true if it is not."""
+        if ctypes.get_errno() != errno.EIO:
+            return True
+        _regs.base, _regs.len = self.address, 8 * FS_BASE
+        if _ptrace(_SETREGSET, tid, _NT_PRSTATUS, ctypes.addressof(_regs)) < 0:
+            return True
+        for index in range(FS_BASE, len(self.view)):
+            _ptrace(_POKEUSER, tid, 8 * index, self.view[index])
+        return False
 
     def store_and_cont(self, tid: int) -> None:
         """Write them and let the tracee run."""
-        _change(_SETREGS, tid, None, self.address)
+        self.store(tid)
         _change(_CONT, tid, None, None)
 
 

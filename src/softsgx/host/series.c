@@ -26,6 +26,7 @@
 #include "adds.h"
 #include "copyin.h"
 #include "procmap.h"
+#include "putregs.h"
 #include "together.h"
 
 /*
@@ -278,8 +279,7 @@ static bool arm(struct block *b)
 /* The thread goes on with these registers. */
 static enum taken set(const struct block *b, struct user_regs_struct *regs)
 {
-	if (ptrace(PTRACE_SETREGS, (pid_t)b->tid, NULL, regs) < 0
-	    || !go_on((pid_t)b->tid, b->cpu))
+	if (!put_regs((pid_t)b->tid, regs) || !go_on((pid_t)b->tid, b->cpu))
 		return LOST; /* killed: its end is reported by a later wait */
 	return TAKEN;
 }
