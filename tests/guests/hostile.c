@@ -255,6 +255,22 @@ static void registers_others(uint64_t page)
 	check(!pinned, "pinned", "%d times", pinned);
 }
 
+/* A child is to be born without a page, says a ring, and nobody hears of it. */
+static void leaves_out(uint64_t page)
+{
+	struct io_uring_sqe advises_ = {.opcode = IORING_OP_MADVISE, .addr = page, .len = 4096, .fadvise_advice = MADV_DONTFORK};
+	int status;
+
+	check(!through_ring(advises_), "left_out", "it was not");
+	if (!fork()) {
+		void *there = mmap((void *)page, 4096, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+		_exit(there != MAP_FAILED || encl_op(&e, OP_PEEK, page, 0, 0, 0) != 7);
+	}
+	wait(&status);
+	CHECK_EQ(status, 0, "child");
+}
+
 static void rings(void)
 {
 	struct io_uring_sqe none = {.opcode = IORING_OP_NOP};
@@ -273,6 +289,7 @@ static void rings(void)
 	check(!mprotect((void *)heap, 4096, PROT_READ) && !mprotect((void *)heap, 4096, RW), "mprotect", "%s", strerror(errno));
 	encl_op(&e, OP_POKE, heap, 7, 0, 0);
 	CHECK_EQ(encl_op(&e, OP_PEEK, heap, 0, 0, 0), 7, "data");
+	leaves_out(heap);
 	registers(heap);
 	registers_others(heap);
 	target = code + 4088;

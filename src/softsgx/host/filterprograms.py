@@ -56,7 +56,7 @@ from softsgx.uapi.io_uring import IORING_REGISTER_RING_FDS, IORING_REGISTER_USE_
 from softsgx.uapi.sched import CLONE_UNTRACED
 from softsgx.uapi.sockets import AESM_SOCKET, SUN_PATH, SUN_PATH_SIZE
 from softsgx.uapi.syscalls import SYSCALLS
-from softsgx.uapi.userfaultfd import UFFDIO_REGISTER, USERFAULTFD_IOC_NEW
+from softsgx.uapi.userfaultfd import UFFDIO_API, UFFDIO_REGISTER, USERFAULTFD_IOC_NEW
 
 __all__ = [
     "base_template", "masks_program", "names_program", "number_program", "range_program",
@@ -104,7 +104,7 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.op(RET, ALLOW)
     p.label("i386 ioctl")
     p.op(LD, arg(1))
-    for command in (USERFAULTFD_IOC_NEW, UFFDIO_REGISTER):
+    for command in (USERFAULTFD_IOC_NEW, UFFDIO_API, UFFDIO_REGISTER):
         p.op(JEQ, command, "i386 traced")
     p.op(RET, ALLOW)
     p.label("i386 clone")
@@ -130,7 +130,7 @@ def base_template(executable: bool, paths: int, faults: bool) -> Template:
     p.op(JSET, CLONE_UNTRACED, "trace", "allow")
     p.label("ioctl")
     p.op(LD, arg(1))
-    for command in (USERFAULTFD_IOC_NEW, UFFDIO_REGISTER):
+    for command in (USERFAULTFD_IOC_NEW, UFFDIO_API, UFFDIO_REGISTER):
         p.op(JEQ, command, "trace")
     p.op(AND, 0xFF00)
     p.op(JEQ, 0xA400, "trace", "allow")

@@ -1,4 +1,4 @@
-"""ptrace(2), process_vm_readv(2) and their kin: the room's one file with ctypes' functions.
+"""ptrace(2), process_vm_readv(2) and their kin: the room's file with ctypes' functions.
 
 Bound once, with the GIL kept (a ptrace call is shorter than giving it away and taking it back), and
 registers read into one buffer that is seen through a memoryview: 10 µs less a stop.
@@ -25,10 +25,10 @@ __all__ = [
     "EVENT_VFORK", "EVENT_VFORK_DONE", "OPTIONS", "Registers", "compiled", "configuration", "cont",
     "cpuid_faulting", "cpuid_function", "detach", "dispatch_of", "event_message", "get_siginfo",
     "get_sigmask", "get_xstate", "getauxval", "has_thread_area", "interrupt", "ioctl",
-    "is_thread_of", "listen", "memfd_secret", "peek_debug", "poke_debug", "prctl", "punch_hole",
-    "read_memory", "seccomp_filter", "seccomp_listener", "seize", "set_dispatch", "set_siginfo",
-    "set_sigmask", "set_thread_area", "set_xstate", "shares", "si_code", "singlestep",
-    "syscall_info", "syscall_step", "tgkill", "trace_also", "write_memory",
+    "is_thread_of", "listen", "memfd_secret", "prctl", "punch_hole", "read_memory",
+    "seccomp_filter", "seccomp_listener", "seize", "set_dispatch", "set_siginfo", "set_sigmask",
+    "set_thread_area", "set_xstate", "shares", "si_code", "singlestep", "syscall_info",
+    "syscall_step", "tgkill", "trace_also", "write_memory",
 ]  # fmt: skip
 
 _GETREGS, _SETREGS, _CONT, _SINGLESTEP, _SYSCALL = 12, 13, 7, 9, 24
@@ -36,8 +36,7 @@ _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x
 _GETREGSET, _SETREGSET, _NT_PRSTATUS, _NT_X86_XSTATE = 0x4204, 0x4205, 1, 0x202
 _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO = 0x420A, 0x420B, 0x420E
 _SEIZE, _INTERRUPT, _LISTEN, _SET_DISPATCH, _GET_DISPATCH = 0x4206, 0x4207, 0x4208, 0x4210, 0x4211
-_GET_THREAD_AREA, _SET_THREAD_AREA, _PEEKUSER, _POKEUSER, _DETACH = 25, 26, 3, 6, 17
-_U_DEBUGREG = 848  # Linux <asm/user_64.h>, struct user
+_GET_THREAD_AREA, _SET_THREAD_AREA, _POKEUSER, _DETACH = 25, 26, 6, 17
 _FILTER_FLAG_NEW_LISTENER, _O_CLOEXEC = 8, 0o2000000
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_VFORK_DONE = 1, 2, 3, 4, 5
 EVENT_EXIT, EVENT_SECCOMP, EVENT_STOP = 6, 7, 128
@@ -209,20 +208,6 @@ def tgkill(tgid: int, tid: int, number: int) -> None:
     """Send a signal to one thread. Raises ProcessLookupError if it is gone."""
     if _syscall(nr.NR_tgkill, tgid, tid, number) < 0:
         raise ProcessLookupError(tid)
-
-
-def peek_debug(tid: int, number: int) -> int:
-    """A debug register of a stopped tracee. Raises OSError."""
-    at = _U_DEBUGREG + 8 * number  # libc's ptrace would not store
-    if _syscall(nr.NR_ptrace, _PEEKUSER, tid, at, ctypes.byref(_message)) < 0:
-        raise _fail("PTRACE_PEEKUSER", tid)
-    return _message.value
-
-
-def poke_debug(tid: int, number: int, value: int) -> None:
-    """Set a debug register of a stopped tracee. Raises OSError where the kernel refuses it."""
-    if _ptrace(_POKEUSER, tid, _U_DEBUGREG + 8 * number, value) < 0:
-        raise _fail("PTRACE_POKEUSER", tid)
 
 
 def configuration(request: int, tid: int, size: int) -> bytes | None:

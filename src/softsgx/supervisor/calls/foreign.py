@@ -58,13 +58,13 @@ def _takes(folder: int | None, path: int, *, opens: bool = True) -> Callable[[Ru
 
 
 def _moves(
-    fd: int, count: int | None = None, low: int | None = None, high: int | None = None
+    fd: int, count: int = 0, low: int | None = None, high: int | None = None
 ) -> Callable[[Run, Tracee], Any]:
     def handle(run: Run, tracee: Tracee) -> Any:
         """A read or write of /proc/PID/mem: not of an enclave, DEBUG or not.
 
-        The registers of the descriptor, of how much, and from where, None at its position. A vector
-        of a process that maps one is not read.
+        The registers of the descriptor, of how much, and from where. Of a process that maps one
+        neither a vector is read nor what is at the descriptor's position: others change both.
         """
         from softsgx.supervisor.calls import peeks
 
@@ -73,12 +73,9 @@ def _moves(
         target = peeks.target_of(run, tracee, number) if number in tracee.space.mem_fds else None
         if target is None:
             return None
-        if count is None:
-            return -errno.EIO
         if low is None:
-            start = peeks.position_of(tracee, number)
-        else:
-            start = view[low] if high is None else view[low] & _LOW | (view[high] & _LOW) << 32
+            return -errno.EIO
+        start = view[low] if high is None else view[low] & _LOW | (view[high] & _LOW) << 32
         found = peeks.enclave_at(target, start, start + (view[count] & _LOW))
         return None if found is None else -errno.EIO
 
@@ -137,8 +134,7 @@ _X32: dict[int, Handler] = {  # without its bit
 }
 
 I386_ON_MEMORY: dict[int, Handler] = {
-    **dict.fromkeys(i386.ON_MEMORY, _moves(RBX)),
-    **dict.fromkeys((i386.NR_read, i386.NR_write), _moves(RBX, RDX)),
+    **dict.fromkeys((*i386.ON_MEMORY, i386.NR_read, i386.NR_write), _moves(RBX)),
     **dict.fromkeys((i386.NR_pread64, i386.NR_pwrite64), _moves(RBX, RDX, RSI, RDI)),
     **dict.fromkeys((i386.NR_dup, i386.NR_dup2, i386.NR_dup3), _duplicates(RBX)),
     **dict.fromkeys((i386.NR_fcntl, i386.NR_fcntl64), _duplicates(RBX)),
@@ -146,8 +142,7 @@ I386_ON_MEMORY: dict[int, Handler] = {
 """By i386's number, in a process that has opened a /proc/PID/mem."""
 
 _X32_ON_MEMORY: dict[int, Handler] = {
-    **dict.fromkeys(x32.ON_MEMORY, _moves(RDI)),
-    **dict.fromkeys((nr.NR_read, nr.NR_write), _moves(RDI, RDX)),
+    **dict.fromkeys((*x32.ON_MEMORY, nr.NR_read, nr.NR_write), _moves(RDI)),
     **dict.fromkeys((nr.NR_pread64, nr.NR_pwrite64), _moves(RDI, RDX, R10)),
     **dict.fromkeys((nr.NR_dup, nr.NR_dup2, nr.NR_dup3, nr.NR_fcntl), _duplicates(RDI)),
 }

@@ -8,7 +8,7 @@ import stat
 
 from softsgx.host import ptrace
 from softsgx.host.status import status_of
-from softsgx.supervisor.calls.roots import as_ours, as_seen, is_our_memory
+from softsgx.supervisor.calls.roots import as_ours, as_seen, is_our_memory, may_be_memory
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
@@ -65,7 +65,16 @@ def had(
     knows = knows and not folder.startswith(b"/proc/%d/root/" % tracee.tid)
     if _own(folder, last) or (not knows and _is_an_enclaves(run, folder + last)):
         return -errno.EACCES
-    return _memory(run, tracee) if opens and last == b"mem" else None
+    if not opens or last != b"mem":
+        return None
+    try:
+        if not may_be_memory(folder + last):
+            return None  # the open of a pipe, say, may wait for one that has to stop first
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        pass
+    return _memory(run, tracee)
 
 
 def _is_an_enclaves(run: Run, path: bytes) -> bool:

@@ -42,6 +42,7 @@ _MADV_INJECT = frozenset((mman.MADV_HWPOISON, mman.MADV_SOFT_OFFLINE))
 _CAP_IPC_LOCK = 14
 _PR_SET_VMA, _PR_SET_MM = 0x53564D41, 35
 _MAX_IOVECS = 1024
+_TOLD_BYTES = 1 << 20
 
 
 def _range(run: Run) -> tuple[int, int]:
@@ -343,8 +344,12 @@ def _mincore(run: Run, tracee: Tracee, process: HostProcess) -> Any:
             return call(nr.NR_mincore, a, b - a, vec + (a - start >> 12))
 
         def ours(a: int, b: int) -> int:
+            where, left = vec + (a - start >> 12), b - a >> 12
             try:
-                process.memory.write(vec + (a - start >> 12), bytes([MINCORE]) * (b - a >> 12))
+                while left:  # never as much of our memory as the enclave is large
+                    told = bytes([MINCORE]) * min(left, _TOLD_BYTES)
+                    process.memory.write(where, told)
+                    where, left = where + len(told), left - len(told)
             except Fault:
                 return -errno.EFAULT
             return 0

@@ -24,10 +24,11 @@ from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
 from softsgx.supervisor.stopped import filters
 from softsgx.supervisor.stopped.answer import DONE, answered, cont, instead, to_exit
+from softsgx.supervisor.stopped.freeze import frozen
 from softsgx.supervisor.stopped.remote import calls, cancel
 from softsgx.uapi import i386
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, R8, R10, RBX, RDI, RDX, RSI
+from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RBX, RDI, RDX, RSI
 
 __all__ = [
     "HANDLERS", "I386", "READS", "WRITES", "advanced", "enclave_at", "flags_of", "iovecs",
@@ -35,7 +36,8 @@ __all__ = [
 ]  # fmt: skip
 
 _LOW = 0xFFFFFFFF
-_IOV_MAX = 1024
+_IOV_MAX, _IOVEC = 1024, struct.Struct("<2Q")
+_SPLICE_F_NONBLOCK = 2
 _MAX_BYTES = 0x7FFFF000  # MAX_RW_COUNT
 _CHUNK = 4096  # of mem_rw()
 READS = {nr.NR_read, nr.NR_pread64, nr.NR_readv, nr.NR_preadv, nr.NR_preadv2}
@@ -80,14 +82,15 @@ def mem_call(run: Run, tracee: Tracee, call: int) -> Any:
     target = target_of(run, tracee, fd)
     if target is None:
         return None
-    asked = transfer_of(run, tracee, call)
+    asked, write = transfer_of(run, tracee, call), call in WRITES
+    if flags_of(tracee, fd) & 3 == (os.O_RDONLY if write else os.O_WRONLY):
+        return -errno.EBADF
     if asked is None:
-        return None
+        return -errno.EFAULT if view[RDX] & _LOW <= _IOV_MAX else None
     parts, start, own_position = asked
     total = sum(length for _, length in parts)
-    if enclave_at(target, start, start + total) is None:
-        return None
-    write = call in WRITES
+    if call not in _VECTORS and enclave_at(target, start, start + total) is None:
+        return _from(run, tracee, fd, start, write) if own_position else None
 
     def move(done: int, where: int, length: int) -> int:
         return _transfer(target, tracee, start + done, where, length, write)
@@ -96,6 +99,16 @@ def mem_call(run: Run, tracee: Tracee, call: int) -> Any:
     if run.record is not None:
         run.record.mm(tracee.tid, "mem", (start, total, int(write)), done, "")
     return advanced(run, tracee, fd, start, done) if own_position else done
+
+
+def _from(run: Run, tracee: Tracee, fd: int, start: int, write: bool) -> Any:
+    """A transfer at a descriptor's position, which others may change: from where it was."""
+    run.view[ORIG_RAX] = nr.NR_pwrite64 if write else nr.NR_pread64
+    done = to_exit(run, tracee, {R10: start})
+    if done > 0:
+        with calls(run, tracee) as remote:
+            remote(nr.NR_lseek, fd, start + done, 0)
+    return answered(run, tracee, done)
 
 
 def target_of(run: Run, tracee: Tracee, fd: int) -> Any:
@@ -228,50 +241,75 @@ def _piece(target: Any, tracee: Tracee, addr: int, where: int, size: int, write:
 # -- what pins pages ---------------------------------------------------------------------------
 
 
-def _pinned(process: Any, parts: list[tuple[int, int]], count_at: int) -> Any:
-    """Let a call have the parts before the first that reaches into an enclave: EFAULT if none."""
-    if process is None:
-        return None
+def _outside(process: Any, parts: list[tuple[int, int]]) -> int:
+    """How many parts of memory come before the first that reaches into an enclave."""
     for i, (start, length) in enumerate(parts):
         if length and enclave_at(process, start, start + length) is not None:
-            if not i:
-                return -errno.EFAULT
-            return count_at, {count_at: i}
-    return None
+            return i
+    return len(parts)
 
 
 def _vm(run: Run, tracee: Tracee) -> Any:
-    """process_vm_readv and process_vm_writev: the other process's part is pinned."""
+    """process_vm_readv and process_vm_writev: the other process's part is pinned.
+
+    The parts are those that were looked at: other threads, and who shares the memory, can change
+    what the program points at.
+    """
     view = run.view
     found = named(run, tracee, view[RDI] & _LOW)
-    parts = iovecs(tracee, view[R10], view[R8])
-    if found is None or parts is None:
+    process = None if found is None else _enclaves_of(found)
+    if process is None:
         return None
-    return _pinned(found.space.sgx, parts, R8)
+    parts = iovecs(tracee, view[R10], view[R8])
+    if parts is None:
+        return -errno.EFAULT if view[R8] <= _IOV_MAX else None
+    count = _outside(process, parts)
+    if parts and not count:
+        return -errno.EFAULT
+    number, args, flags = view[ORIG_RAX], (view[RDI], view[RSI], view[RDX]), view[R9]
+    room = 16 * _IOV_MAX
+    with frozen(run, [tracee.space], tracee.tid):
+        cancel(run, tracee)
+        with calls(run, tracee) as call:
+            value = page = call.room(room)
+            if page > 0:
+                tracee.space.poke(page, b"".join([_IOVEC.pack(*part) for part in parts[:count]]))
+                value = call(number, *args, page, count, flags)
+                call(nr.NR_munmap, page, room)
+    return answered(run, tracee, value)
 
 
 def _vmsplice(run: Run, tracee: Tracee) -> Any:
-    """Vmsplice into a pipe pins pages; out of one it copies."""
-    view = run.view
+    """Vmsplice into a pipe pins pages; out of one it copies.
+
+    Of several parts those before the enclave's go, and what would have to wait for room in the
+    pipe does not go: who makes room may have to stop first.
+    """
+    view, process = run.view, tracee.space.sgx
     parts = iovecs(tracee, view[RSI], view[RDX])
     try:
         flags = flags_of(tracee, view[RDI] & _LOW)
     except (OSError, IndexError):
         return None
-    if parts is None or not flags & 3:
+    if parts is None or process is None or not flags & 3:
         return None
-    return _pinned(tracee.space.sgx, parts, RDX)
+    count = _outside(process, parts)
+    if count == len(parts):
+        return None
+    if not count:
+        return -errno.EFAULT
+    meant = {} if view[R10] & _SPLICE_F_NONBLOCK else {-errno.EAGAIN: -errno.EFAULT}
+    changed = {RDX: count, R10: view[R10] | _SPLICE_F_NONBLOCK}
+    return instead(run, tracee, nr.NR_vmsplice, changed, meant=meant)
 
 
 def _peek(look: Callable[[Run, Tracee], Any]) -> Callable[[Run, Tracee], Any]:
-    """A handler: look answers -errno, None, or (the call, the registers that differ)."""
+    """A handler: look answers as one, and what it refuses is noted."""
 
     def handle(run: Run, tracee: Tracee) -> Any:
         call = run.view[ORIG_RAX]
         answer = look(run, tracee)
-        if isinstance(answer, tuple):
-            return instead(run, tracee, call, answer[1])
-        if answer is not None and run.record is not None:
+        if isinstance(answer, int) and run.record is not None:
             args = [run.view[r] for r in (RDI, RSI, RDX, R10, R8)]
             why = "VM_PFNMAP: not pinned"
             run.record.mm(tracee.tid, nr.syscall_name(call), args, answer, why)

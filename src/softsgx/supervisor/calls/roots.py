@@ -11,7 +11,7 @@ import stat
 from softsgx.foreign import addressof, create_string_buffer
 from softsgx.supervisor.state.tracee import Tracee
 
-__all__ = ["as_ours", "as_seen", "is_our_memory"]
+__all__ = ["as_ours", "as_seen", "is_our_memory", "may_be_memory"]
 
 _AT_FDCWD = (1 << 32) - 100
 _COOKIE = os.urandom(16)
@@ -44,12 +44,17 @@ def as_seen(tracee: Tracee, dirfd: int, raw: bytes) -> bytes:
     return path
 
 
+def may_be_memory(path: bytes) -> bool:
+    """Whether a file is one as proc's are. Raises OSError or ValueError where none can be seen."""
+    s = os.stat(path)
+    return stat.S_ISREG(s.st_mode) and not s.st_size and not os.major(s.st_dev)
+
+
 def is_our_memory(path: bytes) -> bool:
     """Whether a file gives what lies at an address of ours, which is drawn by chance."""
     try:
-        s = os.stat(path)
-        if not stat.S_ISREG(s.st_mode) or s.st_size or os.major(s.st_dev):
-            return False  # none of proc's
+        if not may_be_memory(path):
+            return False
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError):
         return False

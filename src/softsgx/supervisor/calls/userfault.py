@@ -19,7 +19,10 @@ from softsgx.uapi import i386
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RBX, RCX, RDI, RDX, RSI
 from softsgx.uapi.userfaultfd import (
+    UFFD_EVENTS,
     UFFD_USER_MODE_ONLY,
+    UFFDIO_API,
+    UFFDIO_API_BYTES,
     UFFDIO_REGISTER,
     UFFDIO_REGISTER_BYTES,
     USERFAULTFD_IOC_NEW,
@@ -65,14 +68,15 @@ def ioctl(fd: int, cmd: int, arg: int) -> Callable[[Run, Tracee], Any]:
     def handle(run: Run, tracee: Tracee) -> Any:
         """The same by /dev/userfaultfd; and what is registered."""
         asked = run.view[cmd] & _LOW
-        if asked not in (USERFAULTFD_IOC_NEW, UFFDIO_REGISTER):
+        if asked not in (USERFAULTFD_IOC_NEW, UFFDIO_API, UFFDIO_REGISTER):
             return None
         try:
             name = os.readlink(f"/proc/{tracee.tid}/fd/{run.view[fd] & _LOW}")
         except OSError:
             return None
-        if asked == UFFDIO_REGISTER and name == "anon_inode:[userfaultfd]":
-            return _register(run, tracee, run.view[fd] & _LOW, run.view[arg])
+        if asked != USERFAULTFD_IOC_NEW and name == "anon_inode:[userfaultfd]":
+            which = _begin if asked == UFFDIO_API else _register
+            return which(run, tracee, run.view[fd] & _LOW, run.view[arg])
         if asked == USERFAULTFD_IOC_NEW and name.endswith("/userfaultfd"):
             return _made(arg)(run, tracee)
         return None
@@ -116,28 +120,54 @@ def _register(run: Run, tracee: Tracee, fd: int, arg: int) -> Any:
     return _registered(run, tracee, fd, arg, mapped)
 
 
-def _registered(run: Run, tracee: Tracee, fd: int, arg: int, mapped: list[Any]) -> Any:
-    from softsgx.supervisor.stopped.freeze import frozen  # it takes the device's code along
+def _begin(run: Run, tracee: Tracee, fd: int, arg: int) -> Any:
+    """UFFDIO_API: EINVAL where it is to tell of more than faults.
 
+    Who unmaps what is registered waits then until somebody has read of it, who may have to stop
+    first, where the call is followed to its end (userfaultfd_event_wait_completion()).
+    """
+    raw = tracee.read(arg, UFFDIO_API_BYTES)
+    if len(raw) < UFFDIO_API_BYTES:
+        return -errno.EFAULT
+    if int.from_bytes(raw[8:16], "little") & UFFD_EVENTS:
+        complain(
+            f"process {tracee.tgid} gets no events of a userfaultfd (UFFD_FEATURE_EVENT_*), only"
+            " faults: softsgx would wait for who waits for it"
+        )
+        # userfaultfd_api(), err_out
+        return -errno.EINVAL if tracee.write(arg, bytes(len(raw))) == len(raw) else -errno.EFAULT
+    return _made_of(run, tracee, (fd, UFFDIO_API), arg, raw, 0) if tracee.space.image else None
+
+
+def _registered(run: Run, tracee: Tracee, fd: int, arg: int, mapped: list[Any]) -> Any:
     raw = tracee.read(arg, UFFDIO_REGISTER_BYTES)
     if len(raw) < _IOCTLS:
-        return None
+        return -errno.EFAULT
     start, length = (int.from_bytes(raw[i : i + 8], "little") for i in (0, 8))
     if any(process.mm.overlapping(start, start + length) for process in mapped):
         if run.record is not None:
             args = (fd, UFFDIO_REGISTER, start, length)
             run.record.mm(tracee.tid, "ioctl", args, -errno.EINVAL, "VM_PFNMAP: no userfaultfd")
         return -errno.EINVAL
+    return _made_of(run, tracee, (fd, UFFDIO_REGISTER), arg, raw, _IOCTLS)
+
+
+def _made_of(
+    run: Run, tracee: Tracee, what: tuple[int, int], arg: int, raw: bytes, told: int
+) -> Any:
+    """An ioctl, of the structure that was looked at. told: from where on the kernel writes."""
+    from softsgx.supervisor.stopped.freeze import frozen  # it takes the device's code along
+
     with frozen(run, [tracee.space], tracee.tid):
         cancel(run, tracee)
         with calls(run, tracee) as call:
             value = page = call.room(_PAGE)
             if page > 0:
                 tracee.space.poke(page, raw)
-                value = call(nr.NR_ioctl, fd, UFFDIO_REGISTER, page)
-                got = tracee.space.peek(page + _IOCTLS, 8)
+                value = call(nr.NR_ioctl, *what, page)
+                got = tracee.space.peek(page, len(raw))[told:]
                 call(nr.NR_munmap, page, _PAGE)
-    if not value and tracee.write(arg + _IOCTLS, got) < 8:
+    if page > 0 and tracee.write(arg + told, got) < len(got) and not value:
         value = -errno.EFAULT
     return answered(run, tracee, value)
 

@@ -5,7 +5,7 @@ Source: SDM vol. 3, "Debug Registers": DR0 to DR3 addresses, DR6 what was hit, D
 
 from __future__ import annotations
 
-from softsgx.host import ptrace
+from softsgx.host.debugregs import peek_debug, poke_debug
 
 __all__ = ["ACCESS", "EXECUTE", "WRITE", "Hardware"]
 
@@ -63,15 +63,15 @@ class Hardware:
     def apply(self, tid: int) -> bool:
         """Give them to a stopped thread: whether the kernel does."""
         try:
-            ptrace.poke_debug(tid, _CONTROL, 0)
+            poke_debug(tid, _CONTROL, 0)
             control = 0
             for n, slot in enumerate(self._slots):
                 if slot is not None:
                     addr, length, kind = slot
-                    ptrace.poke_debug(tid, n, addr)
+                    poke_debug(tid, n, addr)
                     control |= 1 << 2 * n | (kind | _LENGTHS[length] << 2) << 16 + 4 * n
             if control:
-                ptrace.poke_debug(tid, _CONTROL, control)
+                poke_debug(tid, _CONTROL, control)
         except OSError:
             return False
         return True
@@ -81,8 +81,8 @@ class Hardware:
         if not any(self._slots):
             return None
         try:
-            status = ptrace.peek_debug(tid, _STATUS)
-            ptrace.poke_debug(tid, _STATUS, 0)
+            status = peek_debug(tid, _STATUS)
+            poke_debug(tid, _STATUS, 0)
         except OSError:
             return None
         for n, slot in enumerate(self._slots):

@@ -157,7 +157,8 @@ def child(run: Run, parent: Tracee, event: int) -> None:
 
 def _reconcile(run: Run, parent: Tracee, new: Tracee) -> None:
     """Others may have changed what a child was born with, between its birth and the news of it:
-    threads, which may have ended since, and processes that share an enclave.
+    threads, which may have ended since, and processes that share an enclave. And a ring's advice
+    (MADV_DONTFORK) nobody hears of.
     """
     process = parent.space.sgx
     if process is None:
@@ -171,7 +172,7 @@ def _reconcile(run: Run, parent: Tracee, new: Tracee) -> None:
             shield(run, new.space.sgx)
     others = run.device.processes.difference((process, new.space.sgx))
     shared = any(other.native.shares(process.native) for other in others)
-    if not parent.space.threaded and not shared:
+    if not parent.space.threaded and not shared and not run.rings:
         return
     from softsgx.supervisor.effects.born import reconcile
 
