@@ -2,7 +2,8 @@
  *
  * usage: between WAY [FOLDER]
  * What a call is given, and others change between the look at it and the kernel's; calls that wait
- * for somebody who has to stop first; registers that no tracer may write; answers that are long.
+ * for somebody who has to stop first; registers that no tracer may write, or that are of 32 bits; answers
+ * that are long.
  */
 #define _GNU_SOURCE
 #include <asm/hwcap2.h>
@@ -240,6 +241,51 @@ static void odd(void)
 	__asm__ volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(before));
 }
 
+/* -- code of 32 bits ---------------------------------------------------------------------- */
+
+/* A far jump to code of 32 bits at `code`, with EAX, EBX and ECX, and back by the jump at its end. */
+long between_gate(long code, long stack, long number, long b, long c);
+__asm__(".text\n"
+	"between_gate:\n"
+	"	push %rbx\n	push %rbp\n	push %r12\n	push %r13\n	push %r14\n	push %r15\n"
+	"	mov %rsp, (%rsi)\n"
+	"	lea 1f(%rip), %rax\n	mov %rax, 8(%rsi)\n"
+	"	mov %edi, 16(%rsi)\n	movl $0x23, 20(%rsi)\n" /* __USER32_CS */
+	"	mov %rsi, %rsp\n"
+	"	mov %rdx, %rax\n	mov %rcx, %rbx\n	mov %r8, %rcx\n	xor %edx, %edx\n"
+	"	ljmp *16(%rsp)\n"
+	"1:	mov (%rsp), %rsp\n"
+	"	pop %r15\n	pop %r14\n	pop %r13\n	pop %r12\n	pop %rbp\n	pop %rbx\n	ret\n");
+
+static void none(int number)
+{
+	(void)number;
+	skip("code_of_32_bits", "no int 0x80, or no such segment");
+	_exit(0);
+}
+
+/* It stops where softsgx makes calls in it, which are of 64. */
+static void narrow(void)
+{
+	static const uint8_t calls[] = {0xcd, 0x80, 0xea, 0, 0, 0, 0, 0x33, 0}, back[] = {0xff, 0x64, 0x24, 8};
+	uint8_t *low = mmap(NULL, 8192, RW | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	uint32_t to = (uint32_t)(uintptr_t)(low + 64);
+	uint64_t word = 7, got = 0;
+	int fd;
+
+	if (low == MAP_FAILED)
+		bail("mmap", strerror(errno));
+	memcpy(low, calls, sizeof(calls));
+	memcpy(low + 3, &to, 4);
+	memcpy(low + 64, back, sizeof(back));
+	strcpy((char *)low + 128, "/proc/self/mem");
+	signal(SIGSEGV, none);
+	CHECK_EQ((int)between_gate((long)low, (long)low + 8192 - 64, 20 /* getpid */, 0, 0), getpid(), "called");
+	signal(SIGSEGV, SIG_DFL);
+	fd = (int)between_gate((long)low, (long)low + 8192 - 64, 5 /* open */, (long)low + 128, O_RDWR);
+	check(pread(fd, &got, 8, (off_t)&word) == 8 && got == 7, "memory", "%d", fd);
+}
+
 /* -- answers ------------------------------------------------------------------------------ */
 
 /* A byte a page of a large enclave, where softsgx has little memory left. */
@@ -279,6 +325,8 @@ int main(int argc, char **argv)
 		events();
 	else if (!strcmp(way, "odd"))
 		odd();
+	else if (!strcmp(way, "narrow"))
+		narrow();
 	else if (!strcmp(way, "told"))
 		told();
 	else

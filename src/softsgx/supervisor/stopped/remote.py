@@ -17,7 +17,22 @@ from softsgx.host import notify, ptrace, vdso
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee
 from softsgx.supervisor.stopped.waits import need, passes, poll_stop, wait_stop
-from softsgx.uapi.regs import EFLAGS, ORIG_RAX, R8, R9, R10, R13, RAX, RBP, RBX, RDI, RDX, RIP, RSI
+from softsgx.uapi.regs import (
+    CS,
+    EFLAGS,
+    ORIG_RAX,
+    R8,
+    R9,
+    R10,
+    R13,
+    RAX,
+    RBP,
+    RBX,
+    RDI,
+    RDX,
+    RIP,
+    RSI,
+)
 from softsgx.uapi.syscalls import NR_mmap, NR_open
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -42,6 +57,7 @@ _MOST_ROWS = 4096 // _ROW.size
 _ARGS = (RDI, RSI, RDX, R10, R8, R9)
 _ALL = (1 << 64) - 1
 _RESTART = -512  # ERESTARTSYS
+_USER_CS = 0x33  # __USER_CS: a program of 64 bits may run code of 32, and stop there
 _MINUS_1 = (1 << 64) - 1
 _TF = 1 << 8
 
@@ -193,6 +209,7 @@ class Remote:
         view = self.work.view
         view[:] = self.regs.view
         view[ORIG_RAX] = _MINUS_1  # a call at whose entry it stands is not made
+        view[CS] = _USER_CS
         self.tracee.at_call = False
 
     def prepare(self, nr: int, *args: int) -> None:
@@ -206,7 +223,7 @@ class Remote:
         view[:] = self.regs.view
         for index, value in zip(_ARGS, args, strict=False):
             view[index] = value & _ALL
-        view[RAX], view[ORIG_RAX], view[RIP] = nr, _MINUS_1, self.insn
+        view[RAX], view[ORIG_RAX], view[RIP], view[CS] = nr, _MINUS_1, self.insn, _USER_CS
         work.store(self.tid)
 
     def result(self) -> int:
