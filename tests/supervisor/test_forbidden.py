@@ -164,6 +164,43 @@ def test_a_tracer_among_the_programs_is_told_what_takes_its_place(
     assert "softsgx: " not in softsgx("--quiet", "--", *argv).stderr
 
 
+_LEAKS = """
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+static void *volatile kept;
+static void *waits(void *unused) { for (;;) pause(); return unused; }
+int main(void)
+{
+    pthread_t t;
+    for (int i = 0; i < 4; i++)
+        pthread_create(&t, NULL, waits, NULL);
+    kept = malloc(10);
+    return kept == malloc(23);
+}
+"""
+
+
+def test_leaks_are_found_where_threads_stand_for_who_looks(
+    tmp_path: Path, softsgx: Softsgx
+) -> None:
+    source, program = tmp_path / "leaks.c", tmp_path / "leaks"
+    source.write_text(_LEAKS)
+    built = subprocess.run(
+        ["gcc", "-pthread", "-fsanitize=leak", source, "-o", program], capture_output=True,
+        timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    alone = None if built.returncode else subprocess.run(
+        [program], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )  # fmt: skip
+    if alone is None or "SUMMARY: LeakSanitizer" not in alone.stderr:
+        pytest.skip("no LeakSanitizer that works here; install gcc's liblsan to force this")
+    done = softsgx("--", str(program))
+    assert "SUMMARY: LeakSanitizer: 23 byte(s) leaked in 1 allocation(s)." in done.stderr
+    assert done.returncode == alone.returncode
+    assert "softsgx" not in done.stderr
+
+
 @pytest.mark.parametrize(("scope", "word"), [(2, "root only"), (3, "next boot")])
 def test_yamas_setting_is_named(scope: int, word: str, tmp_path: Path) -> None:
     yama = tmp_path / "sys" / "kernel" / "yama"

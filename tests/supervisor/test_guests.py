@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.cache import ROOT, build, cache_directory, locked
-from tests.command import Softsgx
+from tests.command import PATIENCE, Softsgx
 
 Guest = Callable[[str], Path]
 
@@ -58,6 +58,7 @@ _GUESTS = {
     "takenover": ((), 1),
     "firstgone": (("8",), 4),
     "stopped": ((), 2),
+    "standing": ((), 35),
     "leaderless": ((), 6),
     "sequences": ((), 1),
     "swaps": (("40",), 21),
@@ -144,6 +145,17 @@ _OLDER = {
         "mmap_anywhere": "success",
     },
 }
+
+
+def test_who_stands_for_another_is_seen_as_bare(guest: Guest) -> None:
+    done = subprocess.run(
+        [guest("standing")], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    bare = {name: state for name, state in _checks(done).items() if name.startswith("bare_")}
+    if "bare_attached" in bare and bare["bare_attached"] != "ok":
+        pytest.skip("ptrace(2) is forbidden here; allow it to force this")
+    assert set(bare.values()) == {"ok"}, done.stdout
+    assert len(bare) == 16
 
 
 @pytest.mark.parametrize("name", ["sigwaits", "ownsignals"])

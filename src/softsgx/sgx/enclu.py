@@ -65,7 +65,7 @@ from softsgx.uapi.regs import (
 
 __all__ = [
     "ENCLU_LENGTH", "INIT_XSTATE", "STATUS_FLAGS", "Thread", "aex", "canonical", "edeccssa",
-    "eenter", "eexit", "eresume",
+    "eenter", "eexit", "eresume", "seen",
 ]  # fmt: skip
 
 ENCLU_LENGTH = 3
@@ -305,15 +305,30 @@ def aex(
     struct.pack_into("<I3x", view, gpr + _EXITINFO, info)  # AEXNOTIFY, behind it, stays
     _BASES.pack_into(view, gpr + _FSBASE, regs[FS_BASE], regs[GS_BASE])
     _save_xstate(thread, enclave, frame, vector)
-    ursp, urbp = _STACK.unpack_from(view, gpr + _URSP)
+    _synthetic(enclave, tcs, regs)
+    tcs.cssa += 1
+    _leave(thread, tcs, regs)
+    return was
+
+
+def _synthetic(enclave: Enclave, tcs: Tcs, regs: Regs) -> None:
+    """The registers that an AEX leaves (SDM, "Synthetic State"), but for bases and RFLAGS.TF."""
+    ursp, urbp = _STACK.unpack_from(enclave.memory.view, tcs.gpr(tcs.cssa) + _URSP)
     for i in (RDX, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15):
         regs[i] = 0
     regs[RAX], regs[RBX], regs[RCX], regs[RIP] = ERESUME, tcs.addr, tcs.aep, tcs.aep
     regs[RSP], regs[RBP] = ursp, urbp
     regs[EFLAGS] &= ~_RESET_FLAGS
-    tcs.cssa += 1
-    _leave(thread, tcs, regs)
-    return was
+
+
+def seen(thread: Thread, regs: Regs) -> bool:
+    """Whether a thread is inside: ``regs`` become what somebody outside sees of it then."""
+    tcs, enclave = thread.tcs, thread.enclave
+    if tcs is None or enclave is None:
+        return False
+    _synthetic(enclave, tcs, regs)
+    regs[FS_BASE], regs[GS_BASE] = tcs.outer_fs_base, tcs.outer_gs_base
+    return True
 
 
 def _save_xstate(thread: Thread, enclave: Enclave, frame: int, vector: int) -> None:

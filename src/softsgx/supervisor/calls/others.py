@@ -114,9 +114,12 @@ def ptrace(request: int, tid: int) -> Callable[[Run, Tracee], Any]:
 
     def handle(run: Run, tracee: Tracee) -> Any:
         """A tracer among the programs: not of softsgx's threads."""
-        from softsgx.supervisor.calls.tracing import tried
+        from softsgx.supervisor.calls.tracing import ATTACH, hold, tried
 
         what, whom = run.view[request], run.view[tid] & _LOW
+        other = named(run, tracee, whom) if what == ATTACH and request == RDI else None
+        if other is not None and hold(run, tracee, whom, other):
+            return 0
         tried(run, tracee, what, whom)
         return -errno.EPERM if what and _names_own(run, tracee, whom) else None
 

@@ -168,7 +168,7 @@ def _action(signals: Dispositions) -> int:
 
 def _is_plain_itself(run: Run, tracee: Tracee) -> bool:
     """Whether what a thread stops for is to be noted alone, by what it has for itself."""
-    if tracee.dispatches or tracee.programs or tracee.tid in run.untraced:
+    if tracee.dispatches or tracee.programs or tracee.holds or tracee.tid in run.untraced:
         return False
     odd: tuple[Any, ...] = tracee.timed, tracee.spared, tracee.odd, tracee.thread, tracee.slot
     return all(each is None for each in odd)

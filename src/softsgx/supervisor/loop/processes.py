@@ -40,6 +40,7 @@ def ended(run: Run, tid: int, status: int) -> None:
     if tracee is None:
         return
     _changed(run, tid, tracee.tgid)
+    _release(run, tracee)
     space = tracee.space
     space.tracees.discard(tid)
     tracee.files.discard(tid)
@@ -65,6 +66,14 @@ def ended(run: Run, tid: int, status: int) -> None:
         _adopt(run, tracee)
     if not space.tracees:
         _space_ended(run, space)
+
+
+def _release(run: Run, tracee: Tracee) -> None:
+    """Threads that stand for one that is no more, or becomes another program, go on."""
+    if tracee.holds is not None:
+        from softsgx.supervisor.calls.tracing import release
+
+        release(run, tracee)
 
 
 def _changed(run: Run, *tids: int) -> None:
@@ -336,6 +345,7 @@ def renew(run: Run, tracee: Tracee, former: int) -> None:
             gone.files.discard(former)
             if gone.slot is not None:
                 gone.slot.table.give_back(gone.slot)
+    _release(run, tracee)
     old = tracee.space
     if run.opened:
         from softsgx.supervisor.state.enclaves import thread_ended

@@ -207,7 +207,12 @@ class Supervisor:
             if number in (signals.SIGILL, signals.SIGTRAP, signals.SIGSEGV) or tracee.thread:
                 self._signal(tracee, number)
             elif number == signals.SIGTRAP | 0x80:
-                cont(run, tracee)
+                if tracee.holds is not None:
+                    from softsgx.supervisor.calls.tracing import at_call
+
+                    at_call(run, tracee)
+                else:
+                    cont(run, tracee)
             else:
                 run.regs.load(tracee.tid)
                 if run.view[RAX] == _INTERRUPTED or run.view[ORIG_RAX] == nr.NR_recvmmsg:

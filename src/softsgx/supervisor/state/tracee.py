@@ -250,6 +250,8 @@ class Tracee:
     storms: outside of enclaves and inside, its registers when a signal came last, how often it was
     there, and what is often. slice: how long it had run, in ns, when it was given a
     time to run last, and for how long that was.
+    holds: threads that stand for it, by the numbers that it knows them by
+    (`softsgx.supervisor.calls.tracing`), or None.
     slot: its `softsgx.supervisor.state.short.Slot`, or None. signals: what its process
     does with those of exceptions. may_block: what it blocks outside of enclaves, or may: what is
     not there it does not. programs: filters that it lacks yet. reaper: whether its process is the
@@ -263,6 +265,7 @@ class Tracee:
         "dispatches",
         "exits",
         "files",
+        "holds",
         "may_block",
         "odd",
         "programs",
@@ -293,6 +296,7 @@ class Tracee:
         self.at_call = self.exits = self.dispatches = False
         self.odd: Any = None
         self.timed: Any = None
+        self.holds: Any = None
         self.spared: int | None = None
         self.slice = 0, 0
         self.storms = [(b"", 0, 0), (b"", 0, 0)]
@@ -316,7 +320,7 @@ class Tracee:
 
     def tells_calls(self) -> bool:
         """Whether it stops at each call that it makes."""
-        return self.timed is not None or self.spared is not None
+        return self.timed is not None or self.spared is not None or self.holds is not None
 
     def shown(self, fd: int) -> Any:
         """The node that a descriptor tells of, if it is of a file of ours (`calls.views`)."""

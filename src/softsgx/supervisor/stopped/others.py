@@ -18,7 +18,7 @@ from softsgx.supervisor.stopped.resume import cont
 from softsgx.supervisor.stopped.waits import need, wait_stop
 from softsgx.uapi.regs import RIP
 
-__all__ = ["at_stop", "in_process", "in_thread"]
+__all__ = ["at_stop", "in_process", "in_thread", "stop"]
 
 
 def in_process(
@@ -56,7 +56,7 @@ def in_thread(run: Run, tracee: Tracee, do: Callable[[Remote], None]) -> None:
     Raises ProcessLookupError if it is gone.
     """
     held = tracee.stopped
-    status = 0 if held else _stop(run, tracee)
+    status = 0 if held else stop(run, tracee)
     by_debugger = run.debugger is not None and run.debugger.holds(tracee)
     at_stop(run, tracee, do, interrupted=not held or by_debugger)
     if held:
@@ -82,7 +82,7 @@ def at_stop(run: Run, tracee: Tracee, do: Callable[[Remote], None], *, interrupt
         do(other)
 
 
-def _stop(run: Run, tracee: Tracee) -> int:
+def stop(run: Run, tracee: Tracee) -> int:
     """Interrupt a thread that runs; events that come first are handled. Its status."""
     ptrace.interrupt(tracee.tid)
     while True:
