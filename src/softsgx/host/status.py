@@ -8,8 +8,8 @@ from time import monotonic_ns
 from softsgx.uapi.personality import READ_IMPLIES_EXEC
 
 __all__ = [
-    "catches", "comm_of", "has_memory", "implies_exec", "is_ending", "is_reaper", "mask_now",
-    "mask_of", "ran_ns", "soft_limit", "status_of", "why_no_proc",
+    "catches", "children_of", "comm_of", "has_memory", "implies_exec", "is_ending", "is_reaper",
+    "is_running", "mask_now", "mask_of", "ran_ns", "soft_limit", "status_of", "why_no_proc",
 ]  # fmt: skip
 
 _PF_EXITING = 4  # <linux/sched.h>
@@ -45,6 +45,33 @@ def has_memory(tid: int) -> bool:
         with open(f"/proc/{tid}/statm", "rb", buffering=0) as file:
             return file.read(2) != b"0 "
     except OSError:
+        return False
+
+
+def children_of(tid: int) -> list[int]:
+    """The children of a process with one thread, zombies among them; none where it is gone.
+
+    The kernel's list may lack one where another is taken out of it meanwhile: proc_pid_children(5).
+    Without CONFIG_PROC_CHILDREN all processes are asked.
+    """
+    before: list[int] | None = None
+    try:
+        while True:
+            with open(f"/proc/{tid}/task/{tid}/children", "rb") as file:
+                found = [int(word) for word in file.read().split()]
+            if found == before:
+                return found
+            before = found
+    except FileNotFoundError:
+        return [
+            pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if _is_of(pid, tid)
+        ]
+
+
+def _is_of(pid: int, parent: int) -> bool:
+    try:
+        return int(status_of(pid)[b"PPid"]) == parent
+    except (OSError, KeyError):
         return False
 
 
@@ -102,6 +129,15 @@ def ran_ns(tid: int) -> int:
         if os.path.exists(f"/proc/{tid}"):
             return monotonic_ns()
         raise ProcessLookupError(tid) from None
+
+
+def is_running(tid: int) -> bool:
+    """Whether a thread runs, be it in the kernel: proc_pid_syscall(5)."""
+    try:
+        with open(f"/proc/{tid}/syscall", "rb", buffering=0) as file:
+            return file.read(8) == b"running\n"
+    except OSError:
+        return False
 
 
 def is_reaper(fields: dict[bytes, bytes]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from softsgx.host import bystanders, pathcode, vdso
 from softsgx.host.cpuidcode import MOST_TRAPS
 from softsgx.host.signals import SIGILL
-from softsgx.supervisor.loop import processes
+from softsgx.supervisor.loop import births, orphans, processes
 from softsgx.supervisor.programs import answers
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee, over
@@ -118,7 +118,7 @@ class Bystanders:
         for kind, tid, a, b, c, more in block.happened():
             if kind == bystanders.BORN:
                 parent = tracees[a]
-                processes.note_born(run, parent, tid, c).stopped = False
+                births.note_born(run, parent, tid, c).stopped = False
                 parent.vforking = b > 0
             elif kind == bystanders.EXEC:
                 run.programs += 1
@@ -137,7 +137,7 @@ class Bystanders:
         if run.changed is not None:
             run.changed.clear()  # by what it has told itself
         for tid, status in block.early():
-            processes.unknown(run, tid, status)
+            orphans.unknown(run, tid, status)
 
 
 def _firsts(run: Run, tracee: Tracee) -> list[int]:

@@ -5,30 +5,28 @@ from __future__ import annotations
 import os
 
 from softsgx.host import bpf, ptrace, signals
-from softsgx.host.status import status_of
-from softsgx.supervisor.calls.pathcalls import among_descriptors, catch_up
+from softsgx.supervisor.calls.pathcalls import among_descriptors
+from softsgx.supervisor.loop.births import born, changed, first_status, plain_flags
+from softsgx.supervisor.loop.orphans import adopt, adopt_left
 from softsgx.supervisor.programs.execve import exec_stop
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import AddressSpace, Tracee, over
 from softsgx.supervisor.stopped.answer import cont
-from softsgx.supervisor.stopped.waits import ending, has_ended, wait_first
-from softsgx.uapi import i386
+from softsgx.supervisor.stopped.waits import ending, has_ended
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import ORIG_RAX, RBX, RDI
 from softsgx.uapi.sched import (
-    CLONE_CLEAR_SIGHAND,
     CLONE_FILES,
     CLONE_SIGHAND,
     CLONE_THREAD,
     CLONE_UNTRACED,
-    CLONE_VFORK,
     CLONE_VM,
     KCMP_FILES,
     KCMP_SIGHAND,
     KCMP_VM,
 )
 
-__all__ = ["child", "ended", "executed", "note_born", "renew", "unknown"]
+__all__ = ["child", "ended", "executed", "renew"]
 
 
 def ended(run: Run, tid: int, status: int) -> None:
@@ -39,7 +37,7 @@ def ended(run: Run, tid: int, status: int) -> None:
     over.discard(tid)
     if tracee is None:
         return
-    _changed(run, tid, tracee.tgid)
+    changed(run, tid, tracee.tgid)
     _release(run, tracee)
     space = tracee.space
     space.tracees.discard(tid)
@@ -63,7 +61,7 @@ def ended(run: Run, tid: int, status: int) -> None:
     # By another thread's exit_group(2) it may end in the middle of a fork, too.
     if tid == tracee.tgid and (status == signals.SIGKILL or tracee.exits):
         run.killed = tracee
-        _adopt(run, tracee)
+        adopt(run, tracee)
     if not space.tracees:
         _space_ended(run, space)
 
@@ -74,12 +72,6 @@ def _release(run: Run, tracee: Tracee) -> None:
         from softsgx.supervisor.calls.tracing import release
 
         release(run, tracee)
-
-
-def _changed(run: Run, *tids: int) -> None:
-    """Threads that came, or went, and whom that concerns."""
-    if run.changed is not None:
-        run.changed.update(tids)
 
 
 def _complete(run: Run, space: AddressSpace) -> None:
@@ -102,46 +94,16 @@ def _space_ended(run: Run, space: AddressSpace) -> None:
     space.close()
 
 
-def unknown(run: Run, tid: int, status: int) -> None:
-    """Of a new child that is faster than its parent's event, or that has no parent more."""
-    if status >> 16 == ptrace.EVENT_EXIT:
-        ptrace.cont(tid)
-        return
-    run.early[tid] = status
-    if run.killed is not None:
-        _adopt(run, run.killed)
-
-
-def _adopt(run: Run, parent: Tracee) -> None:
-    """Children of a process that was killed before it could tell of them."""
-    for tid, status in list(run.early.items()):
-        if os.WIFSTOPPED(status) and _is_orphan(tid, run.tracees):
-            del run.early[tid]
-            _born(run, parent, tid, CLONE_FILES, status)  # it may share them with others
-
-
-def _is_orphan(tid: int, tracees: dict[int, Tracee]) -> bool:
-    """Whether a new process's parent, or a new thread's process, is gone."""
-    try:
-        told = status_of(tid)
-        tgid, parent = int(told[b"Tgid"]), int(told[b"PPid"])
-    except OSError:
-        return True
-    return (parent if tgid == tid else tgid) not in {*tracees, os.getpid()}
-
-
 def child(run: Run, parent: Tracee, event: int) -> None:
     """fork, vfork or clone: the child's first stop is dealt with, and both run on."""
     try:
         tid = ptrace.event_message(parent.tid, event if parent.exits else 0)
     except ProcessLookupError:  # killed meanwhile: nobody tells of the child any more
         run.killed = parent
-        _adopt(run, parent)
+        adopt(run, parent)
         raise
     flags = _clone_flags(run, parent, tid)
-    status = run.early.pop(tid, 0x7F)
-    if status == 0x7F or (not os.WIFSTOPPED(status) and not has_ended(tid)):
-        status = wait_first(tid)
+    status = first_status(run, tid)
     if parent.tid in run.untraced:
         both = [parent.tid, tid] if os.WIFSTOPPED(status) else [parent.tid]
         _give_back(run, both, *run.untraced.pop(parent.tid))
@@ -153,7 +115,7 @@ def child(run: Run, parent: Tracee, event: int) -> None:
             parent.exits = True
         except ProcessLookupError:
             pass  # killed
-    _born(run, parent, tid, flags, status)
+    born(run, parent, tid, flags, status)
     if parent.spared is not None:
         from softsgx.supervisor.stopped.storms import let_in
 
@@ -162,108 +124,6 @@ def child(run: Run, parent: Tracee, event: int) -> None:
     if run.debugger is not None:
         run.debugger.forked(parent, tid, event)
     cont(run, parent)
-
-
-def _reconcile(run: Run, parent: Tracee, new: Tracee) -> None:
-    """Others may have changed what a child was born with, between its birth and the news of it:
-    threads, which may have ended since, and processes that share an enclave. And a ring's advice
-    (MADV_DONTFORK) nobody hears of.
-    """
-    process = parent.space.sgx
-    if process is None:
-        return
-    from contextlib import suppress
-
-    if run.rings:
-        from softsgx.supervisor.effects.shielded import shield
-
-        with suppress(FileNotFoundError, ProcessLookupError):  # it is dead already
-            shield(run, new.space.sgx)
-    others = run.device.processes.difference((process, new.space.sgx))
-    shared = any(other.native.shares(process.native) for other in others)
-    if not parent.space.threaded and not shared and not run.rings:
-        return
-    from softsgx.supervisor.effects.born import reconcile
-
-    with suppress(FileNotFoundError, ProcessLookupError):
-        reconcile(run, parent.space.sgx, new)
-
-
-def _complete_filters(run: Run, parent: Tracee, new: Tracee) -> None:
-    """The same of filters: it shares the memory that their ranges are of."""
-    if not parent.space.ranges and not parent.space.watched:
-        return
-    from contextlib import suppress
-
-    from softsgx.supervisor.stopped.filters import complete
-
-    with suppress(FileNotFoundError, ProcessLookupError):  # it is dead already
-        complete(run, parent, new)
-
-
-def note_born(run: Run, parent: Tracee, tid: int, flags: int) -> Tracee:
-    """A new thread or process is known, with what it has of its parent."""
-    if flags & CLONE_VM and not flags & CLONE_VFORK:
-        parent.space.threaded = True
-    if flags & CLONE_THREAD:
-        new = Tracee(tid, parent.tgid, parent.space)
-    elif flags & CLONE_VM:
-        new = Tracee(tid, tid, parent.space)
-        parent.space.shared = True
-    else:
-        old = parent.space
-        space = old.forked(tid)
-        new = Tracee(tid, tid, space)
-        if old.sgx is not None:
-            from softsgx.supervisor.state.enclaves import forked
-
-            forked(run, old, space)
-    if flags & (CLONE_SIGHAND | CLONE_THREAD):
-        new.signals = parent.signals
-    elif flags & CLONE_CLEAR_SIGHAND:
-        new.signals = parent.signals.fresh()
-    else:
-        new.signals = parent.signals.copy()
-    new.may_block, new.spared = parent.may_block, parent.spared
-    if flags & CLONE_FILES:
-        new.files = parent.files
-        new.files.add(tid)
-    run.tracees[tid] = new
-    return new
-
-
-def _born(run: Run, parent: Tracee, tid: int, flags: int, status: int) -> None:
-    """A new thread or process at its first status."""
-    new = note_born(run, parent, tid, flags)
-    _changed(run, tid, parent.tid, parent.tgid)
-    if parent.space.sgx is not None and parent.space.sgx.bound and os.WIFSTOPPED(status):
-        # Its parent may have been bound at that moment (`softsgx.supervisor.calls.series`).
-        try:  # noqa: SIM105 - contextlib costs 3 ms of every start
-            os.sched_setaffinity(tid, os.sched_getaffinity(parent.tid))
-        except OSError:  # one of them is dead already
-            pass
-    if parent.space.short and os.WIFSTOPPED(status):
-        from softsgx.supervisor.inside.short import born
-
-        born(run, new)
-    if new.space is not parent.space and os.WIFSTOPPED(status):
-        _reconcile(run, parent, new)
-        if run.opened or run.nodes.linked:
-            catch_up(run, new, threads=len(parent.space.tracees) > 1)
-    if new.space is parent.space and new.tgid == tid and os.WIFSTOPPED(status):
-        _complete_filters(run, parent, new)
-    if run.lsm is not None:
-        run.lsm.born(parent, tid, thread=new.tgid != tid)
-    if run.record is not None:
-        run.record.child(parent.tid, tid, "thread" if flags & CLONE_THREAD else "process")
-    if run.debugger is not None:
-        run.debugger.born(parent, new)
-    try:
-        if parent.exits and os.WIFSTOPPED(status):
-            ptrace.trace_also(tid)  # inherited
-        run.dispatch(new, status)
-    except ProcessLookupError:
-        return  # its end is reported by a later wait
 
 
 def _clone_flags(run: Run, parent: Tracee, tid: int) -> int:
@@ -276,17 +136,13 @@ def _clone_flags(run: Run, parent: Tracee, tid: int) -> int:
     run.regs.load(parent.tid)
     view = run.view
     call = view[ORIG_RAX]
-    if call in (nr.NR_vfork, i386.NR_vfork):
-        return CLONE_VM | CLONE_VFORK
-    if call in (nr.NR_clone, i386.NR_clone):
-        return view[RDI if call == nr.NR_clone else RBX]
     if call == nr.NR_clone3:
         if ptrace.is_thread_of(tid, parent.tgid):
             return CLONE_THREAD | CLONE_SIGHAND | CLONE_VM | CLONE_FILES
         foreign = ptrace.syscall_info(parent.tid)[1] != bpf.X86_64
         at = view[RBX] & 0xFFFFFFFF if foreign else view[RDI]
         return _found(parent, tid, int.from_bytes(parent.read(at, 8), "little"))
-    return 0
+    return plain_flags(view, call)
 
 
 def _give_back(run: Run, tids: list[int], register: int, flags: int) -> None:
@@ -324,6 +180,8 @@ def executed(run: Run, tracee: Tracee) -> None:
         former = tracee.tid  # it may have gone on to another stop
     else:
         former = ptrace.event_message(tracee.tid, ptrace.EVENT_EXEC if tracee.exits else 0)
+    if tracee.exits:  # it had other threads
+        adopt_left(run, tracee)
     renew(run, tracee, former)
     if run.record is not None:
         run.record.exec(tracee.tid)
@@ -337,7 +195,7 @@ def executed(run: Run, tracee: Tracee) -> None:
 def renew(run: Run, tracee: Tracee, former: int) -> None:
     """What was known of a program that has made another by exec goes. former: the thread's tid."""
     if former != tracee.tid:
-        _changed(run, former, tracee.tid)
+        changed(run, former, tracee.tid)
         ending.discard(former)
         gone = run.tracees.pop(former, None)
         if gone is not None:

@@ -17,7 +17,7 @@ from softsgx.sdm.prefixes import MAX_BYTES, enclu_prefixes
 from softsgx.supervisor.calls import pathcalls
 from softsgx.supervisor.calls.concern import concern
 from softsgx.supervisor.calls.sigaction import sigaction
-from softsgx.supervisor.loop import processes
+from softsgx.supervisor.loop import orphans, processes
 from softsgx.supervisor.programs import answers, pathkept
 from softsgx.supervisor.programs.launch import launch
 from softsgx.supervisor.state.dispositions import FORCED, Dispositions
@@ -122,7 +122,7 @@ class Supervisor:
             tracee = tracees.get(tid)
             try:
                 if tracee is None:
-                    processes.unknown(run, tid, status)
+                    orphans.unknown(run, tid, status)
                 elif (
                     tracee.thread is not None
                     and status in _QUICK
