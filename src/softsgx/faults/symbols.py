@@ -19,7 +19,6 @@ def symbol_code(where: str, path: str, name: str) -> tuple[bytes, int]:
 
     Raises UsageError for a file that is no ELF file, and a symbol that it has not.
     """
-    from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
     from elftools.elf.sections import SymbolTableSection
 
@@ -37,8 +36,9 @@ def symbol_code(where: str, path: str, name: str) -> tuple[bytes, int]:
                         return code, int(symbol["st_value"] - section["sh_addr"])
     except OSError as e:
         raise UsageError(f"{where}: {path}: {e.strerror}") from None
-    except ELFError as e:
-        raise UsageError(f"{where}: {path}: no ELF file ({e})") from None
+    except Exception as e:  # what pyelftools raises on files that lie is no list
+        why = str(e) or type(e).__name__
+        raise UsageError(f"{where}: {path}: no ELF file ({why})") from None
     raise UsageError(f"{where}: {path} has no code with the symbol {name}")
 
 

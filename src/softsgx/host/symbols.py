@@ -4,6 +4,9 @@ An enclave's ELF file is found by content: the code around an address is looked 
 may be it, and where it stands says how far the file was moved. So it does not matter how a
 loader read it, or whether it lay in the file of another (Intel's, Gramine's and others' do). A
 file without symbols is completed by the one of its build id, where debuggers look for it.
+
+What pyelftools raises on files that lie, or have what it does not know, is no list: errors of its
+own, of construct, assertions, what comes of tables that are not there. Such a file says nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +14,9 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
-from elftools.common.exceptions import DWARFError, ELFError
 from elftools.elf.elffile import ELFFile
 
 __all__ = ["Symbols", "beside", "find"]
@@ -27,8 +30,9 @@ _DWARF = (
     "rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip",
 )  # fmt: skip
-_RETURN = 16
+_RETURN, _U64 = 16, (1 << 64) - 1
 _EXECUTABLE = 1
+_MOST_BYTES = 2 << 30  # of a file that a process has, which may be sparse: it is read as a whole
 _AROUND = 24  # bytes of code before and after an address that have to be the same
 
 
@@ -40,14 +44,15 @@ class Symbols:
 
     def __init__(self, path: str, bias: int) -> None:
         self.path, self.bias = path, bias
-        with open(path, "rb") as f:
+        self.dynamic, self._functions = 0, list[tuple[int, int, str]]()
+        with suppress(Exception), open(path, "rb") as f:
             section = ELFFile(f).get_section_by_name(".dynamic")
             self.dynamic = 0 if section is None else int(section["sh_addr"])
             self._functions = sorted(_functions(ELFFile(f)))
             if not self._functions:
                 self.path = _debug_file(ELFFile(f)) or path
         if self.path != path:
-            with open(self.path, "rb") as f:
+            with suppress(Exception), open(self.path, "rb") as f:
                 self._functions = sorted(_functions(ELFFile(f)))
 
     def name(self, addr: int) -> str:
@@ -61,36 +66,35 @@ class Symbols:
     def line(self, addr: int) -> str:
         """``file.c:12`` of an address, "" where the file does not say."""
         at = addr - self.bias
-        try:
-            with open(self.path, "rb") as f:
-                elf = ELFFile(f)
-                return _line(elf.get_dwarf_info(), at) if elf.has_dwarf_info() else ""
-        except (DWARFError, ELFError, KeyError, ValueError):
-            return ""  # a form of DWARF that pyelftools does not read
+        with suppress(Exception), open(self.path, "rb") as f:
+            elf = ELFFile(f)
+            return _line(elf.get_dwarf_info(), at) if elf.has_dwarf_info() else ""
+        return ""
 
     def caller(self, registers: dict[str, int], at: int, read: Read) -> dict[str, int] | None:
         """The registers in the caller of code at ``at``, by the file's CFI; None if it has none.
 
         registers: by name, ``rip`` too. read: of the memory that the stack is in.
         """
-        try:
-            with open(self.path, "rb") as f:
-                row = _row(ELFFile(f), at - self.bias)
-        except (DWARFError, ELFError, KeyError, ValueError):
+        rules: dict[str, int] = {}
+        with suppress(Exception), open(self.path, "rb") as f:
+            row = _row(ELFFile(f), at - self.bias)
+            if row is None or row["cfa"].reg is None:
+                return None
+            cfa = registers[_DWARF[row["cfa"].reg]] + int(row["cfa"].offset)
+            for number, name in enumerate(_DWARF):
+                rule = row.get(number)
+                if rule is not None and rule.type == "OFFSET":
+                    rules[name] = int(rule.arg)
+        if _DWARF[_RETURN] not in rules:
             return None
-        if row is None or row["cfa"].reg is None:
-            return None
-        cfa = registers[_DWARF[row["cfa"].reg]] + row["cfa"].offset
-        found = dict(registers, rsp=cfa)
-        for number, name in enumerate(_DWARF):
-            rule = row.get(number)
-            if rule is not None and rule.type == "OFFSET":
-                raw = read(cfa + rule.arg, 8)
-                if len(raw) < 8:
-                    return None
-                found[name] = int.from_bytes(raw, "little")
-        has_return = row.get(_RETURN)
-        return found if has_return is not None and has_return.type == "OFFSET" else None
+        found = dict(registers, rsp=cfa & _U64)
+        for name, offset in rules.items():
+            raw = read(cfa + offset & _U64, 8)
+            if len(raw) < 8:
+                return None
+            found[name] = int.from_bytes(raw, "little")
+        return found
 
 
 def _functions(elf: Any) -> Iterator[tuple[int, int, str]]:
@@ -166,17 +170,19 @@ def find(paths: Iterable[str], at: int, code: bytes, middle: int) -> Symbols | N
     """The first file that has the code around an address, and where it lies.
 
     code: bytes of the enclave, ``code[middle]`` being at the address ``at``. Files that cannot be
-    read, are no ELF files, or have the code in more than one place are left out.
+    read, are no ELF files or very large, or have the code in more than one place are left out.
     """
     start = max(0, middle - _AROUND)
     wanted = code[start : middle + _AROUND]
     for path in paths:
         try:
+            if os.path.getsize(path) > _MOST_BYTES:
+                continue
             with open(path, "rb") as f:
                 places = list(_places(ELFFile(f), wanted))
             if len(places) == 1:
                 return Symbols(path, at - (middle - start) - places[0])
-        except (OSError, ELFError, ValueError):
+        except Exception:
             continue
     return None
 
