@@ -420,10 +420,15 @@ class Stepper:
     """A child that stands still, to be sent through code an instruction at a time."""
 
     def __init__(self) -> None:
+        there, here = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
+            os.write(here, b"x")  # a C library's fork blocks signals: it is over
             while True:
                 signal.pause()
+        os.read(there, 1)
+        os.close(there)
+        os.close(here)
         ptrace.seize(self.pid)
         ptrace.interrupt(self.pid)
         os.waitpid(self.pid, 0)
