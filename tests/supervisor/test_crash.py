@@ -18,12 +18,12 @@ from tests.command import PATIENCE, Softsgx
 from tests.orders import load
 
 _CRASH = """\
-static __attribute__((noinline)) void innermost(volatile char *p)
+static __attribute__((noipa)) void innermost(volatile char *p)
 {
 	*p = 1;
 }
 
-static __attribute__((noinline)) int middle(volatile char *p)
+static __attribute__((noipa)) int middle(volatile char *p)
 {
 	innermost(p + 8);
 	return 1;
