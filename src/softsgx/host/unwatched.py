@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["borrow", "contents", "copied"]
 
+_PIDFD_THREAD = os.O_EXCL  # Linux, include/uapi/linux/pidfd.h
 _CHUNK_BYTES = 1 << 20
 _syscall = foreign.PyDLL(None, use_errno=True).syscall
 
@@ -28,11 +29,11 @@ def borrow(tid: int, fd: int) -> int:
 
     Otherwise of the file, opened once more. Raises OSError.
     """
-    try:
-        pidfd = os.pidfd_open(tid)
-    except OSError:  # no leader of its threads
-        pidfd = -1
-    if pidfd >= 0:
+    for flags in (_PIDFD_THREAD, 0):  # before it, in v6.9: of the first thread alone
+        try:
+            pidfd = os.pidfd_open(tid, flags)
+        except OSError:
+            continue
         try:
             got = int(_syscall(nr.NR_pidfd_getfd, pidfd, fd, 0))
         finally:

@@ -48,12 +48,12 @@ def threads(all_of: Iterable[Thread], ids: Ids) -> bytes:
 
 def exec_file(t: Thread) -> bytes:
     """The path of a process's program."""
-    return os.fsencode(os.readlink(f"/proc/{t.process.pid}/exe"))
+    return os.fsencode(os.readlink(f"/proc/{t.tracee.space.seen}/exe"))
 
 
 def auxv(t: Thread) -> bytes:
     """The auxiliary vector as the program has it: the kernel does not know of our vDSO."""
-    found, image = procmaps.auxv(t.process.pid), t.tracee.space.image
+    found, image = procmaps.auxv(t.tracee.space.seen), t.tracee.space.image
     if image and _AT_SYSINFO_EHDR in found:
         found[_AT_SYSINFO_EHDR] = image
     return b"".join(struct.pack("<QQ", *pair) for pair in (*found.items(), (_AT_NULL, 0)))
@@ -107,7 +107,7 @@ def _string(space: AddressSpace, addr: int) -> str:
 def _link_map(t: Thread) -> Iterator[tuple[int, int, str, int]]:
     """(its address, l_addr, l_name, l_ld) of each, the program's own first."""
     space = t.tracee.space
-    known = procmaps.auxv(t.process.pid)
+    known = procmaps.auxv(t.tracee.space.seen)
     count = min(known.get(_AT_PHNUM, 0), 256)
     raw = space.peek(known.get(_AT_PHDR, 0), 56 * count) if known.get(_AT_PHENT) == 56 else b""
     bias = dynamic = 0

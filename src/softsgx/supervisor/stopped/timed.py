@@ -150,12 +150,14 @@ def _ask_socket(tracee: Tracee, fd: int, *, receives: bool = False, error: bool 
     from softsgx.host.unwatched import borrow
 
     option = socket.SO_RCVTIMEO if receives else socket.SO_SNDTIMEO
-    try:
-        with socket.socket(fileno=borrow(tracee.tgid, fd)) as theirs:
-            option = socket.SO_ERROR if error else option
-            return theirs.getsockopt(socket.SOL_SOCKET, option, TIMESPEC.size)
-    except OSError:
-        return b""
+    option = socket.SO_ERROR if error else option
+    for tid in (tracee.tid, tracee.tgid):  # before Linux 6.9 of the first thread alone
+        try:
+            with socket.socket(fileno=borrow(tid, fd)) as theirs:
+                return theirs.getsockopt(socket.SOL_SOCKET, option, TIMESPEC.size)
+        except OSError:
+            continue
+    return b""
 
 
 def interrupted(run: Run, tracee: Tracee, number: int) -> None:
