@@ -121,6 +121,15 @@ def _bug(error: Exception, text: str) -> int:
         # Of a design of the user's own.
         complain(f"--load {where}: {' '.join(f'{type(error).__name__}: {error}'.split())}")
         return 2
+    from softsgx.host.built import older
+
+    path = older()
+    if path and not os.environ.get("SOFTSGX_DEBUG"):
+        complain(
+            f"{path} is older than its sources: run 'python hatch_build.py'"
+            f" ({type(error).__name__})"
+        )
+        return 2
     if os.environ.get("SOFTSGX_DEBUG"):
         import traceback
 

@@ -6,7 +6,7 @@ import os
 
 from softsgx.errors import UnsupportedError
 
-__all__ = ["is_built", "lacks", "path_of", "read_built", "unbuilt"]
+__all__ = ["is_built", "lacks", "older", "path_of", "read_built", "unbuilt"]
 
 
 def path_of(name: str) -> str:
@@ -44,6 +44,26 @@ def unbuilt(path: str) -> UnsupportedError:
 def lacks(path: str, symbol: object) -> UnsupportedError:
     """The error for an object without one of its symbols."""
     return UnsupportedError(
-        f"{path} lacks the symbol {symbol} (stripped?): build it again with "
-        "'python hatch_build.py' or install softsgx again"
+        f"{path} lacks the symbol {symbol} (stripped, or of an older softsgx?): build it again"
+        " with 'python hatch_build.py' or install softsgx again"
     )
+
+
+def older() -> str:
+    """An object that is older than some source, in a source tree; "" if none is.
+
+    Elsewhere files have the times at which they were installed.
+    """
+    here = os.path.dirname(os.path.abspath(__file__))
+    package = os.path.dirname(here)
+    if not os.path.exists(os.path.join(package, "..", "..", "hatch_build.py")):
+        return ""
+    sources, objects = [0.0], []
+    for folder in (here, os.path.join(package, "sgx")):
+        for entry in os.scandir(folder):
+            if entry.name.endswith((".c", ".S", ".h", ".lds")):
+                sources.append(entry.stat().st_mtime)
+            elif entry.name.endswith(".so"):
+                objects.append((entry.stat().st_mtime, entry.path))
+    time, path = min(objects, default=(max(sources), ""))
+    return path if time < max(sources) else ""

@@ -11,7 +11,7 @@ import os
 import struct
 
 from softsgx import foreign as ctypes
-from softsgx.host.built import path_of
+from softsgx.host.built import lacks, path_of
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import FS_BASE
 
@@ -129,8 +129,11 @@ def compiled(
     known = _compiled.get((path, name, locked))
     if known is None:
         found = (ctypes.PyDLL if locked else ctypes.CDLL)(path)
-        raw = ctypes.string_in(found, f"{name}_words")
-        function = found[name]
+        try:
+            raw = ctypes.string_in(found, f"{name}_words")
+            function = found[name]
+        except (AttributeError, ValueError):
+            raise lacks(path, name) from None
         function.argtypes, function.restype = (ctypes.c_void_p,), None
         known = _compiled[path, name, locked] = raw.decode(), function
     buffer = ctypes.create_string_buffer((len(known[0].split()) + room) * 8)
