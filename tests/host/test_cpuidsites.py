@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -335,3 +336,19 @@ def test_file_that_becomes_shorter_is_read_as_zeros(static_program: Path, tmp_pa
         with pytest.raises(ValueError, match="mmap length"):
             cpuidsites.search(file.fileno(), (0, 0, len(before)), None)
         assert bytes(unwatched.copied(theirs)[: 1 << 14]) == before[: 1 << 13] + bytes(1 << 13)
+
+
+def test_a_file_whose_headers_lie_has_no_sites_and_no_error(tmp_path: Path) -> None:
+    """A program maps what it likes, and the tracer looks at it."""
+    source, whole, odd = (tmp_path / name for name in ("cpuid.c", "whole.so", "odd.so"))
+    source.write_text('void f(void) { __asm__ volatile("mov $7, %eax; cpuid; ret"); }\n')
+    run("gcc", "-O1", "-shared", "-fPIC", "-nostdlib", source, "-o", whole)
+    data = whole.read_bytes()
+    (headers,), (count,) = struct.unpack_from("<Q", data, 32), struct.unpack_from("<H", data, 56)
+    assert all_sites(whole)
+    for where in range(headers, headers + 56 * count, 8):
+        for value in (0, 1 << 32, 1 << 47, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, len(data) - 2):
+            lies = bytearray(data)
+            struct.pack_into("<Q", lies, where, value)
+            odd.write_bytes(lies)
+            assert all_sites(odd) <= all_sites(whole)

@@ -193,7 +193,10 @@ def _search(fd: int, size_bytes: int) -> tuple[tuple[int, int], ...]:
             return ()
         from softsgx.host import cpuidboundary
 
-        return cpuidboundary.true_sites(data, segments, sorted(set(candidates)))
+        try:
+            return cpuidboundary.true_sites(data, segments, sorted(set(candidates)))
+        except (ValueError, ArithmeticError, LookupError, struct.error):
+            return ()  # it is malformed: offsets that are none, tables that end too soon
 
 
 def _executable_segments(data: mmap) -> list[tuple[int, int, int]]:
