@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,16 @@ def test_where_each_first_fails_and_what_is_kept(spec: Path, softsgx: Softsgx) -
     assert [p for p in files if p.suffix == ".json" and p.stat().st_mtime_ns != files[p]] == [
         gone.with_suffix(".json")
     ] * (gone.suffix == ".json")
+
+
+def test_a_cluster_that_is_not_there_is_told_in_one_line(spec: Path, softsgx: Softsgx) -> None:
+    pytest.importorskip("ray", reason="no ray for this Python; pip install 'softsgx[sweep]'")
+    with socket.socket() as nobody:  # has the port, and does not listen
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        done = softsgx.command("sweep", "--ray", address, spec)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"softsgx: --ray {address}: Connection refused\n"
 
 
 def test_the_same_on_ray(spec: Path, softsgx: Softsgx) -> None:

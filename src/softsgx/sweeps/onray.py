@@ -7,6 +7,7 @@ run, which Ray makes again twice; after that it counts as lost.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from softsgx.sweeps.sweep import Do, Lost, Pool, Result
 __all__ = ["ray_pool"]
 
 _RETRIES = 2
+_PATIENCE_S = 10
 _AHEAD = 4  # tasks for each CPU that wait
 
 
@@ -31,6 +33,7 @@ def ray_pool(address: str, jobs: int) -> Pool:
     def pool(
         do: Do, cases: Iterable[Case], folder: str
     ) -> Iterator[tuple[Case, tuple[Result, bytes] | None]]:
+        _look_for(address)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
             if address:
@@ -46,6 +49,20 @@ def ray_pool(address: str, jobs: int) -> Pool:
             ray.shutdown()
 
     return pool
+
+
+def _look_for(address: str) -> None:
+    """Whether somebody listens at HOST:PORT: Ray itself asks for two minutes, and hears no signal.
+
+    Raises UsageError.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        return  # "auto", or none, which Ray says
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
+    except OSError as e:
+        raise UsageError(f"--ray {address}: {e.strerror or e}") from None
 
 
 def _task(do: Do, case: Case, folder: str) -> tuple[Result, bytes] | None:
