@@ -19,7 +19,6 @@ if _light:
             FUNCFLAG_PYTHONAPI,
             FUNCFLAG_USE_ERRNO,
             CFuncPtr,
-            Structure,
             _SimpleCData,
             addressof,
             byref,
@@ -33,7 +32,6 @@ if TYPE_CHECKING or not _light:
         CDLL,
         CFUNCTYPE,
         PyDLL,
-        Structure,
         addressof,
         byref,
         c_char,
@@ -143,7 +141,7 @@ def _buffers() -> list[Any]:
 
 
 __all__ = [
-    "CDLL", "CFUNCTYPE", "PyDLL", "Structure", "address_of", "addressof", "byref", "c_char",
+    "CDLL", "CFUNCTYPE", "PyDLL", "address_of", "addressof", "byref", "c_char",
     "c_char_p", "c_int", "c_long", "c_size_t", "c_ssize_t", "c_uint", "c_uint32", "c_uint64",
     "c_ulong", "c_void_p", "create_string_buffer", "function_at", "get_errno", "py_object",
     "start_of", "string_in",

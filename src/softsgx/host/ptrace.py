@@ -54,10 +54,8 @@ _syscall = _libc.syscall
 _ptrace.restype = _syscall.restype = ctypes.c_long
 
 
-class _Iovec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
-
-
+# struct iovec: base and length. No Structure, since Python 3.14 imports ctypes to lay one out.
+_Iovec = ctypes.c_ulong * 2
 _regs = _Iovec()
 
 
@@ -102,7 +100,7 @@ class Registers:
         """The same of a thread that is there: true if it is not."""
         if ctypes.get_errno() != errno.EIO:
             return True
-        _regs.base, _regs.len = self.address, 8 * FS_BASE
+        _regs[0], _regs[1] = self.address, 8 * FS_BASE
         if _ptrace(_SETREGSET, tid, _NT_PRSTATUS, ctypes.addressof(_regs)) < 0:
             return True
         for index in range(FS_BASE, len(self.view)):
@@ -308,15 +306,15 @@ _xiov = _Iovec(ctypes.addressof(_xbuffer), 16384)
 
 def get_xstate(tid: int) -> bytes:
     """Its XSAVE image in standard format, as long as this CPU's features make it."""
-    _xiov.len = 16384
+    _xiov[1] = 16384
     if _ptrace(_GETREGSET, tid, _NT_X86_XSTATE, ctypes.addressof(_xiov)) < 0:
         raise ProcessLookupError(tid)
-    return bytes(_xview[: _xiov.len])
+    return bytes(_xview[: _xiov[1]])
 
 
 def set_xstate(tid: int, image: bytes | bytearray) -> None:
     """Replace its XSAVE image; the length has to be what `get_xstate` gave."""
-    _xview[: len(image)], _xiov.len = image, len(image)
+    _xview[: len(image)], _xiov[1] = image, len(image)
     if _ptrace(_SETREGSET, tid, _NT_X86_XSTATE, ctypes.addressof(_xiov)) < 0:
         raise _fail("PTRACE_SETREGSET", tid)
 
