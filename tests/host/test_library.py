@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from softsgx.host import cpuidcode, pathcode, vdso
+from softsgx.host import cpuidcode, pathcode, pathinsn, vdso
 from softsgx.host.cpuidplans import STUBS, mapped, plans_of
 from softsgx.host.cpuidplans import sites as sites_of
 from softsgx.host.library import Library
@@ -45,7 +45,7 @@ def file(tmp_path: Path) -> Path:
     """Functions that make calls; what stands for the call on the long way tells of it."""
     code = bytearray(_SIZE)
     for at, call in _CALLS.items():
-        made = b"\x49\x89\xca" + pathcode.replaced(call) + bytes((0xB0, LONG)) + b"\xc3"
+        made = b"\x49\x89\xca" + pathinsn.replaced(call) + bytes((0xB0, LONG)) + b"\xc3"
         code[at : at + len(made)] = made  # mov %rcx, %r10; mov $NR, %eax; mov $LONG, %al; ret
     path = tmp_path / "library"
     path.write_bytes(code)
@@ -53,7 +53,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def _library(number: int, length: int = _SIZE, offset: int = 0) -> Library:
-    sites = [(at + 3, call, pathcode.replaced(call)) for at, call in _CALLS.items()]
+    sites = [(at + 3, call, pathinsn.replaced(call)) for at, call in _CALLS.items()]
     return Library(length, offset, number, sites)
 
 
@@ -162,7 +162,7 @@ def test_a_mapping_that_is_refused_goes_the_long_way(file: Path) -> None:
 
 
 def test_there_is_room_for_so_many() -> None:
-    code, was = pathcode.load(), pathcode.replaced(nr.NR_openat)
+    code, was = pathcode.load(), pathinsn.replaced(nr.NR_openat)
     most = code.most_leads
     sites = [(16 * n, nr.NR_openat, was) for n in range(most)]
     Library(_SIZE, 0, code.most - most, sites)

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from softsgx.host import basefilter, bpf, pathcode, ptrace
+from softsgx.host import basefilter, bpf, pathcode, pathinsn, ptrace
 from softsgx.host.crc import crc32c
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import (
@@ -74,7 +74,7 @@ class Memory:
 
     def site(self, call: int, *, led: bool = True, was: bytes = b"") -> int:
         """The address of ``mov $NR, %eax; <the call>; ret``, or of another instruction there."""
-        was = was or pathcode.replaced(call)
+        was = was or pathinsn.replaced(call)
         index = len(self.sites)
         at = _SITES + 16 * index
         self.map[at : at + 8] = was + self.long_way + b"\xc3"
@@ -335,23 +335,23 @@ def test_a_buffer_that_is_no_processs_goes_the_long_way(
 
 
 def test_only_the_instruction_itself_is_a_site() -> None:
-    number = pathcode.replaced(nr.NR_openat)
+    number = pathinsn.replaced(nr.NR_openat)
     site = bytes(8) + number + b"\x0f\x05"
-    assert pathcode.replaceable(site, nr.NR_openat) == number
-    assert not pathcode.replaceable(site, nr.NR_open)
+    assert pathinsn.replaceable(site, nr.NR_openat) == number
+    assert not pathinsn.replaceable(site, nr.NR_open)
     for head in ("c745", "c74424", "8179", "41", "66"):  # mov $NR, -72(%rbp) …; mov $NR, %r8d
         code = bytes(8 - len(head) // 2) + bytes.fromhex(head) + site[8:]
-        assert not pathcode.replaceable(code, nr.NR_openat), head
+        assert not pathinsn.replaceable(code, nr.NR_openat), head
 
 
 def test_what_loads_the_folder_is_an_instruction_wherever_decoding_begins() -> None:
     """Held against a decoder: nothing else ends where it ends."""
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     for call in pathcode.CALLS:
-        window = pathcode.replaced(call) + b"\x48\x89\xfe" + _CWD
-        assert pathcode.replaceable(window + b"\x0f\x05", call) == _CWD
-        assert not pathcode.replaceable(b"\x90" + window[1:] + b"\x0f\x05", call)
-        assert not pathcode.replaceable(window[:7] + b"\xc7" + _CWD + b"\x0f\x05", call)
+        window = pathinsn.replaced(call) + b"\x48\x89\xfe" + _CWD
+        assert pathinsn.replaceable(window + b"\x0f\x05", call) == _CWD
+        assert not pathinsn.replaceable(b"\x90" + window[1:] + b"\x0f\x05", call)
+        assert not pathinsn.replaceable(window[:7] + b"\xc7" + _CWD + b"\x0f\x05", call)
         for begin in range(len(window)):
             for before in (b"", b"\x62", b"\xc4", b"\x0f", b"\x66\x0f\x38", b"\x48\x81"):
                 code = (before if begin == 0 else b"") + window[begin:]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from softsgx.host import adds, cpuidcode, library, pathcode, ptrace
+from softsgx.host import adds, cpuidcode, library, pathcode, pathinsn, ptrace
 from softsgx.uapi import syscalls as nr
 from softsgx.uapi.regs import RIP
 
@@ -42,9 +42,9 @@ def test_calls(seed: int) -> None:
     """Among them those of a library that is nowhere yet: such a site was an address."""
     code = pathcode.load()
     sites = [
-        (0x400000 + 64 * i, n, pathcode.replaced(n)) for i, n in enumerate(sorted(pathcode.LED))
+        (0x400000 + 64 * i, n, pathinsn.replaced(n)) for i, n in enumerate(sorted(pathcode.LED))
     ]
-    which = library.Library(4096, 0, len(sites), [(64, nr.NR_open, pathcode.replaced(nr.NR_open))])
+    which = library.Library(4096, 0, len(sites), [(64, nr.NR_open, pathinsn.replaced(nr.NR_open))])
     sites += which.placeholders()
     plans = {3: (4096, 0), code.library & 0xFFFF: (8192, 4096)}
     size = len(code.contents) + code.stub_bytes * (len(sites) + 2)

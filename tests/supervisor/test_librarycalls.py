@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from softsgx.host import pathcode
+from softsgx.host import pathcode, pathinsn
 from softsgx.host.cpuidplans import mapped, sites
 from softsgx.host.library import Library
 from softsgx.supervisor.programs import pathkept, pathsites
@@ -113,7 +113,7 @@ def test_what_is_kept_of_it_is_what_was() -> None:
     pathsites.note_file(run, key)
     run.paths.library = key, 0x26000, 0x155000
     cwd = b"\xbf\x9c\xff\xff\xff"
-    was = pathcode.replaced(nr.NR_stat)
+    was = pathinsn.replaced(nr.NR_stat)
     run.paths.library_sites = {0x154FF0: (nr.NR_openat, cwd), 0x20: (nr.NR_stat, was)}
     led = bytes.fromhex("0f8310020000 89f8 89f1 89f8 89f1 89f8 89f1 89f8")
     run.paths.cpuids = {
@@ -146,14 +146,14 @@ class _Space(AddressSpace):
 
 
 def _library(number: int) -> Library:
-    was = pathcode.replaced(nr.NR_openat)
+    was = pathinsn.replaced(nr.NR_openat)
     return Library(0x1000, 0, number, [(0x20, nr.NR_openat, was), (0x40, nr.NR_openat, was)])
 
 
 def test_its_sites_are_known_once_it_is_there() -> None:
-    space, was = _Space(os.getpid()), pathcode.replaced(nr.NR_openat)
+    space, was = _Space(os.getpid()), pathinsn.replaced(nr.NR_openat)
     paths = space.paths
-    paths.base, paths.sites = 0x10000000, [(0x11000000, nr.NR_stat, pathcode.replaced(nr.NR_stat))]
+    paths.base, paths.sites = 0x10000000, [(0x11000000, nr.NR_stat, pathinsn.replaced(nr.NR_stat))]
     paths.expect(_library(1))
     assert len(paths.sites) == 3
     ours = pathcode.load().jump(paths.base, 2, 0x12000040, was)

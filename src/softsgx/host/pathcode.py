@@ -15,19 +15,20 @@ from softsgx.host import cpuidcode, cpuidplans, vdso
 from softsgx.host.built import lacks, path_of, read_built
 from softsgx.host.crc import crc32c
 from softsgx.host.lahf import give_back
+from softsgx.host.pathinsn import KEEPS, NUMBER, TO_EDI
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, RAX, RCX, RDI, RDX, RIP, RSI
+from softsgx.uapi.regs import ORIG_RAX, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RIP, RSI, RSP
 from softsgx.uapi.syscalls import SYSCALLS
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 __all__ = [
-    "ALIGN", "BEFORE", "CALLS", "JUMP", "LED", "MASK", "ON_DESCRIPTORS", "SIZE", "Code", "Filled",
-    "available", "load", "new_place", "passing", "replaceable", "replaced",
+    "ALIGN", "CALLS", "JUMP", "LED", "MASK", "ON_DESCRIPTORS", "SIZE", "Code", "Filled",
+    "available", "load", "new_place", "passing",
 ]  # fmt: skip
 
 SIZE = 0x8000
@@ -38,9 +39,6 @@ ALIGN = 1 << 30
 
 MASK = ALIGN - SIZE | 0x7F
 """What the filter looks at of an instruction's address: the place, and where in a stub."""
-
-BEFORE = 8
-"""What `replaceable` looks at before an instruction."""
 
 _PATH = path_of("softsgx-paths.so")
 _O_NOFOLLOW, _AT_NOFOLLOW = 0x20000, 0x100
@@ -107,13 +105,6 @@ _U64 = (1 << 64) - 1
 _PROT_READ_EXEC, _LIBRARY_FLAGS = 5, 0x812
 _FILE, _S32 = struct.Struct("<6Q"), struct.Struct("<i")
 _CALL_BYTES, _CHANGE_BYTES = 7, 7  # mov and syscall; lea
-_SYSCALL, _TO_EDI, _RDI_TO_RSI = b"\x0f\x05", 0xBF, b"\x48\x89\xfe"
-# Opcodes with a ModRM byte and four bytes of immediate: SDM, vol. 2, "One-byte Opcode Map".
-_WITH_IMMEDIATE = (0x69, 0x81, 0xC7, 0xF7)
-# REX.B and the operand-size prefix: it moves to R8D, or to AX.
-_OTHER_MOVES = (0x41, 0x43, 0x45, 0x47, 0x66)
-
-
 JUMP = 0xE9
 """The opcode of what an instruction becomes; a number of 32 bits follows."""
 
@@ -133,30 +124,6 @@ def available() -> str:
     flags = next((x.split() for x in head.split(b"\n") if x.startswith(b"flags")), [])
     lacks = [name.decode() for name in (b"sse4_2", b"lahf_lm") if name not in flags]
     return f"the processor lacks {' and '.join(lacks)}" if lacks else ""
-
-
-def replaceable(code: bytes, call: int) -> bytes:
-    """The instruction before a call that a jump may take the place of, nothing if there is none.
-
-    code: `BEFORE` and seven bytes, the last two of them executed just now with ``call`` in RAX. It
-    is ``mov $NR, %eax``, or ``mov $DIRECTORY, %edi`` behind that and ``mov %rdi, %rsi``, as the C
-    library has it. The former's bytes might be the end of an instruction that has an immediate of
-    its own: then it is none. The latter's cannot, behind these: the byte before would have to be
-    an opcode (FE /7 is none; SDM, "Opcode Extensions for One- and Two-byte Opcodes").
-    """
-    number, found = replaced(call), code[BEFORE:-2]
-    if len(code) != BEFORE + 7 or code[-2:] != _SYSCALL:
-        return b""
-    if found == number:
-        odd = code[BEFORE - 1] in _OTHER_MOVES
-        odd |= code[BEFORE - 2] in _WITH_IMMEDIATE or code[BEFORE - 3] in _WITH_IMMEDIATE
-        return b"" if odd else found
-    return found if found[0] == _TO_EDI and code[:BEFORE] == number + _RDI_TO_RSI else b""
-
-
-def replaced(call: int) -> bytes:
-    """The instruction that a jump takes the place of: ``mov $NR, %eax``."""
-    return b"\xb8" + call.to_bytes(4, "little")
 
 
 class Filled:
@@ -304,7 +271,7 @@ class Code:
                 _S32.pack_into(stub, where, self._at[f"enter_{entry}"] - at - where - 4)
             elif field in fixed:
                 _S32.pack_into(stub, where, fixed[field])
-        if was[0] == _TO_EDI:
+        if was[0] != NUMBER:
             stub[self._moved : self._moved + len(was)] = was
         return bytes(stub), left
 
@@ -314,7 +281,7 @@ class Code:
 
     def jump_from(self, index: int, was: bytes) -> int:
         """What the jump's number is at a site at the code's base; further on it is less."""
-        return self.place_of(index) + (self._moved if was[0] == _TO_EDI else 0) - 5
+        return self.place_of(index) + (self._moved if was[0] != NUMBER else 0) - 5
 
     def roll(
         self,
@@ -322,13 +289,16 @@ class Code:
         base: int,
         sites: list[tuple[int, int, bytes]],
         plans: dict[int, tuple[int, int]] | None = None,
+        peek: Callable[[int, int], bytes] = lambda _at, _length: b"",
+        write: Callable[[int, bytes], object] = lambda _at, _data: None,
     ) -> bool:
         """Registers that are in the code, at ``base``, become those of the code around a site.
 
         As if the original instruction had been executed, with the call still to come where it
         was not made or had no effect, and over where it was. sites: of each stub, with its call.
         plans: of files that something is done to as they are mapped, by where they are in the
-        code: (length, offset) of the mapping. False if the thread did not come by one of the sites,
+        code: (length, offset) of the mapping. peek, write: the thread's memory, for instructions
+        that have some of it. False if the thread did not come by one of the sites,
         or has all signals blocked.
         """
         at = view[RIP] - base
@@ -357,8 +327,17 @@ class Code:
             return False  # of a library that is nowhere yet: it jumped into the code, too
         if at >= len(self.contents) and within >= self._moved:
             view[RIP] = site + 5
-            if within == self._moved:  # done here, since who steps would come back for ever
+            if within > self._moved:
+                return True
+            # Done here, since who steps would come back for ever.
+            if was[0] == TO_EDI:
                 view[RDI] = int.from_bytes(was[1:], "little")
+            elif was == KEEPS:
+                write(view[RSP] + was[4], view[R11].to_bytes(8, "little"))
+            elif len(number := peek(view[RSP] + was[4], 8)) == 8:
+                view[RAX] = int.from_bytes(number, "little")
+            else:
+                view[RIP] = site  # no stack: it faults there again
             return True
         if at >= len(self.contents):
             over = self._over(view, within, _KINDS[call][1])

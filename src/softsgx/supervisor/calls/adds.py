@@ -11,7 +11,7 @@ import os
 import struct
 
 from softsgx.complaints import complain
-from softsgx.host import adds, pathcode
+from softsgx.host import adds, pathinsn
 from softsgx.host.fdprograms import fd_program
 from softsgx.host.procmaps import covering
 from softsgx.host.signals import SIGKILL
@@ -117,10 +117,10 @@ def _lead(run: Run, tracee: Tracee, call: Remote) -> None:
     space, site = tracee.space, run.view[RIP] - 7
     space.adds = known = Adds(-1, site)
     code, where = adds.load(), covering(tracee.tid, site)
-    window = space.peek(site - pathcode.BEFORE, pathcode.BEFORE + 7)
-    was = pathcode.replaceable(window, nr.NR_ioctl)
+    window = space.peek(site - pathinsn.BEFORE, pathinsn.BEFORE + 7)
+    was = pathinsn.replaceable(window, nr.NR_ioctl)
     usual = where is not None and where.perms == "r-xp" and site + 7 <= where.end
-    if was != pathcode.replaced(nr.NR_ioctl) or not usual or space.translates:
+    if was != pathinsn.replaced(nr.NR_ioctl) or not usual or space.translates:
         return
     size = adds.CODE_BYTES + code.shared_bytes
     jump = b""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from softsgx.errors import UnsupportedError
-from softsgx.host import pathcode, ptrace, signals
+from softsgx.host import pathcode, pathinsn, ptrace, signals
 from softsgx.supervisor.programs import pathkept, pathsites
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
@@ -20,7 +20,7 @@ from softsgx.supervisor.stopped.forced import put_back
 from softsgx.supervisor.stopped.remote import calls, cancel
 from softsgx.supervisor.stopped.resume import OF_CALLS, out_of_ours
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import RAX, RIP
+from softsgx.uapi.regs import RAX, RIP, RSP
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
 TYPE_CHECKING = False
@@ -78,8 +78,10 @@ def hurry(run: Run, tracee: Tracee, call: int, last: tuple[frozenset[bytes], ...
     few = not paths.base and paths.stops < _FEW
     if few and not _again(run, site, call):
         return None
-    code = space.peek(site - pathcode.BEFORE, pathsites.SITE_BYTES)  # that of a library may be led
-    if not pathcode.replaceable(code, call) or space.translates:
+    code = space.peek(site - pathinsn.BEFORE, pathsites.SITE_BYTES)  # that of a library may be led
+    if pathinsn.is_shared(code) and not _is_led(run, tracee, code, call):
+        return None  # another call may be, by the same instruction
+    if not pathinsn.replaceable(code, call) or space.translates:
         paths.known.add(site)
         return None
     if paths.library is not None and pathcode.load().library not in paths.seen:
@@ -117,8 +119,8 @@ def hurry_mmap(run: Run, tracee: Tracee, key: tuple[int, ...]) -> None:
     if not run.paths.page or site in paths.known:
         return
     paths.known.add(site)
-    code = space.peek(site - pathcode.BEFORE, pathsites.SITE_BYTES)
-    if pathcode.replaceable(code, nr.NR_mmap):
+    code = space.peek(site - pathinsn.BEFORE, pathsites.SITE_BYTES)
+    if pathinsn.replaceable(code, nr.NR_mmap):
         pathsites.learn(run, tracee, site, nr.NR_mmap)
 
 
@@ -134,6 +136,13 @@ def _again(run: Run, site: int, call: int) -> bool:
     if len(stops) < _MOST_SEEN:
         stops[what] = stops.get(what, 0) + 1
     return stops.get(what) == _AGAIN
+
+
+def _is_led(run: Run, tracee: Tracee, code: bytes, call: int) -> bool:
+    """Whether an instruction of many calls is one that may be led, and this the call for it."""
+    at = pathinsn.loaded_at(code, run.view[RSP])
+    loaded = not at or tracee.read(at, 8) == call.to_bytes(8, "little")
+    return loaded and bool(pathinsn.replaceable(code, call))
 
 
 def _runs(tracee: Tracee) -> bool:

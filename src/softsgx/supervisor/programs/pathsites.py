@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 
-from softsgx.host import cpuidcode, cpuidplans, pathcode, procmaps
+from softsgx.host import cpuidcode, cpuidplans, pathcode, pathinsn, procmaps
 from softsgx.host.library import Library
 from softsgx.supervisor.programs.patches import file_key, names_of
 from softsgx.supervisor.state.run import Run
@@ -29,7 +29,7 @@ __all__ = [
     "note_file", "page", "place_below", "prepare", "tell_lookup", "tells", "wanted", "write",
 ]  # fmt: skip
 
-SITE_BYTES = pathcode.BEFORE + 7
+SITE_BYTES = pathinsn.BEFORE + 7
 """What is looked at of an instruction: some bytes before it, itself, and the call."""
 
 LOWEST = 1 << 16
@@ -261,7 +261,7 @@ class Near:
         jumps, ends = [], []
         for site, call in sites:
             index, at = self.number + len(self.made), site - self.first
-            replaced = pathcode.replaceable(self.was[at - pathcode.BEFORE : at + 7], call)
+            replaced = pathinsn.replaceable(self.was[at - pathinsn.BEFORE : at + 7], call)
             if index >= code.most or not replaced:
                 continue
             stub, to_program = code.stub_parts(index, call, replaced)
@@ -281,7 +281,7 @@ def _plan(
     paths, start, number = tracee.space.paths, where.start, len(tracee.space.paths.sites)
     wanted = [
         (at - where.offset, call) for at, call in sorted(sites.items())
-        if pathcode.BEFORE <= at - where.offset <= where.end - start - 7
+        if pathinsn.BEFORE <= at - where.offset <= where.end - start - 7
         and start + at - where.offset not in led
         and abs(start + at - where.offset - paths.base) <= _REACH
     ]  # fmt: skip
@@ -289,7 +289,7 @@ def _plan(
     while wanted:  # those that are near each other at once
         here = [each for each in wanted if each[0] < wanted[0][0] + _NEAR_BYTES]
         del wanted[: len(here)]
-        first = here[0][0] - pathcode.BEFORE
+        first = here[0][0] - pathinsn.BEFORE
         near = Near(first, tracee.space.peek(start + first, here[-1][0] + 7 - first), number)
         near.fill(here)
         number += len(near.made)

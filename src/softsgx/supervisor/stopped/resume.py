@@ -108,7 +108,8 @@ def out_of_ours(run: Run, tracee: Tracee) -> int:
         if rip >= paths.base + code.cpuid_stubs:
             where = OF_CPUID * _cpuid(regs.view, tracee)
         else:
-            where = OF_CALLS * code.roll(regs.view, paths.base, paths.sites, paths.mappings())
+            known = paths.sites, paths.mappings()
+            where = OF_CALLS * code.roll(regs.view, paths.base, *known, space.peek, tracee.write)
     elif _is_far(tracee, rip):
         where = OF_CPUID * _cpuid(regs.view, tracee)
     elif (space.stubs or space.far) and cpuidcode.load().is_in(rip - space.image):
