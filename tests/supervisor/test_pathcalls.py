@@ -115,6 +115,14 @@ def _stops(call: int, *program: str) -> int:
     return counts.get(f"call {call}", 0)
 
 
+@pytest.mark.parametrize("how", ["stack", "kept"])
+def test_opens_by_what_makes_many_calls_are_led(softsgx: Softsgx, guest: Guest, how: str) -> None:
+    """As the C library's opens are: glibc 2.41 makes connects, reads and closes there, too."""
+    _assert_all_ok(softsgx("--", guest("cancelled"), how, "200"), 4)
+    few, many = (_stops(nr.NR_openat, guest("cancelled"), how, n) for n in ("60", "560"))
+    assert many - few < 20  # eight of bad addresses
+
+
 def test_files_are_made_without_a_stop(tmp_path: Path) -> None:
     def stops(count: int) -> int:
         made = f"i=0; while [ $i -lt {count} ]; do : >made$i; i=$((i + 1)); done"

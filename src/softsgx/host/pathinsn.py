@@ -29,7 +29,9 @@ _NOPS = tuple(
     [b"\x0f\x1f" + rest for rest in (b"@\0", b"D\0\0", b"\x80\0\0\0\0", b"\x84\0\0\0\0\0")]
 )
 # One-byte opcodes with four or eight bytes of immediate, or an offset, and no ModRM byte.
-_IMMEDIATES = frozenset((*range(0xA0, 0xA4), *range(0xB8, 0xC0), *range(5, 0x3E, 8), 0x68, 0xA9))
+_IMMEDIATES = frozenset(
+    (*range(0xA0, 0xA4), *range(0xB8, 0xC0), *range(5, 0x3E, 8), 0x68, 0xA9, 0xE8, 0xE9)
+)
 _SHARED_CALL = nr.NR_openat
 
 
