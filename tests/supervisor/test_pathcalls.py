@@ -119,7 +119,7 @@ def _stops(call: int, *program: str) -> int:
 def test_opens_by_what_makes_many_calls_are_led(softsgx: Softsgx, guest: Guest, how: str) -> None:
     """As the C library's opens are: glibc 2.41 makes connects, reads and closes there, too."""
     _assert_all_ok(softsgx("--", guest("cancelled"), how, "200"), 4)
-    few, many = (_stops(nr.NR_openat, guest("cancelled"), how, n) for n in ("60", "560"))
+    few, many = (_stops(nr.NR_openat, str(guest("cancelled")), how, n) for n in ("60", "560"))
     assert many - few < 20  # eight of bad addresses
 
 
