@@ -24,6 +24,9 @@ _ASKS = "\tpush %rbx\n\txor %eax, %eax\nsite:\tcpuid\n\tpop %rbx\n\tret\n"
 _ASK = _function("asks", _ASKS)
 _BEFORE = "\txor %eax, %eax\n\tret\n"
 _TOO_FAR = 200 * "\txor %ecx, %ecx\n"
+_LOOP = "\t.balign 16\n" + _function(
+    "asks", "\tpush %rbx\n\txor %eax, %eax\n{}\tjmp inner\n{}inner:\n" + _ASKS.split("\n", 2)[2]
+)
 _CASES: dict[str, tuple[str, int | None]] = {
     "before": (_function("f", _BEFORE, _NOP) + _ASK, -13),
     "behind": (_function("asks", _ASKS, _NOP) + _function("g", _BEFORE), 4),
@@ -37,6 +40,14 @@ _CASES: dict[str, tuple[str, int | None]] = {
     "a symbol": (_function("f", _BEFORE, f"inner:\n{_NOP}") + _ASK, None),
     "not told of": (_function("f", _BEFORE, _NOP, told=False) + _ASK, None),
     "too far": (_function("f", _BEFORE, _NOP) + _function("asks", _TOO_FAR + _ASKS), None),
+    "within": (_LOOP.format("\tnop\n", "\t.balign 16\n"), -10),
+    "within, entered": (
+        _LOOP.format("\tje 1f\n", "\t.byte 0x0f, 0x1f, 0x40, 0\n1:\t.balign 16\n"), None,
+    ),
+    "within, run into": (
+        _LOOP.format("\tnop\n", "\t.balign 16\n").replace("\tjmp inner\n", "\tnop\n"), None,
+    ),
+    "within, short": (_LOOP.format("\t.skip 7, 0x50\n", "\t.balign 16\n"), None),
     "patchable": (
         _function("f", _BEFORE, _NOP) + _ASK
         + '\t.section __patchable_function_entries, "aw"\n\t.quad 0\n', None,

@@ -30,7 +30,7 @@ from mmap import mmap
 from capstone import CS_ARCH_X86, CS_MODE_64, Cs
 
 from softsgx.host.cpuidcode import HOLE, first_length
-from softsgx.host.cpuidholes import Holes
+from softsgx.host.cpuidholes import Holes, padding_end
 from softsgx.host.elfbounds import STT_OBJECT, Image, Segment
 
 __all__ = ["reached_sites", "true_sites"]
@@ -50,6 +50,9 @@ _BETWEEN = frozenset(("add", "mov", "sub", "xor"))
 _REGISTERS = frozenset(
     f"{kind}{name}" for kind in "er" for name in ("ax", "bx", "cx", "dx", "si", "di", "bp")
 ) | frozenset(f"r{n}{size}" for n in range(8, 16) for size in ("", "d"))
+
+_BYTES = frozenset(("cl", "dl", "bl", "sil", "dil", "bpl"))
+_ALIGNED = 16
 
 _STOPS = frozenset(("ret", "retf", "ud2", "hlt", "iretq", "iret", "sysretq", "jmp", "ljmp"))
 # What no user-mode code contains, and what zeros and small integers decode to.
@@ -128,10 +131,23 @@ class _Flow:
             if first_length(self.code[start - self.base :][:size]) == size:
                 inside = any(at in self.targets for at in range(start + 1, end))
                 return site if inside else start
-            if mnemonic not in _BETWEEN or not all(map(_is_plain, operands.split(", "))):
+            sets = mnemonic[:3] == "set" and operands in _BYTES  # a stub changes no flag
+            plain = mnemonic in _BETWEEN and all(map(_is_plain, operands.split(", ")))
+            if not sets and not plain:
                 break
             end = start
         return site
+
+    def gaps(self) -> Iterator[tuple[int, int]]:
+        """What is filled up behind a jump or a return, to where another piece of code begins."""
+        for address, (size, mnemonic, _) in self.insns.items():
+            start = address + size
+            if self.breaks or not _stops(mnemonic) or start not in self.insns:
+                continue
+            end = self.base + padding_end(self.code, start - self.base)
+            entered = any(at in self.targets or at in self.reached for at in range(start, end))
+            if not end % _ALIGNED and not entered:
+                yield start, end
 
     def _ending_at(self, end: int) -> int:
         """The instruction that ends there, or -1."""
@@ -297,6 +313,8 @@ def _is_site(
         return -1
     load = flow.load_before(vaddr)
     hole = holes.near(vaddr) if load == vaddr and flow.is_plain(vaddr) else -1
+    if hole < 0 and load == vaddr and flow.is_plain(vaddr) and vaddr in flow.reached:
+        hole = holes.inside(vaddr, flow.gaps())
     return HOLE | candidate + hole - vaddr if hole >= 0 else load - vaddr + candidate
 
 

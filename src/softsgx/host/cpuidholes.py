@@ -1,4 +1,4 @@
-"""Holes between a file's functions: where a jump has room that a CPUID itself has none for.
+"""Holes in a file's code: where a jump has room that a CPUID itself has none for.
 
 CPUID has two bytes, as a short jump has: it leads to a jump of five in padding within 127 bytes,
 and that to what answers (`softsgx.host.cpuidcode`). Loaded with cpuidboundary alone.
@@ -7,19 +7,20 @@ Padding is where nobody runs. It is what assemblers and linkers fill with (NOPs 
 INT3) from the end of a function that .eh_frame tells, and whose last instruction does not go on, to
 the start of the next one, or to a multiple of 16, which others without such a row begin at. Single
 NOPs in a row are none: they may be there to be written over, and so may any in a file that has a
-list of such places (gcc and clang, -fpatchable-function-entry).
+list of such places (gcc and clang, -fpatchable-function-entry). So is what a compiler fills with within a
+function, up to a multiple of 16 that a loop begins at: from behind a jump or a return, where no jump goes to.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from softsgx.host.cpuidcode import JUMP_BYTES
 from softsgx.host.elfbounds import Image
 
-__all__ = ["Holes"]
+__all__ = ["Holes", "padding_end"]
 
 _REACH_BEFORE, _REACH_BEHIND = 126, 129  # from the CPUID: a signed byte, from behind the jump
 _MOST_STEPS = 16
@@ -30,6 +31,12 @@ _PADDING = re.compile(
 )
 _FUNCTION_BYTES = 16
 _LIST = b"__patchable_function_entries"
+
+
+def padding_end(code: bytes, at: int) -> int:
+    """Where the padding ends that some code has at an offset: there, if it has none."""
+    match = _PADDING.match(code, at)
+    return match.end() if match else at
 
 
 class Holes:
@@ -60,6 +67,16 @@ class Holes:
             found = self._within(*self._image.fde_around(behind), site)
             if found >= 0:
                 return found
+        return -1
+
+    def inside(self, site: int, gaps: Iterable[tuple[int, int]]) -> int:
+        """The same of those within its function: (start, end) of what nobody runs."""
+        for start, stop in () if self._none else gaps:
+            low = self._taken.get(start, start)
+            near = site - _REACH_BEFORE <= low <= site + _REACH_BEHIND
+            if near and low + JUMP_BYTES <= stop:
+                self._taken[start] = low + JUMP_BYTES
+                return low
         return -1
 
     def _within(self, start: int, end: int, after: int, site: int) -> int:

@@ -43,7 +43,7 @@ __all__ = [
 CPUID_BYTES = b"\x0f\xa2"
 UD2_BYTES = b"\x0f\x0b"
 
-SEARCH = 4
+SEARCH = 5
 """Raised whenever the search finds other sites than before, which makes old entries void."""
 
 _CACHE_MAGIC = b"softsgx cpuid\0"
