@@ -7,8 +7,9 @@ Padding is where nobody runs. It is what assemblers and linkers fill with (NOPs 
 INT3) from the end of a function that .eh_frame tells, and whose last instruction does not go on, to
 the start of the next one, or to a multiple of 16, which others without such a row begin at. Single
 NOPs in a row are none: they may be there to be written over, and so may any in a file that has a
-list of such places (gcc and clang, -fpatchable-function-entry). So is what a compiler fills with within a
-function, up to a multiple of 16 that a loop begins at: from behind a jump or a return, where no jump goes to.
+list of such places (gcc and clang, -fpatchable-function-entry). Padding is also what a compiler
+fills with within a function, from behind a jump or a return to a multiple of 16, which a loop begins
+at, if no jump goes there.
 """
 
 from __future__ import annotations
