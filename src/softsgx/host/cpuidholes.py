@@ -8,8 +8,8 @@ INT3) from the end of a function that .eh_frame tells, and whose last instructio
 the start of the next one, or to a multiple of 16, which others without such a row begin at. Single
 NOPs in a row are none: they may be there to be written over, and so may any in a file that has a
 list of such places (gcc and clang, -fpatchable-function-entry). Padding is also what a compiler
-fills with within a function, from behind a jump or a return to a multiple of 16, which a loop begins
-at, if no jump goes there.
+fills with within a function, from behind a jump or a return to a multiple of 16, where a loop
+begins, if no jump goes there.
 """
 
 from __future__ import annotations
