@@ -12,7 +12,8 @@ A signal with a handler that comes faster than its stop leaves the thread time f
 alone. It is blocked in the same way where the thread has come no further since that ran last, but
 for a slice of time: it goes back to those that are pending. Where others had the processor for
 most of a slice the next one is twice as long.
-The first call behind that is begun once more, so that what is pending is handled before it.
+If the first call behind that takes handlers away (exec, sigaction) it is begun once more, so that
+what is pending is handled before it. No other: of a handler's end that would be without end.
 
 Not so where it has got as far as the end of a call since, though everything is as it was: its own
 raise(3), the pipe that nobody reads or the mask that it has changed promise that the handler runs
@@ -54,6 +55,7 @@ _FORKS = frozenset((
     i386.NR_fork, i386.NR_vfork, i386.NR_clone, i386.NR_clone3,
 ))  # fmt: skip
 """In either numbering: in another call of such a number the mask stays, too, and nobody sees it."""
+_TAKE_HANDLERS = frozenset((nr.NR_execve, nr.NR_execveat, nr.NR_rt_sigaction))
 _WAITS = {
     nr.NR_poll: 0,
     nr.NR_select: 0,
@@ -160,10 +162,12 @@ def _handle_first(run: Run, tracee: Tracee) -> None:
     Else an exec or a sigaction would find it pending, and it would end the program. The thread gets
     back to the instruction, once: more may come as fast.
     """
-    status = status_of(tracee.tid)
-    pending = mask_of(status, b"SigPnd", b"ShdPnd") & mask_of(status, b"SigCgt")
     run.spare_regs.load(tracee.tid)
     view = run.spare_regs.view
+    if view[ORIG_RAX] not in _TAKE_HANDLERS:
+        return
+    status = status_of(tracee.tid)
+    pending = mask_of(status, b"SigPnd", b"ShdPnd") & mask_of(status, b"SigCgt")
     here = bytes(view)
     if not pending & ~mask_of(status, b"SigBlk") or here == tracee.begun:
         tracee.begun = b""
