@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -226,3 +227,33 @@ def test_a_mapping_of_large_pages_begins_where_one_could(memory: MemfdMemory) ->
     assert copier.copy(os.getpid(), _address(source), _SIZE, 0)
     assert not copier.collapses
     assert os.pread(memory.fd, _SIZE, 0) == source[:]
+
+
+def test_what_changes_while_it_comes_is_measured_as_it_is_kept(memory: MemfdMemory) -> None:
+    """Its first page is read twice, where no large page can be made."""
+    source = mmap.mmap(-1, _MIB)
+    addr, over = _address(source), threading.Event()
+
+    def flip() -> None:
+        while not over.is_set():
+            source[0] ^= 1
+
+    other = threading.Thread(target=flip)
+    other.start()
+    try:
+        for _ in range(300):
+            late = LateMeasurement(cpus={min(os.sched_getaffinity(0))})
+            copier = Copier(memory.fd, len(memory.view), 1 << 46, 0)  # where nothing is mapped
+            copier.beside(False, late.follow(memory.fd, 0, _FLAGS, memory.view))
+            followed = late._followed
+            assert followed is not None
+            assert copier.copy(os.getpid(), addr, _MIB, 0)
+            followed.tell(_MIB)
+            late.add_pages_from_fd(memory.fd, 0, 0, 256, _FLAGS, True, memory.view)
+            late.unfollow()
+            assert late.digest() == _measured(memory, None, [(0, 256)])
+            late.close()
+            memory.discard(0, _MIB)
+    finally:
+        over.set()
+        other.join()

@@ -110,18 +110,19 @@ static void touch(const struct copyin *b, uint64_t at, size_t size)
 		*(const volatile unsigned char *)seen_at(b, at);
 }
 
-/* What the buffer has into the file. */
-static bool put(struct copyin *b, uint64_t to, size_t size)
+/* What the buffer has into the file. written: whether it has something there, so zeros are written, too. */
+static bool put(struct copyin *b, uint64_t to, size_t size, bool written)
 {
 	const uint64_t *data = buffer;
 	int64_t begun = now_ns();
 
 	for (size_t piece; size; size -= piece, to += piece, data += piece / 8) {
 		piece = size < PIECE ? size : PIECE;
-		if (is_zero(data, piece)) {
+		if (!written && is_zero(data, piece)) {
 			b->holes = 1;
 			continue;
 		}
+		written = false;
 		if (pwrite((int)b->file, data, piece, (off_t)to) != (ssize_t)piece)
 			return false;
 		b->small += piece / PAGE;
@@ -168,7 +169,7 @@ static bool enlarge(struct copyin *b, uint64_t start)
 static bool copy(struct copyin *b, uint64_t start, uint64_t from, uint64_t to, uint64_t end)
 {
 	bool tried = !may_try(b, start);
-	bool seen = b->large == start;
+	bool seen = b->large == start, written = false;
 
 	while (to < end) {
 		size_t size = end - to < READ ? end - to : READ;
@@ -181,7 +182,9 @@ static bool copy(struct copyin *b, uint64_t start, uint64_t from, uint64_t to, u
 				tried = true;
 			} else if (!is_zero(buffer, PAGE)) {
 				tried = true;
-				seen = put(b, to, PAGE) && enlarge(b, start);
+				/* What is read again may be another: nothing of this is to stay. */
+				written = put(b, to, PAGE, false);
+				seen = written && enlarge(b, start);
 			} else {
 				size = PIECE;
 			}
@@ -190,8 +193,9 @@ static bool copy(struct copyin *b, uint64_t start, uint64_t from, uint64_t to, u
 			     || !measured(b, seen_at(b, to), to, size)))
 			return false;
 		if (!seen && (!fetch(b, buffer, from, size) || !measured(b, buffer, to, size)
-			      || !put(b, to, size)))
+			      || !put(b, to, size, written)))
 			return false;
+		written = false;
 		from += size;
 		to += size;
 	}
