@@ -43,7 +43,6 @@ def _run(*argv: str | Path) -> tuple[str, dict[str, Any]]:
         *[(seed, _PAGES, _PAGES // 4, ()) for seed in range(3)],
         *[(seed, _PAGES, -1, ("storm",)) for seed in range(3, 5)],
         *[(seed, _OF_STRETCHES, _STRETCHES, ("stretches",)) for seed in range(2)],
-        (2, _OF_STRETCHES, -1, ("stretches", "storm")),
     ],
 )
 def test_the_same_as_each_call_by_python(
