@@ -70,10 +70,8 @@ def had(
     try:
         if not may_be_memory(folder + last):
             return None  # the open of a pipe, say, may wait for one that has to stop first
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError):
-        pass
+        pass  # of another pid namespace's proc, say: it is there for the program alone
     return _memory(run, tracee)
 
 

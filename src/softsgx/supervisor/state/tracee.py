@@ -249,8 +249,7 @@ class Tracee:
     spared: its mask while more signals are blocked (`softsgx.supervisor.stopped.storms`), or None;
     storms: outside of enclaves and inside, its registers when a signal came last, how often it was
     there, and what is often. slice: how long it had run, in ns, when it was given a
-    time to run last, and for how long that was; begun: its registers at the call behind one that
-    begins anew.
+    time to run last, and for how long that was.
     holds: threads that stand for it, by the numbers that it knows them by
     (`softsgx.supervisor.calls.tracing`), or None.
     slot: its `softsgx.supervisor.state.short.Slot`, or None. signals: what its process
@@ -263,7 +262,6 @@ class Tracee:
 
     __slots__ = (
         "at_call",
-        "begun",
         "dispatches",
         "exits",
         "files",
@@ -301,7 +299,6 @@ class Tracee:
         self.holds: Any = None
         self.spared: int | None = None
         self.slice = 0, 0
-        self.begun = b""
         self.storms = [(b"", 0, 0), (b"", 0, 0)]
         self.slot: Any = None
         self.programs: list[bytes] = []

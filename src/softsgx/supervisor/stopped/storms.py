@@ -12,8 +12,6 @@ A signal with a handler that comes faster than its stop leaves the thread time f
 alone. It is blocked in the same way where the thread has come no further since that ran last, but
 for a slice of time: it goes back to those that are pending. Where others had the processor for
 most of a slice the next one is twice as long.
-If the first call behind that takes handlers away (exec, sigaction) it is begun once more, so that
-what is pending is handled before it. No other: of a handler's end that would be without end.
 
 Not so where it has got as far as the end of a call since, though everything is as it was: its own
 raise(3), the pipe that nobody reads or the mask that it has changed promise that the handler runs
@@ -30,12 +28,12 @@ from softsgx.host.status import mask_of, ran_ns, status_of
 from softsgx.supervisor.state.dispositions import FORCED_MASK
 from softsgx.supervisor.state.run import Run
 from softsgx.supervisor.state.tracee import Tracee
-from softsgx.supervisor.stopped.restart import IN_A_CALL, SYSCALL_BYTES, dropped
+from softsgx.supervisor.stopped.restart import IN_A_CALL, dropped
 from softsgx.supervisor.stopped.resume import cont
 from softsgx.supervisor.stopped.waits import need, slices
 from softsgx.uapi import i386
 from softsgx.uapi import syscalls as nr
-from softsgx.uapi.regs import ORIG_RAX, R9, R10, RAX, RIP
+from softsgx.uapi.regs import ORIG_RAX, R9, R10, RAX
 
 __all__ = ["let_in", "spared", "stopped"]
 
@@ -55,7 +53,6 @@ _FORKS = frozenset((
     i386.NR_fork, i386.NR_vfork, i386.NR_clone, i386.NR_clone3,
 ))  # fmt: skip
 """In either numbering: in another call of such a number the mask stays, too, and nobody sees it."""
-_TAKE_HANDLERS = frozenset((nr.NR_execve, nr.NR_execveat, nr.NR_rt_sigaction))
 _WAITS = {
     nr.NR_poll: 0,
     nr.NR_select: 0,
@@ -135,12 +132,8 @@ def _begin_slice(tracee: Tracee, number: int) -> None:
 def stopped(run: Run, tracee: Tracee, event: int, number: int) -> bool:
     """The next stop of one that was spared: True if it is dealt with."""
     at_call = event == 0 and number == _AT_CALL
-    begun = _is_begun(tracee, at_call, event)
-    if event not in _BORN and not (begun and _stays(run, tracee)):
-        handled = tracee.tid in slices
+    if event not in _BORN and not (_is_begun(tracee, at_call, event) and _stays(run, tracee)):
         let_in(tracee)
-        if handled and at_call and begun and tracee.timed is None:
-            _handle_first(run, tracee)
     if at_call and tracee.timed is None:
         cont(run, tracee)
         return True
@@ -154,27 +147,6 @@ def let_in(tracee: Tracee) -> None:
     tracee.spared = None
     if slices.pop(tracee.tid, None) is not None:
         tracee.slice = 0, 0  # it has done something, and was not too short
-
-
-def _handle_first(run: Run, tracee: Tracee) -> None:
-    """At the entry of the first call behind a slice: what came in it is handled before the call.
-
-    Else an exec or a sigaction would find it pending, and it would end the program. The thread gets
-    back to the instruction, once: more may come as fast.
-    """
-    run.spare_regs.load(tracee.tid)
-    view = run.spare_regs.view
-    if view[ORIG_RAX] not in _TAKE_HANDLERS:
-        return
-    status = status_of(tracee.tid)
-    pending = mask_of(status, b"SigPnd", b"ShdPnd") & mask_of(status, b"SigCgt")
-    here = bytes(view)
-    if not pending & ~mask_of(status, b"SigBlk") or here == tracee.begun:
-        tracee.begun = b""
-        return
-    tracee.begun = here
-    view[RAX], view[ORIG_RAX], view[RIP] = view[ORIG_RAX], _NO_CALL, view[RIP] - SYSCALL_BYTES
-    run.spare_regs.store(tracee.tid)
 
 
 def _is_begun(tracee: Tracee, at_call: bool, event: int) -> bool:
