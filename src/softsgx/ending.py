@@ -12,22 +12,22 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from softsgx.errors import Ended
 
-__all__ = ["by_default", "end_by", "held", "tidied"]
+__all__ = ["by_itself", "end_by", "end_group", "held", "tidied"]
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _ended(number: int, _frame: FrameType | None) -> None:
-    by_default()  # who sends a second one does not want to wait
+    _by_default()  # who sends a second one does not want to wait
     raise Ended(number)
 
 
-def by_default() -> None:
+def _by_default() -> None:
     """Let each of the signals end this process as if it were none of Python's."""
     for number in _NUMBERS:
         if signal.getsignal(number) in (_ended, signal.default_int_handler):
@@ -57,6 +57,23 @@ def held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def by_itself() -> None:
+    """Be a worker: a process group, which `end_group` ends; a terminal's signals are the parent's.
+
+    For who was made while the signals were `held`.
+    """
+    with suppress(PermissionError):
+        os.setpgid(0, 0)
+    _by_default()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def end_group(pid: int) -> None:
+    """Kill a worker's group: all that it has started; it may not have made it yet."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def end_by(number: int) -> None:

@@ -30,28 +30,26 @@ static volatile int entering, bad_calls;
 static pthread_barrier_t all;
 
 /* The helper shares its parent's errno, which stands. */
-static long raw_ptrace(long request, long tid, void *addr, void *data)
+static long raw(long nr, long a, long b, long c, long d)
 {
 	long ret;
-	register void *r10 asm("r10") = data;
+	register long r10 asm("r10") = d;
 
 	asm volatile("syscall"
 		     : "=a"(ret)
-		     : "0"(SYS_ptrace), "D"(request), "S"(tid), "d"(addr), "r"(r10)
+		     : "0"(nr), "D"(a), "S"(b), "d"(c), "r"(r10)
 		     : "rcx", "r11", "memory");
 	return ret;
 }
 
+static long raw_ptrace(long request, long tid, void *addr, void *data)
+{
+	return raw(SYS_ptrace, request, tid, (long)addr, (long)data);
+}
+
 static long raw_wait(long tid, int *status)
 {
-	long ret;
-	register void *r10 asm("r10") = NULL;
-
-	asm volatile("syscall"
-		     : "=a"(ret)
-		     : "0"(SYS_wait4), "D"(tid), "S"(status), "d"(__WALL), "r"(r10)
-		     : "rcx", "r11", "memory");
-	return ret;
+	return raw(SYS_wait4, tid, (long)status, __WALL, 0);
 }
 
 static void *counts_up(void *number)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import tempfile
-from contextlib import suppress
 from typing import Any
 
 from softsgx.cli.load import load_file
 from softsgx.cli.options import print_json
 from softsgx.complaints import complain
-from softsgx.ending import by_default, held, tidied
+from softsgx.ending import by_itself, end_group, held, tidied
 from softsgx.errors import UsageError
 from softsgx.host import ptrace
 
@@ -96,18 +94,15 @@ def _all(tasks: list[Any], jobs: int) -> list[list[Any]]:
             return list(found)
         except BaseException:
             for worker in active_children():
-                with suppress(ProcessLookupError, PermissionError):  # it may have no group yet
-                    os.killpg(worker.pid or -1, signal.SIGKILL)
+                if worker.pid is not None:
+                    end_group(worker.pid)
                 worker.kill()
             raise
 
 
 def _alone(files: str) -> None:
-    """Be a process group, so that one kill ends all; a terminal's signals are our parent's."""
-    with suppress(PermissionError):
-        os.setpgid(0, 0)
-    by_default()
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    """Begin a worker: it ends with us, too, and its files lie in ours."""
+    by_itself()
     ptrace.prctl(_PDEATHSIG, signal.SIGKILL)
     tempfile.tempdir = files
 

@@ -52,7 +52,6 @@ _REGISTERS = frozenset(
 ) | frozenset(f"r{n}{size}" for n in range(8, 16) for size in ("", "d"))
 
 _BYTES = frozenset(("cl", "dl", "bl", "sil", "dil", "bpl"))
-_ALIGNED = 16
 
 _STOPS = frozenset(("ret", "retf", "ud2", "hlt", "iretq", "iret", "sysretq", "jmp", "ljmp"))
 # What no user-mode code contains, and what zeros and small integers decode to.
@@ -140,13 +139,15 @@ class _Flow:
 
     def gaps(self) -> Iterator[tuple[int, int]]:
         """What is filled up behind a jump or a return, to where another piece of code begins."""
+        if self.breaks:
+            return
         for address, (size, mnemonic, _) in self.insns.items():
             start = address + size
-            if self.breaks or not _stops(mnemonic) or start not in self.insns:
+            if not _stops(mnemonic) or start not in self.insns:
                 continue
             end = self.base + padding_end(self.code, start - self.base)
             entered = any(at in self.targets or at in self.reached for at in range(start, end))
-            if not end % _ALIGNED and not entered:
+            if not entered:
                 yield start, end
 
     def _ending_at(self, end: int) -> int:
@@ -312,9 +313,11 @@ def _is_site(
     if not flow.is_site(vaddr):
         return -1
     load = flow.load_before(vaddr)
-    hole = holes.near(vaddr) if load == vaddr and flow.is_plain(vaddr) else -1
-    if hole < 0 and load == vaddr and flow.is_plain(vaddr) and vaddr in flow.reached:
-        hole = holes.inside(vaddr, flow.gaps())
+    hole = -1
+    if load == vaddr and flow.is_plain(vaddr):
+        hole = holes.near(vaddr)
+        if hole < 0 and vaddr in flow.reached:
+            hole = holes.inside(vaddr, flow.gaps())
     return HOLE | candidate + hole - vaddr if hole >= 0 else load - vaddr + candidate
 
 

@@ -30,7 +30,7 @@ _PADDING = re.compile(
     rb"(?:\x66*\x2e?\x0f\x1f(?:\x00|\x40\x00|\x44\x00\x00|\x80\x00{4}|\x84\x00{5})"
     rb"|\x66\x90|\xcc|\x90(?!\x90))+"
 )
-_FUNCTION_BYTES = 16
+_ALIGNED_BYTES = 16
 _LIST = b"__patchable_function_entries"
 
 
@@ -75,7 +75,7 @@ class Holes:
         for start, stop in () if self._none else gaps:
             low = self._taken.get(start, start)
             near = site - _REACH_BEFORE <= low <= site + _REACH_BEHIND
-            if near and low + JUMP_BYTES <= stop:
+            if near and low + JUMP_BYTES <= stop and not stop % _ALIGNED_BYTES:
                 self._taken[start] = low + JUMP_BYTES
                 return low
         return -1
@@ -91,9 +91,8 @@ class Holes:
         offset, vaddr, size = segment
         limit = min(after, vaddr + size, end + _MOST_BYTES)
         padding = bytes(self._image.data[offset + end - vaddr : offset + limit - vaddr])
-        match = _PADDING.match(padding)
-        stop = end + match.end() if match else end
-        if low + JUMP_BYTES > stop or (stop != after and stop % _FUNCTION_BYTES):
+        stop = end + padding_end(padding, 0)
+        if low + JUMP_BYTES > stop or (stop != after and stop % _ALIGNED_BYTES):
             return -1
         symbols = self._image.symbols()[0]
         code = bytes(self._image.data[offset + start - vaddr : offset + end - vaddr])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from softsgx import foreign as ctypes
+from softsgx.host.ptrace import failure
 from softsgx.uapi import syscalls as nr
 
 __all__ = ["peek_debug", "poke_debug"]
@@ -21,7 +20,7 @@ def peek_debug(tid: int, number: int) -> int:
     """A debug register of a stopped tracee. Raises OSError."""
     at = ctypes.c_long(_U_DEBUGREG + 8 * number)  # libc's ptrace would not store
     if _syscall(nr.NR_ptrace, _PEEKUSER, tid, at, ctypes.byref(_word)) < 0:
-        raise _fail("PTRACE_PEEKUSER", tid)
+        raise failure("PTRACE_PEEKUSER", tid)
     return _word.value
 
 
@@ -29,9 +28,4 @@ def poke_debug(tid: int, number: int, value: int) -> None:
     """Set a debug register of a stopped tracee. Raises OSError where the kernel refuses it."""
     at = ctypes.c_long(_U_DEBUGREG + 8 * number)
     if _syscall(nr.NR_ptrace, _POKEUSER, tid, at, ctypes.c_ulong(value)) < 0:
-        raise _fail("PTRACE_POKEUSER", tid)
-
-
-def _fail(what: str, tid: int) -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, f"{what} of {tid}: {os.strerror(number)}")
+        raise failure("PTRACE_POKEUSER", tid)

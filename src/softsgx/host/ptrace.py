@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 __all__ = [
     "EVENT_CLONE", "EVENT_EXEC", "EVENT_EXIT", "EVENT_FORK", "EVENT_SECCOMP", "EVENT_STOP",
     "EVENT_VFORK", "EVENT_VFORK_DONE", "OPTIONS", "Registers", "compiled", "configuration", "cont",
-    "cpuid_faulting", "cpuid_function", "detach", "dispatch_of", "event_message", "get_siginfo",
-    "get_sigmask", "get_xstate", "getauxval", "has_thread_area", "interrupt", "ioctl",
-    "is_thread_of", "listen", "memfd_secret", "prctl", "punch_hole", "read_memory",
+    "cpuid_faulting", "cpuid_function", "detach", "dispatch_of", "event_message", "failure",
+    "get_siginfo", "get_sigmask", "get_xstate", "getauxval", "has_thread_area", "interrupt",
+    "ioctl", "is_thread_of", "listen", "memfd_secret", "prctl", "punch_hole", "read_memory",
     "seccomp_filter", "seccomp_listener", "seize", "set_dispatch", "set_siginfo", "set_sigmask",
     "set_thread_area", "set_xstate", "shares", "si_code", "singlestep", "syscall_info",
     "syscall_step", "tgkill", "trace_also", "write_memory",
@@ -59,7 +59,8 @@ _Iovec = ctypes.c_ulong * 2
 _regs = _Iovec()
 
 
-def _fail(what: str, pid: int) -> OSError:
+def failure(what: str, pid: int) -> OSError:
+    """The error that a call on a thread has just told of."""
     return OSError(number := ctypes.get_errno(), f"{what} of {pid}: {os.strerror(number)}")
 
 
@@ -142,7 +143,7 @@ def compiled(
 def seize(pid: int) -> None:
     """PTRACE_SEIZE with all the options that softsgx needs; children follow."""
     if _ptrace(_SEIZE, pid, None, OPTIONS) < 0:
-        raise _fail("PTRACE_SEIZE", pid)
+        raise failure("PTRACE_SEIZE", pid)
 
 
 def trace_also(tid: int, *events: int) -> None:
@@ -248,7 +249,7 @@ def ioctl(fd: int, request: int, argument: bytes) -> bytes:
     """What up to 128 bytes are after that call on a descriptor. Raises OSError."""
     _siginfo.raw = argument.ljust(128, b"\0")
     if _syscall(nr.NR_ioctl, fd, request, ctypes.byref(_siginfo)) < 0:
-        raise _fail("ioctl", fd)
+        raise failure("ioctl", fd)
     return _siginfo.raw[: len(argument)]
 
 
@@ -316,7 +317,7 @@ def set_xstate(tid: int, image: bytes | bytearray) -> None:
     """Replace its XSAVE image; the length has to be what `get_xstate` gave."""
     _xview[: len(image)], _xiov[1] = image, len(image)
     if _ptrace(_SETREGSET, tid, _NT_X86_XSTATE, ctypes.addressof(_xiov)) < 0:
-        raise _fail("PTRACE_SETREGSET", tid)
+        raise failure("PTRACE_SETREGSET", tid)
 
 
 _ours_at = ctypes.addressof(_iovecs := ctypes.create_string_buffer(32))

@@ -18,7 +18,6 @@ from array import array
 
 from softsgx import foreign
 from softsgx.errors import InternalError
-from softsgx.foreign import start_of
 from softsgx.sdm.leaves import PAGE_SIZE
 
 # Not from typing, whose import takes 10 ms: type checkers know the name.
@@ -100,7 +99,7 @@ class Followed:
 
     def __init__(self, at: int, end: int | None = None, here: tuple[Any, ...] = ()) -> None:
         ready, last, holes = (at, _NONE, 0) if end is None else (end, end, 1)
-        numbers = [part if isinstance(part, int) else start_of(part) for part in here]
+        numbers = [part if isinstance(part, int) else foreign.start_of(part) for part in here]
         self._kept = here
         self._words = array("Q", (ready, last, holes, at, 0, *(numbers or [0] * 6)))
         self.address = self._words.buffer_info()[0]
@@ -154,7 +153,7 @@ class Sha256:
             good = self._update(self._context, data, len(data))
         else:
             view = memoryview(data)
-            good = self._update(self._context, start_of(view), view.nbytes)
+            good = self._update(self._context, foreign.start_of(view), view.nbytes)
         if not good:
             raise InternalError("EVP_DigestUpdate() fails")
 
@@ -165,7 +164,7 @@ class Sha256:
 
         offset: in the enclave, of the first one. eadd, eextend: the records with an offset of 0.
         """
-        start = start_of(view) + at
+        start = foreign.start_of(view) + at
         if not self._measure(self._update, self._context, start, n_pages, offset, eadd, eextend):
             raise InternalError("EVP_DigestUpdate() fails")
 
@@ -173,7 +172,7 @@ class Sha256:
         self, view: memoryview, fd: int, followed: Followed, eadd: bytes, eextend: bytes
     ) -> None:
         """The same of a file's pages that come, until their end is told. view: of all of it."""
-        args = start_of(view), fd, followed.address, eadd, eextend
+        args = foreign.start_of(view), fd, followed.address, eadd, eextend
         if not self._follow(self._update, self._context, *args):
             raise InternalError("EVP_DigestUpdate() fails")
 
@@ -302,7 +301,7 @@ class Alike:
         size, word = foreign.c_size_t, foreign.c_uint64
         self._native.argtypes = (foreign.c_void_p, size, size, word)
         self._native.restype = size
-        self._start = start_of(stream)
+        self._start = foreign.start_of(stream)
 
     def count(self, at: int, max_pages: int, tag: bytes) -> int:
         """Pages from byte ``at`` on: EADD records, each with 16 chunks as records of ``tag``.

@@ -73,8 +73,7 @@ class _Worker:
         """Kill it and what it has started."""
         pid = self.process.pid
         if pid is not None:
-            with suppress(ProcessLookupError, PermissionError):  # it may not have made its group
-                os.killpg(pid, signal.SIGKILL)
+            ending.end_group(pid)
             self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -208,10 +207,7 @@ def _work(
 ) -> None:  # fmt: skip
     """Answer questions until the parent is gone. files: the folder for solvers' files."""
     tempfile.tempdir = files
-    with suppress(PermissionError):
-        os.setpgid(0, 0)  # so Ctrl-C of the terminal is the parent's, who kills the group
-    ending.by_default()
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    ending.by_itself()
     faulthandler.disable()  # an end for want of memory is an answer
     parents.close()
     alive[1].close()
